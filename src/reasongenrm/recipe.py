@@ -5,33 +5,23 @@ Paths in a recipe are relative to the folder the command is run in (the three sc
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from reasongenrm.recipe_data import (
+    DataConfig,
+    ModelConfig,
+    RecordsConfig,
+    SelectConfig,
+    Strict,
+    TeacherConfig,
+)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class ModelConfig(_Strict):
-    """A causal language model: hub id or folder.
-
-    Attributes:
-        path: hub id or local folder with safetensors.
-        revision: branch, tag or commit on the hub.
-        dtype: `bfloat16`, `float16` or `float32`, for scoring, training and serving.
-        trust_remote_code: run code that the model's repository ships.
-    """
-
-    path: str
-    revision: str | None = None
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    trust_remote_code: bool = False
-
-
-class EngineConfig(_Strict):
+class EngineConfig(Strict):
     """How vLLM serves a model.
 
     Attributes:
@@ -53,82 +43,21 @@ class EngineConfig(_Strict):
     args: dict[str, Any] = {}
 
 
-class SourceConfig(_Strict):
-    """Where preference pairs come from.
-
-    Attributes:
-        path: hub dataset id, `.jsonl`, `.parquet`, a folder of those, or a `.csv` of ranked answers.
-        kind: `skywork` (columns chosen, rejected, source) or `ranked` (columns prompt, answer, rank).
-        split: split of a hub dataset.
-        revision: revision of a hub dataset.
-    """
-
-    path: str
-    kind: Literal["skywork", "ranked"] = "skywork"
-    split: str = "train"
-    revision: str | None = None
-
-
-class DataConfig(_Strict):
-    """Which pairs are used.
-
-    Attributes:
-        sources: read one after the other.
-        drop_sources: values of the source column that are left out (Skywork v0.2's magpie_ultra leaks its label).
-        both_orders: make a judge prompt for each order instead of one seeded order.
-        max_tokens: prompt, reason and verdict together; a longer training record is dropped and listed.
-    """
-
-    sources: Annotated[list[SourceConfig], Field(min_length=1)]
-    drop_sources: list[str] = ["magpie_ultra"]
-    both_orders: bool = False
-    max_tokens: int = Field(6144, ge=32)
-
-
-class TeacherConfig(_Strict):
-    """How reasons are sampled.
-
-    Attributes:
-        model: the teacher; the student itself when not given.
-        samples: reasons per prompt.
-        max_tokens: limit per reason; also what a prompt must leave free in the context.
-        temperature, top_p: sampling; vLLM takes temperatures up to 2.
-    """
-
-    model: ModelConfig | None = None
-    samples: int = Field(4, ge=1)
-    max_tokens: int = Field(1024, ge=1)
-    temperature: float = Field(1.0, ge=0, le=2)
-    top_p: float = Field(1.0, gt=0, le=1)
-
-
-class SelectConfig(_Strict):
-    """Which reason is kept.
-
-    Attributes:
-        threshold: a reason whose R* is not above it is dropped.
-        giveaway_words: a reason that states its verdict within this many first words is dropped.
-        batch_tokens: tokens per scoring batch, padding included.
-    """
-
-    threshold: float = 0.1
-    giveaway_words: int = Field(8, ge=0)
-    batch_tokens: int = Field(16384, ge=1)
-
-
-class JudgeConfig(_Strict):
+class JudgeConfig(Strict):
     """One judge to train and to evaluate.
 
     Attributes:
         template: `reason` (reason first, then the verdict) or `direct` (verdict only, GenRM).
+        general: mix `general.jsonl` into its records (a wGen model).
         args: `trl.SFTConfig` keys that replace those of `train.args` for this judge.
     """
 
     template: Literal["reason", "direct"] = "reason"
+    general: bool = False
     args: dict[str, Any] = {}
 
 
-class TrainConfig(_Strict):
+class TrainConfig(Strict):
     """Fine-tuning of the judges with TRL, peft, accelerate and DeepSpeed.
 
     Attributes:
@@ -152,7 +81,7 @@ class TrainConfig(_Strict):
     merge: bool = False
 
 
-class ScalarConfig(_Strict):
+class ScalarConfig(Strict):
     """The classic scalar head.
 
     Attributes:
@@ -168,7 +97,7 @@ class ScalarConfig(_Strict):
     args: dict[str, Any] = {}
 
 
-class EvaluateConfig(_Strict):
+class EvaluateConfig(Strict):
     """The benchmark and how the judge is asked.
 
     Attributes:
@@ -198,7 +127,11 @@ TEMPLATES: dict[Literal["reason", "direct"], str] = {
 }
 
 
-class Recipe(_Strict):
+def _is_blind_student(teacher: TeacherConfig) -> bool:
+    return teacher.mode == "blind" and teacher.model is None and teacher.server is None
+
+
+class Recipe(Strict):
     """Everything a run needs; the three stages read the same file.
 
     Attributes:
@@ -208,6 +141,7 @@ class Recipe(_Strict):
         model: the student, which is trained into the judge.
         prompts: prompt file.
         templates: chat template file for each judge template; one that is not given is the shipped one.
+        teachers: who writes the reasons, by name; the reasons of several compete for each prompt.
         judges: the judges to train, by name.
     """
 
@@ -219,8 +153,9 @@ class Recipe(_Strict):
     prompts: str = "configs/prompts/judge.yaml"
     templates: dict[Literal["reason", "direct"], str] = TEMPLATES
     data: DataConfig
-    teacher: TeacherConfig = TeacherConfig()
+    teachers: Annotated[dict[str, TeacherConfig], Field(min_length=1)] = {"student": TeacherConfig()}
     select: SelectConfig = SelectConfig()
+    records: RecordsConfig = RecordsConfig()
     judges: Annotated[dict[str, JudgeConfig], Field(min_length=1)]
     train: TrainConfig
     scalar: ScalarConfig | None = ScalarConfig()
@@ -240,8 +175,15 @@ class Recipe(_Strict):
                 raise ValueError(
                     f"judge name {name!r}: use letters, digits, '-', '_'; not 'base' or 'scalar'"
                 )
-        if self.teacher.max_tokens >= self.engine.max_model_len:
-            raise ValueError("teacher.max_tokens must be below engine.max_model_len")
+        for name, teacher in self.teachers.items():
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+                raise ValueError(f"teacher name {name!r}: use letters, digits, '_', '-' and '.'")
+            if teacher.max_tokens >= self.engine.max_model_len:
+                raise ValueError(f"teachers.{name}.max_tokens must be below engine.max_model_len")
+        if self.records.grpo and not any(map(_is_blind_student, self.teachers.values())):
+            raise ValueError("records.grpo wants the student's own solve rate: add a teacher {mode: blind}")
+        if any(judge.general for judge in self.judges.values()) and not self.records.general:
+            raise ValueError("a judge with general: true wants records.general, which is empty")
         if self.evaluate.max_tokens >= self.engine.max_model_len:
             raise ValueError("evaluate.max_tokens must be below engine.max_model_len")
         return self

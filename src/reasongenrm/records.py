@@ -14,6 +14,7 @@ from typing import Any, Literal, TypedDict
 
 Letter = Literal["A", "B"]
 Order = Literal["AB", "BA"]
+TeacherMode = Literal["hindsight", "blind"]
 Outcome = Literal["ok", "tie", "unparsed", "truncated", "error"]
 
 
@@ -90,22 +91,30 @@ class Reason:
     """One sampled explanation of a verdict.
 
     Attributes:
-        id: `<prompt id>#<sample number>`.
+        id: `<prompt id>#<teacher>#<sample number>`.
         prompt_id: the judge prompt it explains.
-        text: the explanation.
-        logprob: sum of the teacher's log-probabilities over the sampled tokens, in nats (<= 0).
+        text: the explanation, without a verdict that stands behind it.
+        verdict: what it concludes: the last verdict it states, else the one its teacher was told; None when a blind
+            teacher states none.
+        logprob: sum of the teacher's log-probabilities over the sampled tokens, in nats (<= 0); None from engines
+            that give none.
         tokens: number of sampled tokens.
-        finish_reason: `stop`, or `length` when the token limit cut it.
-        teacher: the model that wrote it.
+        finish_reason: `stop`, `length` when the token limit cut it, or `error`.
+        teacher: name of the teacher in the recipe.
+        mode: `hindsight` (the teacher was told the verdict) or `blind`.
+        error: what went wrong, when `finish_reason` is `error`.
     """
 
     id: str
     prompt_id: str
     text: str
-    logprob: float
+    verdict: Letter | None
+    logprob: float | None
     tokens: int
     finish_reason: str
     teacher: str
+    mode: TeacherMode
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,43 +125,58 @@ class ScoredReason:
         id: the reason's id.
         prompt_id: the judge prompt it explains.
         text: the explanation.
+        verdict: what it concludes.
+        winner: the right verdict.
         reason_logprob: mean over the reason's tokens of log p(R | U) under the student, in nats (<= 0).
-        verdict_logprob: mean over the verdict's tokens of log p(A | U, R) under the student, in nats (<= 0).
+        verdict_logprob: mean over the right verdict's tokens of log p(A | U, R) under the student, in nats (<= 0).
         tokens: number of reason tokens under the student's tokenizer.
-        teacher: the model that wrote it.
+        teacher: name of the teacher in the recipe.
+        mode: `hindsight` or `blind`.
     """
 
     id: str
     prompt_id: str
     text: str
+    verdict: Letter
+    winner: Letter
     reason_logprob: float
     verdict_logprob: float
     tokens: int
     teacher: str
+    mode: TeacherMode
 
 
 @dataclass(frozen=True, slots=True)
 class SFTRecord:
-    """One training example. `reason` is empty for the verdict-only (GenRM) model.
+    """One training example, in TRL's prompt-completion format with `reason` and `response` beside it.
 
     Attributes:
-        prompt: the judge's user turn.
-        reason: the selected explanation.
-        response: the verdict, `[[A]]` or `[[B]]`.
-        id: the judge prompt's id.
-        pair_id, order, source: provenance of the prompt.
-        teacher, score: who wrote the reason, and its selector score (None for verdict-only records).
+        prompt: the turns before the answer: of a judge record, the judge's user turn alone.
+        reason: the selected explanation; empty for the verdict-only (GenRM) model.
+        response: the verdict, `[[A]]` or `[[B]]`; of general data, the answer.
+        id: the judge prompt's id; of general data, the content hash.
+        source: the pair's source.
+        pair_id, order: provenance of a judge prompt (None for general data).
+        teacher, score: who wrote the reason, and its selector's value (None for verdict-only records).
     """
 
-    prompt: str
+    prompt: tuple[Message, ...]
     reason: str
     response: str
     id: str
-    pair_id: str
-    order: Order
     source: str
+    pair_id: str | None = None
+    order: Order | None = None
     teacher: str | None = None
     score: float | None = None
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the record as JSON, with TRL's `completion`: the reason's turn, if there is one, and the answer's."""
+        completion = [Message(role="assistant", content=self.response)]
+        if self.reason:
+            completion.insert(0, Message(role="reason", content=self.reason))
+        row = {name: getattr(self, name) for name in self.__slots__}
+        return row | {"prompt": list(self.prompt), "completion": completion}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +188,7 @@ class Completion:
         text: decoded tokens, special tokens included.
         finish_reason: `stop`, `length`, or `error`.
         token_ids: the sampled token ids (empty for engines that do not give them).
-        logprob: sum of log-probabilities of the sampled tokens, in nats.
+        logprob: sum of log-probabilities of the sampled tokens, in nats; None from engines that give none.
         watched: for each position whose sampled token the request watched, the raw log-probabilities
             of the watched tokens: `{position: {token id: nats}}`; JSON turns the keys into strings.
         error: what went wrong, when `finish_reason` is `error`.
@@ -174,7 +198,7 @@ class Completion:
     text: str
     finish_reason: str
     token_ids: tuple[int, ...] = ()
-    logprob: float = 0.0
+    logprob: float | None = 0.0
     watched: dict[int, dict[int, float]] = field(default_factory=dict)
     error: str | None = None
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from reasongenrm.records import Completion
+from reasongenrm.records import Completion, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,8 @@ class Request:
 
     Attributes:
         id: comes back with the completion.
-        prompt_ids: token ids (never a string: a string would be tokenised with special tokens added).
+        prompt_ids: token ids (never a string: a string would be tokenised with special tokens added); may be empty
+            for an engine that reads messages.
         max_tokens: limit of sampled tokens.
         temperature: 0 is greedy.
         top_p: nucleus sampling.
@@ -23,6 +24,7 @@ class Request:
         stop: strings that end the completion; they stay in its text.
         ignore_eos: go on after the end-of-turn token (the judge writes two turns).
         allowed: the only token ids that may be sampled; all when empty.
+        messages: the same prompt as a conversation, for servers that take no token ids.
         watch: token ids whose log-probabilities are kept wherever one of them is sampled.
     """
 
@@ -36,6 +38,7 @@ class Request:
     ignore_eos: bool = False
     allowed: tuple[int, ...] = ()
     watch: tuple[int, ...] = ()
+    messages: tuple[Message, ...] = ()
 
 
 class Engine(Protocol):
@@ -43,11 +46,12 @@ class Engine(Protocol):
 
     Attributes:
         max_model_len: tokens of prompt and completion together.
-        block: requests that are handed over together, and repeated together after a kill.
+        block: requests that are handed over together, and repeated together after a kill; None for servers, whose
+            completions are kept one by one as they come.
     """
 
     max_model_len: int
-    block: int
+    block: int | None
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
         """Yield completions as they are done, in any order; `adapter` is a LoRA folder."""
