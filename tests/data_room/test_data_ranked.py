@@ -1,9 +1,10 @@
-"""Ranked CSV files: pairs of unequal rank, a Drop for what gives none, and the shipped example."""
+"""Ranked answers in CSV and JSONL: pairs of unequal rank, a Drop for what gives none, and the shipped example."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
@@ -131,6 +132,7 @@ def test_line_numbers_count_the_lines_within_answers(tmp_path: Path) -> None:
         ("prompt;answer;rank\n", "separate the columns with commas"),
         ("prompt\tanswer\trank\n", "separate the columns with commas"),
         ("prompt,answer,rank,answer\n", "column answer is there twice"),
+        ("prompt,annotator,answer,rank,annotator\n", "column annotator is there twice"),
         (HEADER + 'p,a,1\np,"b,2\np,c,3\n', r"r\.csv:3: the CSV row that begins here"),
         (HEADER + 'p,"a" b,1\n', r"r\.csv:2: the CSV row that begins here"),
         ((HEADER + "p,ok,1\np,café,2\n").encode("latin-1"), r"r\.csv:3: the file is not UTF-8 .*CSV UTF-8"),
@@ -143,7 +145,8 @@ def test_file_is_refused_whole(tmp_path: Path, text: str | bytes, says: str) -> 
 
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.csv", tmp_path):
+    (tmp_path / "folder.jsonl").mkdir()
+    for path in (tmp_path / "none.csv", tmp_path, tmp_path / "none.jsonl", tmp_path / "folder.jsonl"):
         with pytest.raises(DataError, match="cannot be read"):
             load_ranked(str(path))
 
@@ -216,3 +219,88 @@ def test_the_shipped_answers() -> None:
     assert len(compared(items)) == 30 == len(items)
     longer = sum(len(chosen) > len(rejected) for _, chosen, rejected in compared(items))
     assert longer < 25, "the better answer must not simply be the longer one"
+
+
+def load_lines(folder: Path, *rows: object) -> list[PreferencePair | Drop]:
+    file = folder / "r.jsonl"
+    file.write_text(
+        "".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows), encoding="utf-8"
+    )
+    return list(load_ranked(str(file)))
+
+
+TURNS = [
+    {"role": "system", "content": "be brief"},
+    {"role": "user", "content": "hi"},
+    {"role": "assistant", "content": "hello"},
+    {"role": "user", "content": "who are you ?"},
+]
+
+
+def test_jsonl_of_one_answer_or_of_a_whole_prompt_per_line(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "answer": answer, "rank": rank, "note": 1} for answer, rank in (("b", 2), ("a", 1.0))
+    ]
+    items = load_lines(tmp_path, *rows, "", {"prompt": " p", "answers": ["c", "d"], "ranks": [3, "3"]})
+    assert compared(items) == [
+        ("p", *pair) for pair in (("a", "b"), ("a", "c"), ("a", "d"), ("b", "c"), ("b", "d"))
+    ]
+    assert dropped(items) == []
+    (tmp_path / "r.csv").write_text(HEADER + "p,b,2\np,a,1\n p,c,3\np,d,3\n", encoding="utf-8")
+    assert items == list(load_ranked(str(tmp_path / "r.csv"))), "the same pairs and ids from either format"
+
+
+def test_jsonl_of_conversations(tmp_path: Path) -> None:
+    single = [{"role": "user", "content": "q"}]
+    items = load_lines(
+        tmp_path,
+        {"prompt": TURNS, "answers": ["y", "x"], "ranks": [2, 1]},
+        {"prompt": "q", "answer": "z", "rank": 1},
+        {"prompt": single, "answer": "w", "rank": 2},
+    )
+    assert items == [PreferencePair.make(TURNS, "x", "y", "r"), PreferencePair.make(single, "z", "w", "r")]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("row", "reasons"),
+    [
+        ({"prompt": "p", "answer": "x", "rank": True}, ["bad_rank"]),
+        ({"prompt": "p", "answer": "x", "rank": [1]}, ["bad_rank"]),
+        ({"prompt": "p", "answer": "x", "rank": 0}, ["bad_rank"]),
+        ({"prompt": "p", "answer": "x", "rank": 10**400}, ["bad_rank"]),
+        ({"prompt": "p", "answer": "x", "rank": None}, ["missing_rank"]),
+        ({"prompt": "p", "answer": "x"}, ["missing_column"]),
+        ({"prompt": "p", "answer": 7, "rank": 1}, ["bad_type"]),
+        ({"prompt": "p", "answer": "\ud800", "rank": 1}, ["bad_encoding"]),
+        ({"prompt": None, "answer": "x", "rank": 1}, ["bad_type"]),
+        ({"prompt": [], "answer": "x", "rank": 1}, ["no_messages"]),
+        ({"prompt": ["hi"], "answer": "x", "rank": 1}, ["bad_type"]),
+        ({"prompt": [{"role": "user", "content": " "}], "answer": "x", "rank": 1}, ["empty_prompt"]),
+        ({"prompt": [{"role": "bot", "content": "x"}], "answer": "x", "rank": 1}, ["bad_role"]),
+        ({"prompt": TURNS[:3], "answer": "x", "rank": 1}, ["no_final_question"]),
+        ({"prompt": TURNS[:1], "answer": "x", "rank": 1}, ["no_final_question"]),
+        ({"prompt": [*TURNS, TURNS[3]], "answer": "x", "rank": 1}, ["roles_not_alternating"]),
+        ({"prompt": [TURNS[3], TURNS[0]], "answer": "x", "rank": 1}, ["roles_not_alternating"]),
+        ({"prompt": "p", "answer": "x", "rank": 1, "annotator": ["ann"]}, ["bad_type"]),
+        ({"prompt": "p", "answers": ["x", "y"], "ranks": [1]}, ["length_mismatch"]),
+        ({"prompt": "p", "answers": ["x", "y"]}, ["bad_type"]),
+        ({"prompt": "p", "answers": [], "ranks": []}, ["no_answers"]),
+        ({"prompt": "p", "answers": ["x", " ", "a"], "ranks": ["?", 2, 3]}, ["bad_rank", "empty_answer", "duplicate_answer"]),
+        ({"prompt": "p", "answers": ["x"], "ranks": [1], "answer": "y"}, ["two_forms"]),
+        ("[1]", ["broken_json"]),
+        ('{"prompt": "p"', ["broken_json"]),
+    ],
+)  # fmt: skip
+def test_bad_jsonl_line_is_a_drop(tmp_path: Path, row: object, reasons: list[str]) -> None:
+    good = [{"prompt": "p", "answer": answer, "rank": rank} for answer, rank in (("a", 1), ("b", 2))]
+    items = load_lines(tmp_path, good[0], row, good[1])
+    assert compared(items) == [("p", "a", "b")]
+    assert dropped(items) == [(2, reason) for reason in reasons]
+    assert all(item.source == "r" and item.detail.endswith(".") for item in items if isinstance(item, Drop))
+
+
+def test_more_than_four_answers_with_ties(tmp_path: Path) -> None:
+    ranks = {"a": 1, "b": 2, "c": 2, "d": 4, "e": 5, "f": 5, "g": 5}
+    items = load_lines(tmp_path, {"prompt": "p", "answers": list(ranks), "ranks": list(ranks.values())})
+    expected = [(x, y) for x, y in combinations(ranks, 2) if ranks[x] != ranks[y]]
+    assert compared(items) == [("p", x, y) for x, y in expected] and len(expected) == 21 - 1 - 3

@@ -100,7 +100,7 @@ def test_help_answers_in_half_a_second() -> None:
 
 ERRORS: list[tuple[str, list[str], str]] = [
     ("no recipe", ["prepare", "none.yaml"], "none.yaml: recipe not found (see configs/"),
-    ("unknown key", ["prepare", "r.yaml", "teacher.sample=2"], "r.yaml: teacher.sample: unknown key (did you mean 'samples'?)"),
+    ("unknown key", ["prepare", "r.yaml", "teachers.student.sample=2"], "r.yaml: teachers.student.sample: unknown key (did you mean 'samples'?)"),
     ("bad value", ["evaluate", "r.yaml", "evaluate.max_tokens=0"], "r.yaml: evaluate.max_tokens: "),
     ("no override", ["train", "r.yaml", "seed"], "command line: 'seed' is no override"),
     ("limit", ["prepare", "r.yaml", "--limit", "0"], "r.yaml: limit: "),

@@ -20,7 +20,13 @@ MINIMAL: dict[str, Any] = {
     "name": "r",
     "model": {"path": "m"},
     "data": {"sources": [{"path": "a.jsonl"}, {"path": "b.csv", "kind": "ranked"}]},
-    "teacher": {"model": {"path": "t"}},
+    "teachers": {
+        "t": {"model": {"path": "t"}},
+        "fleet": {"server": {"kind": "openai", "urls": ["http://127.0.0.1:1/v1"], "model": "m"}},
+        "claude": {"server": {"kind": "anthropic", "model": "m"}},
+        "blind": {"mode": "blind"},
+    },
+    "records": {"dpo": {}, "grpo": {}, "general": [{"path": "g.jsonl", "weight": 0.1}]},
     "judges": {"mine": {"template": "reason"}, "path": {"template": "direct"}},
     "train": {"launch": "l.yaml"},
 }
@@ -79,8 +85,15 @@ TYPOS = [
     ("engine.max_num_seq", "max_num_seqs"),
     ("data.max_token", "max_tokens"),
     ("data.sources.1.knd", "kind"),
-    ("teacher.sample", "samples"),
-    ("teacher.model.dtypes", "dtype"),
+    ("data.near_duplicates.treshold", "threshold"),
+    ("data.decontaminate.ngram", "ngrams"),
+    ("teachers.t.sample", "samples"),
+    ("teachers.t.model.dtypes", "dtype"),
+    ("teachers.fleet.server.url", "urls"),
+    ("teachers.claude.server.poll_second", "poll_seconds"),
+    ("records.dpoo", "dpo"),
+    ("records.dpo.choosen", "chosen"),
+    ("records.general.0.wieght", "weight"),
     ("select.treshold", "threshold"),
     ("judges.mine.templte", "template"),
     ("judges.path.arg", "args"),  # a judge may be named like a key
@@ -113,7 +126,7 @@ def test_a_misspelt_key_is_named_rather_than_the_one_it_leaves_missing(tmp_path:
 
 def test_a_key_close_to_none_is_told_the_known_ones(tmp_path: Path) -> None:
     error = refused(write(tmp_path, changed("select.xyz", 1)))
-    assert error.mend == "known keys: threshold, giveaway_words, batch_tokens"
+    assert error.mend == "known keys: selector, formula, threshold, giveaway_words, scorer, batch_tokens"
     error = refused(write(tmp_path, changed("data.sources.0.xyz", 1)))
     assert error.mend == "known keys: path, kind, split, revision"
 
@@ -144,9 +157,18 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("data.sources.0.kind", "sky"),
     ("data.drop_sources", "magpie_ultra"),
     ("data.both_orders", "perhaps"),
-    ("teacher.samples", 0),
-    ("teacher.temperature", -1),
-    ("teacher.top_p", 0),
+    ("data.near_duplicates.threshold", 0),
+    ("data.decontaminate", {"drop_prompt": 9}),
+    ("teachers", {}),
+    ("teachers.t.samples", 0),
+    ("teachers.t.mode", "told"),
+    ("teachers.t.temperature", -1),
+    ("teachers.t.top_p", 0),
+    ("teachers.fleet.server.urls", []),
+    ("teachers.fleet.server", {"kind": "cohere"}),
+    ("select.selector", "best"),
+    ("records.dpo.chosen", "right"),
+    ("records.general.0.weight", 0),
     ("select.threshold", "high"),
     ("judges", {}),
     ("judges.mine.template", "think"),
@@ -191,11 +213,14 @@ def test_an_unknown_template_is_named_with_the_known_ones(tmp_path: Path) -> Non
     assert "templates.reson" in error.where and "'reason' or 'direct'" in error.what
 
 
-@pytest.mark.parametrize("section", ["teacher", "evaluate"])
+@pytest.mark.parametrize("section", ["teachers.t", "evaluate"])
 def test_a_completion_must_fit_into_the_context(section: str, tmp_path: Path) -> None:
+    def teachers(tokens: int) -> list[str]:
+        return [f"teachers.{name}.max_tokens={tokens}" for name in MINIMAL["teachers"]]
+
     path = write(tmp_path)
-    load_recipe(path, ["engine.max_model_len=512", "teacher.max_tokens=511", "evaluate.max_tokens=511"])
-    small = ["engine.max_model_len=512", "teacher.max_tokens=1", "evaluate.max_tokens=1"]
+    load_recipe(path, ["engine.max_model_len=512", *teachers(511), "evaluate.max_tokens=511"])
+    small = ["engine.max_model_len=512", *teachers(1), "evaluate.max_tokens=1"]
     error = refused(path, *small, f"{section}.max_tokens=512")
     assert error.what == f"{section}.max_tokens must be below engine.max_model_len"
 
@@ -246,9 +271,10 @@ def test_a_template_of_ones_own_leaves_the_other_as_it_was(tmp_path: Path) -> No
 
 
 def test_an_override_may_open_a_section_that_the_recipe_leaves_out(tmp_path: Path) -> None:
-    tree = {key: value for key, value in MINIMAL.items() if key != "teacher"}
-    recipe = load_recipe(write(tmp_path, tree), ["teacher.model.path=t", "scalar.max_length=128"])
-    assert recipe.teacher.model is not None and recipe.teacher.model.path == "t"
+    tree = {key: value for key, value in MINIMAL.items() if key not in ("teachers", "records")}
+    assert list(load_recipe(write(tmp_path, tree)).teachers) == ["student"]
+    recipe = load_recipe(write(tmp_path, tree), ["teachers.t.model.path=t", "scalar.max_length=128"])
+    assert recipe.teachers["t"].model is not None and recipe.teachers["t"].model.path == "t"
     assert recipe.scalar is not None and recipe.scalar.max_length == 128
 
 

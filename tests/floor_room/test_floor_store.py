@@ -55,7 +55,7 @@ def test_a_kill_at_any_byte_costs_the_torn_row_alone(tmp_path: Path) -> None:
         part_of(path).write_bytes(part[:cut])
         kept = part[:cut].count(b"\n")
         store = PartStore(path)
-        assert list(store.done) == [row["id"] for row in ROWS[:kept]], f"cut at byte {cut}"
+        assert list(store) == [row["id"] for row in ROWS[:kept]], f"cut at byte {cut}"
         assert part_of(path).read_bytes() == b"".join(part.split(b"\n")[i] + b"\n" for i in range(kept))
         store.append(ROWS)
         assert part_of(path).read_bytes() == part, f"cut at byte {cut}"
@@ -94,7 +94,7 @@ def test_what_is_no_row_is_cut_off(tail: bytes, tmp_path: Path) -> None:
     good = dump_line({"id": "a"}).encode()
     part_of(tmp_path / "x.jsonl").write_bytes(good + tail + b'{"id": "z"}\n')
     store = PartStore(tmp_path / "x.jsonl")
-    assert store.done == {"a": {"id": "a"}}
+    assert list(store) == ["a"] and store["a"] == {"id": "a"}
     assert store.part.read_bytes() == good
 
 
@@ -126,7 +126,7 @@ def test_a_finished_store_is_read_and_never_written(tmp_path: Path) -> None:
     store.append([{"id": "a", "n": 1}])
     store.finish(["a"])
     again = PartStore(tmp_path / "x.jsonl")
-    assert again.finished and again.done == {"a": {"id": "a", "n": 1}}
+    assert again.finished and list(again) == ["a"] and again["a"] == {"id": "a", "n": 1}
     with pytest.raises(AssertionError, match="finished"):
         again.append([{"id": "b"}])
     assert not again.part.exists()
@@ -139,7 +139,7 @@ def test_a_kill_before_the_part_is_removed_leaves_no_litter(tmp_path: Path) -> N
     store.finish(["a"])
     store.part.write_bytes(left)  # as after a kill between the move and the removal
     again = PartStore(tmp_path / "x.jsonl")
-    assert again.finished and list(again.done) == ["a"]
+    assert again.finished and list(again) == ["a"]
     assert not again.part.exists()
 
 
@@ -148,12 +148,14 @@ def test_append_takes_each_id_once_and_the_first_counts(tmp_path: Path) -> None:
     store.append([{"id": "a", "n": 1}, {"id": "a", "n": 2}])
     store.append([{"id": "a", "n": 3}, {"id": "b", "n": 4}])
     assert store.part.read_text() == '{"id": "a", "n": 1}\n{"id": "b", "n": 4}\n'
-    assert PartStore(tmp_path / "x.jsonl").done == {"a": {"id": "a", "n": 1}, "b": {"id": "b", "n": 4}}
+    again = PartStore(tmp_path / "x.jsonl")
+    assert [again[key] for key in again] == [{"id": "a", "n": 1}, {"id": "b", "n": 4}]
 
 
 def test_of_two_rows_with_one_id_the_first_is_kept(tmp_path: Path) -> None:
     part_of(tmp_path / "x.jsonl").write_text('{"id": "a", "n": 1}\n{"id": "a", "n": 2}\n{"id": "b"}\n')
-    assert PartStore(tmp_path / "x.jsonl").done == {"a": {"id": "a", "n": 1}, "b": {"id": "b"}}
+    again = PartStore(tmp_path / "x.jsonl")
+    assert [again[key] for key in again] == [{"id": "a", "n": 1}, {"id": "b"}]
 
 
 def test_read_jsonl_of_a_missing_file_names_it(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from reasongenrm.judge.judge import Asking, judge_requests
 from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt
 from reasongenrm.judge.verdict import VerdictTokens, verdict_text
 from reasongenrm.recipe_file import load_recipe
-from reasongenrm.records import Message, PreferencePair, SFTRecord, to_json
+from reasongenrm.records import Message, PreferencePair, SFTRecord
 from reasongenrm.stages.loading import judge_encoder
 from reasongenrm.store import write_jsonl
 from reasongenrm.train.sft import training_rows
@@ -179,12 +179,12 @@ def test_training_and_serving_read_the_same_tokens(
     for trained, template in ((encoder, "reason"), (direct, "direct")):
         reasons = [f"because {text}" if template == "reason" else "" for text in texts]
         records = [
-            SFTRecord(p.messages[0]["content"], r, verdict_text(p.winner), p.id, p.pair_id, p.order, p.source)
+            SFTRecord(p.messages, r, verdict_text(p.winner), p.id, p.source, p.pair_id, p.order)
             for p, r in zip(prompts, reasons, strict=True)
         ]
         path = tmp_path / f"{template}.jsonl"
-        write_jsonl(path, map(to_json, records))
-        rows = list(training_rows(path, trained, 100_000))
+        write_jsonl(path, (record.to_row() for record in records))
+        rows = list(training_rows([path], trained, 100_000))
         # Serving loads the tokenizer from the folder that training saved it to.
         served = ChatEncoder(AutoTokenizer.from_pretrained(tmp_path / "trained"), trained.template)
         asking = Asking(max_tokens=64, temperature=0, rescue=True, seed=1)

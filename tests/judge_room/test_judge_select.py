@@ -1,37 +1,40 @@
-"""Which reasons are fit, which one is kept, and in what batches they are scored."""
+"""Which reasons are fit, which one each selector keeps, and what becomes of the others."""
 
 from __future__ import annotations
 
 import math
 import random
-from collections import Counter
-from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reasongenrm.errors import ConfigError
 from reasongenrm.judge.prompts import PromptFile
-from reasongenrm.reasons.score import batches
-from reasongenrm.reasons.select import rstar, select_rstar, unfit
+from reasongenrm.reasons.select import formula, groups, losers, right, selector, unfit
+from reasongenrm.recipe_data import SelectConfig, Selector
 from reasongenrm.records import JudgePrompt, Reason, ScoredReason
 
 pytestmark = pytest.mark.unit
 
 LN2 = math.log(2)
+SELECTORS: tuple[Selector, ...] = get_args(Selector)
+CONFIG = SelectConfig(threshold=0.1)
 
 
 def prompt(name: str = "p", winner: Any = "A") -> JudgePrompt:
     return JudgePrompt(name, "pair", "AB", ({"role": "user", "content": "?"},), winner, "source of " + name)
 
 
-def scored(name: str, reason: float, verdict: float) -> ScoredReason:
-    return ScoredReason(name, name.partition("#")[0], "text", reason, verdict, 5, "t")
+def scored(
+    name: str, reason: float = -1.0, verdict: float = -0.1, *, says: Any = "A", tokens: int = 5, mode: Any = "hindsight"
+) -> ScoredReason:  # fmt: skip
+    return ScoredReason(name, name.partition("#")[0], "text", says, "A", reason, verdict, tokens, "t", mode)
 
 
-def reason(text: str, finish: str = "stop") -> Reason:
-    return Reason("p#0", "p", text, -1.0, 5, finish, "t")
+def reason(text: str, finish: str = "stop", verdict: Any = "A", error: str | None = None) -> Reason:
+    return Reason("p#t#0", "p", text, verdict, -1.0, 5, finish, "t", "hindsight", error)
 
 
 # --- R*
@@ -51,8 +54,8 @@ def reason(text: str, finish: str = "stop") -> Reason:
         (-1.0, -0.1, 0.2978627),  # worked out by hand: 0.3678794 · (2 · 0.9048374 − 1)
     ],
 )
-def test_rstar(reason_logprob: float, verdict_logprob: float, value: float) -> None:
-    assert rstar(scored("p#0", reason_logprob, verdict_logprob)) == pytest.approx(value, abs=1e-7)
+def test_the_shipped_formula(reason_logprob: float, verdict_logprob: float, value: float) -> None:
+    assert formula(SelectConfig().formula)(reason_logprob, verdict_logprob) == pytest.approx(value, abs=1e-7)
 
 
 nats = st.floats(-30, 0)
@@ -62,87 +65,137 @@ nats = st.floats(-30, 0)
 def test_rstar_grows_with_the_verdict_and_its_sign_is_the_verdicts(
     r: float, v: float, r2: float, v2: float
 ) -> None:
-    value = rstar(scored("p#0", r, v))
-    assert -1 <= value <= 1
-    assert abs(v + LN2) < 1e-9 or (value > 0) == (v > -LN2)
+    rstar = formula(SelectConfig().formula)
+    assert -1 <= rstar(r, v) <= 1
+    assert abs(v + LN2) < 1e-9 or (rstar(r, v) > 0) == (v > -LN2)
     low, high = sorted((v, v2))
-    assert rstar(scored("p#0", r, low)) <= rstar(scored("p#0", r, high))
+    assert rstar(r, low) <= rstar(r, high)
     low, high = sorted((r, r2))
     if v > -LN2:  # a likelier reason is better, if it leads to the verdict
-        assert rstar(scored("p#0", low, v)) <= rstar(scored("p#0", high, v))
+        assert rstar(low, v) <= rstar(high, v)
 
 
-# --- selection
+def test_another_formula_decides_otherwise() -> None:
+    group = [scored("p#0", -0.1, -0.6), scored("p#1", -3.0, -0.01)]
+    kept = {
+        text: selector(SelectConfig(formula=text, threshold=-99), 1)(group)
+        for text in (SelectConfig().formula, "verdict", "reason + 0.5 * verdict", "exp(verdict) ** 2")
+    }
+    assert [choice.reason.id for choice in kept.values() if choice] == ["p#0", "p#1", "p#0", "p#1"]
 
 
-def test_the_best_above_the_threshold_is_kept() -> None:
-    rows = [
-        scored("p#0", -1, -0.1),
-        scored("p#1", -0.5, -0.1),
-        scored("p#2", -0.5, -2),
-        scored("q#0", -0.1, -0.7),
+@pytest.mark.parametrize(
+    "text",
+    ["exp(reason", "", "logprob", "exp(reson)", "'words'", "1 / (reason - reason)", "log(reason)",
+     "reason.__class__", "''.__class__.__mro__", "[].append(1)", "exp"],
+)  # fmt: skip
+def test_a_formula_that_does_not_work_is_an_error_at_once(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^select\.formula: ") as caught:
+        formula(text)
+    assert "\n" not in str(caught.value)
+
+
+# --- selectors
+
+
+def test_golden_choices() -> None:
+    group = [
+        scored("p#0", -1.0, -0.10, tokens=5),
+        scored("p#1", -0.5, -0.20, tokens=9),
+        scored("p#2", -2.0, -0.01, tokens=3),
+        scored("p#3", -0.1, -3.0, says="B", tokens=99),  # concludes the other verdict
     ]
-    prompts = {"p": prompt("p"), "q": prompt("q")}
-    selection = select_rstar(rows, prompts, 0.1)
-    assert {name: kept.id for name, (kept, _) in selection.kept.items()} == {"p": "p#1"}
-    assert selection.kept["p"][1] == pytest.approx(0.491094, abs=1e-6)
-    assert [(d.where, d.reason, d.detail) for d in selection.drops] == [
-        ("p#0", "not_the_best", "R* is 0.298"),
-        ("p#2", "below_threshold", "R* is -0.442"),
-        ("q#0", "below_threshold", "R* is -0.006"),
+    kept = {name: selector(CONFIG, 17, name)(group) for name in SELECTORS}
+    assert {name: choice.reason.id for name, choice in kept.items() if choice} == {
+        "rstar": "p#1",
+        "random_correct": kept["random_correct"].reason.id,  # type: ignore[union-attr]
+        "longest_correct": "p#1",
+        "shortest_correct": "p#2",
+        "max_p_verdict": "p#2",
+        "self_consistency": "p#1",
+    }
+    assert kept["self_consistency"].value == 0.75  # type: ignore[union-attr]
+
+
+groups_of_reasons = st.lists(
+    st.tuples(
+        st.sampled_from([-2.0, -1.0, -0.1]),
+        st.sampled_from([-2.0, -0.5, 0.0]),
+        st.sampled_from("AB"),
+        st.integers(1, 4),
+        st.sampled_from(["hindsight", "blind"]),
+    ),
+    max_size=8,
+)
+
+
+@given(groups_of_reasons, st.integers(0, 5), st.sampled_from(SELECTORS))
+def test_every_selector_keeps_one_right_reason_and_accounts_for_the_others(
+    rows: list[tuple[float, float, str, int, str]], seed: int, name: Selector
+) -> None:
+    group = [
+        scored(f"p#{n}", r, v, says=says, tokens=tokens, mode=mode)
+        for n, (r, v, says, tokens, mode) in enumerate(rows)
     ]
-    assert {d.source for d in selection.drops} == {"source of p", "source of q"}
-    assert {d.stage for d in selection.drops} == {"reason"}
+    rule = selector(CONFIG, 17, name)
+    choice = rule(group)
+    assert rule(random.Random(seed).sample(group, len(group))) == choice, (
+        "the order of reasons decides nothing"
+    )
+    dropped = list(losers(group, choice, "s"))
+    assert sorted([d.where for d in dropped] + ([choice.reason.id] if choice else [])) == [
+        r.id for r in group
+    ]
+    if name in ("random_correct", "longest_correct", "shortest_correct", "max_p_verdict"):
+        assert (choice is None) == (not right(group))
+    if choice is None:
+        assert {d.reason for d in dropped} <= {"not_selected", "wrong_verdict", "contradicts_verdict"}
+        return
+    kept = choice.reason
+    assert kept.verdict == kept.winner
+    best = {
+        "longest_correct": lambda r: r.tokens,
+        "shortest_correct": lambda r: -r.tokens,
+        "max_p_verdict": lambda r: r.verdict_logprob,
+        "self_consistency": lambda r: r.reason_logprob,
+        "rstar": lambda r: math.exp(r.reason_logprob) * (2 * math.exp(r.verdict_logprob) - 1),
+    }
+    if name in best:
+        assert best[name](kept) == max(map(best[name], right(group)))
+    if name == "rstar":
+        assert choice.value > CONFIG.threshold
+    assert {d.reason for d in dropped} <= {"not_the_best", "wrong_verdict", "contradicts_verdict"}
 
 
 def test_a_reason_at_the_threshold_is_not_above_it() -> None:
-    rows = [scored("p#0", 0.0, math.log(0.75))]
-    exact = rstar(rows[0])
-    assert not select_rstar(rows, {"p": prompt()}, exact).kept
-    assert select_rstar(rows, {"p": prompt()}, math.nextafter(exact, -1)).kept
+    group = [scored("p#0", 0.0, math.log(0.75))]
+    exact = formula(CONFIG.formula)(0.0, math.log(0.75))
+    assert selector(SelectConfig(threshold=exact), 1)(group) is None
+    assert selector(SelectConfig(threshold=math.nextafter(exact, -1)), 1)(group)
 
 
-def test_equal_reasons_are_told_apart_by_id() -> None:
-    rows = [scored(f"p#{n}", -1, -0.1) for n in (3, 1, 2)]
-    for seed in range(6):
-        random.Random(seed).shuffle(rows)
-        selection = select_rstar(rows, {"p": prompt()}, 0.1)
-        assert selection.kept["p"][0].id == "p#1"
-        assert [drop.where for drop in selection.drops] == ["p#2", "p#3"]
+def test_random_correct_is_a_function_of_the_seed_and_takes_each_about_as_often() -> None:
+    group = [scored(f"p#{n}") for n in range(4)]
+    kept = [selector(CONFIG, seed, "random_correct")(group) for seed in range(400)]
+    ids = [choice.reason.id for choice in kept if choice]
+    assert all(70 <= ids.count(f"p#{n}") <= 130 for n in range(4))
 
 
-@given(
-    rows=st.lists(
-        st.tuples(
-            st.sampled_from("pqr"), st.sampled_from([-2.0, -1.0, -0.1]), st.sampled_from([-2.0, -0.5, 0.0])
-        ),
-        max_size=20,
-    ),
-    threshold=st.sampled_from([-1.0, 0.0, 0.1, 0.5, 1.0]),
-    seed=st.integers(0, 5),
-)
-def test_every_reason_is_kept_or_dropped_once(
-    rows: list[tuple[str, float, float]], threshold: float, seed: int
-) -> None:
-    group = [scored(f"{name}#{n}", r, v) for n, (name, r, v) in enumerate(rows)]
-    prompts = {name: prompt(name) for name in "pqr"}
-    selection = select_rstar(group, prompts, threshold)
-    kept = [best.id for best, _ in selection.kept.values()]
-    assert sorted(kept + [drop.where for drop in selection.drops]) == sorted(row.id for row in group)
-    values = {row.id: rstar(row) for row in group}
-    for name, (best, value) in selection.kept.items():
-        rivals = [values[row.id] for row in group if row.prompt_id == name]
-        assert (
-            best.prompt_id == name
-            and value == pytest.approx(max(rivals), abs=1e-6)
-            and max(rivals) > threshold
-        )
-    slugs = Counter(drop.reason for drop in selection.drops)
-    above = sum(value > threshold for value in values.values())
-    assert slugs["not_the_best"] == above - len(kept)
-    assert slugs["below_threshold"] == len(group) - above
-    shuffled = random.Random(seed).sample(group, len(group))
-    assert select_rstar(shuffled, prompts, threshold).kept == selection.kept
+def test_the_told_have_no_vote_where_somebody_judged_blind() -> None:
+    told = [scored(f"p#{n}") for n in range(3)]
+    lost = [scored("p#8", says="B", mode="blind"), scored("p#9", says="B", mode="blind")]
+    vote = selector(CONFIG, 1, "self_consistency")
+    assert vote(told) and vote([*told, *lost]) is None
+    assert vote([*told, lost[0], scored("p#7", mode="blind")]) is None, "half of the votes is no majority"
+
+
+def test_a_prompts_reasons_stand_together() -> None:
+    rows = [scored("p#0"), scored("p#1"), scored("q#0")]
+    assert [(name, [r.id for r in group]) for name, group in groups(rows)] == [
+        ("p", ["p#0", "p#1"]),
+        ("q", ["q#0"]),
+    ]
+    assert list(groups([])) == []
 
 
 # --- fitness
@@ -157,21 +210,25 @@ def test_every_reason_is_kept_or_dropped_once(
         ("so A is", "length", "truncated"),
         ("", "stop", "empty_reason"),
         ("", "length", "truncated"),
-        ("needs 3 . A has 2 , wrong . so B is better .", "stop", "contradicts_verdict"),
-        ("B is better .", "stop", "contradicts_verdict"),
         ("one might think B is better but in truth A is better .", "stop", None),
-        ("one might think A is better but in truth B is better .", "stop", "contradicts_verdict"),
         ("A is better . it is nice", "stop", "gives_verdict_away"),
         ("so , A is better . it is nice", "stop", "gives_verdict_away"),
+        ("[[A]] it is nice", "stop", "gives_verdict_away"),
         ("so , well A is better . it is nice", "stop", None),  # behind three words
         ("B is better , no , A is better .", "stop", "gives_verdict_away"),
     ],
 )
 def test_unfit(text: str, finish: str, slug: str | None, toy_prompts: PromptFile) -> None:
-    drop = unfit(reason(text, finish), prompt(), toy_prompts.verdict_phrases, 3)
+    drop = unfit(reason(text, finish, error="boom"), prompt(), toy_prompts.verdict_phrases, 3)
     assert (drop.reason if drop else None) == slug
     if drop:
-        assert (drop.where, drop.source, drop.stage) == ("p#0", "source of p", "reason") and drop.detail
+        assert (drop.where, drop.source, drop.stage) == ("p#t#0", "source of p", "reason") and drop.detail
+        assert slug != "engine_error" or "boom" in drop.detail
+
+
+def test_a_blind_reason_without_a_verdict_is_unfit(toy_prompts: PromptFile) -> None:
+    drop = unfit(reason("hard to say .", verdict=None), prompt(), toy_prompts.verdict_phrases, 3)
+    assert drop and drop.reason == "no_verdict"
 
 
 def test_fitness_is_the_same_for_both_letters(toy_prompts: PromptFile) -> None:
@@ -184,24 +241,3 @@ def test_fitness_is_the_same_for_both_letters(toy_prompts: PromptFile) -> None:
 
 def test_no_giveaway_words_means_that_none_is_a_giveaway(toy_prompts: PromptFile) -> None:
     assert unfit(reason("A is better ."), prompt(), toy_prompts.verdict_phrases, 0) is None
-
-
-# --- batches
-
-
-@given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 1000))
-def test_batches_hold_every_index_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    found = list(batches(lengths, budget))
-    assert sorted(index for batch in found for index in batch) == list(range(len(lengths)))
-    for batch in found:
-        assert len(batch) * max(lengths[i] for i in batch) <= budget or len(batch) == 1
-    for batch, after in pairwise(found):
-        assert (len(batch) + 1) * lengths[after[0]] > budget  # no batch stops early
-        assert max(lengths[i] for i in batch) <= min(lengths[i] for i in after)  # little padding
-    assert list(batches(tuple(lengths), budget)) == found
-
-
-def test_batches_of_golden_lengths() -> None:
-    assert list(batches([5, 1, 3, 3, 9], 8)) == [[1, 2], [3], [0], [4]]
-    assert list(batches([2, 2, 2, 2], 4)) == [[0, 1], [2, 3]]
-    assert list(batches([], 4)) == []

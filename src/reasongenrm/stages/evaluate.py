@@ -189,7 +189,7 @@ def _scored(run: Run, pairs: list[PreferencePair]) -> list[PairResult]:
         with bar("scoring with the scalar head", len(pairs)) as progress:
             for start in range(0, len(pairs), 256):
                 rows = pairs[start : start + 256]
-                if any(row.id not in store.done for row in rows):
+                if any(row.id not in store for row in rows):
                     histories = [row.history for row in rows]
                     chosen = model.score_batch(histories, [row.chosen for row in rows])
                     rejected = model.score_batch(histories, [row.rejected for row in rows])
@@ -199,10 +199,8 @@ def _scored(run: Run, pairs: list[PreferencePair]) -> list[PairResult]:
                     )
                 progress(len(rows))
         store.finish(pair.id for pair in pairs)
-    return [
-        scalar_result(pair.id, pair.source, store.done[pair.id]["chosen"], store.done[pair.id]["rejected"])
-        for pair in pairs
-    ]
+    found = ((pair, store[pair.id]) for pair in pairs)
+    return [scalar_result(pair.id, pair.source, row["chosen"], row["rejected"]) for pair, row in found]
 
 
 def report(recipe: Recipe, run: Run, results: dict[str, list[PairResult]], unreadable: int) -> None:

@@ -54,16 +54,20 @@ def judge_encoder(recipe: Recipe, template: str, tokenizer: Any) -> ChatEncoder:
     return ChatEncoder(tokenizer, template_text(files[template], key=f"templates.{template}"))
 
 
-def teacher_encoder(model: ModelConfig, *, key: str) -> ChatEncoder:
-    """Return the encoder of a teacher: its own chat template.
+def teacher_encoder(recipe: Recipe, name: str) -> ChatEncoder | None:
+    """Return the encoder of a teacher: its own chat template. None for a server that reads messages.
 
     Raises:
-        EngineError: the teacher has no chat template.
+        EngineError: the teacher has no chat template, or its tokenizer cannot be loaded.
     """
-    tokenizer = load_tokenizer(model, key=key)
+    teacher = recipe.teachers[name]
+    if teacher.server is not None and (teacher.server.kind != "openai" or teacher.server.api == "chat"):
+        return None
+    model, key = teacher.model or recipe.model, f"teachers.{name}.model" if teacher.model else "model"
+    tokenizer = load_tokenizer(model, key=f"{key}.path")
     if not tokenizer.chat_template:
         raise EngineError(
-            f"{model.path} has no chat template", where=key, mend="use an instruction-tuned teacher"
+            f"{model.path} has no chat template", where=f"{key}.path", mend="use an instruction-tuned teacher"
         )
     return ChatEncoder(tokenizer, tokenizer.chat_template)
 

@@ -17,6 +17,7 @@ import yaml
 
 from reasongenrm import errors
 from reasongenrm.errors import ConfigError, EngineError
+from reasongenrm.processes import die_with_parent
 from reasongenrm.recipe import Recipe
 from reasongenrm.records import PreferencePair
 from reasongenrm.run import Run, file_hash
@@ -25,7 +26,7 @@ from reasongenrm.stages.progress import say
 from reasongenrm.store import read_jsonl
 from reasongenrm.train.merge import merge_adapter
 from reasongenrm.train.scalar import train_scalar
-from reasongenrm.train.sft import STAGE_PROCESS, check_training, die_with_parent, records_file, tokenise
+from reasongenrm.train.sft import STAGE_PROCESS, check_training, records_file, tokenise
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from reasongenrm.records import PreferencePair
 from reasongenrm.store import write_jsonl
+from reasongenrm.toy.general import toy_general
 from reasongenrm.toy.world import toy_pairs
 
 
@@ -31,11 +32,11 @@ def rewardbench_row(number: int, pair: PreferencePair) -> dict[str, object]:
 
 
 def build(out: str, *, pairs: int, rows: int, seed: int) -> None:
-    """Write `train.jsonl`, `rewardbench.jsonl` and `distilbert/` below `out`; the same bytes for the same arguments.
+    """Write `train.jsonl`, `general.jsonl`, `rewardbench.jsonl` and `distilbert/` below `out`; the same bytes for the same arguments.
 
     Args:
         out: folder.
-        pairs: training pairs per family (questions of the `train` split).
+        pairs: training pairs per family (questions of the `train` split), and rows of general data.
         rows: benchmark rows per family (questions of the `test` split).
         seed: decides the draw.
     """
@@ -45,11 +46,14 @@ def build(out: str, *, pairs: int, rows: int, seed: int) -> None:
     train = list(toy_pairs("train", pairs, seed))
     test = list(toy_pairs("test", rows, seed))
     write_jsonl(folder / "train.jsonl", map(skywork_row, train))
+    write_jsonl(folder / "general.jsonl", toy_general(pairs, seed))
     write_jsonl(folder / "rewardbench.jsonl", (rewardbench_row(n, pair) for n, pair in enumerate(test)))
     if not (folder / "distilbert" / "model.safetensors").exists():
         texts = (text for pair in train for text in (pair.history[-1]["content"], pair.chosen, pair.rejected))
         build_tiny_distilbert(folder / "distilbert", texts, seed)
-    print(f"{folder}: {len(train)} toy pairs, {len(test)} toy benchmark rows, a tiny untrained DistilBERT")
+    print(
+        f"{folder}: {len(train)} toy pairs, {len(test)} toy benchmark rows, general data, a tiny untrained DistilBERT"
+    )
 
 
 def base(out: str, *, seed: int) -> None:

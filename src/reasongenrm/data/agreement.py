@@ -1,0 +1,79 @@
+"""How far annotators agree in their ranks: Kendall's W."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from reasongenrm.data.ranked_rows import RankedPrompt, read_ranked
+from reasongenrm.records import content_id
+
+
+def kendall_w(ranks: Sequence[Sequence[float]]) -> float | None:
+    """Return Kendall's coefficient of concordance, in [0, 1]: 1 when all annotators order alike.
+
+    W = 12·S / (m²·(n³ − n) − m·T), where S is the sum of squared deviations of the n rank sums from their mean and T
+    the sum of t³ − t over every annotator's groups of t tied answers. Source: M. G. Kendall and B. Babington Smith,
+    "The Problem of m Rankings", Annals of Mathematical Statistics 10 (1939); the correction for ties: M. G. Kendall,
+    Rank Correlation Methods (1948).
+
+    Args:
+        ranks: m rows (annotators) of n ranks (answers), n >= 2; of a tie each gets the mean of the shared ranks.
+
+    Returns:
+        None where every annotator ties all answers: there is no order to agree on.
+    """
+    m, n = len(ranks), len(ranks[0])
+    sums = [sum(column) for column in zip(*ranks, strict=True)]
+    mean = m * (n + 1) / 2
+    ties = sum(t**3 - t for row in ranks for t in Counter(row).values())
+    whole = m * m * (n**3 - n) - m * ties
+    return 12 * sum((total - mean) ** 2 for total in sums) / whole if whole else None
+
+
+def agreement(path: str) -> dict[str, Any] | None:
+    """Return the annotators' agreement in a file of ranked answers as plain JSON values, or None with fewer than two.
+
+    A prompt's W is over the annotators who ranked all of its answers, of whom there must be two; `p_value` is
+    the chance of a W that large among random ranks, from m(n−1)W ~ χ²(n−1) (the Friedman test's statistic), which is
+    rough for few annotators or answers.
+
+    Returns:
+        `annotators` and `prompts` in the file; `rated`, the prompts that have a W; `mean_w` over these (None where
+        there are none); `per_prompt`: for each of these `where`, `history` (content hash of the prompt's turns),
+        `answers`, `annotators`, `w` and `p_value`.
+
+    Raises:
+        DataError: as `load_ranked`.
+    """
+    prompts, _ = read_ranked(path)
+    names = {name for prompt in prompts for answer in prompt.answers for name in answer.ranks}
+    if len(names) < 2:
+        return None
+    rated = [found for prompt in prompts if (found := _concordance(prompt))]
+    return {
+        "annotators": len(names),
+        "prompts": len(prompts),
+        "rated": len(rated),
+        "mean_w": round(sum(row["w"] for row in rated) / len(rated), 6) if rated else None,
+        "per_prompt": rated,
+    }
+
+
+def _concordance(prompt: RankedPrompt) -> dict[str, Any] | None:
+    from scipy.stats import chi2
+
+    n = len(prompt.answers)
+    rows = [[given[place] for place in range(n)] for given in prompt.mean_ranks().values() if len(given) == n]
+    w = kendall_w(rows) if n >= 2 and len(rows) >= 2 else None
+    if w is None:
+        return None
+    return {
+        "where": prompt.where,
+        "history": content_id(prompt.history),
+        "answers": n,
+        "annotators": len(rows),
+        "w": round(w, 6),
+        "p_value": round(float(chi2.sf(len(rows) * (n - 1) * w, n - 1)), 6),
+    }
