@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from reasongenrm.errors import ReasonGenRMError
 
@@ -13,6 +15,17 @@ STAGES = {
     "train": ("reasongenrm.stages.train", "the judges and the scalar head"),
     "evaluate": ("reasongenrm.stages.evaluate", "the benchmark: one table for all models"),
 }
+
+
+SELECTORS = (
+    "rstar",
+    "random_correct",
+    "longest_correct",
+    "shortest_correct",
+    "max_p_verdict",
+    "self_consistency",
+)
+"""As in `recipe_data.Selector`, which is not imported for the sake of a quick `--help`."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -26,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         stage.add_argument(
             "--dry-run", action="store_true", help="print recipe, row counts and two prompts; then stop"
         )
+    _add_selection(verbs)
     toy = verbs.add_parser("toy", help="the toy world of the demo").add_subparsers(dest="toy", required=True)
     build = toy.add_parser("build", help="toy pairs, toy benchmark and a tiny DistilBERT")
     build.add_argument("--out", default="build/toy")
@@ -36,6 +50,39 @@ def _parser() -> argparse.ArgumentParser:
     base.add_argument("--out", required=True)
     base.add_argument("--seed", type=int, default=17)
     return parser
+
+
+def _add_selection(verbs: Any) -> None:
+    """The verbs that work on what stage 1 has written."""
+    select = verbs.add_parser("select", help="what other selectors would keep of the scored reasons")
+    export = verbs.add_parser("export", help="the records in another trainer's layout")
+    for verb in (select, export):
+        verb.add_argument("recipe", help="a YAML file in configs/")
+        verb.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe")
+    select.add_argument(
+        "--selector", action="append", choices=SELECTORS, help="may be repeated; all of them if not given"
+    )
+    select.add_argument(
+        "--against", choices=SELECTORS, help="whose choice to compare with; the recipe's if not given"
+    )
+    export.add_argument("--to", required=True, choices=("trl", "llamafactory", "openrlhf"))
+    export.add_argument("--out", help="folder; runs/<name>/export/<layout> if not given")
+
+
+def _select(options: argparse.Namespace) -> None:
+    from reasongenrm.recipe_file import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    module = import_module("reasongenrm.stages.selection")
+    module.select(recipe, options.selector or (), options.against)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from reasongenrm.recipe_file import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    module = import_module("reasongenrm.stages.export")
+    module.export(recipe, options.to, Path(options.out) if options.out else None)
 
 
 def _stage(options: argparse.Namespace) -> None:
@@ -63,14 +110,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     # Overrides may stand behind an option as well, where argparse does not look for them.
     options, rest = parser.parse_known_args(argv)
-    if rest and (options.verb not in STAGES or any(word.startswith("-") for word in rest)):
+    if rest and (options.verb == "toy" or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         if options.verb == "toy":
             _toy(options)
-        else:
-            options.overrides += rest
-            _stage(options)
+            return 0
+        options.overrides += rest
+        {"select": _select, "export": _export}.get(options.verb, _stage)(options)
     except ReasonGenRMError as error:
         print(f"reasongenrm: {error}", file=sys.stderr)
         return 2

@@ -127,7 +127,8 @@ TEMPLATES: dict[Literal["reason", "direct"], str] = {
 }
 
 
-def _is_blind_student(teacher: TeacherConfig) -> bool:
+def is_blind_student(teacher: TeacherConfig) -> bool:
+    """Whether a teacher is the student itself, judging blind: its right verdicts are the student's solve rate."""
     return teacher.mode == "blind" and teacher.model is None and teacher.server is None
 
 
@@ -180,7 +181,7 @@ class Recipe(Strict):
                 raise ValueError(f"teacher name {name!r}: use letters, digits, '_', '-' and '.'")
             if teacher.max_tokens >= self.engine.max_model_len:
                 raise ValueError(f"teachers.{name}.max_tokens must be below engine.max_model_len")
-        if self.records.grpo and not any(map(_is_blind_student, self.teachers.values())):
+        if self.records.grpo and not any(map(is_blind_student, self.teachers.values())):
             raise ValueError("records.grpo wants the student's own solve rate: add a teacher {mode: blind}")
         if any(judge.general for judge in self.judges.values()) and not self.records.general:
             raise ValueError("a judge with general: true wants records.general, which is empty")

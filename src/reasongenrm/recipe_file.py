@@ -6,10 +6,10 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from reasongenrm.errors import ConfigError, first_line
 from reasongenrm.recipe import Recipe
@@ -67,24 +67,45 @@ def _index(node: list[Any], part: str, key: str) -> int:
     raise ConfigError(f"{part!r} is no index into a list of {len(node)}", where=key, mend="count from 0")
 
 
-def _known_keys(location: Sequence[Any]) -> list[str]:
-    """Field names valid at the place of a validation error."""
+def _models(kind: Any) -> dict[str, Any]:
+    """The models that a key's annotation allows, by the tag that a validation error names (`openai`), or by ``."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        tags = get_args(kind.model_fields["kind"].annotation) if "kind" in kind.model_fields else ()
+        return {tags[0] if len(tags) == 1 else "": kind}
+    if get_origin(kind) is Annotated:
+        return _models(get_args(kind)[0])
+    if isinstance(kind, UnionType) or get_origin(kind) is Union:
+        return {tag: model for option in get_args(kind) for tag, model in _models(option).items()}
+    return {}
+
+
+def _locate(location: Sequence[Any]) -> tuple[list[str], Any]:
+    """Return the dotted key of an error's place, without the tags of unions, and the annotation found there."""
+    key: list[str] = []
     kind: Any = Recipe
     for part in location:
-        if hasattr(kind, "model_fields"):
-            kind = kind.model_fields[part].annotation
-        else:  # an item of a list, or a value of a mapping
-            kind = get_args(kind)[-1]
-        if isinstance(kind, UnionType):  # `Section | None`
-            kind = get_args(kind)[0]
-    return list(kind.model_fields)
+        models = _models(kind)
+        if part in models:
+            kind = models[part]
+            continue
+        key.append(str(part))
+        if not models:  # an item of a list, or a value of a mapping
+            while get_origin(kind) is Annotated:
+                kind = get_args(kind)[0]
+            kind = (get_args(kind) or (None,))[-1]
+        else:
+            [model, *_] = models.values()
+            field = model.model_fields.get(part)
+            kind = field.annotation if field else None
+    return key, kind
 
 
 def _explain(error: Any, path: Path) -> ConfigError:
     location = error["loc"]
-    key = ".".join(map(str, location)) or "recipe"
+    key = ".".join(_locate(location)[0]) or "recipe"
     if error["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
+        [section] = _models(_locate(location[:-1])[1]).values()
+        known = list(section.model_fields)
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         mend = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
         return ConfigError("unknown key", where=f"{path}: {key}", mend=mend)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, TypedDict
 
 Letter = Literal["A", "B"]
@@ -25,13 +25,15 @@ class Message(TypedDict):
     content: str
 
 
+_CANONICAL = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+
+
 def content_id(*parts: Any) -> str:
     """Return the first 16 hex digits of the SHA-256 of the parts' canonical JSON.
 
     The JSON is ASCII-escaped, so that a lone surrogate in a text has an id too.
     """
-    text = json.dumps(parts, ensure_ascii=True, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("ascii")).hexdigest()[:16]
+    return hashlib.sha256(_CANONICAL.encode(parts).encode("ascii")).hexdigest()[:16]
 
 
 def unit_hash(*parts: Any) -> float:
@@ -70,7 +72,7 @@ class JudgePrompt:
     """A pair placed as answers A and B and rendered as the judge's user turn.
 
     Attributes:
-        id: content hash of pair id, order and rendered messages.
+        id: content hash of pair id, order and wording.
         pair_id: the pair it was rendered from.
         order: `AB` when the chosen answer stands as A, `BA` when it stands as B.
         messages: what the judge reads.
@@ -271,12 +273,17 @@ class Drop:
 
 def to_json(record: Any) -> dict[str, Any]:
     """Return a record as a plain JSON object."""
-    return asdict(record)
+    # What `dataclasses.asdict` does, without its deep copy of every text and turn.
+    row = {name: getattr(record, name) for name in record.__slots__}
+    for name, value in row.items():
+        if isinstance(value, tuple) and value and is_dataclass(value[0]):
+            row[name] = [to_json(item) for item in value]
+    return row
 
 
 def completion_to_json(completion: Completion) -> dict[str, Any]:
     """Return a completion as JSON; the watched positions and token ids become strings."""
-    row = asdict(completion)
+    row = to_json(completion)
     row["watched"] = {
         str(place): {str(t): value for t, value in entry.items()}
         for place, entry in completion.watched.items()

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from e2e_scripts import BAD_LINES, EVALUATE, PREPARE, ROOT, TRAIN, Bench, Done, rows_of, value_of
 
+from reasongenrm.records import SFTRecord
+
 pytestmark = pytest.mark.e2e
 
 
@@ -43,7 +45,7 @@ def test_bad_lines_are_counted_and_good_ones_kept(direct: Bench, tmp_path: Path,
     total = value_of(folder / "data_report.json")["total"]
     assert (total["in"], total["kept"], total["dropped"]) == (9, 3, 6)
     assert len(rows_of(folder / "genrm.jsonl")) == 3
-    assert not (folder / "reasons.jsonl").exists(), "no judge reasons, so nothing is sampled"
+    assert not (folder / "reasons").exists(), "no judge reasons, so nothing is sampled"
 
 
 def test_a_rank_that_is_no_number_costs_its_line(direct: Bench, tmp_path: Path) -> None:
@@ -60,7 +62,8 @@ def test_a_rank_that_is_no_number_costs_its_line(direct: Bench, tmp_path: Path) 
     ]
     assert "'first'" in drops[0]["detail"]
     [record] = rows_of(direct.folder("ranked") / "genrm.jsonl")
-    assert "hi" in record["prompt"] and "ho" in record["prompt"]
+    [turn] = record["prompt"]
+    assert "hi" in turn["content"] and "ho" in turn["content"]
 
 
 def test_a_file_without_one_good_row_is_refused(direct: Bench, tmp_path: Path) -> None:
@@ -99,7 +102,10 @@ def test_a_training_that_diverges_says_so(direct: Bench) -> None:
     folder = direct.folder("diverged")
     folder.mkdir(parents=True)
     direct.names.add(direct.name("diverged"))
-    rows = [{"prompt": f"x {n}", "response": "[[A]]", "id": f"{n}", "pair_id": f"{n}", "order": "AB", "source": "s"} for n in range(8)]  # fmt: skip
+    rows = [
+        SFTRecord(({"role": "user", "content": f"x {n}"},), "", "[[A]]", f"{n}", "s").to_row()
+        for n in range(8)
+    ]
     (folder / "genrm.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "pairs.jsonl").write_text("")
     done = direct.run(TRAIN, "diverged", "train.args.learning_rate=1.0e+30", "train.args.max_grad_norm=0.0")

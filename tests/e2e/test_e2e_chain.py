@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
@@ -17,8 +19,9 @@ from reasongenrm.records import SFTRecord
 pytestmark = pytest.mark.e2e
 
 FILES = {
-    PREPARE: """pairs.jsonl prompts.jsonl reasons.jsonl scored.jsonl sft.jsonl genrm.jsonl dropped.jsonl
-        data_report.json data_report.md reason_report.json manifest/prepare.json""",
+    PREPARE: """pairs.jsonl prompts.jsonl reasons/student.jsonl reasons/blind.jsonl scored.jsonl sft.jsonl genrm.jsonl
+        dpo.jsonl grpo.jsonl general.jsonl dropped.jsonl reasons_dropped.jsonl general_dropped.jsonl
+        contamination.jsonl pairs_report.json data_report.json data_report.html manifest/prepare.json""",
     TRAIN: """manifest/train.json recipe.yaml scalar/model.safetensors scalar/config.json scalar/tokenizer.json
         scalar/loss.json scalar/loss.png scalar/training_args.json scalar/README.md
         judges/reasongenrm/adapter/adapter_model.safetensors judges/reasongenrm/adapter/adapter_config.json
@@ -57,50 +60,107 @@ def test_all_input_rows_are_accounted_for(chain: Chain, toy_data: Path) -> None:
         assert source["in"] == source["kept"] + source["dropped"]
     drops = rows_of(chain.folder / "dropped.jsonl")
     by_stage = Counter((drop["stage"], drop["reason"]) for drop in drops)
+    assert by_stage.total() == total["dropped"], "what is dropped is listed"
     assert by_stage["load", "broken_json"] == 1 and by_stage["load", "missing_column"] == 2
     assert by_stage["load", "bad_type"] == 1
     assert by_stage["clean", "duplicate"] == 1 and by_stage["clean", "label_leak_source"] == 1
-    listed = sum(number for (stage, _), number in by_stage.items() if stage != "reason")
-    assert listed == total["dropped"], "what is dropped is listed"
     assert all(drop["detail"] for drop in drops)
     broken = next(drop for drop in drops if drop["reason"] == "broken_json")
     assert broken["where"] == f"{toy_data / 'train.jsonl'}:4"
     pairs = {row["id"] for row in rows_of(chain.folder / "pairs.jsonl")}
-    assert len(pairs) == 24 == total["kept"] + by_stage["select", "no_reason_kept"]
+    assert len(pairs) == 24 == total["kept"]
 
 
 def test_all_reasons_are_accounted_for(chain: Chain) -> None:
-    report = value_of(chain.folder / "reason_report.json")
-    reasons = rows_of(chain.folder / "reasons.jsonl")
+    report = value_of(chain.folder / "data_report.json")
+    told = report["reasons"]
+    reasons = [
+        row for name in ("student", "blind") for row in rows_of(chain.folder / "reasons" / f"{name}.jsonl")
+    ]
     scored = rows_of(chain.folder / "scored.jsonl")
     kept = rows_of(chain.folder / "sft.jsonl")
-    dropped = Counter(d["reason"] for d in rows_of(chain.folder / "dropped.jsonl") if d["stage"] == "reason")
-    assert report["sampled"] == len(reasons) == 48 == len(kept) + dropped.total()
-    assert report["dropped"] == dict(dropped) and report["kept"] == len(kept) > 0
-    unscored = sum(dropped[slug] for slug in ("truncated", "contradicts_verdict", "empty_reason"))
-    assert len(scored) == 48 - unscored
+    dropped = Counter(drop["reason"] for drop in rows_of(chain.folder / "reasons_dropped.jsonl"))
+    assert told["sampled"] == len(reasons) == 96 == len(kept) + dropped.total()
+    assert told["dropped"] == dict(dropped) and told["kept"] == len(kept) == report["records"]["sft"] > 0
+    assert told["prompts"] == 24 == told["kept"] + told["prompts_without_reason"]
+    assert sum(teacher["sampled"] for teacher in told["teachers"].values()) == 96
+    unscored = sum(
+        dropped[slug] for slug in ("truncated", "no_verdict", "empty_reason", "gives_verdict_away")
+    )
+    assert len(scored) == 96 - unscored
     texts = {row["id"]: row["text"] for row in reasons}
     assert all(texts[row["id"]] == row["text"] for row in scored)
     assert all("<|im_end|>" not in text for text in texts.values())
+    assert all(row["logprob"] < 0 for row in reasons)
+    order = [row["id"] for row in rows_of(chain.folder / "prompts.jsonl")]
+    for rows in (reasons[:48], reasons[48:], scored):
+        places = [order.index(row["prompt_id"]) for row in rows]
+        assert places == sorted(places), "in the order of the prompts"
 
 
-def test_training_records_hold_their_three_parts_and_where_they_come_from(chain: Chain) -> None:
+def test_training_records_hold_their_parts_and_where_they_come_from(chain: Chain) -> None:
     prompts = {row["id"]: row for row in rows_of(chain.folder / "prompts.jsonl")}
-    names = {field.name for field in fields(SFTRecord)}
-    assert names == {"prompt", "reason", "response"} | {
-        "id", "pair_id", "order", "source", "teacher", "score",
-    }  # fmt: skip
+    names = {field.name for field in fields(SFTRecord)} | {"completion"}
     records = rows_of(chain.folder / "sft.jsonl")
     assert len({record["id"] for record in records}) == len(records)
     for record in records:
         assert record.keys() == names
         prompt = prompts[record["id"]]
-        assert record["prompt"] == prompt["messages"][0]["content"]
+        assert record["prompt"] == prompt["messages"]
         assert record["response"] == f"[[{prompt['winner']}]]"
         assert record["reason"] and record["score"] > 0 and record["pair_id"] == prompt["pair_id"]
+        assert [turn["content"] for turn in record["completion"]] == [record["reason"], record["response"]]
     direct = rows_of(chain.folder / "genrm.jsonl")
     assert len(direct) == len(prompts) == 24
-    assert all(row.keys() == names - {"reason", "teacher", "score"} for row in direct)
+    assert all(row.keys() == names and not row["reason"] and len(row["completion"]) == 1 for row in direct)
+
+
+def test_what_follows_has_its_records(chain: Chain) -> None:
+    report = value_of(chain.folder / "data_report.json")["records"]
+    prompts = {row["id"]: row for row in rows_of(chain.folder / "prompts.jsonl")}
+    dpo = rows_of(chain.folder / "dpo.jsonl")
+    assert len(dpo) == report["dpo"]
+    for row in dpo:
+        assert row["prompt"] == prompts[row["id"]]["messages"]
+        winner = f"[[{prompts[row['id']]['winner']}]]"
+        assert row["chosen"][-1]["content"] == winner != row["rejected"][-1]["content"]
+    grpo = rows_of(chain.folder / "grpo.jsonl")
+    assert len(grpo) == report["grpo"] and {row["solve_rate"] for row in grpo} <= {0.5}
+    blind = rows_of(chain.folder / "reasons" / "blind.jsonl")
+    for row in grpo:
+        own = [reason["verdict"] for reason in blind if reason["prompt_id"] == row["id"]]
+        assert own.count(prompts[row["id"]]["winner"]) == 1 and row["winner"] == prompts[row["id"]]["winner"]
+    general = rows_of(chain.folder / "general.jsonl")
+    assert len(general) == report["general"] > 0
+    training = value_of(chain.folder / "judges" / "reasongenrm" / "training.json")
+    assert training["records"] == report["sft"] + report["general"], "general data is mixed in"
+
+
+def test_other_choices_select_again_and_sample_nothing(chain: Chain) -> None:
+    folder = chain.bench.folder("calm")
+    before = snapshot(folder)
+    kept = {}
+    for words in (["select.selector=longest_correct", "records.dpo=null"], []):
+        done = chain.bench.good(PREPARE, "calm", *words)
+        assert "reasons of" not in done.stderr and "scoring" not in done.stderr
+        kept[bool(words)] = rows_of(folder / "sft.jsonl")
+    assert len(kept[True]) >= len(kept[False])
+    longest = {row["id"]: row["reason"] for row in kept[True]}
+    assert any(longest[row["id"]] != row["reason"] for row in kept[False])
+    after = snapshot(folder)
+    assert {name for name in before if before[name] != after[name]} <= {"manifest/prepare.json"}
+
+
+def test_select_prints_what_other_selectors_keep(chain: Chain) -> None:
+    words = [str(Path(sys.prefix) / "bin" / "reasongenrm"), "select", chain.bench.recipe]
+    words += [f"name={chain.bench.name('calm')}", *chain.bench.shared, "--selector", "rstar", "--selector", "longest_correct"]  # fmt: skip
+    before = snapshot(chain.folder)
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert snapshot(chain.folder) == before, "it writes nothing"
+    [rstar] = [line.split() for line in done.stdout.splitlines() if "rstar" in line and "same as" not in line]
+    assert str(len(rows_of(chain.folder / "sft.jsonl"))) in rstar and "100.0" in rstar
+    assert "longest_correct" in done.stdout and "random_correct" not in done.stdout
 
 
 def test_both_judges_saw_about_the_same_number_of_tokens(chain: Chain) -> None:
@@ -116,7 +176,7 @@ def test_both_judges_saw_about_the_same_number_of_tokens(chain: Chain) -> None:
         assert [entry["step"] for entry in losses] == logged
     assert value_of(chain.folder / "judges" / "reasongenrm" / "training.json")["records"] == len(
         rows_of(chain.folder / "sft.jsonl")
-    )
+    ) + len(rows_of(chain.folder / "general.jsonl"))
 
 
 def test_the_adapter_holds_its_chat_template_and_opens_anywhere(chain: Chain, taught_model: Path) -> None:

@@ -41,17 +41,17 @@ def nothing_half_made(folder: Path) -> None:
 
 def test_stage_1_killed_while_sampling_and_while_scoring(chain: Chain, killed: tuple[Bench, Path]) -> None:
     bench, folder = killed
-    reasons, scored = folder / "reasons.part.jsonl", folder / "scored.part.jsonl"
+    reasons, scored = folder / "reasons" / "student.part.jsonl", folder / "scored.part.jsonl"
     process = bench.start(PREPARE, "killed")
     kill_at(process, lambda: lines(reasons) >= 8, 0.2, group=True, seed=1)
     done = lines(reasons)
-    assert 8 <= done < 48 and not (folder / "reasons.jsonl").exists()
+    assert 8 <= done < 48 and not (folder / "reasons" / "student.jsonl").exists()
     process = bench.start(PREPARE, "killed")
     kill_at(process, lambda: lines(scored) >= 3, 0.02, group=False, seed=2)
-    assert lines(folder / "reasons.jsonl") == 48 and (folder / "scored.part.jsonl").exists()
+    assert lines(folder / "reasons" / "student.jsonl") == 48 and (folder / "scored.part.jsonl").exists()
     no_process_is_left(bench, 5)
     bench.good(PREPARE, "killed")
-    same_files(folder, chain.folder, ["*.jsonl", "data_report.*", "reason_report.json"])
+    same_files(folder, chain.folder, ["*.jsonl", "reasons/*", "*_report.*"])
     nothing_half_made(folder)
 
 

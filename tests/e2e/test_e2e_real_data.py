@@ -58,7 +58,7 @@ def test_real_pairs_are_kept_or_dropped_by_the_length_policies(
     _, folder, _ = real
     report = value_of(folder / "data_report.json")
     assert report["total"]["in"] == ROWS == report["total"]["kept"] + report["total"]["dropped"]
-    drops = [drop for drop in rows_of(folder / "dropped.jsonl") if drop["stage"] != "reason"]
+    drops = rows_of(folder / "dropped.jsonl")
     assert len(drops) == report["total"]["dropped"]
     slugs = Counter(drop["reason"] for drop in drops)
     assert slugs["prompt_too_long"] > 3 and slugs["longer_than_context"] > 3
@@ -70,10 +70,10 @@ def test_real_pairs_are_kept_or_dropped_by_the_length_policies(
     pairs = rows_of(folder / "pairs.jsonl")
     assert 5 < len(pairs) == ROWS - slugs["prompt_too_long"] - slugs["longer_than_context"]
     assert any(len(pair["history"]) > 1 for pair in pairs), "conversations of several turns too"
-    markdown = (folder / "data_report.md").read_text(encoding="utf-8")
-    assert "prompt_too_long" in markdown and "longer_than_context" in markdown
-    reasons = value_of(folder / "reason_report.json")
-    assert reasons["sampled"] == 2 * len(pairs) == reasons["kept"] + sum(reasons["dropped"].values())
+    shown = (folder / "data_report.html").read_text(encoding="utf-8")
+    assert "prompt_too_long" in shown and "longer_than_context" in shown
+    reasons = report["reasons"]
+    assert reasons["sampled"] == 4 * len(pairs) == reasons["kept"] + sum(reasons["dropped"].values())
 
 
 def test_every_real_record_is_trained_on(real: tuple[Bench, Path, dict[str, Done]]) -> None:

@@ -28,7 +28,7 @@ def prompts(toy_prompts: PromptFile) -> list[JudgePrompt]:
 
 
 def records(prompts: list[JudgePrompt], path: Path, reason: str = REASON) -> Path:
-    rows = [{"prompt": p.messages[0]["content"], "reason": reason, "response": f"[[{p.winner}]]"} for p in prompts]  # fmt: skip
+    rows = [{"prompt": p.messages, "reason": reason, "response": f"[[{p.winner}]]"} for p in prompts]  # fmt: skip
     write_jsonl(path, rows)
     return path
 
@@ -39,7 +39,7 @@ def test_the_loss_is_on_reason_header_verdict_and_end_alone(
 ) -> None:
     encoder = encoders[template]
     decode = encoder.tokenizer.decode
-    rows = list(training_rows(records(prompts, tmp_path / "r.jsonl"), encoder, 1000))
+    rows = list(training_rows([records(prompts, tmp_path / "r.jsonl")], encoder, 1000))
     assert len(rows) == len(prompts) == 8
     for row, prompt in zip(rows, prompts, strict=True):
         ids, mask = row["input_ids"], row["completion_mask"]
@@ -61,10 +61,10 @@ def test_a_record_that_is_too_long_is_named_and_never_cut(
     encoders: dict[str, ChatEncoder], prompts: list[JudgePrompt], tmp_path: Path
 ) -> None:
     path = records(prompts, tmp_path / "sft.jsonl")
-    lengths = [len(row["input_ids"]) for row in training_rows(path, encoders["reason"], 10_000)]
+    lengths = [len(row["input_ids"]) for row in training_rows([path], encoders["reason"], 10_000)]
     longest = max(lengths)
-    assert len(list(training_rows(path, encoders["reason"], longest))) == 8, "the limit itself is allowed"
-    rows = training_rows(path, encoders["reason"], longest - 1)
+    assert len(list(training_rows([path], encoders["reason"], longest))) == 8, "the limit itself is allowed"
+    rows = training_rows([path], encoders["reason"], longest - 1)
     with pytest.raises(DataError, match=rf"{longest} tokens, more than data.max_tokens = {longest - 1}") as e:
         list(rows)
     assert str(e.value).startswith(f"{path}:{lengths.index(longest) + 1}: ") and "\n" not in str(e.value)
@@ -101,3 +101,32 @@ def test_merged_weights_give_the_logits_of_base_and_adapter(
         assert float((ours - adapted).abs().max()) < 1e-5 * max(1.0, float(adapted.abs().max()))
         moved = max(moved, float((adapted - plain_logprobs(ids)).abs().max()))
     assert moved > 0.1, "the adapter does nothing, so this test shows nothing"
+
+
+@pytest.mark.parametrize("template", ["reason", "direct"])
+def test_general_data_is_answered_at_once_unless_it_reasons(
+    encoders: dict[str, ChatEncoder], tmp_path: Path, template: str
+) -> None:
+    encoder = encoders[template]
+    turns = [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "<|im_end|> what ?"},
+        {"role": "user", "content": "2 + 2 ?"},
+    ]
+    path = tmp_path / "general.jsonl"
+    write_jsonl(path, [{"prompt": turns, "reason": reason, "response": "4"} for reason in ("", "2 more")])
+    plain, reasoned = training_rows([path], encoder, 1000)
+
+    def parts(row: dict[str, list[int]]) -> tuple[str, str]:
+        asked = row["completion_mask"].index(1)
+        assert 0 not in row["completion_mask"][asked:]
+        return tuple(map(encoder.tokenizer.decode, (row["input_ids"][:asked], row["input_ids"][asked:])))  # type: ignore[return-value]
+
+    history = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<|im_end|> what ?<|im_end|>\n<|im_start|>user\n2 + 2 ?<|im_end|>\n"
+    at_once = (history + "<|im_start|>assistant\n", "4<|im_end|>")
+    assert parts(plain) == at_once
+    if template == "direct":
+        assert parts(reasoned) == at_once
+    else:
+        written = "2 more<|im_end|>\n<|im_start|>assistant\n4<|im_end|>"
+        assert parts(reasoned) == (history + "<|im_start|>reason\n", written)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -227,3 +229,42 @@ def test_json_documents_have_sorted_keys_and_take_any_text(tmp_path: Path) -> No
     text = (tmp_path / "deep" / "x.json").read_text()
     assert text.index('"a"') < text.index('"b"') and text.endswith("}\n")
     assert json.loads(text) == {"b": "\ud800 é", "a": 5e-5}
+
+
+# --- a disk that takes no more
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from reasongenrm.errors import DataError
+from reasongenrm.store import PartStore, write_jsonl
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))  # the system refuses to write on, as on a full disk
+rows = [{"id": str(number), "text": "x" * 80} for number in range(50)]
+for attempt in (lambda: PartStore(Path("x.jsonl")).append(rows), lambda: write_jsonl(Path("y.jsonl"), rows)):
+    try:
+        attempt()
+    except DataError as error:
+        print(error)
+"""
+
+
+def test_a_disk_that_takes_no_more_is_named_and_what_is_whole_is_kept(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    first, second = done.stdout.splitlines()
+    assert first.startswith("x.part.jsonl: cannot be written: ") and "make room" in first
+    assert second.startswith("y.jsonl: cannot be written: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["x.part.jsonl"], (
+        "the half-made file gives its room back"
+    )
+    assert (tmp_path / "x.part.jsonl").stat().st_size == 1000
+    rows = [{"id": str(number), "text": "x" * 80} for number in range(50)]
+    store = PartStore(tmp_path / "x.jsonl")
+    kept = list(store)
+    assert kept == [str(number) for number in range(len(kept))] and 5 < len(kept) < 50
+    store.append(rows)
+    store.finish(str(number) for number in range(50))
+    assert list(read_jsonl(store.final)) == rows

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.data.report_page import page
 from reasongenrm.records import Drop, JudgePrompt, PreferencePair
-from reasongenrm.report.markdown import grid
 from reasongenrm.store import write_json, write_text
 
 UNIT = "pairs, or rows that could not become pairs"
 
+TOKENS_PER_BIN = 64
+OWN_KEYS = ("unit", "total", "sources", "first_dropped", "length_histogram", "tokens")
 
-@dataclass
+
+@dataclass(slots=True)
 class _Counts:
     """Counts of one source, or of all of them. Lengths are in characters, over kept pairs."""
 
@@ -23,27 +26,27 @@ class _Counts:
     kept: int = 0
     drops: Counter[tuple[str, str]] = field(default_factory=Counter)  # (stage, reason) -> rows
     winners: Counter[str] = field(default_factory=Counter)  # A, B -> judge prompts
-    turns: Counter[int] = field(default_factory=Counter)  # user turns -> kept pairs
+    # (user turns, language) and (bin of chosen, bin of rejected) -> kept pairs; two counters cost half of four.
+    kinds: Counter[tuple[int, str | None]] = field(default_factory=Counter)
+    lengths: Counter[tuple[int, int]] = field(default_factory=Counter)
     chosen_characters: int = 0
     rejected_characters: int = 0
     chosen_longer: int = 0
     rejected_longer: int = 0
 
     def add(self, other: _Counts) -> None:
-        self.seen += other.seen
-        self.kept += other.kept
-        self.drops += other.drops
-        self.winners += other.winners
-        self.turns += other.turns
-        self.chosen_characters += other.chosen_characters
-        self.rejected_characters += other.rejected_characters
-        self.chosen_longer += other.chosen_longer
-        self.rejected_longer += other.rejected_longer
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def to_dict(self) -> dict[str, Any]:
         by_stage: dict[str, dict[str, int]] = {}
         for (stage, reason), count in sorted(self.drops.items()):
             by_stage.setdefault(stage, {})[reason] = count
+        turns, languages = Counter[int](), Counter[str]()
+        for (number, language), count in self.kinds.items():
+            turns[number] += count
+            if language is not None:
+                languages[language] += count
         placed = self.winners.total()
         return {
             "in": self.seen,
@@ -61,23 +64,85 @@ class _Counts:
                 "share_chosen_longer": _ratio(self.chosen_longer, self.kept, 4),
                 "share_rejected_longer": _ratio(self.rejected_longer, self.kept, 4),
             },
-            "user_turns": {str(turns): count for turns, count in sorted(self.turns.items())},
+            "user_turns": {str(number): count for number, count in sorted(turns.items())},
+            "languages": dict(sorted(languages.items())),
         }
+
+    def histogram(self) -> list[dict[str, int]]:
+        chosen, rejected = Counter[int](), Counter[int]()
+        for (of_chosen, of_rejected), count in self.lengths.items():
+            chosen[of_chosen] += count
+            rejected[of_rejected] += count
+        bins = [*chosen, *rejected]
+        return [
+            {"characters_from": _lower_end(at), "chosen": chosen[at], "rejected": rejected[at]}
+            for at in (range(min(bins), max(bins) + 1) if bins else ())
+        ]
+
+
+@dataclass(slots=True)
+class _Tokens:
+    """Lengths of one template's prompts, in tokens."""
+
+    limit: int | None
+    bins: Counter[int] = field(default_factory=Counter)
+    prompts: int = 0
+    tokens: int = 0
+    longest: int = 0
+    over_limit: int = 0
+
+    def add(self, tokens: int) -> None:
+        self.prompts += 1
+        self.tokens += tokens
+        self.bins[tokens // TOKENS_PER_BIN] += 1
+        self.longest = max(self.longest, tokens)
+        self.over_limit += self.limit is not None and tokens > self.limit
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "prompts": self.prompts,
+            "limit": self.limit,
+            "over_limit": self.over_limit,
+            "mean": _ratio(self.tokens, self.prompts, 1),
+            "half_up_to": self._quantile(0.5),
+            "nine_tenths_up_to": self._quantile(0.9),
+            "99_percent_up_to": self._quantile(0.99),
+            "longest": self.longest,
+            "tokens_per_bin": TOKENS_PER_BIN,
+            "histogram": [[at * TOKENS_PER_BIN, count] for at, count in sorted(self.bins.items())],
+        }
+
+    def _quantile(self, share: float) -> int | None:
+        """Return the upper end of the bin up to which this share of the prompts lies."""
+        below = 0
+        for at, count in sorted(self.bins.items()):
+            below += count
+            if below >= share * self.prompts:
+                return min((at + 1) * TOKENS_PER_BIN - 1, self.longest)
+        return None
 
 
 class DataReport:
-    """Counts rows through the stages: load, clean, length, select, …
+    """Counts rows through the stages that make judge prompts: load, clean, length, …
 
     The unit is a *pair, or a row that could not become a pair*: what a loader yields. One line of a ranked
     CSV may become several pairs, each counted on its own. Every unit is `seen` once, when it comes in, and at
     the end is either `kept` or `dropped`, once, under the same source. A pair rendered in both orders is
     still one unit: it is kept when one of its judge prompts is, and dropped when all of them are. Only
-    `placed` counts judge prompts.
+    `placed` and `tokens` count judge prompts. What becomes of a kept pair's reasons is counted in sections of
+    their own.
+
+    Memory does not grow with the rows: it is some counters per source and per template.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, token_limits: Mapping[str, int] | None = None) -> None:
+        """Args: token_limits: template -> the most tokens that the recipe allows, for comparison."""
+        self._limits = dict(token_limits or {})
         self._sources: dict[str, _Counts] = {}
+        self._spelled: dict[str, _Counts] = {}  # as the rows write it -> the same counts
         self._examples: dict[tuple[str, str], Drop] = {}
+        self._tokens: dict[str, _Tokens] = {}
+        self._sections: dict[str, Mapping[str, Any]] = {}
 
     def watch(self, rows: Iterable[PreferencePair | Drop]) -> Iterator[PreferencePair | Drop]:
         """Pass a loader's rows on, each counted as seen."""
@@ -91,27 +156,59 @@ class DataReport:
 
     def dropped(self, drop: Drop) -> None:
         """Count a unit that some stage left out; the first of each stage and reason is shown."""
-        self._of(drop.source).drops[drop.stage, drop.reason] += 1
-        self._examples.setdefault((drop.stage, drop.reason), drop)
+        key = (drop.stage, drop.reason)
+        self._of(drop.source).drops[key] += 1
+        if key not in self._examples:
+            self._examples[key] = drop
 
-    def kept(self, pair: PreferencePair) -> None:
-        """Count a pair that came through all stages, with its lengths and its number of turns."""
+    def kept(self, pair: PreferencePair, language: str | None = None) -> None:
+        """Count a pair that came through all stages, with its lengths, its number of turns and its language."""
         counts = self._of(pair.source)
         chosen, rejected = len(pair.chosen), len(pair.rejected)
         counts.kept += 1
         counts.chosen_characters += chosen
         counts.rejected_characters += rejected
-        counts.chosen_longer += chosen > rejected
-        counts.rejected_longer += rejected > chosen
-        counts.turns[sum(turn["role"] == "user" for turn in pair.history)] += 1
+        if chosen > rejected:
+            counts.chosen_longer += 1
+        elif rejected > chosen:
+            counts.rejected_longer += 1
+        counts.lengths[
+            _BINS[chosen] if chosen < _SMALL else _bin(chosen),
+            _BINS[rejected] if rejected < _SMALL else _bin(rejected),
+        ] += 1
+        counts.kinds[[turn["role"] for turn in pair.history].count("user"), language] += 1
 
     def placed(self, prompt: JudgePrompt) -> None:
         """Count a judge prompt by the letter of its winner, for the A/B balance."""
         self._of(prompt.source).winners[prompt.winner] += 1
 
+    def tokens(self, template: str, tokens: int) -> None:
+        """Count the length of a judge prompt rendered with a template, kept or dropped for its length."""
+        if template not in self._tokens:
+            self._tokens[template] = _Tokens(self._limits.get(template))
+        self._tokens[template].add(tokens)
+
+    def section(self, name: str, values: Mapping[str, Any]) -> None:
+        """Put figures that somebody else counted into the report, under a key of their own.
+
+        Args:
+            values: plain JSON values; `leaks` is `LeakDetector.to_dict()` and `contamination` is
+                `Contamination.to_dict()`, others are shown as they are.
+
+        Raises:
+            ValueError: the report has this key already.
+        """
+        if name in OWN_KEYS or name in self._sections:
+            raise ValueError(f"the data report has a part {name!r} already")
+        self._sections[name] = values
+
     def _of(self, source: str) -> _Counts:
-        # Escaped here and not when printed, so that two sources can never fall together in print alone.
-        return self._sources.setdefault(_printable(source), _Counts())
+        counts = self._spelled.get(source)
+        if counts is None:
+            # Escaped here and not when printed, so that two sources can never fall together in print alone.
+            counts = self._sources.setdefault(_printable(source), _Counts())
+            self._spelled[source] = counts
+        return counts
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values, sources and reasons sorted.
@@ -140,78 +237,36 @@ class DataReport:
                 }
                 for (stage, reason), drop in sorted(self._examples.items())
             ],
+            "length_histogram": total.histogram(),
+            "tokens": {name: counts.to_dict() for name, counts in sorted(self._tokens.items())},
+            **self._sections,
         }
 
-    def write(self, json_path: Path, md_path: Path) -> None:
-        """Write the report as JSON and as Markdown, each whole or not at all.
 
-        Raises:
-            AssertionError: the sums do not hold (see `to_dict`); nothing is written then.
-        """
-        report = self.to_dict()
-        write_text(md_path, _markdown(report))
-        write_json(json_path, report)  # last: its presence says that the stage is done
+def write_report(report: Mapping[str, Any], json_path: Path, html_path: Path) -> None:
+    """Write a report (`DataReport.to_dict`, with any further sections) as JSON and as one HTML file, each whole or not.
 
-
-def _markdown(report: dict[str, Any]) -> str:
-    sources = [*report["sources"].items(), ("all sources", report["total"])]
-    total = report["total"]
-    parts = [
-        "# Data report",
-        f"Counted: {report['unit']}. In = kept + dropped, for every source: "
-        f"{total['in']} = {total['kept']} + {total['dropped']} in all.",
-        "## Sources",
-        _table(
-            ["source", "in", "kept", "dropped"],
-            [[name, row["in"], row["kept"], row["dropped"]] for name, row in sources],
-        ),
-        "## Dropped",
-        _table(
-            ["source", "stage", "reason", "rows"],
-            [
-                [name, stage, reason, count]
-                for name, row in sources
-                for stage, reasons in row["dropped_by_stage"].items()
-                for reason, count in reasons.items()
-            ],
-            text_columns=3,
-        ),
-        "## First of each kind",
-        _table(
-            ["stage", "reason", "where", "what and how to mend"],
-            [
-                [first[key] for key in ("stage", "reason", "where", "detail")]
-                for first in report["first_dropped"]
-            ],
-            text_columns=4,
-        ),
-        "## Balance and length",
-        "Over kept pairs; lengths in characters. A and B count the judge prompts whose winner stands there.",
-        _table(
-            ["source", "A", "B", "mean chosen", "mean rejected", "chosen longer", "rejected longer"],
-            [
-                [name, row["judge_prompts"]["A"], row["judge_prompts"]["B"], *_length_cells(row["length"])]
-                for name, row in sources
-            ],
-        ),
-        "## User turns per kept pair",
-        _table(
-            ["source", "user turns", "pairs"],
-            [[name, turns, count] for name, row in sources for turns, count in row["user_turns"].items()],
-        ),
-    ]
-    return "\n\n".join(parts) + "\n"
+    The HTML holds its own style and pictures and asks no network for anything.
+    """
+    write_text(html_path, page(report))
+    write_json(json_path, report)  # last: its presence says that the stage is done
 
 
-def _length_cells(length: dict[str, float | None]) -> list[str]:
-    means = [length["mean_chosen_characters"], length["mean_rejected_characters"]]
-    shares = [length["share_chosen_longer"], length["share_rejected_longer"]]
-    cells = ["–" if mean is None else f"{mean:.1f}" for mean in means]
-    return cells + ["–" if share is None else f"{100 * share:.1f} %" for share in shares]
+def _bin(length: int) -> int:
+    """Return the bin of a length: 0, 1, and then two bins to each doubling."""
+    if length < 2:
+        return length
+    bits = length.bit_length()
+    return 2 * bits - 2 + (length >> (bits - 2) & 1)
 
 
-def _table(header: list[str], rows: list[list[Any]], *, text_columns: int = 1) -> str:
-    return grid(header, rows, text_columns=text_columns) if rows else "None."
+_SMALL = 4096
+_BINS = bytes(map(_bin, range(_SMALL)))
+
+
+def _lower_end(at: int) -> int:
+    """Return the smallest length in a bin."""
+    return at if at < 2 else (2 + at % 2) << (at // 2 - 1)
 
 
 def _printable(text: str) -> str:

@@ -7,20 +7,17 @@ from pathlib import Path
 
 from reasongenrm.data.rows import OPTIONAL, REQUIRED, read_pair
 from reasongenrm.errors import DataError
-from reasongenrm.reading import read_rows
+from reasongenrm.reading import RawRow, read_rows
 from reasongenrm.records import Drop, PreferencePair
 
 
-def load_pairs(
+def raw_pairs(
     path: str, *, split: str = "train", revision: str | None = None, limit: int | None = None
-) -> Iterator[PreferencePair | Drop]:
-    """Stream the rows of a preference dataset, each as a pair or as a Drop of stage `load`.
+) -> Iterator[RawRow | Drop]:
+    """Stream the rows of a preference dataset, unchecked: `rows.read_pair` makes pairs of them.
 
     Args:
         path, split, revision, limit: see `reading.read_rows`.
-
-    Returns:
-        An iterator with exactly one item per input row.
 
     Raises:
         ConfigError: a negative limit, or a revision of a local path.
@@ -30,5 +27,19 @@ def load_pairs(
     if local.suffix.lower() == ".csv" and local.is_file():
         mend = "for a ranked CSV set kind: ranked; else give a .jsonl or .parquet file"
         raise DataError("a .csv holds no conversations", where=path, mend=mend)
-    rows = read_rows(path, required=REQUIRED, optional=OPTIONAL, split=split, revision=revision, limit=limit)
+    return read_rows(path, required=REQUIRED, optional=OPTIONAL, split=split, revision=revision, limit=limit)
+
+
+def load_pairs(
+    path: str, *, split: str = "train", revision: str | None = None, limit: int | None = None
+) -> Iterator[PreferencePair | Drop]:
+    """Stream the rows of a preference dataset, each as a pair or as a Drop of stage `load`.
+
+    Returns:
+        An iterator with exactly one item per input row.
+
+    Raises:
+        ConfigError, DataError: see `raw_pairs`.
+    """
+    rows = raw_pairs(path, split=split, revision=revision, limit=limit)
     return (row if isinstance(row, Drop) else read_pair(row) for row in rows)

@@ -122,7 +122,7 @@ def _read(
     prompts: Sequence[JudgePrompt], store: PartStore, encoder: ChatEncoder, tokens: VerdictTokens
 ) -> Iterator[tuple[JudgePrompt, Completion, Verdict]]:
     for prompt in prompts:
-        completion = completion_from_json(store.done[prompt.id])
+        completion = completion_from_json(store[prompt.id])
         yield prompt, completion, read_completion(prompt, completion, encoder, tokens)
 
 
@@ -131,6 +131,8 @@ def verdicts(prompts: Sequence[JudgePrompt], store: PartStore, encoder: ChatEnco
     tokens = VerdictTokens.of(encoder)
     found = []
     for prompt, _, verdict in _read(prompts, store, encoder, tokens):
-        rescue = store.done.get(prompt.id + RESCUE)
-        found.append(read_rescue(verdict, completion_from_json(rescue), tokens) if rescue else verdict)
+        rescue = prompt.id + RESCUE
+        if rescue in store:
+            verdict = read_rescue(verdict, completion_from_json(store[rescue]), tokens)
+        found.append(verdict)
     return found

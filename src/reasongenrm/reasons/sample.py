@@ -1,94 +1,139 @@
-"""Sample explanations from a teacher that is told the right verdict (hindsight)."""
+"""Sample explanations of verdicts from a teacher: in hindsight (it is told the verdict) or blind (it judges)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator
 
 from reasongenrm.engines.base import Engine, Request
 from reasongenrm.engines.resume import complete_missing
 from reasongenrm.judge.judge import request_seed
 from reasongenrm.judge.prompts import ChatEncoder, PromptFile, hindsight_prompt
-from reasongenrm.recipe import TeacherConfig
-from reasongenrm.records import Completion, JudgePrompt, PreferencePair, Reason, to_json
+from reasongenrm.judge.verdict import VERDICT, stated_verdicts
+from reasongenrm.recipe_data import TeacherConfig
+from reasongenrm.records import (
+    Completion,
+    JudgePrompt,
+    Letter,
+    Message,
+    PreferencePair,
+    Reason,
+    TeacherMode,
+    to_json,
+)
 from reasongenrm.store import PartStore
 
+_CLOSING_VERDICT = re.compile(rf"\s*{VERDICT.pattern}\W*$")
 
-def hindsight_ids(
-    pair: PreferencePair, prompt: JudgePrompt, encoder: ChatEncoder, prompts: PromptFile
-) -> list[int]:
-    """Return the token ids the teacher reads."""
-    return encoder.encode(hindsight_prompt(pair, prompt.order, prompts), generation=True)
+
+def teacher_messages(
+    pair: PreferencePair, prompt: JudgePrompt, mode: TeacherMode, prompts: PromptFile
+) -> tuple[Message, ...]:
+    """Return what a teacher reads: the judge's own prompt when it is blind, else one that names the winner."""
+    return prompt.messages if mode == "blind" else hindsight_prompt(pair, prompt.order, prompts)
+
+
+def reason_id(prompt: JudgePrompt, teacher: str, number: int) -> str:
+    """Return the id of a teacher's n-th sample."""
+    return f"{prompt.id}#{teacher}#{number}"
 
 
 def reason_requests(
-    work: Sequence[tuple[PreferencePair, JudgePrompt]],
-    encoder: ChatEncoder,
+    work: Iterable[tuple[PreferencePair, JudgePrompt]],
+    encoder: ChatEncoder | None,
     prompts: PromptFile,
-    teacher: TeacherConfig,
+    config: TeacherConfig,
+    *,
+    name: str,
     seed: int,
 ) -> Iterator[Request]:
     """Yield `samples` requests per judge prompt, each with a seed of its own."""
-    stop = (encoder.tokenizer.eos_token,)
+    stop = (encoder.tokenizer.eos_token,) if encoder else ()
     for pair, prompt in work:
-        ids = tuple(hindsight_ids(pair, prompt, encoder, prompts))
-        for number in range(teacher.samples):
-            name = f"{prompt.id}#{number}"
+        messages = teacher_messages(pair, prompt, config.mode, prompts)
+        ids = tuple(encoder.encode(messages, generation=True)) if encoder else ()
+        for number in range(config.samples):
+            request = reason_id(prompt, name, number)
             yield Request(
-                name,
+                request,
                 ids,
-                max_tokens=teacher.max_tokens,
-                temperature=teacher.temperature,
-                top_p=teacher.top_p,
-                seed=request_seed(seed, name),
+                max_tokens=config.max_tokens,
+                temperature=config.temperature,
+                top_p=config.top_p,
+                seed=request_seed(seed, request),
                 stop=stop,
+                messages=messages,
             )
+
+
+def read_reason(
+    completion: Completion, text: str, name: str, mode: TeacherMode, told: Letter, prompts: PromptFile
+) -> Reason:
+    """Read one sample.
+
+    Its verdict is the last one it states. A hindsight teacher that states none meant the one it was told. A verdict
+    in the judge's own grammar that closes a blind teacher's text is no part of the reason: the judge writes it in a
+    turn of its own.
+    """
+    stated = stated_verdicts(text, (*prompts.verdict_phrases, VERDICT.pattern))
+    verdict = stated[-1][1] if stated else told if mode == "hindsight" else None
+    return Reason(
+        id=completion.id,
+        prompt_id=completion.id.partition("#")[0],
+        text=_CLOSING_VERDICT.sub("", text).strip(),
+        verdict=verdict,
+        logprob=completion.logprob,
+        tokens=len(completion.token_ids),
+        finish_reason=completion.finish_reason,
+        teacher=name,
+        mode=mode,
+        error=completion.error,
+    )
 
 
 def sample_reasons(
-    work: Sequence[tuple[PreferencePair, JudgePrompt]],
+    work: Callable[[], Iterable[tuple[PreferencePair, JudgePrompt]]],
     engine: Engine,
-    encoder: ChatEncoder,
+    encoder: ChatEncoder | None,
     prompts: PromptFile,
-    teacher: TeacherConfig,
+    config: TeacherConfig,
     *,
-    seed: int,
     name: str,
+    seed: int,
     store: PartStore,
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Sample all reasons into the store (rows are `Reason`), in the order of the work.
+    """Sample all of a teacher's reasons into the store (rows are `Reason`), in the order of the work.
 
     Args:
-        work: pairs with their judge prompts.
+        work: gives pairs with their judge prompts, from the beginning at each call.
         engine: holds the teacher.
-        encoder: tokenizer and chat template of the teacher.
+        encoder: tokenizer and chat template of the teacher; None for a server that reads messages.
         prompts: wording.
-        teacher: number of samples and sampling options.
-        seed: of the run.
+        config: mode, number of samples and sampling options.
         name: of the teacher, recorded with each reason.
+        seed: of the run.
         store: of reasons.
         progress: called with the number of requests just done.
     """
-    end = encoder.tokenizer.eos_token
+    end = encoder.tokenizer.eos_token if encoder else ""
+    winners: dict[str, Letter] = {}
+
+    def noted() -> Iterator[tuple[PreferencePair, JudgePrompt]]:
+        for pair, prompt in work():
+            winners[prompt.id] = prompt.winner
+            yield pair, prompt
 
     def as_reason(completion: Completion) -> dict[str, object]:
-        return to_json(
-            Reason(
-                id=completion.id,
-                prompt_id=completion.id.rpartition("#")[0],
-                text=completion.text.removesuffix(end).strip(),
-                logprob=completion.logprob,
-                tokens=len(completion.token_ids),
-                finish_reason=completion.finish_reason,
-                teacher=name,
-            )
-        )
+        told = winners[completion.id.partition("#")[0]]
+        text = completion.text.removesuffix(end).strip()
+        return to_json(read_reason(completion, text, name, config.mode, told, prompts))
 
     complete_missing(
         engine,
-        reason_requests(work, encoder, prompts, teacher, seed),
+        reason_requests(noted(), encoder, prompts, config, name=name, seed=seed),
         store,
         progress=progress,
         convert=as_reason,
     )
-    store.finish(f"{prompt.id}#{number}" for _, prompt in work for number in range(teacher.samples))
+    store.finish(reason_id(prompt, name, number) for _, prompt in work() for number in range(config.samples))

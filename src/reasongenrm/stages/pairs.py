@@ -19,7 +19,7 @@ from reasongenrm.processes import map_chunks
 from reasongenrm.reading import RawRow
 from reasongenrm.reasons.sample import teacher_messages
 from reasongenrm.recipe import Recipe
-from reasongenrm.records import Drop, JudgePrompt, PreferencePair, SFTRecord, to_json
+from reasongenrm.records import Drop, JudgePrompt, PreferencePair, to_json
 from reasongenrm.stages.loading import judge_encoder, load_tokenizer, teacher_encoder
 from reasongenrm.store import dump_line
 
@@ -90,7 +90,6 @@ class _Placer:
         lines = {
             "pairs": dump_line(to_json(pair)),
             "prompts": "".join(dump_line(to_json(prompt)) for prompt in prompts),
-            "genrm": "".join(dump_line(direct_record(prompt).to_row()) for prompt in prompts),
         }
         encoded = {name: text.encode("utf-8") for name, text in lines.items()}
         return Candidate(pair, prompts, encoded, tokens, self._too_long(pair, prompts, tokens))
@@ -123,19 +122,6 @@ class _Placer:
                     detail = f"{len(read) + teacher.max_tokens} tokens with a reason of {name!r}; engine.max_model_len is {context}"
                     return Drop(pair.id, pair.source, "longer_than_context", detail, "length")
         return None
-
-
-def direct_record(prompt: JudgePrompt) -> SFTRecord:
-    """Return a prompt's verdict-only record."""
-    return SFTRecord(
-        prompt=prompt.messages,
-        reason="",
-        response=verdict_text(prompt.winner),
-        id=prompt.id,
-        source=prompt.source,
-        pair_id=prompt.pair_id,
-        order=prompt.order,
-    )
 
 
 _placer: _Placer | None = None  # of this process

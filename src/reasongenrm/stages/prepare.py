@@ -17,19 +17,19 @@ from reasongenrm.stages.loading import judge_encoder, load_tokenizer
 from reasongenrm.stages.pairs import write_pairs
 from reasongenrm.stages.progress import say
 from reasongenrm.stages.reasons import check_teachers, sample_all, score_all
-from reasongenrm.stages.selection import write_general, write_reasoned
+from reasongenrm.stages.selection import write_direct, write_general, write_reasoned
 from reasongenrm.store import write_json
 from reasongenrm.train.sft import check_training
 
-FREE = {"select": {"selector", "formula", "threshold"}, "records": True}
-"""Keys that only choose among what is there: changing them selects again, and samples nothing."""
+FREE = {"selector", "formula", "threshold"}
+"""Keys of `select` that only choose among scored reasons: changing them, or `records`, samples nothing."""
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
     """Return what this stage's costly files depend on."""
     keys = {"seed", "limit", "model", "engine", "prompts", "templates", "data", "teachers", "select"}
     return {
-        **recipe.model_dump(mode="json", include=keys, exclude={"select": FREE["select"]}),
+        **recipe.model_dump(mode="json", include=keys, exclude={"select": FREE}),
         "judges": sorted({judge.template for judge in recipe.judges.values()}),
         "files": {path: file_hash(path) for path in _inputs(recipe)},
     }
@@ -47,7 +47,7 @@ def _inputs(recipe: Recipe) -> list[str]:
 def _choices(recipe: Recipe) -> dict[str, Any]:
     """What the free step depends on."""
     return {
-        "select": recipe.select.model_dump(mode="json", include=FREE["select"]),
+        "select": recipe.select.model_dump(mode="json", include=FREE),
         "records": recipe.records.model_dump(mode="json"),
         "files": {general.path: file_hash(general.path) for general in recipe.records.general},
     }
@@ -105,7 +105,7 @@ def _records(recipe: Recipe, run: Run, placed: int) -> dict[str, Any]:
         told = sections["reasons"]
         say(f"{told['sampled']} reasons sampled, {told['kept']} kept; dropped: {told['dropped']}")
     records = sections["records"]
-    records["genrm"] = placed
+    records["genrm"] = write_direct(run)
     if recipe.records.general:
         encoder = judge_encoder(recipe, template, tokenizer)
         counts = write_general(recipe, run, encoder, records.get("sft", placed))

@@ -11,9 +11,9 @@ from reasongenrm.judge.prompts import PromptFile, judge_prompt, place
 from reasongenrm.recipe import Recipe
 from reasongenrm.records import Drop, JudgePrompt, PreferencePair
 from reasongenrm.stages.evaluate import benchmark_rows
-from reasongenrm.stages.prepare import load_sources
+from reasongenrm.stages.pairs import load_sources
 from reasongenrm.store import read_jsonl
-from reasongenrm.train.sft import records_file
+from reasongenrm.train.sft import record_files
 
 SHOWN = 2
 
@@ -50,14 +50,14 @@ def _records(recipe: Recipe) -> None:
     """Stage 2 works on the files of stage 1, where they are there already."""
     counts: Counter[str] = Counter()
     shown: dict[str, str] = {}
-    for path in sorted({records_file(recipe, name) for name in recipe.judges}):
+    for path in sorted({file for name in recipe.judges for file in record_files(recipe, name)}):
         if not path.exists():
             print(f"{path}: not there yet; run 1_prepare.sh first")
             continue
         for row in read_jsonl(path):
             counts[path.name] += 1
             if len(shown) < SHOWN:
-                shown[row["id"]] = row["prompt"]
+                shown[row["id"]] = row["prompt"][-1]["content"]
     _print_counts(counts)
     for name, text in shown.items():
         print(f"--- prompt {name}\n{text}")

@@ -18,7 +18,7 @@ from reasongenrm.recipe import Recipe, is_blind_student
 from reasongenrm.recipe_data import Selector
 from reasongenrm.records import Drop, JudgePrompt, Reason, ScoredReason, SFTRecord, to_json
 from reasongenrm.run import Run
-from reasongenrm.stages.reasons import read_reasons
+from reasongenrm.stages.reasons import read_reasons, read_work
 from reasongenrm.store import jsonl_writer, read_jsonl, write_jsonl
 
 SELECTORS: tuple[Selector, ...] = get_args(Selector)
@@ -186,6 +186,26 @@ def write_reasoned(recipe: Recipe, run: Run, prompts: PromptFile, encoder: ChatE
     return {"reasons": tally.to_dict(recipe) | {"pairs_with_reason": tally.pairs}, "records": records}
 
 
+def direct_record(prompt: JudgePrompt) -> SFTRecord:
+    """Return a prompt's verdict-only record."""
+    return SFTRecord(
+        prompt=prompt.messages,
+        reason="",
+        response=verdict_text(prompt.winner),
+        id=prompt.id,
+        source=prompt.source,
+        pair_id=prompt.pair_id,
+        order=prompt.order,
+    )
+
+
+def write_direct(run: Run) -> int:
+    """Write genrm.jsonl, the verdict-only records of all judge prompts; return their number."""
+    return write_jsonl(
+        run.path("genrm.jsonl"), (direct_record(prompt).to_row() for _, prompt in read_work(run))
+    )
+
+
 def write_general(recipe: Recipe, run: Run, encoder: ChatEncoder, judge_records: int) -> dict[str, Any]:
     """Write general.jsonl and general_dropped.jsonl; return the counts.
 
@@ -194,10 +214,7 @@ def write_general(recipe: Recipe, run: Run, encoder: ChatEncoder, judge_records:
     """
 
     def too_long(record: SFTRecord) -> Drop | None:
-        written = encoder.content(record.reason) + encoder.content(record.response)
-        # Header and end of both turns, for the longest form of a record.
-        framing = len(encoder.completion("", ""))
-        length = len(encoder.encode(record.prompt, generation=True)) + len(written) + framing
+        length = sum(map(len, encoder.record(record.prompt, record.reason, record.response)))
         if length <= recipe.data.max_tokens:
             return None
         detail = f"{length} tokens; data.max_tokens is {recipe.data.max_tokens}"

@@ -26,7 +26,7 @@ from reasongenrm.stages.progress import say
 from reasongenrm.store import read_jsonl
 from reasongenrm.train.merge import merge_adapter
 from reasongenrm.train.scalar import train_scalar
-from reasongenrm.train.sft import STAGE_PROCESS, check_training, records_file, tokenise
+from reasongenrm.train.sft import STAGE_PROCESS, check_training, record_files, tokenise
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
@@ -42,7 +42,8 @@ def settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def _inputs(recipe: Recipe) -> list[Path]:
-    return sorted({records_file(recipe, name) for name in recipe.judges} | {recipe.folder / "pairs.jsonl"})
+    files = {file for name in recipe.judges for file in record_files(recipe, name)}
+    return sorted(files | {recipe.folder / "pairs.jsonl"})
 
 
 def train(recipe: Recipe) -> None:

@@ -10,12 +10,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from reasongenrm.errors import ConfigError, DataError, ReasonGenRMError, first_line
 from reasongenrm.judge.prompts import ChatEncoder
+from reasongenrm.processes import die_with_parent, is_gone
 from reasongenrm.recipe import Recipe
 from reasongenrm.recipe_file import load_recipe
 from reasongenrm.records import content_id
@@ -59,27 +60,31 @@ def check_training(recipe: Recipe) -> None:
         check_args(SFTConfig, judge.args, where=f"judges.{name}.args", reserved=RESERVED)
 
 
-def records_file(recipe: Recipe, name: str) -> Path:
-    """Return the records a judge learns from."""
-    return recipe.folder / ("sft.jsonl" if recipe.judges[name].template == "reason" else "genrm.jsonl")
+def record_files(recipe: Recipe, name: str) -> list[Path]:
+    """Return the records a judge learns from: its template's, and general data for a wGen judge."""
+    judge = recipe.judges[name]
+    names = ["sft.jsonl" if judge.template == "reason" else "genrm.jsonl"]
+    return [recipe.folder / file for file in ([*names, "general.jsonl"] if judge.general else names)]
 
 
-def training_rows(records: Path, encoder: ChatEncoder, max_tokens: int) -> Iterator[dict[str, list[int]]]:
+def training_rows(
+    files: Sequence[Path], encoder: ChatEncoder, max_tokens: int
+) -> Iterator[dict[str, list[int]]]:
     """Yield `input_ids` and `completion_mask` (1 on reason, header and verdict) of every record.
 
     Raises:
         DataError: a record is longer than `max_tokens`: the trainer would cut off its verdict.
     """
-    for line, row in enumerate(read_jsonl(records), 1):
-        asked = encoder.encode([{"role": "user", "content": row["prompt"]}], generation=True)
-        written = encoder.completion(row.get("reason", ""), row["response"])
-        if len(asked) + len(written) > max_tokens:
-            raise DataError(
-                f"{len(asked) + len(written)} tokens, more than data.max_tokens = {max_tokens}",
-                where=f"{records}:{line}",
-                mend="run 1_prepare.sh again with this limit",
-            )
-        yield {"input_ids": asked + written, "completion_mask": [0] * len(asked) + [1] * len(written)}
+    for file in files:
+        for line, row in enumerate(read_jsonl(file), 1):
+            asked, written = encoder.record(row["prompt"], row["reason"], row["response"])
+            if len(asked) + len(written) > max_tokens:
+                raise DataError(
+                    f"{len(asked) + len(written)} tokens, more than data.max_tokens = {max_tokens}",
+                    where=f"{file}:{line}",
+                    mend="run 1_prepare.sh again with this limit",
+                )
+            yield {"input_ids": asked + written, "completion_mask": [0] * len(asked) + [1] * len(written)}
 
 
 def tokenise(recipe: Recipe, name: str, encoder: ChatEncoder, work: Path) -> None:
@@ -93,15 +98,15 @@ def tokenise(recipe: Recipe, name: str, encoder: ChatEncoder, work: Path) -> Non
     target = work / "tokens"
     if target.exists():
         return
-    records = records_file(recipe, name)
+    files = record_files(recipe, name)
     rows = Dataset.from_generator(
         training_rows,
-        gen_kwargs={"records": records, "encoder": encoder, "max_tokens": recipe.data.max_tokens},
+        gen_kwargs={"files": tuple(files), "encoder": encoder, "max_tokens": recipe.data.max_tokens},
         cache_dir=str(work / "cache"),
         fingerprint=content_id("tokens", name, recipe.name),
     )
     if not len(rows):
-        raise DataError("no records to train on", where=str(records), mend="see data_report.md for why")
+        raise DataError("no records to train on", where=str(files[0]), mend="see data_report.html for why")
     temporary = work / "tokens.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     rows.save_to_disk(str(temporary))
@@ -231,32 +236,10 @@ def _rows_per_step(config: Any) -> int:
     return config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
 
 
-def die_with_parent() -> None:
-    """Ask Linux to end this process when the one that started it dies, so that a SIGKILL leaves nothing behind."""
-    if sys.platform == "linux":
-        import ctypes
-        import signal
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-def _orphaned() -> bool:
-    """Whether the stage that launched this process is gone already: it may have been killed while this one started."""
-    if sys.platform != "linux" or STAGE_PROCESS not in os.environ:
-        return False
-    try:
-        status = Path("/proc", os.environ[STAGE_PROCESS], "stat").read_text(
-            encoding="utf-8", errors="replace"
-        )
-    except OSError:
-        return True
-    return status.rpartition(")")[2].split()[0] in "XZ"  # dead, but not yet taken note of
-
-
 def main() -> None:
     """Entry of every training process: `python -m reasongenrm.train.sft RECIPE --judge NAME --work FOLDER`."""
     die_with_parent()
-    if _orphaned():
+    if is_gone(int(os.environ.get(STAGE_PROCESS, os.getpid()))):  # killed while this one started
         sys.exit(f"{STAGE_PROCESS}: the process that launched this one is gone")
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe")

@@ -1,0 +1,114 @@
+"""Texts as words, and runs of words as 64-bit hashes: what near-duplicate search and decontamination compare."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Row = TypeVar("Row")
+
+# Scripts that put no space between words: each of their characters counts as a word. Thai, Lao, Myanmar,
+# Khmer, the kana, Han.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
+# ASCII alone: lower case, and a space for all that is no letter and no digit.
+_ASCII = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
+
+
+def batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """Yield the rows in lists of `size`; the last one may be shorter."""
+    source = iter(rows)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+def fold(text: str) -> str:
+    """Return the text in Unicode's NFKC form and casefolded, each run of white space as one space."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text, folded and without punctuation.
+
+    A word is a run of letters, digits and the marks on them; an underscore parts words. A character of a script
+    that is written without spaces (Chinese, Japanese, Thai, …) is a word of its own, so that an n-gram is n
+    characters there.
+    """
+    if text.isascii():
+        return text.translate(_ASCII).split()
+    folded = unicodedata.normalize("NFKC", text).casefold().replace("_", " ")
+    return _word().findall(_UNSPACED.sub(r" \g<0> ", folded))
+
+
+@cache
+def _word() -> re.Pattern[str]:
+    """`\\w` leaves out the marks that stand for vowels in Indic and Semitic scripts, and would cut words there."""
+    marks = [
+        code
+        for code in range(0x0300, 0x3000)
+        if unicodedata.category(chr(code)) in ("Mn", "Mc") and not 0x20D0 <= code <= 0x20FF  # on symbols
+    ]
+    return re.compile(rf"[\w{''.join(map(chr, marks))}]+")
+
+
+class Texts:
+    """Some texts as one array of word hashes.
+
+    Attributes:
+        hashes: 64-bit hash of each word, texts one after the other; uint64, shape (words,). The same in every
+            process.
+        owner: which text a word belongs to, counted from 0; int64, shape (words,), never falling.
+        first: where each text begins in `hashes`; int64, shape (texts,).
+    """
+
+    def __init__(self, texts: Sequence[Sequence[str]]) -> None:
+        import numpy as np
+        from rensa import RMinHash
+
+        flat = [word for text in texts for word in text]
+        self.hashes: NDArray[np.uint64] = np.fromiter(
+            RMinHash.hash_token_sets([flat])[0], dtype=np.uint64, count=len(flat)
+        )
+        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        self.owner: NDArray[np.int64] = np.repeat(np.arange(len(texts)), lengths)
+        self.first: NDArray[np.int64] = np.cumsum(lengths) - lengths
+
+    def ngrams(self, n: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """Return every run of n words within one text: its hash, and where in `hashes` it begins.
+
+        The hash is sum(c_i * h_i) mod 2^64 over the word hashes h_i with fixed odd c_i (multilinear hashing,
+        Lemire & Kaser 2014, arXiv 1202.4961): the word hashes are well mixed, so two runs that differ have the
+        same hash with a probability near 2^-64.
+        """
+        import numpy as np
+
+        count = len(self.hashes) - n + 1
+        if count <= 0:
+            return np.empty(0, np.uint64), np.empty(0, np.int64)
+        total = np.zeros(count, np.uint64)
+        for at, factor in enumerate(factors(n)):
+            total += self.hashes[at : at + count] * np.uint64(factor)
+        starts = np.flatnonzero(self.owner[:count] == self.owner[n - 1 :])
+        return total[starts], starts
+
+
+@cache
+def factors(n: int) -> list[int]:
+    """Return n fixed odd 64-bit numbers: the outputs of splitmix64 (Steele, Lea & Flood 2014) from 0, made odd."""
+    found, state, mask = [], 0, 2**64 - 1
+    for _ in range(n):
+        state = (state + 0x9E3779B97F4A7C15) & mask
+        mixed = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & mask
+        found.append((mixed ^ (mixed >> 31)) | 1)
+    return found
