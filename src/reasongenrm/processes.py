@@ -76,8 +76,7 @@ def map_chunks(
         prepare(*arguments)
         yield from function(first)
         return
-    # One core is the caller's: it reads the rows and writes the results.
-    workers = min(MOST_WORKERS, max(1, (os.cpu_count() or 2) - 1))
+    workers = min(MOST_WORKERS, os.cpu_count() or 1)
     from concurrent.futures.process import BrokenProcessPool
 
     # Spawned, not forked: the caller may hold threads of torch or of a tokenizer.

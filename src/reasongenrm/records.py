@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Protocol, TypedDict
 
 Letter = Literal["A", "B"]
 Order = Literal["AB", "BA"]
@@ -42,6 +42,15 @@ def unit_hash(*parts: Any) -> float:
     return (int(content_id(*parts), 16) >> 11) / 2**53
 
 
+class HasPair(Protocol):
+    """A pair, or what holds one: what the filters of `data/` take and give."""
+
+    @property
+    def pair(self) -> PreferencePair:
+        """The pair."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
     """A conversation and two answers to its last user turn.
@@ -65,6 +74,11 @@ class PreferencePair:
         """Build a pair; its id is the content hash of everything but the source."""
         turns = tuple(history)
         return cls(content_id(turns, chosen, rejected), turns, chosen, rejected, source)
+
+    @property
+    def pair(self) -> PreferencePair:
+        """The pair itself (see `HasPair`)."""
+        return self
 
 
 @dataclass(frozen=True, slots=True)

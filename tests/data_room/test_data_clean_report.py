@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasongenrm.data.clean import clean
+from reasongenrm.data import clean as clean_module
 from reasongenrm.data.ranked import load_ranked
-from reasongenrm.data.report import UNIT, DataReport
+from reasongenrm.data.report import UNIT, DataReport, write_report
 from reasongenrm.data.sources import load_pairs
-from reasongenrm.records import Drop, JudgePrompt, Letter, Message, PreferencePair
+from reasongenrm.records import Drop, Message, PreferencePair
 
 pytestmark = pytest.mark.unit
 
-SHARED = Path(__file__).parents[2].parent / "shared"
+
+def clean(
+    rows: Iterable[PreferencePair | Drop], *, drop_sources: Sequence[str], on_drop: Callable[[Drop], None]
+) -> Iterator[PreferencePair]:
+    return clean_module.clean(rows, drop_sources=drop_sources, on_drop=on_drop)
 
 
 def pair(prompt: str = "p", chosen: str = "good", rejected: str = "bad", source: str = "s") -> PreferencePair:
     return PreferencePair.make([Message(role="user", content=prompt)], chosen, rejected, source)
-
-
-def prompt_of(one: PreferencePair, winner: Letter) -> JudgePrompt:
-    return JudgePrompt(f"{one.id}-{winner}", one.id, "AB" if winner == "A" else "BA", (), winner, one.source)
 
 
 LOST = Drop("f.jsonl:3", "s", "empty_answer", "The answer is empty.", "load")
@@ -108,10 +110,10 @@ def test_report_through_four_stages(tmp_path: Path) -> None:
     kept = list(clean(report.watch(rows), drop_sources=[], on_drop=report.dropped))
     report.dropped(Drop(kept[-1].id, "s", "too_long", "Longer than the model's limit.", "length"))
     for one in kept[:-1]:
-        report.kept(one)
-    report.placed(prompt_of(long, "A"))
-    report.placed(prompt_of(long, "B"))
-    report.placed(prompt_of(short, "A"))
+        report.kept(one, "eng" if one is long else "und")
+    report.placed(long.source, "A")
+    report.placed(long.source, "B")
+    report.placed(short.source, "A")
     whole = report.to_dict()
     assert whole["unit"] == UNIT
     assert whole["total"] == {
@@ -131,68 +133,114 @@ def test_report_through_four_stages(tmp_path: Path) -> None:
             "share_rejected_longer": 0.3333,
         },
         "user_turns": {"1": 3},
+        "languages": {"eng": 1, "und": 2},
     }
+    assert whole["sources"]["t"]["languages"] == {"und": 1}
     assert whole["sources"]["t"]["judge_prompts"] == {"A": 1, "B": 0, "share_A": 1.0}
-    report.write(tmp_path / "out" / "data.json", tmp_path / "out" / "data.md")
+    write_report(whole, tmp_path / "out" / "data.json", tmp_path / "out" / "data.html")
     assert json.loads((tmp_path / "out" / "data.json").read_text(encoding="utf-8")) == whole
-    markdown = (tmp_path / "out" / "data.md").read_text(encoding="utf-8")
-    assert "for every source: 6 = 3 + 3 in all" in markdown
-    assert "| s | 5 | 2 | 3 |" in markdown and "| all sources | 6 | 3 | 3 |" in markdown
-    assert "| load | empty_answer | f.jsonl:3 | The answer is empty. |" in markdown
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["data.json", "data.md"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["data.html", "data.json"]
 
 
-def test_sums_that_do_not_hold_are_not_written(tmp_path: Path) -> None:
+def test_sums_that_do_not_hold_are_an_error() -> None:
     report = DataReport()
     report.seen("s")
     with pytest.raises(AssertionError, match=r"source 's': 1 in, but 0 kept \+ 0 dropped"):
-        report.write(tmp_path / "d.json", tmp_path / "d.md")
+        report.to_dict()
     report.dropped(LOST)
     report.kept(pair())
     with pytest.raises(AssertionError, match=r"1 in, but 1 kept \+ 1 dropped"):
         report.to_dict()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_report_does_not_hang_on_the_order_of_rows(tmp_path: Path) -> None:
-    rows = [pair(source=name) for name in ("b", "a", "c")]
+    rows = [pair(source=name, chosen="good" * len(name)) for name in ("bb", "a", "ccc")]
     written = []
     for order in (rows, rows[::-1]):
         report = DataReport()
         for one in order:
             report.seen(one.source)
-            report.kept(one)
-        report.write(tmp_path / "d.json", tmp_path / "d.md")
-        written.append((tmp_path / "d.json").read_bytes() + (tmp_path / "d.md").read_bytes())
+            report.kept(one, "eng")
+            report.tokens(f"template {one.source}", 100)
+        write_report(report.to_dict(), tmp_path / "d.json", tmp_path / "d.html")
+        written.append((tmp_path / "d.json").read_bytes() + (tmp_path / "d.html").read_bytes())
     assert written[0] == written[1]
 
 
-def test_a_source_name_cannot_become_structure(tmp_path: Path) -> None:
-    names = ["a|b", "a\nb", "a\\nb", "# h\r\n| x |", "<b>`c`*", "\ud800", "", "a\u2028b"]
+def test_sources_that_read_the_same_count_as_one() -> None:
     report = DataReport()
-    for name in names:
+    for name in ("a\nb", "a\\nb", "\ud800", "", "a"):
         report.seen(name)
         report.kept(pair(source=name))
-    report.write(tmp_path / "d.json", tmp_path / "d.md")
-    markdown = (tmp_path / "d.md").read_text(encoding="utf-8")
-    rows = [line for line in markdown.splitlines() if line.endswith("| 1 | 1 | 0 |")]
-    assert "| a\\|b | 1 | 1 | 0 |" in rows
-    assert "| \\<b>\\`c\\`\\* | 1 | 1 | 0 |" in rows
-    assert "| (empty) | 1 | 1 | 0 |" in rows
-    # A newline and the two characters \n read the same, so they count as one source.
-    assert "| a\\\\nb | 2 | 2 | 0 |" in markdown
-    assert len(rows) == len(names) - 2
-    for line in markdown.splitlines():
-        if line.startswith("| "):
-            assert line.replace("\\\\", "").replace("\\|", "").count("|") in (4, 5, 8)
+    assert {name: row["in"] for name, row in report.to_dict()["sources"].items()} == {
+        "a\\nb": 2,
+        "\\ud800": 1,
+        "": 1,
+        "a": 1,
+    }
 
 
-def test_empty_report(tmp_path: Path) -> None:
-    DataReport().write(tmp_path / "d.json", tmp_path / "d.md")
-    whole = json.loads((tmp_path / "d.json").read_text(encoding="utf-8"))
-    assert whole["total"]["in"] == 0 and whole["sources"] == {}
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20_000)), min_size=1, max_size=20))
+def test_every_answer_stands_in_the_length_histogram(lengths: list[tuple[int, int]]) -> None:
+    report = DataReport()
+    for short, long in lengths:
+        report.seen("s")
+        report.kept(pair(chosen="c" * short, rejected="r" * long))
+    bins = report.to_dict()["length_histogram"]
+    starts = [row["characters_from"] for row in bins]
+    assert starts == sorted(set(starts))
+    for side, at in (("chosen", 0), ("rejected", 1)):
+        for row, end in zip(bins, [*starts[1:], 10**9], strict=True):
+            assert row[side] == sum(row["characters_from"] <= one[at] < end for one in lengths)
+    assert all(end <= 2 * start for start, end in pairwise(starts) if start > 1)
+
+
+def test_token_lengths_per_template() -> None:
+    report = DataReport({"reason": 150})
+    for tokens in (10, 20, 130, 200):
+        report.tokens("reason", tokens)
+    report.tokens("direct", 64)
+    assert report.to_dict()["tokens"] == {
+        "direct": {
+            "prompts": 1,
+            "limit": None,
+            "over_limit": 0,
+            "mean": 64.0,
+            "half_up_to": 64,
+            "nine_tenths_up_to": 64,
+            "99_percent_up_to": 64,
+            "longest": 64,
+            "tokens_per_bin": 64,
+            "histogram": [[64, 1]],
+        },
+        "reason": {
+            "prompts": 4,
+            "limit": 150,
+            "over_limit": 1,
+            "mean": 90.0,
+            "half_up_to": 63,
+            "nine_tenths_up_to": 200,
+            "99_percent_up_to": 200,
+            "longest": 200,
+            "tokens_per_bin": 64,
+            "histogram": [[0, 2], [128, 1], [192, 1]],
+        },
+    }
+
+
+def test_sections_of_others_and_the_report_s_own_parts() -> None:
+    report = DataReport()
+    report.section("leaks", {"a": 1})
+    assert report.to_dict()["leaks"] == {"a": 1}
+    for name in ("leaks", "total"):
+        with pytest.raises(ValueError, match=name):
+            report.section(name, {})
+
+
+def test_empty_report() -> None:
+    whole = DataReport().to_dict()
+    assert whole["total"]["in"] == 0 and whole["sources"] == {} and whole["length_histogram"] == []
     assert whole["total"]["length"]["mean_chosen_characters"] is None
-    assert "None." in (tmp_path / "d.md").read_text(encoding="utf-8")
 
 
 def test_ranked_lines_and_pairs_add_up(tmp_path: Path) -> None:
@@ -206,14 +254,10 @@ def test_ranked_lines_and_pairs_add_up(tmp_path: Path) -> None:
     assert counts["dropped_by_stage"] == {"load": {"bad_rank": 1, "nothing_to_compare": 1}}
 
 
-def test_real_rows_add_up() -> None:
-    file = SHARED / "preferences" / "real_pairs_skywork_schema.jsonl"
-    if not file.exists():
-        pytest.skip(f"the shared data is not there: {file}")
+def test_real_rows_add_up(shared: Path) -> None:
+    rows = load_pairs(str(shared / "preferences" / "real_pairs_skywork_schema.jsonl"))
     report = DataReport()
-    for one in clean(
-        report.watch(load_pairs(str(file))), drop_sources=["magpie_ultra"], on_drop=report.dropped
-    ):
+    for one in clean(report.watch(rows), drop_sources=["magpie_ultra"], on_drop=report.dropped):
         report.kept(one)
     total = report.to_dict()["total"]
     assert (total["in"], total["kept"]) == (500, 490)

@@ -166,6 +166,11 @@ def test_short_texts_differ_by_their_signs() -> None:
     assert kept(pair("x", "{}", "[]"), pair("x", "()", "<>"))[0] == [0, 1]
 
 
+def test_half_a_surrogate_pair_is_no_stumbling_block() -> None:
+    rows = [pair("\ud800", "\ud800 and a few more words here", "b"), pair("c", "\udfff", "d")]
+    assert kept(*rows, rows[0])[0] == [0, 1]
+
+
 def test_chinese_copies_are_found_and_other_texts_are_not() -> None:
     rng = random.Random(4)
     characters = [chr(rng.randrange(0x4E00, 0x9FA5)) for _ in range(300)]

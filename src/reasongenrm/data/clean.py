@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import TypeVar
 
-from reasongenrm.records import Drop, Message, PreferencePair
+from reasongenrm.records import Drop, HasPair, Message, PreferencePair
 
-Row = TypeVar("Row")
+Row = TypeVar("Row", bound=HasPair)
 
 
 def clean(
@@ -18,7 +18,6 @@ def clean(
     *,
     drop_sources: Sequence[str],
     on_drop: Callable[[Drop], None],
-    pair_of: Callable[[Row], PreferencePair],
 ) -> Iterator[Row]:
     """Yield the rows worth training on, in their order; hand every other row to `on_drop`.
 
@@ -27,11 +26,10 @@ def clean(
     grow with their number.
 
     Args:
-        rows: pairs, or what holds them.
+        rows: pairs, or what holds a `pair`.
         drop_sources: sources to leave out whole. In Skywork-80K v0.2 `magpie_ultra` belongs here: every
             rejected answer of it holds `<im_start>` and no chosen one does, so a judge learns the marker.
         on_drop: called once for each row left out; new Drops have stage `clean` and the pair's id as `where`.
-        pair_of: gives a row's pair.
     """
     unwanted = frozenset(drop_sources)
     with closing(_Seen()) as seen:
@@ -39,7 +37,7 @@ def clean(
             if isinstance(row, Drop):
                 on_drop(row)
                 continue
-            pair = pair_of(row)
+            pair = row.pair
             problem = _unwanted(pair.source) if pair.source in unwanted else seen.problem(pair)
             if problem is None:
                 yield row

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from reasongenrm.data.benchmark_texts import BenchmarkText
 from reasongenrm.data.gram_index import Grams, joined, without_common
 from reasongenrm.data.ngrams import Texts, batches, words
 from reasongenrm.recipe_data import DecontaminateConfig
-from reasongenrm.records import Drop, PreferencePair
+from reasongenrm.records import Drop, HasPair, PreferencePair
 
+Row = TypeVar("Row", bound=HasPair)
 Part = Literal["prompt", "answer"]
 PARTS: tuple[Part, ...] = ("prompt", "answer")
 BATCH = 256
@@ -254,25 +255,28 @@ class Contamination:
 
 
 def decontaminate(
-    pairs: Iterable[PreferencePair],
+    rows: Iterable[Row],
     decontaminator: Decontaminator,
     on_drop: Callable[[Drop], None],
     on_match: Callable[[Match], None],
-) -> Iterator[PreferencePair]:
+) -> Iterator[Row]:
     """Yield the pairs that the config does not drop for their matches, in their order, read 256 at a time.
 
     Args:
+        rows: pairs, or what holds a `pair`.
+        decontaminator: what they are compared with.
         on_drop: called once for each pair left out: stage `clean`, reason `contaminated_prompt` or
             `contaminated_answer`, the pair's id as `where`.
         on_match: called for every match of every pair, those listed alone included.
     """
-    for batch in batches(pairs, BATCH):
-        for pair, matches in zip(batch, decontaminator.batch_matches(batch), strict=True):
+    for batch in batches(rows, BATCH):
+        pairs = [row.pair for row in batch]
+        for row, pair, matches in zip(batch, pairs, decontaminator.batch_matches(pairs), strict=True):
             for match in matches:
                 on_match(match)
             problem = decontaminator.problem(matches)
             if problem is None:
-                yield pair
+                yield row
             else:
                 on_drop(Drop(pair.id, pair.source, *problem, "clean"))
 

@@ -7,7 +7,7 @@ chosen one does. A judge trained on it learns the marker.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from reasongenrm.data.surface import MEASURES, marks, measures
 from reasongenrm.records import Letter, PreferencePair
@@ -24,6 +24,30 @@ MOST_SOURCES = 50
 MOST_MARKS = 10_000
 MOST_LISTED = 40
 _REST = "(further sources)"
+
+
+class Comparison(NamedTuple):
+    """What the surfaces of a pair's answers differ in.
+
+    Attributes:
+        signs: of each of MEASURES, 1 where the chosen answer has more, -1 where the rejected one has, else 0.
+        chosen, rejected: marks that this answer alone has, sorted.
+    """
+
+    signs: tuple[int, ...]
+    chosen: tuple[str, ...]
+    rejected: tuple[str, ...]
+
+
+def compare(pair: PreferencePair) -> Comparison:
+    """Look at a pair for `LeakDetector.add`; nearly all the time goes here, so that it may run in other processes."""
+    both = zip(measures(pair.chosen), measures(pair.rejected), strict=True)
+    in_chosen, in_rejected = marks(pair.chosen), marks(pair.rejected)
+    return Comparison(
+        tuple([(left > right) - (left < right) for left, right in both]),
+        tuple(sorted(in_chosen - in_rejected)),  # a set's own order differs between processes
+        tuple(sorted(in_rejected - in_chosen)),
+    )
 
 
 @dataclass(slots=True)
@@ -104,23 +128,25 @@ class LeakDetector:
         self._letters: dict[str, list[int]] = {}  # feature of the conversation -> [A won, B won]
         self._placed = 0
 
-    def add(self, pair: PreferencePair) -> None:
-        """Count a pair."""
+    def add(self, pair: PreferencePair, compared: Comparison | None = None) -> None:
+        """Count a pair.
+
+        Args:
+            compared: `compare(pair)`, where it was done before.
+        """
+        signs, *alone = compared or compare(pair)
         counts = self._of(pair.source)
         counts.pairs += 1
-        chosen_more, rejected_more = counts.chosen_more, counts.rejected_more
-        for at, (left, right) in enumerate(zip(measures(pair.chosen), measures(pair.rejected), strict=True)):
-            if left > right:
-                chosen_more[at] += 1
-            elif left < right:
-                rejected_more[at] += 1
-        in_chosen, in_rejected = marks(pair.chosen), marks(pair.rejected)
-        if in_chosen != in_rejected:
-            for at, names in enumerate((in_chosen - in_rejected, in_rejected - in_chosen)):
-                for name in sorted(names):  # a set's own order differs between processes
-                    counts.marks.setdefault(name, [0, 0])[at] += 1
-            if len(counts.marks) > MOST_MARKS:
-                counts.forget()
+        for at, sign in enumerate(signs):
+            if sign > 0:
+                counts.chosen_more[at] += 1
+            elif sign:
+                counts.rejected_more[at] += 1
+        for side, names in enumerate(alone):
+            for name in names:
+                counts.marks.setdefault(name, [0, 0])[side] += 1
+        if len(counts.marks) > MOST_MARKS:
+            counts.forget()
 
     def placed(self, pair: PreferencePair, winner: Letter) -> None:
         """Count under which letter the chosen answer of a pair stands."""

@@ -7,15 +7,17 @@ MinHash: Broder 1997, "On the resemblance and containment of documents". Bands: 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from reasongenrm.data.ngrams import Texts, batches, factors, fold, words
 from reasongenrm.recipe_data import NearDuplicateConfig
-from reasongenrm.records import Drop, PreferencePair
+from reasongenrm.records import Drop, HasPair, PreferencePair
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+Row = TypeVar("Row", bound=HasPair)
 
 BATCH = 256
 SEED = 17
@@ -24,26 +26,32 @@ RECALL = 0.98
 """The probability with which two pairs exactly at the threshold must share a band."""
 BUCKET = 32
 """Rows remembered per band value. rensa's own index remembers all of them, and takes quadratic time on rows that
-share a template and are not alike enough."""
+share a template and are not alike enough. Under a template shared by more rows than this, an exact copy is still
+found, and an edited one may be missed."""
 
 
 def drop_near_duplicates(
-    pairs: Iterable[PreferencePair], config: NearDuplicateConfig, on_drop: Callable[[Drop], None]
-) -> Iterator[PreferencePair]:
+    rows: Iterable[Row],
+    config: NearDuplicateConfig,
+    on_drop: Callable[[Drop], None],
+) -> Iterator[Row]:
     """Yield the pairs that are not alike to an earlier one that was kept, in their order.
 
     See `NearDuplicates` for what is alike. Pairs are read 256 at a time. Time grows linearly, and memory is about
     2.5 KB per pair kept (128 permutations, threshold 0.8).
 
     Args:
+        rows: pairs, or what holds a `pair`.
+        config: what is alike.
         on_drop: called once for each pair left out: stage `clean`, reason `near_duplicate`, the pair's id as
             `where`; the detail names the earlier pair.
     """
     index = NearDuplicates(config)
-    for batch in batches(pairs, BATCH):
-        for pair, problem in zip(batch, index.problems(batch), strict=True):
+    for batch in batches(rows, BATCH):
+        pairs = [row.pair for row in batch]
+        for row, pair, problem in zip(batch, pairs, index.problems(pairs), strict=True):
             if problem is None:
-                yield pair
+                yield row
             else:
                 on_drop(Drop(pair.id, pair.source, *problem, "clean"))
 

@@ -33,8 +33,12 @@ def batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
 
 
 def fold(text: str) -> str:
-    """Return the text in Unicode's NFKC form and casefolded, each run of white space as one space."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    """Return the text in Unicode's NFKC form and casefolded, each run of white space as one space.
+
+    Half of a surrogate pair becomes a question mark, as no hash function takes one.
+    """
+    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return folded.encode("utf-8", "replace").decode("utf-8")
 
 
 def words(text: str) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reasongenrm.data.report_page import page
-from reasongenrm.records import Drop, JudgePrompt, PreferencePair
+from reasongenrm.records import Drop, Letter, PreferencePair
 from reasongenrm.store import write_json, write_text
 
 UNIT = "pairs, or rows that could not become pairs"
@@ -178,9 +178,9 @@ class DataReport:
         ] += 1
         counts.kinds[[turn["role"] for turn in pair.history].count("user"), language] += 1
 
-    def placed(self, prompt: JudgePrompt) -> None:
+    def placed(self, source: str, winner: Letter) -> None:
         """Count a judge prompt by the letter of its winner, for the A/B balance."""
-        self._of(prompt.source).winners[prompt.winner] += 1
+        self._of(source).winners[winner] += 1
 
     def tokens(self, template: str, tokens: int) -> None:
         """Count the length of a judge prompt rendered with a template, kept or dropped for its length."""

@@ -26,25 +26,21 @@ def page(report: Mapping[str, Any]) -> str:
     """
     from jinja2 import Environment, StrictUndefined
 
-    known = {
-        "total": ("Rows", _rows),
-        "first_dropped": ("First dropped of each kind", _first_dropped),
-        "length_histogram": ("Balance and length", _balance),
-        "languages": ("Languages", _languages),
-        "tokens": ("Tokens per template", _tokens),
-        "leaks": ("Label leaks", _leaks),
-        "contamination": ("Contamination", _contamination),
-    }
-    present = {*report, "languages"}
+    known = (
+        ("total", "Rows", _rows),
+        ("first_dropped", "First dropped of each kind", _first_dropped),
+        ("length_histogram", "Balance and length", _balance),
+        ("total", "Languages", _languages),
+        ("tokens", "Tokens per template", _tokens),
+        ("leaks", "Label leaks", _leaks),
+        ("contamination", "Contamination", _contamination),
+    )
     sections = [
-        {"title": title, "parts": list(parts(report))}
-        for key, (title, parts) in known.items()
-        if key in present
+        {"title": title, "parts": list(parts(report))} for key, title, parts in known if key in report
     ]
+    shown = {key for key, *_ in known} | {"unit", "sources"}
     sections += [
-        {"title": _title(key), "parts": list(_generic(report[key]))}
-        for key in report
-        if key not in known and key not in ("unit", "sources")
+        {"title": _title(key), "parts": list(_generic(report[key]))} for key in report if key not in shown
     ]
     template = resources.files("reasongenrm.report").joinpath(_TEMPLATE).read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
@@ -199,6 +195,8 @@ def _generic(value: Any) -> Iterator[Part]:
     if not isinstance(value, Mapping):
         yield _records(value) if _is_records(value) else _text(_cell(value)["text"])
         return
+    if not value:
+        yield _text("None.")
     plain = [[_words(str(key)), item] for key, item in value.items() if not _nested(item)]
     if plain:
         yield _table(["", ""], plain)

@@ -9,7 +9,14 @@ LONGEST = 4000
 in characters are those of the whole answer."""
 
 MEASURES = (
-    *("characters", "words", "lines", "leading white space", "trailing white space", "ends with a line end"),
+    *(
+        "characters",
+        "white space",
+        "lines",
+        "leading white space",
+        "trailing white space",
+        "ends with a line end",
+    ),
     *("ends in a letter or digit", "ends with . ! or ?", "headings", "bullets", "numbered items", "bold"),
     *("code fences", "tables", "share of digits", "share of capitals", "share of bytes not ASCII", "emoji"),
     *("question marks", "exclamation marks", "opens with a refusal", "speaks as an AI"),

@@ -12,6 +12,7 @@ from typing import Any
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.keys import Secret
 from reasongenrm.engines.ledger import Batch, Ledger
+from reasongenrm.engines.messages import failure, message_params, read_result
 from reasongenrm.errors import EngineError, first_line
 from reasongenrm.recipe_data import AnthropicConfig
 from reasongenrm.records import Completion
@@ -27,8 +28,6 @@ POLLS = 10
 
 ALL_REFUSED = 32
 """A batch of so many requests that are all refused is the recipe's fault, and none of them is recorded."""
-
-_SERVER_FAULTS = ("api_error", "overloaded_error", "timeout_error", "rate_limit_error")
 
 
 class AnthropicEngine:
@@ -135,32 +134,12 @@ class AnthropicEngine:
                 return
 
     def _params(self, request: Request) -> dict[str, Any]:
-        """The body of one message. Temperature and top_p are left out where they are the service's default (1), since
-        some models take no more than one of them, or none."""
         if request.temperature > 1:
             raise EngineError(
                 f"temperature {request.temperature:g} is above 1, the most that Anthropic takes",
                 where=self._key,
             )
-        turns = [(turn["role"], turn["content"]) for turn in request.messages]
-        params: dict[str, Any] = {
-            "model": self._config.model,
-            "max_tokens": request.max_tokens,
-            "messages": [
-                {"role": "user" if role == "user" else "assistant", "content": content}
-                for role, content in turns
-                if role != "system"
-            ],
-        }
-        if system := "\n\n".join(content for role, content in turns if role == "system"):
-            params["system"] = system
-        if request.stop:
-            params["stop_sequences"] = list(request.stop)
-        if request.temperature != 1:
-            params["temperature"] = request.temperature
-        if request.top_p != 1:
-            params["top_p"] = request.top_p
-        return params
+        return {"model": self._config.model} | message_params(request)
 
     def _home(self, request: Request) -> Batch | None:
         """The batch in which a request stands, once it is known that the server has that batch."""
@@ -291,7 +270,7 @@ class AnthropicEngine:
                     request = left.pop(batch.request_id(line.custom_id) or "", None)
                     if request is None:
                         continue
-                    completion, owed = _read(request, line.result)
+                    completion, owed = read_result(request, line.result)
                     if owed and not self._ledger.repeated(request.id):
                         again.append(request)
                     else:
@@ -303,7 +282,7 @@ class AnthropicEngine:
             raise self._problem(problem) from None
         for request in left.values():
             if self._ledger.repeated(request.id):
-                yield _failure(request, "not among the batch's results")
+                yield failure(request, "not among the batch's results")
             else:
                 again.append(request)
         return again
@@ -321,7 +300,7 @@ class AnthropicEngine:
         counts = seen.request_counts
         if counts.errored == _total(counts) >= ALL_REFUSED:
             first = next(iter(self._batches.results(batch.server_id)), None)
-            completion, owed = _read(Request("", (), 1), first.result) if first else (None, True)
+            completion, owed = read_result(Request("", (), 1), first.result) if first else (None, True)
             if completion and not owed:
                 self._ledger.void(batch, "refused")
                 raise EngineError(
@@ -366,26 +345,3 @@ class AnthropicEngine:
 
 def _total(counts: Any) -> int:
     return int(counts.processing + counts.succeeded + counts.errored + counts.canceled + counts.expired)
-
-
-def _failure(request: Request, text: str) -> Completion:
-    return Completion(request.id, "", "error", logprob=None, error=text)
-
-
-def _read(request: Request, result: Any) -> tuple[Completion, bool]:
-    """The completion in one result, and whether it is the service's fault that it is none."""
-    if result.type == "succeeded":
-        message = result.message
-        text = "".join(block.text for block in message.content if block.type == "text")
-        reason = message.stop_reason
-        if reason == "stop_sequence":
-            text += message.stop_sequence or ""  # which a request's text keeps
-        if reason in ("end_turn", "stop_sequence"):
-            return Completion(request.id, text, "stop", logprob=None), False
-        if reason in ("max_tokens", "model_context_window_exceeded"):
-            return Completion(request.id, text, "length", logprob=None), False
-        return _failure(request, f"stop_reason {reason}"), False
-    if result.type == "errored":
-        error = result.error.error
-        return _failure(request, f"{error.type}: {error.message}"), error.type in _SERVER_FAULTS
-    return _failure(request, f"the batch's request is {result.type}"), result.type == "expired"

@@ -42,16 +42,18 @@ class Request:
 
 
 class Engine(Protocol):
-    """A model that completes token ids.
+    """A model that completes requests."""
 
-    Attributes:
-        max_model_len: tokens of prompt and completion together.
-        block: requests that are handed over together, and repeated together after a kill; None for servers, whose
-            completions are kept one by one as they come.
-    """
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of prompt and completion together."""
+        ...
 
-    max_model_len: int
-    block: int | None
+    @property
+    def block(self) -> int | None:
+        """Requests that are handed over together, and repeated together after a kill; None for servers, whose
+        completions are kept one by one as they come."""
+        ...
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
         """Yield completions as they are done, in any order; `adapter` is a LoRA folder."""
@@ -59,4 +61,8 @@ class Engine(Protocol):
 
     def forget(self) -> None:
         """Empty the prefix cache, so that what follows does not depend on what came before."""
+        ...
+
+    def close(self) -> None:
+        """Free what the engine holds."""
         ...

@@ -49,14 +49,14 @@ class OpenAIEngine:
     """Sends each request to the live server with the fewest outstanding; a dead server's work goes to the others.
 
     `api: completions` posts token ids, and the same request gives the same completion as vLLM in this process: text
-    with special tokens and stop string, token ids, log-probabilities, watched tokens. Three of the fields for that are
-    vLLM's own and always sent (`skip_special_tokens`, `spaces_between_special_tokens`, `return_token_ids`), as is
-    `top_k: -1`, `min_p: 0` and `repetition_penalty: 1` against defaults that a server takes from the model's
-    `generation_config.json`; the others (`ignore_eos`, `include_stop_str_in_output`, `allowed_token_ids`,
-    `logprob_token_ids`) go out where a request uses them. SGLang and llama.cpp ignore those they do not know.
+    with special tokens and stop string, token ids, log-probabilities, watched tokens. For that, some of vLLM's own
+    fields are always sent: `skip_special_tokens`, `spaces_between_special_tokens`, `include_stop_str_in_output`,
+    `return_token_ids`, and `top_k`, `min_p` and `repetition_penalty` at their neutral values, since a server takes
+    defaults from the model's `generation_config.json`. Others (`ignore_eos`, `allowed_token_ids`, `logprob_token_ids`)
+    go out where a request uses them. SGLang and llama.cpp ignore those they do not know.
 
     `api: chat` posts the messages with broken-up markers (`break_markers`), the role `reason` as `assistant`, and no
-    field beyond OpenAI's own except those of the last group. It gives no token ids and no watched tokens, and
+    field beyond OpenAI's own except `ignore_eos` and `allowed_token_ids` where a request uses them. It gives no token ids and no watched tokens, and
     log-probabilities where the server has them. The server's own defaults hold for what a request does not set.
 
     Args:
@@ -186,13 +186,12 @@ class OpenAIEngine:
         extra = _extra(request) | {
             "skip_special_tokens": False,
             "spaces_between_special_tokens": False,
+            "include_stop_str_in_output": True,  # holds for the end-of-turn token too
             "return_token_ids": True,
             "top_k": -1,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
         }
-        if request.stop:
-            extra["include_stop_str_in_output"] = True
         if request.watch:
             extra |= {"logprob_token_ids": list(request.watch), "return_tokens_as_token_ids": True}
         client = server.client.completions.with_raw_response

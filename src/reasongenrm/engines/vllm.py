@@ -18,9 +18,9 @@ from reasongenrm.recipe import EngineConfig, ModelConfig
 from reasongenrm.records import Completion
 
 
-def _keep_freed_memory() -> None:
-    """Have glibc keep large freed buffers: vLLM's CPU build allocates and frees them at every step, and giving them
-    back to the system each time took a third of an evaluation's wall time."""
+def keep_freed_memory() -> None:
+    """Have glibc keep large freed buffers: a forward pass on a CPU allocates and frees them at every step, and giving
+    them back to the system each time took a third of an evaluation's wall time."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):  # musl has none
@@ -79,7 +79,7 @@ class VLLMEngine:
                 mend="run `make setup`, or pip install .[gpu]",
             ) from None
         if not torch.cuda.is_available():
-            _keep_freed_memory()
+            keep_freed_memory()
         options: dict[str, Any] = dict(
             model=model.path,
             revision=model.revision,

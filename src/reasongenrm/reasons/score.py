@@ -1,123 +1,101 @@
-"""Score reasons under the student: log p(R | U) and log p(A | U, R), from which the selectors work."""
+"""Score reasons under the student: log p(R | U) and log p(A | U, R), from which the selectors work.
+
+The work is laid out here; `score_transformers.py` and `score_vllm.py` do it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Protocol
 
-from reasongenrm.engines.vllm import check_model
-from reasongenrm.errors import EngineError, first_line
 from reasongenrm.judge.prompts import ChatEncoder
 from reasongenrm.judge.verdict import verdict_text
-from reasongenrm.recipe import ModelConfig
 from reasongenrm.records import JudgePrompt, Reason, ScoredReason, to_json
 from reasongenrm.store import PartStore
 
+CHUNK = 256
+"""Prompts that are laid out together: batches do not reach across, so that done chunks need no tokenising again."""
+
 
 @dataclass(frozen=True, slots=True)
-class _Item:
-    """Token ids of one prompt with its reason and verdict, and where the scored parts lie."""
+class Line:
+    """What the judge would have to write after one prompt: a reason, the header, and the right verdict.
 
-    reason: Reason
-    ids: list[int]
-    reason_at: slice
-    verdict_at: slice
-
-
-class Student:
-    """The untouched student, loaded with transformers, as a scorer.
-
-    Args:
-        model: the student.
-        encoder: tokenizer and chat template of the reasoning judge.
-
-    Raises:
-        EngineError: the model cannot be loaded.
+    Attributes:
+        reason: the reason.
+        ids: token ids of reason, header and verdict.
+        said: number of reason tokens, which come first.
+        verdict: number of verdict tokens, which come last.
     """
 
-    def __init__(self, model: ModelConfig, encoder: ChatEncoder) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM
+    reason: Reason
+    ids: tuple[int, ...]
+    said: int
+    verdict: int
 
-        check_model(model.path, key="model.path")
-        try:
-            self._model = AutoModelForCausalLM.from_pretrained(
-                model.path,
-                revision=model.revision,
-                dtype=getattr(torch, model.dtype),
-                trust_remote_code=model.trust_remote_code,
-                use_safetensors=True,
-            )
-        except (OSError, ValueError) as error:
-            raise EngineError(f"cannot load {model.path}: {first_line(error)}", where="model.path") from None
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._model.to(self._device).eval()
-        self._encoder = encoder
+    @property
+    def scored(self) -> list[int]:
+        """Places in `ids` of the tokens whose log-probabilities are wanted: the reason's, then the verdict's."""
+        return [*range(self.said), *range(len(self.ids) - self.verdict, len(self.ids))]
 
-    def item(self, prompt: JudgePrompt, reason: Reason) -> _Item:
-        """Lay out prompt, reason, header and the right verdict."""
-        encoder = self._encoder
-        asked = encoder.encode(prompt.messages, generation=True)
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One prompt and the reasons that share it.
+
+    Attributes:
+        prompt: the judge prompt.
+        asked: its token ids, up to and including the header that the judge answers to.
+        lines: its reasons.
+    """
+
+    prompt: JudgePrompt
+    asked: tuple[int, ...]
+    lines: tuple[Line, ...]
+
+
+class Scorer(Protocol):
+    """A student that gives log-probabilities.
+
+    Attributes:
+        encoder: tokenizer and chat template of the reasoning judge.
+    """
+
+    encoder: ChatEncoder
+
+    def score(self, groups: Sequence[Group]) -> list[ScoredReason]:
+        """Return the scores of one batch in its order: a function of the batch alone."""
+        ...
+
+
+def lay_out(encoder: ChatEncoder, prompt: JudgePrompt, reasons: Sequence[Reason]) -> Group:
+    """Return the token ids of a prompt and of what the judge would have to write for each reason."""
+    header = encoder.structure(encoder.between)
+    verdict = encoder.content(verdict_text(prompt.winner))
+    lines = []
+    for reason in reasons:
         said = encoder.content(reason.text)
-        header = encoder.structure(encoder.between)
-        verdict = encoder.content(verdict_text(prompt.winner))
-        verdict_start = len(asked) + len(said) + len(header)
-        return _Item(
-            reason,
-            asked + said + header + verdict,
-            slice(len(asked), len(asked) + len(said)),
-            slice(verdict_start, verdict_start + len(verdict)),
-        )
-
-    def score(self, items: Sequence[_Item]) -> list[ScoredReason]:
-        """Return mean log-probabilities (nats per token) of reason and verdict for one padded batch."""
-        import torch
-
-        longest = max(len(item.ids) for item in items)
-        ids = torch.zeros((len(items), longest), dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, item in enumerate(items):
-            ids[row, : len(item.ids)] = torch.tensor(item.ids)
-            mask[row, : len(item.ids)] = 1
-        rows: list[int] = []
-        places: list[int] = []
-        for row, item in enumerate(items):
-            for part in (item.reason_at, item.verdict_at):
-                rows += [row] * (part.stop - part.start)
-                places += range(part.start, part.stop)
-        at_rows, at = torch.tensor(rows), torch.tensor(places)
-        targets = ids[at_rows, at].to(self._device)
-        with torch.inference_mode():
-            hidden = self._model.base_model(
-                input_ids=ids.to(self._device), attention_mask=mask.to(self._device), use_cache=False
-            ).last_hidden_state
-            # Only the scored positions meet the vocabulary, some at a time: full logits would not fit at 7B.
-            picked = hidden[at_rows.to(self._device), (at - 1).to(self._device)]
-            logprobs = [
-                torch.log_softmax(self._model.lm_head(part).float(), dim=-1).gather(1, goal[:, None])[:, 0]
-                for part, goal in zip(picked.split(1024), targets.split(1024), strict=True)
-            ]
-        flat = torch.cat(logprobs).double().cpu().tolist()
-        return list(_means(items, flat))
+        lines.append(Line(reason, (*said, *header, *verdict), len(said), len(verdict)))
+    return Group(prompt, tuple(encoder.encode(prompt.messages, generation=True)), tuple(lines))
 
 
-def _means(items: Sequence[_Item], flat: list[float]) -> Iterator[ScoredReason]:
-    start = 0
-    for item in items:
-        said = item.reason_at.stop - item.reason_at.start
-        verdict = item.verdict_at.stop - item.verdict_at.start
-        reason_part, verdict_part = flat[start : start + said], flat[start + said : start + said + verdict]
-        start += said + verdict
-        yield ScoredReason(
-            id=item.reason.id,
-            prompt_id=item.reason.prompt_id,
-            text=item.reason.text,
-            reason_logprob=round(sum(reason_part) / said, 6),
-            verdict_logprob=round(sum(verdict_part) / verdict, 6),
-            tokens=said,
-            teacher=item.reason.teacher,
-        )
+def scored_reason(group: Group, line: Line, logprobs: Sequence[float]) -> ScoredReason:
+    """Average the log-probabilities (nats) of the line's scored tokens over the reason, and over the verdict."""
+    assert line.reason.verdict is not None, "a reason without a verdict is not scored"
+    return ScoredReason(
+        id=line.reason.id,
+        prompt_id=line.reason.prompt_id,
+        text=line.reason.text,
+        verdict=line.reason.verdict,
+        winner=group.prompt.winner,
+        reason_logprob=round(sum(logprobs[: line.said]) / line.said, 6),
+        verdict_logprob=round(sum(logprobs[line.said :]) / line.verdict, 6),
+        tokens=line.said,
+        teacher=line.reason.teacher,
+        mode=line.reason.mode,
+    )
 
 
 def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
@@ -135,32 +113,74 @@ def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
         yield batch
 
 
+def packs(groups: Iterable[Group], batch_tokens: int) -> Iterator[list[Group]]:
+    """Fill batches of at most `batch_tokens` tokens in the given order, each prompt counted once.
+
+    A group that is larger by itself is cut into several, which repeat its prompt; one reason stands alone if need be.
+    """
+    batch: list[Group] = []
+    room = batch_tokens
+    for group in groups:
+        for part in _parts(group, batch_tokens):
+            tokens = len(part.asked) + sum(len(line.ids) for line in part.lines)
+            if batch and tokens > room:
+                yield batch
+                batch, room = [], batch_tokens
+            batch.append(part)
+            room -= tokens
+    if batch:
+        yield batch
+
+
+def _parts(group: Group, batch_tokens: int) -> Iterator[Group]:
+    lines: list[Line] = []
+    room = batch_tokens - len(group.asked)
+    for line in group.lines:
+        if lines and len(line.ids) > room:
+            yield replace(group, lines=tuple(lines))
+            lines, room = [], batch_tokens - len(group.asked)
+        lines.append(line)
+        room -= len(line.ids)
+    if lines:
+        yield replace(group, lines=tuple(lines))
+
+
 def score_reasons(
-    reasons: Iterable[Reason],
-    prompts: Mapping[str, JudgePrompt],
-    load: Callable[[], Student],
-    batch_tokens: int,
+    groups: Iterable[tuple[JudgePrompt, Sequence[Reason]]],
+    load: Callable[[], Scorer],
     store: PartStore,
+    *,
+    batch_tokens: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Score every reason into the store (rows are `ScoredReason`), in the order of the reasons.
+    """Score every reason into the store (rows are `ScoredReason`), in the order of the prompts and their reasons.
+
+    The groups are read as a stream, `CHUNK` prompts at a time. Batches depend on the groups alone, so a resumed run
+    forms the same ones; a batch that a kill left half written is scored again.
 
     Args:
-        reasons: those worth scoring (whole and not empty).
-        prompts: judge prompts by id.
+        groups: each prompt with its reasons that are worth scoring: whole, not empty, with a verdict; maybe none.
         load: gives the student; called only when something is left to score.
-        batch_tokens: tokens per batch, padding included.
         store: of scored reasons.
+        batch_tokens: tokens per batch, each prompt counted once.
         progress: called with the number of reasons just done.
     """
-    reasons = list(reasons)
-    if any(reason.id not in store.done for reason in reasons):
-        student = load()
-        lengths = [len(student.item(prompts[r.prompt_id], r).ids) for r in reasons]
-        for batch in batches(lengths, batch_tokens):
-            chosen: list[Any] = [reasons[i] for i in batch]
-            if any(reason.id not in store.done for reason in chosen):
-                items = [student.item(prompts[r.prompt_id], r) for r in chosen]
-                store.append(to_json(scored) for scored in student.score(items))
-            progress(len(batch))
-    store.finish(reason.id for reason in reasons)
+    if store.finished:
+        return
+    scorer: Scorer | None = None
+    order: list[str] = []
+    stream = iter(groups)
+    while chunk := list(islice(stream, CHUNK)):
+        ids = [reason.id for _, reasons in chunk for reason in reasons]
+        order += ids
+        if all(row in store for row in ids):
+            progress(len(ids))
+            continue
+        scorer = scorer or load()
+        encoder = scorer.encoder
+        for batch in packs((lay_out(encoder, prompt, reasons) for prompt, reasons in chunk), batch_tokens):
+            lines = [line for group in batch for line in group.lines]
+            if any(line.reason.id not in store for line in lines):
+                store.append(to_json(scored) for scored in scorer.score(batch))
+            progress(len(lines))
+    store.finish(order)

@@ -19,7 +19,9 @@ NAME = "reasongenrm_shared"
 PADDED = 1.15
 """Causal segments are computed together while padding them to the longest costs at most this factor."""
 
-_HARMLESS = frozenset(("dropout", "sliding_window", "position_ids", "use_cache", "cache_position", "is_causal"))
+_HARMLESS = frozenset(
+    ("dropout", "sliding_window", "position_ids", "use_cache", "cache_position", "is_causal")
+)
 """What models tell their attention that changes nothing here; the caller keeps sequences within the window."""
 
 
@@ -36,14 +38,14 @@ class Plan:
         prompts: how many of them are prompts.
         crossings: (start, length) of all reasons of one prompt, and (start, length) of that prompt.
         buckets: segments of like length, by index.
-        device: `cpu` or `cuda`.
+        ends: on CUDA, the running sums of the lengths of segments, of all reasons per prompt, and of prompts.
     """
 
     segments: tuple[tuple[int, int], ...]
     prompts: int
     crossings: tuple[tuple[tuple[int, int], tuple[int, int]], ...]
     buckets: tuple[tuple[int, ...], ...]
-    index: dict[str, Any]
+    ends: dict[str, Any]
 
 
 def plan(prompts: Sequence[int], reasons: Sequence[Sequence[int]], device: str) -> Plan:
@@ -61,16 +63,16 @@ def plan(prompts: Sequence[int], reasons: Sequence[Sequence[int]], device: str) 
         if group:
             crossings.append(((segments[first][0], sum(group)), segments[number]))
         first += len(group)
-    index: dict[str, Any] = {}
+    ends: dict[str, Any] = {}
     if device == "cuda":
 
-        def ends(lengths: Sequence[int]) -> Any:
+        def summed(lengths: Sequence[int]) -> Any:
             return torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
 
-        index["self"] = ends([length for _, length in segments])
-        index["queries"] = ends([length for (_, length), _ in crossings])
-        index["keys"] = ends([length for _, (_, length) in crossings])
-    return Plan(tuple(segments), len(prompts), tuple(crossings), _buckets(segments), index)
+        ends["segments"] = summed([length for _, length in segments])
+        ends["reasons"] = summed([length for (_, length), _ in crossings])
+        ends["prompts"] = summed([length for _, (_, length) in crossings])
+    return Plan(tuple(segments), len(prompts), tuple(crossings), _buckets(segments), ends)
 
 
 def _buckets(segments: Sequence[tuple[int, int]]) -> tuple[tuple[int, ...], ...]:
@@ -139,7 +141,9 @@ def _on_cpu(query: Any, key: Any, value: Any, where: Plan, scale: float | None) 
         if len(bucket) == 1:
             start, length = where.segments[bucket[0]]
             at = slice(start, start + length)
-            part, weight = flash(query[None, :, at], key[None, :, at], value[None, :, at], 0.0, True, scale=scale)
+            part, weight = flash(
+                query[None, :, at], key[None, :, at], value[None, :, at], 0.0, True, scale=scale
+            )
             out[at], lse[at, :, 0] = part[0].transpose(0, 1), weight[0].T
             continue
         longest = where.segments[bucket[-1]][1]
@@ -164,11 +168,19 @@ def _on_cpu(query: Any, key: Any, value: Any, where: Plan, scale: float | None) 
 
 def _on_cuda(query: Any, key: Any, value: Any, where: Plan, scale: float | None) -> Any:
     """Query (heads, tokens, width) to (tokens, heads, width): two calls of variable-length flash attention."""
-    from torch.nn.attention.varlen import AuxRequest, varlen_attn
+    import torch
 
+    flash = torch.ops.aten._flash_attention_forward
     q, k, v = (part.transpose(0, 1).contiguous() for part in (query, key, value))
     longest = max(length for _, length in where.segments)
-    common: dict[str, Any] = dict(scale=scale, enable_gqa=True, return_aux=AuxRequest(lse=True))
-    ends = where.index["self"]
-    out, lse = varlen_attn(q, k, v, ends, ends, longest, longest, window_size=(-1, 0), **common)
+    ends = where.ends["segments"]
+    out, lse, *_ = flash(q, k, v, ends, ends, longest, longest, 0.0, True, False, scale=scale)
+    first = where.segments[where.prompts][0]
+    reasons, prompts = (max(part[1] for part in side) for side in zip(*where.crossings, strict=True))
+    part, weight, *_ = flash(
+        *(q[first:], k[:first], v[:first], where.ends["reasons"], where.ends["prompts"], reasons, prompts),
+        *(0.0, False, False),
+        scale=scale,
+    )
+    out[first:] = _merge(out[first:], lse[:, first:].T[..., None], part, weight.T[..., None])
     return out

@@ -1,27 +1,39 @@
 """First step of stage 1: rows become placed and rendered pairs, as a stream; what is left out is counted.
 
 Rows are checked, rendered and measured in worker processes; what needs to see all rows (duplicates, the report) is
-done here, in their order. Memory does not grow with the input.
+done here, in their order. Memory does not grow with the input, but for what near duplicates are told by.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import Any
 
+from reasongenrm.data.benchmark_texts import benchmark_texts
+from reasongenrm.data.clean import clean
+from reasongenrm.data.decontaminate import Contamination, Decontaminator, Match, decontaminate
+from reasongenrm.data.language import UNKNOWN, pair_language
+from reasongenrm.data.leaks import Comparison, LeakDetector, compare
+from reasongenrm.data.near import drop_near_duplicates
 from reasongenrm.data.ranked import load_ranked
+from reasongenrm.data.report import DataReport
 from reasongenrm.data.rows import read_pair
 from reasongenrm.data.sources import raw_pairs
+from reasongenrm.errors import DataError
 from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt, place, swapped
 from reasongenrm.judge.verdict import verdict_text
 from reasongenrm.processes import map_chunks
 from reasongenrm.reading import RawRow
 from reasongenrm.reasons.sample import teacher_messages
 from reasongenrm.recipe import Recipe
-from reasongenrm.records import Drop, JudgePrompt, PreferencePair, to_json
+from reasongenrm.recipe_data import BenchmarkFile
+from reasongenrm.records import Drop, JudgePrompt, Letter, PreferencePair, to_json
+from reasongenrm.run import Run
 from reasongenrm.stages.loading import judge_encoder, load_tokenizer, teacher_encoder
-from reasongenrm.store import dump_line
+from reasongenrm.store import dump_line, jsonl_writer, replacing
 
 CHUNK = 256
 """Rows that a worker process takes at a time."""
@@ -33,17 +45,21 @@ class Candidate:
 
     Attributes:
         pair: the pair.
-        prompts: its judge prompts, one per order.
+        winners: the letter of the chosen answer, for each of its judge prompts.
         lines: per output file, the lines to write.
         tokens: length of the longest judge prompt per judge template, in tokens.
         too_long: why it breaks the length policy, or None.
+        language: ISO 639-3 code.
+        compared: what the leak detector looks at.
     """
 
     pair: PreferencePair
-    prompts: tuple[JudgePrompt, ...]
+    winners: tuple[Letter, ...]
     lines: dict[str, bytes]
     tokens: dict[str, int]
     too_long: Drop | None
+    language: str
+    compared: Comparison | None
 
 
 def source_rows(recipe: Recipe) -> Iterator[RawRow | PreferencePair | Drop]:
@@ -68,7 +84,7 @@ class _Placer:
     """What a worker process knows: wording, orders, and the encoders for the length policy."""
 
     def __init__(self, recipe: Recipe, measured: bool) -> None:
-        self._recipe = recipe
+        self._recipe, self._measured = recipe, measured
         self._prompts = PromptFile.load(recipe.prompts)
         self._encoders: dict[str, ChatEncoder] = {}
         self._teachers: dict[str, ChatEncoder] = {}
@@ -92,7 +108,11 @@ class _Placer:
             "prompts": "".join(dump_line(to_json(prompt)) for prompt in prompts),
         }
         encoded = {name: text.encode("utf-8") for name, text in lines.items()}
-        return Candidate(pair, prompts, encoded, tokens, self._too_long(pair, prompts, tokens))
+        winners = tuple(prompt.winner for prompt in prompts)
+        if not self._measured:
+            return Candidate(pair, winners, encoded, {}, None, UNKNOWN, None)
+        too_long = self._too_long(pair, prompts, tokens)
+        return Candidate(pair, winners, encoded, tokens, too_long, pair_language(pair), compare(pair))
 
     def _tokens(self, prompts: tuple[JudgePrompt, ...]) -> dict[str, int]:
         if not self._encoders:
@@ -114,12 +134,18 @@ class _Placer:
                 return Drop(pair.id, pair.source, "prompt_too_long", detail, "length")
         for name, encoder in self._teachers.items():
             teacher = self._recipe.teachers[name]
+            room = context - teacher.max_tokens
             for prompt in prompts:
-                read = encoder.encode(
-                    teacher_messages(pair, prompt, teacher.mode, self._prompts), generation=True
-                )
-                if len(read) + teacher.max_tokens > context:
-                    detail = f"{len(read) + teacher.max_tokens} tokens with a reason of {name!r}; engine.max_model_len is {context}"
+                read = teacher_messages(pair, prompt, teacher.mode, self._prompts)
+                # No tokenizer makes more tokens than bytes, and most prompts are far below the limit.
+                if len(read[0]["content"].encode("utf-8")) + encoder.frame(read) <= room:
+                    continue
+                length = len(encoder.encode(read, generation=True))
+                if length > room:
+                    detail = (
+                        f"{length + teacher.max_tokens} tokens with a reason of {name!r}; "
+                        f"engine.max_model_len is {context}"
+                    )
                     return Drop(pair.id, pair.source, "longer_than_context", detail, "length")
         return None
 
@@ -143,15 +169,87 @@ def candidates(recipe: Recipe, *, measured: bool = True) -> Iterator[Candidate |
 
     Args:
         recipe: names sources, wording, templates and limits.
-        measured: count tokens and apply the length policy.
+        measured: count tokens, apply the length policy, tell languages, look for leaks.
     """
     return map_chunks(_place, source_rows(recipe), chunk=CHUNK, prepare=_begin, arguments=(recipe, measured))
 
 
+def _benchmarks(recipe: Recipe) -> Decontaminator | None:
+    """Read the benchmarks that no pair may hold."""
+    if recipe.data.decontaminate is None:
+        return None
+    own = recipe.evaluate
+    files = [
+        BenchmarkFile(path=own.path, split=own.split, revision=own.revision),
+        *recipe.data.decontaminate.against,
+    ]
+    rows = [(f.path, benchmark_texts(f.path, split=f.split, revision=f.revision)) for f in files]
+    return Decontaminator(recipe.data.decontaminate, rows)
+
+
+def _counted(rows: Iterable[Candidate | Drop], report: DataReport) -> Iterator[Candidate | Drop]:
+    for row in rows:
+        report.seen(row.source if isinstance(row, Drop) else row.pair.source)
+        yield row
+
+
 def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """Write pairs, prompts, genrm, dropped and contamination.jsonl; return the report on pairs.
+    """Write pairs, prompts, dropped and contamination.jsonl; return the report on pairs.
 
     Raises:
         DataError: a source cannot be read, or no pair is left.
     """
-    raise NotImplementedError
+    limit = recipe.data.max_tokens
+    report = DataReport({judge.template: limit for judge in recipe.judges.values()})
+    leaks = LeakDetector()
+    benchmarks = _benchmarks(recipe)
+    contamination = Contamination(benchmarks.read) if benchmarks else None
+    first: list[Drop] = []
+    kept = 0
+    with ExitStack() as stack:
+        out = {
+            name: stack.enter_context(replacing(run.path(f"{name}.jsonl"))) for name in ("pairs", "prompts")
+        }
+        dropped = stack.enter_context(jsonl_writer(run.path("dropped.jsonl")))
+        matched = stack.enter_context(jsonl_writer(run.path("contamination.jsonl")))
+
+        def on_drop(drop: Drop) -> None:
+            dropped(to_json(drop))
+            report.dropped(drop)
+            if not first:
+                first.append(drop)
+
+        def on_match(match: Match) -> None:
+            matched(to_json(match))
+            assert contamination is not None
+            contamination.add(match)
+
+        rows = clean(
+            _counted(candidates(recipe), report), drop_sources=recipe.data.drop_sources, on_drop=on_drop
+        )
+        if recipe.data.near_duplicates:
+            rows = drop_near_duplicates(rows, recipe.data.near_duplicates, on_drop)
+        if benchmarks:
+            rows = decontaminate(rows, benchmarks, on_drop, on_match)
+        for candidate in rows:
+            for template, tokens in candidate.tokens.items():
+                report.tokens(template, tokens)
+            if candidate.too_long:
+                on_drop(candidate.too_long)
+                continue
+            kept += 1
+            for name, file in out.items():
+                file.write(candidate.lines[name])
+            report.kept(candidate.pair, candidate.language)
+            leaks.add(candidate.pair, candidate.compared)
+            for winner in candidate.winners:
+                report.placed(candidate.pair.source, winner)
+                leaks.placed(candidate.pair, winner)
+        if not kept:
+            told = f"; the first one dropped: {first[0].where}: {first[0].detail}" if first else ""
+            mend = "mend the data, or raise data.max_tokens"
+            raise DataError(f"no pair is left{told}", where="data.sources", mend=mend)
+    report.section("leaks", leaks.to_dict())
+    if contamination is not None:
+        report.section("contamination", contamination.to_dict())
+    return report.to_dict()

@@ -13,7 +13,8 @@ from reasongenrm.engines.vllm import VLLMEngine, check_model
 from reasongenrm.errors import DataError
 from reasongenrm.judge.prompts import ChatEncoder, PromptFile
 from reasongenrm.reasons.sample import sample_reasons
-from reasongenrm.reasons.score import Scorer, Student, VLLMStudent, score_reasons
+from reasongenrm.reasons.score import Scorer, score_reasons
+from reasongenrm.reasons.score_transformers import Student
 from reasongenrm.reasons.select import unfit
 from reasongenrm.recipe import Recipe
 from reasongenrm.recipe_data import ModelConfig
@@ -118,7 +119,7 @@ def sample_all(recipe: Recipe, run: Run, prompts: PromptFile, count: int) -> Non
                 lambda: read_work(run), engine, teacher_encoder(recipe, name), prompts, teacher,
                 name=name, seed=recipe.seed, store=store, progress=progress,
             )  # fmt: skip
-        if isinstance(engine, (OpenAIEngine, AnthropicEngine)):
+        if teacher.server is not None:
             engine.close()
     engines.close()
 
@@ -179,6 +180,8 @@ def score_all(recipe: Recipe, run: Run, prompts: PromptFile, encoder: ChatEncode
         if recipe.select.scorer == "transformers":
             return Student(recipe.model, encoder)
         engine = load_engine(recipe.model, recipe.engine, seed=recipe.seed)
+        from reasongenrm.reasons.score_vllm import VLLMStudent
+
         return VLLMStudent(engine, encoder)
 
     with bar("scoring", total) as progress:

@@ -1,0 +1,106 @@
+"""SIGKILL at twenty random moments while reasons are sampled and scored: the files of an undisturbed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e_scripts import ENVIRONMENT, ROOT, Bench, Chain, lines
+
+pytestmark = pytest.mark.e2e
+
+KILLS = 20
+FILES = ("*.jsonl", "reasons/*.jsonl", "pairs_report.json", "data_report.*")
+
+
+class Server:
+    """`stage_server.py` in a process of its own, and the one child that it has at a time."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "e2e" / "stage_server.py")],
+            cwd=ROOT, env=os.environ | ENVIRONMENT, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        self.told("ready")
+
+    def told(self, word: str) -> list[int]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().split()
+        assert line and line[0] == word, (line, self.process.stderr.read() if self.process.stderr else "")
+        return [int(number) for number in line[1:]]
+
+    def start(self, run: str) -> int:
+        self.bench.names.add(self.bench.name(run))
+        words = ["prepare", self.bench.recipe, f"name={self.bench.name(run)}", *self.bench.shared]
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(words) + "\n")
+        self.process.stdin.flush()
+        [child] = self.told("started")
+        return child
+
+    def ended(self) -> int:
+        _, code = self.told("ended")
+        return code
+
+
+@pytest.fixture(scope="module")
+def server(chain: Chain) -> Iterator[Server]:
+    made = Server(chain.bench)
+    yield made
+    made.process.kill()
+    made.process.communicate()
+
+
+def progress(folder: Path) -> int:
+    """Rows sampled and scored so far."""
+    return sum(
+        lines(path) for pattern in ("reasons/*.jsonl", "scored*.jsonl") for path in folder.glob(pattern)
+    )
+
+
+def same(folder: Path, calm: Path) -> None:
+    for pattern in FILES:
+        names = sorted(path.relative_to(calm) for path in calm.glob(pattern))
+        assert names == sorted(path.relative_to(folder) for path in folder.glob(pattern)), pattern
+        for name in names:
+            assert (folder / name).read_bytes() == (calm / name).read_bytes(), name
+
+
+def test_twenty_kills_change_nothing(chain: Chain, server: Server) -> None:
+    rng = random.Random(20)
+    total = progress(chain.folder)
+    kills, killed_at, run = 0, set[int](), 0
+    while True:
+        folder = chain.bench.folder(f"twenty{run}")
+        before = progress(folder)
+        child = server.start(f"twenty{run}")
+        # Some rows further on than at the start, and then anywhere in the work on the next ones.
+        wanted = before + rng.randint(1, 12)
+        end = time.monotonic() + 120
+        while progress(folder) < min(wanted, total) and Path(f"/proc/{child}").exists():
+            assert time.monotonic() < end, "the stage makes no progress"
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        if kills < KILLS and progress(folder) < total:
+            os.kill(child, signal.SIGKILL)
+            if server.ended() == -signal.SIGKILL:
+                kills += 1
+                killed_at.add(progress(folder))
+                continue
+        else:
+            assert server.ended() == 0
+        same(folder, chain.folder)
+        run += 1
+        if kills == KILLS:
+            break
+    assert len(killed_at) > KILLS / 2, "at different places"
