@@ -132,7 +132,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         benchmark(Path(folder) / "benchmark.jsonl")
         rows_file = Path(folder) / "rows.jsonl"
-        for what in ("place", "all"):
+        for what in os.environ.get("WHAT", "place all").split():
             for rows in options.rows:
                 generate(rows_file, rows)
                 command = [sys.executable, __file__, "--one", what, str(rows_file)]

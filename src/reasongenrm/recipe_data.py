@@ -127,7 +127,7 @@ class OpenAIConfig(Strict):
         api: `completions` sends token ids (vLLM and its kin; judged text cannot become structure), `chat` sends
             messages, which the server renders.
         api_key_env: environment variable that holds the key; null for servers that want none.
-        max_concurrent: requests in flight per server.
+        max_concurrent: requests in flight per server; the SDK opens 1000 connections at most.
         timeout: seconds until a request counts as failed.
         max_retries: how often the SDK repeats a failed request, with exponential backoff.
     """
@@ -137,7 +137,7 @@ class OpenAIConfig(Strict):
     model: str
     api: Literal["completions", "chat"] = "completions"
     api_key_env: str | None = None
-    max_concurrent: int = Field(64, ge=1)
+    max_concurrent: int = Field(64, ge=1, le=1000)
     timeout: float = Field(600, gt=0)
     max_retries: int = Field(4, ge=0)
 

@@ -122,6 +122,7 @@ def test_requests_become_batches_and_come_back(tmp_path: Path) -> None:
             by_id(claude(service.server.url, tmp_path / "s", events=events).complete(requests)), requests
         )
         assert [len(asked.body["requests"]) for asked in service.made] == [10, 10, 5]
+        assert sum(asked.path.endswith("/results") for asked in service.server.asked) == 3
         names = [row["custom_id"] for asked in service.made for row in asked.body["requests"]]
         assert all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name) for name in names) and len(set(names)) == 25
     assert len(events) == 3 and all("is sent" in event for event in events)
@@ -296,37 +297,41 @@ def test_a_killed_run_pays_for_nothing_twice(tmp_path: Path, moment: str) -> Non
         assert SECRET not in (tmp_path / "state").read_text() + json.dumps([store[name] for name in store])
 
 
+def strangers(count: int) -> list[dict[str, Any]]:
+    """Requests of somebody else with the same key."""
+    return [{"custom_id": f"other-{n}", "params": {"messages": [{"content": "?"}]}} for n in range(count)]
+
+
 def test_another_ones_batch_of_the_same_size_is_told_apart(tmp_path: Path) -> None:
     requests = asks(10)
-    strange = [{"custom_id": f"other-{n}", "params": {"messages": [{"content": "?"}]}} for n in range(10)]
 
     def lose(asked: Asked, reply: Callable[[], Reply]) -> Reply | None:
         answered = reply()
         if asked.method == "POST":
-            service.batches.add(strange)
+            service.batches.add(strangers(10))
             return None
         return answered
 
     with Service() as service:
-        service.batches.add(strange)
         service.fault = lose
         check_answered(by_id(claude(service.server.url, tmp_path / "s").complete(requests)), requests)
         assert len(service.made) == 1, "no answer came, but the batch was there"
-        looked = [asked.path for asked in service.server.asked]
-        assert not any("msgbatch_1/" in path for path in looked), "what is older cannot be ours"
-        assert any("msgbatch_3/results" in path for path in looked)
+        assert any("msgbatch_2/results" in asked.path for asked in service.server.asked)
 
 
 def test_a_batch_that_was_not_made_is_made_again(tmp_path: Path) -> None:
     requests = asks(10)
     faults = iter([failing(500), failing(529), failing(429)])
     with Service() as service:
+        service.batches.add(strangers(10))
         service.fault = lambda asked, reply: (
             next(faults, None) or reply() if asked.method == "POST" else reply()
         )
         engine = claude(service.server.url, tmp_path / "s", max_retries=3)
         check_answered(by_id(engine.complete(requests)), requests)
-        assert len(service.made) == 4 and len(service.batches.batches) == 1
+        assert len(service.made) == 4 and len(service.batches.batches) == 2
+        older = [asked for asked in service.server.asked if "msgbatch_1" in asked.path]
+        assert [asked.path for asked in older if "after_id" not in asked.path] == [], "it cannot be ours"
 
 
 def test_results_that_break_off_are_fetched_again(tmp_path: Path) -> None:

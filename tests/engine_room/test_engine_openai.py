@@ -145,6 +145,12 @@ def test_work_goes_to_the_server_with_the_fewest_outstanding() -> None:
         assert len(quick.asked) > 3 * len(slow.asked) > 0
 
 
+def test_servers_that_are_equally_free_share_the_work() -> None:
+    with serving(after(0.3)) as one, serving(after(0.3)) as two, serving(after(0.3)) as three:
+        assert len(by_id(fleet(one.url, two.url, three.url).complete(asks(6)))) == 6
+        assert [len(server.asked) for server in (one, two, three)] == [2, 2, 2]
+
+
 def test_requests_are_taken_as_servers_get_free() -> None:
     taken = 0
 
@@ -348,6 +354,23 @@ def test_when_all_servers_are_dead_what_was_done_is_kept(tmp_path: Path) -> None
         assert asked == Counter(r.prompt_ids for r in requests if r.id not in kept), "the missing ones, once"
         again = PartStore(tmp_path / "x.jsonl")
         assert set(again) == {r.id for r in requests}
+
+
+def test_what_waits_for_a_dead_server_goes_on_at_once() -> None:
+    requests = asks(8)
+    hang = threading.Event()
+    count = iter(range(100))
+
+    def half_dead(asked: Asked) -> Reply:
+        if next(count) == 0:
+            hang.wait(15)
+        return failing(500)
+
+    with serving(half_dead) as bad, serving(after(0.02)) as good:
+        started = time.monotonic()
+        check_answered(by_id(fleet(bad.url, good.url).complete(requests)), requests)
+        assert time.monotonic() - started < 5 and len(bad.asked) >= 4
+        hang.set()
 
 
 def test_nothing_listens_at_all() -> None:

@@ -33,7 +33,7 @@ class Killed(Exception):
 class DyingEngine:
     """The real engine with small blocks, which dies before it hands out its `lives + 1`-th completion."""
 
-    def __init__(self, engine: VLLMEngine, lives: int, *, block: int = 8, context: int = 0) -> None:
+    def __init__(self, engine: VLLMEngine, lives: int, *, block: int | None = 8, context: int = 0) -> None:
         self.engine, self.lives, self.block = engine, lives, block
         self.max_model_len = context or engine.max_model_len
         self.asked: list[str] = []
@@ -120,6 +120,47 @@ def test_a_finished_store_asks_for_nothing(engine: VLLMEngine, tmp_path: Path) -
     complete_missing(DyingEngine(engine, 0), requests, PartStore(tmp_path / "x.jsonl"), progress=seen.append)
     assert seen == [8, 2, 8, 2], "what is found counts as progress too"
     assert [completion_from_json(row).id for row in read_jsonl(tmp_path / "x.jsonl")] == ids
+
+
+def test_without_blocks_every_completion_is_kept_as_it_comes(engine: VLLMEngine, tmp_path: Path) -> None:
+    requests = [Request(f"q{n}", (5, 6, 7 + n), max_tokens=3 + n) for n in range(12)]
+    final = tmp_path / "x.jsonl"
+    for lives in (4, 3):
+        before = set(PartStore(final))
+        dying = DyingEngine(engine, lives, block=None)
+        with pytest.raises(Killed):
+            complete_missing(dying, requests, PartStore(final))
+        assert before.isdisjoint(dying.asked) and len(PartStore(final)) == len(before) + lives
+    last = DyingEngine(engine, IMMORTAL, block=None)
+    seen: list[int] = []
+    store = PartStore(final)
+    missing = [request.id for request in requests if request.id not in store]
+    complete_missing(last, requests, store, progress=seen.append)
+    assert last.asked == missing and len(missing) == 5 and seen == [1] * 12
+    assert {len(completion_from_json(store[r.id]).token_ids) - r.max_tokens for r in requests} == {0}
+
+
+def test_an_error_above_stops_the_engine(engine: VLLMEngine, tmp_path: Path) -> None:
+    requests = [Request(f"q{n}", (5, 6, 7 + n), max_tokens=3) for n in range(12)]
+    stopped: list[bool] = []
+
+    class Watched(DyingEngine):
+        def complete(
+            self, requests: Iterable[Request], *, adapter: str | None = None
+        ) -> Iterator[Completion]:
+            try:
+                yield from super().complete(requests, adapter=adapter)
+            finally:
+                stopped.append(True)
+
+    def refuse(completion: Completion) -> dict[str, object]:
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full") as caught:
+        complete_missing(
+            Watched(engine, IMMORTAL, block=None), requests, PartStore(tmp_path / "x.jsonl"), convert=refuse
+        )
+    assert stopped == [True] and caught.traceback, "while the error still holds what it went through"
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,7 @@ def requests(
     return [
         *plain,
         replace(base, id="watch", watch=(300, 301), allowed=(300, 301), max_tokens=3),
-        replace(base, id="often watched", watch=tuple(range(len(toy_tokenizer)))[:400:7]),
+        replace(base, id="often watched", watch=(198, 300, 301)),
         replace(
             base, id="stop", stop=("]]<|im_end|>",), allowed=stop, temperature=2.0, seed=5, max_tokens=200
         ),
@@ -145,13 +145,18 @@ def test_the_same_requests_get_the_same_completions(
     assert [c.id for c in ours.values() if c.error] == ["too long"]
 
 
-def test_a_sample_depends_on_its_own_seed(fleet: OpenAIEngine, requests: list[Request]) -> None:
+def test_a_sample_depends_on_its_own_seed_as_in_process(
+    engine: VLLMEngine, fleet: OpenAIEngine, requests: list[Request]
+) -> None:
     asked = [
-        replace(requests[0], id=f"s{n}", seed=n % 8, temperature=1.0, ignore_eos=True) for n in range(16)
+        replace(requests[0], id=f"s{n}", seed=n, temperature=1.0, top_p=0.95, ignore_eos=True)
+        for n in range(8)
     ]
-    done = {c.id: c for c in fleet.complete(asked)}
-    assert len({done[f"s{n}"].token_ids for n in range(8)}) == 8
-    assert sum(done[f"s{n}"].token_ids == done[f"s{n + 8}"].token_ids for n in range(8)) >= 7
+    here = {c.id: c.token_ids for c in engine.complete(asked)}
+    there = {c.id: c.token_ids for c in fleet.complete(reversed(asked))}
+    assert len(set(there.values())) == 8
+    # All are equal here; a batch of another size may move the last bits, and a sample with them.
+    assert sum(here[key] == there[key] for key in here) >= 7
 
 
 def test_messages_are_rendered_by_the_server(

@@ -55,7 +55,7 @@ class AnthropicEngine:
         DataError: the state cannot be read.
     """
 
-    block = None
+    block: int | None = None
 
     def __init__(
         self,

@@ -46,7 +46,6 @@ class Server:
     Attributes:
         url: its base URL.
         calls: the tries that wait for it.
-        answered: requests it has answered so far.
         failing: the requests it failed since it answered one.
         last: its last failure.
         dead: it is asked no more.
@@ -55,7 +54,6 @@ class Server:
 
     url: str
     calls: set[asyncio.Task[Completion]] = field(default_factory=set)
-    answered: int = 0
     failing: set[object] = field(default_factory=set)
     last: str = ""
     dead: bool = False
@@ -67,9 +65,9 @@ class Fleet:
 
     A try that fails goes to another server, where there is one. A server that fails three requests in a row, or takes
     no connection any more, is dead, and what waits for it goes to the others. A request that has failed three times is
-    answered with `finish_reason` error, but only when it is known that the request is to blame: one of the servers that
-    failed it has answered something since, or now answers a probe of one token. So neither does a broken server spoil
-    requests, nor a request that no server can answer end the work. Backoff and the first retries are the SDK's.
+    answered with `finish_reason` error, but only when it is known that the request is to blame: a server that is asked
+    for one token then answers. So neither does a broken server spoil requests, nor a request that no server can answer
+    end the work. Backoff and the first retries are the SDK's.
 
     Args:
         servers: dead ones are not asked.
@@ -119,7 +117,7 @@ class Fleet:
             EngineError: no server is left, or they refuse the key or the model.
         """
         failures = 0
-        failed_by: dict[Server, int] = {}  # and what each had answered by then
+        failed_by: set[Server] = set()
         while True:
             server, outcome = await self._try(request, failed_by)
             if isinstance(outcome, Completion):
@@ -127,21 +125,19 @@ class Fleet:
             if outcome is None:
                 continue
             failures += not outcome.limited
-            failed_by.setdefault(server, server.answered)
-            if failures >= PATIENCE and (outcome.empty or await self._works(request, failed_by)):
+            failed_by.add(server)
+            if failures >= PATIENCE and (outcome.empty or await self._probe(request, failures)):
                 return Completion(request.id, "", "error", logprob=None, error=outcome.text)
 
-    async def _works(self, request: Request, failed_by: dict[Server, int]) -> bool:
-        """Whether servers that failed a request have answered others since, or one of all answers a probe."""
-        if any(server.answered > before for server, before in failed_by.items()):
-            return True
+    async def _probe(self, request: Request, number: int) -> bool:
+        """Whether a server answers a request of one token."""
         probe = Request(
-            f"probe of {request.id}",
+            f"probe {number} of {request.id}",  # each counts as a request of its own
             request.prompt_ids[:1],
             max_tokens=1,
             messages=({"role": "user", "content": "Hi"},) if request.messages else (),
         )
-        _, outcome = await self._try(probe, {})
+        _, outcome = await self._try(probe, ())
         return isinstance(outcome, Completion)
 
     async def _try(
@@ -165,7 +161,6 @@ class Fleet:
             server.calls.discard(call)
             async with self._freed:
                 self._freed.notify_all()
-        server.answered += 1
         server.failing.clear()
         return server, completion
 

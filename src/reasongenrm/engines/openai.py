@@ -69,7 +69,7 @@ class OpenAIEngine:
         EngineError: the SDK is missing, or the key is not in the environment.
     """
 
-    block = None
+    block: int | None = None
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ def check_model(path: str, *, key: str, file: str = "config.json") -> None:
 
 class VLLMEngine:
     """Continuous batching over a stream of requests; LoRA adapters are served on top of the base.
+
+    Beside what every `Engine` has, `cached_tokens` is the number of tokens in a block of the prefix cache.
 
     Args:
         model: the base model.
@@ -111,6 +113,7 @@ class VLLMEngine:
         self._engine = self._llm.llm_engine
         self.max_model_len = config.max_model_len
         self.block = 4 * config.max_num_seqs
+        self.cached_tokens: int = self._engine.vllm_config.cache_config.block_size
         self._adapters: dict[str, int] = {}
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
@@ -136,6 +139,44 @@ class VLLMEngine:
                     if output.finished:
                         yield _completion(output, pending.pop(output.request_id))
         finally:  # the caller stopped early: what is left must not come back to the next caller
+            self._engine.abort_request(list(pending))
+
+    def prompt_logprobs(self, sequences: Iterable[Sequence[int]]) -> Iterator[tuple[int, int, list[float]]]:
+        """Yield log p of given tokens, as they are done: number of the sequence, `first`, log p of `sequence[first:]`.
+
+        The prefix cache is read, and holds no log-probabilities: what it knew of a sequence comes back as
+        `first > 1`. To have those too, ask for `sequence[:first]`.
+
+        Args:
+            sequences: token ids, two or more each.
+
+        Raises:
+            EngineError: a sequence is longer than the context.
+        """
+        from vllm.exceptions import VLLMClientError
+
+        pending: dict[str, tuple[int, int]] = {}
+        try:
+            for number, (*ids, last) in enumerate(sequences):
+                name = f"logprobs-{number}"
+                try:
+                    self._engine.add_request(name, {"prompt_token_ids": ids}, _scoring_params(last))
+                except (ValueError, VLLMClientError) as error:
+                    raise EngineError(
+                        f"vLLM cannot score {len(ids) + 1} tokens: {first_line(error)}",
+                        where="engine.max_model_len",
+                        mend="raise it",
+                    ) from None
+                pending[name] = number, last
+            while pending:
+                for output in self._engine.step():
+                    number, last = pending.pop(output.request_id)
+                    first = (output.num_cached_tokens or 0) + 1
+                    known = len(output.prompt_token_ids) - first
+                    # Aligned at the end: in front stands nothing, or nothing that is meant, for cached tokens.
+                    values = output.prompt_logprobs.logprobs[-known:] if known else []
+                    yield number, first, [*values, output.outputs[0].logprobs[0][last].logprob]
+        finally:
             self._engine.abort_request(list(pending))
 
     def forget(self) -> None:
@@ -208,6 +249,23 @@ def _params(request: Request) -> Any:
         allowed_token_ids=list(request.allowed) or None,
         logprobs=None if request.watch else 0,
         logprob_token_ids=list(request.watch) or None,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _scoring_params(last: int) -> Any:
+    """Of a prompt whose log-probabilities are wanted, and that of the token that follows it."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    return SamplingParams(
+        max_tokens=1,
+        temperature=0.0,
+        prompt_logprobs=0,
+        logprob_token_ids=[last],
+        skip_reading_prefix_cache=False,
+        detokenize=False,  # the places of cached tokens hold no ids
+        flat_logprobs=True,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 

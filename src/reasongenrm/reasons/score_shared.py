@@ -50,8 +50,6 @@ class Plan:
 
 def plan(prompts: Sequence[int], reasons: Sequence[Sequence[int]], device: str) -> Plan:
     """Lay out prompts of the given lengths (tokens) and, per prompt, its reasons' lengths."""
-    import torch
-
     segments: list[tuple[int, int]] = []
     start = 0
     for length in [*prompts, *(length for group in reasons for length in group)]:
@@ -65,6 +63,7 @@ def plan(prompts: Sequence[int], reasons: Sequence[Sequence[int]], device: str) 
         first += len(group)
     ends: dict[str, Any] = {}
     if device == "cuda":
+        import torch
 
         def summed(lengths: Sequence[int]) -> Any:
             return torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)

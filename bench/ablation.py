@@ -1,0 +1,107 @@
+"""What a selector is worth: each one's reasons train a judge of its own, with the same number of tokens.
+
+    python bench/ablation.py [configs/demo.yaml] [--selector NAME ...] [key=value ...]
+
+The recipe's stage 1 has to be done (`./1_prepare.sh configs/demo.yaml`): its pairs, reasons and scores are taken as they
+are, so nothing is sampled again. For each selector a run `<name>-<selector>` selects, trains the first reasoning judge
+of the recipe, without general data, and judges the benchmark in both orders. Overrides go to all three stages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from reasongenrm.recipe import Recipe
+from reasongenrm.recipe_file import load_recipe
+from reasongenrm.report.markdown import grid
+from reasongenrm.run import Run
+from reasongenrm.stages.selection import SELECTORS, compare_selectors
+
+TAKEN = ("pairs.jsonl", "prompts.jsonl", "dropped.jsonl", "contamination.jsonl", "pairs_report.json", "reasons", "scored.jsonl")  # fmt: skip
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def begin(source: Path, target: Path) -> None:
+    """Give a run what is costly in another one's stage 1."""
+    if target.exists():
+        return
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "manifest").mkdir(parents=True)
+    shutil.copy(source / "manifest" / "prepare.json", partial / "manifest")
+    for name in TAKEN:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, partial / name, copy_function=os.link)
+        else:
+            os.link(source / name, partial / name)
+    partial.rename(target)
+
+
+def stage(script: str, recipe: str, *words: str) -> None:
+    """Run one of the three scripts; its progress goes to stderr."""
+    done = subprocess.run(
+        [str(ROOT / script), recipe, *words], cwd=ROOT, stdout=subprocess.DEVNULL, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{script} ended with {done.returncode}")
+
+
+def row(
+    recipe: Recipe, path: str, selector: str, judge: str, overrides: list[str], against: Any
+) -> list[Any]:
+    """Train and measure one selector; return its row of the table."""
+    name = f"{recipe.name}-{selector}"
+    begin(recipe.folder, recipe.folder.with_name(name))
+    words = [*overrides, f"name={name}", f"select.selector={selector}"]
+    alone = [*words, f"judges={{{judge}: {{template: reason}}}}", "scalar=null", "evaluate.base=false"]
+    stage("1_prepare.sh", path, *words)
+    stage("2_train.sh", path, *alone)
+    stage("3_eval_reward_bench.sh", path, *alone)
+    scores = json.loads((recipe.folder.with_name(name) / "scores.json").read_text(encoding="utf-8"))
+    found = scores["models"][judge]
+    low, high = found["interval"]
+    sections = [f"{100 * value:.1f}" for value in found["sections"].values()]
+    score = f"{100 * found['score']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return [
+        selector,
+        against.kept,
+        f"{against.mean_tokens:.1f}",
+        f"{100 * against.overlap:.1f} %",
+        *sections,
+        score,
+    ]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", nargs="?", default="configs/demo.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--selector", action="append", choices=SELECTORS)
+    options = parser.parse_args()
+    recipe = load_recipe(options.recipe, options.overrides)
+    judge = next(name for name, judge in recipe.judges.items() if judge.template == "reason")
+    names = options.selector or list(SELECTORS)
+    found = compare_selectors(recipe, Run(recipe, "prepare"), names, "rstar")
+    rows = [row(recipe, options.recipe, name, judge, options.overrides, found[name]) for name in names]
+    sections = json.loads((recipe.folder.with_name(f"{recipe.name}-{names[0]}") / "scores.json").read_text())
+    headings = [
+        "selector",
+        "kept",
+        "mean tokens",
+        "same as rstar",
+        *sections["models"][judge]["sections"],
+        "score [95%]",
+    ]
+    print(grid(headings, rows))
+
+
+if __name__ == "__main__":
+    main()
