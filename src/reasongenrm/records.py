@@ -208,6 +208,7 @@ class Completion:
         watched: for each position whose sampled token the request watched, the raw log-probabilities
             of the watched tokens: `{position: {token id: nats}}`; JSON turns the keys into strings.
         error: what went wrong, when `finish_reason` is `error`.
+        billed: number of sampled tokens by the account of an engine that gives no token ids.
     """
 
     id: str
@@ -217,6 +218,12 @@ class Completion:
     logprob: float | None = 0.0
     watched: dict[int, dict[int, float]] = field(default_factory=dict)
     error: str | None = None
+    billed: int | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Number of sampled tokens; 0 where nobody tells."""
+        return len(self.token_ids) or self.billed or 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def by_id(completions: Iterable[Completion]) -> dict[str, Completion]:
 
 def check_answered(done: dict[str, Completion], requests: Iterable[Request]) -> None:
     expected = {
-        r.id: Completion(r.id, f"re: {r.messages[-1]['content']}", "stop", logprob=None) for r in requests
+        r.id: Completion(r.id, f"re: {r.messages[-1]['content']}", "stop", logprob=None, billed=2) for r in requests
     }
     assert done == expected
 
@@ -164,9 +164,9 @@ def test_how_a_message_ended(tmp_path: Path) -> None:
     stopped = succeeded("so ", "stop_sequence")
     stopped["message"]["stop_sequence"] = "END"
     results = [
-        (succeeded("x", "max_tokens"), Completion("", "x", "length", logprob=None)),
-        (stopped, Completion("", "so END", "stop", logprob=None)),
-        (succeeded(""), Completion("", "", "stop", logprob=None)),
+        (succeeded("x", "max_tokens"), Completion("", "x", "length", logprob=None, billed=2)),
+        (stopped, Completion("", "so END", "stop", logprob=None, billed=2)),
+        (succeeded(""), Completion("", "", "stop", logprob=None, billed=2)),
         (succeeded("", "refusal"), Completion("", "", "error", logprob=None, error="stop_reason refusal")),
         (
             errored("invalid_request_error", "too long"),

@@ -47,13 +47,13 @@ def read_result(request: Request, result: Any) -> tuple[Completion, bool]:
     if result.type == "succeeded":
         message = result.message
         text = "".join(block.text for block in message.content if block.type == "text")
-        reason = message.stop_reason
+        reason, billed = message.stop_reason, message.usage.output_tokens
         if reason == "stop_sequence":
             text += message.stop_sequence or ""  # which a request's text keeps
         if reason in ("end_turn", "stop_sequence"):
-            return Completion(request.id, text, "stop", logprob=None), False
+            return Completion(request.id, text, "stop", logprob=None, billed=billed), False
         if reason in ("max_tokens", "model_context_window_exceeded"):
-            return Completion(request.id, text, "length", logprob=None), False
+            return Completion(request.id, text, "length", logprob=None, billed=billed), False
         return failure(request, f"stop_reason {reason}"), False
     if result.type == "errored":
         error = result.error.error

@@ -280,7 +280,7 @@ def _choice(reply: Any) -> dict[str, Any]:
     if not body["choices"]:
         raise Failed("an answer without a choice", empty=True)
     choice: dict[str, Any] = body["choices"][0]
-    return choice
+    return choice | {"usage": body.get("usage")}
 
 
 def _read(choice: dict[str, Any], request: Request, *, chat: bool) -> Completion:
@@ -295,9 +295,9 @@ def _read(choice: dict[str, Any], request: Request, *, chat: bool) -> Completion
         return Completion(request.id, text, "error", logprob=None, error=f"finish_reason {finish}")
     logprobs = choice.get("logprobs") or {}
     if chat:
-        return Completion(
-            request.id, text, finish, logprob=_sum([t["logprob"] for t in logprobs.get("content") or ()])
-        )
+        logprob = _sum([t["logprob"] for t in logprobs.get("content") or ()])
+        billed = (choice["usage"] or {}).get("completion_tokens")
+        return Completion(request.id, text, finish, logprob=logprob, billed=billed)
     token_ids = tuple(int(token) for token in choice.get("token_ids") or ())
     watched: dict[int, dict[int, float]] = {}
     if request.watch:

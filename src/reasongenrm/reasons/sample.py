@@ -83,7 +83,7 @@ def read_reason(
         text=_CLOSING_VERDICT.sub("", text).strip(),
         verdict=verdict,
         logprob=completion.logprob,
-        tokens=len(completion.token_ids),
+        tokens=completion.tokens,
         finish_reason=completion.finish_reason,
         teacher=name,
         mode=mode,

@@ -7,6 +7,7 @@ Each takes prompts with what follows them (`Tree`) and returns, for each continu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from reasongenrm.reasons import score_shared
@@ -34,21 +35,48 @@ def shared(model: Any, trees: Sequence[Tree]) -> list[list[float]]:
     positions = [place for asked in prompts for place in range(len(asked))]
     at: list[int] = []
     targets: list[int] = []
+    ends: list[int] = []
     end, start = -1, sum(map(len, prompts))
+    first = start
     for asked, lines in trees:
         end += len(asked)
+        ends.append(end)
         for ids, scored in lines:
             positions += range(len(asked), len(asked) + len(ids) - 1)
             at += [start + place - 1 if place else end for place in scored]
             targets += [ids[place] for place in scored]
             start += len(ids) - 1
-    hidden = model.base_model(
-        input_ids=torch.tensor([packed], device=device),
-        position_ids=torch.tensor([positions], device=device),
-        use_cache=False,
-        shared_plan=plan,
-    ).last_hidden_state[0]
+    with _last_mlp_on(model, torch.tensor([*ends, *range(first, len(packed))], device=device), len(packed)):
+        hidden = model.base_model(
+            input_ids=torch.tensor([packed], device=device),
+            position_ids=torch.tensor([positions], device=device),
+            use_cache=False,
+            shared_plan=plan,
+        ).last_hidden_state[0]
     return _apart(trees, token_logprobs(model, hidden[torch.tensor(at, device=device)], targets))
+
+
+@contextmanager
+def _last_mlp_on(model: Any, rows: Any, total: int) -> Iterator[None]:
+    """Have the last layer's MLP compute the given rows alone, of `total` in the packed sequence: no other's output is read."""
+    from torch import nn
+
+    layers = getattr(model.base_model, "layers", None)
+    mlp = getattr(layers[-1], "mlp", None) if layers else None
+    if not isinstance(getattr(mlp, "down_proj", None), nn.Linear):  # no dense MLP under its usual name
+        yield
+        return
+    hooks = [
+        mlp.register_forward_pre_hook(lambda _, given: (given[0][:, rows],)),
+        mlp.register_forward_hook(
+            lambda _, given, out: out.new_zeros(1, total, out.shape[2]).index_copy_(1, rows, out)
+        ),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def padded(model: Any, trees: Sequence[Tree]) -> list[list[float]]:
