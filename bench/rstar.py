@@ -3,8 +3,9 @@
     python bench/rstar.py [--quick] [--vllm] [--repeats 5]
 
 Plain: one forward pass per prompt + reason, a log-softmax over the whole vocabulary at every position, batch 1.
-Ours: `Student.score` on the same token ids. The models are untrained Qwen2s, built from a fixed seed in a temporary
-folder. The two are timed in turn; a ratio is that of the fastest repeats, which other work on the machine disturbs least.
+Ours: `Student.score` on the same token ids (`--vllm`: `VLLMStudent.score` too). The models are untrained Qwen2s from a
+fixed seed. Each way has a process of its own, so that neither's memory settings touch the other's; they are timed in
+turn, after one turn to warm up. A ratio is that of the fastest turns, which other work on the machine disturbs least.
 """
 
 from __future__ import annotations
@@ -14,19 +15,71 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-PROMPT, REASON, HEADER, VERDICT, SAMPLES = 1000, 200, 5, 3, 8
+ROOT = Path(__file__).resolve().parent.parent
+REASON, HEADER, VERDICT = 200, 5, 3
+"""Tokens after each prompt: the reason's, and on top of them the header's and the verdict's."""
 VOCABULARIES = (8_000, 151_936)
-BATCH_TOKENS = 16_384
+HEAD = "| vocabulary | N | prompt | {} | ratio | body's limit | largest difference |"
 
 
-def build(folder: Path, vocabulary: int) -> Path:
-    """Save an untrained Qwen2 (8 layers, 512 wide, 8 heads of 64, 2 KV heads, 2,048 in the middle, float32)."""
+@dataclass(frozen=True)
+class Work:
+    """N reasons of one prompt of so many tokens."""
+
+    vocabulary: int
+    samples: int
+    prompt: int
+
+    @property
+    def limit(self) -> float:
+        """How many times fewer tokens pass through the body when the prompt does so once."""
+        tail = REASON + HEADER + VERDICT
+        return self.samples * (self.prompt + tail) / (self.prompt + self.samples * tail)
+
+    def group(self) -> Any:
+        """The same random tokens in every process."""
+        import torch
+
+        from reasongenrm.reasons.score import Group, Line
+        from reasongenrm.records import JudgePrompt, Reason
+
+        generator = torch.Generator().manual_seed(17)
+
+        def ids(length: int) -> tuple[int, ...]:
+            return tuple(torch.randint(self.vocabulary, (length,), generator=generator).tolist())
+
+        lines = tuple(
+            Line(
+                Reason(f"p#{n}", "p", "", "A", None, REASON, "stop", "bench", "blind"),
+                ids(REASON + HEADER + VERDICT),
+                REASON,
+                VERDICT,
+            )
+            for n in range(self.samples)
+        )
+        return Group(JudgePrompt("p", "p", "AB", (), "A", "bench"), ids(self.prompt), lines)
+
+
+def tokenizer() -> Any:
+    """The toy world's tokenizer: vLLM does not start without one, and its ids lie within both vocabularies."""
+    from reasongenrm.judge.prompts import PromptFile
+    from reasongenrm.toy.base import train_tokenizer
+
+    prompts = ROOT / "configs" / "prompts"
+    template = (prompts / "reason.jinja").read_text(encoding="utf-8")
+    return train_tokenizer(PromptFile.load(prompts / "toy.yaml"), template, seed=17)
+
+
+def build(folder: Path, vocabulary: int) -> None:
+    """Save an untrained Qwen2: 8 layers, 512 wide, 8 heads of 64, 2 KV heads, 2,048 in the middle, tied, float32."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -43,79 +96,164 @@ def build(folder: Path, vocabulary: int) -> Path:
         bos_token_id=None,
         eos_token_id=None,
     )
-    Qwen2ForCausalLM(config).save_pretrained(folder / str(vocabulary))
-    return folder / str(vocabulary)
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
 
 
-def make_group(vocabulary: int, samples: int, prompt: int, number: int = 0) -> Any:
-    """Return one prompt with its reasons, of random tokens."""
-    import torch
-
-    from reasongenrm.reasons.score import Group, Line
-    from reasongenrm.records import JudgePrompt, Reason
-
-    generator = torch.Generator().manual_seed(number)
-
-    def ids(length: int) -> tuple[int, ...]:
-        return tuple(torch.randint(vocabulary, (length,), generator=generator).tolist())
-
-    name = f"prompt-{number}"
-    lines = tuple(
-        Line(
-            Reason(f"{name}#{n}", name, "", "A", None, REASON, "stop", "bench", "blind"),
-            ids(REASON + HEADER + VERDICT),
-            REASON,
-            VERDICT,
-        )
-        for n in range(samples)
-    )
-    return Group(JudgePrompt(name, name, "AB", (), "A", "bench"), ids(prompt), lines)
-
-
-def plain(model: Any, group: Any) -> list[tuple[float, float]]:
+class Plain:
     """Mean log p of reason and verdict, the way one would write it down."""
+
+    def __init__(self, folder: str) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+    def score(self, group: Any) -> list[tuple[float, float]]:
+        import torch
+
+        found = []
+        for line in group.lines:
+            ids = torch.tensor([[*group.asked, *line.ids]])
+            with torch.inference_mode():
+                logprobs = torch.log_softmax(self._model(input_ids=ids, use_cache=False).logits[0], dim=-1)
+            at = torch.tensor([len(group.asked) + place for place in line.scored])
+            values = logprobs[at - 1, ids[0, at]]
+            found.append((values[: line.said].mean().item(), values[line.said :].mean().item()))
+        return found
+
+
+class Ours:
+    """The scorers of `reasongenrm.reasons`."""
+
+    def __init__(self, folder: str, kind: str) -> None:
+        from reasongenrm.recipe import EngineConfig, ModelConfig
+
+        model = ModelConfig(path=folder, dtype="float32")
+        encoder: Any = None  # the groups are laid out already
+        if kind == "transformers":
+            from reasongenrm.reasons.score_transformers import Student
+
+            self._scorer: Any = Student(model, encoder)
+        else:
+            from reasongenrm.engines.vllm import VLLMEngine
+            from reasongenrm.reasons.score_vllm import VLLMStudent
+
+            config = EngineConfig(max_model_len=4096, max_num_seqs=32, cpu_kv_gib=2, enforce_eager=True)
+            self._scorer = VLLMStudent(VLLMEngine(model, config), encoder)
+
+    def score(self, group: Any) -> list[tuple[float, float]]:
+        return [(scored.reason_logprob, scored.verdict_logprob) for scored in self._scorer.score([group])]
+
+
+def serve(way: str, folder: str, pipe: Connection) -> None:
+    """Time one way at whatever comes down the pipe: (seconds, scores) for each piece of work, until None."""
+    scorer: Any = Plain(folder) if way == "plain" else Ours(folder, way.removeprefix("ours, "))
+    pipe.send(way)
+    while work := pipe.recv():
+        group = work.group()
+        start = time.perf_counter()
+        scores = scorer.score(group)
+        pipe.send((time.perf_counter() - start, scores))
+
+
+class Ways:
+    """One process per way over one model; used as a context."""
+
+    def __init__(self, ways: list[str], folder: Path) -> None:
+        spawn = get_context("spawn")
+        self._pipes: dict[str, Connection] = {}
+        self._processes = []
+        for way in ways:
+            self._pipes[way], theirs = spawn.Pipe()
+            self._processes.append(spawn.Process(target=serve, args=(way, str(folder), theirs)))
+            self._processes[-1].start()
+            theirs.close()
+            self._pipes[way].recv()
+
+    def __enter__(self) -> Ways:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for pipe in self._pipes.values():
+            pipe.send(None)
+        for process in self._processes:
+            process.join()
+
+    def row(self, work: Work, repeats: int) -> str:
+        """Time the ways in turn; one row of a table."""
+        seconds: dict[str, list[float]] = {way: [] for way in self._pipes}
+        scores: dict[str, list[tuple[float, float]]] = {}
+        for turn in range(repeats + 1):
+            for way, pipe in self._pipes.items():
+                pipe.send(work)
+                taken, scores[way] = pipe.recv()
+                seconds[way] += [taken] if turn else []
+        best = {way: min(taken) for way, taken in seconds.items()}
+        gap = max(
+            abs(a - b)
+            for way in scores
+            for one, other in zip(scores[way], scores["plain"], strict=True)
+            for a, b in zip(one, other, strict=True)
+        )
+        ratios = " / ".join(f"{best['plain'] / taken:.2f}x" for way, taken in best.items() if way != "plain")
+        times = " | ".join(f"{taken:.2f} s" for taken in best.values())
+        return (
+            f"| {work.vocabulary:,} | {work.samples} | {work.prompt:,} | {times} | **{ratios}** "
+            f"| {work.limit:.2f}x | {gap:.0e} |"
+        )
+
+
+def machine() -> str:
+    """One line on where this was measured."""
     import torch
+    import transformers
 
-    found = []
-    for line in group.lines:
-        ids = torch.tensor([[*group.asked, *line.ids]])
-        with torch.inference_mode():
-            logprobs = torch.log_softmax(model(input_ids=ids, use_cache=False).logits[0], dim=-1)
-        at = torch.tensor([len(group.asked) + place for place in line.scored])
-        values = logprobs[at - 1, ids[0, at]]
-        found.append((values[: line.said].mean().item(), values[line.said :].mean().item()))
-    return found
-
-
-def fastest(ways: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Seconds of each way's fastest repeat; they take turns, after one turn to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(repeats + 1):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: min(taken) for name, taken in seconds.items()}
-
-
-def difference(group: Any, scored: list[Any], expected: list[tuple[float, float]]) -> float:
-    """Largest difference of a score, in nats per token."""
-    ours = [(s.reason_logprob, s.verdict_logprob) for s in scored]
-    return max(
-        abs(a - b) for one, other in zip(ours, expected, strict=True) for a, b in zip(one, other, strict=True)
-    )
-
-
-def compare(student: Any, vocabulary: int, samples: int, prompt: int, repeats: int) -> str:
-    """One row of a table."""
-    group = make_group(vocabulary, samples, prompt)
-    model = student._model
-    gap = difference(group, student.score([group]), plain(model, group))
-    taken = fastest({"plain": lambda: plain(model, group), "ours": lambda: student.score([group])}, repeats)
-    row = PROMPT_ROW = REASON + HEADER + VERDICT
-    limit = samples * (prompt + row) / (prompt + samples * row)
+    model = platform.processor() or platform.machine()
+    if (info := Path("/proc/cpuinfo")).exists():
+        names = [
+            line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line
+        ]
+        model = names[0] if names else model
     return (
-        f"| {vocabulary:,} | {samples} | {prompt:,} | {taken['plain']:.2f} | {taken['ours']:.2f} "
-        f"| {taken['plain'] / taken['ours']:.2f}x | {limit:.2f}x | {gap:.1e} |"
+        f"{model}, {os.cpu_count()} cores ({torch.get_num_threads()} threads), torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, load {os.getloadavg()[0]:.1f}"
     )
+
+
+def table(title: str, ways: list[str], running: Ways, works: list[Work], repeats: int) -> None:
+    """Print one table row by row."""
+    print(f"\n{title}\n\n{HEAD.format(' | '.join(ways))}\n|{'---:|' * (6 + len(ways))}", flush=True)
+    for work in works:
+        print(running.row(work, repeats), flush=True)
+
+
+def main() -> None:
+    """Print the tables as Markdown."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="one repeat, and no scaling")
+    parser.add_argument("--vllm", action="store_true", help="also time the scorer on vLLM")
+    parser.add_argument("--repeats", type=int, default=5)
+    asked = parser.parse_args()
+    repeats = 1 if asked.quick else asked.repeats
+    ways = ["plain", "ours, transformers", *(["ours, vllm"] if asked.vllm else [])]
+    print(machine())
+    with tempfile.TemporaryDirectory() as folder:
+        for vocabulary in VOCABULARIES:
+            model = Path(folder) / str(vocabulary)
+            build(model, vocabulary)
+            with Ways(ways, model) as running:
+                title = f"8 reasons of {REASON} tokens (+ {HEADER + VERDICT} of header and verdict)"
+                table(title, ways, running, [Work(vocabulary, 8, 1000)], repeats)
+                if vocabulary == VOCABULARIES[0] and not asked.quick:
+                    few = max(1, repeats // 2)
+                    by_n = [Work(vocabulary, samples, 1000) for samples in (1, 2, 4, 8, 16)]
+                    table("By the number of reasons", ways, running, by_n, few)
+                    by_length = [Work(vocabulary, 8, prompt) for prompt in (125, 250, 500, 1000, 2000)]
+                    table("By the prompt's length", ways, running, by_length, few)
+
+
+if __name__ == "__main__":
+    main()

@@ -25,7 +25,7 @@ class Message(TypedDict):
     content: str
 
 
-_CANONICAL = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":"))
+_CANONICAL = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":"), check_circular=False)
 
 
 def content_id(*parts: Any) -> str:

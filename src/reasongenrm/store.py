@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from reasongenrm.errors import DataError
 
-_READABLE = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+_READABLE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False)
 _ESCAPED = json.JSONEncoder(ensure_ascii=True, allow_nan=False)
 
 
@@ -25,6 +25,16 @@ def dump_line(row: dict[str, Any]) -> str:
     except UnicodeEncodeError:
         line = _ESCAPED.encode(row)
     return line + "\n"
+
+
+def dump_texts(row: dict[str, Any]) -> bytes:
+    """Return one row of texts, with no number in it, as a line of JSON; several times faster than `dump_line`."""
+    import msgspec
+
+    try:
+        return msgspec.json.encode(row) + b"\n"  # would write NaN as null
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return dump_line(row).encode("utf-8")
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

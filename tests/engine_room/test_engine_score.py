@@ -163,7 +163,7 @@ def test_vllm_gives_the_same_scores(
     groups: list[Group],
     encoders: dict[str, ChatEncoder],
     plainly: dict[str, tuple[float, float]],
-    prompts: Prompts,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     judge = VLLMStudent(engine, encoders["reason"])
     assert gap(judge.score(groups), plainly) <= ENGINE_TOLERANCE
@@ -185,7 +185,21 @@ def test_vllm_gives_the_same_scores(
         ]
         asked = tuple(tokens[50 + number : 50 + number + length])
         longer.append(Group(source.prompt, asked, tuple(lines)))
+    firsts: list[list[int]] = []
+    real = engine.prompt_logprobs
+
+    def watched(sequences: Sequence[Sequence[int]]) -> Any:
+        firsts.append([])
+        for number, first, values in real(sequences):
+            firsts[-1].append(first)
+            yield number, first, values
+
+    monkeypatch.setattr(engine, "prompt_logprobs", watched)
     scored = judge.score(longer)
+    assert len(firsts) > 1, (
+        "reasons that begin alike read each other from the cache, and the rest was asked for"
+    )
+    assert max(firsts[0]) > 2 * block, "prompts are read from the cache"
     again = Student(
         ModelConfig(path=engine._llm.model_config.model, dtype="float32"), encoders["reason"]
     ).score(longer)

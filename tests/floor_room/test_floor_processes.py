@@ -49,8 +49,9 @@ def test_more_goes_to_other_processes_and_comes_back_in_order_before_all_is_read
 
     def rows() -> Iterator[int]:
         nonlocal read
-        for read in range(1, 1001):
-            yield read
+        for number in range(1, 1001):
+            read = number
+            yield number
 
     found = map_chunks(work, rows(), chunk=10, prepare=prepare, arguments=(100,))
     first, process = next(found)

@@ -15,7 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasongenrm.errors import DataError
-from reasongenrm.store import PartStore, dump_line, read_jsonl, write_json, write_jsonl, write_text
+from reasongenrm.store import (
+    PartStore,
+    dump_line,
+    dump_texts,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+    write_text,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -197,6 +205,16 @@ def test_surrogates_come_back(text: str) -> None:
     assert json.loads(line)["text"] == text.encode("utf-16-le", "surrogatepass").decode(
         "utf-16-le", "surrogatepass"
     )
+
+
+@given(st.dictionaries(st.text(), st.text(st.characters()) | st.lists(st.text()), max_size=4))
+def test_rows_of_texts_say_the_same(row: dict[str, Any]) -> None:
+    assert json.loads(dump_texts(row)) == json.loads(dump_line(row)) and dump_texts(row).endswith(b"\n")
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_of_odd_texts_say_the_same(row: dict[str, Any]) -> None:
+    assert json.loads(dump_texts(row)) == json.loads(dump_line(row))
 
 
 def test_text_stays_readable_unless_it_cannot() -> None:

@@ -62,7 +62,7 @@ def _last_mlp_on(model: Any, rows: Any, total: int) -> Iterator[None]:
     from torch import nn
 
     layers = getattr(model.base_model, "layers", None)
-    mlp = getattr(layers[-1], "mlp", None) if layers else None
+    mlp: Any = getattr(layers[-1], "mlp", None) if layers else None
     if not isinstance(getattr(mlp, "down_proj", None), nn.Linear):  # no dense MLP under its usual name
         yield
         return

@@ -33,7 +33,7 @@ from reasongenrm.recipe_data import BenchmarkFile
 from reasongenrm.records import Drop, JudgePrompt, Letter, PreferencePair, to_json
 from reasongenrm.run import Run
 from reasongenrm.stages.loading import judge_encoder, load_tokenizer, teacher_encoder
-from reasongenrm.store import dump_line, jsonl_writer, replacing
+from reasongenrm.store import dump_texts, jsonl_writer, replacing
 
 CHUNK = 256
 """Rows that a worker process takes at a time."""
@@ -104,15 +104,14 @@ class _Placer:
         prompts = tuple(judge_prompt(pair, o, self._prompts) for o in orders)
         tokens = self._tokens(prompts)
         lines = {
-            "pairs": dump_line(to_json(pair)),
-            "prompts": "".join(dump_line(to_json(prompt)) for prompt in prompts),
+            "pairs": dump_texts(to_json(pair)),
+            "prompts": b"".join(dump_texts(to_json(prompt)) for prompt in prompts),
         }
-        encoded = {name: text.encode("utf-8") for name, text in lines.items()}
         winners = tuple(prompt.winner for prompt in prompts)
         if not self._measured:
-            return Candidate(pair, winners, encoded, {}, None, UNKNOWN, None)
+            return Candidate(pair, winners, lines, {}, None, UNKNOWN, None)
         too_long = self._too_long(pair, prompts, tokens)
-        return Candidate(pair, winners, encoded, tokens, too_long, pair_language(pair), compare(pair))
+        return Candidate(pair, winners, lines, tokens, too_long, pair_language(pair), compare(pair))
 
     def _tokens(self, prompts: tuple[JudgePrompt, ...]) -> dict[str, int]:
         if not self._encoders:

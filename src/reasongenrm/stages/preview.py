@@ -50,7 +50,7 @@ def _records(recipe: Recipe) -> None:
     """Stage 2 works on the files of stage 1, where they are there already."""
     counts: Counter[str] = Counter()
     shown: dict[str, str] = {}
-    for path in sorted({file for name in recipe.judges for file in record_files(recipe, name)}):
+    for path in dict.fromkeys(file for name in recipe.judges for file in record_files(recipe, name)):
         if not path.exists():
             print(f"{path}: not there yet; run 1_prepare.sh first")
             continue
