@@ -130,7 +130,7 @@ def half_surrogate(text: str) -> int | None:
     JSON can escape one; no tokenizer and no UTF-8 file can hold one.
     """
     try:
-        text.encode("utf-8")
+        text.isascii() or text.encode("utf-8")
     except UnicodeEncodeError as error:
         return error.start
     return None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from reasongenrm.errors import DataError
+from reasongenrm.records import to_json
 
 _READABLE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False)
 _ESCAPED = json.JSONEncoder(ensure_ascii=True, allow_nan=False)
@@ -27,14 +28,14 @@ def dump_line(row: dict[str, Any]) -> str:
     return line + "\n"
 
 
-def dump_texts(row: dict[str, Any]) -> bytes:
-    """Return one row of texts, with no number in it, as a line of JSON; several times faster than `dump_line`."""
+def dump_texts(record: Any) -> bytes:
+    """Return a record of texts, with no number in it, as a line of JSON; several times faster than `dump_line`."""
     import msgspec
 
     try:
-        return msgspec.json.encode(row) + b"\n"  # would write NaN as null
+        return msgspec.json.encode(record) + b"\n"  # would write NaN as null
     except UnicodeEncodeError:  # half of a surrogate pair
-        return dump_line(row).encode("utf-8")
+        return dump_line(record if isinstance(record, dict) else to_json(record)).encode("utf-8")
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

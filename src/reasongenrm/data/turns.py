@@ -56,17 +56,27 @@ def read_turns(value: Any, name: str, roles: Sequence[str] = ROLES) -> list[Mess
         )
     if not value:
         raise BadRow("no_messages", f"`{name}` has no messages; it needs at least a user turn.")
-    turns: list[Message] = []
-    for number, turn in enumerate(value):
-        place = f"{name}[{number}]"
-        if not isinstance(turn, Mapping):
-            detail = f"`{place}` is {kind_of(turn)}; make it an object with role and content."
-            raise BadRow("bad_type", detail)
-        role = check_text(turn.get("role"), f"{place}.role")
-        if role not in roles:
-            raise BadRow("bad_role", f"`{place}` has the role {role[:40]!r}; use {', '.join(roles)}.")
-        turns.append(Message(role=role, content=check_text(turn.get("content"), f"{place}.content")))
-    return turns
+    return [_turn(turn, name, number, roles) for number, turn in enumerate(value)]
+
+
+def _turn(turn: Any, name: str, number: int, roles: Sequence[str]) -> Message:
+    if isinstance(turn, dict):  # nearly all are good: their names are not spelled out
+        role, content = turn.get("role"), turn.get("content")
+        if (
+            isinstance(role, str)
+            and role in roles
+            and isinstance(content, str)
+            and half_surrogate(content) is None
+        ):
+            return Message(role=role, content=content)
+    place = f"{name}[{number}]"
+    if not isinstance(turn, Mapping):
+        detail = f"`{place}` is {kind_of(turn)}; make it an object with role and content."
+        raise BadRow("bad_type", detail)
+    role = check_text(turn.get("role"), f"{place}.role")
+    if role not in roles:
+        raise BadRow("bad_role", f"`{place}` has the role {role[:40]!r}; use {', '.join(roles)}.")
+    return Message(role=role, content=check_text(turn.get("content"), f"{place}.content"))
 
 
 def read_prompt(value: Any, name: str) -> list[Message]:

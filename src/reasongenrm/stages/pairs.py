@@ -104,8 +104,8 @@ class _Placer:
         prompts = tuple(judge_prompt(pair, o, self._prompts) for o in orders)
         tokens = self._tokens(prompts)
         lines = {
-            "pairs": dump_texts(to_json(pair)),
-            "prompts": b"".join(dump_texts(to_json(prompt)) for prompt in prompts),
+            "pairs": dump_texts(pair),
+            "prompts": b"".join(dump_texts(prompt) for prompt in prompts),
         }
         winners = tuple(prompt.winner for prompt in prompts)
         if not self._measured:
