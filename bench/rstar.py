@@ -1,6 +1,6 @@
 """Scoring reasons under the student: the plain way against `reasongenrm.reasons`, in one run.
 
-    python bench/rstar.py [--quick] [--vllm] [--repeats 5]
+    python bench/rstar.py [--quick] [--vllm] [--repeats 5] [--vocabulary 8000 151936]
 
 Plain: one forward pass per prompt + reason, a log-softmax over the whole vocabulary at every position, batch 1.
 Ours: `Student.score` on the same token ids (`--vllm`: `VLLMStudent.score` too). The models are untrained Qwen2s from a
@@ -236,12 +236,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one repeat, and no scaling")
     parser.add_argument("--vllm", action="store_true", help="also time the scorer on vLLM")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--vocabulary", type=int, nargs="+", default=VOCABULARIES, help="sizes to measure")
     asked = parser.parse_args()
     repeats = 1 if asked.quick else asked.repeats
     ways = ["plain", "ours, transformers", *(["ours, vllm"] if asked.vllm else [])]
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
-        for vocabulary in VOCABULARIES:
+        for vocabulary in asked.vocabulary:
             model = Path(folder) / str(vocabulary)
             build(model, vocabulary)
             with Ways(ways, model) as running:

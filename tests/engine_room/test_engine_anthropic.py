@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_servers import Asked, Batches, HTTPServer, Reply, errored, failing, serving, succeeded
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine_servers import Asked, Batches, HTTPServer, Reply, errored, failing, serving, succeeded
 from reasongenrm.engines.anthropic import AnthropicEngine
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.ledger import Batch, Ledger
@@ -81,7 +81,8 @@ def by_id(completions: Iterable[Completion]) -> dict[str, Completion]:
 
 def check_answered(done: dict[str, Completion], requests: Iterable[Request]) -> None:
     expected = {
-        r.id: Completion(r.id, f"re: {r.messages[-1]['content']}", "stop", logprob=None, billed=2) for r in requests
+        r.id: Completion(r.id, f"re: {r.messages[-1]['content']}", "stop", logprob=None, billed=2)
+        for r in requests
     }
     assert done == expected
 

@@ -15,12 +15,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import engine_servers
 import pytest
-from engine_servers import Asked, HTTPServer, Reply, answer, failing, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
+import engine_servers
+from engine_servers import Asked, HTTPServer, Reply, answer, failing, serving
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.openai import OpenAIEngine, break_markers
 from reasongenrm.engines.resume import complete_missing
