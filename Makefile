@@ -39,6 +39,7 @@ format: setup ## put style right
 demo: setup ## the whole road on toy data: prepare, train, evaluate
 	$(ACTIVATE) && reasongenrm toy build --out build/toy
 	$(ACTIVATE) && ./1_prepare.sh configs/demo.yaml
+	$(ACTIVATE) && reasongenrm select configs/demo.yaml
 	$(ACTIVATE) && ./2_train.sh configs/demo.yaml
 	$(ACTIVATE) && ./3_eval_reward_bench.sh configs/demo.yaml
 

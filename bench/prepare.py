@@ -1,6 +1,6 @@
 """How fast stage 1 turns rows into placed judge prompts, and how much memory it takes while the input grows.
 
-    python bench/prepare.py [--rows 10000 40000 160000]
+    python bench/prepare.py [--step place] [--rows 10000 40000 160000]
 
 Rows are generated (20 to 90 words of prompt, 60 to 260 per answer, one in fifty a repeated row); each size runs in a
 process of its own. `place` loads, validates, drops exact duplicates, places, renders and writes pairs.jsonl and
@@ -27,6 +27,7 @@ from typing import Any
 from reasongenrm.recipe_file import load_recipe
 
 BENCHMARK_ROWS = 2985
+STEPS = ("place", "all")
 
 
 def texts(seed: int, shortest: int, longest: int) -> Any:
@@ -122,6 +123,7 @@ def machine() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 40_000, 160_000])
+    parser.add_argument("--step", action="append", choices=STEPS, help="both if not given")
     parser.add_argument("--one", nargs=2, metavar=("WHAT", "FILE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -132,7 +134,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         benchmark(Path(folder) / "benchmark.jsonl")
         rows_file = Path(folder) / "rows.jsonl"
-        for what in os.environ.get("WHAT", "place all").split():
+        for what in options.step or STEPS:
             for rows in options.rows:
                 generate(rows_file, rows)
                 command = [sys.executable, __file__, "--one", what, str(rows_file)]

@@ -114,10 +114,9 @@ def test_all_servers_gone_is_told_and_the_same_command_goes_on(served: Bench) ->
         refused(served.run(PREPARE, "gone", *fleet(server)), server.url, "teachers.fleet.server")
         part = served.folder("gone") / "reasons" / "fleet.part.jsonl"
         assert lines(part) == 10
-        server.reply = right
-        server.asked.clear()
-        served.good(PREPARE, "gone", *fleet(server))
-        assert asked_for(server).total() == REASONS - 10
+    with serving(right) as another:  # a run may go on with other servers
+        served.good(PREPARE, "gone", *fleet(another))
+        assert asked_for(another).total() == REASONS - 10
 
 
 def test_a_teacher_that_always_contradicts_the_label_is_told(served: Bench) -> None:

@@ -230,7 +230,7 @@ def test_requests_are_taken_as_batches_get_done(tmp_path: Path) -> None:
 CHILD = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]  # of this module, and of the servers
 import test_engine_anthropic as here
 from reasongenrm.engines.resume import complete_missing
 from reasongenrm.store import PartStore

@@ -157,59 +157,6 @@ def test_the_line_is_what_the_judge_would_have_to_write(
             ]
 
 
-@engine_test
-def test_vllm_gives_the_same_scores(
-    engine: VLLMEngine,
-    groups: list[Group],
-    encoders: dict[str, ChatEncoder],
-    plainly: dict[str, tuple[float, float]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    judge = VLLMStudent(engine, encoders["reason"])
-    assert gap(judge.score(groups), plainly) <= ENGINE_TOLERANCE
-    # Prompts of several cache blocks: one that ends with a block, reasons that share blocks beyond it.
-    block = engine.cached_tokens
-    source = groups[3]
-    tokens = [token for group in groups for line in group.lines for token in line.ids]
-    reason = source.lines[0]
-    tail = reason.ids[reason.said :]
-    longer = []
-    for number, length in enumerate((block - 1, block, 2 * block, 2 * block + 7)):
-        said = tokens[: block + 5]
-        texts = [said, [*said[:-3], *tokens[9:12]], tokens[3:20], said]
-        lines = [
-            replace(
-                reason, reason=replace(reason.reason, id=f"{number}#{n}"), ids=(*text, *tail), said=len(text)
-            )
-            for n, text in enumerate(texts)
-        ]
-        asked = tuple(tokens[50 + number : 50 + number + length])
-        longer.append(Group(source.prompt, asked, tuple(lines)))
-    firsts: list[list[int]] = []
-    real = engine.prompt_logprobs
-
-    def watched(sequences: Sequence[Sequence[int]]) -> Any:
-        firsts.append([])
-        for number, first, values in real(sequences):
-            firsts[-1].append(first)
-            yield number, first, values
-
-    monkeypatch.setattr(engine, "prompt_logprobs", watched)
-    scored = judge.score(longer)
-    assert len(firsts) > 1, (
-        "reasons that begin alike read each other from the cache, and the rest was asked for"
-    )
-    assert max(firsts[0]) > 2 * block, "prompts are read from the cache"
-    again = Student(
-        ModelConfig(path=engine._llm.model_config.model, dtype="float32"), encoders["reason"]
-    ).score(longer)
-    assert gap(scored, {s.id: (s.reason_logprob, s.verdict_logprob) for s in again}) <= ENGINE_TOLERANCE
-    assert judge.score(longer) == scored, "a batch's scores do not depend on what was scored before"
-    too_long = replace(longer[0], asked=tuple(tokens[:600]))
-    with pytest.raises(EngineError, match=r"^engine\.max_model_len: "):
-        judge.score([too_long])
-
-
 def save_model(folder: Path, config: Any) -> ModelConfig:
     import torch
     from transformers import AutoModelForCausalLM
@@ -300,7 +247,7 @@ def never() -> Scorer:
 
 
 @engine_test
-@pytest.mark.parametrize(("batch_tokens", "lives"), [(1, 0), (1, 15), (400, 1), (400, 5), (4000, 1)])
+@pytest.mark.parametrize(("batch_tokens", "lives"), [(1, 15), (400, 0), (400, 5), (4000, 1)])
 def test_killed_scoring_ends_with_the_same_bytes(
     scorer: Student,
     prompts: Prompts,
@@ -429,3 +376,56 @@ def test_an_unknown_student_is_named(encoders: dict[str, ChatEncoder], tmp_path:
     with pytest.raises(EngineError, match=r"^model\.path: cannot load") as caught:
         Student(ModelConfig(path=str(tmp_path)), encoders["reason"])
     assert "\n" not in str(caught.value)
+
+
+@engine_test
+def test_vllm_gives_the_same_scores(
+    engine: VLLMEngine,
+    groups: list[Group],
+    encoders: dict[str, ChatEncoder],
+    plainly: dict[str, tuple[float, float]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judge = VLLMStudent(engine, encoders["reason"])
+    assert gap(judge.score(groups), plainly) <= ENGINE_TOLERANCE
+    # Prompts of several cache blocks: one that ends with a block, reasons that share blocks beyond it.
+    block = engine.cached_tokens
+    source = groups[3]
+    tokens = [token for group in groups for line in group.lines for token in line.ids]
+    reason = source.lines[0]
+    tail = reason.ids[reason.said :]
+    longer = []
+    for number, length in enumerate((block - 1, block, 2 * block, 2 * block + 7)):
+        said = tokens[: block + 5]
+        texts = [said, [*said[:-3], *tokens[9:12]], tokens[3:20], said]
+        lines = [
+            replace(
+                reason, reason=replace(reason.reason, id=f"{number}#{n}"), ids=(*text, *tail), said=len(text)
+            )
+            for n, text in enumerate(texts)
+        ]
+        asked = tuple(tokens[50 + number : 50 + number + length])
+        longer.append(Group(source.prompt, asked, tuple(lines)))
+    firsts: list[list[int]] = []
+    real = engine.prompt_logprobs
+
+    def watched(sequences: Sequence[Sequence[int]]) -> Any:
+        firsts.append([])
+        for number, first, values in real(sequences):
+            firsts[-1].append(first)
+            yield number, first, values
+
+    monkeypatch.setattr(engine, "prompt_logprobs", watched)
+    scored = judge.score(longer)
+    assert len(firsts) > 1, (
+        "reasons that begin alike read each other from the cache, and the rest was asked for"
+    )
+    assert max(firsts[0]) > 2 * block, "prompts are read from the cache"
+    again = Student(
+        ModelConfig(path=engine._llm.model_config.model, dtype="float32"), encoders["reason"]
+    ).score(longer)
+    assert gap(scored, {s.id: (s.reason_logprob, s.verdict_logprob) for s in again}) <= ENGINE_TOLERANCE
+    assert judge.score(longer) == scored, "a batch's scores do not depend on what was scored before"
+    too_long = replace(longer[0], asked=tuple(tokens[:600]))
+    with pytest.raises(EngineError, match=r"^engine\.max_model_len: "):
+        judge.score([too_long])

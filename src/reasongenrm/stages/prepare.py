@@ -25,11 +25,16 @@ FREE = {"selector", "formula", "threshold"}
 """Keys of `select` that only choose among scored reasons: changing them, or `records`, samples nothing."""
 
 
+WHERE = {"urls", "url", "api_key_env", "max_concurrent", "timeout", "max_retries", "batch", "poll_seconds"}
+"""Keys of a teacher's server that say where and how it is asked: a run may go on with other servers."""
+
+
 def settings(recipe: Recipe) -> dict[str, Any]:
     """Return what this stage's costly files depend on."""
     keys = {"seed", "limit", "model", "engine", "prompts", "templates", "data", "teachers", "select"}
+    teachers = {name: {"server": WHERE} for name, teacher in recipe.teachers.items() if teacher.server}
     return {
-        **recipe.model_dump(mode="json", include=keys, exclude={"select": FREE}),
+        **recipe.model_dump(mode="json", include=keys, exclude={"select": FREE, "teachers": teachers}),
         "judges": sorted({judge.template for judge in recipe.judges.values()}),
         "files": {path: file_hash(path) for path in _inputs(recipe)},
     }
@@ -60,7 +65,8 @@ def prepare(recipe: Recipe) -> None:
         ConfigError, DataError, EngineError: what the user can mend.
     """
     check_model(recipe.model.path, key="model.path")
-    check_teachers(recipe)
+    if recipe.needs_reasons():
+        check_teachers(recipe)
     check_training(recipe)
     formula(recipe.select.formula)
     run = Run(recipe, "prepare")
