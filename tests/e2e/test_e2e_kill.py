@@ -1,22 +1,39 @@
-"""SIGKILL at random moments of every stage, the same command again: the same files as an undisturbed run."""
+"""SIGKILL at random moments of stages 2 and 3, the same command again: the same files as an undisturbed run."""
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_scripts import EVALUATE, PREPARE, TRAIN, Bench, Chain, kill_at, lines, snapshot, value_of
+from e2e_scripts import EVALUATE, TRAIN, Bench, Chain, kill_at, lines, snapshot, value_of
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
 def killed(chain: Chain) -> tuple[Bench, Path]:
-    """A bench and the folder of the run that the tests of this module kill, one stage after the other."""
-    return chain.bench, chain.bench.folder("killed")
+    """A bench and the folder of the run that the tests of this module kill, one stage after the other.
+
+    It begins with what stage 1 has left; `test_e2e_kill_twenty.py` kills that one.
+    """
+    folder = chain.bench.folder("killed")
+    chain.bench.names.add(chain.bench.name("killed"))
+    later = (
+        "judges",
+        "scalar",
+        "evaluate",
+        "recipe.yaml",
+        "scores.json",
+        "table.md",
+        "train.json",
+        "evaluate.json",
+    )
+    shutil.copytree(chain.folder, folder, ignore=shutil.ignore_patterns(*later))
+    return chain.bench, folder
 
 
 def same_files(ours: Path, theirs: Path, patterns: list[str]) -> None:
@@ -37,22 +54,6 @@ def no_process_is_left(bench: Bench, seconds: float) -> None:
 def nothing_half_made(folder: Path) -> None:
     leftovers = (".partial", ".part.", ".tmp", "checkpoint")
     assert [name for name in snapshot(folder) if any(mark in name for mark in leftovers)] == []
-
-
-def test_stage_1_killed_while_sampling_and_while_scoring(chain: Chain, killed: tuple[Bench, Path]) -> None:
-    bench, folder = killed
-    reasons, scored = folder / "reasons" / "student.part.jsonl", folder / "scored.part.jsonl"
-    process = bench.start(PREPARE, "killed")
-    kill_at(process, lambda: lines(reasons) >= 8, 0.2, group=True, seed=1)
-    done = lines(reasons)
-    assert 8 <= done < 48 and not (folder / "reasons" / "student.jsonl").exists()
-    process = bench.start(PREPARE, "killed")
-    kill_at(process, lambda: lines(scored) >= 3, 0.02, group=False, seed=2)
-    assert lines(folder / "reasons" / "student.jsonl") == 48 and (folder / "scored.part.jsonl").exists()
-    no_process_is_left(bench, 5)
-    bench.good(PREPARE, "killed")
-    same_files(folder, chain.folder, ["*.jsonl", "reasons/*", "*_report.*"])
-    nothing_half_made(folder)
 
 
 def test_stage_2_killed_leaves_no_process_and_ends_with_the_same_weights(
