@@ -68,7 +68,15 @@ def test_real_pairs_are_kept_or_dropped_by_the_length_policies(
         if drop["reason"] == "longer_than_context":
             assert int(drop["detail"].split()[0]) > CONTEXT and "engine.max_model_len" in drop["detail"]
     pairs = rows_of(folder / "pairs.jsonl")
-    assert 5 < len(pairs) == ROWS - slugs["prompt_too_long"] - slugs["longer_than_context"]
+    assert 5 < len(pairs) == ROWS - len(drops)
+    assert slugs.keys() <= {
+        "prompt_too_long",
+        "longer_than_context",
+        "contaminated_prompt",
+        "contaminated_answer",
+    }
+    listed = {match["pair_id"] for match in rows_of(folder / "contamination.jsonl")}
+    assert {drop["where"] for drop in drops if drop["reason"].startswith("contaminated")} <= listed
     assert any(len(pair["history"]) > 1 for pair in pairs), "conversations of several turns too"
     shown = (folder / "data_report.html").read_text(encoding="utf-8")
     assert "prompt_too_long" in shown and "longer_than_context" in shown
