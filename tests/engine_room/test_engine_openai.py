@@ -188,6 +188,8 @@ def test_stopping_early_waits_for_no_server() -> None:
 
 def test_an_interrupt_ends_the_work() -> None:
     hang = threading.Event()
+    # A shell starts what it puts into the background with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with serving(lambda asked: (hang.wait(20), answer(asked))[1]) as server:
         threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         started = time.monotonic()
@@ -195,6 +197,7 @@ def test_an_interrupt_ends_the_work() -> None:
             list(fleet(server.url).complete(asks(10)))
         assert time.monotonic() - started < 3
         hang.set()
+    signal.signal(signal.SIGINT, before)
 
 
 class Faulty:

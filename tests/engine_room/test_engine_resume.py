@@ -94,7 +94,7 @@ def test_killed_sampling_ends_with_the_same_bytes(
 
     def sample(dying: DyingEngine, store: PartStore) -> None:
         sample_reasons(
-            work, dying, encoders["reason"], toy_prompts, teacher, seed=17, name="tiny", store=store
+            lambda: work, dying, encoders["reason"], toy_prompts, teacher, seed=17, name="tiny", store=store
         )
 
     calm, killed = tmp_path / "calm.jsonl", tmp_path / "killed.jsonl"
@@ -102,7 +102,7 @@ def test_killed_sampling_ends_with_the_same_bytes(
     last = kill_and_resume(sample, engine, killed, deaths)
     assert killed.read_bytes() == calm.read_bytes()
     rows = list(read_jsonl(calm))
-    assert [row["id"] for row in rows] == [f"{prompt.id}#{n}" for _, prompt in work for n in range(3)]
+    assert [row["id"] for row in rows] == [f"{prompt.id}#tiny#{n}" for _, prompt in work for n in range(3)]
     assert len({row["text"] for row in rows}) == len(rows) == 48
     assert len(last.asked) == len(set(last.asked)), "within one run nothing is asked twice"
     if sum(deaths) >= 16:
