@@ -14,7 +14,7 @@ from reasongenrm.judge.prompts import ChatEncoder
 
 pytestmark = pytest.mark.e2e
 
-STAGE_1 = ("pairs.jsonl", "sft.jsonl", "genrm.jsonl")
+STAGE_1 = ("pairs.jsonl", "sft.jsonl", "genrm.jsonl", "general.jsonl")
 
 
 def test_zero_3_saves_the_adapter_that_zero_2_saves(
@@ -28,7 +28,7 @@ def test_zero_3_saves_the_adapter_that_zero_2_saves(
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    recipe = ["scalar=null", "judges={reasongenrm: {template: reason}}"]
+    recipe = ["scalar=null", "judges={reasongenrm: {template: reason, general: true}}"]
     made = bench("zero3", [*toy_overrides, *recipe, "train.launch=configs/accelerate/cpu-2proc-zero3.yaml"])
     folder = made.folder("split")
     folder.mkdir(parents=True)
@@ -52,7 +52,7 @@ def test_zero_3_saves_the_adapter_that_zero_2_saves(
     tokenizer = AutoTokenizer.from_pretrained(adapters[0])
     encoder = ChatEncoder(tokenizer, tokenizer.chat_template)
     row = rows_of(folder / "sft.jsonl")[0]
-    asked = encoder.encode([{"role": "user", "content": row["prompt"]}], generation=True)
+    asked = encoder.encode(row["prompt"], generation=True)
     ids = torch.tensor([asked + encoder.completion(row["reason"], row["response"])])
 
     def logits(adapter: Path | None) -> Any:
