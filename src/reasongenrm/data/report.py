@@ -6,11 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from reasongenrm.data.report_page import page
-from reasongenrm.records import Drop, Letter, PreferencePair
+from reasongenrm.records import Drop, HasPair, Letter, PreferencePair
 from reasongenrm.store import write_json, write_text
+
+Row = TypeVar("Row", bound=HasPair)
 
 UNIT = "pairs, or rows that could not become pairs"
 
@@ -144,10 +146,10 @@ class DataReport:
         self._tokens: dict[str, _Tokens] = {}
         self._sections: dict[str, Mapping[str, Any]] = {}
 
-    def watch(self, rows: Iterable[PreferencePair | Drop]) -> Iterator[PreferencePair | Drop]:
-        """Pass a loader's rows on, each counted as seen."""
+    def watch(self, rows: Iterable[Row | Drop]) -> Iterator[Row | Drop]:
+        """Pass rows on, pairs or what holds a `pair`, each counted as seen."""
         for row in rows:
-            self.seen(row.source)
+            self.seen(row.source if isinstance(row, Drop) else row.pair.source)
             yield row
 
     def seen(self, source: str) -> None:

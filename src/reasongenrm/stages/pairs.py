@@ -186,12 +186,6 @@ def _benchmarks(recipe: Recipe) -> Decontaminator | None:
     return Decontaminator(recipe.data.decontaminate, rows)
 
 
-def _counted(rows: Iterable[Candidate | Drop], report: DataReport) -> Iterator[Candidate | Drop]:
-    for row in rows:
-        report.seen(row.source if isinstance(row, Drop) else row.pair.source)
-        yield row
-
-
 def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
     """Write pairs, prompts, dropped and contamination.jsonl; return the report on pairs.
 
@@ -223,9 +217,7 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
             assert contamination is not None
             contamination.add(match)
 
-        rows = clean(
-            _counted(candidates(recipe), report), drop_sources=recipe.data.drop_sources, on_drop=on_drop
-        )
+        rows = clean(report.watch(candidates(recipe)), drop_sources=recipe.data.drop_sources, on_drop=on_drop)
         if recipe.data.near_duplicates:
             rows = drop_near_duplicates(rows, recipe.data.near_duplicates, on_drop)
         if benchmarks:
