@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,15 @@ def run_one(what: str, rows: Path) -> None:
         kept = 0
         with ExitStack() as stack:
             out = {
-                name: stack.enter_context((rows.parent / name).open("wb")) for name in ("pairs", "prompts")
+                name: stack.enter_context((rows.parent / name).open("wb", buffering=1 << 20))
+                for name in ("pairs", "prompts")
             }
             for candidate in clean(
-                candidates(recipe, measured=False), drop_sources=["magpie_ultra"], on_drop=lambda drop: None
-            ):  # fmt: skip
+                candidates(recipe, measured=False),
+                drop_sources=["magpie_ultra"],
+                on_drop=lambda drop: None,
+                look=attrgetter("seen"),
+            ):
                 kept += 1
                 for name, file in out.items():
                     file.write(candidate.lines[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections import deque
@@ -45,6 +46,7 @@ def _begin(parent: int, prepare: Callable[..., None], arguments: Sequence[Any]) 
     if is_gone(parent):  # it was killed while this process started
         os._exit(1)
     prepare(*arguments)
+    gc.freeze()  # what is loaded by now stays: no need to walk it again and again
 
 
 def map_chunks(

@@ -46,6 +46,11 @@ class HasPair(Protocol):
     """A pair, or what holds one: what the filters of `data/` take and give."""
 
     @property
+    def source(self) -> str:
+        """The pair's source."""
+        ...
+
+    @property
     def pair(self) -> PreferencePair:
         """The pair."""
         ...

@@ -85,7 +85,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("wb") as out:
+            with temporary.open("wb", buffering=1 << 20) as out:
                 yield out
                 out.flush()
                 os.fsync(out.fileno())

@@ -6,11 +6,37 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from reasongenrm.records import Drop, HasPair, Message, PreferencePair
 
 Row = TypeVar("Row", bound=HasPair)
+
+
+class Sight(NamedTuple):
+    """What `clean` looks at in a pair.
+
+    Attributes:
+        id, source: the pair's.
+        key: 63 bits of a hash of history and answers, whatever the answers' order.
+        first: whether the chosen answer is the one that sorts first.
+    """
+
+    id: str
+    source: str
+    key: int
+    first: bool
+
+
+def sight(pair: PreferencePair) -> Sight:
+    """Look at a pair for `clean`; nearly all the time goes here, so that it may run in other processes."""
+    first = pair.chosen <= pair.rejected
+    answers = (pair.chosen, pair.rejected) if first else (pair.rejected, pair.chosen)
+    return Sight(pair.id, pair.source, _key(pair.history, answers), first)
+
+
+def _sight_of(row: HasPair) -> Sight:
+    return sight(row.pair)
 
 
 def clean(
@@ -18,6 +44,7 @@ def clean(
     *,
     drop_sources: Sequence[str],
     on_drop: Callable[[Drop], None],
+    look: Callable[[Row], Sight] = _sight_of,
 ) -> Iterator[Row]:
     """Yield the rows worth training on, in their order; hand every other row to `on_drop`.
 
@@ -30,19 +57,20 @@ def clean(
         drop_sources: sources to leave out whole. In Skywork-80K v0.2 `magpie_ultra` belongs here: every
             rejected answer of it holds `<im_start>` and no chosen one does, so a judge learns the marker.
         on_drop: called once for each row left out; new Drops have stage `clean` and the pair's id as `where`.
+        look: returns what `sight` says of a row's pair.
     """
     unwanted = frozenset(drop_sources)
-    with closing(_Seen()) as seen:
+    with closing(_Earlier()) as earlier:
         for row in rows:
             if isinstance(row, Drop):
                 on_drop(row)
                 continue
-            pair = row.pair
-            problem = _unwanted(pair.source) if pair.source in unwanted else seen.problem(pair)
+            seen = look(row)
+            problem = _unwanted(seen.source) if seen.source in unwanted else earlier.problem(seen)
             if problem is None:
                 yield row
             else:
-                on_drop(Drop(pair.id, pair.source, *problem, "clean"))
+                on_drop(Drop(seen.id, seen.source, *problem, "clean"))
 
 
 def _unwanted(source: str) -> tuple[str, str]:
@@ -52,9 +80,8 @@ def _unwanted(source: str) -> tuple[str, str]:
     )
 
 
-class _Seen:
-    """The pairs that came, in a temporary SQLite file: 63 bits of a hash of history and answers, whatever the
-    answers' order, and which of the two was chosen."""
+class _Earlier:
+    """The pairs that came, in a temporary SQLite file: their keys, and which of the two answers was chosen."""
 
     def __init__(self) -> None:
         self._base = sqlite3.connect("")  # a temporary file, which goes with the connection
@@ -66,15 +93,13 @@ class _Seen:
     def close(self) -> None:
         self._base.close()
 
-    def problem(self, pair: PreferencePair) -> tuple[str, str] | None:
+    def problem(self, seen: Sight) -> tuple[str, str] | None:
         """Note a pair; return slug and detail if it came before."""
-        first = pair.chosen <= pair.rejected
-        answers = (pair.chosen, pair.rejected) if first else (pair.rejected, pair.chosen)
-        key = _key(pair.history, answers)
-        if self._base.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (key, first)).rowcount:
+        row = (seen.key, seen.first)
+        if self._base.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", row).rowcount:
             return None
-        [(earlier,)] = self._base.execute("SELECT first FROM seen WHERE key = ?", (key,))
-        if earlier == first:
+        [(earlier,)] = self._base.execute("SELECT first FROM seen WHERE key = ?", (seen.key,))
+        if earlier == seen.first:
             return (
                 "duplicate",
                 "An earlier row has the same history and the same two answers; remove one of them.",
@@ -86,10 +111,9 @@ class _Seen:
 
 
 def _key(history: Sequence[Message], answers: Sequence[str]) -> int:
-    texts = [text for turn in history for text in (turn["role"], turn["content"])]
-    parts = [text.encode("utf-8", "surrogatepass") for text in (*texts, *answers)]
-    digest = hashlib.blake2b(b"%d" % len(parts), digest_size=8)
-    for part in parts:  # with its length: no two lists of texts run together
-        digest.update(b":%d:" % len(part))
-        digest.update(part)
-    return int.from_bytes(digest.digest(), "big") >> 1
+    texts = [text for turn in history for text in (turn["role"], turn["content"])] + [*answers]
+    # With their lengths in front: no two lists of texts run together.
+    whole = f"{','.join([str(len(text)) for text in texts])}:{''.join(texts)}".encode(
+        "utf-8", "surrogatepass"
+    )
+    return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "big") >> 1

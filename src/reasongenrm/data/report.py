@@ -149,7 +149,7 @@ class DataReport:
     def watch(self, rows: Iterable[Row | Drop]) -> Iterator[Row | Drop]:
         """Pass rows on, pairs or what holds a `pair`, each counted as seen."""
         for row in rows:
-            self.seen(row.source if isinstance(row, Drop) else row.pair.source)
+            self.seen(row.source)
             yield row
 
     def seen(self, source: str) -> None:

@@ -10,19 +10,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from reasongenrm.data.turns import BadRow, check_text, read_turns
-from reasongenrm.reading import UNKNOWN_SOURCE, RawRow
+from reasongenrm.reading import UNKNOWN_SOURCE, RawLine, RawRow
 from reasongenrm.records import Drop, Message, PreferencePair
 
 REQUIRED = ("chosen", "rejected")
 OPTIONAL = ("source",)
 
 
-def read_pair(row: RawRow) -> PreferencePair | Drop:
+def read_pair(row: RawLine | RawRow | Drop) -> PreferencePair | Drop:
     """Check one row and return it as a pair, or as a Drop of stage `load`; never raises on bad input.
 
+    A Drop stays what it is.
     Texts are kept as they are (not stripped); keys of a message other than `role` and `content` are ignored.
     A row that names no source has the row's origin as its source.
     """
+    if isinstance(row, RawLine):
+        row = row.read()
+    if isinstance(row, Drop):
+        return row
     source = UNKNOWN_SOURCE
     try:
         source = _source(row.columns, row.origin)

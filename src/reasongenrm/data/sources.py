@@ -7,17 +7,17 @@ from pathlib import Path
 
 from reasongenrm.data.rows import OPTIONAL, REQUIRED, read_pair
 from reasongenrm.errors import DataError
-from reasongenrm.reading import RawRow, read_rows
+from reasongenrm.reading import RawLine, RawRow, raw_rows
 from reasongenrm.records import Drop, PreferencePair
 
 
 def raw_pairs(
     path: str, *, split: str = "train", revision: str | None = None, limit: int | None = None
-) -> Iterator[RawRow | Drop]:
+) -> Iterator[RawLine | RawRow | Drop]:
     """Stream the rows of a preference dataset, unchecked: `rows.read_pair` makes pairs of them.
 
     Args:
-        path, split, revision, limit: see `reading.read_rows`.
+        path, split, revision, limit: see `reading.raw_rows`.
 
     Raises:
         ConfigError: a negative limit, or a revision of a local path.
@@ -27,7 +27,7 @@ def raw_pairs(
     if local.suffix.lower() == ".csv" and local.is_file():
         mend = "for a ranked CSV set kind: ranked; else give a .jsonl or .parquet file"
         raise DataError("a .csv holds no conversations", where=path, mend=mend)
-    return read_rows(path, required=REQUIRED, optional=OPTIONAL, split=split, revision=revision, limit=limit)
+    return raw_rows(path, required=REQUIRED, optional=OPTIONAL, split=split, revision=revision, limit=limit)
 
 
 def load_pairs(
@@ -41,5 +41,4 @@ def load_pairs(
     Raises:
         ConfigError, DataError: see `raw_pairs`.
     """
-    rows = raw_pairs(path, split=split, revision=revision, limit=limit)
-    return (row if isinstance(row, Drop) else read_pair(row) for row in rows)
+    return map(read_pair, raw_pairs(path, split=split, revision=revision, limit=limit))

@@ -97,7 +97,11 @@ def _check_shows(template: str, name: str, shown: Sequence[str], path: str | Pat
         raise ConfigError(f"it does not show {', '.join(missing)}", where=f"{path}: {name}", mend="add it")
 
 
-_compiled = lru_cache(maxsize=8)(_TEXT.from_string)
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> jinja2.Template:
+    compiled = _TEXT.from_string(template)
+    compiled.globals = dict(compiled.globals)  # rendering copies them, and Jinja2's ChainMap copies slowly
+    return compiled
 
 
 def _fill(template: str, **values: str) -> str:
@@ -114,7 +118,8 @@ def neutralise(text: str, delimiters: Sequence[str]) -> str:
     The rest of a delimiter is looked at and not consumed, so that `###` in `####` is broken up at both places.
     """
     for delimiter in delimiters:
-        if delimiter in text:  # it hardly ever is, and this is much faster than the expression
+        # It hardly ever is there: looking for one character, then for the whole, is much faster than the expression.
+        if delimiter[0] in text and delimiter in text:
             text = re.sub(f"{re.escape(delimiter[0])}(?={re.escape(delimiter[1:])})", r"\g<0>\\", text)
     return text
 

@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
+from operator import attrgetter
 from typing import Any
 
+import msgspec
+
 from reasongenrm.data.benchmark_texts import benchmark_texts
-from reasongenrm.data.clean import clean
+from reasongenrm.data.clean import Sight, clean, sight
 from reasongenrm.data.decontaminate import Contamination, Decontaminator, Match, decontaminate
 from reasongenrm.data.language import UNKNOWN, pair_language
 from reasongenrm.data.leaks import Comparison, LeakDetector, compare
@@ -26,7 +30,7 @@ from reasongenrm.errors import DataError
 from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt, place, swapped
 from reasongenrm.judge.verdict import verdict_text
 from reasongenrm.processes import map_chunks
-from reasongenrm.reading import RawRow
+from reasongenrm.reading import RawLine, RawRow
 from reasongenrm.reasons.sample import teacher_messages
 from reasongenrm.recipe import Recipe
 from reasongenrm.recipe_data import BenchmarkFile
@@ -39,12 +43,12 @@ CHUNK = 256
 """Rows that a worker process takes at a time."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Candidate:
     """A pair as it would be written, before it is known whether it came before.
 
     Attributes:
-        pair: the pair.
+        seen: what tells whether it came before.
         winners: the letter of the chosen answer, for each of its judge prompts.
         lines: per output file, the lines to write.
         tokens: length of the longest judge prompt per judge template, in tokens.
@@ -53,7 +57,7 @@ class Candidate:
         compared: what the leak detector looks at.
     """
 
-    pair: PreferencePair
+    seen: Sight
     winners: tuple[Letter, ...]
     lines: dict[str, bytes]
     tokens: dict[str, int]
@@ -61,11 +65,21 @@ class Candidate:
     language: str
     compared: Comparison | None
 
+    @property
+    def source(self) -> str:
+        """The pair's source."""
+        return self.seen.source
 
-def source_rows(recipe: Recipe) -> Iterator[RawRow | PreferencePair | Drop]:
+    @cached_property
+    def pair(self) -> PreferencePair:
+        """The pair, read from its line: the texts come from the worker once."""
+        return msgspec.json.decode(self.lines["pairs"], type=PreferencePair)
+
+
+def source_rows(recipe: Recipe) -> Iterator[RawLine | RawRow | PreferencePair | Drop]:
     """Yield the rows of all sources, at most `limit` of them."""
 
-    def rows() -> Iterator[Iterable[RawRow | PreferencePair | Drop]]:
+    def rows() -> Iterator[Iterable[RawLine | RawRow | PreferencePair | Drop]]:
         for source in recipe.data.sources:
             if source.kind == "ranked":
                 yield load_ranked(source.path)
@@ -77,7 +91,7 @@ def source_rows(recipe: Recipe) -> Iterator[RawRow | PreferencePair | Drop]:
 
 def load_sources(recipe: Recipe) -> Iterator[PreferencePair | Drop]:
     """Yield all sources' rows as pairs."""
-    return (read_pair(row) if isinstance(row, RawRow) else row for row in source_rows(recipe))
+    return (row if isinstance(row, PreferencePair) else read_pair(row) for row in source_rows(recipe))
 
 
 class _Placer:
@@ -109,9 +123,9 @@ class _Placer:
         }
         winners = tuple(prompt.winner for prompt in prompts)
         if not self._measured:
-            return Candidate(pair, winners, lines, {}, None, UNKNOWN, None)
+            return Candidate(sight(pair), winners, lines, {}, None, UNKNOWN, None)
         too_long = self._too_long(pair, prompts, tokens)
-        return Candidate(pair, winners, lines, tokens, too_long, pair_language(pair), compare(pair))
+        return Candidate(sight(pair), winners, lines, tokens, too_long, pair_language(pair), compare(pair))
 
     def _tokens(self, prompts: tuple[JudgePrompt, ...]) -> dict[str, int]:
         if not self._encoders:
@@ -157,9 +171,9 @@ def _begin(recipe: Recipe, measured: bool) -> None:
     _placer = _Placer(recipe, measured)
 
 
-def _place(rows: list[RawRow | PreferencePair | Drop]) -> list[Candidate | Drop]:
+def _place(rows: list[RawLine | RawRow | PreferencePair | Drop]) -> list[Candidate | Drop]:
     assert _placer is not None
-    pairs = (read_pair(row) if isinstance(row, RawRow) else row for row in rows)
+    pairs = (row if isinstance(row, PreferencePair) else read_pair(row) for row in rows)
     return [pair if isinstance(pair, Drop) else _placer.candidate(pair) for pair in pairs]
 
 
@@ -217,7 +231,12 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
             assert contamination is not None
             contamination.add(match)
 
-        rows = clean(report.watch(candidates(recipe)), drop_sources=recipe.data.drop_sources, on_drop=on_drop)
+        rows = clean(
+            report.watch(candidates(recipe)),
+            drop_sources=recipe.data.drop_sources,
+            on_drop=on_drop,
+            look=attrgetter("seen"),
+        )
         if recipe.data.near_duplicates:
             rows = drop_near_duplicates(rows, recipe.data.near_duplicates, on_drop)
         if benchmarks:
