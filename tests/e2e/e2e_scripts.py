@@ -176,6 +176,19 @@ def snapshot(folder: Path) -> dict[str, str]:
     return found
 
 
+FIRST_STAGE = ("*.jsonl", "reasons/*.jsonl", "pairs_report.json", "data_report.*")
+"""The files of stage 1."""
+
+
+def same_first_stage(folder: Path, calm: Path) -> None:
+    """Stage 1 has left the same files, byte for byte."""
+    for pattern in FIRST_STAGE:
+        names = sorted(path.relative_to(calm) for path in calm.glob(pattern))
+        assert names == sorted(path.relative_to(folder) for path in folder.glob(pattern)), pattern
+        for name in names:
+            assert (folder / name).read_bytes() == (calm / name).read_bytes(), name
+
+
 @dataclass(frozen=True)
 class Chain:
     """The undisturbed run: its folder, and how each script ended."""
