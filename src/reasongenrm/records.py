@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, Protocol, TypedDict
@@ -276,6 +277,39 @@ class PairResult:
     correct: tuple[float, ...]
     outcomes: tuple[str, ...]
     scores: tuple[float, float] | None = None
+
+    @property
+    def credit(self) -> float:
+        """Mean credit over the orders, in [0, 1]."""
+        return math.fsum(self.correct) / len(self.correct)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a judge says of two answers, over all orders and votes.
+
+    Attributes:
+        id: content hash of history and answers, or what the caller called it.
+        winner: `A` when the first answer is better, `B` the second, `tie`, or None when nothing can be read.
+        prob_a: P(the first answer is better) in [0, 1], the mean over orders and votes; None without
+            log-probabilities.
+        reason: the explanation of the first verdict that agrees with the winner; of the first one if none does.
+        outcome: `ok`, `tie`, `unparsed`, `truncated` or `error`.
+        verdicts: one per order; letters are those of the order they were judged in.
+        prompt_tokens: tokens read, over all orders and votes.
+        tokens: tokens sampled, over all orders and votes, rescues included.
+        error: what went wrong, when the outcome is `error`.
+    """
+
+    id: str
+    winner: Literal["A", "B", "tie"] | None
+    prob_a: float | None
+    reason: str
+    outcome: Outcome
+    verdicts: tuple[Verdict, ...]
+    prompt_tokens: int
+    tokens: int
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

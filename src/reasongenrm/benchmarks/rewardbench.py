@@ -229,7 +229,7 @@ def score(results: Iterable[PairResult], *, seed: int = 0) -> BenchmarkScore:
     if not by_subset:
         raise DataError("no rows to score", mend="judge a benchmark first")
     table = table_for(by_subset)
-    credits = {name: [_credit(row) for row in rows] for name, rows in by_subset.items()}
+    credits = {name: [row.credit for row in rows] for name, rows in by_subset.items()}
     strict = {name: [float(min(row.correct) == 1) for row in rows] for name, rows in by_subset.items()}
     means, strict_means = (
         {name: math.fsum(c) / len(c) for name, c in some.items()} for some in (credits, strict)
@@ -278,7 +278,7 @@ def compare(
     Raises:
         DataError: the two did not judge the same rows.
     """
-    sides = [{(row.subset, row.pair_id): _credit(row) for row in side} for side in (ours, theirs)]
+    sides = [{(row.subset, row.pair_id): row.credit for row in side} for side in (ours, theirs)]
     if not sides[0] or sides[0].keys() != sides[1].keys():
         raise DataError("the two results are not of the same rows", mend="judge the same benchmark twice")
     credits: list[defaultdict[str, list[float]]] = [defaultdict(list), defaultdict(list)]
@@ -287,7 +287,3 @@ def compare(
             grouped[subset].append(side[subset, pair_id])
     table = table_for(credits[0])
     return paired_difference(credits[0], credits[1], lambda means: aggregate(table, means)[1], seed=seed)
-
-
-def _credit(row: PairResult) -> float:
-    return math.fsum(row.correct) / len(row.correct)

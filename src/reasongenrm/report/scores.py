@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reasongenrm.records import PairResult
 
@@ -89,6 +89,7 @@ class BenchmarkScore:
         subsets: subset name -> result, the subsets present, in the benchmark's order.
         rows: rows judged.
         counts: outcomes of all judgements.
+        details: what else the benchmark publishes, name -> share (None where nothing was there to count).
     """
 
     benchmark: str
@@ -104,3 +105,4 @@ class BenchmarkScore:
     subsets: dict[str, SubsetScore]
     rows: int
     counts: Counts
+    details: dict[str, float | None] = field(default_factory=dict)
