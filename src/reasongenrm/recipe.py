@@ -43,16 +43,20 @@ class EngineConfig(Strict):
     args: dict[str, Any] = {}
 
 
+Template = Literal["reason", "think", "direct"]
+
+
 class JudgeConfig(Strict):
     """One judge to train and to evaluate.
 
     Attributes:
-        template: `reason` (reason first, then the verdict) or `direct` (verdict only, GenRM).
+        template: `reason` (a turn of reasons, then the verdict's), `think` (reasons between think tags, as servers'
+            reasoning parsers read them) or `direct` (verdict only, GenRM).
         general: mix `general.jsonl` into its records (a wGen model).
         args: `trl.SFTConfig` keys that replace those of `train.args` for this judge.
     """
 
-    template: Literal["reason", "direct"] = "reason"
+    template: Template = "reason"
     general: bool = False
     args: dict[str, Any] = {}
 
@@ -121,8 +125,9 @@ class EvaluateConfig(Strict):
     rescue: bool = True
 
 
-TEMPLATES: dict[Literal["reason", "direct"], str] = {
+TEMPLATES: dict[Template, str] = {
     "reason": "configs/prompts/reason.jinja",
+    "think": "configs/prompts/think.jinja",
     "direct": "configs/prompts/direct.jinja",
 }
 
@@ -152,7 +157,7 @@ class Recipe(Strict):
     model: ModelConfig
     engine: EngineConfig = EngineConfig()
     prompts: str = "configs/prompts/judge.yaml"
-    templates: dict[Literal["reason", "direct"], str] = TEMPLATES
+    templates: dict[Template, str] = TEMPLATES
     data: DataConfig
     teachers: Annotated[dict[str, TeacherConfig], Field(min_length=1)] = {"student": TeacherConfig()}
     select: SelectConfig = SelectConfig()
@@ -164,9 +169,7 @@ class Recipe(Strict):
 
     @field_validator("templates")
     @classmethod
-    def _all_templates(
-        cls, given: dict[Literal["reason", "direct"], str]
-    ) -> dict[Literal["reason", "direct"], str]:
+    def _all_templates(cls, given: dict[Template, str]) -> dict[Template, str]:
         return TEMPLATES | given
 
     @model_validator(mode="after")
@@ -194,6 +197,11 @@ class Recipe(Strict):
         """The run folder."""
         return Path("runs") / self.name
 
+    @property
+    def student_template(self) -> Template:
+        """The template under which reasons are scored, and the base is asked: the first reasoning judge's."""
+        return next((j.template for j in self.judges.values() if j.template != "direct"), "direct")
+
     def needs_reasons(self) -> bool:
         """Whether any judge reasons, so that reasons have to be sampled."""
-        return any(judge.template == "reason" for judge in self.judges.values())
+        return self.student_template != "direct"

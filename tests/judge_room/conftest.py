@@ -1,4 +1,4 @@
-"""Encoders of the two judge templates over the toy tokenizer."""
+"""Encoders of the judge templates over the toy tokenizer."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ def encoder(toy_tokenizer: Any) -> ChatEncoder:
 @pytest.fixture(scope="session")
 def direct(toy_tokenizer: Any) -> ChatEncoder:
     return ChatEncoder(toy_tokenizer, Path("configs/prompts/direct.jinja").read_text())
+
+
+@pytest.fixture(scope="session")
+def think(toy_tokenizer: Any) -> ChatEncoder:
+    return ChatEncoder(toy_tokenizer, Path("configs/prompts/think.jinja").read_text())
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.errors import ConfigError
+from reasongenrm.judge.grammar import verdict_text
 from reasongenrm.judge.judge import Asking, judge_requests
 from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt
-from reasongenrm.judge.verdict import VerdictTokens, verdict_text
+from reasongenrm.judge.verdict import VerdictTokens
 from reasongenrm.recipe_file import load_recipe
 from reasongenrm.records import Message, PreferencePair, SFTRecord
 from reasongenrm.stages.loading import judge_encoder
@@ -209,7 +210,8 @@ BAD_TEMPLATES: list[tuple[str, str, str]] = [
     ("left out", "{% for m in messages[1:] %}{{ m.content }}<|im_end|>{% endfor %}", "exactly once"),
     ("one for another", "{% for m in messages %}{{ messages[0].content }}<|im_end|>{% endfor %}", "exactly once"),
     ("turned round", "{% for m in messages[::-1] %}{{ m.content }}<|im_end|>{% endfor %}", "exactly once"),
-    ("no end", "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n{% endfor %}", "no common end marker"),
+    ("no end", "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n{% endfor %}", "no special token"),
+    ("reason and verdict in one", "{% for m in messages %}{{ m.content }}{% endfor %}<|im_end|>\n", "nothing stands between"),
     ("end of many tokens", "{% for m in messages %}{{ m.role }}:{{ m.content }}</turn>\n{% endfor %}", "no special token"),
     ("broken", "{% for m in messages %}", "does not work"),
     ("refusing", "{{ raise_exception('only user turns, please') }}", "only user turns, please"),

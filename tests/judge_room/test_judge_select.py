@@ -219,7 +219,7 @@ def test_a_prompts_reasons_stand_together() -> None:
     ],
 )
 def test_unfit(text: str, finish: str, slug: str | None, toy_prompts: PromptFile) -> None:
-    drop = unfit(reason(text, finish, error="boom"), prompt(), toy_prompts.verdict_phrases, 3)
+    drop = unfit(reason(text, finish, error="boom"), prompt(), toy_prompts, 3)
     assert (drop.reason if drop else None) == slug
     if drop:
         assert (drop.where, drop.source, drop.stage) == ("p#t#0", "source of p", "reason") and drop.detail
@@ -227,17 +227,17 @@ def test_unfit(text: str, finish: str, slug: str | None, toy_prompts: PromptFile
 
 
 def test_a_blind_reason_without_a_verdict_is_unfit(toy_prompts: PromptFile) -> None:
-    drop = unfit(reason("hard to say .", verdict=None), prompt(), toy_prompts.verdict_phrases, 3)
+    drop = unfit(reason("hard to say .", verdict=None), prompt(), toy_prompts, 3)
     assert drop and drop.reason == "no_verdict"
 
 
 def test_fitness_is_the_same_for_both_letters(toy_prompts: PromptFile) -> None:
     turned = str.maketrans("AB", "BA")
     for text in ("so well now A is better .", "so well now B is better .", "A is better .", "B is better ."):
-        one = unfit(reason(text), prompt(winner="A"), toy_prompts.verdict_phrases, 3)
-        two = unfit(reason(text.translate(turned)), prompt(winner="B"), toy_prompts.verdict_phrases, 3)
+        one = unfit(reason(text), prompt(winner="A"), toy_prompts, 3)
+        two = unfit(reason(text.translate(turned)), prompt(winner="B"), toy_prompts, 3)
         assert (one and one.reason) == (two and two.reason)
 
 
 def test_no_giveaway_words_means_that_none_is_a_giveaway(toy_prompts: PromptFile) -> None:
-    assert unfit(reason("A is better ."), prompt(), toy_prompts.verdict_phrases, 0) is None
+    assert unfit(reason("A is better ."), prompt(), toy_prompts, 0) is None

@@ -10,16 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.errors import ConfigError
+from reasongenrm.judge.grammar import DEFAULT, Grammar, verdict_text
 from reasongenrm.judge.prompts import ChatEncoder, PromptFile
 from reasongenrm.judge.verdict import (
     VerdictTokens,
-    parse_verdict,
     prob_a,
     read_completion,
     read_rescue,
     reason_ids,
     stated_verdicts,
-    verdict_text,
 )
 from reasongenrm.records import Completion, JudgePrompt, Verdict
 
@@ -195,8 +194,48 @@ def test_an_engine_without_probabilities_gives_a_verdict_without(
         ("[[AB]]", None), ("[[]]", None), ("[A]", None), ("[[A]", None), ("[[b]]", None), ("", None), ("[[A ]]", None), ("[[A\n]]", None),
     ],
 )  # fmt: skip
-def test_parse_verdict(text: str, letter: str | None) -> None:
-    assert parse_verdict(text) == letter
+def test_the_last_verdict_of_a_text(text: str, letter: str | None) -> None:
+    assert DEFAULT.last(text) == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("so it is [[A]]", ("so it is", "A")), ("why\n\n**[[B]]**.\n", ("why\n\n**", "B")), ("[[A]]<|", ("", "A")),
+        ("[[A]] is what it quotes, and no more", None), ("[[A]] [[B", None), ("", None), ("[[A]] b", None),
+    ],
+)  # fmt: skip
+def test_a_verdict_that_closes_a_text(text: str, found: tuple[str, str] | None) -> None:
+    assert DEFAULT.at_end(text) == found
+    assert DEFAULT.without_closing(text) == (found[0] if found else text.strip()).strip()
+
+
+OWN = Grammar(a="<verdict>first</verdict>", b="<verdict>second</verdict>")
+
+
+def test_a_grammar_of_ones_own() -> None:
+    assert (OWN.opening, OWN.closing) == ("<verdict>", "</verdict>")
+    assert OWN.said("B") == "<verdict>second" and OWN.text("A") == OWN.a
+    assert OWN.last(f"{OWN.a} or {OWN.b}") == "B" and OWN.last("[[A]]") is None
+    assert OWN.found(f"x {OWN.a}") == [(11, "A")]
+    assert stated_verdicts(f"so {OWN.b} . best: A", ["best: (A|B)"], OWN) == [(2, "B"), (4, "A")]
+
+
+@pytest.mark.parametrize(
+    "texts", [("A", "A"), ("A", "AB"), ("", "B"), (" [[A]]", "[[B]]"), ("[[A]]", "[[B]]\n"), ("x", "  ")]
+)
+def test_a_grammar_that_cannot_be_told_apart_is_refused(texts: tuple[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"give two different texts|visible character"):
+        Grammar(a=texts[0], b=texts[1])
+
+
+@given(text=st.text(), winner=st.sampled_from(["A", "B"]), before=st.sampled_from([OWN.a, OWN.b, "", "x "]))
+def test_what_a_grammar_writes_it_reads(text: str, winner: str, before: str) -> None:
+    for grammar in (DEFAULT, OWN):
+        said = before + text + grammar.text(winner)  # type: ignore[arg-type]
+        assert grammar.last(said) == winner
+        closing = grammar.at_end(said)
+        assert closing is not None and closing[1] == winner
 
 
 def test_the_tokens_spell_the_verdict(encoder: ChatEncoder, tokens: VerdictTokens) -> None:
@@ -214,11 +253,11 @@ def test_a_tokenizer_that_hides_the_letter_is_refused(
     spelling: dict[str, list[int]], encoder: ChatEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoder, "content", spelling.__getitem__)
-    with pytest.raises(ConfigError, match="a token of its own"):
+    with pytest.raises(ConfigError, match="by one token"):
         VerdictTokens.of(encoder)
 
 
-TOKENS = VerdictTokens((), 7, 8, (1, 2))
+TOKENS = VerdictTokens((), 7, 8, (1, 2), 1)
 nats = st.floats(-700, 0)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from reasongenrm.engines.base import Engine, Request
 from reasongenrm.engines.resume import complete_missing
 from reasongenrm.judge.prompts import ChatEncoder
-from reasongenrm.judge.verdict import CLOSE, VerdictTokens, read_completion, read_rescue, reason_ids
+from reasongenrm.judge.verdict import VerdictTokens, read_completion, read_rescue, reason_ids
 from reasongenrm.records import Completion, JudgePrompt, Verdict, completion_from_json, content_id
 from reasongenrm.store import PartStore
 
@@ -54,7 +54,7 @@ def judge_requests(
             max_tokens=max(1, min(asking.max_tokens, max_model_len - len(ids))),
             temperature=asking.temperature,
             seed=request_seed(asking.seed, prompt.id) if asking.temperature > 0 else None,
-            stop=(CLOSE + encoder.end,),
+            stop=(encoder.grammar.closing + encoder.end,),
             ignore_eos=True,
             watch=(tokens.a, tokens.b),
         )

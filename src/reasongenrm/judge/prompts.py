@@ -17,9 +17,10 @@ from typing import Any
 import jinja2
 import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reasongenrm.errors import ConfigError, first_line
+from reasongenrm.judge.grammar import DEFAULT, Grammar
 from reasongenrm.records import JudgePrompt, Letter, Message, Order, PreferencePair, content_id, unit_hash
 
 _TEXT = ImmutableSandboxedEnvironment(
@@ -27,12 +28,30 @@ _TEXT = ImmutableSandboxedEnvironment(
 )
 
 
+class Criterion(BaseModel):
+    """Something that a judge is to look at.
+
+    Attributes:
+        name: a word or two.
+        text: what it means; may be empty.
+        weight: how much it counts beside the others.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    text: str = ""
+    weight: float = Field(1.0, gt=0)
+
+
 class PromptFile(BaseModel):
     """A judge's wording, one YAML file in `configs/prompts/`.
 
     Attributes:
-        judge: Jinja2 text with `conversation`, `answer_a` and `answer_b`: the judge's user turn.
+        judge: Jinja2 text with `conversation`, `answer_a` and `answer_b`: the judge's user turn. It may also show
+            `criteria` and `verdict_a`, `verdict_b`.
         hindsight: the same with `winner` (A or B): the teacher's user turn.
+        criteria: what the judge is to look at, with weights; a template that is given some must show them.
+        verdict: how the judge writes its verdict.
         delimiters: literal strings that separate judged text from instructions: two characters or more, and no
             backslash.
         verdict_phrases: regular expressions, one group (A or B) each, by which a reason states its verdict.
@@ -43,6 +62,8 @@ class PromptFile(BaseModel):
     hindsight: str
     delimiters: tuple[str, ...]
     verdict_phrases: tuple[str, ...]
+    criteria: tuple[Criterion, ...] = ()
+    verdict: Grammar = DEFAULT
 
     @classmethod
     def load(cls, path: str | Path) -> PromptFile:
@@ -72,7 +93,8 @@ class PromptFile(BaseModel):
                         where=str(path),
                         mend="give it two characters or more, and no backslash",
                     )
-            _check_shows(prompts.judge, "judge", _SHOWN, path)
+            shown = (*_SHOWN, "criteria") if prompts.criteria else _SHOWN
+            _check_shows(prompts.judge, "judge", shown, path)
             _check_shows(prompts.hindsight, "hindsight", (*_SHOWN, "winner"), path)
         except ValidationError as error:
             first = error.errors()[0]
@@ -91,7 +113,8 @@ _SHOWN = ("conversation", "answer_a", "answer_b")
 
 def _check_shows(template: str, name: str, shown: Sequence[str], path: str | Path) -> None:
     """Raise a ConfigError where a template leaves out something that its reader must see."""
-    text = _fill(template, **{value: f"\x00{value}\x00" for value in shown})
+    given = (*shown, "criteria", "verdict_a", "verdict_b")
+    text = _fill(template, **{value: f"\x00{value}\x00" for value in given})
     missing = [value for value in shown if f"\x00{value}\x00" not in text]
     if missing:
         raise ConfigError(f"it does not show {', '.join(missing)}", where=f"{path}: {name}", mend="add it")
@@ -153,24 +176,43 @@ def _texts(pair: PreferencePair, order: Order, delimiters: Sequence[str]) -> dic
 
 
 @lru_cache(maxsize=8)
-def wording_id(template: str, delimiters: tuple[str, ...]) -> str:
+def _own_texts(criteria: tuple[Criterion, ...], grammar: Grammar) -> dict[str, str]:
+    """What a template may show beside the judged texts."""
+    lines = [
+        f"- {c.name}{f' (weight {c.weight:g})' if c.weight != 1 else ''}{f': {c.text}' if c.text else ''}"
+        for c in criteria
+    ]
+    return {"criteria": "\n".join(lines), "verdict_a": grammar.a, "verdict_b": grammar.b}
+
+
+@lru_cache(maxsize=8)
+def wording_id(
+    template: str,
+    delimiters: tuple[str, ...],
+    criteria: tuple[Criterion, ...] = (),
+    grammar: Grammar = DEFAULT,
+) -> str:
     """Return the content hash of a wording, of which a rendered prompt is a function."""
-    return content_id(template, delimiters)
+    own = [] if not criteria and grammar == DEFAULT else [_own_texts(criteria, grammar)]
+    return content_id(template, delimiters, *own)
 
 
 def judge_prompt(pair: PreferencePair, order: Order, prompts: PromptFile) -> JudgePrompt:
     """Render what the judge reads: one user turn."""
-    text = _fill(prompts.judge, **_texts(pair, order, prompts.delimiters))
+    own = _own_texts(prompts.criteria, prompts.verdict)
+    text = _fill(prompts.judge, **_texts(pair, order, prompts.delimiters), **own)
     messages: tuple[Message, ...] = ({"role": "user", "content": text},)
     winner: Letter = "A" if order == "AB" else "B"
-    name = content_id(pair.id, order, wording_id(prompts.judge, prompts.delimiters))
+    wording = wording_id(prompts.judge, prompts.delimiters, prompts.criteria, prompts.verdict)
+    name = content_id(pair.id, order, wording)
     return JudgePrompt(name, pair.id, order, messages, winner, pair.source)
 
 
 def hindsight_prompt(pair: PreferencePair, order: Order, prompts: PromptFile) -> tuple[Message, ...]:
     """Render what the teacher reads: the same pair, and which answer is better."""
     winner = "A" if order == "AB" else "B"
-    text = _fill(prompts.hindsight, winner=winner, **_texts(pair, order, prompts.delimiters))
+    own = _own_texts(prompts.criteria, prompts.verdict)
+    text = _fill(prompts.hindsight, winner=winner, **_texts(pair, order, prompts.delimiters), **own)
     return ({"role": "user", "content": text},)
 
 
@@ -190,11 +232,13 @@ class ChatEncoder:
         template: the Jinja2 chat template; its generation prompt is the header of the judge's first turn
             (`reason` for a reasoning judge, `assistant` for a verdict-only one). A teacher's own template
             does too, as long as only `encode` is used.
+        grammar: how the judge writes its verdict.
     """
 
-    def __init__(self, tokenizer: Any, template: str) -> None:
+    def __init__(self, tokenizer: Any, template: str, grammar: Grammar = DEFAULT) -> None:
         self.tokenizer = tokenizer
         self.template = template
+        self.grammar = grammar
         self._structure_cache: dict[str, list[int]] = {}
 
     def _cut(self, messages: Sequence[Message], generation: bool) -> _Slots:
@@ -223,24 +267,25 @@ class ChatEncoder:
 
     @property
     def between(self) -> str:
-        """End marker of the reason and header of the verdict."""
-        return self._ends[0]
+        """What stands between a reason and its verdict.
+
+        Raises:
+            ConfigError: nothing does.
+        """
+        between = self._ends[0]
+        if not between.strip():
+            what = "nothing stands between a reason and its verdict"
+            raise ConfigError(what, where="chat template", mend="use configs/prompts/reason.jinja or one like it")
+        return between
 
     @cached_property
     def end(self) -> str:
-        """The end-of-turn marker: the common start of what follows a verdict and what follows a reason."""
-        between, after_verdict = self._ends
-        marker = after_verdict.rstrip("\n")
-        if not marker or not between.startswith(marker):
-            raise ConfigError(
-                f"turns end in {after_verdict!r} and {between!r}: no common end marker",
-                where="chat template",
-                mend="end every turn with the same marker, such as <|im_end|>",
-            )
+        """The end-of-turn marker: what follows a verdict."""
+        marker = self._ends[1].rstrip("\n")
         ids = self.structure(marker)
         if len(ids) != 1 or ids[0] in self.content(marker):
             raise ConfigError(
-                f"{marker!r} is no special token of this tokenizer: any text could end a turn",
+                f"{marker!r}, which ends a verdict, is no special token of this tokenizer: any text could end a turn",
                 where="chat template",
                 mend="use the markers of the model's own chat template",
             )

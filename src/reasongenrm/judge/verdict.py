@@ -13,33 +13,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reasongenrm.errors import ConfigError
+from reasongenrm.judge.grammar import Grammar
 from reasongenrm.judge.prompts import ChatEncoder
 from reasongenrm.records import Completion, JudgePrompt, Letter, Outcome, Verdict
 
-VERDICT = re.compile(r"\[\[(A|B)\]\]")
-CLOSE = "]]"
 
-
-def verdict_text(winner: Letter) -> str:
-    """Return the verdict as the judge writes it."""
-    return f"[[{winner}]]"
-
-
-def parse_verdict(response: str) -> Letter | None:
-    """Return the last verdict in a response, or None."""
-    found = VERDICT.findall(response)
-    return found[-1] if found else None
-
-
-def stated_verdicts(reason: str, phrases: Sequence[str]) -> list[tuple[int, Letter]]:
+def stated_verdicts(
+    reason: str, phrases: Sequence[str], grammar: Grammar | None = None
+) -> list[tuple[int, Letter]]:
     """Return the verdicts a reason states, as (number of words before it, letter), in the order of the text.
 
-    A phrase may ignore case, and its group may be empty in a match that states nothing.
+    Args:
+        reason: the text.
+        phrases: regular expressions with one group, A or B; a phrase may ignore case, and its group may be empty in a
+            match that states nothing.
+        grammar: its verdicts count as well.
     """
-    found = {
-        (m.start(1), m.group(1)) for phrase in phrases for m in re.finditer(phrase, reason) if m.group(1)
-    }
-    return [(len(reason[:start].split()), "A" if letter in "Aa" else "B") for start, letter in sorted(found)]
+    found: set[tuple[int, Letter]] = set(grammar.found(reason)) if grammar else set()
+    for phrase in phrases:
+        found |= {(m.start(1), "A" if m[1] in "Aa" else "B") for m in re.finditer(phrase, reason) if m[1]}
+    return [(len(reason[:start].split()), letter) for start, letter in sorted(found)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +43,14 @@ class VerdictTokens:
         opening: ids before the letter.
         a, b: ids of the two letters.
         header: ids between a reason and its verdict.
+        end: id of the end-of-turn marker.
     """
 
     opening: tuple[int, ...]
     a: int
     b: int
     header: tuple[int, ...]
+    end: int
 
     @classmethod
     def of(cls, encoder: ChatEncoder) -> VerdictTokens:
@@ -64,14 +59,18 @@ class VerdictTokens:
         Raises:
             ConfigError: the tokenizer does not give each letter one token of its own.
         """
-        ids_a, ids_b = encoder.content(verdict_text("A")), encoder.content(verdict_text("B"))
+        grammar = encoder.grammar
+        ids_a, ids_b = encoder.content(grammar.a), encoder.content(grammar.b)
         places = [i for i, (x, y) in enumerate(zip(ids_a, ids_b, strict=False)) if x != y]
         if len(ids_a) != len(ids_b) or len(places) != 1:
             raise ConfigError(
-                "the tokenizer does not give the letter in [[A]] a token of its own", where="model.path"
+                f"the tokenizer does not tell {grammar.a} from {grammar.b} by one token",
+                where="model.path",
+                mend="name other texts under `verdict` in the prompt file",
             )
         at = places[0]
-        return cls(tuple(ids_a[:at]), ids_a[at], ids_b[at], tuple(encoder.structure(encoder.between)))
+        [end] = encoder.structure(encoder.end)
+        return cls(tuple(ids_a[:at]), ids_a[at], ids_b[at], tuple(encoder.structure(encoder.between)), end)
 
 
 def _after_header(token_ids: Sequence[int], header: Sequence[int]) -> int | None:
@@ -90,10 +89,13 @@ def prob_a(watched: dict[int, float], tokens: VerdictTokens) -> float | None:
 
 
 def reason_ids(completion: Completion, tokens: VerdictTokens) -> list[int]:
-    """Return the ids of the judge's reason: what it wrote before its first end of turn."""
+    """Return the ids of the judge's reason: what it wrote before its first end of turn, and before the verdict's
+    header."""
     ids = list(completion.token_ids)
-    marker = tokens.header[0]
-    return ids[: ids.index(marker)] if marker in ids else ids
+    behind = _after_header(ids, tokens.header)
+    if behind is not None:
+        ids = ids[: behind - len(tokens.header)]
+    return ids[: ids.index(tokens.end)] if tokens.end in ids else ids
 
 
 def read_completion(
@@ -107,8 +109,9 @@ def read_completion(
     winner: Letter | None = None
     probability: float | None = None
     if start is not None and completion.finish_reason != "error":
-        winner = parse_verdict(decode(list(ids[start:])))
-        said = f"[[{winner}"  # a letter elsewhere in the turn is no verdict
+        winner = encoder.grammar.last(decode(list(ids[start:])))
+    if start is not None and winner is not None:
+        said = encoder.grammar.said(winner)  # a letter elsewhere in the turn is no verdict
         places = [
             p for p in completion.watched if p >= start and decode(list(ids[start : p + 1])).endswith(said)
         ]

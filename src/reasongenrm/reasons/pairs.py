@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from reasongenrm.judge.verdict import verdict_text
+from reasongenrm.judge.grammar import DEFAULT, Grammar, verdict_text
 from reasongenrm.recipe_data import Corner, DPOConfig, GRPOConfig
 from reasongenrm.records import JudgePrompt, Letter, Message, Reason, ScoredReason
 
@@ -75,14 +75,16 @@ def final_verdict(scored: ScoredReason) -> Letter:
     return "B" if scored.winner == "A" else "A"
 
 
-def _completion(scored: ScoredReason) -> list[Message]:
+def _completion(scored: ScoredReason, grammar: Grammar = DEFAULT) -> list[Message]:
     return [
         Message(role="reason", content=scored.text),
-        Message(role="assistant", content=verdict_text(final_verdict(scored))),
+        Message(role="assistant", content=verdict_text(final_verdict(scored), grammar)),
     ]
 
 
-def dpo_row(prompt: JudgePrompt, chosen: ScoredReason, rejected: ScoredReason) -> dict[str, Any]:
+def dpo_row(
+    prompt: JudgePrompt, chosen: ScoredReason, rejected: ScoredReason, grammar: Grammar = DEFAULT
+) -> dict[str, Any]:
     """Return a row of `dpo.jsonl` in TRL's conversational preference format (`prompt`, `chosen`, `rejected`).
 
     Beside these stand `id` (the judge prompt's), `pair_id`, `source`, and for both sides `scores` (P(R|U) as `reason`,
@@ -91,7 +93,7 @@ def dpo_row(prompt: JudgePrompt, chosen: ScoredReason, rejected: ScoredReason) -
     sides = {"chosen": chosen, "rejected": rejected}
     return {
         "prompt": list(prompt.messages),
-        **{name: _completion(scored) for name, scored in sides.items()},
+        **{name: _completion(scored, grammar) for name, scored in sides.items()},
         "id": prompt.id,
         "pair_id": prompt.pair_id,
         "source": prompt.source,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 
 from reasongenrm.engines.base import Engine, Request
 from reasongenrm.engines.resume import complete_missing
 from reasongenrm.judge.judge import request_seed
 from reasongenrm.judge.prompts import ChatEncoder, PromptFile, hindsight_prompt
-from reasongenrm.judge.verdict import VERDICT, stated_verdicts
+from reasongenrm.judge.verdict import stated_verdicts
 from reasongenrm.recipe_data import TeacherConfig
 from reasongenrm.records import (
     Completion,
@@ -22,8 +21,6 @@ from reasongenrm.records import (
     to_json,
 )
 from reasongenrm.store import PartStore
-
-_CLOSING_VERDICT = re.compile(rf"\s*{VERDICT.pattern}\W*$")
 
 
 def teacher_messages(
@@ -75,12 +72,12 @@ def read_reason(
     in the judge's own grammar that closes a blind teacher's text is no part of the reason: the judge writes it in a
     turn of its own.
     """
-    stated = stated_verdicts(text, (*prompts.verdict_phrases, VERDICT.pattern))
+    stated = stated_verdicts(text, prompts.verdict_phrases, prompts.verdict)
     verdict = stated[-1][1] if stated else told if mode == "hindsight" else None
     return Reason(
         id=completion.id,
         prompt_id=completion.id.partition("#")[0],
-        text=_CLOSING_VERDICT.sub("", text).strip(),
+        text=prompts.verdict.without_closing(text),
         verdict=verdict,
         logprob=completion.logprob,
         tokens=completion.tokens,

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
+from reasongenrm.judge.grammar import verdict_text
 from reasongenrm.judge.prompts import ChatEncoder
-from reasongenrm.judge.verdict import verdict_text
 from reasongenrm.records import JudgePrompt, Reason, ScoredReason, to_json
 from reasongenrm.store import PartStore
 
@@ -73,7 +73,7 @@ class Scorer(Protocol):
 def lay_out(encoder: ChatEncoder, prompt: JudgePrompt, reasons: Sequence[Reason]) -> Group:
     """Return the token ids of a prompt and of what the judge would have to write for each reason."""
     header = encoder.structure(encoder.between)
-    verdict = encoder.content(verdict_text(prompt.winner))
+    verdict = encoder.content(verdict_text(prompt.winner, encoder.grammar))
     lines = []
     for reason in reasons:
         said = encoder.content(reason.text)

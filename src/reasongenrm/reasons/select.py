@@ -19,7 +19,8 @@ import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from reasongenrm.errors import ConfigError, first_line
-from reasongenrm.judge.verdict import VERDICT, stated_verdicts
+from reasongenrm.judge.prompts import PromptFile
+from reasongenrm.judge.verdict import stated_verdicts
 from reasongenrm.recipe_data import SelectConfig, Selector
 from reasongenrm.records import Drop, JudgePrompt, Reason, ScoredReason, unit_hash
 
@@ -138,7 +139,7 @@ def _drop(reason: Reason | ScoredReason, source: str, slug: str, detail: str) ->
     return Drop(reason.id, source, slug, detail, "reason")
 
 
-def unfit(reason: Reason, prompt: JudgePrompt, phrases: Sequence[str], giveaway_words: int) -> Drop | None:
+def unfit(reason: Reason, prompt: JudgePrompt, prompts: PromptFile, giveaway_words: int) -> Drop | None:
     """Return why a reason is not worth scoring, or None.
 
     A reason is unfit when it failed, was cut, is empty, reaches no verdict, or states a verdict within its first
@@ -154,7 +155,7 @@ def unfit(reason: Reason, prompt: JudgePrompt, phrases: Sequence[str], giveaway_
         return _drop(reason, prompt.source, "empty_reason", "the teacher wrote nothing")
     if reason.verdict is None:
         return _drop(reason, prompt.source, "no_verdict", "the blind teacher stated no verdict")
-    stated = stated_verdicts(reason.text, (*phrases, VERDICT.pattern))
+    stated = stated_verdicts(reason.text, prompts.verdict_phrases, prompts.verdict)
     if stated and stated[0][0] < giveaway_words:
         detail = f"verdict stated after {stated[0][0]} words"
         return _drop(reason, prompt.source, "gives_verdict_away", detail)

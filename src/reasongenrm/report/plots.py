@@ -6,7 +6,13 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reasongenrm.report.diagnostics import Bin
+
+Estimate = tuple[float, float | None, float | None]
+"""A value with the ends of its interval, or None where nobody knows them."""
 
 
 def loss_curve(log: Sequence[Mapping[str, Any]], png_path: Path, title: str) -> None:
@@ -98,19 +104,126 @@ def histogram(
     return _png(figure, axes, title)
 
 
-def _figure(height: float) -> tuple[Any, Any]:
-    """Return a figure of 7 by `height` inches, and its axes."""
+def interval_bars(
+    groups: Sequence[str], series: Mapping[str, Sequence[Estimate | None]], title: str, axis: str
+) -> bytes:
+    """Draw one bar per group and series, with its interval, on a scale from 0 to 1, and return a PNG.
+
+    The first group stands on top, and within it the first series.
+
+    Args:
+        groups: what stands on the vertical axis.
+        series: name -> one estimate per group, None where there is none.
+        axis: what the lengths are, with their unit.
+    """
+    thick = 0.8 / max(len(series), 1)
+    figure, axes = _figure(height=1.3 + max(len(groups), 1) * max(0.34, 0.17 * len(series)))
+    for number, (name, estimates) in enumerate(series.items()):
+        drawn = [(at, *known) for at, known in enumerate(estimates) if known is not None]
+        places = [at + thick * (number - (len(series) - 1) / 2) for at, *_ in drawn]
+        color = f"C{number}"
+        axes.barh(places, [value for _, value, *_ in drawn], height=thick, color=color, label=_legend(name))
+        whiskers = [
+            (place, value, low, high)
+            for place, (_, value, low, high) in zip(places, drawn, strict=True)
+            if low is not None and high is not None
+        ]
+        if whiskers:
+            at, values, lows, highs = zip(*whiskers, strict=True)
+            # An interval need not hold its value in the last bit.
+            ends = [
+                [max(v - low, 0) for v, low in zip(values, lows, strict=True)],
+                [max(high - v, 0) for v, high in zip(values, highs, strict=True)],
+            ]
+            axes.errorbar(values, at, xerr=ends, fmt="none", ecolor="#333", elinewidth=0.9, capsize=1.5)
+    axes.set_yticks(range(len(groups)), labels=[_short(group) for group in groups])
+    axes.set_ylim(max(len(groups), 1) - 0.4, -0.6)
+    axes.set(xlabel=axis, xlim=(0, 1))
+    axes.grid(axis="x", alpha=0.3)
+    if series:
+        figure.legend(loc="outside lower center", ncols=min(len(series), 4), frameon=False)
+    return _png(figure, axes, title)
+
+
+def reliability_diagram(series: Mapping[str, Sequence[Bin]], title: str) -> bytes:
+    """Draw accuracy over confidence, one panel per series, and return a PNG.
+
+    A dot is a bin, its area the share of the series that lies in it; on the diagonal, confidence is accuracy.
+    """
+    columns = min(len(series), 4) or 1
+    lines = -(-len(series) // columns) or 1
+    figure, panels = _figure(height=0.6 + (5.6 if columns == 1 else 2.6 if columns > 2 else 3.4) * lines, shape=(lines, columns))  # fmt: skip
+    for number, axes in enumerate(panels.flat):
+        axes.set_visible(number < max(len(series), 1))
+    for number, (axes, (name, bins)) in enumerate(zip(panels.flat, series.items(), strict=False)):
+        full = [b for b in bins if b.confidence is not None and b.accuracy is not None]
+        total = sum(b.n for b in full)
+        axes.plot([0.5, 1], [0.5, 1], color="#999", linestyle="--", linewidth=1)
+        axes.plot([b.confidence for b in full], [b.accuracy for b in full], color=f"C{number}", linewidth=1)
+        sizes = [8 + 220 * b.n / total for b in full]
+        axes.scatter([b.confidence for b in full], [b.accuracy for b in full], s=sizes, color=f"C{number}")
+        axes.set(xlim=(0.48, 1.02), ylim=(-0.03, 1.03), xlabel="confidence", ylabel="accuracy")
+        axes.set_title(_short(name, 28), fontsize=10, parse_math=False)
+        axes.grid(alpha=0.3)
+    figure.suptitle(title, parse_math=False)
+    return _encoded(figure)
+
+
+def bias_chart(biases: Mapping[str, tuple[float | None, float | None]], title: str) -> bytes:
+    """Draw position and length bias side by side, one bar per model, and return a PNG.
+
+    Args:
+        biases: name -> (share of A, length bias); None is left out.
+    """
+    figure, panels = _figure(height=1.4 + 0.3 * max(len(biases), 2), shape=(1, 2))
+    names = list(biases)
+    for column, (axes, axis, unbiased) in enumerate(
+        zip(panels.flat, ("share of A among verdicts", "length bias"), (0.5, 0.0), strict=True)
+    ):
+        drawn = [(at, value) for at, name in enumerate(names) if (value := biases[name][column]) is not None]
+        axes.barh(
+            [at for at, _ in drawn],
+            [value - unbiased for _, value in drawn],
+            left=unbiased,
+            height=0.7,
+            color=[f"C{at}" for at, _ in drawn],
+        )
+        axes.axvline(unbiased, color="#333", linewidth=1)
+        axes.set(xlabel=axis, xlim=(0, 1) if column == 0 else (-0.5, 0.5))
+        axes.set_yticks(range(len(names)), labels=[_short(name, 28) for name in names] if column == 0 else [])
+        axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
+        axes.grid(axis="x", alpha=0.3)
+    figure.suptitle(title, parse_math=False)
+    return _encoded(figure)
+
+
+def _short(label: str, longest: int = 48) -> str:
+    """Return a label cut to some characters, in which a `$` is a dollar."""
+    return (label if len(label) <= longest else label[: longest - 1] + "…").replace("$", "\\$")
+
+
+def _legend(label: str) -> str:
+    """Return a label for a legend, which leaves out those that begin with an underscore."""
+    return "\u200b" + _short(label) if label.startswith("_") else _short(label)
+
+
+def _figure(height: float, shape: tuple[int, int] | None = None) -> tuple[Any, Any]:
+    """Return a figure of 7 by `height` inches, and its axes, or an array of axes of some shape (lines, columns)."""
     # The object interface needs no display and leaves pyplot's global state alone.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure, figure.add_subplot() if shape is None else figure.subplots(*shape, squeeze=False)
 
 
 def _png(figure: Any, axes: Any, title: str) -> bytes:
     axes.set_title(title, parse_math=False)  # a `$` in a name is a dollar
+    return _encoded(figure)
+
+
+def _encoded(figure: Any) -> bytes:
     out = io.BytesIO()
     with warnings.catch_warnings():
         # A label in a script that matplotlib's own font lacks is drawn as boxes; the table beside it has the text.

@@ -149,9 +149,7 @@ def _judged(recipe: Recipe, run: Run, pairs: list[PreferencePair]) -> Iterator[t
     engine = _LazyEngine(recipe, list(adapters.values()))
     models: dict[str, Path | None] = ({BASE: None} if config.base else {}) | adapters
     for name, adapter in models.items():
-        template = (
-            recipe.judges[name].template if adapter else ("reason" if recipe.needs_reasons() else "direct")
-        )
+        template = recipe.judges[name].template if adapter else recipe.student_template
         encoder = judge_encoder(recipe, template, tokenizer)
         store = PartStore(run.path("evaluate", name, "completions.jsonl"))
         if not store.finished:

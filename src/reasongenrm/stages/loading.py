@@ -7,7 +7,7 @@ from typing import Any
 
 from reasongenrm.engines.vllm import VLLMEngine, check_model
 from reasongenrm.errors import ConfigError, EngineError, first_line
-from reasongenrm.judge.prompts import ChatEncoder
+from reasongenrm.judge.prompts import ChatEncoder, PromptFile
 from reasongenrm.recipe import EngineConfig, ModelConfig, Recipe
 
 
@@ -51,7 +51,8 @@ def judge_encoder(recipe: Recipe, template: str, tokenizer: Any) -> ChatEncoder:
     files: dict[str, str] = {str(kind): path for kind, path in recipe.templates.items()}
     if template not in files:
         raise ConfigError(f"no chat template for {template!r}", where="templates", mend="name its file")
-    return ChatEncoder(tokenizer, template_text(files[template], key=f"templates.{template}"))
+    text = template_text(files[template], key=f"templates.{template}")
+    return ChatEncoder(tokenizer, text, PromptFile.load(recipe.prompts).verdict)
 
 
 def teacher_encoder(recipe: Recipe, name: str) -> ChatEncoder | None:

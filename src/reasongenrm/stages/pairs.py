@@ -27,8 +27,8 @@ from reasongenrm.data.report import DataReport
 from reasongenrm.data.rows import read_pair
 from reasongenrm.data.sources import raw_pairs
 from reasongenrm.errors import DataError
+from reasongenrm.judge.grammar import verdict_text
 from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt, place, swapped
-from reasongenrm.judge.verdict import verdict_text
 from reasongenrm.processes import map_chunks
 from reasongenrm.reading import RawLine, RawRow
 from reasongenrm.reasons.sample import teacher_messages
@@ -141,7 +141,9 @@ class _Placer:
         and under each teacher's for a whole reason in the context."""
         limit, context = self._recipe.data.max_tokens, self._recipe.engine.max_model_len
         for template, asked in tokens.items():
-            least = asked + len(self._encoders[template].completion("", verdict_text("A")))
+            least = asked + len(
+                self._encoders[template].completion("", verdict_text("A", self._prompts.verdict))
+            )
             if least > limit:
                 detail = f"{least} tokens without a reason under the template {template!r}; data.max_tokens is {limit}"
                 return Drop(pair.id, pair.source, "prompt_too_long", detail, "length")

@@ -100,20 +100,17 @@ def _records(recipe: Recipe, run: Run, placed: int) -> dict[str, Any]:
     """Sample, score and select; return the report's sections `reasons` and `records`."""
     tokenizer = load_tokenizer(recipe.model)
     sections: dict[str, Any] = {"records": {}}
-    template = "direct"
+    prompts = PromptFile.load(recipe.prompts)
+    encoder = judge_encoder(recipe, recipe.student_template, tokenizer)
     if recipe.needs_reasons():
-        template = "reason"
-        prompts = PromptFile.load(recipe.prompts)
-        encoder = judge_encoder(recipe, template, tokenizer)
         sample_all(recipe, run, prompts, placed)
         score_all(recipe, run, prompts, encoder)
         sections = write_reasoned(recipe, run, prompts, encoder)
         told = sections["reasons"]
         say(f"{told['sampled']} reasons sampled, {told['kept']} kept; dropped: {told['dropped']}")
     records = sections["records"]
-    records["genrm"] = write_direct(run)
+    records["genrm"] = write_direct(run, prompts.verdict)
     if recipe.records.general:
-        encoder = judge_encoder(recipe, template, tokenizer)
         counts = write_general(recipe, run, encoder, records.get("sft", placed))
         records["general"] = counts["taken"]
         sections["general"] = counts

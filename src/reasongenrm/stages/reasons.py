@@ -146,7 +146,7 @@ def sort_out(
     for prompt, reasons in read_reasons(recipe, run):
         fit = []
         for reason in reasons:
-            drop = unfit(reason, prompt, prompts.verdict_phrases, recipe.select.giveaway_words)
+            drop = unfit(reason, prompt, prompts, recipe.select.giveaway_words)
             if drop:
                 on_drop(drop)
             else:

@@ -10,8 +10,8 @@ from typing import Any, get_args
 
 from reasongenrm.data.general import mix
 from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.judge.grammar import Grammar, verdict_text
 from reasongenrm.judge.prompts import ChatEncoder, PromptFile
-from reasongenrm.judge.verdict import verdict_text
 from reasongenrm.reasons.pairs import dpo_pair, dpo_row, grpo_row, solve_rate, worth_learning
 from reasongenrm.reasons.select import Choice, groups, losers, selector, unfit
 from reasongenrm.recipe import Recipe, is_blind_student
@@ -81,12 +81,12 @@ class _Writer:
         prompt: JudgePrompt,
         reasons: Sequence[Reason],
         scored: list[ScoredReason],
-        phrases: Sequence[str],
+        prompts: PromptFile,
     ) -> None:
         self.tally.prompts += 1
         self.tally.sampled.update(reason.teacher for reason in reasons)
         for reason in reasons:
-            drop = unfit(reason, prompt, phrases, self._recipe.select.giveaway_words)
+            drop = unfit(reason, prompt, prompts, self._recipe.select.giveaway_words)
             if drop:
                 self._drop(drop)
         choice = self._keep(prompt, self._rule(scored))
@@ -112,7 +112,7 @@ class _Writer:
         record = SFTRecord(
             prompt=prompt.messages,
             reason=kept.text,
-            response=verdict_text(prompt.winner),
+            response=verdict_text(prompt.winner, self._encoder.grammar),
             id=prompt.id,
             source=prompt.source,
             pair_id=prompt.pair_id,
@@ -129,7 +129,7 @@ class _Writer:
 
     def _length(self, prompt: JudgePrompt, reason: str) -> int:
         asked = self._encoder.encode(prompt.messages, generation=True)
-        return len(asked) + len(self._encoder.completion(reason, verdict_text("A")))
+        return len(asked) + len(self._encoder.completion(reason, verdict_text("A", self._encoder.grammar)))
 
     def _preferences(self, prompt: JudgePrompt, scored: list[ScoredReason]) -> None:
         if self._dpo is None or self._recipe.records.dpo is None:
@@ -140,7 +140,7 @@ class _Writer:
         if max(self._length(prompt, side.text) for side in found) > self._recipe.data.max_tokens:
             self.tally.dpo_too_long += 1
             return
-        self._dpo(dpo_row(prompt, *found))
+        self._dpo(dpo_row(prompt, *found, self._encoder.grammar))
         self.tally.dpo += 1
 
     def _reinforcement(self, prompt: JudgePrompt, reasons: Sequence[Reason]) -> None:
@@ -169,7 +169,7 @@ def write_reasoned(recipe: Recipe, run: Run, prompts: PromptFile, encoder: ChatE
             if group is not None and group[0] == prompt.id:
                 scored = group[1]
                 group = next(waiting, None)
-            writer.prompt(prompt, reasons, scored, prompts.verdict_phrases)
+            writer.prompt(prompt, reasons, scored, prompts)
     assert group is None, "scored.jsonl and prompts.jsonl are of different runs"
     tally = writer.tally
     if not tally.kept:
@@ -186,12 +186,12 @@ def write_reasoned(recipe: Recipe, run: Run, prompts: PromptFile, encoder: ChatE
     return {"reasons": tally.to_dict(recipe) | {"pairs_with_reason": tally.pairs}, "records": records}
 
 
-def direct_record(prompt: JudgePrompt) -> SFTRecord:
+def direct_record(prompt: JudgePrompt, grammar: Grammar) -> SFTRecord:
     """Return a prompt's verdict-only record."""
     return SFTRecord(
         prompt=prompt.messages,
         reason="",
-        response=verdict_text(prompt.winner),
+        response=verdict_text(prompt.winner, grammar),
         id=prompt.id,
         source=prompt.source,
         pair_id=prompt.pair_id,
@@ -199,10 +199,10 @@ def direct_record(prompt: JudgePrompt) -> SFTRecord:
     )
 
 
-def write_direct(run: Run) -> int:
+def write_direct(run: Run, grammar: Grammar) -> int:
     """Write genrm.jsonl, the verdict-only records of all judge prompts; return their number."""
     return write_jsonl(
-        run.path("genrm.jsonl"), (direct_record(prompt).to_row() for _, prompt in read_work(run))
+        run.path("genrm.jsonl"), (direct_record(prompt, grammar).to_row() for _, prompt in read_work(run))
     )
 
 

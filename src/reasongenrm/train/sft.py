@@ -63,7 +63,7 @@ def check_training(recipe: Recipe) -> None:
 def record_files(recipe: Recipe, name: str) -> list[Path]:
     """Return the records a judge learns from: its template's, and general data for a wGen judge."""
     judge = recipe.judges[name]
-    names = ["sft.jsonl" if judge.template == "reason" else "genrm.jsonl"]
+    names = ["genrm.jsonl" if judge.template == "direct" else "sft.jsonl"]
     return [recipe.folder / file for file in ([*names, "general.jsonl"] if judge.general else names)]
 
 
