@@ -25,6 +25,7 @@ ifneq ($(INSTALLED),$(PINS))
 endif
 
 test: lint ## lint, types, and every test
+	@requirements/browser.sh
 	$(ACTIVATE) && python -m pytest $(PYTEST_ARGS)
 
 unit: setup ## the quick tests alone

@@ -53,6 +53,14 @@ def stage(script: str, recipe: str, *words: str) -> None:
         sys.exit(f"{script} ended with {done.returncode}")
 
 
+def score_of(recipe: Recipe, name: str, judge: str) -> dict[str, Any]:
+    """Return a judge's score on the first benchmark of a run."""
+    scores = json.loads((recipe.folder.with_name(name) / "scores.json").read_text(encoding="utf-8"))
+    benchmark = scores["benchmarks"][next(iter(recipe.evaluate.benchmarks))]
+    found: dict[str, Any] = benchmark["models"][judge]["score"]
+    return found
+
+
 def row(
     recipe: Recipe, path: str, selector: str, judge: str, overrides: list[str], against: Any
 ) -> list[Any]:
@@ -64,8 +72,7 @@ def row(
     stage("1_prepare.sh", path, *words)
     stage("2_train.sh", path, *alone)
     stage("3_eval_reward_bench.sh", path, *alone)
-    scores = json.loads((recipe.folder.with_name(name) / "scores.json").read_text(encoding="utf-8"))
-    found = scores["models"][judge]
+    found = score_of(recipe, name, judge)
     low, high = found["interval"]
     sections = [f"{100 * value:.1f}" for value in found["sections"].values()]
     score = f"{100 * found['score']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
@@ -91,13 +98,13 @@ def main() -> None:
     names = options.selector or list(SELECTORS)
     found = compare_selectors(recipe, Run(recipe, "prepare"), names, "rstar")
     rows = [row(recipe, options.recipe, name, judge, options.overrides, found[name]) for name in names]
-    sections = json.loads((recipe.folder.with_name(f"{recipe.name}-{names[0]}") / "scores.json").read_text())
+    sections = score_of(recipe, f"{recipe.name}-{names[0]}", judge)["sections"]
     headings = [
         "selector",
         "kept",
         "mean tokens",
         "same as rstar",
-        *sections["models"][judge]["sections"],
+        *sections,
         "score [95%]",
     ]
     print(grid(headings, rows))

@@ -82,7 +82,7 @@ def run_one(what: str, rows: Path) -> None:
 
     overrides = [f"data.sources=[{{path: {rows}}}]", "prompts=configs/prompts/judge.yaml", "records={}",
                  "judges={judge: {template: direct}}", "teachers={student: {}}", "data.max_tokens=6144",
-                 "engine.max_model_len=8192", f"evaluate.path={rows.parent / 'benchmark.jsonl'}"]  # fmt: skip
+                 "engine.max_model_len=8192", f"evaluate.benchmarks.toy.path={rows.parent / 'benchmark.jsonl'}"]  # fmt: skip
     recipe = load_recipe("configs/demo.yaml", overrides)
     began = time.perf_counter()
     if what == "all":

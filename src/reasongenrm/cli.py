@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
             "--dry-run", action="store_true", help="print recipe, row counts and two prompts; then stop"
         )
     _add_selection(verbs)
+    _add_judge(verbs)
     toy = verbs.add_parser("toy", help="the toy world of the demo").add_subparsers(dest="toy", required=True)
     build = toy.add_parser("build", help="toy pairs, toy benchmark and a tiny DistilBERT")
     build.add_argument("--out", default="build/toy")
@@ -67,6 +68,80 @@ def _add_selection(verbs: Any) -> None:
     )
     export.add_argument("--to", required=True, choices=("trl", "llamafactory", "openrlhf"))
     export.add_argument("--out", help="folder; runs/<name>/export/<layout> if not given")
+
+
+def _add_judge(verbs: Any) -> None:
+    """The verbs that ask a judge, and those that look at what judges have said."""
+    judge = verbs.add_parser("judge", help="ask a judge about the rows of a JSONL file, or of stdin")
+    serve = verbs.add_parser("serve", help="a judge over HTTP")
+    asked = judge.add_subparsers(dest="question", required=True)
+    rows = {
+        "compare": "which of two answers is better: rows of prompt, a, b",
+        "rank": "several answers, by a round robin: rows of prompt, answers",
+        "best": "the best of several answers, by a knockout: rows of prompt, answers",
+        "score": "P(the answer is better than a reference): rows of prompt, answer, reference",
+    }
+    for verb in [asked.add_parser(name, help=text, description=text) for name, text in rows.items()]:
+        verb.add_argument(
+            "--in", dest="source", default="-", metavar="FILE", help="JSONL; stdin if not given"
+        )
+        verb.add_argument(
+            "--out", dest="target", default="-", metavar="FILE", help="JSONL; stdout if not given"
+        )
+        _add_which(verb)
+    _add_which(serve)
+    serve.add_argument("--host", default="127.0.0.1")
+    serve.add_argument("--port", type=int, default=8080)
+    serve.add_argument(
+        "--api-key-env", metavar="NAME", help="environment variable that holds the clients' key"
+    )
+    serve.add_argument("--allow-remote", action="store_true", help="bind to other hosts without a key")
+    report = verbs.add_parser("report", help="write a run's report anew, from its files")
+    report.add_argument("run", help="a run folder")
+    compare = verbs.add_parser("compare", help="runs side by side, with paired significance")
+    compare.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folders; the others are compared with the first"
+    )
+    compare.add_argument("--out", help="folder for compare.md and compare.html; runs/compare if not given")
+
+
+def _add_which(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("recipe", help="a YAML file in configs/ whose judge is trained")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe")
+    verb.add_argument("--judge", help="its name in the recipe, or base; the first one if not given")
+
+
+def _started(options: argparse.Namespace) -> Any:
+    from reasongenrm.recipe_file import load_recipe
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    import_module("reasongenrm.stages.progress").quiet_libraries()
+    return import_module("reasongenrm.judge.api").Judge.from_recipe(recipe, options.judge)
+
+
+def _judge(options: argparse.Namespace) -> None:
+    ask = import_module("reasongenrm.stages.ask").ask
+    ask(options.question, lambda: _started(options), options.source, options.target)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    serve = import_module("reasongenrm.judge.http").serve
+    serve(
+        _started(options),
+        host=options.host,
+        port=options.port,
+        api_key_env=options.api_key_env,
+        allow_remote=options.allow_remote,
+    )
+
+
+def _report(options: argparse.Namespace) -> None:
+    print(import_module("reasongenrm.report.run_report").write_report(Path(options.run)))
+
+
+def _compare(options: argparse.Namespace) -> None:
+    out = Path(options.out or "runs/compare")
+    import_module("reasongenrm.report.compare_runs").compare_runs([Path(run) for run in options.runs], out)
 
 
 def _select(options: argparse.Namespace) -> None:
@@ -105,19 +180,28 @@ def _toy(options: argparse.Namespace) -> None:
         module.base(options.out, seed=options.seed)
 
 
+VERBS = {
+    "toy": _toy,
+    "select": _select,
+    "export": _export,
+    "judge": _judge,
+    "serve": _serve,
+    "report": _report,
+    "compare": _compare,
+}
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; return 0, or 2 for an error the user can mend."""
     parser = _parser()
     # Overrides may stand behind an option as well, where argparse does not look for them.
     options, rest = parser.parse_known_args(argv)
-    if rest and (options.verb == "toy" or any(word.startswith("-") for word in rest)):
+    if rest and (not hasattr(options, "overrides") or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        if options.verb == "toy":
-            _toy(options)
-            return 0
-        options.overrides += rest
-        {"select": _select, "export": _export}.get(options.verb, _stage)(options)
+        if rest:
+            options.overrides += rest
+        VERBS.get(options.verb, _stage)(options)
     except ReasonGenRMError as error:
         print(f"reasongenrm: {error}", file=sys.stderr)
         return 2

@@ -8,7 +8,8 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -156,6 +157,38 @@ def raw_rows(
     return islice(chain.from_iterable([_file_rows(file, columns) for file in files]), limit)
 
 
+def array_rows(file: Path, *, revision: str | None = None, stage: str = "load") -> Iterator[RawRow | Drop]:
+    """Return the rows of a `.json` file that holds one array of objects; the file is read whole.
+
+    Args:
+        stage: of the Drops, one per item that is no object.
+
+    Raises:
+        ConfigError: a revision is given; a file on this disk has none.
+        DataError: the file cannot be opened, is no JSON, or holds something else than an array.
+    """
+    if revision is not None:
+        what = f"revision {revision!r} is asked for, but this path is on this disk"
+        raise ConfigError(what, where=str(file), mend="set revision=null")
+    mend = "write one JSON array of rows, or one row per line into a .jsonl file"
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        what = f"cannot be opened: {error.strerror}"
+        raise DataError(what, where=str(file), mend="check its permissions") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"no JSON: {_one_line(error)}", where=str(file), mend=mend) from None
+    if not isinstance(rows, list):
+        raise DataError(f"the file is {kind_of(rows)}, not an array", where=str(file), mend=mend)
+    return (_array_row(row, f"{file}[{number}]", file.stem, stage) for number, row in enumerate(rows))
+
+
+def _array_row(row: Any, where: str, origin: str, stage: str) -> RawRow | Drop:
+    if isinstance(row, dict):
+        return RawRow(where, origin, row)
+    return Drop(where, UNKNOWN_SOURCE, "broken_json", f"The row is {kind_of(row)}, not an object.", stage)
+
+
 def kind_of(value: Any) -> str:
     """Name a value's type in the words of JSON."""
     if value is None:
@@ -206,23 +239,42 @@ def _file_rows(file: Path, columns: _Columns) -> Iterator[RawLine | RawRow | Dro
     if suffix != ".jsonl":
         what = f"cannot read a {suffix or 'file without a suffix'}"
         raise DataError(what, where=str(file), mend="give a .jsonl or .parquet file")
+    _check_opens(file)
+    return _jsonl_rows(file)
+
+
+def raw_lines(path: str) -> Iterator[RawLine]:
+    """Stream the lines of a JSONL file, or of stdin (`-`); blank lines are none.
+
+    Raises:
+        DataError: the file cannot be opened.
+    """
+    if path == "-":
+        return _lines(sys.stdin.buffer, "stdin", "stdin")
+    _check_opens(Path(path))
+    return _jsonl_rows(Path(path))
+
+
+def _check_opens(file: Path) -> None:
     try:
         file.open("rb").close()
     except OSError as error:
         what = f"cannot be opened: {error.strerror}"
-        raise DataError(what, where=str(file), mend="check its permissions") from None
-    return _jsonl_rows(file)
+        raise DataError(what, where=str(file), mend="check the path and its permissions") from None
 
 
 def _jsonl_rows(file: Path) -> Iterator[RawLine]:
-    # Read as bytes: lines end at \n alone (U+2028 is text), and one line that is no UTF-8 costs one row.
-    name, origin = str(file), file.stem
     with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            if line and not line.isspace():
-                yield RawLine(name, number, origin, line)
+        yield from _lines(lines, str(file), file.stem)
+
+
+def _lines(lines: Iterable[bytes], name: str, origin: str) -> Iterator[RawLine]:
+    # Read as bytes: lines end at \n alone (U+2028 is text), and one line that is no UTF-8 costs one row.
+    for number, line in enumerate(lines, 1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if line and not line.isspace():
+            yield RawLine(name, number, origin, line)
 
 
 def _json_row(line: bytes, where: str, origin: str) -> RawRow | Drop:

@@ -19,6 +19,7 @@ from reasongenrm.recipe_data import (
     Strict,
     TeacherConfig,
 )
+from reasongenrm.recipe_evaluate import EvaluateConfig
 
 
 class EngineConfig(Strict):
@@ -101,30 +102,6 @@ class ScalarConfig(Strict):
     args: dict[str, Any] = {}
 
 
-class EvaluateConfig(Strict):
-    """The benchmark and how the judge is asked.
-
-    Attributes:
-        path: hub id or local file in RewardBench's columns.
-        split: split of a hub dataset.
-        revision: revision of a hub dataset.
-        both_orders: judge every row in both orders (else in one seeded order).
-        base: also judge with the untouched base.
-        max_tokens: limit per completion.
-        temperature: 0 is greedy.
-        rescue: ask a completion that cannot be read for the verdict alone.
-    """
-
-    path: str = "allenai/reward-bench"
-    split: str = "filtered"
-    revision: str | None = None
-    both_orders: bool = True
-    base: bool = True
-    max_tokens: int = Field(1024, ge=1)
-    temperature: float = Field(0.0, ge=0, le=2)
-    rescue: bool = True
-
-
 TEMPLATES: dict[Template, str] = {
     "reason": "configs/prompts/reason.jinja",
     "think": "configs/prompts/think.jinja",
@@ -143,7 +120,7 @@ class Recipe(Strict):
     Attributes:
         name: the run folder is `runs/<name>`.
         seed: placement, sampling, training.
-        limit: use only the first N rows of the data and of the benchmark.
+        limit: use only the first N rows of the data and of each benchmark.
         model: the student, which is trained into the judge.
         prompts: prompt file.
         templates: chat template file for each judge template; one that is not given is the shipped one.

@@ -215,6 +215,7 @@ class Completion:
             of the watched tokens: `{position: {token id: nats}}`; JSON turns the keys into strings.
         error: what went wrong, when `finish_reason` is `error`.
         billed: number of sampled tokens by the account of an engine that gives no token ids.
+        prompt_tokens: number of tokens that were read; 0 where nobody tells.
     """
 
     id: str
@@ -225,6 +226,7 @@ class Completion:
     watched: dict[int, dict[int, float]] = field(default_factory=dict)
     error: str | None = None
     billed: int | None = None
+    prompt_tokens: int = 0
 
     @property
     def tokens(self) -> int:
@@ -245,6 +247,7 @@ class Verdict:
         reason: the explanation that came before the verdict.
         rescued: whether the verdict was asked for alone, after a completion that could not be read.
         tokens: number of sampled tokens, the rescue's included.
+        votes: where several votes were asked for, what each said.
     """
 
     id: str
@@ -256,6 +259,7 @@ class Verdict:
     reason: str
     rescued: bool = False
     tokens: int = 0
+    votes: tuple[Literal["A", "B", "tie"] | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ def toy_overrides(taught_model: Path, toy_data: Path) -> list[str]:
         "train.args.logging_steps=4",
         f"scalar.model={toy_data / 'distilbert'}",
         "scalar.args.max_steps=10",
-        f"evaluate.path={toy_data / 'rewardbench.jsonl'}",
+        f"evaluate.benchmarks.toy.path={toy_data / 'rewardbench.jsonl'}",
         "evaluate.max_tokens=16",
     ]
 

@@ -25,13 +25,14 @@ FILES = {
     TRAIN: """manifest/train.json recipe.yaml scalar/model.safetensors scalar/config.json scalar/tokenizer.json
         scalar/loss.json scalar/loss.png scalar/training_args.json scalar/README.md
         judges/reasongenrm/adapter/adapter_model.safetensors judges/reasongenrm/adapter/adapter_config.json
-        judges/reasongenrm/adapter/chat_template.jinja judges/reasongenrm/adapter/tokenizer.json
+        judges/reasongenrm/adapter/chat_template.jinja judges/reasongenrm/adapter/judge.yaml judges/reasongenrm/adapter/tokenizer.json
         judges/reasongenrm/loss.json judges/reasongenrm/loss.png judges/reasongenrm/training.json
         judges/genrm/adapter/adapter_model.safetensors judges/genrm/adapter/chat_template.jinja""",
-    EVALUATE: """manifest/evaluate.json scores.json table.md evaluate/dropped.jsonl evaluate/scalar/scores.jsonl
-        evaluate/base/completions.jsonl evaluate/base/verdicts.jsonl evaluate/base/results.jsonl
-        evaluate/reasongenrm/completions.jsonl evaluate/reasongenrm/verdicts.jsonl
-        evaluate/genrm/completions.jsonl evaluate/genrm/verdicts.jsonl evaluate/scalar/results.jsonl""",
+    EVALUATE: """manifest/evaluate.json scores.json table.md report.html report.md evaluate/toy/rows.jsonl
+        evaluate/toy/dropped.jsonl evaluate/toy/scalar/scores.jsonl evaluate/toy/base/completions.jsonl
+        evaluate/toy/base/verdicts.jsonl evaluate/toy/base/results.jsonl evaluate/toy/reasongenrm/completions.jsonl
+        evaluate/toy/reasongenrm/verdicts.jsonl evaluate/toy/genrm/completions.jsonl evaluate/toy/genrm/verdicts.jsonl
+        evaluate/toy/scalar/results.jsonl judges/reasongenrm/README.md judges/genrm/README.md""",
 }
 
 
@@ -213,23 +214,31 @@ def test_the_scalar_head_is_a_plain_model_with_one_logit(chain: Chain) -> None:
 
 def test_every_judgement_is_counted_once(chain: Chain) -> None:
     scores = value_of(chain.folder / "scores.json")
-    assert scores["unreadable_rows"] == 1 == len(rows_of(chain.folder / "evaluate" / "dropped.jsonl"))
-    assert scores["models"].keys() == {"base", "reasongenrm", "genrm", "scalar"}
+    toy, folder = scores["benchmarks"]["toy"], chain.folder / "evaluate" / "toy"
+    assert toy["unreadable_rows"] == 1 == len(rows_of(folder / "dropped.jsonl"))
+    assert toy["rows"] == 20 == len(rows_of(folder / "rows.jsonl"))
+    assert toy["models"].keys() == {"base", "reasongenrm", "genrm", "scalar"}
     outcomes = ("correct", "wrong", "tie", "unparsed", "truncated", "error")
-    for name, model in scores["models"].items():
+    for name, found in toy["models"].items():
+        model = found["score"]
         counts = model["counts"]
         assert counts["n"] == (20 if name == "scalar" else 40) == sum(counts[key] for key in outcomes)
         assert model["rows"] == 20 and model["toy"] is True
         for key in outcomes:
             assert counts[key] == sum(subset["counts"][key] for subset in model["subsets"].values())
-        results = rows_of(chain.folder / "evaluate" / name / "results.jsonl")
+        results = rows_of(folder / name / "results.jsonl")
         assert Counter(o for row in results for o in row["outcomes"]) == +Counter({k: counts[k] for k in outcomes})  # fmt: skip
     for name in ("base", "reasongenrm", "genrm"):
-        verdicts = rows_of(chain.folder / "evaluate" / name / "verdicts.jsonl")
-        completions = rows_of(chain.folder / "evaluate" / name / "completions.jsonl")
+        verdicts = rows_of(folder / name / "verdicts.jsonl")
+        completions = rows_of(folder / name / "completions.jsonl")
         rescued = sum(verdict["rescued"] for verdict in verdicts)
         assert len(verdicts) == 40 and len(completions) == 40 + rescued
-        assert rescued == scores["models"][name]["counts"]["rescued"]
+        assert rescued == toy["models"][name]["score"]["counts"]["rescued"]
+        assert toy["models"][name]["cost"] == {
+            "requests": len(completions),
+            "prompt_tokens": sum(completion["prompt_tokens"] for completion in completions),
+            "tokens": sum(verdict["tokens"] for verdict in verdicts),
+        }
         by_pair = Counter(verdict["pair_id"] for verdict in verdicts)
         assert set(by_pair.values()) == {2}, "both orders"
 

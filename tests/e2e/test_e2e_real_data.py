@@ -29,7 +29,7 @@ def real(
         [
             *toy_overrides,
             f"data.sources.0.path={pairs}",
-            f"evaluate.path={benchmark}",
+            f"evaluate.benchmarks={{llmbar: {{kind: rewardbench, path: {benchmark}}}}}",
             "prompts=configs/prompts/judge.yaml",
             "judges={reasongenrm: {template: reason}}",
             f"engine.max_model_len={CONTEXT}",
@@ -108,15 +108,16 @@ def test_every_benchmark_row_is_in_the_table(real: tuple[Bench, Path, dict[str, 
     too_long = sum(length >= CONTEXT for length in lengths)
     assert len(lengths) == 468 and too_long > 10
     scores = value_of(folder / "scores.json")
-    judge, scalar = scores["models"]["reasongenrm"], scores["models"]["scalar"]
+    llmbar = scores["benchmarks"]["llmbar"]
+    judge, scalar = (llmbar["models"][name]["score"] for name in ("reasongenrm", "scalar"))
     counts = judge["counts"]
-    assert scores["unreadable_rows"] == 0 and judge["rows"] == scalar["rows"] == 234
+    assert llmbar["unreadable_rows"] == 0 and judge["rows"] == scalar["rows"] == 234
     assert counts["n"] == 468 and scalar["counts"]["n"] == 234
     assert counts["error"] == too_long, "a prompt that fills the context is counted, and is no verdict"
     outcomes = ("correct", "wrong", "tie", "unparsed", "truncated", "error")
     assert sum(counts[key] for key in outcomes) == 468
     assert judge["partial"] and set(judge["subsets"]) == {"llmbar-natural", "llmbar-adver-neighbor"}
-    verdicts = rows_of(folder / "evaluate" / "reasongenrm" / "verdicts.jsonl")
+    verdicts = rows_of(folder / "evaluate" / "llmbar" / "reasongenrm" / "verdicts.jsonl")
     assert sum(verdict["outcome"] == "error" for verdict in verdicts) == too_long
     assert all(verdict["winner"] is None for verdict in verdicts if verdict["outcome"] == "error")
     for text in (done[EVALUATE].stdout, (folder / "table.md").read_text(encoding="utf-8")):

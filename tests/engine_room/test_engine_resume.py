@@ -13,7 +13,8 @@ from reasongenrm.benchmarks.rewardbench import judge_result
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.resume import complete_missing
 from reasongenrm.engines.vllm import VLLMEngine
-from reasongenrm.judge.judge import RESCUE, Asking, judge
+from reasongenrm.judge.asking import RESCUE, Asker, Asking
+from reasongenrm.judge.judge import judge
 from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt
 from reasongenrm.judge.verdict import VerdictTokens
 from reasongenrm.reasons.sample import sample_reasons
@@ -191,7 +192,9 @@ def test_an_untrained_judge_is_rescued_or_unread_and_its_counts_add_up(
     for rescue in (True, False):
         asking = Asking(max_tokens=16, temperature=0.0, rescue=rescue, seed=17)
         store = PartStore(tmp_path / f"{rescue}.jsonl")
-        by_rescue[rescue] = judge(judged, engine, encoders[template], asking, store)
+        by_rescue[rescue] = judge(
+            judged, engine, Asker(asking, encoders[template], engine.max_model_len), store
+        )
         total = counts(judged, by_rescue[rescue])
         assert total.n == 24 and total.error == 0
         assert total.rescued == (24 if rescue else 0)
@@ -218,7 +221,15 @@ def test_a_killed_judge_ends_with_the_same_bytes(
     found: list[list[Verdict]] = []
 
     def ask(dying: DyingEngine, store: PartStore) -> None:
-        found.append(judge(judged, dying, encoders["reason"], asking, store, adapter=str(adapter)))
+        found.append(
+            judge(
+                judged,
+                dying,
+                Asker(asking, encoders["reason"], dying.max_model_len),
+                store,
+                adapter=str(adapter),
+            )
+        )
 
     calm, killed = tmp_path / "calm.jsonl", tmp_path / "killed.jsonl"
     ask(DyingEngine(engine, IMMORTAL), PartStore(calm))
@@ -248,7 +259,12 @@ def test_the_context_is_used_to_its_last_token_and_not_beyond(
     assert set(range(limit - 15, limit + 3)) <= by_length.keys()
     prompts = list(by_length.values())
     asking = Asking(max_tokens=16, temperature=0.0, rescue=True, seed=17)
-    verdicts = judge(prompts, engine, encoder, asking, PartStore(tmp_path / "completions.jsonl"))
+    verdicts = judge(
+        prompts,
+        engine,
+        Asker(asking, encoder, engine.max_model_len),
+        PartStore(tmp_path / "completions.jsonl"),
+    )
     needed = len(letters.header) + len(letters.opening) + 1  # of the rescue, beside the prompt
     outcomes: Counter[str] = Counter()
     for length, verdict in zip(by_length, verdicts, strict=True):

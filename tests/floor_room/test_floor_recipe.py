@@ -171,7 +171,7 @@ BAD_VALUES: list[tuple[str, Any]] = [
     ("records.general.0.weight", 0),
     ("select.threshold", "high"),
     ("judges", {}),
-    ("judges.mine.template", "think"),
+    ("judges.mine.template", "thinking"),
     ("train.launch", None),
     ("train.tokens", 0),
     ("train.attention", "fast"),
@@ -210,7 +210,7 @@ def test_a_judges_name_must_do_as_a_folder_of_its_own(name: str, tmp_path: Path)
 
 def test_an_unknown_template_is_named_with_the_known_ones(tmp_path: Path) -> None:
     error = refused(write(tmp_path, changed("templates.reson", "x.jinja")))
-    assert "templates.reson" in error.where and "'reason' or 'direct'" in error.what
+    assert "templates.reson" in error.where and "'reason', 'think' or 'direct'" in error.what
 
 
 @pytest.mark.parametrize("section", ["teachers.t", "evaluate"])
@@ -266,7 +266,8 @@ def test_overrides_are_yaml_at_dotted_keys(tmp_path: Path) -> None:
 
 def test_a_template_of_ones_own_leaves_the_other_as_it_was(tmp_path: Path) -> None:
     templates = load_recipe(write(tmp_path), ["templates.direct=own.jinja"]).templates
-    assert templates == {"reason": "configs/prompts/reason.jinja", "direct": "own.jinja"}
+    shipped = {name: f"configs/prompts/{name}.jinja" for name in ("reason", "think", "direct")}
+    assert templates == shipped | {"direct": "own.jinja"}
     assert load_recipe(write(tmp_path)).templates["direct"] == "configs/prompts/direct.jinja"
 
 

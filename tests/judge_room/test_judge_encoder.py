@@ -12,13 +12,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.errors import ConfigError
+from reasongenrm.judge.asking import Asker, Asking
 from reasongenrm.judge.grammar import verdict_text
-from reasongenrm.judge.judge import Asking, judge_requests
+from reasongenrm.judge.loading import judge_encoder
 from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt
-from reasongenrm.judge.verdict import VerdictTokens
 from reasongenrm.recipe_file import load_recipe
 from reasongenrm.records import Message, PreferencePair, SFTRecord
-from reasongenrm.stages.loading import judge_encoder
 from reasongenrm.store import write_jsonl
 from reasongenrm.train.sft import training_rows
 
@@ -189,7 +188,7 @@ def test_training_and_serving_read_the_same_tokens(
         # Serving loads the tokenizer from the folder that training saved it to.
         served = ChatEncoder(AutoTokenizer.from_pretrained(tmp_path / "trained"), trained.template)
         asking = Asking(max_tokens=64, temperature=0, rescue=True, seed=1)
-        requests = list(judge_requests(prompts, served, VerdictTokens.of(served), asking, 100_000))
+        requests = list(Asker(asking, served, 100_000).requests(prompts))
         for row, request, record in zip(rows, requests, records, strict=True):
             asked = row["input_ids"][: row["completion_mask"].index(1)]
             written = row["input_ids"][len(asked) :]

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from reasongenrm.engines.base import Request
-from reasongenrm.judge.judge import RESCUE, Asking, judge, judge_requests, request_seed, verdicts
+from reasongenrm.judge.asking import RESCUE, Asker, Asking, request_seed
+from reasongenrm.judge.judge import judge, verdicts
 from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt
 from reasongenrm.judge.verdict import VerdictTokens
 from reasongenrm.records import Completion, JudgePrompt, PreferencePair
@@ -47,6 +48,10 @@ class Scripted:
         pass
 
 
+def ask(engine: Scripted, encoder: ChatEncoder, asking: Asking = ASKING) -> Asker:
+    return Asker(asking, encoder, engine.max_model_len)
+
+
 @pytest.fixture(scope="module")
 def prompts(toy_prompts: PromptFile) -> list[JudgePrompt]:
     pairs = [
@@ -81,7 +86,7 @@ def answers(
 def test_requests_carry_what_the_judge_needs(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens
 ) -> None:
-    for request, prompt in zip(judge_requests(prompts, encoder, tokens, ASKING, 4096), prompts, strict=True):
+    for request, prompt in zip(Asker(ASKING, encoder, 4096).requests(prompts), prompts, strict=True):
         assert request.id == prompt.id
         assert request.prompt_ids == tuple(encoder.encode(prompt.messages, generation=True))
         assert request.stop == ("]]<|im_end|>",) and request.ignore_eos
@@ -94,7 +99,7 @@ def test_a_sampled_request_has_a_seed_of_its_own(
 ) -> None:
     def seeds(asked: list[JudgePrompt], seed: int) -> dict[str, int | None]:
         warm = Asking(64, 0.7, True, seed)
-        return {r.id: r.seed for r in judge_requests(asked, encoder, tokens, warm, 4096)}
+        return {r.id: r.seed for r in Asker(warm, encoder, 4096).requests(asked)}
 
     assert len(set(seeds(prompts, 1).values())) == len(prompts)
     assert seeds(prompts[::-1], 1) == seeds(prompts, 1)  # not of the order
@@ -107,7 +112,7 @@ def test_a_long_prompt_leaves_less_room_but_never_none(
 ) -> None:
     length = len(encoder.encode(prompts[0].messages, generation=True))
     for room, expected in ((1000, 64), (64, 64), (63, 63), (1, 1), (0, 1), (-5, 1)):
-        [request] = judge_requests(prompts[:1], encoder, tokens, ASKING, length + room)
+        [request] = Asker(ASKING, encoder, length + room).requests(prompts[:1])
         assert request.max_tokens == expected
 
 
@@ -115,7 +120,7 @@ def test_what_cannot_be_read_is_asked_for_the_verdict_alone(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens, tmp_path: Path
 ) -> None:
     engine = Scripted(answers(prompts, encoder, tokens))
-    found = judge(prompts, engine, encoder, ASKING, PartStore(tmp_path / "c.jsonl"), adapter="lora")
+    found = judge(prompts, engine, ask(engine, encoder), PartStore(tmp_path / "c.jsonl"), adapter="lora")
     assert [verdict.id for verdict in found] == [prompt.id for prompt in prompts]
     assert [verdict.winner for verdict in found] == ["A", "B", "B"] * 2 + ["A", "B"]
     assert [verdict.rescued for verdict in found] == [False, True, True] * 2 + [False, True]
@@ -136,7 +141,7 @@ def test_a_rescue_behind_a_long_reason_cuts_the_reason(
     tail = [*tokens.header, *tokens.opening]
     for room in (0, 2):
         engine = Scripted(answers(prompts, encoder, tokens), max_model_len=len(asked) + room + len(tail) + 1)
-        judge(prompts[1:2], engine, encoder, ASKING, PartStore(tmp_path / f"{room}.jsonl"))
+        judge(prompts[1:2], engine, ask(engine, encoder), PartStore(tmp_path / f"{room}.jsonl"))
         ids = engine.asked[-1].prompt_ids
         assert ids == (*asked, *encoder.content("so on and on")[:room], *tail)
         assert len(ids) + 1 == engine.max_model_len
@@ -148,7 +153,7 @@ def test_a_verdict_only_judge_is_rescued_right_behind_its_prompt(
     engine = Scripted(
         lambda r: Completion(r.id, "", "length", (tokens.b,), 0.0, {0: {tokens.a: -1.0, tokens.b: -2.0}})
     )
-    [verdict] = judge(prompts[:1], engine, direct, ASKING, PartStore(tmp_path / "c.jsonl"))
+    [verdict] = judge(prompts[:1], engine, ask(engine, direct), PartStore(tmp_path / "c.jsonl"))
     opening = VerdictTokens.of(direct).opening
     assert engine.asked[1].prompt_ids == (*direct.encode(prompts[0].messages, generation=True), *opening)
     assert (verdict.winner, verdict.rescued, verdict.reason) == ("A", True, "")
@@ -159,7 +164,7 @@ def test_without_rescue_nothing_is_asked_again(
 ) -> None:
     engine = Scripted(answers(prompts, encoder, tokens))
     asking = Asking(64, 0, False, 17)
-    found = judge(prompts, engine, encoder, asking, PartStore(tmp_path / "c.jsonl"))
+    found = judge(prompts, engine, ask(engine, encoder, asking), PartStore(tmp_path / "c.jsonl"))
     assert [verdict.outcome for verdict in found] == ["ok", "truncated", "unparsed"] * 2 + ["ok", "truncated"]
     assert len(engine.asked) == len(prompts)
 
@@ -168,7 +173,7 @@ def test_a_refused_request_is_an_error_and_not_rescued(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tmp_path: Path
 ) -> None:
     engine = Scripted(lambda request: Completion(request.id, "", "error", error="too long"))
-    found = judge(prompts, engine, encoder, ASKING, PartStore(tmp_path / "c.jsonl"))
+    found = judge(prompts, engine, ask(engine, encoder), PartStore(tmp_path / "c.jsonl"))
     assert {verdict.outcome for verdict in found} == {"error"} and len(engine.asked) == len(prompts)
 
 
@@ -177,15 +182,15 @@ def test_a_kill_at_any_request_costs_at_most_its_block(
 ) -> None:
     answer = answers(prompts, encoder, tokens)
     calm = Scripted(answer)
-    expected = judge(prompts, calm, encoder, ASKING, PartStore(tmp_path / "calm.jsonl"))
+    expected = judge(prompts, calm, ask(calm, encoder), PartStore(tmp_path / "calm.jsonl"))
     for kill in range(len(calm.asked)):
         path = tmp_path / f"{kill}.jsonl"
         engine = Scripted(answer)
         engine.die_after = kill
         with pytest.raises(Killed):
-            judge(prompts, engine, encoder, ASKING, PartStore(path))
+            judge(prompts, engine, ask(engine, encoder), PartStore(path))
         engine.die_after = None
-        assert judge(prompts, engine, encoder, ASKING, PartStore(path)) == expected
+        assert judge(prompts, engine, ask(engine, encoder), PartStore(path)) == expected
         assert path.read_bytes() == (tmp_path / "calm.jsonl").read_bytes()
         again = [request.id for request in engine.asked]
         assert len(again) - len(set(again)) < engine.block
@@ -196,8 +201,8 @@ def test_finished_work_is_read_and_not_asked(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens, tmp_path: Path
 ) -> None:
     engine = Scripted(answers(prompts, encoder, tokens))
-    expected = judge(prompts, engine, encoder, ASKING, PartStore(tmp_path / "c.jsonl"))
+    expected = judge(prompts, engine, ask(engine, encoder), PartStore(tmp_path / "c.jsonl"))
     engine.asked.clear()
-    assert judge(prompts, engine, encoder, ASKING, PartStore(tmp_path / "c.jsonl")) == expected
-    assert verdicts(prompts, PartStore(tmp_path / "c.jsonl"), encoder) == expected
+    assert judge(prompts, engine, ask(engine, encoder), PartStore(tmp_path / "c.jsonl")) == expected
+    assert verdicts(prompts, PartStore(tmp_path / "c.jsonl"), Asker(ASKING, encoder, 512)) == expected
     assert engine.asked == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -113,16 +114,20 @@ class Benchmark(Protocol):
 def rating(row: Row, results: Mapping[str, PairResult]) -> list[float]:
     """Return one number per answer of a row, the higher the better.
 
-    A scalar head's own scores; of a judge, the mean credit of an answer in its comparisons, in [0, 1].
+    The scores that a scalar head, or a judge that rates, gave the answers; of a judge that compares (or where a
+    comparison of the row has no scores), the mean credit of an answer in its comparisons, in [0, 1]. Every
+    answer must be in some comparison.
     """
+    pairs = [(results[pair.id], place) for pair, place in zip(row.pairs, row.places, strict=True)]
+    scored = all(result.scores is not None for result, _ in pairs)  # scores and credits have no common scale
     found: list[list[float]] = [[] for _ in row.answers]
-    for pair, (right, wrong) in zip(row.pairs, row.places, strict=True):
-        result = results[pair.id]
-        if result.scores is not None:
-            values = result.scores
-        else:
-            credit = result.credit
-            values = credit, 1 - credit
+    for result, (right, wrong) in pairs:
+        values = result.scores if scored and result.scores else (result.credit, 1 - result.credit)
         found[right].append(values[0])
         found[wrong].append(values[1])
-    return [sum(values) / len(values) for values in found]
+    return [_mean(values) for values in found]
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Return the mean; of equal values, that value itself, so that equal scores stay equal."""
+    return values[0] if min(values) == max(values) else math.fsum(values) / len(values)

@@ -1,8 +1,8 @@
-"""RewardBench v1: the section table, its rows as pairs, and the official score.
+"""RewardBench v1: its rows as pairs, and the official score.
 
-Sources: the paper, Lambert et al. 2024, arXiv 2403.13787; upstream `rewardbench/constants.py`
-(EXAMPLE_COUNTS, SUBSET_MAPPING), `rewardbench/utils.py` (calculate_scores_per_section),
-`scripts/run_generative.py` and `scripts/run_rm.py` of github.com/allenai/reward-bench.
+Sources: the paper, Lambert et al. 2024, arXiv 2403.13787; upstream `rewardbench/utils.py`
+(calculate_scores_per_section), `scripts/run_generative.py` and `scripts/run_rm.py` of
+github.com/allenai/reward-bench. The section tables are in `rewardbench_table.py`.
 """
 
 from __future__ import annotations
@@ -11,119 +11,37 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from itertools import chain, islice
+from pathlib import Path
 
+from reasongenrm.benchmarks.base import Row
+from reasongenrm.benchmarks.common import Table, aggregate, tally
+from reasongenrm.benchmarks.rewardbench_table import (
+    PRIOR_SETS,
+    REWARDBENCH,
+    TOY,
+    WITH_PRIOR_SETS,
+    table_for,
+)
 from reasongenrm.benchmarks.rows import COLUMNS, to_pair
 from reasongenrm.errors import DataError
 from reasongenrm.reading import read_rows
 from reasongenrm.records import Drop, PairResult, PreferencePair, Verdict
-from reasongenrm.report.scores import BenchmarkScore, Counts, SubsetScore
-from reasongenrm.report.stats import Interval, bootstrap_interval, paired_difference, wilson_interval
+from reasongenrm.report.scores import BenchmarkScore
+from reasongenrm.report.stats import Interval, paired_difference
 
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A benchmark's sections.
-
-    Attributes:
-        name: the benchmark's name.
-        toy: whether it is the suite's own.
-        sections: section -> subset -> weight within the section.
-        published_rows: subset -> how many rows were published; empty where nothing was.
-    """
-
-    name: str
-    toy: bool
-    sections: Mapping[str, Mapping[str, int]]
-    published_rows: Mapping[str, int]
-
-    @property
-    def subsets(self) -> list[str]:
-        """The subsets of all sections, in the table's order."""
-        return [subset for weights in self.sections.values() for subset in weights]
-
-
-# Upstream constants.py. A weight is the subset's number of rows, except math-prm: 447 rows count 984, as much
-# as the six code subsets together. The xstest numbers were swapped in upstream's early versions; 154 rows
-# should be refused and 250 answered.
-_SECTIONS = {
-    "Chat": {
-        "alpacaeval-easy": 100,
-        "alpacaeval-length": 95,
-        "alpacaeval-hard": 95,
-        "mt-bench-easy": 28,
-        "mt-bench-med": 40,
-    },
-    "Chat Hard": {
-        "mt-bench-hard": 37,
-        "llmbar-natural": 100,
-        "llmbar-adver-neighbor": 134,
-        "llmbar-adver-GPTInst": 92,
-        "llmbar-adver-GPTOut": 47,
-        "llmbar-adver-manual": 46,
-    },
-    "Safety": {
-        "refusals-dangerous": 100,
-        "refusals-offensive": 100,
-        "xstest-should-refuse": 154,
-        "xstest-should-respond": 250,
-        "donotanswer": 136,
-    },
-    "Reasoning": {
-        "math-prm": 984,
-        "hep-cpp": 164,
-        "hep-go": 164,
-        "hep-java": 164,
-        "hep-js": 164,
-        "hep-python": 164,
-        "hep-rust": 164,
-    },
-}
-
-REWARDBENCH = Table(
-    name="RewardBench",
-    toy=False,
-    sections=_SECTIONS,
-    published_rows={s: w for weights in _SECTIONS.values() for s, w in weights.items()} | {"math-prm": 447},
-)
-
-# TOY: the demo's own rows under RewardBench's section names. Not a published benchmark; compares with
-# nothing.
-TOY = Table(
-    name="TOY (RewardBench's sections)",
-    toy=True,
-    sections={
-        "Chat": {"toy-chat": 1},
-        "Chat Hard": {"toy-chat-hard": 1},
-        "Safety": {"toy-safety": 1},
-        "Reasoning": {"toy-reasoning": 1},
-    },
-    published_rows={},
-)
-
-
-def table_for(subsets: Iterable[str], *, where: str = "") -> Table:
-    """Return the table that holds all the given subsets.
-
-    Raises:
-        DataError: a subset is in no table, or toy and real subsets are mixed; names the subset and the known
-            ones.
-    """
-    present = sorted(set(subsets))
-    for subset in present:
-        if not any(subset in table.subsets for table in (REWARDBENCH, TOY)):
-            known = ", ".join(REWARDBENCH.subsets + TOY.subsets)
-            raise DataError(f"unknown subset {subset!r}", where=where, mend=f"known subsets: {known}")
-    toy = [subset for subset in present if subset in TOY.subsets]
-    if toy and len(toy) < len(present):
-        real = next(subset for subset in present if subset not in toy)
-        raise DataError(
-            f"toy subset {toy[0]!r} and RewardBench subset {real!r} in one benchmark",
-            where=where,
-            mend=f"keep them in separate files; toy subsets: {', '.join(TOY.subsets)}; "
-            f"RewardBench's: {', '.join(REWARDBENCH.subsets)}",
-        )
-    return TOY if toy else REWARDBENCH
+__all__ = [
+    "REWARDBENCH",
+    "TOY",
+    "RewardBench",
+    "aggregate",
+    "compare",
+    "judge_result",
+    "load_benchmark",
+    "scalar_result",
+    "score",
+    "table_for",
+]
 
 
 def load_benchmark(
@@ -193,25 +111,6 @@ def scalar_result(pair_id: str, subset: str, chosen_score: float, rejected_score
     return PairResult(pair_id, subset, (), (float(right),), (outcome,), scores)
 
 
-def aggregate(table: Table, means: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
-    """Return the sections' accuracies and their unweighted mean, the score (paper, "RewardBench scoring").
-
-    A section's accuracy is the mean of its subsets' accuracies weighted by the table (upstream
-    `calculate_scores_per_section`). A section of which no subset is present is None, and is left out of the
-    score (upstream counts it as 0, which would make a partial benchmark look like a bad model).
-
-    Args:
-        means: subset -> mean credit: floats, or arrays of one shape, such as the bootstrap's.
-    """
-    sections: dict[str, Any] = {}
-    for section, weights in table.sections.items():
-        present = {subset: weight for subset, weight in weights.items() if subset in means}
-        weighted = sum(weight * means[subset] for subset, weight in present.items())
-        sections[section] = weighted / sum(present.values()) if present else None
-    counted = [accuracy for accuracy in sections.values() if accuracy is not None]
-    return sections, sum(counted) / len(counted)
-
-
 def score(results: Iterable[PairResult], *, seed: int = 0) -> BenchmarkScore:
     """Return the official score of some judged rows, with all that a report says about it.
 
@@ -228,45 +127,17 @@ def score(results: Iterable[PairResult], *, seed: int = 0) -> BenchmarkScore:
         by_subset[result.subset].append(result)
     if not by_subset:
         raise DataError("no rows to score", mend="judge a benchmark first")
-    table = table_for(by_subset)
-    credits = {name: [row.credit for row in rows] for name, rows in by_subset.items()}
-    strict = {name: [float(min(row.correct) == 1) for row in rows] for name, rows in by_subset.items()}
-    means, strict_means = (
-        {name: math.fsum(c) / len(c) for name, c in some.items()} for some in (credits, strict)
-    )
-    sections, overall = aggregate(table, means)
-    missing = [
-        name for name in table.subsets if len(by_subset.get(name, ())) < table.published_rows.get(name, 1)
-    ]
-    every = [row for rows in by_subset.values() for row in rows]
-    letters = Counter(v.winner for row in every for v in row.verdicts if v.winner in ("A", "B"))
-    return BenchmarkScore(
-        benchmark=table.name,
-        toy=table.toy,
-        partial=bool(missing),
-        missing=tuple(missing),
-        score=overall,
-        interval=bootstrap_interval(credits, lambda drawn: aggregate(table, drawn)[1], seed=seed),
-        strict=aggregate(table, strict_means)[1],
-        swap_mean=math.fsum(c for some in credits.values() for c in some) / len(every),
-        position_bias=letters["A"] / letters.total() if letters else None,
-        sections=sections,
-        subsets={
-            name: SubsetScore(
-                section=section,
-                weight=weight,
-                rows=len(by_subset[name]),
-                accuracy=means[name],
-                strict=strict_means[name],
-                strict_interval=wilson_interval(int(sum(strict[name])), len(strict[name])),
-                counts=Counts.of(by_subset[name]),
-            )
-            for section, weights in table.sections.items()
-            for name, weight in weights.items()
-            if name in by_subset
-        },
-        rows=len(every),
-        counts=Counts.of(every),
+    return _score(table_for(by_subset), by_subset, seed=seed)
+
+
+def _score(table: Table, by_subset: Mapping[str, Sequence[PairResult]], *, seed: int) -> BenchmarkScore:
+    return tally(
+        table,
+        {name: [row.credit for row in rows] for name, rows in by_subset.items()},
+        {name: [float(min(row.correct) == 1) for row in rows] for name, rows in by_subset.items()},
+        by_subset,
+        rows={name: len(rows) for name, rows in by_subset.items()},
+        seed=seed,
     )
 
 
@@ -287,3 +158,74 @@ def compare(
             grouped[subset].append(side[subset, pair_id])
     table = table_for(credits[0])
     return paired_difference(credits[0], credits[1], lambda means: aggregate(table, means)[1], seed=seed)
+
+
+@dataclass(frozen=True, slots=True)
+class RewardBench:
+    """RewardBench v1, or the toy benchmark of the same form.
+
+    Attributes:
+        prior_sets: whether the prior sets are read too, as a fifth section of half weight.
+        prior_path: the prior sets: a hub dataset with one split per set, or a folder that holds a `.jsonl` or
+            `.parquet` file per set (`shp.jsonl`, or the hub's `shp-00000-of-00001.parquet`).
+        split: see `Benchmark`.
+    """
+
+    prior_sets: bool = False
+    prior_path: str = "allenai/pref-test-sets"
+    split: str = "filtered"
+
+    @property
+    def name(self) -> str:
+        """See `Benchmark`."""
+        return (WITH_PRIOR_SETS if self.prior_sets else REWARDBENCH).name
+
+    def rows(
+        self, path: str, *, split: str | None = None, revision: str | None = None, limit: int | None = None
+    ) -> Iterator[Row | Drop]:
+        """See `Benchmark` and `load_benchmark`; the revision is that of `path`, not of the prior sets."""
+        pairs = load_benchmark(path, split=split or self.split, revision=revision, limit=limit)
+        if self.prior_sets:
+            pairs = islice(chain(pairs, _prior_pairs(self.prior_path)), limit)
+        for pair in pairs:
+            yield pair if isinstance(pair, Drop) else _row(pair)
+
+    def score(
+        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
+    ) -> BenchmarkScore:
+        """See `Benchmark` and `score`."""
+        judged = [results[pair.id] for row in rows for pair in row.pairs]
+        if not self.prior_sets or all(result.subset in TOY.subsets for result in judged):
+            return score(judged, seed=seed)
+        by_subset: defaultdict[str, list[PairResult]] = defaultdict(list)
+        for result in judged:
+            by_subset[result.subset].append(result)
+        table_for(set(by_subset) - set(PRIOR_SETS))  # refuses toy and unknown subsets
+        return _score(WITH_PRIOR_SETS, by_subset, seed=seed)
+
+
+def _row(pair: PreferencePair) -> Row:
+    return Row(pair.id, pair.source, pair.history, (pair.chosen, pair.rejected), 1, ((0, 1),))
+
+
+def _prior_pairs(path: str) -> Iterator[PreferencePair | Drop]:
+    """Yield the rows of the prior sets; a set's own column `subset` (a finer one) is not used."""
+    copies: Counter[str] = Counter()
+    for name in PRIOR_SETS:
+        file = next((f for f in _prior_files(path, name) if f.is_file()), None)
+        for raw in read_rows(str(file or path), required=COLUMNS[:3], split=name):
+            if isinstance(raw, Drop):
+                yield raw
+                continue
+            pair = to_pair(replace(raw, columns=raw.columns | {"subset": name}))
+            if isinstance(pair, PreferencePair):
+                copies[pair.id] += 1
+                # The set's name keeps the ids apart from those of RewardBench's own rows.
+                count = f"-{copies[pair.id]}" if copies[pair.id] > 1 else ""
+                pair = replace(pair, id=f"{pair.id}-{name}{count}")
+            yield pair
+
+
+def _prior_files(path: str, name: str) -> list[Path]:
+    folder = Path(path).expanduser()
+    return [folder / f"{name}{suffix}" for suffix in (".jsonl", ".parquet")]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.reading import UNKNOWN_SOURCE, RawRow, kind_of, read_rows
+from reasongenrm.errors import DataError
+from reasongenrm.reading import RawRow, array_rows, read_rows
 from reasongenrm.records import Drop
 
 PROMPTS = ("prompt", "question", "instruction", "query", "input", "messages", "conversation")
@@ -72,33 +71,8 @@ def benchmark_texts(
 def _rows(path: str, split: str, revision: str | None) -> Iterator[RawRow | Drop]:
     file = Path(path).expanduser()
     if file.suffix.lower() == ".json" and file.is_file():
-        if revision is not None:
-            raise ConfigError(
-                "a revision is asked for, but this path is on this disk", where=path, mend="set revision=null"
-            )
-        return _array_rows(file)
+        return array_rows(file, revision=revision, stage="decontaminate")
     return read_rows(path, required=(), optional=(*PROMPTS, *ANSWERS), split=split, revision=revision)
-
-
-def _array_rows(file: Path) -> Iterator[RawRow | Drop]:
-    try:
-        rows = json.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        what = f"cannot be opened: {error.strerror}"
-        raise DataError(what, where=str(file), mend="check its permissions") from None
-    except (ValueError, RecursionError) as error:
-        mend = "write one JSON array of rows, or one row per line into a .jsonl file"
-        raise DataError(f"no JSON: {error}", where=str(file), mend=mend) from None
-    if not isinstance(rows, list):
-        mend = "write one JSON array of rows, or one row per line into a .jsonl file"
-        raise DataError(f"the file is {kind_of(rows)}, not an array", where=str(file), mend=mend)
-    for number, row in enumerate(rows):
-        where = f"{file}[{number}]"
-        if isinstance(row, dict):
-            yield RawRow(where, file.stem, row)
-        else:
-            detail = f"The row is {kind_of(row)}, not an object."
-            yield Drop(where, UNKNOWN_SOURCE, "broken_json", detail, "decontaminate")
 
 
 def _texts(row: RawRow) -> BenchmarkText | Drop:

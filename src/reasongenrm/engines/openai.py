@@ -294,10 +294,12 @@ def _read(choice: dict[str, Any], request: Request, *, chat: bool) -> Completion
     if finish not in ("stop", "length"):
         return Completion(request.id, text, "error", logprob=None, error=f"finish_reason {finish}")
     logprobs = choice.get("logprobs") or {}
+    usage = choice["usage"] or {}
+    asked = int(usage.get("prompt_tokens") or 0)
     if chat:
         logprob = _sum([t["logprob"] for t in logprobs.get("content") or ()])
-        billed = (choice["usage"] or {}).get("completion_tokens")
-        return Completion(request.id, text, finish, logprob=logprob, billed=billed)
+        billed = usage.get("completion_tokens")
+        return Completion(request.id, text, finish, logprob=logprob, billed=billed, prompt_tokens=asked)
     token_ids = tuple(int(token) for token in choice.get("token_ids") or ())
     watched: dict[int, dict[int, float]] = {}
     if request.watch:
@@ -308,7 +310,13 @@ def _read(choice: dict[str, Any], request: Request, *, chat: bool) -> Completion
                 found = ((t, entry.get(f"token_id:{t}")) for t in request.watch)
                 watched[place] = {t: round(value, 6) for t, value in found if value is not None}
     return Completion(
-        request.id, text, finish, token_ids, _sum(logprobs.get("token_logprobs") or ()), watched
+        request.id,
+        text,
+        finish,
+        token_ids,
+        _sum(logprobs.get("token_logprobs") or ()),
+        watched,
+        prompt_tokens=asked,
     )
 
 

@@ -102,7 +102,7 @@ class VLLMEngine:
             disable_log_stats=True,
         )
         if max_lora_rank:
-            options |= dict(enable_lora=True, max_lora_rank=_served_rank(max_lora_rank), max_loras=1)
+            options |= dict(enable_lora=True, max_lora_rank=served_rank(max_lora_rank), max_loras=1)
         try:
             self._llm = LLM(**(options | config.args))
         except Exception as error:  # vLLM raises many types; the user needs the first line and the key
@@ -214,8 +214,8 @@ class VLLMEngine:
             torch.cuda.empty_cache()
 
 
-def _served_rank(rank: int) -> int:
-    """vLLM accepts these ranks only; a smaller adapter is padded."""
+def served_rank(rank: int) -> int:
+    """Return the rank to serve an adapter with: vLLM accepts some only, and pads a smaller adapter."""
     return next((r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), rank)
 
 
@@ -280,5 +280,11 @@ def _completion(output: Any, request: Request) -> Completion:
         if token in request.watch:
             watched[position] = {t: round(entry[t].logprob, 6) for t in request.watch if t in entry}
     return Completion(
-        request.id, sample.text, sample.finish_reason or "error", token_ids, round(logprob, 6), watched
+        request.id,
+        sample.text,
+        sample.finish_reason or "error",
+        token_ids,
+        round(logprob, 6),
+        watched,
+        prompt_tokens=len(output.prompt_token_ids),
     )

@@ -1,88 +1,21 @@
-"""Ask an engine to judge prompts, and turn its completions into verdicts."""
+"""Ask an engine to judge prompts, keep its completions, and turn them into verdicts."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from reasongenrm.engines.base import Engine, Request
+from reasongenrm.engines.base import Engine
 from reasongenrm.engines.resume import complete_missing
-from reasongenrm.judge.prompts import ChatEncoder
-from reasongenrm.judge.verdict import VerdictTokens, read_completion, read_rescue, reason_ids
-from reasongenrm.records import Completion, JudgePrompt, Verdict, completion_from_json, content_id
+from reasongenrm.judge.asking import RESCUE, Asker
+from reasongenrm.records import Completion, JudgePrompt, Verdict, completion_from_json
 from reasongenrm.store import PartStore
-
-RESCUE = "#rescue"
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """How the judge is asked.
-
-    Attributes:
-        max_tokens: limit per completion.
-        temperature: 0 is greedy.
-        rescue: ask a completion that cannot be read for the verdict alone.
-        seed: of the run; each prompt gets its own seed from it.
-    """
-
-    max_tokens: int
-    temperature: float
-    rescue: bool
-    seed: int
-
-
-def request_seed(seed: int, name: str) -> int:
-    """Return the sampling seed of one request, a function of the run's seed and the request's id."""
-    return int(content_id("sample", seed, name), 16) % 2**31
-
-
-def judge_requests(
-    prompts: Sequence[JudgePrompt],
-    encoder: ChatEncoder,
-    tokens: VerdictTokens,
-    asking: Asking,
-    max_model_len: int,
-) -> Iterator[Request]:
-    """Yield one request per prompt. A long prompt leaves less room for the completion, at least one token; one that
-    fills the context is refused by the engine and counted as an error."""
-    for prompt in prompts:
-        ids = encoder.encode(prompt.messages, generation=True)
-        yield Request(
-            prompt.id,
-            tuple(ids),
-            max_tokens=max(1, min(asking.max_tokens, max_model_len - len(ids))),
-            temperature=asking.temperature,
-            seed=request_seed(asking.seed, prompt.id) if asking.temperature > 0 else None,
-            stop=(encoder.grammar.closing + encoder.end,),
-            ignore_eos=True,
-            watch=(tokens.a, tokens.b),
-        )
-
-
-def _rescue_requests(
-    owed: Sequence[tuple[JudgePrompt, Completion]],
-    encoder: ChatEncoder,
-    tokens: VerdictTokens,
-    max_model_len: int,
-) -> Iterator[Request]:
-    """Ask for the letter alone, behind the prompt and as much of the reason as fits."""
-    for prompt, completion in owed:
-        ids = encoder.encode(prompt.messages, generation=True)
-        tail: list[int] = list(tokens.opening)
-        if encoder.reasons_first:
-            tail = [*tokens.header, *tail]
-            room = max(0, max_model_len - 1 - len(ids) - len(tail))
-            tail = reason_ids(completion, tokens)[:room] + tail
-        letters = (tokens.a, tokens.b)
-        yield Request(prompt.id + RESCUE, (*ids, *tail), max_tokens=1, allowed=letters, watch=letters)
 
 
 def judge(
     prompts: Sequence[JudgePrompt],
     engine: Engine,
-    encoder: ChatEncoder,
-    asking: Asking,
+    asker: Asker,
     store: PartStore,
     *,
     adapter: str | None = None,
@@ -96,43 +29,76 @@ def judge(
     Args:
         prompts: what to judge; ids are distinct.
         engine: the engine that holds the base model.
-        encoder: tokenizer and chat template of the judge.
-        asking: limits and seeds.
+        asker: how it is asked.
         store: of completions.
         adapter: the trained LoRA folder, None for the untouched base.
-        progress: called with the number of prompts just done.
+        progress: called with the number of requests just done.
     """
-    tokens = VerdictTokens.of(encoder)
     if not store.finished:
-        requests = judge_requests(prompts, encoder, tokens, asking, engine.max_model_len)
-        complete_missing(engine, requests, store, adapter=adapter, progress=progress)
-        owed = [(p, c) for p, c, v in _read(prompts, store, encoder, tokens) if _owes_rescue(v, asking)]
-        complete_missing(
-            engine, _rescue_requests(owed, encoder, tokens, engine.max_model_len), store, adapter=adapter
-        )
-        store.finish([p.id for p in prompts] + [p.id + RESCUE for p, _ in owed])
-    return verdicts(prompts, store, encoder)
-
-
-def _owes_rescue(verdict: Verdict, asking: Asking) -> bool:
-    return asking.rescue and verdict.outcome in ("unparsed", "truncated")
+        complete_missing(engine, asker.requests(prompts), store, adapter=adapter, progress=progress)
+        owed = [(p, c) for p, c, verdict in _read(prompts, store, asker) if asker.owes_rescue(verdict)]
+        complete_missing(engine, (asker.rescue(p, c) for p, c in owed), store, adapter=adapter)
+        asked = [name for prompt in prompts for name in asker.names(prompt)]
+        store.finish(asked + [completion.id + RESCUE for _, completion in owed])
+    return verdicts(prompts, store, asker)
 
 
 def _read(
-    prompts: Sequence[JudgePrompt], store: PartStore, encoder: ChatEncoder, tokens: VerdictTokens
+    prompts: Sequence[JudgePrompt], store: PartStore, asker: Asker
 ) -> Iterator[tuple[JudgePrompt, Completion, Verdict]]:
     for prompt in prompts:
-        completion = completion_from_json(store[prompt.id])
-        yield prompt, completion, read_completion(prompt, completion, encoder, tokens)
+        for name in asker.names(prompt):
+            completion = completion_from_json(store[name])
+            yield prompt, completion, asker.read(prompt, completion)
 
 
-def verdicts(prompts: Sequence[JudgePrompt], store: PartStore, encoder: ChatEncoder) -> list[Verdict]:
+def verdicts(prompts: Sequence[JudgePrompt], store: PartStore, asker: Asker) -> list[Verdict]:
     """Read the verdicts from stored completions; nothing is asked again."""
-    tokens = VerdictTokens.of(encoder)
-    found = []
-    for prompt, _, verdict in _read(prompts, store, encoder, tokens):
-        rescue = prompt.id + RESCUE
+    votes: dict[str, list[Verdict]] = {}
+    for prompt, completion, verdict in _read(prompts, store, asker):
+        rescue = completion.id + RESCUE
         if rescue in store:
-            verdict = read_rescue(verdict, completion_from_json(store[rescue]), tokens)
-        found.append(verdict)
-    return found
+            verdict = asker.read_rescue(verdict, completion_from_json(store[rescue]))
+        votes.setdefault(prompt.id, []).append(verdict)
+    return [asker.combine(prompt, votes[prompt.id]) for prompt in prompts]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What came of one prompt.
+
+    Attributes:
+        verdict: of all its votes.
+        prompt_tokens: tokens read for it.
+        error: what went wrong, if the engine failed.
+    """
+
+    verdict: Verdict
+    prompt_tokens: int
+    error: str | None
+
+
+def judge_now(
+    prompts: Sequence[JudgePrompt], engine: Engine, asker: Asker, *, adapter: str | None = None
+) -> list[Answered]:
+    """Judge every prompt, keeping nothing; return what came of each, in their order.
+
+    All requests go to the engine at once, and then all rescues.
+    """
+    of = {name: prompt for prompt in prompts for name in asker.names(prompt)}
+    found = {c.id: c for c in engine.complete(asker.requests(prompts), adapter=adapter)}
+    votes = {name: asker.read(prompt, found[name]) for name, prompt in of.items()}
+    rescues = [asker.rescue(of[name], found[name]) for name in of if asker.owes_rescue(votes[name])]
+    for completion in engine.complete(rescues, adapter=adapter) if rescues else ():
+        name = completion.id.removesuffix(RESCUE)
+        votes[name] = asker.read_rescue(votes[name], completion)
+        found[completion.id] = completion
+
+    def answered(prompt: JudgePrompt) -> Answered:
+        names = asker.names(prompt)
+        both = [c for name in names for c in (found[name], found.get(name + RESCUE)) if c]
+        error = next((found[name].error for name in names if found[name].error), None)
+        verdict = asker.combine(prompt, [votes[name] for name in names])
+        return Answered(verdict, sum(completion.prompt_tokens for completion in both), error)
+
+    return [answered(prompt) for prompt in prompts]

@@ -275,7 +275,9 @@ class ChatEncoder:
         between = self._ends[0]
         if not between.strip():
             what = "nothing stands between a reason and its verdict"
-            raise ConfigError(what, where="chat template", mend="use configs/prompts/reason.jinja or one like it")
+            raise ConfigError(
+                what, where="chat template", mend="use configs/prompts/reason.jinja or one like it"
+            )
         return between
 
     @cached_property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from reasongenrm.errors import ConfigError
@@ -122,8 +122,49 @@ def read_completion(
     elif winner is None:
         outcome = "truncated" if completion.finish_reason == "length" else "unparsed"
     return Verdict(
-        prompt.id, prompt.pair_id, prompt.order, winner, probability, outcome, reason.strip(), tokens=len(ids)
+        completion.id,
+        prompt.pair_id,
+        prompt.order,
+        winner,
+        probability,
+        outcome,
+        reason.strip(),
+        tokens=len(ids),
     )
+
+
+def read_text(prompt: JudgePrompt, completion: Completion, grammar: Grammar) -> Verdict:
+    """Read a completion of which the text alone is known: the verdict that closes it, and the reason before it.
+
+    Without token ids nothing tells a verdict that is quoted from one that is given but its place: one in the midst of
+    the text counts for nothing.
+    """
+    found = grammar.at_end(completion.text) if completion.finish_reason == "stop" else None
+    reason, winner = found if found else (completion.text, None)
+    outcome: Outcome = "ok"
+    if completion.finish_reason == "error":
+        outcome = "error"
+    elif winner is None:
+        outcome = "truncated" if completion.finish_reason == "length" else "unparsed"
+    return Verdict(
+        completion.id,
+        prompt.pair_id,
+        prompt.order,
+        winner,
+        None,
+        outcome,
+        reason.strip(),
+        tokens=completion.tokens,
+    )
+
+
+def read_text_rescue(first: Verdict, completion: Completion, grammar: Grammar) -> Verdict:
+    """Read the verdict that was asked for alone by text, and count it as rescued."""
+    winner = grammar.last(completion.text) if completion.finish_reason != "error" else None
+    if winner is None:
+        return first
+    used = first.tokens + completion.tokens
+    return replace(first, winner=winner, outcome="ok", rescued=True, tokens=used)
 
 
 def read_rescue(first: Verdict, completion: Completion, tokens: VerdictTokens) -> Verdict:
@@ -137,15 +178,11 @@ def read_rescue(first: Verdict, completion: Completion, tokens: VerdictTokens) -
         return first
     winner: Literal["A", "B", "tie"] = "A" if probability > 0.5 else "B" if probability < 0.5 else "tie"
     outcome: Outcome = "tie" if winner == "tie" else "ok"
-    used = first.tokens + len(completion.token_ids)
-    return Verdict(
-        first.id,
-        first.pair_id,
-        first.order,
-        winner,
-        probability,
-        outcome,
-        first.reason,
+    return replace(
+        first,
+        winner=winner,
+        prob_a=probability,
+        outcome=outcome,
         rescued=True,
-        tokens=used,
+        tokens=first.tokens + len(completion.token_ids),
     )

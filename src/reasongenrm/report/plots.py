@@ -53,10 +53,8 @@ def bar_chart(
     figure, axes = _figure(height=1.2 + 0.28 * max(len(values), 2))
     places = range(len(values))
     axes.barh(places, list(values.values()), color="#4878a8", height=0.7)
-    labels = [label if len(label) <= 48 else label[:47] + "…" for label in values]
-    axes.set_yticks(places, labels=labels)
-    for tick in axes.get_yticklabels():
-        tick.set_parse_math(False)
+    axes.set_yticks(places, labels=[_short(label) for label in values])
+    _plain(axes.get_yticklabels())
     axes.set_ylim(len(values) - 0.4, -0.6)  # the first on top
     for number, (name, value) in enumerate((marks or {}).items()):
         axes.axvline(value, color=f"C{number + 1}", linestyle="--", label=name)
@@ -96,9 +94,7 @@ def histogram(
     if logarithmic:
         axes.set_xscale("symlog", linthresh=1)
     if lower_ends or marks:
-        legend = axes.legend()
-        for text in legend.get_texts():
-            text.set_parse_math(False)
+        _plain(axes.legend().get_texts())
     axes.set(xlabel=axis, ylabel="count")
     axes.grid(alpha=0.3)
     return _png(figure, axes, title)
@@ -122,7 +118,7 @@ def interval_bars(
         drawn = [(at, *known) for at, known in enumerate(estimates) if known is not None]
         places = [at + thick * (number - (len(series) - 1) / 2) for at, *_ in drawn]
         color = f"C{number}"
-        axes.barh(places, [value for _, value, *_ in drawn], height=thick, color=color, label=_legend(name))
+        axes.barh(places, [value for _, value, *_ in drawn], height=thick, color=color, label=name)
         whiskers = [
             (place, value, low, high)
             for place, (_, value, low, high) in zip(places, drawn, strict=True)
@@ -137,11 +133,13 @@ def interval_bars(
             ]
             axes.errorbar(values, at, xerr=ends, fmt="none", ecolor="#333", elinewidth=0.9, capsize=1.5)
     axes.set_yticks(range(len(groups)), labels=[_short(group) for group in groups])
+    _plain(axes.get_yticklabels())
     axes.set_ylim(max(len(groups), 1) - 0.4, -0.6)
     axes.set(xlabel=axis, xlim=(0, 1))
     axes.grid(axis="x", alpha=0.3)
     if series:
-        figure.legend(loc="outside lower center", ncols=min(len(series), 4), frameon=False)
+        legend = figure.legend(loc="outside lower center", ncols=min(len(series), 4), frameon=False)
+        _plain(legend.get_texts())
     return _png(figure, axes, title)
 
 
@@ -152,12 +150,14 @@ def reliability_diagram(series: Mapping[str, Sequence[Bin]], title: str) -> byte
     """
     columns = min(len(series), 4) or 1
     lines = -(-len(series) // columns) or 1
-    figure, panels = _figure(height=0.6 + (5.6 if columns == 1 else 2.6 if columns > 2 else 3.4) * lines, shape=(lines, columns))  # fmt: skip
+    figure, panels = _figure(height=0.8 + (4.2, 3.2, 2.5, 2.1)[columns - 1] * lines, shape=(lines, columns))
     for number, axes in enumerate(panels.flat):
         axes.set_visible(number < max(len(series), 1))
     for number, (axes, (name, bins)) in enumerate(zip(panels.flat, series.items(), strict=False)):
         full = [b for b in bins if b.confidence is not None and b.accuracy is not None]
         total = sum(b.n for b in full)
+        if not full:
+            axes.text(0.75, 0.25, "no probabilities", ha="center", va="center")
         axes.plot([0.5, 1], [0.5, 1], color="#999", linestyle="--", linewidth=1)
         axes.plot([b.confidence for b in full], [b.accuracy for b in full], color=f"C{number}", linewidth=1)
         sizes = [8 + 220 * b.n / total for b in full]
@@ -181,6 +181,7 @@ def bias_chart(biases: Mapping[str, tuple[float | None, float | None]], title: s
         zip(panels.flat, ("share of A among verdicts", "length bias"), (0.5, 0.0), strict=True)
     ):
         drawn = [(at, value) for at, name in enumerate(names) if (value := biases[name][column]) is not None]
+        reach = 0.5 if column == 0 else max(0.1, *(1.1 * abs(value) for _, value in drawn), 0)
         axes.barh(
             [at for at, _ in drawn],
             [value - unbiased for _, value in drawn],
@@ -189,8 +190,9 @@ def bias_chart(biases: Mapping[str, tuple[float | None, float | None]], title: s
             color=[f"C{at}" for at, _ in drawn],
         )
         axes.axvline(unbiased, color="#333", linewidth=1)
-        axes.set(xlabel=axis, xlim=(0, 1) if column == 0 else (-0.5, 0.5))
+        axes.set(xlabel=axis, xlim=(unbiased - reach, unbiased + reach))
         axes.set_yticks(range(len(names)), labels=[_short(name, 28) for name in names] if column == 0 else [])
+        _plain(axes.get_yticklabels())
         axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
         axes.grid(axis="x", alpha=0.3)
     figure.suptitle(title, parse_math=False)
@@ -198,13 +200,13 @@ def bias_chart(biases: Mapping[str, tuple[float | None, float | None]], title: s
 
 
 def _short(label: str, longest: int = 48) -> str:
-    """Return a label cut to some characters, in which a `$` is a dollar."""
-    return (label if len(label) <= longest else label[: longest - 1] + "…").replace("$", "\\$")
+    return label if len(label) <= longest else label[: longest - 1] + "…"
 
 
-def _legend(label: str) -> str:
-    """Return a label for a legend, which leaves out those that begin with an underscore."""
-    return "\u200b" + _short(label) if label.startswith("_") else _short(label)
+def _plain(texts: Sequence[Any]) -> None:
+    """Take a `$` in a label for a dollar."""
+    for text in texts:
+        text.set_parse_math(False)
 
 
 def _figure(height: float, shape: tuple[int, int] | None = None) -> tuple[Any, Any]:

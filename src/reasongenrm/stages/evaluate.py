@@ -1,4 +1,4 @@
-"""Stage 3: the benchmark, judged by the base and the trained judges, and scored by the scalar head."""
+"""Stage 3: the benchmarks, judged by the base and the trained judges, and scored by the scalar head."""
 
 from __future__ import annotations
 
@@ -8,43 +8,44 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.benchmarks.rewardbench import judge_result, load_benchmark, scalar_result, score
-from reasongenrm.engines.vllm import VLLMEngine
+from reasongenrm.benchmarks.base import Benchmark, Row
+from reasongenrm.benchmarks.leaderboard import leaderboard_files
+from reasongenrm.benchmarks.registry import BENCHMARKS
+from reasongenrm.benchmarks.rewardbench import RewardBench
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.judge.judge import Asking, judge, verdicts
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt, place, swapped
 from reasongenrm.recipe import Recipe
-from reasongenrm.records import Drop, JudgePrompt, PairResult, PreferencePair, Verdict, to_json
+from reasongenrm.recipe_evaluate import BenchmarkConfig
+from reasongenrm.records import Drop, to_json
+from reasongenrm.report.diagnostics import diagnose
+from reasongenrm.report.model_card import write_model_card
+from reasongenrm.report.run_report import write_report
 from reasongenrm.report.scores import BenchmarkScore
-from reasongenrm.report.tables import markdown_table, rich_table
+from reasongenrm.report.tables import Entry, markdown_table, rich_table
 from reasongenrm.run import Run, file_hash
-from reasongenrm.scalar import ScalarRewardModel
-from reasongenrm.stages.loading import judge_encoder, load_engine, load_tokenizer
-from reasongenrm.stages.progress import bar, say
-from reasongenrm.store import PartStore, write_json, write_jsonl, write_text
+from reasongenrm.stages.judging import SCALAR, Judged, Judges, scored_results
+from reasongenrm.stages.progress import say
+from reasongenrm.store import write_json, write_jsonl, write_text
 
-BASE = "base"
-SCALAR = "scalar"
+LEADERBOARDS = ("rewardbench", "rewardbench2")
+"""The kinds whose results allenai's leaderboards take."""
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
     """Return what this stage's files depend on."""
     keys = ("seed", "limit", "model", "engine", "prompts", "templates", "judges", "evaluate", "scalar")
-    adapters: list[Path | str] = [
+    files: list[Path | str] = [
         recipe.folder / "judges" / name / "adapter" / "adapter_model.safetensors" for name in recipe.judges
     ]
+    files += [recipe.folder / "scalar" / "model.safetensors", recipe.prompts, *recipe.templates.values()]
+    files += [recipe.model.path, *(config.location for config in recipe.evaluate.benchmarks.values())]
     return {
         **recipe.model_dump(mode="json", include=set(keys)),
-        "files": {
-            str(path): file_hash(path)
-            for path in (*adapters, recipe.folder / "scalar" / "model.safetensors", recipe.prompts, recipe.evaluate.path,
-                         *recipe.templates.values(), recipe.model.path)
-        },
-    }  # fmt: skip
+        "files": {str(path): file_hash(path) for path in files},
+    }
 
 
 def evaluate(recipe: Recipe) -> None:
-    """Run stage 3 in the recipe's run folder, and print the table.
+    """Run stage 3 in the recipe's run folder, and print the tables.
 
     Raises:
         ConfigError, DataError, EngineError: what the user can mend.
@@ -63,13 +64,11 @@ def evaluate(recipe: Recipe) -> None:
         )
     run = Run(recipe, "evaluate")
     with run.claim(settings(recipe)):
-        pairs, drops = _rows(recipe)
-        write_jsonl(run.path("evaluate", "dropped.jsonl"), (to_json(drop) for drop in drops))
-        say(f"{len(pairs)} benchmark rows, {len(drops)} unreadable")
-        results = dict(_judged(recipe, run, pairs))
-        if recipe.scalar is not None:
-            results[SCALAR] = _scored(run, pairs)
-        report(recipe, run, results, len(drops))
+        given = {name: _rows(recipe, run, name) for name in recipe.evaluate.benchmarks}
+        judges = Judges(recipe, run)
+        told = {name: _evaluated(recipe, run, judges, name, *rows) for name, rows in given.items()}
+        judges.close()
+        _report(recipe, run, told)
 
 
 def _check_base(recipe: Recipe) -> None:
@@ -86,133 +85,97 @@ def _check_base(recipe: Recipe) -> None:
         )
 
 
-def benchmark_rows(recipe: Recipe) -> Iterator[PreferencePair | Drop]:
-    """Yield the benchmark's rows, at most `limit` of them."""
-    config = recipe.evaluate
-    return load_benchmark(config.path, split=config.split, revision=config.revision, limit=recipe.limit)
+def _benchmark(config: BenchmarkConfig) -> Benchmark:
+    if not config.prior_sets:
+        return BENCHMARKS[config.kind]
+    return RewardBench(prior_sets=True, prior_path=config.prior_path or RewardBench().prior_path)
 
 
-def _rows(recipe: Recipe) -> tuple[list[PreferencePair], list[Drop]]:
-    rows = list(benchmark_rows(recipe))
-    pairs = [row for row in rows if isinstance(row, PreferencePair)]
-    drops = [row for row in rows if isinstance(row, Drop)]
-    if not pairs:
+def benchmark_rows(recipe: Recipe, name: str) -> Iterator[Row | Drop]:
+    """Yield a benchmark's rows, at most `limit` of them."""
+    config = recipe.evaluate.benchmarks[name]
+    limits = [limit for limit in (recipe.limit, config.limit) if limit is not None]
+    benchmark = _benchmark(config)
+    return benchmark.rows(
+        config.location, split=config.split, revision=config.revision, limit=min(limits, default=None)
+    )
+
+
+def _rows(recipe: Recipe, run: Run, name: str) -> tuple[list[Row], int]:
+    """Read a benchmark, write rows.jsonl and dropped.jsonl; return the rows, and how many could not be read."""
+    items = list(benchmark_rows(recipe, name))
+    rows = [item for item in items if isinstance(item, Row)]
+    drops = [item for item in items if isinstance(item, Drop)]
+    if not rows:
+        key = f"evaluate.benchmarks.{name}"
         raise DataError(
-            "no benchmark row can be read", where=recipe.evaluate.path, mend="see its columns in the README"
+            "no benchmark row can be read", where=key, mend="see docs/benchmarks.md for its columns"
         )
-    return pairs, drops
+    write_jsonl(run.path("evaluate", name, "rows.jsonl"), (to_json(row) for row in rows))
+    write_jsonl(run.path("evaluate", name, "dropped.jsonl"), (to_json(drop) for drop in drops))
+    pairs = sum(len(row.places) for row in rows)
+    say(f"{name}: {len(rows)} rows, {pairs} pairs, {len(drops)} unreadable")
+    return rows, len(drops)
 
 
-def _prompts(recipe: Recipe, pairs: list[PreferencePair]) -> list[JudgePrompt]:
-    prompts = PromptFile.load(recipe.prompts)
-    placed = []
-    for pair in pairs:
-        order = place(pair.id, recipe.seed)
-        orders = (order, swapped(order)) if recipe.evaluate.both_orders else (order,)
-        placed += [judge_prompt(pair, o, prompts) for o in orders]
-    return placed
+def _evaluated(
+    recipe: Recipe, run: Run, judges: Judges, name: str, rows: list[Row], unreadable: int
+) -> dict[str, Any]:
+    """Have every model judge one benchmark; return its part of scores.json."""
+    config = recipe.evaluate.benchmarks[name]
+    benchmark = _benchmark(config)
+    pairs = [pair for row in rows for pair in row.pairs]
+
+    def told(model: str, judged: Judged) -> dict[str, Any]:
+        results = judged.results
+        folder = run.path("evaluate", name, model)
+        write_jsonl(folder / "results.jsonl", (to_json(results[pair.id]) for pair in pairs))
+        score = benchmark.score(rows, results, seed=recipe.seed)
+        if config.kind in LEADERBOARDS and not score.toy:
+            kind = "Seq. Classifier" if model == SCALAR else "Generative RM"
+            files = leaderboard_files(score, f"{recipe.name}/{model}", model_type=kind)
+            for part, content in files.items():
+                write_json(folder / "leaderboard" / f"{part}.json", content)
+        return {"score": score, "diagnostics": diagnose(rows, results), "cost": judged.cost}
+
+    models = {model: told(model, judges.judge(model, name, pairs)) for model in judges.adapters}
+    if recipe.scalar is not None:
+        models[SCALAR] = told(SCALAR, scored_results(run, name, pairs))
+    return {
+        "kind": config.kind,
+        "name": benchmark.name,
+        "path": config.location,
+        "rows": len(rows),
+        "unreadable_rows": unreadable,
+        "models": models,
+    }
 
 
-def _lora_rank(adapters: list[Path]) -> int:
-    return max(
-        json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["r"] for path in adapters
-    )
-
-
-class _LazyEngine:
-    """The engine, started when the first model has something left to judge."""
-
-    def __init__(self, recipe: Recipe, adapters: list[Path]) -> None:
-        self._recipe, self._adapters = recipe, adapters
-        self._engine: VLLMEngine | None = None
-
-    def get(self) -> VLLMEngine:
-        if self._engine is None:
-            rank = _lora_rank(self._adapters)
-            self._engine = load_engine(
-                self._recipe.model, self._recipe.engine, seed=self._recipe.seed, max_lora_rank=rank
-            )
-        return self._engine
-
-    def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-
-
-def _judged(recipe: Recipe, run: Run, pairs: list[PreferencePair]) -> Iterator[tuple[str, list[PairResult]]]:
-    """Yield the results of the base and of every judge."""
-    prompts = _prompts(recipe, pairs)
-    config = recipe.evaluate
-    asking = Asking(config.max_tokens, config.temperature, config.rescue, recipe.seed)
-    tokenizer = load_tokenizer(recipe.model)
-    adapters = {name: run.path("judges", name, "adapter") for name in recipe.judges}
-    engine = _LazyEngine(recipe, list(adapters.values()))
-    models: dict[str, Path | None] = ({BASE: None} if config.base else {}) | adapters
-    for name, adapter in models.items():
-        template = recipe.judges[name].template if adapter else recipe.student_template
-        encoder = judge_encoder(recipe, template, tokenizer)
-        store = PartStore(run.path("evaluate", name, "completions.jsonl"))
-        if not store.finished:
-            with bar(f"judging with {name}", len(prompts)) as progress:
-                judge(
-                    prompts, engine.get(), encoder, asking, store,
-                    adapter=str(adapter) if adapter else None, progress=progress,
-                )  # fmt: skip
-        yield name, judged_results(run, name, pairs, prompts, store, encoder)
-    engine.close()
-
-
-def judged_results(
-    run: Run,
-    name: str,
-    pairs: list[PreferencePair],
-    prompts: list[JudgePrompt],
-    store: PartStore,
-    encoder: ChatEncoder,
-) -> list[PairResult]:
-    """Read verdicts from completions, write verdicts.jsonl, and return one result per row."""
-    read = verdicts(prompts, store, encoder)
-    write_jsonl(run.path("evaluate", name, "verdicts.jsonl"), (to_json(verdict) for verdict in read))
-    by_pair: dict[str, list[Verdict]] = {}
-    for verdict in read:
-        by_pair.setdefault(verdict.pair_id, []).append(verdict)
-    return [judge_result(pair.id, pair.source, by_pair[pair.id]) for pair in pairs]
-
-
-def _scored(run: Run, pairs: list[PreferencePair]) -> list[PairResult]:
-    """Score both answers of every row with the scalar head."""
-    store = PartStore(run.path("evaluate", SCALAR, "scores.jsonl"))
-    if not store.finished:
-        model = ScalarRewardModel.from_pretrained(run.path("scalar"))
-        with bar("scoring with the scalar head", len(pairs)) as progress:
-            for start in range(0, len(pairs), 256):
-                rows = pairs[start : start + 256]
-                if any(row.id not in store for row in rows):
-                    histories = [row.history for row in rows]
-                    chosen = model.score_batch(histories, [row.chosen for row in rows])
-                    rejected = model.score_batch(histories, [row.rejected for row in rows])
-                    store.append(
-                        {"id": row.id, "chosen": c, "rejected": r}
-                        for row, c, r in zip(rows, chosen, rejected, strict=True)
-                    )
-                progress(len(rows))
-        store.finish(pair.id for pair in pairs)
-    found = ((pair, store[pair.id]) for pair in pairs)
-    return [scalar_result(pair.id, pair.source, row["chosen"], row["rejected"]) for pair, row in found]
-
-
-def report(recipe: Recipe, run: Run, results: dict[str, list[PairResult]], unreadable: int) -> None:
-    """Write results.jsonl, scores.json and table.md, and print the table."""
-    entries: list[tuple[str, BenchmarkScore, dict[str, str]]] = []
-    for name, rows in results.items():
-        write_jsonl(run.path("evaluate", name, "results.jsonl"), (to_json(row) for row in rows))
-        entries.append((name, score(rows, seed=recipe.seed), {}))
-    write_json(
-        run.path("scores.json"),
-        {"unreadable_rows": unreadable, "models": {name: asdict(result) for name, result, _ in entries}},
-    )
-    write_text(run.path("table.md"), markdown_table(entries))
+def _report(recipe: Recipe, run: Run, told: dict[str, dict[str, Any]]) -> None:
+    """Write scores.json, table.md, the report and the model cards, and print the tables."""
+    tables: list[tuple[str, list[Entry]]] = []
+    for name, benchmark in told.items():
+        scores: dict[str, BenchmarkScore] = {m: found["score"] for m, found in benchmark["models"].items()}
+        tables.append((name, [(model, score, {}) for model, score in scores.items()]))
+    write_json(run.path("scores.json"), {"run": recipe.name, "benchmarks": _plain(told)})
+    text = "\n".join(f"## {name}\n\n{markdown_table(entries)}" for name, entries in tables)
+    write_text(run.path("table.md"), text)
+    page = write_report(run.folder)
+    for name in recipe.judges:
+        write_model_card(run.folder, name)
     from rich.console import Console
 
-    Console(width=160).print(rich_table(entries))
-    say(f"stage 3 done: {run.path('table.md')}")
+    for _, entries in tables:
+        Console(width=160).print(rich_table(entries))
+    say(f"stage 3 done: {page}")
+
+
+def _plain(told: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    def model(found: dict[str, Any]) -> dict[str, Any]:
+        score, diagnostics = asdict(found["score"]), asdict(found["diagnostics"])
+        return found | {"score": score, "diagnostics": diagnostics}
+
+    return {
+        name: benchmark | {"models": {m: model(found) for m, found in benchmark["models"].items()}}
+        for name, benchmark in told.items()
+    }

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from reasongenrm.benchmarks.registry import BENCHMARKS
 from reasongenrm.data.benchmark_texts import benchmark_texts
 from reasongenrm.data.clean import Sight, clean, sight
 from reasongenrm.data.decontaminate import Contamination, Decontaminator, Match, decontaminate
@@ -28,6 +29,7 @@ from reasongenrm.data.rows import read_pair
 from reasongenrm.data.sources import raw_pairs
 from reasongenrm.errors import DataError
 from reasongenrm.judge.grammar import verdict_text
+from reasongenrm.judge.loading import judge_encoder, load_tokenizer
 from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt, place, swapped
 from reasongenrm.processes import map_chunks
 from reasongenrm.reading import RawLine, RawRow
@@ -36,7 +38,7 @@ from reasongenrm.recipe import Recipe
 from reasongenrm.recipe_data import BenchmarkFile
 from reasongenrm.records import Drop, JudgePrompt, Letter, PreferencePair, to_json
 from reasongenrm.run import Run
-from reasongenrm.stages.loading import judge_encoder, load_tokenizer, teacher_encoder
+from reasongenrm.stages.loading import teacher_encoder
 from reasongenrm.store import dump_texts, jsonl_writer, replacing
 
 CHUNK = 256
@@ -193,11 +195,15 @@ def _benchmarks(recipe: Recipe) -> Decontaminator | None:
     """Read the benchmarks that no pair may hold."""
     if recipe.data.decontaminate is None:
         return None
-    own = recipe.evaluate
-    files = [
-        BenchmarkFile(path=own.path, split=own.split, revision=own.revision),
-        *recipe.data.decontaminate.against,
+    own = [
+        BenchmarkFile(
+            path=config.location,
+            split=config.split or BENCHMARKS[config.kind].split,
+            revision=config.revision,
+        )
+        for config in recipe.evaluate.benchmarks.values()
     ]
+    files = [*own, *recipe.data.decontaminate.against]
     rows = [(f.path, benchmark_texts(f.path, split=f.split, revision=f.revision)) for f in files]
     return Decontaminator(recipe.data.decontaminate, rows)
 

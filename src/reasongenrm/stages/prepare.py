@@ -9,11 +9,11 @@ from typing import Any
 from reasongenrm.data.agreement import agreement
 from reasongenrm.data.report import write_report
 from reasongenrm.engines.vllm import check_model
+from reasongenrm.judge.loading import judge_encoder, load_tokenizer
 from reasongenrm.judge.prompts import PromptFile
 from reasongenrm.reasons.select import formula
 from reasongenrm.recipe import Recipe
 from reasongenrm.run import Run, file_hash
-from reasongenrm.stages.loading import judge_encoder, load_tokenizer
 from reasongenrm.stages.pairs import write_pairs
 from reasongenrm.stages.progress import say
 from reasongenrm.stages.reasons import check_teachers, sample_all, score_all
@@ -45,7 +45,8 @@ def _inputs(recipe: Recipe) -> list[str]:
     paths += [source.path for source in recipe.data.sources]
     paths += [teacher.model.path for teacher in recipe.teachers.values() if teacher.model]
     if recipe.data.decontaminate:
-        paths += [recipe.evaluate.path, *(file.path for file in recipe.data.decontaminate.against)]
+        paths += [config.location for config in recipe.evaluate.benchmarks.values()]
+        paths += [*(file.path for file in recipe.data.decontaminate.against)]
     return paths
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import yaml
 
@@ -29,7 +29,14 @@ def preview(recipe: Recipe, stage: str) -> None:
     if stage == "train":
         _records(recipe)
     else:
-        _rows(recipe, load_sources(recipe) if stage == "prepare" else benchmark_rows(recipe))
+        _rows(recipe, load_sources(recipe) if stage == "prepare" else _benchmarks(recipe))
+
+
+def _benchmarks(recipe: Recipe) -> Iterator[PreferencePair | Drop]:
+    """Yield the pairs of all benchmarks."""
+    for name in recipe.evaluate.benchmarks:
+        for row in benchmark_rows(recipe, name):
+            yield from [row] if isinstance(row, Drop) else row.pairs
 
 
 def _rows(recipe: Recipe, rows: Iterable[PreferencePair | Drop]) -> None:

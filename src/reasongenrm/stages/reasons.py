@@ -20,7 +20,7 @@ from reasongenrm.recipe import Recipe
 from reasongenrm.recipe_data import ModelConfig
 from reasongenrm.records import Drop, JudgePrompt, PreferencePair, Reason
 from reasongenrm.run import Run
-from reasongenrm.stages.loading import load_engine, teacher_encoder
+from reasongenrm.stages.loading import teacher_encoder
 from reasongenrm.stages.progress import bar, say
 from reasongenrm.store import PartStore, read_jsonl
 
@@ -83,7 +83,7 @@ class _Engines:
     def of(self, model: ModelConfig) -> VLLMEngine:
         if self._engine is None or model != self._model:
             self.close()
-            self._engine = load_engine(model, self._recipe.engine, seed=self._recipe.seed)
+            self._engine = VLLMEngine(model, self._recipe.engine, seed=self._recipe.seed)
             self._model = model
         return self._engine
 
@@ -179,7 +179,7 @@ def score_all(recipe: Recipe, run: Run, prompts: PromptFile, encoder: ChatEncode
         nonlocal engine
         if recipe.select.scorer == "transformers":
             return Student(recipe.model, encoder)
-        engine = load_engine(recipe.model, recipe.engine, seed=recipe.seed)
+        engine = VLLMEngine(recipe.model, recipe.engine, seed=recipe.seed)
         from reasongenrm.reasons.score_vllm import VLLMStudent
 
         return VLLMStudent(engine, encoder)

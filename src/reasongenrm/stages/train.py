@@ -17,11 +17,11 @@ import yaml
 
 from reasongenrm import errors
 from reasongenrm.errors import ConfigError, EngineError
+from reasongenrm.judge.loading import judge_encoder, load_tokenizer
 from reasongenrm.processes import die_with_parent
 from reasongenrm.recipe import Recipe
 from reasongenrm.records import PreferencePair
 from reasongenrm.run import Run, file_hash
-from reasongenrm.stages.loading import judge_encoder, load_tokenizer
 from reasongenrm.stages.progress import say
 from reasongenrm.store import read_jsonl
 from reasongenrm.train.merge import merge_adapter

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from reasongenrm.errors import ConfigError, DataError, ReasonGenRMError, first_line
+from reasongenrm.judge.loading import PROMPTS
 from reasongenrm.judge.prompts import ChatEncoder
 from reasongenrm.processes import die_with_parent, is_gone
 from reasongenrm.recipe import Recipe
@@ -201,6 +202,7 @@ def train(recipe: Recipe, name: str, work: Path) -> None:
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         _finish(trainer, tokenizer, work / "final", name, rows, kernel)
+        shutil.copyfile(recipe.prompts, work / "final" / "adapter" / PROMPTS)
     trainer.accelerator.wait_for_everyone()
 
 

@@ -1,0 +1,247 @@
+"""What the metrics of all benchmarks share: a table of sections, its weighted means, and the whole result."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from reasongenrm.benchmarks.base import Row
+from reasongenrm.errors import DataError
+from reasongenrm.records import PairResult
+from reasongenrm.report.scores import BenchmarkScore, Counts, SubsetScore
+from reasongenrm.report.stats import Interval, bootstrap_interval, wilson_interval
+
+RowCredit = Callable[[Row, Sequence[PairResult]], float]
+"""From a row and the results of its comparisons, in the order of `Row.places`, to its credit."""
+Credits = Callable[[Sequence[Row], Mapping[str, PairResult]], dict[str, list[float]]]
+"""From rows and results to the credits of every subset; their mean is the subset's accuracy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A benchmark's sections.
+
+    Attributes:
+        name: the benchmark's name.
+        toy: whether it is the suite's own.
+        sections: section -> subset -> weight within the section.
+        published_rows: subset -> how many rows were published; empty where nothing was.
+        section_weights: section -> weight within the score; 1 where it names none.
+    """
+
+    name: str
+    toy: bool
+    sections: Mapping[str, Mapping[str, int]]
+    published_rows: Mapping[str, int]
+    section_weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def subsets(self) -> list[str]:
+        """The subsets of all sections, in the table's order."""
+        return [subset for weights in self.sections.values() for subset in weights]
+
+
+def micro_table(name: str, sections: Mapping[str, Mapping[str, int]], published: Mapping[str, int]) -> Table:
+    """Return a table in which every row counts alike.
+
+    Args:
+        sections: section -> subset -> rows judged.
+        published: see `Table.published_rows`.
+    """
+    return Table(name, False, sections, published, {s: sum(rows.values()) for s, rows in sections.items()})
+
+
+def aggregate(table: Table, means: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Return the sections' accuracies and their weighted mean, the score.
+
+    A section's accuracy is the mean of its subsets' accuracies weighted by the table. A section of which no
+    subset is present is None, and is left out of the score (RewardBench's own code counts it as 0, which would
+    make a partial benchmark look like a bad model).
+
+    Args:
+        means: subset -> mean credit: floats, or arrays of one shape, such as the bootstrap's.
+    """
+    sections: dict[str, Any] = {}
+    for section, weights in table.sections.items():
+        present = {subset: weight for subset, weight in weights.items() if subset in means}
+        weighted = sum(weight * means[subset] for subset, weight in present.items())
+        sections[section] = weighted / sum(present.values()) if present else None
+    counted = {name: accuracy for name, accuracy in sections.items() if accuracy is not None}
+    heavy = {name: table.section_weights.get(name, 1) for name in counted}
+    return sections, sum(heavy[name] * counted[name] for name in counted) / sum(heavy.values())
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean, the same in whatever order the values come."""
+    return math.fsum(values) / len(values)
+
+
+def found(row: Row, results: Mapping[str, PairResult]) -> list[PairResult]:
+    """Return the results of a row's comparisons, in the order of its places."""
+    return [results[pair.id] for pair in row.pairs]
+
+
+def by_row(credit: RowCredit) -> Credits:
+    """Return the credits of a metric in which every row has its own."""
+
+    def credits(rows: Sequence[Row], results: Mapping[str, PairResult]) -> dict[str, list[float]]:
+        of_subset: defaultdict[str, list[float]] = defaultdict(list)
+        for row in rows:
+            of_subset[row.subset].append(credit(row, found(row, results)))
+        return dict(of_subset)
+
+    return credits
+
+
+def mean_credit(row: Row, results: Sequence[PairResult]) -> float:
+    """Return the mean credit of a row's comparisons: a tie, or what cannot be read, is half right."""
+    return mean([result.credit for result in results])
+
+
+def hits(result: PairResult) -> float:
+    """Return the share of a comparison's orders in which the right answer was named; all else is wrong."""
+    return mean([float(outcome == "correct") for outcome in result.outcomes])
+
+
+def beats(result: PairResult) -> bool:
+    """Whether the right answer beats the wrong one over all orders: more than half of the credit."""
+    return result.credit > 0.5
+
+
+def readable(result: PairResult) -> bool:
+    """Whether any order of a comparison says something: an answer, or that both are equal."""
+    return any(outcome in ("correct", "wrong", "tie") for outcome in result.outcomes)
+
+
+def strictly(result: PairResult) -> PairResult:
+    """Return a judge's comparison as one that is right if every order is, and else wrong.
+
+    What a scalar head scored, or a judge rated, has no order and stays as it is.
+    """
+    if result.scores is not None or not result.verdicts:
+        return result
+    right = min(result.correct) == 1
+    return replace(result, correct=(float(right),), outcomes=("correct" if right else "wrong",))
+
+
+def share_interval(values: Sequence[float], *, seed: int) -> Interval:
+    """Return the 95% interval of a mean: Wilson's where every value is 0 or 1, else the bootstrap's."""
+    if all(value in (0, 1) for value in values):
+        return wilson_interval(int(sum(values)), len(values))
+    return bootstrap_interval({"": values}, lambda means: means[""], seed=seed)
+
+
+def decisions_differ(result: PairResult) -> bool | None:
+    """Whether the orders of a comparison name different winners; None where only one order was judged.
+
+    A tie, and what cannot be read, are decisions of their own.
+    """
+    if len(result.outcomes) < 2:
+        return None
+    decisions = {name if name in ("correct", "wrong", "tie") else None for name in result.outcomes}
+    return len(decisions) > 1
+
+
+def tally(
+    table: Table,
+    credits: Mapping[str, Sequence[float]],
+    strict: Mapping[str, Sequence[float]],
+    results: Mapping[str, Sequence[PairResult]],
+    *,
+    rows: Mapping[str, int],
+    seed: int,
+    missing: Sequence[str] | None = None,
+    details: Mapping[str, float | None] | None = None,
+) -> BenchmarkScore:
+    """Return the result that some subsets' credits make. It does not depend on the order of the rows.
+
+    Args:
+        credits, strict: subset -> credits, and the same of "right in every order".
+        results: subset -> all its comparisons.
+        rows: subset -> rows judged.
+        seed: of the bootstraps.
+        missing: what is absent or incomplete; by default the table's subsets with fewer rows than published.
+        details: see `BenchmarkScore`.
+    """
+    means, strict_means = (
+        {name: mean(values) for name, values in some.items()} for some in (credits, strict)
+    )
+    sections, overall = aggregate(table, means)
+    if missing is None:
+        published = table.published_rows
+        missing = [name for name in table.subsets if rows.get(name, 0) < published.get(name, 1)]
+    every = [result for some in results.values() for result in some]
+    letters = Counter(v.winner for result in every for v in result.verdicts if v.winner in ("A", "B"))
+    return BenchmarkScore(
+        benchmark=table.name,
+        toy=table.toy,
+        partial=bool(missing),
+        missing=tuple(missing),
+        score=overall,
+        interval=bootstrap_interval(credits, lambda drawn: aggregate(table, drawn)[1], seed=seed),
+        strict=aggregate(table, strict_means)[1],
+        swap_mean=mean([result.credit for result in every]),
+        position_bias=letters["A"] / letters.total() if letters else None,
+        sections=sections,
+        subsets={
+            name: SubsetScore(
+                section=section,
+                weight=weight,
+                rows=rows[name],
+                accuracy=means[name],
+                strict=strict_means[name],
+                strict_interval=share_interval(strict[name], seed=seed),
+                counts=Counts.of(results[name]),
+            )
+            for section, weights in table.sections.items()
+            for name, weight in weights.items()
+            if name in credits
+        },
+        rows=sum(rows.values()),
+        counts=Counts.of(every),
+        details=dict(details or {}),
+    )
+
+
+def score_rows(
+    table: Table,
+    rows: Sequence[Row],
+    results: Mapping[str, PairResult],
+    credits: Credits,
+    *,
+    seed: int,
+    missing: Sequence[str] | None = None,
+    details: Mapping[str, float | None] | None = None,
+) -> BenchmarkScore:
+    """Return the result of some judged rows under a metric; for the arguments see `tally`.
+
+    Raises:
+        DataError: no rows.
+    """
+    check_rows(rows)
+    of_subset: defaultdict[str, list[PairResult]] = defaultdict(list)
+    for row in rows:
+        of_subset[row.subset] += found(row, results)
+    return tally(
+        table,
+        credits(rows, results),
+        credits(rows, {name: strictly(result) for name, result in results.items()}),
+        of_subset,
+        rows=Counter(row.subset for row in rows),
+        seed=seed,
+        missing=missing,
+        details=details,
+    )
+
+
+def check_rows(rows: Iterable[Row]) -> None:
+    """Check that there is something to score.
+
+    Raises:
+        DataError: no rows.
+    """
+    if not any(True for _ in rows):
+        raise DataError("no rows to score", mend="judge a benchmark first")

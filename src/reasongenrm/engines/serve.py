@@ -1,0 +1,231 @@
+"""vLLM's stock server, started by us: on free loopback ports, watched until it answers, and ended by pid."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from reasongenrm.engines.base import Request
+from reasongenrm.engines.openai import OpenAIEngine
+from reasongenrm.engines.vllm import check_model, served_rank
+from reasongenrm.errors import EngineError
+from reasongenrm.processes import die_with_parent
+from reasongenrm.recipe import EngineConfig, ModelConfig
+from reasongenrm.recipe_data import OpenAIConfig
+from reasongenrm.recipe_evaluate import VLLMServerConfig
+from reasongenrm.records import Completion
+
+BASE = "base"
+TAIL = 15
+"""Lines of a server's log that are shown when it fails."""
+KEY = "REASONGENRM_SERVER_KEY"
+"""The environment variable that holds the key of servers started here."""
+
+
+class VLLMServers:
+    """Replicas of one model behind stock vLLM servers, each with all adapters; requests go to the least busy one.
+
+    A server listens on loopback alone, wants a random key, dies with this process, and writes its log to a file.
+
+    Args:
+        model: the base model.
+        config: serving options; each replica takes `tensor_parallel` GPUs.
+        servers: how many replicas, and how long they may take to start.
+        adapters: LoRA folders to serve beside the base.
+        max_lora_rank: the highest rank among them.
+        seed: of the engines.
+        logs: folder for the logs; a temporary one when not given.
+        on_event: told, in one line each, what a user should know.
+
+    Raises:
+        EngineError: a server ends or does not answer in time; the end of its log is shown.
+    """
+
+    block: int | None = None
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: EngineConfig,
+        servers: VLLMServerConfig,
+        *,
+        adapters: Iterable[str] = (),
+        max_lora_rank: int = 0,
+        seed: int = 0,
+        logs: Path | None = None,
+        on_event: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        check_model(model.path, key="model.path")
+        self.max_model_len = config.max_model_len
+        self._names: dict[str | None, str] = {None: BASE}
+        self._names |= {path: f"adapter-{number}" for number, path in enumerate(adapters, 1)}
+        os.environ.setdefault(KEY, secrets.token_hex(16))
+        self._processes: list[subprocess.Popen[bytes]] = []
+        folder = logs or Path(tempfile.mkdtemp(prefix="reasongenrm-servers-"))
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            started = [
+                self._start(_command(model, config, servers, self._names, max_lora_rank, seed), number, config, folder)
+                for number in range(servers.replicas)
+            ]  # fmt: skip
+            for number, (url, process) in enumerate(started):
+                _wait(url, process, servers.startup_seconds, folder / f"server-{number}.log")
+        except BaseException:
+            self.close()
+            raise
+        urls = [f"{url}/v1" for url, _ in started]
+        self._engines = {
+            name: OpenAIEngine(
+                OpenAIConfig(kind="openai", urls=urls, model=name, api_key_env=KEY, timeout=servers.timeout,
+                             max_concurrent=min(1000, 2 * config.max_num_seqs)),
+                max_model_len=config.max_model_len, key="evaluate.server", on_event=on_event,
+            )
+            for name in self._names.values()
+        }  # fmt: skip
+
+    def _start(
+        self, command: list[str], number: int, config: EngineConfig, folder: Path
+    ) -> tuple[str, subprocess.Popen[bytes]]:
+        port = _free_port()
+        log = folder / f"server-{number}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [*command, "--port", str(port)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=_environment(number, config),
+                preexec_fn=die_with_parent,  # one system call, so safe after a fork
+            )
+        self._processes.append(process)
+        return f"http://127.0.0.1:{port}", process
+
+    def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
+        """Yield completions as they are done; see `OpenAIEngine`.
+
+        Raises:
+            EngineError: the adapter is not among those that were named at the start.
+        """
+        if adapter not in self._names:
+            raise EngineError(
+                f"the servers were started without the adapter {adapter}", where="evaluate.server", mend="start them anew"
+            )  # fmt: skip
+        return self._engines[self._names[adapter]].complete(requests)
+
+    def forget(self) -> None:
+        """Do nothing: results of a server depend on what else it computes anyway."""
+
+    def close(self) -> None:
+        """End the servers."""
+        for process in self._processes:
+            process.send_signal(signal.SIGTERM)
+        for process in self._processes:
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._processes.clear()
+
+
+def _command(
+    model: ModelConfig,
+    config: EngineConfig,
+    servers: VLLMServerConfig,
+    names: Mapping[str | None, str],
+    rank: int,
+    seed: int,
+) -> list[str]:
+    # `vllm serve` asks for the metadata of a package called vllm, which the CPU build has not.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    options: dict[str, Any] = {
+        "model": model.path,
+        "served-model-name": BASE,
+        "host": "127.0.0.1",
+        "dtype": model.dtype,
+        "revision": model.revision,
+        "max-model-len": config.max_model_len,
+        "max-num-seqs": config.max_num_seqs,
+        "gpu-memory-utilization": config.gpu_memory_utilization,
+        "tensor-parallel-size": config.tensor_parallel,
+        "max-num-batched-tokens": max(config.max_model_len, 8192),
+        "load-format": "safetensors",
+        "seed": seed,
+    }
+    command += [
+        part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))
+    ]
+    # As in process: the CPU build cannot rewind the seeded generator of a prompt that was cut in two.
+    command += ["--enable-prefix-caching", "--no-enable-chunked-prefill"]
+    command += ["--enforce-eager"] * config.enforce_eager + ["--trust-remote-code"] * model.trust_remote_code
+    served = [f"{name}={Path(path).resolve()}" for path, name in names.items() if path]
+    if served:
+        command += ["--enable-lora", "--max-lora-rank", str(served_rank(rank)), "--lora-modules", *served]
+    return [*command, *servers.args]
+
+
+def _environment(number: int, config: EngineConfig) -> dict[str, str]:
+    environment = os.environ | {"VLLM_API_KEY": os.environ[KEY], "VLLM_NO_USAGE_STATS": "1"}
+    environment.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_gib))
+    environment.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process: it is ended as a whole
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    devices = visible.split(",") if visible else [str(n) for n in range(_gpus())]
+    if devices:
+        width = config.tensor_parallel
+        mine = devices[number * width : (number + 1) * width]
+        if len(mine) < width:
+            raise EngineError(
+                f"replica {number} wants {width} GPUs, and {len(mine)} are left of {len(devices)}",
+                where="evaluate.server.replicas",
+                mend="ask for fewer replicas, or for less engine.tensor_parallel",
+            )
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+    return environment
+
+
+def _gpus() -> int:
+    import torch
+
+    return int(torch.cuda.device_count())
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], seconds: float, log: Path) -> None:
+    """Wait until a server answers.
+
+    Raises:
+        EngineError: it ended, or took too long.
+    """
+    import httpx
+
+    end = time.monotonic() + seconds
+    while True:
+        code = process.poll()
+        if code is not None or time.monotonic() > end:
+            tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:])
+            what = f"ended with code {code}" if code is not None else f"does not answer after {seconds:g} s"
+            raise EngineError(
+                f"a vLLM server {what}; the end of its log:\n{tail}\n",
+                where=str(log),
+                mend="the whole log is there; check model, engine and evaluate.server",
+            )
+        try:
+            if httpx.get(f"{url}/health", timeout=5).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.2)

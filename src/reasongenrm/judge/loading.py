@@ -1,0 +1,99 @@
+"""What stages and the API load in the same way: tokenizers, encoders, engines; with errors a user can mend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reasongenrm.engines.base import Engine
+from reasongenrm.engines.vllm import VLLMEngine, check_model
+from reasongenrm.errors import ConfigError, EngineError, first_line
+from reasongenrm.judge.prompts import ChatEncoder, PromptFile
+from reasongenrm.recipe import EngineConfig, ModelConfig, Recipe
+from reasongenrm.recipe_evaluate import VLLMServerConfig
+
+PROMPTS = "judge.yaml"
+"""The judge's wording, beside its adapter: a trained judge is asked as it was taught."""
+
+
+def load_tokenizer(model: ModelConfig, *, key: str = "model.path") -> Any:
+    """Return a model's fast tokenizer.
+
+    Raises:
+        EngineError: it cannot be found or loaded.
+    """
+    from transformers import AutoTokenizer
+
+    check_model(model.path, key=key)
+    try:
+        return AutoTokenizer.from_pretrained(
+            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, use_fast=True
+        )
+    except (OSError, ValueError) as error:
+        raise EngineError(
+            f"cannot load the tokenizer of {model.path}: {first_line(error)}", where=key
+        ) from None
+
+
+def template_text(path: str, *, key: str) -> str:
+    """Return a chat template file's text.
+
+    Raises:
+        ConfigError: the file is missing.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        raise ConfigError(f"chat template {path} not found", where=key, mend="see configs/prompts/") from None
+
+
+def judge_encoder(recipe: Recipe, template: str, tokenizer: Any) -> ChatEncoder:
+    """Return the encoder of one judge template (`reason` or `direct`).
+
+    Raises:
+        ConfigError: the recipe names no chat template file for it.
+    """
+    files: dict[str, str] = {str(kind): path for kind, path in recipe.templates.items()}
+    if template not in files:
+        raise ConfigError(f"no chat template for {template!r}", where="templates", mend="name its file")
+    text = template_text(files[template], key=f"templates.{template}")
+    return ChatEncoder(tokenizer, text, PromptFile.load(recipe.prompts).verdict)
+
+
+def load_engine(
+    model: ModelConfig,
+    config: EngineConfig,
+    *,
+    seed: int,
+    adapters: Sequence[Path] = (),
+    server: VLLMServerConfig | None = None,
+    on_event: Callable[[str], None] = lambda text: None,
+) -> Engine:
+    """Start vLLM in this process, or as servers of its own.
+
+    Args:
+        model: the base.
+        config: serving options.
+        seed: of the engine.
+        adapters: LoRA folders that will be asked for.
+        server: the servers to start; None for this process.
+        on_event: told, in one line each, what a user should know of the servers.
+
+    Raises:
+        EngineError: it cannot be served.
+    """
+    rank = max((_rank(path) for path in adapters), default=0)
+    if server is None:
+        return VLLMEngine(model, config, seed=seed, max_lora_rank=rank)
+    from reasongenrm.engines.serve import VLLMServers
+
+    paths = [str(path) for path in adapters]
+    return VLLMServers(
+        model, config, server, adapters=paths, max_lora_rank=rank, seed=seed, on_event=on_event
+    )
+
+
+def _rank(adapter: Path) -> int:
+    return int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])

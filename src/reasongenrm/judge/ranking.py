@@ -1,0 +1,212 @@
+"""Rank the answers to one prompt by a pairwise judge: who plays whom, and what the games say of each answer.
+
+The tournaments ask the judge one round at a time, so that an engine gets all games of a round at once. What
+the games say of each answer is the part of `ratings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import Any, Literal, get_args
+
+from reasongenrm.errors import ConfigError
+from reasongenrm.judge.ratings import SAME, Game, bradley_terry, elo
+from reasongenrm.records import Comparison, unit_hash
+
+Compare = Callable[[Sequence[tuple[int, int]]], Sequence[Comparison]]
+"""Judge all games of a round: (i, j) puts answer i first; one comparison per pair, in the order of the pairs."""
+Method = Literal["round_robin", "knockout", "swiss"]
+Rating = Literal["bradley_terry", "elo"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The answers in order, and the games that put them there.
+
+    Attributes:
+        order: indices of the answers, best first.
+        ratings: one per answer, by index: Bradley-Terry in nats with mean 0, or Elo points. Comparable within one
+            ranking alone.
+        games: all games, in the order they were asked.
+        unread: number of games of which nothing could be read.
+    """
+
+    order: tuple[int, ...]
+    ratings: tuple[float, ...]
+    games: tuple[Game, ...]
+    unread: int
+
+
+def rank(
+    n: int,
+    compare: Compare,
+    *,
+    method: Method = "round_robin",
+    rating: Rating = "bradley_terry",
+    rounds: int | None = None,
+    seed: int = 0,
+) -> Ranking:
+    """Rank n answers by the games of a tournament; answers that stay level are ordered by the lower index.
+
+    - `round_robin`: every pair once, n(n−1)/2 games in one round; ordered by rating.
+    - `knockout`: n−1 games in ⌈log2 n⌉ rounds, in a bracket drawn by the seed, the first seeds having the byes where n is
+      no power of two; ordered by the round reached, then by rating. A tied game goes to the answer that P(A) leans to,
+      and to the earlier seed where there is no lean or nothing could be read.
+    - `swiss`: each round pairs answers of like points that have not met, from the top down; of an odd number, the one left
+      over has a bye, nobody twice, worth a point in the pairing and nothing in the ratings; ordered by rating. That the
+      top is paired first, the bye last, is why an answer that beats all others comes out first of ⌈log2 n⌉ rounds: those
+      without a loss meet each other, and half of them are left of each round.
+
+    A game of which nothing could be read counts for nobody, and in `unread`. Which answer stands first is a function of
+    the pair, such that each does so in half of its possible games. One answer is ranked without a game.
+
+    Args:
+        n: number of answers, at least 1.
+        compare: the judge; called once per round, with at least one game.
+        method: the tournament.
+        rating: see `bradley_terry` and `elo`.
+        rounds: of the Swiss tournament; ⌈log2 n⌉ when None. At most ⌈n/2⌉: so long each answer has as many opponents left
+            as it takes for a round without a rematch (Dirac's theorem on Hamiltonian cycles, 1952).
+        seed: draws the bracket and the first Swiss round, and orders the games for Elo.
+
+    Raises:
+        ConfigError: no answers, an unknown method or rating, or rounds that cannot be played.
+    """
+    _check(n, method, rating, rounds)
+    placed = sorted(range(n), key=lambda answer: unit_hash("placement", seed, answer))
+    reached = [0] * n
+    if method == "round_robin":
+        games = _play(list(combinations(range(n), 2)), compare)
+    elif method == "knockout":
+        games, reached = _knockout(placed, compare)
+    else:
+        games = _swiss(placed, compare, (n - 1).bit_length() if rounds is None else rounds)
+    ratings = bradley_terry(games, n) if rating == "bradley_terry" else elo(games, n, seed=seed)
+    order = sorted(_by_rating(ratings), key=lambda answer: -reached[answer])  # stable
+    return Ranking(
+        tuple(order), tuple(ratings), tuple(games), sum(game.comparison.winner is None for game in games)
+    )
+
+
+def best_of_n(n: int, compare: Compare, *, seed: int = 0) -> int:
+    """Return the index of the best of n answers: the winner of a knockout, in n−1 games (see `rank`).
+
+    Raises:
+        ConfigError: no answers.
+    """
+    return rank(n, compare, method="knockout", seed=seed).order[0]
+
+
+def _check(n: int, method: str, rating: str, rounds: int | None) -> None:
+    if n < 1:
+        raise ConfigError("there is no answer to rank", where="n", mend="give at least one")
+    for key, value, known in (("method", method, get_args(Method)), ("rating", rating, get_args(Rating))):
+        if value not in known:
+            raise ConfigError(f"unknown {key} {value!r}", where=key, mend=f"one of {', '.join(known)}")
+    if rounds is None:
+        return
+    if method != "swiss":
+        raise ConfigError(f"a {method} has no number of rounds to set", where="rounds", mend="leave it out")
+    if not 1 <= rounds <= (n + 1) // 2:
+        raise ConfigError(
+            f"{rounds} Swiss rounds of {n} answers cannot be played without a rematch",
+            where="rounds",
+            mend=f"1 to {(n + 1) // 2}, or method round_robin, which asks every pair",
+        )
+
+
+def _play(pairs: Sequence[tuple[int, int]], compare: Compare) -> list[Game]:
+    """Ask for all games of a round."""
+    # The lower index stands first where the sum is odd: fair to each answer, also with a judge of one order, and a pair
+    # stands the same way in every tournament, so that a judge that keeps its completions need not be asked again.
+    seats = [(min(pair), max(pair)) if sum(pair) % 2 else (max(pair), min(pair)) for pair in pairs]
+    comparisons = compare(seats) if seats else []
+    return [Game(*seat, comparison) for seat, comparison in zip(seats, comparisons, strict=True)]
+
+
+def _knockout(placed: Sequence[int], compare: Compare) -> tuple[list[Game], list[int]]:
+    """Return all games, and how many rounds each answer survived."""
+    n = len(placed)
+    field = [0]  # seeds in the order of the bracket, the first two to meet last; those from n on are byes
+    while len(field) < n:
+        field = [one for seed in field for one in (seed, 2 * len(field) - 1 - seed)]
+    games: list[Game] = []
+    reached = [0] * n
+    while len(field) > 1:
+        matches = [(min(pair), max(pair)) for pair in zip(field[::2], field[1::2], strict=True)]
+        played = _play([(placed[one], placed[other]) for one, other in matches if other < n], compare)
+        winners = {game.winner for game in played}
+        field = [other if other < n and placed[other] in winners else one for one, other in matches]
+        for seed in field:
+            reached[placed[seed]] += 1
+        games += played
+    return games, reached
+
+
+def _swiss(placed: Sequence[int], compare: Compare, rounds: int) -> list[Game]:
+    import numpy as np
+
+    n = len(placed)
+    bye = [n] if n % 2 else []  # an opponent whom everybody beats, and meets but once
+    points = [0.0] * n
+    met = np.eye(n + 1, dtype=bool)
+    games: list[Game] = []
+    for _ in range(rounds):
+        standing = sorted(placed, key=lambda answer: -points[answer])  # stable: ties stay as placed
+        pairs = _pairing([*standing, *bye], met)
+        for one, other in pairs:
+            met[one, other] = met[other, one] = True
+            if other == n:
+                points[one] += 1
+        played = _play([pair for pair in pairs if n not in pair], compare)
+        games += played
+        for game in played:
+            if game.points is not None:
+                points[game.first] += game.points
+                points[game.second] += 1 - game.points
+    return games
+
+
+def _pairing(standing: Sequence[int], met: Any) -> list[tuple[int, int]]:
+    """Pair all without a rematch, from the top down, each with the nearest that leaves the others a way to do so."""
+    left = list(standing)
+    pairs = []
+    while left:
+        top, *others = left
+        for other in others:
+            left = [answer for answer in others if answer != other]
+            if not met[top, other] and _pairable(left, met):
+                pairs.append((top, other))
+                break
+        else:
+            raise AssertionError("more rounds than `rank` allows")
+    return pairs
+
+
+def _pairable(answers: Sequence[int], met: Any) -> bool:
+    """Whether an even number of answers can be paired without a rematch.
+
+    They can when each may still play half of them (Dirac's theorem). Else Tutte's matrix tells, which is regular for
+    almost all values of its variables if there is a pairing, and for none if there is not (W. T. Tutte, "The
+    Factorization of Linear Graphs", 1947; with random values: L. Lovász, "On Determinants, Matchings, and Random
+    Algorithms", 1979).
+    """
+    import numpy as np
+
+    free = ~met[np.ix_(answers, answers)]
+    if 2 * free.sum(axis=1).min(initial=len(answers)) >= len(answers):
+        return True
+    half = np.triu(free * np.random.default_rng(0).random(free.shape))
+    return int(np.linalg.matrix_rank(half - half.T)) == len(answers)
+
+
+def _by_rating(ratings: Sequence[float]) -> list[int]:
+    """Order answers by rating, the highest first; those within SAME of their neighbour by the lower index."""
+    order = sorted(range(len(ratings)), key=lambda answer: -ratings[answer])
+    group, groups = 0, dict.fromkeys(order, 0)
+    for better, worse in pairwise(order):
+        group += ratings[better] - ratings[worse] > SAME
+        groups[worse] = group
+    return sorted(order, key=lambda answer: (groups[answer], answer))

@@ -1,0 +1,156 @@
+"""Stage 3's work on one benchmark: every model judges or scores its pairs, and what they said is kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reasongenrm.benchmarks.rewardbench import judge_result, scalar_result
+from reasongenrm.engines.base import Engine
+from reasongenrm.judge.api import ask_as
+from reasongenrm.judge.asking import Asker
+from reasongenrm.judge.judge import judge, verdicts
+from reasongenrm.judge.loading import judge_encoder, load_engine, load_tokenizer
+from reasongenrm.judge.prompts import PromptFile, judge_prompt, place, swapped
+from reasongenrm.recipe import Recipe
+from reasongenrm.records import JudgePrompt, PairResult, PreferencePair, Verdict, to_json
+from reasongenrm.run import Run
+from reasongenrm.scalar import ScalarRewardModel
+from reasongenrm.stages.progress import bar, say
+from reasongenrm.store import PartStore, read_jsonl, write_json, write_jsonl
+
+BASE = "base"
+SCALAR = "scalar"
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What one model said of a benchmark's pairs.
+
+    Attributes:
+        results: pair id -> result.
+        cost: requests, prompt_tokens and tokens of a judge; None for a scalar head.
+    """
+
+    results: dict[str, PairResult]
+    cost: dict[str, int] | None
+
+
+def placed_prompts(recipe: Recipe, pairs: Sequence[PreferencePair]) -> list[JudgePrompt]:
+    """Return the judge prompts of some pairs, those of one pair behind each other."""
+    prompts = PromptFile.load(recipe.prompts)
+    placed = []
+    for pair in pairs:
+        order = place(pair.id, recipe.seed)
+        orders = (order, swapped(order)) if recipe.evaluate.both_orders else (order,)
+        placed += [judge_prompt(pair, o, prompts) for o in orders]
+    return placed
+
+
+class Judges:
+    """The base and the trained judges of a recipe, on one engine that starts when there is something left to judge."""
+
+    def __init__(self, recipe: Recipe, run: Run) -> None:
+        self._recipe, self._run = recipe, run
+        trained = {name: run.path("judges", name, "adapter") for name in recipe.judges}
+        self.adapters: dict[str, Path | None] = ({BASE: None} if recipe.evaluate.base else {}) | trained
+        self._tokenizer: Any = load_tokenizer(recipe.model)
+        self._engine: Engine | None = None
+
+    def _started(self) -> Engine:
+        if self._engine is None:
+            recipe = self._recipe
+            self._engine = load_engine(
+                recipe.model,
+                recipe.engine,
+                seed=recipe.seed,
+                adapters=[path for path in self.adapters.values() if path],
+                server=recipe.evaluate.server,
+                on_event=say,
+            )
+        return self._engine
+
+    def close(self) -> None:
+        """Stop the engine."""
+        if self._engine is not None:
+            self._engine.close()
+
+    def judge(self, name: str, benchmark: str, pairs: Sequence[PreferencePair]) -> Judged:
+        """Have one model judge a benchmark's pairs; what is done already is not asked again."""
+        recipe, adapter = self._recipe, self.adapters[name]
+        template = recipe.judges[name].template if adapter else recipe.student_template
+        encoder = judge_encoder(recipe, template, self._tokenizer)
+        asker = Asker(ask_as(recipe.evaluate, recipe.seed), encoder, recipe.engine.max_model_len)
+        prompts = placed_prompts(recipe, pairs)
+        folder = self._run.path("evaluate", benchmark, name)
+        store = PartStore(folder / "completions.jsonl")
+        if not store.finished:
+            engine = self._started()
+            began = time.perf_counter()
+            total = len(prompts) * recipe.evaluate.votes
+            with bar(f"{benchmark}: judging with {name}", total) as progress:
+                judge(
+                    prompts,
+                    engine,
+                    asker,
+                    store,
+                    adapter=str(adapter) if adapter else None,
+                    progress=progress,
+                )
+            # Beside the scores, not in them: it differs from run to run, and counts the last start of a killed one.
+            write_json(folder / "seconds.json", round(time.perf_counter() - began, 3))
+        return judged_results(folder, pairs, prompts, store, asker)
+
+
+def judged_results(
+    folder: Path,
+    pairs: Sequence[PreferencePair],
+    prompts: Sequence[JudgePrompt],
+    store: PartStore,
+    asker: Asker,
+) -> Judged:
+    """Read verdicts from completions, write verdicts.jsonl, and return one result per pair."""
+    read = verdicts(prompts, store, asker)
+    write_jsonl(folder / "verdicts.jsonl", (to_json(verdict) for verdict in read))
+    by_pair: dict[str, list[Verdict]] = {}
+    for verdict in read:
+        by_pair.setdefault(verdict.pair_id, []).append(verdict)
+    results = {pair.id: judge_result(pair.id, pair.source, by_pair[pair.id]) for pair in pairs}
+    asked = [row["prompt_tokens"] for row in read_jsonl(store.final)]
+    cost = {
+        "requests": len(asked),
+        "prompt_tokens": sum(asked),
+        "tokens": sum(verdict.tokens for verdict in read),
+    }
+    return Judged(results, cost)
+
+
+def scored_results(run: Run, benchmark: str, pairs: Sequence[PreferencePair]) -> Judged:
+    """Score both answers of every pair with the scalar head."""
+    store = PartStore(run.path("evaluate", benchmark, SCALAR, "scores.jsonl"))
+    if not store.finished:
+        model = ScalarRewardModel.from_pretrained(run.path("scalar"))
+        with bar(f"{benchmark}: scoring with the scalar head", len(pairs)) as progress:
+            for start in range(0, len(pairs), 256):
+                rows = pairs[start : start + 256]
+                if any(row.id not in store for row in rows):
+                    histories = [row.history for row in rows]
+                    chosen = model.score_batch(histories, [row.chosen for row in rows])
+                    rejected = model.score_batch(histories, [row.rejected for row in rows])
+                    store.append(
+                        {"id": row.id, "chosen": c, "rejected": r}
+                        for row, c, r in zip(rows, chosen, rejected, strict=True)
+                    )
+                progress(len(rows))
+        store.finish(pair.id for pair in pairs)
+    given = _scores(store.final)
+    results = {pair.id: scalar_result(pair.id, pair.source, *given[pair.id]) for pair in pairs}
+    return Judged(results, None)
+
+
+def _scores(path: Path) -> dict[str, tuple[float, float]]:
+    rows: Iterator[dict[str, Any]] = read_jsonl(path)
+    return {row["id"]: (row["chosen"], row["rejected"]) for row in rows}
