@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ def direct(toy_tokenizer: Any) -> ChatEncoder:
 
 @pytest.fixture(scope="session")
 def think(toy_tokenizer: Any) -> ChatEncoder:
-    return ChatEncoder(toy_tokenizer, Path("configs/prompts/think.jinja").read_text())
+    """Over the toy tokenizer with tokens for the think tags, as models that think have them: added, but not special."""
+    tokenizer = copy.deepcopy(toy_tokenizer)
+    assert tokenizer.add_tokens(["<think>", "</think>"]) == 2
+    return ChatEncoder(tokenizer, Path("configs/prompts/think.jinja").read_text())
 
 
 @pytest.fixture(scope="session")

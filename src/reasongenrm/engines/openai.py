@@ -21,15 +21,21 @@ HELD = 32
 server is wrong, and none of them may be recorded as done."""
 
 _NAMES = (
-    "s|bos|eos|pad|unk|sep|mask|cls|sop|eop|think|tool_call|tool_response|tools"
+    "s|bos|eos|pad|unk|sep|mask|cls|sop|eop|think|tool_call|tool_response|tools|arg_key|arg_value"
     "|start_of_turn|end_of_turn|start_of_image|end_of_image"
 )
+_BRACKETED = (
+    "INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|THINK|ARGS|CALL_ID"
+    "|BOS|CLS|SEP|MASK|gMASK|sMASK"
+)
 _MARKER_START = re.compile(
-    rf"""<(?=[|｜][^\s<>|｜]{{1,64}}[|｜]>)     # <|im_start|>, <|eot_id|>, <｜User｜>
+    rf"""<(?=/?[|｜][^\s<>|｜]{{1,64}}[|｜])   # <|im_start|>, <|eot_id|>, <｜User｜>, </｜DSML｜…>
+    |<(?=[|｜][^\s<>|｜]{{1,64}}>)             # <|turn>
+    |<(?=[^\s<>|｜]{{1,64}}[|｜]>)             # <turn|>
     |<(?=/?(?:{_NAMES})>)                       # <s>, </s>, <start_of_turn>, <think>
     |<(?=</?SYS>>)                              # <<SYS>>
-    |\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|CLS|SEP|MASK|gMASK)\])
-    |\[(?=\|[^\s\[\]|]{{1,64}}\|\])             # [|user|], [|endofturn|]""",
+    |\[(?=/?(?:{_BRACKETED})\])
+    |\[(?=\|(?:system|user|assistant|endofturn|tool)\|\])  # EXAONE; other [|…|] are arrays in F# and OCaml""",
     re.VERBOSE | re.IGNORECASE,
 )
 

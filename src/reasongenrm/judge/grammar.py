@@ -46,7 +46,7 @@ class Grammar(BaseModel):
 
     @cached_property
     def _at_end(self) -> re.Pattern[str]:
-        return re.compile(rf"\s*(?:({re.escape(self.a)})|{re.escape(self.b)})\W*$")
+        return re.compile(rf"(?:({re.escape(self.a)})|{re.escape(self.b)})\W*$")
 
     def text(self, winner: Letter) -> str:
         """Return the verdict as the judge writes it."""
@@ -72,7 +72,7 @@ class Grammar(BaseModel):
         quoted in the midst of a reason is none.
         """
         found = self._at_end.search(text)
-        return (text[: found.start()], "A" if found[1] else "B") if found else None
+        return (text[: found.start()].rstrip(), "A" if found[1] else "B") if found else None
 
     def without_closing(self, text: str) -> str:
         """Return a text without a verdict that closes it."""

@@ -7,7 +7,9 @@ inside judged text (`neutralise`), and contents are tokenised apart from the cha
 
 from __future__ import annotations
 
+import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -96,6 +98,8 @@ class PromptFile(BaseModel):
             shown = (*_SHOWN, "criteria") if prompts.criteria else _SHOWN
             _check_shows(prompts.judge, "judge", shown, path)
             _check_shows(prompts.hindsight, "hindsight", (*_SHOWN, "winner"), path)
+            _check_alone(prompts.judge, "judge", prompts.delimiters, path)
+            _check_alone(prompts.hindsight, "hindsight", prompts.delimiters, path)
         except ValidationError as error:
             first = error.errors()[0]
             raise ConfigError(first["msg"], where=f"{path}: {'.'.join(map(str, first['loc']))}") from None
@@ -118,6 +122,27 @@ def _check_shows(template: str, name: str, shown: Sequence[str], path: str | Pat
     missing = [value for value in shown if f"\x00{value}\x00" not in text]
     if missing:
         raise ConfigError(f"it does not show {', '.join(missing)}", where=f"{path}: {name}", mend="add it")
+
+
+def _check_alone(template: str, name: str, delimiters: Sequence[str], path: str | Path) -> None:
+    """Raise a ConfigError where a delimiter's beginning or end, in a judged text, and the template's own characters
+    beside that text would make a delimiter."""
+
+    def count(delimiter: str, text: str) -> int:
+        own = {"criteria": "x", "verdict_a": "x", "verdict_b": "x", "winner": "A"}
+        given = neutralise(text, delimiters)
+        rendered = _fill(template, **own, **dict.fromkeys(_SHOWN, given))
+        return len(re.findall(f"(?={re.escape(delimiter)})", rendered))
+
+    for delimiter in delimiters:
+        wanted = count(delimiter, "x")
+        for part in [p for at in range(1, len(delimiter)) for p in (delimiter[:at], delimiter[at:])]:
+            if count(delimiter, part) != wanted:
+                raise ConfigError(
+                    f"the judged text {part!r} would complete the delimiter {delimiter!r}",
+                    where=f"{path}: {name}",
+                    mend="put every delimiter on a line of its own, and let it begin and end in brackets",
+                )
 
 
 @lru_cache(maxsize=8)
@@ -144,6 +169,11 @@ def neutralise(text: str, delimiters: Sequence[str]) -> str:
         # It hardly ever is there: looking for one character, then for the whole, is much faster than the expression.
         if delimiter[0] in text and delimiter in text:
             text = re.sub(f"{re.escape(delimiter[0])}(?={re.escape(delimiter[1:])})", r"\g<0>\\", text)
+    if not text.isascii():
+        # Tokenizers compose characters, and read half of a surrogate pair as a question mark: what comes of that.
+        read = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode("utf-8"))
+        if read != text and any(delimiter in read for delimiter in delimiters):
+            return neutralise(read, delimiters)
     return text
 
 
@@ -305,10 +335,25 @@ class ChatEncoder:
             self._structure_cache[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return self._structure_cache[text]
 
+    @cached_property
+    def _speller(self) -> Any:
+        """The tokenizer, but that it knows no added token in a text: neither special ones, nor those that models such
+        as Qwen3 add as ordinary ones (`<think>`, `<tool_call>`), which `split_special_tokens` would leave whole."""
+        from tokenizers import Tokenizer
+
+        described = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        for token in described["added_tokens"]:
+            token["special"] = True
+        speller = Tokenizer.from_str(json.dumps(described))
+        speller.no_truncation()
+        speller.no_padding()
+        speller.encode_special_tokens = True
+        return speller
+
     def content(self, text: str) -> list[int]:
-        """Return the ids of text that must not become structure (special tokens are spelled out)."""
+        """Return the ids of text that must not become structure (added tokens are spelled out)."""
         clean = text.encode("utf-8", "replace").decode("utf-8")
-        return list(self.tokenizer(clean, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+        return list(self._speller.encode(clean, add_special_tokens=False).ids)
 
     def encode(self, messages: Sequence[Message], *, generation: bool) -> list[int]:
         """Return the ids of a conversation; with `generation`, up to and including the header the judge answers to."""

@@ -51,24 +51,24 @@ def rank(
     """Rank n answers by the games of a tournament; answers that stay level are ordered by the lower index.
 
     - `round_robin`: every pair once, n(n−1)/2 games in one round; ordered by rating.
-    - `knockout`: n−1 games in ⌈log2 n⌉ rounds, in a bracket drawn by the seed, the first seeds having the byes where n is
-      no power of two; ordered by the round reached, then by rating. A tied game goes to the answer that P(A) leans to,
-      and to the earlier seed where there is no lean or nothing could be read.
-    - `swiss`: each round pairs answers of like points that have not met, from the top down; of an odd number, the one left
-      over has a bye, nobody twice, worth a point in the pairing and nothing in the ratings; ordered by rating. That the
-      top is paired first, the bye last, is why an answer that beats all others comes out first of ⌈log2 n⌉ rounds: those
-      without a loss meet each other, and half of them are left of each round.
+    - `knockout`: n−1 games in ⌈log2 n⌉ rounds, in a bracket drawn by the seed, the first seeds having the byes
+      where n is no power of two; ordered by the round reached, then by rating. A tied game goes to the answer that
+      P(A) leans to, and to the earlier seed where there is no lean or nothing could be read.
+    - `swiss`: each round pairs answers of like points that have not met, from the top down; of an odd number, the
+      one left over has a bye, nobody twice, worth a point in the pairing and nothing in the ratings; ordered by
+      rating. With the top paired first and the bye last, those without a loss meet each other: of ⌈log2 n⌉ rounds
+      without ties one is left, and an answer that beats all others is it.
 
-    A game of which nothing could be read counts for nobody, and in `unread`. Which answer stands first is a function of
-    the pair, such that each does so in half of its possible games. One answer is ranked without a game.
+    A game of which nothing could be read counts for nobody, and in `unread`. Which answer stands first is a
+    function of the pair, such that each does so in half of its possible games. One answer is ranked without a game.
 
     Args:
         n: number of answers, at least 1.
         compare: the judge; called once per round, with at least one game.
         method: the tournament.
         rating: see `bradley_terry` and `elo`.
-        rounds: of the Swiss tournament; ⌈log2 n⌉ when None. At most ⌈n/2⌉: so long each answer has as many opponents left
-            as it takes for a round without a rematch (Dirac's theorem on Hamiltonian cycles, 1952).
+        rounds: of the Swiss tournament; ⌈log2 n⌉ when None. At most ⌈n/2⌉: so long each answer has as many
+            opponents left as it takes for a round without a rematch (Dirac's theorem on Hamiltonian cycles, 1952).
         seed: draws the bracket and the first Swiss round, and orders the games for Elo.
 
     Raises:
@@ -119,8 +119,8 @@ def _check(n: int, method: str, rating: str, rounds: int | None) -> None:
 
 def _play(pairs: Sequence[tuple[int, int]], compare: Compare) -> list[Game]:
     """Ask for all games of a round."""
-    # The lower index stands first where the sum is odd: fair to each answer, also with a judge of one order, and a pair
-    # stands the same way in every tournament, so that a judge that keeps its completions need not be asked again.
+    # The lower index stands first where the sum is odd: fair to each answer, also with a judge of one order, and a
+    # pair stands the same way in every tournament, so that a judge that keeps its completions is not asked again.
     seats = [(min(pair), max(pair)) if sum(pair) % 2 else (max(pair), min(pair)) for pair in pairs]
     comparisons = compare(seats) if seats else []
     return [Game(*seat, comparison) for seat, comparison in zip(seats, comparisons, strict=True)]

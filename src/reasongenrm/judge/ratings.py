@@ -49,10 +49,11 @@ class Game:
 def bradley_terry(games: Sequence[Game], n: int, *, prior: float = 0.5) -> list[float]:
     """Return each answer's log-strength θ in nats, with mean 0: P(i beats j) = 1 / (1 + exp(θj − θi)).
 
-    Maximises Σ points · log P over the games plus, for each answer, `prior` virtual games, half won and half lost, against
-    an opponent of strength 0. That keeps an unbeaten answer finite, puts one without games at that strength, and ties
-    together groups that never met; and up to a prior of 1, an answer that wins all its games outright still ranks
-    above all it met. As the prior goes to 0 this becomes maximum likelihood, where that exists (Hunter 2004 says where).
+    Maximises Σ points · log P over the games plus, for each answer, `prior` virtual games, half won and half
+    lost, against an opponent of strength 0. That keeps an unbeaten answer finite, puts one without games at that
+    strength, and ties together groups that never met; and up to a prior of 1, an answer that wins all its games
+    outright still ranks above all it met. As the prior goes to 0 this becomes maximum likelihood, where that
+    exists (Hunter 2004 says where).
 
     Sources: R. A. Bradley and M. E. Terry, "Rank Analysis of Incomplete Block Designs: I. The Method of Paired
     Comparisons", Biometrika 39 (1952); D. R. Hunter, "MM Algorithms for Generalized Bradley-Terry Models", Annals of
@@ -87,9 +88,7 @@ def bradley_terry(games: Sequence[Game], n: int, *, prior: float = 0.5) -> list[
         # Within half a nat the curve's bend changes too little for Newton's step to overshoot: it always climbs
         # (F. Bach, "Self-concordant analysis for logistic regression", Electronic Journal of Statistics 4, 2010).
         strengths = strengths + step / max(1, 2 * np.abs(step).max())
-        if (
-            np.ptp(step) < SAME
-        ):  # the next would be of the order of its square; a shift of all is taken out below
+        if np.ptp(step) < SAME:  # a shift of all does not count: it is taken out below
             break
     return [float(value) for value in strengths - strengths.mean()]
 
@@ -100,10 +99,10 @@ def elo(
     """Return each answer's Elo rating in points: 400 / ln 10 ≈ 173.7 points are one nat of `bradley_terry`.
 
     After each game the first answer gains k · (points − expected), and the second loses as much, where expected
-    = 1 / (1 + 10^((other − own) / 400)). What comes out depends on the order of the games, so it is the mean over several
-    orders drawn by the seed, whatever order they come in. The mean of all ratings stays `start`. With few games ratings
-    stay near the start: their order means more than their distance. Source: A. E. Elo, The Rating of Chessplayers,
-    Past and Present (1978).
+    = 1 / (1 + 10^((other − own) / 400)). What comes out depends on the order of the games, so it is the mean over
+    several orders drawn by the seed, whatever order they come in. The mean of all ratings stays `start`. With few
+    games ratings stay near it: their order means more than their distance. Source: A. E. Elo, The Rating of
+    Chessplayers, Past and Present (1978).
 
     Args:
         games: in any order; what could not be read is left out.

@@ -70,7 +70,15 @@ class VerdictTokens:
             )
         at = places[0]
         [end] = encoder.structure(encoder.end)
-        return cls(tuple(ids_a[:at]), ids_a[at], ids_b[at], tuple(encoder.structure(encoder.between)), end)
+        header = encoder.structure(encoder.between)
+        if encoder.reasons_first and not set(header) & encoder.tokenizer.added_tokens_decoder.keys():
+            raise ConfigError(
+                f"{encoder.between.strip()!r}, which ends a reason, is no token of this tokenizer: a reason that "
+                "quotes it could not be told from one that ends there",
+                where="chat template",
+                mend="take the template reason, or a model whose tokenizer has this token",
+            )
+        return cls(tuple(ids_a[:at]), ids_a[at], ids_b[at], tuple(header), end)
 
 
 def _after_header(token_ids: Sequence[int], header: Sequence[int]) -> int | None:
@@ -104,6 +112,10 @@ def read_completion(
     """Read one completion; what cannot be read is `truncated` (out of tokens) or `unparsed`."""
     ids = completion.token_ids
     start = _after_header(ids, tokens.header) if encoder.reasons_first else 0
+    if (
+        start is not None and tokens.end in ids[start:]
+    ):  # decoded on: a turn that the judge made up is no verdict
+        ids = ids[: ids.index(tokens.end, start)]
     decode = encoder.tokenizer.decode
     reason = decode(reason_ids(completion, tokens)) if encoder.reasons_first else ""
     winner: Letter | None = None
@@ -129,7 +141,7 @@ def read_completion(
         probability,
         outcome,
         reason.strip(),
-        tokens=len(ids),
+        tokens=len(completion.token_ids),
     )
 
 
