@@ -61,8 +61,8 @@ def refused(done: Done, *words: str) -> None:
 
 
 def asked_for(*servers: HTTPServer) -> Counter[tuple[str, Any]]:
-    """How often each (prompt, seed) was asked for, whatever the server did with it."""
-    requests = [asked.body for server in servers for asked in server.asked]
+    """How often each (prompt, seed) was asked for, whatever the server did with it; a kill may cut a request in two."""
+    requests = [asked.body for server in servers for asked in server.asked if asked.body is not None]
     return Counter((json.dumps(body["messages"]), body["seed"]) for body in requests)
 
 
