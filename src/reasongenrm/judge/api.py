@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import ValidationError
 
@@ -78,7 +78,7 @@ class Judge:
         seed: int = 17,
     ) -> None:
         self.engine, self.asker, self.prompts = engine, asker, prompts
-        self._adapter, self._both_orders, self._seed = adapter, both_orders, seed
+        self.adapter, self.both_orders, self.seed = adapter, both_orders, seed
 
     @classmethod
     def from_recipe(
@@ -232,7 +232,7 @@ class Judge:
         path = str(adapter) if adapter else None
         return cls(engine, asker, prompts, adapter=path, both_orders=config.both_orders, seed=seed)
 
-    def __enter__(self) -> Judge:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -268,10 +268,10 @@ class Judge:
     def _compared(self, pairs: Mapping[str, PreferencePair]) -> dict[str, Comparison]:
         prompts: list[JudgePrompt] = []
         for pair in pairs.values():
-            order = place(pair.id, self._seed)
-            orders = (order, swapped(order)) if self._both_orders else (order,)
+            order = place(pair.id, self.seed)
+            orders = (order, swapped(order)) if self.both_orders else (order,)
             prompts += [judge_prompt(pair, o, self.prompts) for o in orders]
-        answered = judge_now(prompts, self.engine, self.asker, adapter=self._adapter)
+        answered = judge_now(prompts, self.engine, self.asker, adapter=self.adapter)
         verdicts: dict[str, list[Verdict]] = {}
         errors: dict[str, str | None] = {}
         asked: dict[str, int] = {}
@@ -304,7 +304,7 @@ class Judge:
         def compare(games: Sequence[tuple[int, int]]) -> list[Comparison]:
             return list(self.compare_many([(prompt, answers[i], answers[j]) for i, j in games]))
 
-        return rank(len(answers), compare, method=method, rating=rating, rounds=rounds, seed=self._seed)
+        return rank(len(answers), compare, method=method, rating=rating, rounds=rounds, seed=self.seed)
 
     def best_of_n(self, prompt: Prompt, answers: Sequence[str]) -> Best:
         """Return the best of several answers to one prompt, found by a knockout of n - 1 comparisons.
