@@ -127,7 +127,7 @@ def _judge(options: argparse.Namespace) -> None:
 def _serve(options: argparse.Namespace) -> None:
     serve = import_module("reasongenrm.judge.http").serve
     serve(
-        _started(options),
+        lambda: _started(options),
         host=options.host,
         port=options.port,
         api_key_env=options.api_key_env,

@@ -161,6 +161,8 @@ class Recipe(Strict):
                 raise ValueError(f"teacher name {name!r}: use letters, digits, '_', '-' and '.'")
             if teacher.max_tokens >= self.engine.max_model_len:
                 raise ValueError(f"teachers.{name}.max_tokens must be below engine.max_model_len")
+        if taken := self.evaluate.others.keys() & {"base", "scalar", *self.judges}:
+            raise ValueError(f"evaluate.others: the name {min(taken)!r} is taken")
         if self.records.grpo and not any(map(is_blind_student, self.teachers.values())):
             raise ValueError("records.grpo wants the student's own solve rate: add a teacher {mode: blind}")
         if any(judge.general for judge in self.judges.values()) and not self.records.general:

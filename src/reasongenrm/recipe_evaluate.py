@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from reasongenrm.recipe_data import Strict
+from reasongenrm.recipe_data import AnthropicConfig, ModelConfig, OpenAIConfig, Strict
 
 BenchmarkKind = Literal[
     "rewardbench", "rewardbench2", "rmbench", "judgebench", "llmbar", "ppe", "rmb", "pairs"
@@ -32,6 +32,8 @@ class BenchmarkConfig(Strict):
         split: split of a hub dataset; the kind's own when not given.
         revision: revision of a hub dataset.
         limit: use only the first N rows.
+        mode: `pairs`: a judge compares two answers; `ratings`: it rates each answer alone on a scale of 1 to 10, with
+            the wording `rating` of the prompt file.
         prior_sets: of RewardBench, judge the prior sets too, as a fifth section of half weight.
         prior_path: where they are; `allenai/pref-test-sets` when not given.
     """
@@ -41,6 +43,7 @@ class BenchmarkConfig(Strict):
     split: str | None = None
     revision: str | None = None
     limit: int | None = Field(None, ge=1)
+    mode: Literal["pairs", "ratings"] = "pairs"
     prior_sets: bool = False
     prior_path: str | None = None
 
@@ -106,20 +109,38 @@ class AskingConfig(Strict):
         return self
 
 
+class OtherJudge(Strict):
+    """A judge that is not trained here, measured beside those that are.
+
+    Attributes:
+        server: where it is served.
+        model: whose tokenizer a server of the completions API is asked with.
+        template: the chat template for it.
+        max_model_len: tokens of prompt and completion together.
+    """
+
+    server: Annotated[OpenAIConfig | AnthropicConfig, Field(discriminator="kind")]
+    model: ModelConfig | None = None
+    template: Literal["reason", "think", "direct"] = "reason"
+    max_model_len: int = Field(32768, ge=64)
+
+
 class EvaluateConfig(AskingConfig):
     """The benchmarks, and how the judges are asked.
 
     Attributes:
         benchmarks: what the judges are measured on, by name.
         base: also judge with the untouched base.
+        others: further judges, by name.
     """
 
     benchmarks: dict[str, BenchmarkConfig] = Field({"rewardbench": BenchmarkConfig()}, min_length=1)
     base: bool = True
+    others: dict[str, OtherJudge] = Field({})
 
     @model_validator(mode="after")
     def _names_are_folders(self) -> EvaluateConfig:
-        for name in self.benchmarks:
+        for name in (*self.benchmarks, *self.others):
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-                raise ValueError(f"benchmark name {name!r}: use letters, digits, '_', '-' and '.'")
+                raise ValueError(f"name {name!r}: use letters, digits, '_', '-' and '.'")
         return self

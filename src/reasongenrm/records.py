@@ -109,6 +109,19 @@ class JudgePrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class RatingPrompt:
+    """One answer rendered as the user turn of a judge that rates it alone.
+
+    Attributes:
+        id: content hash of history, answer and wording.
+        messages: what the judge reads.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reason:
     """One sampled explanation of a verdict.
 
@@ -263,16 +276,44 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Rated:
+    """What the judge said of one answer alone.
+
+    Attributes:
+        id: the rating prompt's id.
+        rating: from 1 to 10, the mean of the votes that can be read; None where none can.
+        outcome: `ok`, `unparsed`, `truncated` or `error`.
+        reason: the explanation that came before the rating, of the first vote that can be read.
+        tokens: number of sampled tokens, over all votes, rescues included.
+        prompt_tokens: number of tokens read, likewise.
+        error: what went wrong, when the outcome is `error`.
+        rescued: whether a rating was asked for alone, after a completion that could not be read.
+        votes: where several votes were asked for, what each said.
+    """
+
+    id: str
+    rating: float | None
+    outcome: Literal["ok", "unparsed", "truncated", "error"]
+    reason: str
+    tokens: int = 0
+    prompt_tokens: int = 0
+    error: str | None = None
+    rescued: bool = False
+    votes: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PairResult:
     """One benchmark row after judging.
 
     Attributes:
         pair_id: the row.
         subset: the benchmark's subset.
-        verdicts: one verdict per order (empty for a scalar head).
+        verdicts: one verdict per order (empty for a scalar head, and for a judge that rates).
         correct: credit per order in [0, 1]: 1 right, 0 wrong, 0.5 for a tie or what could not be read.
         outcomes: per order: `correct`, `wrong`, `tie`, `unparsed`, `truncated` or `error`.
-        scores: a scalar head's scores of (chosen, rejected); None for a judge.
+        scores: the scores of (chosen, rejected) that a scalar head, or a judge that rates, gave; None for a judge that
+            compares.
     """
 
     pair_id: str

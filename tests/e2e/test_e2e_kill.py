@@ -111,7 +111,9 @@ def _unordered(settings: dict[str, Any]) -> dict[str, Any]:
 
 def test_stage_3_killed_while_judging(chain: Chain, killed: tuple[Bench, Path]) -> None:
     bench, folder = killed
-    base, judge = (folder / "evaluate" / "toy" / name / "completions.part.jsonl" for name in ("base", "reasongenrm"))
+    base, judge = (
+        folder / "evaluate" / "toy" / name / "completions.part.jsonl" for name in ("base", "reasongenrm")
+    )
     process = bench.start(EVALUATE, "killed")
     kill_at(process, lambda: lines(base) >= 8, 0.3, group=True, seed=6)
     process = bench.start(EVALUATE, "killed")
@@ -121,6 +123,8 @@ def test_stage_3_killed_while_judging(chain: Chain, killed: tuple[Bench, Path]) 
     no_process_is_left(bench, 5)
     done = bench.good(EVALUATE, "killed")
     assert "judging with base" not in done.stderr, "what is done is not done again"
-    same_files(folder, chain.folder, ["evaluate/*/*/*.jsonl", "evaluate/*/*.jsonl", "scores.json", "table.md"])
+    same_files(
+        folder, chain.folder, ["evaluate/*/*/*.jsonl", "evaluate/*/*.jsonl", "scores.json", "table.md"]
+    )
     nothing_half_made(folder)
     assert snapshot(folder).keys() == snapshot(chain.folder).keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,6 +43,12 @@ class Table:
     def subsets(self) -> list[str]:
         """The subsets of all sections, in the table's order."""
         return [subset for weights in self.sections.values() for subset in weights]
+
+
+NOTED: ContextVar[list[tuple[Table, Mapping[str, Sequence[float]]]] | None] = ContextVar(
+    "NOTED", default=None
+)
+"""Where `tally` notes down what it makes a score of, while `paired.working` asks for it."""
 
 
 def micro_table(name: str, sections: Mapping[str, Mapping[str, int]], published: Mapping[str, int]) -> Table:
@@ -166,6 +173,8 @@ def tally(
         missing: what is absent or incomplete; by default the table's subsets with fewer rows than published.
         details: see `BenchmarkScore`.
     """
+    if (noted := NOTED.get()) is not None:
+        noted.append((table, credits))
     means, strict_means = (
         {name: mean(values) for name, values in some.items()} for some in (credits, strict)
     )

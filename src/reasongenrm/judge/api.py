@@ -20,15 +20,31 @@ from reasongenrm.engines.base import Engine
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge.asking import Asker, Asking
 from reasongenrm.judge.judge import judge_now
-from reasongenrm.judge.loading import PROMPTS, judge_encoder, load_engine, load_tokenizer, template_text
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt, place, swapped
+from reasongenrm.judge.loading import (
+    PROMPTS,
+    judge_encoder,
+    load_engine,
+    load_tokenizer,
+    open_server,
+    template_text,
+)
+from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt, place, rating_prompt, swapped
 from reasongenrm.judge.ranking import Ranking, rank
+from reasongenrm.judge.rating import HIGHEST, LOWEST, Rater, rate_now
 from reasongenrm.judge.votes import compare_orders
 from reasongenrm.recipe import TEMPLATES, EngineConfig, ModelConfig, Recipe, Template
 from reasongenrm.recipe_data import AnthropicConfig, OpenAIConfig, Strict
 from reasongenrm.recipe_evaluate import AskingConfig
 from reasongenrm.recipe_file import load_recipe
-from reasongenrm.records import Comparison, JudgePrompt, Message, PreferencePair, Verdict
+from reasongenrm.records import (
+    Comparison,
+    JudgePrompt,
+    Message,
+    PreferencePair,
+    Rated,
+    RatingPrompt,
+    Verdict,
+)
 
 Prompt = str | Sequence[Message]
 """What is answered: one user turn, or the turns up to and including the last user turn."""
@@ -193,29 +209,24 @@ class Judge:
             ConfigError: an unknown key, or a completions server without a model.
             EngineError: the key is missing.
         """
+        kinds: dict[object, type[AnthropicConfig | OpenAIConfig]]
+        kinds = {"openai": OpenAIConfig, "anthropic": AnthropicConfig}
         kind = server.get("kind") if isinstance(server, Mapping) else server.kind
-        how = section(AskingConfig, asking or {}, "asking")
+        if kind not in kinds:
+            raise ConfigError(f"unknown kind {kind!r}", where="server.kind", mend="take openai or anthropic")
         texts = PromptFile.load(prompts)
-        if kind == "anthropic":
-            from reasongenrm.engines.anthropic import AnthropicEngine
-
-            noted = Path(state) if state else Path(mkdtemp(prefix="reasongenrm-")) / "batches.jsonl"
-            batches = section(AnthropicConfig, server, "server")
-            running: Engine = AnthropicEngine(batches, max_model_len=max_model_len, state=noted, key="server")
-            return cls._on(running, None, texts, how, None, seed)
-        from reasongenrm.engines.openai import OpenAIEngine
-
-        fleet = section(OpenAIConfig, server, "server")
-        encoder = None
-        if fleet.api == "completions":
-            if model is None:
-                mend = "name the model whose tokenizer it has, or take api: chat"
-                raise ConfigError("the completions API takes token ids", where="model", mend=mend)
-            base = ModelConfig(path=model) if isinstance(model, str) else section(ModelConfig, model, "model")
-            text = template_text(TEMPLATES[template], key="template")
-            encoder = ChatEncoder(load_tokenizer(base), text, texts.verdict)
-        running = OpenAIEngine(fleet, max_model_len=max_model_len, key="server")
-        return cls._on(running, encoder, texts, how, None, seed)
+        base = ModelConfig(path=model) if isinstance(model, str) else model
+        engine, encoder = open_server(
+            section(kinds[kind], server, "server"),
+            model=section(ModelConfig, base, "model") if base else None,
+            template=TEMPLATES[template],
+            grammar=texts.verdict,
+            max_model_len=max_model_len,
+            state=Path(state) if state else Path(mkdtemp(prefix="reasongenrm-")) / "batches.jsonl",
+            key="server",
+        )
+        how = section(AskingConfig, asking or {}, "asking")
+        return cls._on(engine, encoder, texts, how, None, seed)
 
     @classmethod
     def _on(
@@ -316,15 +327,36 @@ class Judge:
         ranking = self.rank(prompt, answers, method="knockout")
         return Best(ranking.order[0], answers[ranking.order[0]], ranking)
 
-    def score(self, prompt: Prompt, answer: str, reference: str) -> float | None:
-        """Return P(the answer is better than the reference), or None when the judge said nothing that can be read.
+    def score(self, prompt: Prompt, answer: str, reference: str | None = None) -> float | None:
+        """Return how good an answer is, in [0, 1], or None when the judge said nothing that can be read.
 
-        Without log-probabilities it is 1, 0.5 or 0.
+        With a reference it is P(the answer is better than the reference); without log-probabilities 1, 0.5 or 0.
+        Alone it is the answer's rating of 1 to 10, as 0 to 1 (see `rate_many`).
 
         Raises:
+            ConfigError: no reference, and the prompt file has no wording to rate an answer alone.
             DataError: see `compare`.
         """
-        return preference(self.compare(prompt, answer, reference))
+        if reference is not None:
+            return preference(self.compare(prompt, answer, reference))
+        rating = next(self.rate_many([(prompt, answer)])).rating
+        return None if rating is None else (rating - LOWEST) / (HIGHEST - LOWEST)
+
+    def rate_many(self, rows: Iterable[tuple[Prompt, str]]) -> Iterator[Rated]:
+        """Yield a rating of 1 to 10 for each (prompt, answer), each answer judged alone, in their order.
+
+        Rows are taken from the iterable 1,024 at a time; all requests of those go to the engine at once. A row that
+        stands several times among them is judged once.
+
+        Raises:
+            ConfigError: the prompt file has no wording to rate an answer alone.
+            DataError: see `compare`; the message counts rows from 0.
+        """
+        rater = Rater(self.asker.asking, self.asker.encoder, self.asker.max_model_len)
+        numbered = enumerate(rows)
+        while window := list(islice(numbered, WINDOW)):
+            prompts = [_alone(number, prompt, answer, self.prompts) for number, (prompt, answer) in window]
+            yield from rate_now(prompts, self.engine, rater, adapter=self.adapter)
 
 
 def preference(comparison: Comparison) -> float | None:
@@ -369,6 +401,14 @@ def _pair(number: int, prompt: Prompt, a: str, b: str) -> PreferencePair:
     try:
         history = read_prompt(_whole(prompt), "prompt")
         return PreferencePair.make(history, check_text(_whole(a), "a"), check_text(_whole(b), "b"), "")
+    except BadRow as bad:
+        raise DataError(bad.reason.replace("_", " "), where=f"row {number}", mend=bad.detail) from None
+
+
+def _alone(number: int, prompt: Prompt, answer: str, prompts: PromptFile) -> RatingPrompt:
+    try:
+        history = read_prompt(_whole(prompt), "prompt")
+        return rating_prompt(history, check_text(_whole(answer), "answer"), prompts)
     except BadRow as bad:
         raise DataError(bad.reason.replace("_", " "), where=f"row {number}", mend=bad.detail) from None
 

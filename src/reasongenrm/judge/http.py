@@ -11,9 +11,9 @@ import hmac
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address
 from typing import Any
 
@@ -217,7 +217,7 @@ class _Gate:
 
 
 def serve(
-    judge: Judge,
+    judge: Judge | Callable[[], Judge],
     host: str = "127.0.0.1",
     port: int = 8080,
     *,
@@ -230,7 +230,7 @@ def serve(
     """Serve a judge until SIGINT or SIGTERM; what was asked before is answered. Prints its address.
 
     Args:
-        judge: stays open.
+        judge: stays open; or what starts one, once it is known that it can be served: that one is closed at the end.
         host, port: where to listen; port 0 takes a free one.
         api_key_env: environment variable with the bearer key that clients must send.
         allow_remote: listen to other machines without a key.
@@ -258,7 +258,11 @@ def serve(
         listening = socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
         raise ConfigError(f"cannot listen: {first_line(error)}", where=f"{host}:{port}") from None
-    with listening, SharedJudge(judge) as shared, _signals_end():
+    with ExitStack() as stack:
+        stack.enter_context(listening)
+        running = judge if isinstance(judge, Judge) else stack.enter_context(judge())
+        shared = stack.enter_context(SharedJudge(running))
+        stack.enter_context(_signals_end())
         app = create_app(shared, api_key=key, model=model, limits=limits, ends=ends)
         name, taken = listening.getsockname()[:2]
         print(f"the judge is served at http://{f'[{name}]' if ':' in name else name}:{taken}", flush=True)

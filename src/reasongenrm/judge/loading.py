@@ -10,8 +10,10 @@ from typing import Any
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.vllm import VLLMEngine, check_model
 from reasongenrm.errors import ConfigError, EngineError, first_line
+from reasongenrm.judge.grammar import Grammar
 from reasongenrm.judge.prompts import ChatEncoder, PromptFile
 from reasongenrm.recipe import EngineConfig, ModelConfig, Recipe
+from reasongenrm.recipe_data import AnthropicConfig, OpenAIConfig
 from reasongenrm.recipe_evaluate import VLLMServerConfig
 
 PROMPTS = "judge.yaml"
@@ -97,3 +99,49 @@ def load_engine(
 
 def _rank(adapter: Path) -> int:
     return int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
+
+
+def open_server(
+    server: OpenAIConfig | AnthropicConfig,
+    *,
+    model: ModelConfig | None,
+    template: str,
+    grammar: Grammar,
+    max_model_len: int,
+    state: Path,
+    key: str,
+    on_event: Callable[[str], None] = lambda text: None,
+) -> tuple[Engine, ChatEncoder | None]:
+    """Return the engine of a judge that somebody else serves, and its encoder where it takes token ids.
+
+    Args:
+        server: where it is.
+        model: whose tokenizer a server of the completions API is asked with.
+        template: the chat template file for it.
+        grammar: how the judge writes its verdict.
+        max_model_len: tokens of prompt and completion together, of the server.
+        state: where Anthropic's batches are noted, so that a killed process finds them again.
+        key: the recipe key of the server.
+        on_event: told, in one line each, what a user should know.
+
+    Raises:
+        ConfigError: a completions server without a model.
+        EngineError: the key is missing.
+    """
+    if server.kind == "anthropic":
+        from reasongenrm.engines.anthropic import AnthropicEngine
+
+        return (
+            AnthropicEngine(server, max_model_len=max_model_len, state=state, key=key, on_event=on_event),
+            None,
+        )
+    from reasongenrm.engines.openai import OpenAIEngine
+
+    encoder = None
+    if server.api == "completions":
+        if model is None:
+            mend = "name the model whose tokenizer it has, or take api: chat"
+            raise ConfigError("the completions API takes token ids", where=f"{key}: model", mend=mend)
+        text = template_text(template, key="template")
+        encoder = ChatEncoder(load_tokenizer(model), text, grammar)
+    return OpenAIEngine(server, max_model_len=max_model_len, key=key, on_event=on_event), encoder

@@ -23,7 +23,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reasongenrm.errors import ConfigError, first_line
 from reasongenrm.judge.grammar import DEFAULT, Grammar
-from reasongenrm.records import JudgePrompt, Letter, Message, Order, PreferencePair, content_id, unit_hash
+from reasongenrm.records import (
+    JudgePrompt,
+    Letter,
+    Message,
+    Order,
+    PreferencePair,
+    RatingPrompt,
+    content_id,
+    unit_hash,
+)
 
 _TEXT = ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined, keep_trailing_newline=False, autoescape=False
@@ -57,6 +66,10 @@ class PromptFile(BaseModel):
         delimiters: literal strings that separate judged text from instructions: two characters or more, and no
             backslash.
         verdict_phrases: regular expressions, one group (A or B) each, by which a reason states its verdict.
+        rating: Jinja2 text with `conversation` and `answer`: the user turn of a judge that rates one answer alone and
+            closes with `[[1]]` to `[[10]]`; without it the judge can only compare.
+        rating_delimiters: further delimiters of that template; a key of their own, since the others' wording, and
+            with it the ids of their prompts, does not depend on them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,6 +79,8 @@ class PromptFile(BaseModel):
     verdict_phrases: tuple[str, ...]
     criteria: tuple[Criterion, ...] = ()
     verdict: Grammar = DEFAULT
+    rating: str | None = None
+    rating_delimiters: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path) -> PromptFile:
@@ -88,7 +103,7 @@ class PromptFile(BaseModel):
             for pattern in prompts.verdict_phrases:
                 if re.compile(pattern).groups != 1:
                     raise ConfigError(f"verdict phrase {pattern!r} needs exactly one group", where=str(path))
-            for delimiter in prompts.delimiters:
+            for delimiter in (*prompts.delimiters, *prompts.rating_delimiters):
                 if len(delimiter) < 2 or "\\" in delimiter:
                     raise ConfigError(
                         f"delimiter {delimiter!r} cannot be broken up",
@@ -100,6 +115,10 @@ class PromptFile(BaseModel):
             _check_shows(prompts.hindsight, "hindsight", (*_SHOWN, "winner"), path)
             _check_alone(prompts.judge, "judge", prompts.delimiters, path)
             _check_alone(prompts.hindsight, "hindsight", prompts.delimiters, path)
+            if prompts.rating is not None:
+                _check_shows(prompts.rating, "rating", (*_RATED, *shown[len(_SHOWN) :]), path)
+                between = (*prompts.delimiters, *prompts.rating_delimiters)
+                _check_alone(prompts.rating, "rating", between, path)
         except ValidationError as error:
             first = error.errors()[0]
             raise ConfigError(first["msg"], where=f"{path}: {'.'.join(map(str, first['loc']))}") from None
@@ -113,6 +132,7 @@ class PromptFile(BaseModel):
 
 
 _SHOWN = ("conversation", "answer_a", "answer_b")
+_RATED = ("conversation", "answer")
 
 
 def _check_shows(template: str, name: str, shown: Sequence[str], path: str | Path) -> None:
@@ -131,7 +151,7 @@ def _check_alone(template: str, name: str, delimiters: Sequence[str], path: str 
     def count(delimiter: str, text: str) -> int:
         own = {"criteria": "x", "verdict_a": "x", "verdict_b": "x", "winner": "A"}
         given = neutralise(text, delimiters)
-        rendered = _fill(template, **own, **dict.fromkeys(_SHOWN, given))
+        rendered = _fill(template, **own, **dict.fromkeys((*_SHOWN, *_RATED), given))
         return len(re.findall(f"(?={re.escape(delimiter)})", rendered))
 
     for delimiter in delimiters:
@@ -244,6 +264,25 @@ def hindsight_prompt(pair: PreferencePair, order: Order, prompts: PromptFile) ->
     own = _own_texts(prompts.criteria, prompts.verdict)
     text = _fill(prompts.hindsight, winner=winner, **_texts(pair, order, prompts.delimiters), **own)
     return ({"role": "user", "content": text},)
+
+
+def rating_prompt(history: Sequence[Message], answer: str, prompts: PromptFile) -> RatingPrompt:
+    """Render what a judge reads that rates one answer alone: one user turn.
+
+    Raises:
+        ConfigError: the prompt file has no wording for it.
+    """
+    if prompts.rating is None:
+        raise ConfigError(
+            "the prompt file says nothing of rating one answer alone",
+            where="rating",
+            mend="give it the keys `rating` and `rating_delimiters`, as configs/prompts/judge.yaml has them",
+        )
+    delimiters = (*prompts.delimiters, *prompts.rating_delimiters)
+    texts = {"conversation": _conversation(history, delimiters), "answer": neutralise(answer, delimiters)}
+    text = _fill(prompts.rating, **texts, **_own_texts(prompts.criteria, prompts.verdict))
+    wording = wording_id(prompts.rating, delimiters, prompts.criteria, prompts.verdict)
+    return RatingPrompt(content_id(tuple(history), answer, wording), ({"role": "user", "content": text},))
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,11 +117,18 @@ def _check(n: int, method: str, rating: str, rounds: int | None) -> None:
         )
 
 
+def seated(pair: tuple[int, int]) -> tuple[int, int]:
+    """Return the two answers of a game, the one that stands first in front.
+
+    The lower index does where the sum is odd: fair to each answer, also with a judge of one order, and a pair stands
+    the same way in every tournament, so that a judge that keeps its completions is not asked again.
+    """
+    return (min(pair), max(pair)) if sum(pair) % 2 else (max(pair), min(pair))
+
+
 def _play(pairs: Sequence[tuple[int, int]], compare: Compare) -> list[Game]:
     """Ask for all games of a round."""
-    # The lower index stands first where the sum is odd: fair to each answer, also with a judge of one order, and a
-    # pair stands the same way in every tournament, so that a judge that keeps its completions is not asked again.
-    seats = [(min(pair), max(pair)) if sum(pair) % 2 else (max(pair), min(pair)) for pair in pairs]
+    seats = list(map(seated, pairs))
     comparisons = compare(seats) if seats else []
     return [Game(*seat, comparison) for seat, comparison in zip(seats, comparisons, strict=True)]
 

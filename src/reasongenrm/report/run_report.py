@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from itertools import groupby
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from reasongenrm.report.markdown import escape_markdown
+from reasongenrm.report.page import render
 from reasongenrm.report.plots import Estimate, bias_chart, interval_bars, reliability_diagram
 from reasongenrm.report.run_files import BenchmarkRun, RunFiles, read_run
 from reasongenrm.report.run_rows import OUTCOME_NOTES, embedded_json, payload, printable
@@ -97,25 +97,20 @@ def markdown_report(run: RunFiles, drawn: Mapping[str, Plots]) -> str:
 
 def page(run: RunFiles, drawn: Mapping[str, Plots]) -> str:
     """Return the report as one HTML document."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=PackageLoader("reasongenrm", "report"), autoescape=True, undefined=StrictUndefined
-    )
-    environment.filters["csp_hash"] = _csp_hash
     benchmarks = [_part(benchmark, drawn[benchmark.key]) for benchmark in run.benchmarks]
     # Escaped by `embedded_json` for the inside of a script, where HTML's own escapes are not read.
     for part, benchmark in zip(benchmarks, run.benchmarks, strict=True):
         part["json"] = Markup(embedded_json(payload(benchmark)))
-    html = environment.get_template(_TEMPLATE).render(
+    return render(
+        _TEMPLATE,
         run={"name": run.name, "student": _student(run.manifest.recipe)},
         benchmarks=benchmarks,
         outcomes=OUTCOME_NOTES,
         facts=list(_run_facts(run)),
         recipe=json.dumps(run.manifest.recipe, indent=2, sort_keys=True, ensure_ascii=False),
     )
-    return printable(html) + "\n"
 
 
 def _part(benchmark: BenchmarkRun, pictures: Plots) -> dict[str, Any]:
@@ -157,9 +152,3 @@ def _run_facts(run: RunFiles) -> Iterator[tuple[str, str]]:
     yield "Python", manifest.python
     yield "packages", ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items()))
     yield "machine", ", ".join(f"{key}: {value}" for key, value in sorted(manifest.machine.items()))
-
-
-def _csp_hash(text: str) -> str:
-    """Return the source expression by which a policy allows this inline script or style and no other."""
-    digest = hashlib.sha256(str(text).encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

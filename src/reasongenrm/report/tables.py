@@ -22,7 +22,8 @@ def percent(share: float | None) -> str:
     return MISSING if share is None else f"{100 * share:.1f}"
 
 
-def _score_cell(result: BenchmarkScore) -> str:
+def score_cell(result: BenchmarkScore) -> str:
+    """Return a score with its interval and the marks of its footnotes."""
     low, high = result.interval
     marks = ("†" if result.partial else "") + ("‡" if result.toy else "")
     return f"{percent(result.score)} [{percent(low)}, {percent(high)}]{marks}"
@@ -37,7 +38,7 @@ def _cells(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
         [
             name,
             *(percent(result.sections.get(section)) for section in sections),
-            _score_cell(result),
+            score_cell(result),
             percent(result.strict),
             str(result.counts.n),
             *(str(getattr(result.counts, outcome)) for outcome in OUTCOMES),

@@ -7,18 +7,21 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
 from reasongenrm.data.turns import BadRow, check_text, is_list, read_prompt
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.judge.api import WINDOW, Judge, preference
-from reasongenrm.judge.ranking import Ranking, rank
+from reasongenrm.judge.api import Judge, preference
+from reasongenrm.judge.ranking import Ranking, rank, seated
 from reasongenrm.reading import RawLine, RawRow, raw_lines
 from reasongenrm.records import Comparison, Drop, Message, content_id, to_json
 from reasongenrm.stages.progress import judging_bar, say
 from reasongenrm.store import PartStore, dump_line, jsonl_writer
+
+WINDOW = 512
+"""Rows that go to the judge together, and are kept together."""
 
 MOST_ANSWERS = 256
 """Answers of one row: a round robin of them asks for 32,640 comparisons."""
@@ -105,10 +108,9 @@ def _told(ranking: Ranking) -> dict[str, Any]:
 def ranked(judge: Judge, questions: Sequence[Question]) -> Iterator[tuple[dict[str, Any], list[Comparison]]]:
     """Yield a round robin's ranking for each question; the games of all questions go to the engine together."""
     games = [
-        (number, i, j)
+        (number, *seated(pair))
         for number, q in enumerate(questions)
-        for i in range(len(q.answers))
-        for j in range(i + 1, len(q.answers))
+        for pair in combinations(range(len(q.answers)), 2)
     ]
     rows = [(questions[n].prompt, questions[n].answers[i], questions[n].answers[j]) for n, i, j in games]
     found = dict(zip(games, judge.compare_many(rows), strict=True))

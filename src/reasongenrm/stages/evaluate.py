@@ -24,6 +24,7 @@ from reasongenrm.report.tables import Entry, markdown_table, rich_table
 from reasongenrm.run import Run, file_hash
 from reasongenrm.stages.judging import SCALAR, Judged, Judges, scored_results
 from reasongenrm.stages.progress import say
+from reasongenrm.stages.rating import check_rating, rated_results, uncalibrated
 from reasongenrm.store import write_json, write_jsonl, write_text
 
 LEADERBOARDS = ("rewardbench", "rewardbench2")
@@ -58,6 +59,7 @@ def evaluate(recipe: Recipe) -> None:
                 mend="run 2_train.sh first",
             )
     _check_base(recipe)
+    check_rating(recipe)
     if recipe.scalar is not None and not (recipe.folder / "scalar").is_dir():
         raise ConfigError(
             "no scalar head", where=str(recipe.folder / "scalar"), mend="run 2_train.sh, or set scalar=null"
@@ -125,6 +127,7 @@ def _evaluated(
     config = recipe.evaluate.benchmarks[name]
     benchmark = _benchmark(config)
     pairs = [pair for row in rows for pair in row.pairs]
+    rates = config.mode == "ratings"
 
     def told(model: str, judged: Judged) -> dict[str, Any]:
         results = judged.results
@@ -136,9 +139,17 @@ def _evaluated(
             files = leaderboard_files(score, f"{recipe.name}/{model}", model_type=kind)
             for part, content in files.items():
                 write_json(folder / "leaderboard" / f"{part}.json", content)
-        return {"score": score, "diagnostics": diagnose(rows, results), "cost": judged.cost}
+        diagnostics = diagnose(rows, results)
+        if rates and model != SCALAR:
+            diagnostics = uncalibrated(diagnostics)
+        return {"score": score, "diagnostics": diagnostics, "cost": judged.cost}
 
-    models = {model: told(model, judges.judge(model, name, pairs)) for model in judges.adapters}
+    def asked(model: str) -> Judged:
+        if rates:
+            return rated_results(recipe, run, judges, model, name, rows)
+        return judges.judge(model, name, pairs)
+
+    models = {model: told(model, asked(model)) for model in judges.adapters}
     if recipe.scalar is not None:
         models[SCALAR] = told(SCALAR, scored_results(run, name, pairs))
     return {

@@ -14,7 +14,7 @@ from reasongenrm.judge.api import ask_as
 from reasongenrm.judge.asking import Asker
 from reasongenrm.judge.judge import judge, verdicts
 from reasongenrm.judge.loading import judge_encoder, load_engine, load_tokenizer
-from reasongenrm.judge.prompts import PromptFile, judge_prompt, place, swapped
+from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt, place, swapped
 from reasongenrm.recipe import Recipe
 from reasongenrm.records import JudgePrompt, PairResult, PreferencePair, Verdict, to_json
 from reasongenrm.run import Run
@@ -60,7 +60,8 @@ class Judges:
         self._tokenizer: Any = load_tokenizer(recipe.model)
         self._engine: Engine | None = None
 
-    def _started(self) -> Engine:
+    def started(self) -> Engine:
+        """Return the engine, which is started where it is not yet."""
         if self._engine is None:
             recipe = self._recipe
             self._engine = load_engine(
@@ -73,6 +74,12 @@ class Judges:
             )
         return self._engine
 
+    def encoder(self, name: str) -> ChatEncoder:
+        """Return the encoder of a model's chat template."""
+        recipe = self._recipe
+        template = recipe.judges[name].template if self.adapters[name] else recipe.student_template
+        return judge_encoder(recipe, template, self._tokenizer)
+
     def close(self) -> None:
         """Stop the engine."""
         if self._engine is not None:
@@ -81,14 +88,13 @@ class Judges:
     def judge(self, name: str, benchmark: str, pairs: Sequence[PreferencePair]) -> Judged:
         """Have one model judge a benchmark's pairs; what is done already is not asked again."""
         recipe, adapter = self._recipe, self.adapters[name]
-        template = recipe.judges[name].template if adapter else recipe.student_template
-        encoder = judge_encoder(recipe, template, self._tokenizer)
-        asker = Asker(ask_as(recipe.evaluate, recipe.seed), encoder, recipe.engine.max_model_len)
+        asking = ask_as(recipe.evaluate, recipe.seed)
+        asker = Asker(asking, self.encoder(name), recipe.engine.max_model_len)
         prompts = placed_prompts(recipe, pairs)
         folder = self._run.path("evaluate", benchmark, name)
         store = PartStore(folder / "completions.jsonl")
         if not store.finished:
-            engine = self._started()
+            engine = self.started()
             began = time.perf_counter()
             total = len(prompts) * recipe.evaluate.votes
             with bar(f"{benchmark}: judging with {name}", total) as progress:

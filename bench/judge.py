@@ -1,0 +1,282 @@
+"""How fast the judge judges: against a bare `LLM.generate`, and against the common client of two requests per order.
+
+    python bench/judge.py [RECIPE] [--rows 234] [--repeats 5] [--part engine --part server --part after]
+
+The recipe's judge has to be trained (`make demo`). Every part runs in a process of its own; within a part the ways are
+taken in turn, on one warm engine with an emptied prefix cache, and the medians are compared.
+
+- `engine`: `Judge.compare_many` in both orders, and `LLM.generate` over the same token ids and sampling parameters.
+- `server`: the same judge over a vLLM server, and a client of 20 workers, each of which takes a row, judges one order
+  after the other, and asks for reason and verdict in two requests.
+- `after`: all that comes after the completions of 2,985 rows in both orders, for two judges: parsing, scores,
+  statistics and the report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from reasongenrm.judge.asking import Asker
+from reasongenrm.recipe import Recipe
+from reasongenrm.recipe_file import load_recipe
+from reasongenrm.records import JudgePrompt, PreferencePair
+
+PARTS = ("engine", "server", "after")
+WORKERS = 20
+REWARDBENCH_ROWS = 2985
+
+
+def machine() -> str:
+    """Name the machine."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    cpu = next(line.split(":")[1].strip() for line in lines if "model name" in line)
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return (
+        f"{cpu}, {os.cpu_count()} cores{gpu}, Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def toy_rows(count: int) -> list[PreferencePair]:
+    """Return toy pairs that no training has seen."""
+    from reasongenrm.toy.world import toy_pairs
+
+    found: list[PreferencePair] = []
+    for pair in toy_pairs("test", count, seed=99):
+        if pair.id not in {one.id for one in found}:
+            found.append(pair)
+    return found[:count]
+
+
+def in_turn(ways: dict[str, Callable[[], Any]], before: Callable[[], None], repeats: int) -> dict[str, float]:
+    """Return the median seconds of each way, after a first round that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(repeats + 1):
+        for name, way in ways.items():
+            before()
+            began = time.perf_counter()
+            way()
+            if number:
+                seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def placed(recipe: Recipe, asker: Asker, pairs: Sequence[PreferencePair]) -> list[JudgePrompt]:
+    """Return the pairs' judge prompts in both orders."""
+    from reasongenrm.stages.judging import placed_prompts
+
+    return placed_prompts(recipe, pairs)
+
+
+def engine_part(recipe: Recipe, rows: int, repeats: int) -> dict[str, Any]:
+    """Compare the judge with a bare `LLM.generate`."""
+    from reasongenrm.engines.vllm import VLLMEngine, _params
+    from reasongenrm.judge.api import Judge
+
+    pairs = toy_rows(rows)
+    asked = [(list(pair.history), pair.chosen, pair.rejected) for pair in pairs]
+    with Judge.from_recipe(recipe) as judge:
+        engine = judge.engine
+        assert isinstance(engine, VLLMEngine)
+        requests = list(judge.asker.requests(placed(recipe, judge.asker, pairs)))
+        lora = engine._lora(judge.adapter)
+
+        def bare() -> None:
+            engine._llm.generate(
+                [{"prompt_token_ids": list(request.prompt_ids)} for request in requests],
+                [_params(request) for request in requests],
+                lora_request=lora,
+                use_tqdm=False,
+            )
+
+        ways = {"bare": bare, "judge": lambda: list(judge.compare_many(asked))}
+        found = in_turn(ways, engine.forget, repeats)
+        rescued = sum(v.rescued for c in judge.compare_many(asked) for v in c.verdicts)
+    return found | {"rows": len(pairs), "requests": len(requests), "rescued": rescued}
+
+
+def server_part(recipe: Recipe, rows: int, repeats: int) -> dict[str, Any]:
+    """Compare the judge with a client that asks for reason and verdict in two requests."""
+    import httpx
+    import openai
+
+    from reasongenrm.engines.serve import VLLMServers
+    from reasongenrm.judge.api import Judge
+    from reasongenrm.recipe_evaluate import VLLMServerConfig
+
+    os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
+    pairs = toy_rows(rows)
+    asked = [(list(pair.history), pair.chosen, pair.rejected) for pair in pairs]
+    evaluate = recipe.evaluate.model_copy(update={"server": VLLMServerConfig(kind="vllm")})
+    with Judge.from_recipe(recipe.model_copy(update={"evaluate": evaluate})) as judge:
+        servers = judge.engine
+        assert isinstance(servers, VLLMServers)
+        config = servers._engines[servers._names[judge.adapter]]._config
+        url = config.urls[0]
+        client = openai.OpenAI(base_url=url, api_key=os.environ[str(config.api_key_env)])
+        encoder, tokens = judge.asker.encoder, judge.asker.tokens
+        assert encoder is not None and tokens is not None
+
+        def complete(ids: Sequence[int], limit: int) -> list[int]:
+            answer = client.completions.create(
+                model=config.model, prompt=list(ids), max_tokens=limit, temperature=0, logprobs=1,
+                extra_body={"return_token_ids": True, "skip_special_tokens": False},
+            )  # fmt: skip
+            return list(answer.choices[0].model_extra["token_ids"])
+
+        def row(number: int) -> None:
+            for prompt in placed(recipe, judge.asker, pairs[number : number + 1]):
+                ids = encoder.encode(prompt.messages, generation=True)
+                reason = complete(ids, recipe.evaluate.max_tokens)
+                said = reason[: reason.index(tokens.end)] if tokens.end in reason else reason
+                complete([*ids, *said, *tokens.header], 8)
+
+        def common() -> None:
+            with ThreadPoolExecutor(WORKERS) as pool:
+                list(pool.map(row, range(len(pairs))))
+
+        root = url.removesuffix("/v1")
+        key = {"Authorization": f"Bearer {os.environ[str(config.api_key_env)]}"}
+
+        def forget() -> None:
+            httpx.post(f"{root}/reset_prefix_cache", headers=key, timeout=60).raise_for_status()
+
+        found = in_turn({"judge": lambda: list(judge.compare_many(asked)), "common": common}, forget, repeats)
+    return found | {"rows": len(pairs)}
+
+
+def after_part(recipe: Recipe, rows: int, repeats: int) -> dict[str, Any]:
+    """Time what follows the completions of RewardBench's number of rows."""
+    from reasongenrm.benchmarks.rewardbench_table import REWARDBENCH
+    from reasongenrm.judge.loading import judge_encoder, load_tokenizer
+    from reasongenrm.records import Completion, completion_to_json
+    from reasongenrm.stages.evaluate import evaluate
+    from reasongenrm.stages.judging import placed_prompts
+    from reasongenrm.store import dump_line
+    from reasongenrm.toy.world import toy_pairs
+
+    rng = random.Random(5)
+    judge, settings = next((name, one) for name, one in recipe.judges.items() if one.template != "direct")
+    encoder = judge_encoder(recipe, settings.template, load_tokenizer(recipe.model))
+    subsets = [s for s, count in REWARDBENCH.published_rows.items() for _ in range(count)]
+    with tempfile.TemporaryDirectory() as where:
+        folder = Path(where)
+        source = toy_pairs("test", REWARDBENCH_ROWS, seed=7)
+        lines = [
+            {"prompt": list(p.history), "chosen": p.chosen + f" {n}", "rejected": p.rejected, "subset": s}
+            for n, (p, s) in enumerate(zip(source, subsets, strict=False))
+        ]
+        (folder / "rows.jsonl").write_text("".join(map(dump_line, lines)), encoding="utf-8")
+        overrides = {"benchmarks": {"rewardbench": {"path": str(folder / "rows.jsonl")}}}
+        plain = recipe.model_dump(mode="json")
+        plain["evaluate"] |= overrides
+        run = Recipe.model_validate(
+            plain | {"name": "bench-after", "scalar": None, "judges": {judge: plain["judges"][judge]}}
+        )
+        os.chdir(_workplace(folder, run, recipe, judge))
+        pairs = [pair for row in _rows(run) for pair in row.pairs]
+        words = [encoder.content(" ".join(p.history[0]["content"].split() * 6)) for p in pairs[:50]]
+        prompts = placed_prompts(run, pairs)
+        for name in ("base", judge):
+            out = run.folder / "evaluate" / "rewardbench" / name / "completions.jsonl"
+            out.parent.mkdir(parents=True)
+            with out.open("w", encoding="utf-8") as file:
+                for prompt in prompts:
+                    said = [*rng.choice(words), *encoder.completion("", rng.choice(("[[A]]", "[[B]]")))]
+                    ids = tuple(said)
+                    letters = {
+                        at: {t: rng.uniform(-3, 0) for t in _letters(encoder)} for at in [len(ids) - 3]
+                    }
+                    completion = Completion(prompt.id, "", "stop", ids, -9.0, letters, prompt_tokens=400)
+                    file.write(dump_line(completion_to_json(completion)))
+        began = time.perf_counter()
+        evaluate(run)
+        return {"after": time.perf_counter() - began, "rows": len(pairs), "models": 2}
+
+
+def _letters(encoder: Any) -> tuple[int, int]:
+    from reasongenrm.judge.verdict import VerdictTokens
+
+    tokens = VerdictTokens.of(encoder)
+    return tokens.a, tokens.b
+
+
+def _rows(recipe: Recipe) -> list[Any]:
+    from reasongenrm.stages.evaluate import benchmark_rows
+
+    return list(benchmark_rows(recipe, "rewardbench"))
+
+
+def _workplace(folder: Path, run: Recipe, recipe: Recipe, judge: str) -> Path:
+    """A folder with what the stage looks for: links to the project's files, and an adapter that is not used."""
+    here = Path.cwd()
+    for name in ("configs", "data", "build"):
+        (folder / name).symlink_to(here / name)
+    adapter = folder / run.folder / "judges" / judge
+    adapter.mkdir(parents=True)
+    (adapter / "adapter").symlink_to((here / recipe.folder / "judges" / judge / "adapter").resolve())
+    return folder
+
+
+def report(found: dict[str, dict[str, Any]]) -> None:
+    """Print the tables."""
+    if "engine" in found:
+        one = found["engine"]
+        print(f"\n{one['rows']} rows, {one['requests']} requests, {one['rescued']} rescued, in process\n")
+        print("| way | seconds | against bare |\n|---|--:|--:|")
+        for name in ("bare", "judge"):
+            print(f"| {name} | {one[name]:.2f} | {one[name] / one['bare']:.3f} |")
+    if "server" in found:
+        one = found["server"]
+        print(f"\n{one['rows']} rows over a vLLM server\n")
+        print("| way | seconds | times the judge's |\n|---|--:|--:|")
+        for name in ("judge", "common"):
+            print(f"| {name} | {one[name]:.2f} | {one[name] / one['judge']:.2f} |")
+    if "after" in found:
+        one = found["after"]
+        print(
+            f"\nafter the completions of {one['rows']:,} rows in both orders by {one['models']} judges: {one['after']:.1f} s"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", nargs="?", default="configs/demo.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--rows", type=int, default=234)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--part", action="append", choices=PARTS, help="all if not given")
+    parser.add_argument("--one", choices=PARTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        recipe = load_recipe(options.recipe, options.overrides)
+        part = {"engine": engine_part, "server": server_part, "after": after_part}[options.one]
+        print("\n" + json.dumps(part(recipe, options.rows, options.repeats)))
+        return
+    print(machine())
+    found = {}
+    for name in options.part or PARTS:
+        command = [sys.executable, __file__, options.recipe, *options.overrides, "--one", name]
+        command += ["--rows", str(options.rows), "--repeats", str(options.repeats)]
+        environment = os.environ | {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+        found[name] = json.loads(done.stdout.splitlines()[-1])
+    report(found)
+
+
+if __name__ == "__main__":
+    main()

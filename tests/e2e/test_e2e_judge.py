@@ -1,0 +1,107 @@
+"""The trained judge from the shell and over HTTP, and a run's report and comparison from its files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx
+import pytest
+from e2e_scripts import ENVIRONMENT, ROOT, Chain, rows_of, snapshot
+
+pytestmark = pytest.mark.e2e
+
+CLI = str(Path(sys.prefix) / "bin" / "reasongenrm")
+
+
+def start(words: Sequence[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [CLI, *words], cwd=ROOT, env=os.environ | ENVIRONMENT, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def run(words: Sequence[str], text: str = "") -> tuple[int, str, str]:
+    process = start(words)
+    out, err = process.communicate(text, timeout=300)
+    return process.returncode, out, err
+
+
+def recipe_words(chain: Chain) -> list[str]:
+    return [chain.bench.recipe, f"name={chain.folder.name}", *chain.bench.shared]
+
+
+def test_the_judge_reads_stdin_and_says_what_stage_3_said(chain: Chain) -> None:
+    rows = rows_of(chain.folder / "evaluate" / "toy" / "rows.jsonl")
+    asked = [{"prompt": row["history"], "a": row["answers"][0], "b": row["answers"][1]} for row in rows]
+    text = "".join(json.dumps(row) + "\n" for row in asked) + "{broken\n"
+    code, out, err = run(["judge", "compare", *recipe_words(chain), "--judge", "genrm"], text)
+    assert code == 0, err
+    found = [json.loads(line) for line in out.splitlines()]
+    assert len(found) == len(rows) and "stdin:21: left out (broken_json)" in err
+    assert f"judging: {len(rows)} done" in err
+    said = {
+        (v["pair_id"], v["order"]): v
+        for v in rows_of(chain.folder / "evaluate" / "toy" / "genrm" / "verdicts.jsonl")
+    }
+    for row, comparison in zip(rows, found, strict=True):
+        for verdict in comparison["verdicts"]:
+            before = said[row["id"], verdict["order"]]
+            assert verdict["id"] == before["id"] and verdict["winner"] == before["winner"]
+            assert verdict["prob_a"] == pytest.approx(before["prob_a"], abs=1e-4)
+
+
+def test_the_judge_is_served_and_ends_at_ctrl_c(chain: Chain) -> None:
+    process = start(["serve", *recipe_words(chain), "--port", "0"])
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[-1]
+        assert address.startswith("http://127.0.0.1:")
+        answer = httpx.post(
+            f"{address}/compare", json={"prompt": "say fan 1 times", "a": "fan", "b": "x"}, timeout=120
+        )
+        assert answer.status_code == 200 and answer.json()["outcome"] in (
+            "ok",
+            "tie",
+            "unparsed",
+            "truncated",
+        )
+        assert httpx.get(f"{address}/health", timeout=60).json()["counts"]["comparisons"] == 1
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0 and "Traceback" not in err, err
+
+
+def test_others_may_not_ask_without_a_key(chain: Chain) -> None:
+    code, _, err = run(["serve", *recipe_words(chain), "--host", "0.0.0.0", "--port", "0"])
+    assert code == 2 and "--allow-remote" in err and "Traceback" not in err
+
+
+def test_the_report_is_written_anew_to_the_same_bytes(chain: Chain) -> None:
+    before = snapshot(chain.folder)
+    (chain.folder / "report.html").unlink()
+    code, out, err = run(["report", str(chain.folder)])
+    assert code == 0 and out.strip().endswith("report.html"), err
+    assert snapshot(chain.folder) == before
+    code, _, err = run(["report", str(chain.folder / "nowhere")])
+    assert code == 2 and "scores.json" in err and "Traceback" not in err
+
+
+def test_models_of_a_run_are_compared(chain: Chain, tmp_path: Path) -> None:
+    words = [f"{chain.folder}:reasongenrm", f"{chain.folder}:base", "--out", str(tmp_path)]
+    code, out, err = run(["compare", *words])
+    assert code == 0, err
+    assert "reasongenrm" in out and (tmp_path / "compare.html").exists()
+    assert "reasongenrm" in (tmp_path / "compare.md").read_text(encoding="utf-8")
+
+
+def test_a_judge_that_is_not_there_is_told(chain: Chain) -> None:
+    code, _, err = run(["judge", "compare", *recipe_words(chain), "--judge", "nobody"], '{"prompt": "x", "a": "y", "b": "z"}\n')  # fmt: skip
+    assert code == 2 and "nobody" in err and "reasongenrm" in err and "Traceback" not in err
