@@ -17,7 +17,7 @@ from reasongenrm.engines.base import Engine, Request
 from reasongenrm.engines.resume import complete_missing
 from reasongenrm.judge.asking import RESCUE, RESCUE_TOKENS, Asking, request_seed
 from reasongenrm.judge.prompts import ChatEncoder
-from reasongenrm.judge.verdict import VerdictTokens, _after_header, reason_ids
+from reasongenrm.judge.verdict import VerdictTokens, after_header, reason_ids
 from reasongenrm.judge.votes import mean_of
 from reasongenrm.records import Completion, Message, Rated, RatingPrompt, completion_from_json
 from reasongenrm.store import PartStore
@@ -83,7 +83,7 @@ class RatingTokens:
 def read_rating(completion: Completion, encoder: ChatEncoder, tokens: RatingTokens) -> Rated:
     """Read one completion by its token ids; what cannot be read is `truncated` (out of tokens) or `unparsed`."""
     ids = completion.token_ids
-    start = _after_header(ids, tokens.verdict.header) if encoder.reasons_first else 0
+    start = after_header(ids, tokens.verdict.header) if encoder.reasons_first else 0
     rating = None
     if start is not None:
         turn = ids[start:]

@@ -81,8 +81,8 @@ class VerdictTokens:
         return cls(tuple(ids_a[:at]), ids_a[at], ids_b[at], tuple(header), end)
 
 
-def _after_header(token_ids: Sequence[int], header: Sequence[int]) -> int | None:
-    """Index behind the last verdict header, or None where there is none."""
+def after_header(token_ids: Sequence[int], header: Sequence[int]) -> int | None:
+    """Return the index behind the last verdict header, or None where there is none."""
     for start in range(len(token_ids) - len(header), -1, -1):
         if tuple(token_ids[start : start + len(header)]) == tuple(header):
             return start + len(header)
@@ -100,7 +100,7 @@ def reason_ids(completion: Completion, tokens: VerdictTokens) -> list[int]:
     """Return the ids of the judge's reason: what it wrote before its first end of turn, and before the verdict's
     header."""
     ids = list(completion.token_ids)
-    behind = _after_header(ids, tokens.header)
+    behind = after_header(ids, tokens.header)
     if behind is not None:
         ids = ids[: behind - len(tokens.header)]
     return ids[: ids.index(tokens.end)] if tokens.end in ids else ids
@@ -111,7 +111,7 @@ def read_completion(
 ) -> Verdict:
     """Read one completion; what cannot be read is `truncated` (out of tokens) or `unparsed`."""
     ids = completion.token_ids
-    start = _after_header(ids, tokens.header) if encoder.reasons_first else 0
+    start = after_header(ids, tokens.header) if encoder.reasons_first else 0
     if (
         start is not None and tokens.end in ids[start:]
     ):  # decoded on: a turn that the judge made up is no verdict

@@ -149,7 +149,7 @@ def _evaluated(
             return rated_results(recipe, run, judges, model, name, rows)
         return judges.judge(model, name, pairs)
 
-    models = {model: told(model, asked(model)) for model in judges.adapters}
+    models = {model: told(model, asked(model)) for model in judges.names}
     if recipe.scalar is not None:
         models[SCALAR] = told(SCALAR, scored_results(run, name, pairs))
     return {

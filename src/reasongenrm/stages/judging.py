@@ -13,7 +13,7 @@ from reasongenrm.engines.base import Engine
 from reasongenrm.judge.api import ask_as
 from reasongenrm.judge.asking import Asker
 from reasongenrm.judge.judge import judge, verdicts
-from reasongenrm.judge.loading import judge_encoder, load_engine, load_tokenizer
+from reasongenrm.judge.loading import judge_encoder, load_engine, load_tokenizer, open_server
 from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt, place, swapped
 from reasongenrm.recipe import Recipe
 from reasongenrm.records import JudgePrompt, PairResult, PreferencePair, Verdict, to_json
@@ -51,61 +51,91 @@ def placed_prompts(recipe: Recipe, pairs: Sequence[PreferencePair]) -> list[Judg
 
 
 class Judges:
-    """The base and the trained judges of a recipe, on one engine that starts when there is something left to judge."""
+    """All models of a recipe but the scalar head: the base and the trained judges on one engine, and those that others
+    serve. An engine starts when one of its models has something left to judge.
+
+    Attributes:
+        names: the base first, then the trained judges, then the others.
+    """
 
     def __init__(self, recipe: Recipe, run: Run) -> None:
         self._recipe, self._run = recipe, run
         trained = {name: run.path("judges", name, "adapter") for name in recipe.judges}
-        self.adapters: dict[str, Path | None] = ({BASE: None} if recipe.evaluate.base else {}) | trained
+        self._adapters: dict[str, Path | None] = ({BASE: None} if recipe.evaluate.base else {}) | trained
+        self.names = [*self._adapters, *recipe.evaluate.others]
         self._tokenizer: Any = load_tokenizer(recipe.model)
+        self._prompts = PromptFile.load(recipe.prompts)
         self._engine: Engine | None = None
+        self._others: dict[str, tuple[Engine, ChatEncoder | None]] = {}
 
-    def started(self) -> Engine:
-        """Return the engine, which is started where it is not yet."""
+    def engine(self, name: str) -> Engine:
+        """Return a model's engine, which is started where it is not yet."""
+        if name in self._recipe.evaluate.others:
+            return self._other(name)[0]
         if self._engine is None:
             recipe = self._recipe
             self._engine = load_engine(
                 recipe.model,
                 recipe.engine,
                 seed=recipe.seed,
-                adapters=[path for path in self.adapters.values() if path],
+                adapters=[path for path in self._adapters.values() if path],
                 server=recipe.evaluate.server,
                 on_event=say,
             )
         return self._engine
 
-    def encoder(self, name: str) -> ChatEncoder:
-        """Return the encoder of a model's chat template."""
+    def _other(self, name: str) -> tuple[Engine, ChatEncoder | None]:
+        if name not in self._others:
+            config = self._recipe.evaluate.others[name]
+            self._others[name] = open_server(
+                config.server,
+                model=config.model,
+                template=self._recipe.templates[config.template],
+                grammar=self._prompts.verdict,
+                max_model_len=config.max_model_len,
+                state=self._run.path("evaluate", f"{name}.batches.jsonl"),
+                key=f"evaluate.others.{name}.server",
+                on_event=say,
+            )
+        return self._others[name]
+
+    def adapter(self, name: str) -> str | None:
+        """Return a model's LoRA folder."""
+        path = self._adapters.get(name)
+        return str(path) if path else None
+
+    def encoder(self, name: str) -> ChatEncoder | None:
+        """Return the encoder of a model's chat template; None for a server that is asked by messages alone."""
         recipe = self._recipe
-        template = recipe.judges[name].template if self.adapters[name] else recipe.student_template
+        if name in recipe.evaluate.others:
+            return self._other(name)[1]
+        template = recipe.judges[name].template if self._adapters[name] else recipe.student_template
         return judge_encoder(recipe, template, self._tokenizer)
 
+    def context(self, name: str) -> int:
+        """Return how many tokens a model takes, prompt and completion together."""
+        other = self._recipe.evaluate.others.get(name)
+        return other.max_model_len if other else self._recipe.engine.max_model_len
+
     def close(self) -> None:
-        """Stop the engine."""
-        if self._engine is not None:
-            self._engine.close()
+        """Stop the engines."""
+        for engine in (self._engine, *(engine for engine, _ in self._others.values())):
+            if engine is not None:
+                engine.close()
 
     def judge(self, name: str, benchmark: str, pairs: Sequence[PreferencePair]) -> Judged:
         """Have one model judge a benchmark's pairs; what is done already is not asked again."""
-        recipe, adapter = self._recipe, self.adapters[name]
+        recipe = self._recipe
         asking = ask_as(recipe.evaluate, recipe.seed)
-        asker = Asker(asking, self.encoder(name), recipe.engine.max_model_len)
+        asker = Asker(asking, self.encoder(name), self.context(name), self._prompts.verdict)
         prompts = placed_prompts(recipe, pairs)
         folder = self._run.path("evaluate", benchmark, name)
         store = PartStore(folder / "completions.jsonl")
         if not store.finished:
-            engine = self.started()
+            engine, adapter = self.engine(name), self.adapter(name)
             began = time.perf_counter()
-            total = len(prompts) * recipe.evaluate.votes
-            with bar(f"{benchmark}: judging with {name}", total) as progress:
-                judge(
-                    prompts,
-                    engine,
-                    asker,
-                    store,
-                    adapter=str(adapter) if adapter else None,
-                    progress=progress,
-                )
+            with bar(f"{benchmark}: judging with {name}", len(prompts) * asking.votes) as progress:
+                judge(prompts, engine, asker, store, adapter=adapter, progress=progress)
             # Beside the scores, not in them: it differs from run to run, and counts the last start of a killed one.
             write_json(folder / "seconds.json", round(time.perf_counter() - began, 3))
         return judged_results(folder, pairs, prompts, store, asker)

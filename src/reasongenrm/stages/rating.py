@@ -55,14 +55,14 @@ def rated_results(
     placed = [[rating_prompt(row.history, answer, wording) for answer in row.answers] for row in rows]
     prompts = list({prompt.id: prompt for of_row in placed for prompt in of_row}.values())
     asking = ask_as(recipe.evaluate, recipe.seed)
-    rater = Rater(asking, judges.encoder(name), recipe.engine.max_model_len)
+    rater = Rater(asking, judges.encoder(name), judges.context(name))
     folder = run.path("evaluate", benchmark, name)
     store = PartStore(folder / "completions.jsonl")
     if not store.finished:
-        engine, adapter = judges.started(), judges.adapters[name]
+        engine, adapter = judges.engine(name), judges.adapter(name)
         began = time.perf_counter()
         with bar(f"{benchmark}: rating with {name}", len(prompts) * asking.votes) as progress:
-            rate(prompts, engine, rater, store, adapter=str(adapter) if adapter else None, progress=progress)
+            rate(prompts, engine, rater, store, adapter=adapter, progress=progress)
         write_json(folder / "seconds.json", round(time.perf_counter() - began, 3))
     found = {rated.id: rated for rated in ratings(prompts, store, rater)}
     told = [[found[prompt.id] for prompt in of_row] for of_row in placed]
