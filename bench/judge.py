@@ -5,7 +5,8 @@
 The recipe's judge has to be trained (`make demo`). Every part runs in a process of its own; within a part the ways are
 taken in turn, on one warm engine with an emptied prefix cache, and the medians are compared.
 
-- `engine`: `Judge.compare_many` in both orders, and `LLM.generate` over the same token ids and sampling parameters.
+- `engine`: `Judge.compare_many` in both orders, and `LLM.generate` over the same token ids and sampling parameters; and
+  how far the company of other rows moves P(A).
 - `server`: the same judge over a vLLM server, and a client of 20 workers, each of which takes a row, judges one order
   after the other, and asks for reason and verdict in two requests.
 - `after`: all that comes after the completions of 2,985 rows in both orders, for two judges: parsing, scores,
@@ -105,8 +106,33 @@ def engine_part(recipe: Recipe, rows: int, repeats: int) -> dict[str, Any]:
 
         ways = {"bare": bare, "judge": lambda: list(judge.compare_many(asked))}
         found = in_turn(ways, engine.forget, repeats)
-        rescued = sum(v.rescued for c in judge.compare_many(asked) for v in c.verdicts)
-    return found | {"rows": len(pairs), "requests": len(requests), "rescued": rescued}
+        engine.forget()
+        calm = list(judge.compare_many(asked))
+        rescued = sum(v.rescued for c in calm for v in c.verdicts)
+        noise = {
+            "in another order": _moved(calm, judge, asked, random.Random(1).sample(range(len(asked)), len(asked)), len(asked)),
+            "eight rows at a time": _moved(calm, judge, asked, list(range(len(asked))), 8),
+        }  # fmt: skip
+    return found | {"rows": len(pairs), "requests": len(requests), "rescued": rescued, "noise": noise}
+
+
+def _moved(
+    calm: Sequence[Any], judge: Any, asked: Sequence[Any], order: Sequence[int], size: int
+) -> list[float]:
+    """Return the largest change of P(A) among the verdicts, and how many letters changed."""
+    judge.engine.forget()
+    found: dict[int, Any] = {}
+    for start in range(0, len(order), size):
+        part = order[start : start + size]
+        found |= zip(part, judge.compare_many([asked[n] for n in part]), strict=True)
+    pairs = [
+        (one, two) for n, c in enumerate(calm) for one, two in zip(c.verdicts, found[n].verdicts, strict=True)
+    ]
+    assert all((one.id, one.order) == (two.id, two.order) for one, two in pairs), (
+        "placement and ids never change"
+    )
+    moved = max(abs((one.prob_a or 0) - (two.prob_a or 0)) for one, two in pairs)
+    return [moved, sum(one.winner != two.winner for one, two in pairs)]
 
 
 def server_part(recipe: Recipe, rows: int, repeats: int) -> dict[str, Any]:
@@ -240,6 +266,9 @@ def report(found: dict[str, dict[str, Any]]) -> None:
         print("| way | seconds | against bare |\n|---|--:|--:|")
         for name in ("bare", "judge"):
             print(f"| {name} | {one[name]:.2f} | {one[name] / one['bare']:.3f} |")
+        print("\n| the same rows | largest change of P(A) | letters changed |\n|---|--:|--:|")
+        for name, (moved, letters) in one["noise"].items():
+            print(f"| {name} | {moved:.1e} | {letters} of {one['requests']} |")
     if "server" in found:
         one = found["server"]
         print(f"\n{one['rows']} rows over a vLLM server\n")

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from e2e_scripts import BAD_LINES, ENVIRONMENT, EVALUATE, PREPARE, ROOT, TRAIN, Bench, Chain
 
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import verdict_text
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, hindsight_prompt
+from reasongenrm.judge.prompts import PromptFile, hindsight_prompt
 from reasongenrm.records import Letter
 from reasongenrm.toy.world import toy_pairs
 

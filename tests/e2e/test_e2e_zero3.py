@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from e2e_scripts import TRAIN, Bench, Chain, kill_at, rows_of, value_of
 
-from reasongenrm.judge.prompts import ChatEncoder
+from reasongenrm.judge.encoder import ChatEncoder
 
 pytestmark = pytest.mark.e2e
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reasongenrm.engines.vllm import VLLMEngine
-from reasongenrm.judge.prompts import ChatEncoder
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.recipe import EngineConfig, ModelConfig
 
 TEMPLATES = Path("configs/prompts")

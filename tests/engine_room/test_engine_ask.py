@@ -13,9 +13,11 @@ import pytest
 
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.judge.api import Judge, Prompt, ask_as
-from reasongenrm.judge.asking import Asker
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile
+from reasongenrm.judge.api import Judge
+from reasongenrm.judge.asking import Asker, ask_as
+from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.judge.given import Prompt
+from reasongenrm.judge.prompts import PromptFile
 from reasongenrm.recipe_evaluate import AskingConfig
 from reasongenrm.records import Comparison
 from reasongenrm.stages import ask as ask_module

@@ -14,9 +14,10 @@ from reasongenrm.engines.serve import VLLMServers
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.judge import api
-from reasongenrm.judge.api import Judge, ask_as
-from reasongenrm.judge.asking import Asker
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, place
+from reasongenrm.judge.api import Judge
+from reasongenrm.judge.asking import Asker, ask_as
+from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.judge.prompts import PromptFile, place
 from reasongenrm.processes import is_gone
 from reasongenrm.recipe import EngineConfig, ModelConfig
 from reasongenrm.recipe_evaluate import AskingConfig, VLLMServerConfig

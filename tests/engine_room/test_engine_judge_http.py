@@ -21,14 +21,16 @@ import pytest
 
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError, EngineError
-from reasongenrm.judge.api import Judge, preference
+from reasongenrm.judge.api import Judge
 from reasongenrm.judge.asking import Asker, Asking
 from reasongenrm.judge.bodies import Limits
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.http import create_app, serve
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile
+from reasongenrm.judge.prompts import PromptFile
 from reasongenrm.judge.remote import RemoteJudge
 from reasongenrm.judge.rewards import GroupReward
 from reasongenrm.judge.sharing import Row, SharedJudge
+from reasongenrm.judge.votes import preference
 from reasongenrm.records import Comparison
 
 pytestmark = pytest.mark.engine

@@ -12,7 +12,8 @@ import pytest
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.judge.api import Judge
 from reasongenrm.judge.asking import Asker, Asking
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile
+from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.judge.prompts import PromptFile
 from reasongenrm.judge.rewards import GroupReward
 from reasongenrm.judge.sharing import Row
 from reasongenrm.records import Comparison

@@ -15,9 +15,10 @@ from test_engine_resume import IMMORTAL, DyingEngine, Killed, tear
 
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.judge import api
-from reasongenrm.judge.api import Judge, ask_as
-from reasongenrm.judge.asking import RESCUE, Asker
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, rating_prompt
+from reasongenrm.judge.api import Judge
+from reasongenrm.judge.asking import RESCUE, Asker, ask_as
+from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.judge.prompts import PromptFile, rating_prompt
 from reasongenrm.judge.rating import Rater, rate_now
 from reasongenrm.recipe import ModelConfig, Recipe
 from reasongenrm.recipe_evaluate import AskingConfig

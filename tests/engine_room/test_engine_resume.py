@@ -14,8 +14,9 @@ from reasongenrm.engines.base import Request
 from reasongenrm.engines.resume import complete_missing
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.judge.asking import RESCUE, Asker, Asking
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.judge import judge
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt
+from reasongenrm.judge.prompts import PromptFile, judge_prompt
 from reasongenrm.judge.verdict import VerdictTokens
 from reasongenrm.reasons.sample import sample_reasons
 from reasongenrm.recipe import TeacherConfig

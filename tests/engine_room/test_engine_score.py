@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import EngineError
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import verdict_text
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt
+from reasongenrm.judge.prompts import PromptFile, judge_prompt
 from reasongenrm.reasons import score, score_shared
 from reasongenrm.reasons.score import Group, Line, Scorer, lay_out, packs, score_reasons
 from reasongenrm.reasons.score_transformers import Student

@@ -20,7 +20,8 @@ from reasongenrm.engines.base import Request
 from reasongenrm.engines.openai import OpenAIEngine
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import EngineError
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt
+from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.judge.prompts import PromptFile, judge_prompt
 from reasongenrm.processes import die_with_parent
 from reasongenrm.recipe_data import OpenAIConfig
 from reasongenrm.records import Message

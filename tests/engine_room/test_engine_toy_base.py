@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt, place
+from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.judge.prompts import PromptFile, judge_prompt, place
 from reasongenrm.records import Message
 from reasongenrm.toy.world import FAMILIES, draw_task, explain, toy_pairs
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from reasongenrm.errors import DataError
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt
+from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.judge.prompts import PromptFile, judge_prompt
 from reasongenrm.recipe import ModelConfig
 from reasongenrm.records import JudgePrompt
 from reasongenrm.store import write_jsonl

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import verdict_text
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt, place
+from reasongenrm.judge.prompts import PromptFile, judge_prompt, place
 from reasongenrm.reasons.pairs import dpo_pair, dpo_row, final_verdict, grpo_row
 from reasongenrm.recipe_data import DPOConfig, GeneralConfig
 from reasongenrm.records import JudgePrompt, ScoredReason, SFTRecord

@@ -16,7 +16,8 @@ import pytest
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import EngineError
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt
+from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.judge.prompts import PromptFile, judge_prompt
 from reasongenrm.judge.verdict import VerdictTokens
 from reasongenrm.recipe import EngineConfig, ModelConfig
 from reasongenrm.records import Completion

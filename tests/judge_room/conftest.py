@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reasongenrm.judge.prompts import ChatEncoder
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.verdict import VerdictTokens
 
 

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from reasongenrm.engines.openai import break_markers
 from reasongenrm.errors import ConfigError
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import DEFAULT
-from reasongenrm.judge.prompts import ROLE_HEADS, ChatEncoder, PromptFile, judge_prompt, neutralise
+from reasongenrm.judge.prompts import ROLE_HEADS, PromptFile, judge_prompt, neutralise
 from reasongenrm.judge.verdict import VerdictTokens, read_completion
 from reasongenrm.records import Completion, JudgePrompt, Message, PreferencePair, Verdict
 

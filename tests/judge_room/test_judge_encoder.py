@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from reasongenrm.errors import ConfigError
 from reasongenrm.judge.asking import Asker, Asking
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import verdict_text
 from reasongenrm.judge.loading import judge_encoder
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt
+from reasongenrm.judge.prompts import PromptFile, judge_prompt
 from reasongenrm.recipe_file import load_recipe
 from reasongenrm.records import Message, PreferencePair, SFTRecord
 from reasongenrm.store import write_jsonl

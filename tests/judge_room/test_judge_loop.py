@@ -9,8 +9,9 @@ import pytest
 
 from reasongenrm.engines.base import Request
 from reasongenrm.judge.asking import RESCUE, Asker, Asking, request_seed
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.judge import judge, verdicts
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt
+from reasongenrm.judge.prompts import PromptFile, judge_prompt
 from reasongenrm.judge.verdict import VerdictTokens
 from reasongenrm.records import Completion, JudgePrompt, PreferencePair
 from reasongenrm.store import PartStore

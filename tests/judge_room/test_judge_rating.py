@@ -23,7 +23,8 @@ from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
 from reasongenrm.judge.asking import RESCUE, Asker, Asking
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt, rating_prompt
+from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.judge.prompts import PromptFile, judge_prompt, rating_prompt
 from reasongenrm.judge.rating import (
     ALONE,
     Rater,

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt
+from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.judge.prompts import PromptFile, judge_prompt
 from reasongenrm.reasons.sample import read_reason, reason_requests, teacher_messages
 from reasongenrm.recipe_data import TeacherConfig
 from reasongenrm.records import Completion, PreferencePair

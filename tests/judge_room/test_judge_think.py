@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import verdict_text
-from reasongenrm.judge.prompts import ChatEncoder
 from reasongenrm.judge.verdict import VerdictTokens, read_completion, reason_ids
 from reasongenrm.records import Completion, JudgePrompt, Letter, Message
 

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.errors import ConfigError
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import DEFAULT, Grammar, verdict_text
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile
+from reasongenrm.judge.prompts import PromptFile
 from reasongenrm.judge.verdict import (
     VerdictTokens,
     prob_a,

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasongenrm.judge.asking import RESCUE, Asker, Asking
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import Grammar
-from reasongenrm.judge.prompts import ChatEncoder
 from reasongenrm.judge.votes import combine_votes, compare_orders, decide
 from reasongenrm.records import Completion, JudgePrompt, Verdict
 

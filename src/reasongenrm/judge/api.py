@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
-from pydantic import ValidationError
-
-from reasongenrm.data.turns import BadRow, check_text, read_prompt
 from reasongenrm.engines.base import Engine
-from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.judge.asking import Asker, Asking
+from reasongenrm.errors import ConfigError
+from reasongenrm.judge.asking import Asker, ask_as
+from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.judge.given import Prompt, given_answer, given_pair
 from reasongenrm.judge.judge import judge_now
 from reasongenrm.judge.loading import (
     PROMPTS,
@@ -26,30 +25,24 @@ from reasongenrm.judge.loading import (
     load_engine,
     load_tokenizer,
     open_server,
+    section,
     template_text,
 )
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt, place, rating_prompt, swapped
+from reasongenrm.judge.prompts import PromptFile, judge_prompt, place, swapped
 from reasongenrm.judge.ranking import Ranking, rank
 from reasongenrm.judge.rating import HIGHEST, LOWEST, Rater, rate_now
-from reasongenrm.judge.votes import compare_orders
+from reasongenrm.judge.votes import compare_orders, preference
 from reasongenrm.recipe import TEMPLATES, EngineConfig, ModelConfig, Recipe, Template
-from reasongenrm.recipe_data import AnthropicConfig, OpenAIConfig, Strict
+from reasongenrm.recipe_data import AnthropicConfig, OpenAIConfig
 from reasongenrm.recipe_evaluate import AskingConfig
 from reasongenrm.recipe_file import load_recipe
 from reasongenrm.records import (
     Comparison,
     JudgePrompt,
-    Message,
     PreferencePair,
     Rated,
-    RatingPrompt,
     Verdict,
 )
-
-Prompt = str | Sequence[Message]
-"""What is answered: one user turn, or the turns up to and including the last user turn."""
-
-Config = TypeVar("Config", bound=Strict)
 
 WINDOW = 1024
 """Comparisons that go to the engine together."""
@@ -272,7 +265,7 @@ class Judge:
         """
         numbered = enumerate(rows)
         while window := list(islice(numbered, WINDOW)):
-            pairs = [_pair(number, *row) for number, row in window]
+            pairs = [given_pair(number, *row) for number, row in window]
             found = self._compared({pair.id: pair for pair in pairs})
             yield from (found[pair.id] for pair in pairs)
 
@@ -355,68 +348,7 @@ class Judge:
         rater = Rater(self.asker.asking, self.asker.encoder, self.asker.max_model_len)
         numbered = enumerate(rows)
         while window := list(islice(numbered, WINDOW)):
-            prompts = [_alone(number, prompt, answer, self.prompts) for number, (prompt, answer) in window]
+            prompts = [
+                given_answer(number, prompt, answer, self.prompts) for number, (prompt, answer) in window
+            ]
             yield from rate_now(prompts, self.engine, rater, adapter=self.adapter)
-
-
-def preference(comparison: Comparison) -> float | None:
-    """Return P(the first answer is better): by log-probabilities, else 1, 0.5 or 0 by the winner; None when unread."""
-    if comparison.winner is None:
-        return None
-    if comparison.prob_a is not None:
-        return comparison.prob_a
-    return {"A": 1.0, "tie": 0.5, "B": 0.0}[comparison.winner]
-
-
-def ask_as(config: AskingConfig, seed: int) -> Asking:
-    """Return the recipe's section as the asker takes it."""
-    return Asking(
-        config.max_tokens,
-        config.temperature,
-        config.rescue,
-        seed,
-        config.votes,
-        config.combine,
-        config.margin,
-    )
-
-
-def section(kind: type[Config], given: Mapping[str, Any] | Strict, where: str) -> Config:
-    """Return a recipe's section from its keys.
-
-    Raises:
-        ConfigError: an unknown key, or a value that does not fit.
-    """
-    if isinstance(given, kind):
-        return given
-    try:
-        return kind.model_validate(given.model_dump() if isinstance(given, Strict) else given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join([where, *map(str, first["loc"])])
-        raise ConfigError(first["msg"], where=key, mend=f"keys: {', '.join(kind.model_fields)}") from None
-
-
-def _pair(number: int, prompt: Prompt, a: str, b: str) -> PreferencePair:
-    try:
-        history = read_prompt(_whole(prompt), "prompt")
-        return PreferencePair.make(history, check_text(_whole(a), "a"), check_text(_whole(b), "b"), "")
-    except BadRow as bad:
-        raise DataError(bad.reason.replace("_", " "), where=f"row {number}", mend=bad.detail) from None
-
-
-def _alone(number: int, prompt: Prompt, answer: str, prompts: PromptFile) -> RatingPrompt:
-    try:
-        history = read_prompt(_whole(prompt), "prompt")
-        return rating_prompt(history, check_text(_whole(answer), "answer"), prompts)
-    except BadRow as bad:
-        raise DataError(bad.reason.replace("_", " "), where=f"row {number}", mend=bad.detail) from None
-
-
-def _whole(value: Any) -> Any:
-    """A text, or turns, in which half of a surrogate pair is a question mark, as the tokenizer reads it."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, Mapping):
-        return {name: _whole(part) for name, part in value.items()}
-    return [_whole(part) for part in value] if isinstance(value, Sequence) else value

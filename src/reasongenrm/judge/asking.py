@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reasongenrm.engines.base import Request
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import DEFAULT, Grammar
-from reasongenrm.judge.prompts import ChatEncoder
 from reasongenrm.judge.verdict import (
     VerdictTokens,
     read_completion,
@@ -18,6 +18,7 @@ from reasongenrm.judge.verdict import (
     reason_ids,
 )
 from reasongenrm.judge.votes import combine_votes
+from reasongenrm.recipe_evaluate import AskingConfig
 from reasongenrm.records import Completion, JudgePrompt, Message, Verdict, content_id
 
 RESCUE = "#rescue"
@@ -46,6 +47,19 @@ class Asking:
     votes: int = 1
     combine: Literal["mean", "majority"] = "mean"
     margin: float = 0.0
+
+
+def ask_as(config: AskingConfig, seed: int) -> Asking:
+    """Return the recipe's section as the asker takes it."""
+    return Asking(
+        config.max_tokens,
+        config.temperature,
+        config.rescue,
+        seed,
+        config.votes,
+        config.combine,
+        config.margin,
+    )
 
 
 def request_seed(seed: int, name: str) -> int:

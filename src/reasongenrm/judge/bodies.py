@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from reasongenrm.data.turns import BadRow, read_prompt
 from reasongenrm.errors import DataError, ReasonGenRMError
-from reasongenrm.judge.api import Prompt
+from reasongenrm.judge.given import Prompt
 from reasongenrm.judge.rewards import Schedule, responses
 from reasongenrm.records import Message
 

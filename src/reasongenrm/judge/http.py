@@ -19,7 +19,7 @@ from typing import Any
 
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import ConfigError, EngineError, ReasonGenRMError, first_line
-from reasongenrm.judge.api import Judge, Prompt, preference
+from reasongenrm.judge.api import Judge
 from reasongenrm.judge.bodies import (
     DEFAULT_LIMITS,
     BestRequest,
@@ -32,8 +32,10 @@ from reasongenrm.judge.bodies import (
     all_short,
     at_most,
 )
+from reasongenrm.judge.given import Prompt
 from reasongenrm.judge.ranking import Ranking
 from reasongenrm.judge.sharing import SharedJudge
+from reasongenrm.judge.votes import preference
 from reasongenrm.records import Comparison
 
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.vllm import VLLMEngine, check_model
 from reasongenrm.errors import ConfigError, EngineError, first_line
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import Grammar
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile
+from reasongenrm.judge.prompts import PromptFile
 from reasongenrm.recipe import EngineConfig, ModelConfig, Recipe
-from reasongenrm.recipe_data import AnthropicConfig, OpenAIConfig
+from reasongenrm.recipe_data import AnthropicConfig, OpenAIConfig, Strict
 from reasongenrm.recipe_evaluate import VLLMServerConfig
+
+Config = TypeVar("Config", bound=Strict)
 
 PROMPTS = "judge.yaml"
 """The judge's wording, beside its adapter: a trained judge is asked as it was taught."""
@@ -145,3 +150,19 @@ def open_server(
         text = template_text(template, key="template")
         encoder = ChatEncoder(load_tokenizer(model), text, grammar)
     return OpenAIEngine(server, max_model_len=max_model_len, key=key, on_event=on_event), encoder
+
+
+def section(kind: type[Config], given: Mapping[str, Any] | Strict, where: str) -> Config:
+    """Return a recipe's section from its keys.
+
+    Raises:
+        ConfigError: an unknown key, or a value that does not fit.
+    """
+    if isinstance(given, kind):
+        return given
+    try:
+        return kind.model_validate(given.model_dump() if isinstance(given, Strict) else given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join([where, *map(str, first["loc"])])
+        raise ConfigError(first["msg"], where=key, mend=f"keys: {', '.join(kind.model_fields)}") from None

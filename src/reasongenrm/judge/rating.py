@@ -16,7 +16,7 @@ from typing import Literal
 from reasongenrm.engines.base import Engine, Request
 from reasongenrm.engines.resume import complete_missing
 from reasongenrm.judge.asking import RESCUE, RESCUE_TOKENS, Asking, request_seed
-from reasongenrm.judge.prompts import ChatEncoder
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.verdict import VerdictTokens, after_header, reason_ids
 from reasongenrm.judge.votes import mean_of
 from reasongenrm.records import Completion, Message, Rated, RatingPrompt, completion_from_json

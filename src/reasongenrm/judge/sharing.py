@@ -12,7 +12,8 @@ from threading import Lock, Thread
 from typing import Protocol
 
 from reasongenrm.errors import DataError, EngineError
-from reasongenrm.judge.api import Judge, Prompt
+from reasongenrm.judge.api import Judge
+from reasongenrm.judge.given import Prompt
 from reasongenrm.records import Comparison
 
 Row = tuple[Prompt, str, str]

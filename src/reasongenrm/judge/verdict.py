@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from reasongenrm.errors import ConfigError
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import Grammar
-from reasongenrm.judge.prompts import ChatEncoder
 from reasongenrm.records import Completion, JudgePrompt, Letter, Outcome, Verdict
 
 

@@ -116,3 +116,12 @@ def compare_orders(
 def _first_wins(share_of_a: float, verdict: Verdict) -> float:
     """P(the first answer) from P(A) in the verdict's order."""
     return share_of_a if verdict.order == "AB" else 1 - share_of_a
+
+
+def preference(comparison: Comparison) -> float | None:
+    """Return P(the first answer is better): by log-probabilities, else 1, 0.5 or 0 by the winner; None when unread."""
+    if comparison.winner is None:
+        return None
+    if comparison.prob_a is not None:
+        return comparison.prob_a
+    return {"A": 1.0, "tie": 0.5, "B": 0.0}[comparison.winner]

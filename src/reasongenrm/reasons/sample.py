@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from reasongenrm.engines.base import Engine, Request
 from reasongenrm.engines.resume import complete_missing
 from reasongenrm.judge.asking import request_seed
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, hindsight_prompt
+from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.judge.prompts import PromptFile, hindsight_prompt
 from reasongenrm.judge.verdict import stated_verdicts
 from reasongenrm.recipe_data import TeacherConfig
 from reasongenrm.records import (

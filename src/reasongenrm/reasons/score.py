@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import verdict_text
-from reasongenrm.judge.prompts import ChatEncoder
 from reasongenrm.records import JudgePrompt, Reason, ScoredReason, to_json
 from reasongenrm.store import PartStore
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from reasongenrm.engines.vllm import check_model, keep_freed_memory
 from reasongenrm.errors import EngineError, first_line
-from reasongenrm.judge.prompts import ChatEncoder
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.reasons import score_forward, score_shared
 from reasongenrm.reasons.score import Group, scored_reason
 from reasongenrm.recipe import ModelConfig

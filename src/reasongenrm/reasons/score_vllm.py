@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.vllm import VLLMEngine
-from reasongenrm.judge.prompts import ChatEncoder
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.reasons.score import Group, scored_reason
 from reasongenrm.records import ScoredReason
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from reasongenrm.data.turns import BadRow, check_text, is_list, read_prompt
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.judge.api import Judge, preference
+from reasongenrm.judge.api import Judge
 from reasongenrm.judge.ranking import Ranking, rank, seated
+from reasongenrm.judge.votes import preference
 from reasongenrm.reading import RawLine, RawRow, raw_lines
 from reasongenrm.records import Comparison, Drop, Message, content_id, to_json
 from reasongenrm.stages.progress import judging_bar, say

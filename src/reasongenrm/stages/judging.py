@@ -10,11 +10,11 @@ from typing import Any
 
 from reasongenrm.benchmarks.rewardbench import judge_result, scalar_result
 from reasongenrm.engines.base import Engine
-from reasongenrm.judge.api import ask_as
-from reasongenrm.judge.asking import Asker
+from reasongenrm.judge.asking import Asker, ask_as
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.judge import judge, verdicts
 from reasongenrm.judge.loading import judge_encoder, load_engine, load_tokenizer, open_server
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt, place, swapped
+from reasongenrm.judge.prompts import PromptFile, judge_prompt, place, swapped
 from reasongenrm.recipe import Recipe
 from reasongenrm.records import JudgePrompt, PairResult, PreferencePair, Verdict, to_json
 from reasongenrm.run import Run

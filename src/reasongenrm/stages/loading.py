@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from reasongenrm.errors import EngineError
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.loading import load_tokenizer
-from reasongenrm.judge.prompts import ChatEncoder
 from reasongenrm.recipe import Recipe
 
 

@@ -28,9 +28,10 @@ from reasongenrm.data.report import DataReport
 from reasongenrm.data.rows import read_pair
 from reasongenrm.data.sources import raw_pairs
 from reasongenrm.errors import DataError
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import verdict_text
 from reasongenrm.judge.loading import judge_encoder, load_tokenizer
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile, judge_prompt, place, swapped
+from reasongenrm.judge.prompts import PromptFile, judge_prompt, place, swapped
 from reasongenrm.processes import map_chunks
 from reasongenrm.reading import RawLine, RawRow
 from reasongenrm.reasons.sample import teacher_messages

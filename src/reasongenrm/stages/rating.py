@@ -10,7 +10,7 @@ from pathlib import Path
 
 from reasongenrm.benchmarks.base import Row
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.api import ask_as
+from reasongenrm.judge.asking import ask_as
 from reasongenrm.judge.prompts import PromptFile, rating_prompt
 from reasongenrm.judge.rating import Rater, rate, ratings
 from reasongenrm.recipe import Recipe

@@ -11,7 +11,8 @@ from reasongenrm.engines.base import Engine
 from reasongenrm.engines.openai import OpenAIEngine
 from reasongenrm.engines.vllm import VLLMEngine, check_model
 from reasongenrm.errors import DataError
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile
+from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.judge.prompts import PromptFile
 from reasongenrm.reasons.sample import sample_reasons
 from reasongenrm.reasons.score import Scorer, score_reasons
 from reasongenrm.reasons.score_transformers import Student

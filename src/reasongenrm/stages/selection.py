@@ -10,8 +10,9 @@ from typing import Any, get_args
 
 from reasongenrm.data.general import mix
 from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import Grammar, verdict_text
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile
+from reasongenrm.judge.prompts import PromptFile
 from reasongenrm.reasons.pairs import dpo_pair, dpo_row, grpo_row, solve_rate, worth_learning
 from reasongenrm.reasons.select import Choice, groups, losers, selector, unfit
 from reasongenrm.recipe import Recipe, is_blind_student

@@ -13,7 +13,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.judge.prompts import ChatEncoder, PromptFile
+from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.judge.prompts import PromptFile
 from reasongenrm.records import Message
 from reasongenrm.store import write_json
 from reasongenrm.toy.corpus import BROAD, FINE, Diet, chats

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from reasongenrm.errors import ConfigError, DataError, ReasonGenRMError, first_line
+from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.loading import PROMPTS
-from reasongenrm.judge.prompts import ChatEncoder
 from reasongenrm.processes import die_with_parent, is_gone
 from reasongenrm.recipe import Recipe
 from reasongenrm.recipe_file import load_recipe
