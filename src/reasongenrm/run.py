@@ -163,5 +163,27 @@ def manifest(recipe: Recipe, settings: dict[str, Any]) -> dict[str, Any]:
         "versions": _versions(),
         "git": _git_state(),
         "python": platform.python_version(),
-        "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+        "machine": {
+            "system": platform.platform(),
+            "cpu": _cpu(),
+            "cores": os.cpu_count(),
+            "gpus": _gpus(),
+        },
     }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.processor())
+
+
+def _gpus() -> list[str]:
+    """The models of NVIDIA's GPUs, as the driver names them: torch would take seconds to say the same."""
+    found = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return found
