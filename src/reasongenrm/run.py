@@ -177,7 +177,9 @@ def _cpu() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    return next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if "model name" in line), platform.processor()
+    )
 
 
 def _gpus() -> list[str]:

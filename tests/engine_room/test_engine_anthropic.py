@@ -24,7 +24,8 @@ from reasongenrm.engines.anthropic import AnthropicEngine
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.ledger import Batch, Ledger
 from reasongenrm.engines.resume import complete_missing
-from reasongenrm.errors import EngineError
+from reasongenrm.errors import ConfigError, EngineError
+from reasongenrm.judge.api import Judge
 from reasongenrm.recipe_data import AnthropicConfig
 from reasongenrm.records import Completion
 from reasongenrm.store import PartStore
@@ -81,7 +82,9 @@ def by_id(completions: Iterable[Completion]) -> dict[str, Completion]:
 
 def check_answered(done: dict[str, Completion], requests: Iterable[Request]) -> None:
     expected = {
-        r.id: Completion(r.id, f"re: {r.messages[-1]['content']}", "stop", logprob=None, billed=2)
+        r.id: Completion(
+            r.id, f"re: {r.messages[-1]['content']}", "stop", logprob=None, billed=2, prompt_tokens=1
+        )
         for r in requests
     }
     assert done == expected
@@ -165,9 +168,12 @@ def test_how_a_message_ended(tmp_path: Path) -> None:
     stopped = succeeded("so ", "stop_sequence")
     stopped["message"]["stop_sequence"] = "END"
     results = [
-        (succeeded("x", "max_tokens"), Completion("", "x", "length", logprob=None, billed=2)),
-        (stopped, Completion("", "so END", "stop", logprob=None, billed=2)),
-        (succeeded(""), Completion("", "", "stop", logprob=None, billed=2)),
+        (
+            succeeded("x", "max_tokens"),
+            Completion("", "x", "length", logprob=None, billed=2, prompt_tokens=1),
+        ),
+        (stopped, Completion("", "so END", "stop", logprob=None, billed=2, prompt_tokens=1)),
+        (succeeded(""), Completion("", "", "stop", logprob=None, billed=2, prompt_tokens=1)),
         (succeeded("", "refusal"), Completion("", "", "error", logprob=None, error="stop_reason refusal")),
         (
             errored("invalid_request_error", "too long"),
@@ -504,3 +510,42 @@ def test_a_torn_ledger_forgets_its_last_line_alone(tmp_path: Path) -> None:
         assert read.server_ids() == set(["one", "two"][: (lines >= 2) + (lines >= 6)])
         assert read.repeated("b") == (lines >= 5) and not read.repeated("c")
         assert not b or b is (d or a)
+
+
+# --- as a judge
+
+
+def prefers_fan(params: dict[str, Any]) -> dict[str, Any]:
+    """A judge: the answer that says fan is better; it quotes the other verdict before it gives its own."""
+    text = params["messages"][0]["content"]
+    if len(params["messages"]) > 1:
+        return succeeded("[[A]]")
+    if "unclear" in text:
+        return succeeded("[[A]] or [[B]], who knows", "max_tokens")
+    a = text.partition("[Answer A]")[2].partition("[Answer B]")[0]
+    return succeeded(f"Not {'[[B]]' if 'fan' in a else '[[A]]'}. So: {'[[A]]' if 'fan' in a else '[[B]]'}")
+
+
+def test_anthropics_batches_judge_in_both_orders_and_are_rescued(tmp_path: Path) -> None:
+    batches = Batches(prefers_fan, polls=1)
+    with serving(batches) as server:
+        batches.url = server.url
+        reach = {
+            "kind": "anthropic",
+            "model": "m",
+            "url": server.url,
+            "api_key_env": "CLAUDE_KEY",
+            "poll_seconds": 0.01,
+        }
+        with Judge.from_server(
+            reach, prompts="configs/prompts/toy.yaml", asking={"max_tokens": 32}, state=tmp_path / "b.jsonl"
+        ) as judge:
+            first, second, unclear = judge.compare_many(
+                [("say fan", "fan", "no"), ("say fan", "no", "fan"), ("unclear", "x", "y")]
+            )
+    assert (first.winner, second.winner) == ("A", "B") and first.prob_a is None
+    assert first.reason.startswith("Not") and first.tokens == 4 and first.prompt_tokens == 2
+    assert unclear.winner == "tie" and all(v.rescued for v in unclear.verdicts), "it says A in both orders"
+    assert unclear.tokens == 8 and unclear.prompt_tokens == 4
+    with pytest.raises(ConfigError, match="unknown kind"):
+        Judge.from_server(reach | {"kind": "other"})

@@ -47,13 +47,14 @@ def read_result(request: Request, result: Any) -> tuple[Completion, bool]:
     if result.type == "succeeded":
         message = result.message
         text = "".join(block.text for block in message.content if block.type == "text")
-        reason, billed = message.stop_reason, message.usage.output_tokens
+        reason = message.stop_reason
+        usage = {"billed": message.usage.output_tokens, "prompt_tokens": message.usage.input_tokens}
         if reason == "stop_sequence":
             text += message.stop_sequence or ""  # which a request's text keeps
         if reason in ("end_turn", "stop_sequence"):
-            return Completion(request.id, text, "stop", logprob=None, billed=billed), False
+            return Completion(request.id, text, "stop", logprob=None, **usage), False
         if reason in ("max_tokens", "model_context_window_exceeded"):
-            return Completion(request.id, text, "length", logprob=None, billed=billed), False
+            return Completion(request.id, text, "length", logprob=None, **usage), False
         return failure(request, f"stop_reason {reason}"), False
     if result.type == "errored":
         error = result.error.error
