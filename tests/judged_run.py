@@ -12,7 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from reasongenrm.benchmarks.base import Row
-from reasongenrm.benchmarks.rewardbench import REWARDBENCH, TOY, judge_result, scalar_result, score
+from reasongenrm.benchmarks.rewardbench import (
+    judge_result,
+    scalar_result,
+    score,
+)
+from reasongenrm.benchmarks.rewardbench_table import REWARDBENCH, TOY
 from reasongenrm.recipe import Recipe
 from reasongenrm.records import Drop, Message, Order, PairResult, Verdict, content_id, to_json
 from reasongenrm.report.diagnostics import diagnose

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from reasongenrm.benchmarks.base import Row
-from reasongenrm.benchmarks.rewardbench import judge_result, scalar_result
+from reasongenrm.benchmarks.rewardbench import (
+    judge_result,
+    scalar_result,
+)
 from reasongenrm.records import Drop, PairResult, Verdict
 
 SAYS = ("right", "wrong", "tie", "unparsed", "truncated", "error")

@@ -23,10 +23,12 @@ from test_bench_run_report import Page
 from judged_run import EVIL_PROMPT, judged, published_run, rows_of, scored, toy_run, write_run
 from reasongenrm.benchmarks.base import Benchmark, Row
 from reasongenrm.benchmarks.common import aggregate
-from reasongenrm.benchmarks.paired import score_difference, working
+from reasongenrm.benchmarks.paired import score_difference
 from reasongenrm.benchmarks.ppe import CORRECTNESS, HUMAN
 from reasongenrm.benchmarks.registry import BENCHMARKS
-from reasongenrm.benchmarks.rewardbench import RewardBench
+from reasongenrm.benchmarks.rewardbench import (
+    RewardBench,
+)
 from reasongenrm.benchmarks.rewardbench_table import PRIOR_SETS
 from reasongenrm.cli import main
 from reasongenrm.errors import ConfigError, DataError
@@ -165,7 +167,7 @@ def test_the_interval_is_that_of_the_official_metric_on_resampled_rows(kind: str
     rows, models = two(kind)
     rows = [r for r in rows if r.subset != "Ties"]  # whose questions are resampled, not their rows
     benchmark: Benchmark = BENCHMARKS[kind]
-    ours, theirs = (working(benchmark, rows, models[name]) for name in ("better", "base"))
+    ours, theirs = (benchmark.work(rows, models[name]) for name in ("better", "base"))
     subsets = {name: [r for r in rows if r.subset == name] for name in ours.credits}
     draw = np.random.default_rng(7)
     resamples = 50_000
@@ -186,7 +188,7 @@ def test_the_interval_is_that_of_the_official_metric_on_resampled_rows(kind: str
 
 def test_the_two_sides_of_a_difference_have_the_same_rows() -> None:
     rows, models = two("judgebench")
-    whole, part = (working(BENCHMARKS["judgebench"], some, models["base"]) for some in (rows, rows[1:]))
+    whole, part = (BENCHMARKS["judgebench"].work(some, models["base"]) for some in (rows, rows[1:]))
     with pytest.raises(ValueError, match="same rows"):
         score_difference(whole, part)
 
@@ -262,7 +264,7 @@ def test_identical_runs_differ_in_nothing(toy: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_against_itself_differs_in_nothing_whatever_the_benchmark(kind: str) -> None:
     rows, models = two(kind)
-    one = working(BENCHMARKS[kind], rows, models["base"])
+    one = BENCHMARKS[kind].work(rows, models["base"])
     difference, interval = score_difference(one, one)
     assert difference == 0 and interval == pytest.approx((0, 0), abs=1e-12)
 

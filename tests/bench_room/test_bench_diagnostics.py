@@ -15,7 +15,11 @@ from hypothesis import strategies as st
 
 from judged_run import judged, rows_of, scored
 from reasongenrm.benchmarks.base import Row
-from reasongenrm.benchmarks.rewardbench import REWARDBENCH, judge_result, scalar_result
+from reasongenrm.benchmarks.rewardbench import (
+    judge_result,
+    scalar_result,
+)
+from reasongenrm.benchmarks.rewardbench_table import REWARDBENCH
 from reasongenrm.records import PairResult, Verdict
 from reasongenrm.report.diagnostics import BIN_EDGES, Diagnostics, diagnose, probability_right
 from reasongenrm.report.stats import wilson_interval

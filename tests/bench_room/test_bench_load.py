@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from reasongenrm.benchmarks.rewardbench import load_benchmark
+from reasongenrm.benchmarks.rewardbench import (
+    load_benchmark,
+)
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Drop, PreferencePair
 

@@ -15,7 +15,9 @@ import pytest
 import yaml
 
 from judged_run import judged, rows_of, toy_run, write_run
-from reasongenrm.benchmarks.rewardbench import score
+from reasongenrm.benchmarks.rewardbench import (
+    score,
+)
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.report.model_card import write_model_card
 from reasongenrm.report.run_files import read_run

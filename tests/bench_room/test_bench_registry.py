@@ -17,7 +17,12 @@ from reasongenrm.benchmarks.base import Row, rating
 from reasongenrm.benchmarks.common import decisions_differ, share_interval, strictly
 from reasongenrm.benchmarks.leaderboard import leaderboard_files
 from reasongenrm.benchmarks.registry import BENCHMARKS
-from reasongenrm.benchmarks.rewardbench import RewardBench, load_benchmark, scalar_result, score
+from reasongenrm.benchmarks.rewardbench import (
+    RewardBench,
+    load_benchmark,
+    scalar_result,
+    score,
+)
 from reasongenrm.benchmarks.rewardbench_table import PRIOR_SETS, REWARDBENCH
 from reasongenrm.errors import DataError
 from reasongenrm.recipe_evaluate import HUB_IDS

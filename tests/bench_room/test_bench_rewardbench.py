@@ -9,16 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reasongenrm.benchmarks.common import aggregate
 from reasongenrm.benchmarks.rewardbench import (
-    REWARDBENCH,
-    TOY,
-    aggregate,
-    compare,
     judge_result,
     scalar_result,
     score,
-    table_for,
 )
+from reasongenrm.benchmarks.rewardbench_table import REWARDBENCH, TOY, table_for
 from reasongenrm.errors import DataError
 from reasongenrm.records import PairResult, Verdict
 from reasongenrm.report.scores import OUTCOMES, Counts
@@ -132,16 +129,6 @@ def test_hand_computed_partial_score() -> None:
     assert result.swap_mean == 5 / 7
     assert result.partial and "hep-cpp" in result.missing and "donotanswer" in result.missing
     assert result.subsets["llmbar-natural"].strict == 0.75
-
-
-def test_compare_pairs_the_rows() -> None:
-    ours, theirs = scalar_rows(NEMOTRON), scalar_rows(SKYWORK)
-    difference, (low, high) = compare(ours, reversed(theirs))
-    assert difference == pytest.approx(score(ours).score - score(theirs).score)
-    assert low < difference < high
-    assert compare(ours, ours) == (0.0, (0.0, 0.0))
-    with pytest.raises(DataError, match="not of the same rows"):
-        compare(ours, theirs[1:])
 
 
 def verdict(order: str, winner: str | None, outcome: str = "ok", *, rescued: bool = False) -> Verdict:

@@ -20,7 +20,11 @@ from hypothesis import strategies as st
 
 from judged_run import EVIL_ANSWER, EVIL_PROMPT, evil_row, judged, rows_of, scored, toy_run, write_run
 from reasongenrm.benchmarks.base import Row
-from reasongenrm.benchmarks.rewardbench import REWARDBENCH, judge_result, score
+from reasongenrm.benchmarks.rewardbench import (
+    judge_result,
+    score,
+)
+from reasongenrm.benchmarks.rewardbench_table import REWARDBENCH
 from reasongenrm.errors import DataError
 from reasongenrm.records import PairResult, Verdict
 from reasongenrm.report.diagnostics import diagnose, probability_right

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from reasongenrm.benchmarks.rewardbench import judge_result, scalar_result, score
+from reasongenrm.benchmarks.rewardbench import (
+    judge_result,
+    scalar_result,
+    score,
+)
 from reasongenrm.records import Verdict
 from reasongenrm.report.markdown import escape_markdown, grid
 from reasongenrm.report.plots import loss_curve
@@ -69,7 +73,7 @@ def test_escapes() -> None:
 
 
 def test_a_whole_real_benchmark_has_no_footnote() -> None:
-    from reasongenrm.benchmarks.rewardbench import REWARDBENCH
+    from reasongenrm.benchmarks.rewardbench_table import REWARDBENCH
 
     rows = [
         scalar_result(f"{s}{i}", s, 1.0, 0.0)

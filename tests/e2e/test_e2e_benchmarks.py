@@ -54,10 +54,14 @@ def test_every_benchmark_is_judged_and_every_row_accounted_for(chain: Chain, sha
         )
         done = chain.bench.good(
             EVALUATE, "real", f"evaluate.benchmarks={{{described}}}", f"limit={ROWS}", f"evaluate.others={{length: {other}}}",
-            "judges={genrm: {template: direct}}", "evaluate.base=false", "prompts=configs/prompts/judge.yaml",
+            "judges={genrm: {template: direct}}", "evaluate.base=false", "evaluate.server={kind: vllm, startup_seconds: 300}", "prompts=configs/prompts/judge.yaml",
             "engine.max_model_len=8000", "scalar.max_length=512", "teachers={student: {max_tokens: 48}}",
             "records={}", "data.max_tokens=4000",
         )  # fmt: skip
+    assert chain.bench.processes("real") == {}, "the server is gone"
+    assert "startup complete" in (folder / "servers" / "server-0.log").read_text(
+        encoding="utf-8", errors="replace"
+    )
     scores = value_of(folder / "scores.json")["benchmarks"]
     assert scores.keys() == files.keys()
     for name, found in scores.items():

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from e2e_scripts import EVALUATE, PREPARE, TRAIN, Bench, Done, rows_of, value_of
 
-from reasongenrm.benchmarks.rewardbench import load_benchmark
+from reasongenrm.benchmarks.rewardbench import (
+    load_benchmark,
+)
 from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.prompts import PromptFile, judge_prompt
 from reasongenrm.records import PreferencePair

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from reasongenrm.benchmarks.rewardbench import judge_result
+from reasongenrm.benchmarks.rewardbench import (
+    judge_result,
+)
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.resume import complete_missing
 from reasongenrm.engines.vllm import VLLMEngine

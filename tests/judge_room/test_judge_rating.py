@@ -16,7 +16,9 @@ from test_judge_attacks import KNOWN, found, grown, is_broken_up, seen
 
 from reasongenrm.benchmarks.base import Row
 from reasongenrm.benchmarks.base import rating as of_answers
-from reasongenrm.benchmarks.rewardbench import score
+from reasongenrm.benchmarks.rewardbench import (
+    score,
+)
 from reasongenrm.benchmarks.rewardbench2 import RewardBench2, best_of_n
 from reasongenrm.engines.base import Request
 from reasongenrm.errors import ConfigError, DataError

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from reasongenrm.records import Drop, Message, PairResult, PreferencePair, content_id
 from reasongenrm.report.scores import BenchmarkScore
+
+if TYPE_CHECKING:
+    from reasongenrm.benchmarks.common import Working
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,10 @@ class Benchmark(Protocol):
             ConfigError: a negative limit, or a revision of a local path.
             DataError: nothing is at `path`, or no row can be read.
         """
+        ...
+
+    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
+        """Return the official score with what it was computed from; see `score`."""
         ...
 
     def score(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,10 +45,35 @@ class Table:
         return [subset for weights in self.sections.values() for subset in weights]
 
 
-NOTED: ContextVar[list[tuple[Table, Mapping[str, Sequence[float]]]] | None] = ContextVar(
-    "NOTED", default=None
-)
-"""Where `tally` notes down what it makes a score of, while `paired.working` asks for it."""
+@dataclass(frozen=True, slots=True)
+class Working:
+    """An official score, and what it was computed from.
+
+    Attributes:
+        score: the score.
+        table: the sections over which the means of the credits were aggregated.
+        credits: subset -> the credit of every row (of RewardBench 2's Ties: of every question).
+    """
+
+    score: BenchmarkScore
+    table: Table
+    credits: Mapping[str, Sequence[float]]
+
+
+class Scoring(ABC):
+    """What every benchmark object inherits: its score is that of its working."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
+        """See `Benchmark`."""
+
+    def score(
+        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
+    ) -> BenchmarkScore:
+        """See `Benchmark`."""
+        return self.work(rows, results, seed=seed).score
 
 
 def micro_table(name: str, sections: Mapping[str, Mapping[str, int]], published: Mapping[str, int]) -> Table:
@@ -162,7 +187,7 @@ def tally(
     seed: int,
     missing: Sequence[str] | None = None,
     details: Mapping[str, float | None] | None = None,
-) -> BenchmarkScore:
+) -> Working:
     """Return the result that some subsets' credits make. It does not depend on the order of the rows.
 
     Args:
@@ -173,8 +198,6 @@ def tally(
         missing: what is absent or incomplete; by default the table's subsets with fewer rows than published.
         details: see `BenchmarkScore`.
     """
-    if (noted := NOTED.get()) is not None:
-        noted.append((table, credits))
     means, strict_means = (
         {name: mean(values) for name, values in some.items()} for some in (credits, strict)
     )
@@ -184,7 +207,7 @@ def tally(
         missing = [name for name in table.subsets if rows.get(name, 0) < published.get(name, 1)]
     every = [result for some in results.values() for result in some]
     letters = Counter(v.winner for result in every for v in result.verdicts if v.winner in ("A", "B"))
-    return BenchmarkScore(
+    score = BenchmarkScore(
         benchmark=table.name,
         toy=table.toy,
         partial=bool(missing),
@@ -213,6 +236,7 @@ def tally(
         counts=Counts.of(every),
         details=dict(details or {}),
     )
+    return Working(score, table, credits)
 
 
 def score_rows(
@@ -224,7 +248,7 @@ def score_rows(
     seed: int,
     missing: Sequence[str] | None = None,
     details: Mapping[str, float | None] | None = None,
-) -> BenchmarkScore:
+) -> Working:
     """Return the result of some judged rows under a metric; for the arguments see `tally`.
 
     Raises:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import Row
 from reasongenrm.benchmarks.common import (
+    Scoring,
+    Working,
     by_row,
     check_rows,
     decisions_differ,
@@ -24,7 +26,6 @@ from reasongenrm.benchmarks.common import (
 from reasongenrm.data.turns import BadRow
 from reasongenrm.reading import RawRow
 from reasongenrm.records import Drop, PairResult
-from reasongenrm.report.scores import BenchmarkScore
 
 NAME = "JudgeBench"
 CATEGORIES = ("Knowledge", "Reasoning", "Math", "Coding")
@@ -61,7 +62,7 @@ def category(source: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeBench:
+class JudgeBench(Scoring):
     """JudgeBench; the score is the share of all pairs that are right (categories are not averaged).
 
     Attributes:
@@ -80,9 +81,7 @@ class JudgeBench:
         mend = "a row has the columns source, question, response_A, response_B and label (A>B or B>A)"
         return loading.parsed_rows(raw, lambda row: _parse(row, read), where=path, mend=mend)
 
-    def score(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
-    ) -> BenchmarkScore:
+    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
         """See `Benchmark`.
 
         Details: `net` (share of right pairs less that of wrong ones), `tied` (counter 0), `inconsistent` (the two
@@ -97,8 +96,8 @@ class JudgeBench:
         table = micro_table(self.name, {name: {name: judged[name]} for name in names}, published)
         details = _details(rows, results)
         scored = score_rows(table, rows, results, by_row(row_credit), seed=seed, details=details)
-        counted = [accuracy for accuracy in scored.sections.values() if accuracy is not None]
-        scored.details["macro"] = mean(counted)
+        counted = [accuracy for accuracy in scored.score.sections.values() if accuracy is not None]
+        scored.score.details["macro"] = mean(counted)
         return scored
 
 

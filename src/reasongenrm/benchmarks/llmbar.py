@@ -14,7 +14,9 @@ from pathlib import Path
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import Row
 from reasongenrm.benchmarks.common import (
+    Scoring,
     Table,
+    Working,
     by_row,
     check_rows,
     decisions_differ,
@@ -26,7 +28,6 @@ from reasongenrm.benchmarks.common import (
 from reasongenrm.data.turns import BadRow
 from reasongenrm.reading import RawRow
 from reasongenrm.records import Drop, PairResult
-from reasongenrm.report.scores import BenchmarkScore
 
 ROWS = {"Natural": 100, "Neighbor": 134, "GPTInst": 92, "GPTOut": 47, "Manual": 46}
 """Subset -> instances, as published (419 in all)."""
@@ -53,7 +54,7 @@ def row_credit(row: Row, results: Sequence[PairResult]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class LLMBar:
+class LLMBar(Scoring):
     """LLMBar; the score is the plain mean of its five subsets.
 
     Attributes:
@@ -80,9 +81,7 @@ class LLMBar:
         mend = "a row has the columns input, output_1, output_2 and label (1 or 2)"
         return loading.parsed_rows(raw, _parse, where=path, mend=mend)
 
-    def score(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
-    ) -> BenchmarkScore:
+    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
         """See `Benchmark`. Detail: `agreement`, upstream's positional agreement rate (None with one order)."""
         check_rows(rows)
         pairs = [result for row in rows for result in found(row, results)]

@@ -8,17 +8,24 @@ from dataclasses import dataclass
 
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import Row
-from reasongenrm.benchmarks.common import by_row, check_rows, mean_credit, micro_table, score_rows
+from reasongenrm.benchmarks.common import (
+    Scoring,
+    Working,
+    by_row,
+    check_rows,
+    mean_credit,
+    micro_table,
+    score_rows,
+)
 from reasongenrm.reading import RawRow
 from reasongenrm.records import Drop, PairResult
-from reasongenrm.report.scores import BenchmarkScore
 
 COLUMNS = ("prompt", "chosen", "rejected", "subset")
 SECTION = "All"
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class Pairs(Scoring):
     """Pairs of any source; every pair counts alike.
 
     Attributes:
@@ -39,9 +46,7 @@ class Pairs:
         mend = "a row has the columns prompt, chosen and rejected"
         return loading.parsed_rows(raw, _parse, where=path, mend=mend)
 
-    def score(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
-    ) -> BenchmarkScore:
+    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
         """See `Benchmark`. Nobody published what is missing, so that no result is partial."""
         check_rows(rows)
         judged = Counter(row.subset for row in rows)

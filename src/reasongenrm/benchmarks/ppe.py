@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import Row, rating
 from reasongenrm.benchmarks.common import (
+    Scoring,
     Table,
+    Working,
     by_row,
     check_rows,
     found,
@@ -26,7 +28,6 @@ from reasongenrm.benchmarks.common import (
 from reasongenrm.data.turns import BadRow, check_text, is_list
 from reasongenrm.reading import RawRow, kind_of
 from reasongenrm.records import Drop, PairResult, content_id
-from reasongenrm.report.scores import BenchmarkScore
 
 HUMAN = "Human preference"
 CORRECTNESS = "Correctness"
@@ -47,7 +48,7 @@ _WINNERS = {"model_a": 0, "model_b": 1, "1": 0, "2": 1, "tie": None, "tie (bothb
 
 
 @dataclass(frozen=True, slots=True)
-class PPE:
+class PPE(Scoring):
     """PPE; the score is the mean of its two parts, where both are in the rows, and else that of the one.
 
     Attributes:
@@ -77,9 +78,7 @@ class PPE:
         )
         return loading.parsed_rows(raw, _parse, where=path, mend=mend)
 
-    def score(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
-    ) -> BenchmarkScore:
+    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
         """See `Benchmark`.
 
         Every vote counts alike; of the correctness part every benchmark does, and in it every question.

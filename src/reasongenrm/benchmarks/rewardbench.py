@@ -15,7 +15,12 @@ from itertools import chain, islice
 from pathlib import Path
 
 from reasongenrm.benchmarks.base import Row
-from reasongenrm.benchmarks.common import Table, aggregate, tally
+from reasongenrm.benchmarks.common import (
+    Scoring,
+    Table,
+    Working,
+    tally,
+)
 from reasongenrm.benchmarks.rewardbench_table import (
     PRIOR_SETS,
     REWARDBENCH,
@@ -28,20 +33,6 @@ from reasongenrm.errors import DataError
 from reasongenrm.reading import read_rows
 from reasongenrm.records import Drop, PairResult, PreferencePair, Verdict
 from reasongenrm.report.scores import BenchmarkScore
-from reasongenrm.report.stats import Interval, paired_difference
-
-__all__ = [
-    "REWARDBENCH",
-    "TOY",
-    "RewardBench",
-    "aggregate",
-    "compare",
-    "judge_result",
-    "load_benchmark",
-    "scalar_result",
-    "score",
-    "table_for",
-]
 
 
 def load_benchmark(
@@ -122,15 +113,19 @@ def score(results: Iterable[PairResult], *, seed: int = 0) -> BenchmarkScore:
     Raises:
         DataError: no rows, or subsets that no table holds.
     """
+    return _worked(results, seed=seed).score
+
+
+def _worked(results: Iterable[PairResult], *, seed: int) -> Working:
     by_subset: defaultdict[str, list[PairResult]] = defaultdict(list)
     for result in results:
         by_subset[result.subset].append(result)
     if not by_subset:
         raise DataError("no rows to score", mend="judge a benchmark first")
-    return _score(table_for(by_subset), by_subset, seed=seed)
+    return _tallied(table_for(by_subset), by_subset, seed=seed)
 
 
-def _score(table: Table, by_subset: Mapping[str, Sequence[PairResult]], *, seed: int) -> BenchmarkScore:
+def _tallied(table: Table, by_subset: Mapping[str, Sequence[PairResult]], *, seed: int) -> Working:
     return tally(
         table,
         {name: [row.credit for row in rows] for name, rows in by_subset.items()},
@@ -141,27 +136,8 @@ def _score(table: Table, by_subset: Mapping[str, Sequence[PairResult]], *, seed:
     )
 
 
-def compare(
-    ours: Iterable[PairResult], theirs: Iterable[PairResult], *, seed: int = 0
-) -> tuple[float, Interval]:
-    """Return how much higher our score is than theirs, and the 95% paired bootstrap interval of that.
-
-    Raises:
-        DataError: the two did not judge the same rows.
-    """
-    sides = [{(row.subset, row.pair_id): row.credit for row in side} for side in (ours, theirs)]
-    if not sides[0] or sides[0].keys() != sides[1].keys():
-        raise DataError("the two results are not of the same rows", mend="judge the same benchmark twice")
-    credits: list[defaultdict[str, list[float]]] = [defaultdict(list), defaultdict(list)]
-    for subset, pair_id in sorted(sides[0]):
-        for side, grouped in zip(sides, credits, strict=True):
-            grouped[subset].append(side[subset, pair_id])
-    table = table_for(credits[0])
-    return paired_difference(credits[0], credits[1], lambda means: aggregate(table, means)[1], seed=seed)
-
-
 @dataclass(frozen=True, slots=True)
-class RewardBench:
+class RewardBench(Scoring):
     """RewardBench v1, or the toy benchmark of the same form.
 
     Attributes:
@@ -190,18 +166,16 @@ class RewardBench:
         for pair in pairs:
             yield pair if isinstance(pair, Drop) else _row(pair)
 
-    def score(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
-    ) -> BenchmarkScore:
+    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
         """See `Benchmark` and `score`."""
         judged = [results[pair.id] for row in rows for pair in row.pairs]
         if not self.prior_sets or all(result.subset in TOY.subsets for result in judged):
-            return score(judged, seed=seed)
+            return _worked(judged, seed=seed)
         by_subset: defaultdict[str, list[PairResult]] = defaultdict(list)
         for result in judged:
             by_subset[result.subset].append(result)
         table_for(set(by_subset) - set(PRIOR_SETS))  # refuses toy and unknown subsets
-        return _score(WITH_PRIOR_SETS, by_subset, seed=seed)
+        return _tallied(WITH_PRIOR_SETS, by_subset, seed=seed)
 
 
 def _row(pair: PreferencePair) -> Row:

@@ -14,12 +14,20 @@ from typing import Any
 
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import Row, rating
-from reasongenrm.benchmarks.common import Table, beats, check_rows, found, readable, score_rows
+from reasongenrm.benchmarks.common import (
+    Scoring,
+    Table,
+    Working,
+    beats,
+    check_rows,
+    found,
+    readable,
+    score_rows,
+)
 from reasongenrm.benchmarks.ties import ties_credits, ties_details
 from reasongenrm.data.turns import BadRow
 from reasongenrm.reading import RawRow
 from reasongenrm.records import Drop, PairResult
-from reasongenrm.report.scores import BenchmarkScore
 
 TIES = "Ties"
 ROWS = {"Factuality": 475, "Precise IF": 160, "Math": 183, "Safety": 450, "Focus": 495, TIES: 102}
@@ -63,7 +71,7 @@ def _credits(rows: Sequence[Row], results: Mapping[str, PairResult]) -> dict[str
 
 
 @dataclass(frozen=True, slots=True)
-class RewardBench2:
+class RewardBench2(Scoring):
     """RewardBench 2; the score is the plain mean of the six subsets.
 
     Attributes:
@@ -81,9 +89,7 @@ class RewardBench2:
         mend = f"a row has the columns {', '.join(COLUMNS[:5])}"
         return loading.parsed_rows(raw, _parse, where=path, mend=mend)
 
-    def score(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
-    ) -> BenchmarkScore:
+    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
         """See `Benchmark`. The details are the terms of Ties."""
         check_rows(rows)
         details = ties_details([row for row in rows if row.subset == TIES], results)

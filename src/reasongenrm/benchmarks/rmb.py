@@ -13,11 +13,20 @@ from pathlib import Path
 
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import Row
-from reasongenrm.benchmarks.common import Table, beats, by_row, check_rows, mean, mean_credit, score_rows
+from reasongenrm.benchmarks.common import (
+    Scoring,
+    Table,
+    Working,
+    beats,
+    by_row,
+    check_rows,
+    mean,
+    mean_credit,
+    score_rows,
+)
 from reasongenrm.data.turns import BadRow, check_text, is_list
 from reasongenrm.reading import RawRow, kind_of
 from reasongenrm.records import Drop, PairResult
-from reasongenrm.report.scores import BenchmarkScore
 
 PAIRWISE, BON = "Pairwise", "BoN"
 GOALS = ("Helpfulness", "Harmlessness")
@@ -34,7 +43,7 @@ def row_credit(row: Row, results: Sequence[PairResult]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class RMB:
+class RMB(Scoring):
     """RMB; the score is the mean of its four parts, as in the paper's leaderboard.
 
     Attributes:
@@ -56,9 +65,7 @@ class RMB:
         mend = "a row has conversation_input, and chosen and reject, or bon_best and loser_list"
         return loading.parsed_rows(raw, _parse, where=path, mend=mend)
 
-    def score(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
-    ) -> BenchmarkScore:
+    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
         """See `Benchmark`. In each of the four parts every row counts alike; details: the mean of each goal."""
         check_rows(rows)
         judged = Counter((row.details["section"], row.subset) for row in rows)
@@ -69,9 +76,9 @@ class RMB:
         table = Table(self.name, False, sections, {})
         scored = score_rows(table, rows, results, by_row(row_credit), seed=seed, missing=missing)
         for goal in GOALS:
-            parts = [scored.sections[f"{goal} {kind}"] for kind in (BON, PAIRWISE)]
+            parts = [scored.score.sections[f"{goal} {kind}"] for kind in (BON, PAIRWISE)]
             known = [part for part in parts if part is not None]
-            scored.details[goal] = mean(known) if known else None
+            scored.score.details[goal] = mean(known) if known else None
         return scored
 
 

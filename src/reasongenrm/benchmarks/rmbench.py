@@ -14,7 +14,9 @@ from pathlib import Path
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import Row
 from reasongenrm.benchmarks.common import (
+    Scoring,
     Table,
+    Working,
     aggregate,
     by_row,
     check_rows,
@@ -26,7 +28,6 @@ from reasongenrm.benchmarks.common import (
 from reasongenrm.data.turns import BadRow
 from reasongenrm.reading import RawRow
 from reasongenrm.records import Drop, PairResult
-from reasongenrm.report.scores import BenchmarkScore
 
 STYLES = ("concise", "detailed", "markdown")
 """The order of the answers in `chosen` and in `rejected`, from the plainest to the richest."""
@@ -96,7 +97,7 @@ def _details(rows: Sequence[Row], results: Mapping[str, PairResult]) -> dict[str
 
 
 @dataclass(frozen=True, slots=True)
-class RMBench:
+class RMBench(Scoring):
     """RM-Bench; the score is the plain mean of the four domains.
 
     Attributes:
@@ -120,9 +121,7 @@ class RMBench:
         mend = "a row has the columns prompt, chosen, rejected (three answers each) and domain"
         return loading.parsed_rows(raw, _parse, where=path, mend=mend)
 
-    def score(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
-    ) -> BenchmarkScore:
+    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
         """See `Benchmark`. The details are the matrix of styles, and hard, normal and easy."""
         check_rows(rows)
         details = _details(rows, results)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -43,7 +44,7 @@ class VLLMServers:
         adapters: LoRA folders to serve beside the base.
         max_lora_rank: the highest rank among them.
         seed: of the engines.
-        logs: folder for the logs; a temporary one when not given.
+        logs: folder for the logs; a temporary one, which goes with the servers, when not given.
         on_event: told, in one line each, what a user should know.
 
     Raises:
@@ -72,6 +73,7 @@ class VLLMServers:
         self._processes: list[subprocess.Popen[bytes]] = []
         folder = logs or Path(tempfile.mkdtemp(prefix="reasongenrm-servers-"))
         folder.mkdir(parents=True, exist_ok=True)
+        self._passing = None if logs else folder
         try:
             started = [
                 self._start(_command(model, config, servers, self._names, max_lora_rank, seed), number, config, folder)
@@ -134,6 +136,8 @@ class VLLMServers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        if self._processes and self._passing and hasattr(self, "_engines"):  # logs of a failed start stay
+            shutil.rmtree(self._passing, ignore_errors=True)
         self._processes.clear()
 
 

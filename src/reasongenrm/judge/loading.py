@@ -76,6 +76,7 @@ def load_engine(
     seed: int,
     adapters: Sequence[Path] = (),
     server: VLLMServerConfig | None = None,
+    logs: Path | None = None,
     on_event: Callable[[str], None] = lambda text: None,
 ) -> Engine:
     """Start vLLM in this process, or as servers of its own.
@@ -86,6 +87,7 @@ def load_engine(
         seed: of the engine.
         adapters: LoRA folders that will be asked for.
         server: the servers to start; None for this process.
+        logs: folder for the servers' logs.
         on_event: told, in one line each, what a user should know of the servers.
 
     Raises:
@@ -98,7 +100,7 @@ def load_engine(
 
     paths = [str(path) for path in adapters]
     return VLLMServers(
-        model, config, server, adapters=paths, max_lora_rank=rank, seed=seed, on_event=on_event
+        model, config, server, adapters=paths, max_lora_rank=rank, seed=seed, logs=logs, on_event=on_event
     )
 
 

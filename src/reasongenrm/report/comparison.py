@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from reasongenrm.benchmarks.base import Benchmark, Row
-from reasongenrm.benchmarks.common import found
-from reasongenrm.benchmarks.paired import Working, score_difference, working
+from reasongenrm.benchmarks.common import Working, found
+from reasongenrm.benchmarks.paired import score_difference
 from reasongenrm.benchmarks.registry import BENCHMARKS
-from reasongenrm.benchmarks.rewardbench import RewardBench
+from reasongenrm.benchmarks.rewardbench import (
+    RewardBench,
+)
 from reasongenrm.benchmarks.rewardbench_table import PRIOR_SETS
 from reasongenrm.errors import DataError
 from reasongenrm.records import PairResult
@@ -175,7 +177,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _working(side: Side, rows: Sequence[Row]) -> Working:
-    return working(_benchmark(side, rows), rows, side.model.results, seed=side.seed)
+    return _benchmark(side, rows).work(rows, side.model.results, seed=side.seed)
 
 
 def _benchmark(side: Side, rows: Sequence[Row]) -> Benchmark:

@@ -11,7 +11,9 @@ from typing import Any
 from reasongenrm.benchmarks.base import Benchmark, Row
 from reasongenrm.benchmarks.leaderboard import leaderboard_files
 from reasongenrm.benchmarks.registry import BENCHMARKS
-from reasongenrm.benchmarks.rewardbench import RewardBench
+from reasongenrm.benchmarks.rewardbench import (
+    RewardBench,
+)
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.recipe import Recipe
 from reasongenrm.recipe_evaluate import BenchmarkConfig

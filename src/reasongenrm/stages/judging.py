@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.benchmarks.rewardbench import judge_result, scalar_result
+from reasongenrm.benchmarks.rewardbench import (
+    judge_result,
+    scalar_result,
+)
 from reasongenrm.engines.base import Engine
 from reasongenrm.judge.asking import Asker, ask_as
 from reasongenrm.judge.encoder import ChatEncoder
@@ -80,6 +83,7 @@ class Judges:
                 seed=recipe.seed,
                 adapters=[path for path in self._adapters.values() if path],
                 server=recipe.evaluate.server,
+                logs=self._run.path("servers"),
                 on_event=say,
             )
         return self._engine
