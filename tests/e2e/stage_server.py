@@ -15,12 +15,16 @@ import threading
 import torch
 import transformers
 import trl
-import vllm
+import vllm.v1.worker.cpu_model_runner
+import vllm.v1.worker.cpu_worker
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from vllm import LLM  # `import vllm` alone loads next to nothing
+from vllm.model_executor.models import qwen2
 
 from reasongenrm.cli import main
 from reasongenrm.stages import prepare
 
-LOADED = (torch, transformers, trl, vllm, prepare)
+LOADED = (torch, transformers, trl, vllm, LLM, qwen2, AutoModelForCausalLM, AutoTokenizer, prepare)
 
 
 def serve() -> None:
