@@ -30,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.judge.asking import Asker
+from reasongenrm.judge.asker import Asker
 from reasongenrm.recipe import Recipe
 from reasongenrm.recipe_file import load_recipe
 from reasongenrm.records import JudgePrompt, PreferencePair
@@ -154,7 +154,7 @@ def server_part(recipe: Recipe, rows: int, repeats: int) -> dict[str, Any]:
         config = servers._engines[servers._names[judge.adapter]]._config
         url = config.urls[0]
         client = openai.OpenAI(base_url=url, api_key=os.environ[str(config.api_key_env)])
-        encoder, tokens = judge.asker.encoder, judge.asker.tokens
+        encoder, tokens = judge.asker.encoder, judge.asker.verdict_tokens
         assert encoder is not None and tokens is not None
 
         def complete(ids: Sequence[int], limit: int) -> list[int]:

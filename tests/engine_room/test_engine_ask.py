@@ -14,7 +14,8 @@ import pytest
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.asking import Asker, ask_as
+from reasongenrm.judge.asker import Asker
+from reasongenrm.judge.asking import ask_as
 from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.given import Prompt
 from reasongenrm.judge.prompts import PromptFile

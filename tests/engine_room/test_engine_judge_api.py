@@ -15,7 +15,8 @@ from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.asking import Asker, ask_as
+from reasongenrm.judge.asker import Asker
+from reasongenrm.judge.asking import ask_as
 from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.prompts import PromptFile, place
 from reasongenrm.processes import is_gone

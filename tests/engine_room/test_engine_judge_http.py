@@ -22,7 +22,8 @@ import pytest
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.asking import Asker, Asking
+from reasongenrm.judge.asker import Asker
+from reasongenrm.judge.asking import Asking
 from reasongenrm.judge.bodies import Limits
 from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.http import create_app, serve

@@ -11,7 +11,8 @@ import pytest
 
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.asking import Asker, Asking
+from reasongenrm.judge.asker import Asker
+from reasongenrm.judge.asking import Asking
 from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.prompts import PromptFile
 from reasongenrm.judge.rewards import GroupReward

@@ -16,10 +16,12 @@ from test_engine_resume import IMMORTAL, DyingEngine, Killed, tear
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.asking import RESCUE, Asker, ask_as
+from reasongenrm.judge.asker import Asker
+from reasongenrm.judge.asking import RESCUE, ask_as
 from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.judge.loop import ask_now
 from reasongenrm.judge.prompts import PromptFile, rating_prompt
-from reasongenrm.judge.rating import Rater, rate_now
+from reasongenrm.judge.rating import Rater
 from reasongenrm.recipe import ModelConfig, Recipe
 from reasongenrm.recipe_evaluate import AskingConfig
 from reasongenrm.recipe_file import load_recipe
@@ -191,8 +193,9 @@ def test_the_context_is_used_to_its_last_token_and_not_beyond(
             of_length.setdefault(length, prompt)
     assert set(of_length) == set(range(limit - 16, limit + 3))
     asking = ask_as(AskingConfig(max_tokens=TOKENS), 17)
-    found = rate_now(list(of_length.values()), engine, Rater(asking, encoder, limit))
-    for length, rated in zip(of_length, found, strict=True):
+    found = ask_now(list(of_length.values()), engine, Rater(asking, encoder, limit))
+    for length, told in zip(of_length, found, strict=True):
+        rated = told.reading
         assert (rated.outcome == "error") == (length >= limit)
         assert rated.tokens >= min(TOKENS, max(0, limit - length))
 

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.asking import Asker, Asking
+from reasongenrm.judge.asker import Asker
+from reasongenrm.judge.asking import Asking
 from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import verdict_text
 from reasongenrm.judge.loading import judge_encoder

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from reasongenrm.engines.base import Request
-from reasongenrm.judge.asking import RESCUE, Asker, Asking, request_seed
+from reasongenrm.engines.base import Engine, Request
+from reasongenrm.judge.asker import Asker
+from reasongenrm.judge.asking import RESCUE, Asking, request_seed
 from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.judge import judge, verdicts
+from reasongenrm.judge.loop import ask_all, read_all
 from reasongenrm.judge.prompts import PromptFile, judge_prompt
 from reasongenrm.judge.verdict import VerdictTokens
-from reasongenrm.records import Completion, JudgePrompt, PreferencePair
+from reasongenrm.records import Completion, JudgePrompt, PreferencePair, Verdict
 from reasongenrm.store import PartStore
 
 pytestmark = pytest.mark.unit
@@ -82,6 +83,18 @@ def answers(
         return Completion(request.id, "", ("stop", "length", "stop")[kind], tuple(ids), -1.0, watched)
 
     return answer
+
+
+def judge(
+    prompts: Sequence[JudgePrompt],
+    engine: Engine,
+    asker: Asker,
+    store: PartStore,
+    *,
+    adapter: str | None = None,
+) -> list[Verdict]:
+    ask_all(prompts, engine, asker, store, adapter=adapter)
+    return read_all(prompts, asker, store)
 
 
 def test_requests_carry_what_the_judge_needs(
@@ -205,5 +218,5 @@ def test_finished_work_is_read_and_not_asked(
     expected = judge(prompts, engine, ask(engine, encoder), PartStore(tmp_path / "c.jsonl"))
     engine.asked.clear()
     assert judge(prompts, engine, ask(engine, encoder), PartStore(tmp_path / "c.jsonl")) == expected
-    assert verdicts(prompts, PartStore(tmp_path / "c.jsonl"), Asker(ASKING, encoder, 512)) == expected
+    assert read_all(prompts, Asker(ASKING, encoder, 512), PartStore(tmp_path / "c.jsonl")) == expected
     assert engine.asked == []

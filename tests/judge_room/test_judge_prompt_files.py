@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.asking import Asker, Asking
+from reasongenrm.judge.asker import Asker
+from reasongenrm.judge.asking import Asking
 from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.prompts import PromptFile, hindsight_prompt, judge_prompt
 from reasongenrm.judge.verdict import VerdictTokens

@@ -24,18 +24,17 @@ from reasongenrm.engines.base import Request
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.asking import RESCUE, Asker, Asking
+from reasongenrm.judge.asker import Asker
+from reasongenrm.judge.asking import RESCUE, Asking
 from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.judge.loop import ask_all, ask_now, read_all
 from reasongenrm.judge.prompts import PromptFile, judge_prompt, rating_prompt
 from reasongenrm.judge.rating import (
     ALONE,
     Rater,
     RatingTokens,
     last_rating,
-    rate,
-    rate_now,
     rating_at_end,
-    ratings,
     read_rating,
     read_rating_text,
 )
@@ -454,7 +453,7 @@ def test_a_chat_server_is_rescued_by_words() -> None:
     asked = rater.rescue(RATED[0], Completion("q", "well", "stop"))
     assert asked.messages == (*RATED[0].messages, *turns(("assistant", "well"), ("user", ALONE)))
     assert asked.prompt_ids == () and last_rating(ALONE) == 10
-    first = rater.read(Completion("q", "well", "stop", billed=3))
+    first = rater.read(RATED[0], Completion("q", "well", "stop", billed=3))
     rescued = rater.read_rescue(first, Completion("q#rescue", "Sure: [[8]]", "stop", billed=4))
     assert (rescued.rating, rescued.outcome, rescued.rescued, rescued.tokens) == (8, "ok", True, 7)
     assert rater.read_rescue(first, Completion("q#rescue", "eight", "stop")).outcome == "unparsed"
@@ -548,18 +547,21 @@ def check(told: Sequence[Rated]) -> None:
 def test_everything_is_asked_at_once_and_then_all_rescues(encoder: ChatEncoder) -> None:
     engine = scripted(encoder)
     rater = Rater(ASKING, encoder, 4096)
-    check(rate_now(RATED, engine, rater, adapter="adapter"))
+    check([told.reading for told in ask_now(RATED, engine, rater, adapter="adapter")])
     ids = [prompt.id for prompt in RATED]
     assert engine.asked == [ids, [name + RESCUE for n, name in enumerate(ids) if n % 3]]
-    twice = rate_now([RATED[3], RATED[0], RATED[3]], engine, rater, adapter="adapter")
-    assert [rated.rating for rated in twice] == [4, 1, 4] and engine.asked[2:] == [[ids[3], ids[0]]]
-    assert rate_now([], engine, rater, adapter="adapter") == []
+    twice = ask_now([RATED[3], RATED[0], RATED[3]], engine, rater, adapter="adapter")
+    assert [told.reading.rating for told in twice] == [4, 1, 4] and engine.asked[2:] == [[ids[3], ids[0]]]
+    assert ask_now([], engine, rater, adapter="adapter") == []
 
 
 def test_without_a_rescue_nothing_is_asked_again(encoder: ChatEncoder) -> None:
     engine = scripted(encoder)
-    told = rate_now(RATED, engine, Rater(Asking(64, 0, False, 17), encoder, 4096), adapter="adapter")
-    assert len(engine.asked) == 1 and [rated.outcome for rated in told] == ["ok", "truncated", "unparsed"] * 3
+    told = ask_now(RATED, engine, Rater(Asking(64, 0, False, 17), encoder, 4096), adapter="adapter")
+    assert (
+        len(engine.asked) == 1
+        and [one.reading.outcome for one in told] == ["ok", "truncated", "unparsed"] * 3
+    )
 
 
 @pytest.mark.parametrize("block", [4, None])
@@ -574,16 +576,16 @@ def test_a_killed_rating_goes_on_where_it_stopped(
             engine = scripted(encoder, block=block)
             engine.lives = lives
             with pytest.raises(Killed):
-                rate(RATED, engine, rater, PartStore(final), adapter="adapter")
+                ask_all(RATED, engine, rater, PartStore(final), adapter="adapter")
         engine = scripted(encoder, block=block)
         store = PartStore(final)
         kept = set(store)
-        rate(RATED, engine, rater, store, adapter="adapter")
+        ask_all(RATED, engine, rater, store, adapter="adapter")
         asked = [name for call in engine.asked for name in call]
         assert len(set(asked)) == len(asked) and (block or not kept & set(asked))
-        rate(RATED, engine, rater, store, adapter="adapter")
+        ask_all(RATED, engine, rater, store, adapter="adapter")
         assert [name for call in engine.asked for name in call] == asked, "a finished store asks for nothing"
-        check(ratings(RATED, PartStore(final), rater))
+        check(read_all(RATED, rater, PartStore(final)))
     assert (tmp_path / "calm.jsonl").read_bytes() == (tmp_path / "killed.jsonl").read_bytes()
 
 

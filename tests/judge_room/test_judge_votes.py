@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasongenrm.judge.asking import RESCUE, Asker, Asking
+from reasongenrm.judge.asker import Asker
+from reasongenrm.judge.asking import RESCUE, Asking
 from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import Grammar
 from reasongenrm.judge.votes import combine_votes, compare_orders, decide

@@ -71,6 +71,7 @@ class VLLMServers:
         self._names |= {path: f"adapter-{number}" for number, path in enumerate(adapters, 1)}
         os.environ.setdefault(KEY, secrets.token_hex(16))
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._engines: dict[str, OpenAIEngine] = {}
         folder = logs or Path(tempfile.mkdtemp(prefix="reasongenrm-servers-"))
         folder.mkdir(parents=True, exist_ok=True)
         self._passing = None if logs else folder
@@ -136,7 +137,7 @@ class VLLMServers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        if self._processes and self._passing and hasattr(self, "_engines"):  # logs of a failed start stay
+        if self._processes and self._passing and self._engines:  # logs of a failed start stay
             shutil.rmtree(self._passing, ignore_errors=True)
         self._processes.clear()
 
@@ -180,7 +181,8 @@ def _command(
 def _environment(number: int, config: EngineConfig) -> dict[str, str]:
     environment = os.environ | {"VLLM_API_KEY": os.environ[KEY], "VLLM_NO_USAGE_STATS": "1"}
     environment.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_gib))
-    environment.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # one process: it is ended as a whole
+    for limit in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
+        environment.setdefault(limit, str(2**31 - 1))  # as `keep_freed_memory` does it in process
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",") if visible else [str(n) for n in range(_gpus())]
     if devices:

@@ -15,10 +15,10 @@ from typing import Any, Literal, Self
 
 from reasongenrm.engines.base import Engine
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.asking import Asker, ask_as
+from reasongenrm.judge.asker import Asker
+from reasongenrm.judge.asking import ask_as
 from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.given import Prompt, given_answer, given_pair
-from reasongenrm.judge.judge import judge_now
 from reasongenrm.judge.loading import (
     PROMPTS,
     judge_encoder,
@@ -28,9 +28,10 @@ from reasongenrm.judge.loading import (
     section,
     template_text,
 )
+from reasongenrm.judge.loop import ask_now
 from reasongenrm.judge.prompts import PromptFile, judge_prompt, place, swapped
 from reasongenrm.judge.ranking import Ranking, rank
-from reasongenrm.judge.rating import HIGHEST, LOWEST, Rater, rate_now
+from reasongenrm.judge.rating import HIGHEST, LOWEST, Rater
 from reasongenrm.judge.votes import compare_orders, preference
 from reasongenrm.recipe import TEMPLATES, EngineConfig, ModelConfig, Recipe, Template
 from reasongenrm.recipe_data import AnthropicConfig, OpenAIConfig
@@ -275,12 +276,12 @@ class Judge:
             order = place(pair.id, self.seed)
             orders = (order, swapped(order)) if self.both_orders else (order,)
             prompts += [judge_prompt(pair, o, self.prompts) for o in orders]
-        answered = judge_now(prompts, self.engine, self.asker, adapter=self.adapter)
+        answered = ask_now(prompts, self.engine, self.asker, adapter=self.adapter)
         verdicts: dict[str, list[Verdict]] = {}
         errors: dict[str, str | None] = {}
         asked: dict[str, int] = {}
         for prompt, told in zip(prompts, answered, strict=True):
-            verdicts.setdefault(prompt.pair_id, []).append(told.verdict)
+            verdicts.setdefault(prompt.pair_id, []).append(told.reading)
             errors[prompt.pair_id] = errors.get(prompt.pair_id) or told.error
             asked[prompt.pair_id] = asked.get(prompt.pair_id, 0) + told.prompt_tokens
         margin = self.asker.asking.margin
@@ -351,4 +352,5 @@ class Judge:
             prompts = [
                 given_answer(number, prompt, answer, self.prompts) for number, (prompt, answer) in window
             ]
-            yield from rate_now(prompts, self.engine, rater, adapter=self.adapter)
+            answered = ask_now(prompts, self.engine, rater, adapter=self.adapter)
+            yield from (told.reading for told in answered)

@@ -1,29 +1,21 @@
-"""How a judge is asked for its verdict, and how its answers are read: by token ids, or by text alone."""
+"""How a judge is asked, whatever it is asked for: its requests, and the one that asks for the answer alone."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Generic, Literal, Protocol, TypeVar
 
 from reasongenrm.engines.base import Request
 from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.grammar import DEFAULT, Grammar
-from reasongenrm.judge.verdict import (
-    VerdictTokens,
-    read_completion,
-    read_rescue,
-    read_text,
-    read_text_rescue,
-    reason_ids,
-)
-from reasongenrm.judge.votes import combine_votes
+from reasongenrm.judge.verdict import VerdictTokens, reason_ids
 from reasongenrm.recipe_evaluate import AskingConfig
-from reasongenrm.records import Completion, JudgePrompt, Message, Verdict, content_id
+from reasongenrm.records import Completion, Message, content_id
 
 RESCUE = "#rescue"
 RESCUE_TOKENS = 16
-"""Limit of a verdict that is asked for by text."""
+"""Limit of what is asked for alone by text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,31 +59,79 @@ def request_seed(seed: int, name: str) -> int:
     return int(content_id("sample", seed, name), 16) % 2**31
 
 
-class Asker:
-    """Requests for the verdicts of one judge, and their reading.
+class Prompt(Protocol):
+    """What a judge is asked."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def messages(self) -> tuple[Message, ...]: ...
+
+
+class Reading(Protocol):
+    """What is read from a completion."""
+
+    @property
+    def outcome(self) -> str: ...
+
+
+P = TypeVar("P", bound=Prompt)
+R = TypeVar("R", bound=Reading)
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """How the thing asked for is spelled when it is asked for alone: `opening`, then what the judge adds.
+
+    Attributes:
+        opening: ids that it begins with, whatever it says.
+        allowed: ids that the judge may add.
+        longest: how many of them at most.
+        header: ids between a reason and its verdict.
+        stop: texts that end it.
+        watch: ids whose log-probabilities are wanted.
+    """
+
+    opening: tuple[int, ...]
+    allowed: tuple[int, ...]
+    longest: int
+    header: tuple[int, ...]
+    stop: tuple[str, ...] = ()
+    watch: tuple[int, ...] = ()
+
+
+class Questions(ABC, Generic[P, R]):
+    """Requests of one kind to one judge, and the reading of what it says.
 
     Args:
         asking: limits, votes and seeds.
         encoder: tokenizer and chat template of the judge; None for a server that is asked by messages alone.
+        tokens: how its verdicts are spelled; None without an encoder.
+        alone: how what is asked for alone is spelled; None without an encoder.
         max_model_len: tokens of prompt and completion together.
-        grammar: the verdict grammar, where there is no encoder to know it.
-
-    Raises:
-        ConfigError: the tokenizer does not tell the verdicts apart.
     """
 
+    closing: str
+    """Text that ends what is asked for."""
+    plea: str
+    """The turn that asks for it alone, by text."""
+
     def __init__(
-        self, asking: Asking, encoder: ChatEncoder | None, max_model_len: int, grammar: Grammar = DEFAULT
+        self,
+        asking: Asking,
+        encoder: ChatEncoder | None,
+        tokens: VerdictTokens | None,
+        alone: Alone | None,
+        max_model_len: int,
     ) -> None:
         self.asking, self.encoder, self.max_model_len = asking, encoder, max_model_len
-        self.grammar = encoder.grammar if encoder else grammar
-        self.tokens = VerdictTokens.of(encoder) if encoder else None
+        self.verdict_tokens, self.alone = tokens, alone
 
-    def names(self, prompt: JudgePrompt) -> list[str]:
+    def names(self, prompt: P) -> list[str]:
         """Return the ids of a prompt's requests, one per vote."""
         return [prompt.id, *(f"{prompt.id}#{vote}" for vote in range(2, self.asking.votes + 1))]
 
-    def requests(self, prompts: Sequence[JudgePrompt]) -> Iterator[Request]:
+    def requests(self, prompts: Sequence[P]) -> Iterator[Request]:
         """Yield a request per vote, those of one prompt behind each other, so that its tokens are computed once.
 
         A long prompt leaves less room for the completion, at least one token; one that fills the context is refused
@@ -102,10 +142,10 @@ class Asker:
             for name in self.names(prompt):
                 yield self._request(name, prompt, ids)
 
-    def _request(self, name: str, prompt: JudgePrompt, ids: tuple[int, ...]) -> Request:
+    def _request(self, name: str, prompt: P, ids: tuple[int, ...]) -> Request:
         asking = self.asking
         seed = request_seed(asking.seed, name) if asking.temperature > 0 else None
-        if self.encoder is None or self.tokens is None:
+        if self.encoder is None or self.alone is None:
             return Request(
                 name, (), asking.max_tokens, asking.temperature, seed=seed, messages=prompt.messages
             )
@@ -115,46 +155,48 @@ class Asker:
             max_tokens=max(1, min(asking.max_tokens, self.max_model_len - len(ids))),
             temperature=asking.temperature,
             seed=seed,
-            stop=(self.grammar.closing + self.encoder.end,),
+            stop=(self.closing + self.encoder.end,),
             ignore_eos=True,
-            watch=(self.tokens.a, self.tokens.b),
+            watch=self.alone.watch,
         )
 
-    def owes_rescue(self, verdict: Verdict) -> bool:
-        """Whether a verdict has to be asked for alone."""
-        return self.asking.rescue and verdict.outcome in ("unparsed", "truncated")
+    def owes_rescue(self, reading: R) -> bool:
+        """Whether what was asked for has to be asked for alone."""
+        return self.asking.rescue and reading.outcome in ("unparsed", "truncated")
 
-    def rescue(self, prompt: JudgePrompt, completion: Completion) -> Request:
-        """Return the request for the letter alone, behind the prompt and as much of the reason as fits."""
+    def rescue(self, prompt: P, completion: Completion) -> Request:
+        """Return the request for it alone, behind the prompt and as much of the reason as fits."""
         name = completion.id + RESCUE
-        if self.encoder is None or self.tokens is None:
+        if self.encoder is None or self.alone is None or self.verdict_tokens is None:
             said = Message(role="assistant", content=completion.text or "…")
-            turns = (*prompt.messages, said, Message(role="user", content=self._alone()))
+            turns = (*prompt.messages, said, Message(role="user", content=self.plea))
             return Request(name, (), RESCUE_TOKENS, messages=turns)
+        alone = self.alone
         ids = self.encoder.encode(prompt.messages, generation=True)
-        tail: list[int] = list(self.tokens.opening)
+        tail: list[int] = list(alone.opening)
         if self.encoder.reasons_first:
-            tail = [*self.tokens.header, *tail]
-            room = max(0, self.max_model_len - 1 - len(ids) - len(tail))
-            tail = reason_ids(completion, self.tokens)[:room] + tail
-        letters = (self.tokens.a, self.tokens.b)
-        return Request(name, (*ids, *tail), max_tokens=1, allowed=letters, watch=letters)
+            tail = [*alone.header, *tail]
+            room = max(0, self.max_model_len - alone.longest - len(ids) - len(tail))
+            tail = reason_ids(completion, self.verdict_tokens)[:room] + tail
+        ids += tail
+        longest = max(1, min(alone.longest, self.max_model_len - len(ids)))
+        return Request(
+            name,
+            tuple(ids),
+            max_tokens=longest,
+            allowed=alone.allowed,
+            stop=alone.stop,
+            watch=alone.watch,
+        )
 
-    def _alone(self) -> str:
-        return f"Now give your verdict alone: {self.grammar.a} or {self.grammar.b}."
+    @abstractmethod
+    def read(self, prompt: P, completion: Completion) -> R:
+        """Return what one completion says; its id is the completion's."""
 
-    def read(self, prompt: JudgePrompt, completion: Completion) -> Verdict:
-        """Return the verdict of one completion; its id is the completion's."""
-        if self.encoder is None or self.tokens is None:
-            return read_text(prompt, completion, self.grammar)
-        return read_completion(prompt, completion, self.encoder, self.tokens)
+    @abstractmethod
+    def read_rescue(self, first: R, completion: Completion) -> R:
+        """Return it with what was asked for alone; as it was where that cannot be read either."""
 
-    def read_rescue(self, verdict: Verdict, completion: Completion) -> Verdict:
-        """Return the verdict with what was asked for alone; as it was where that cannot be read either."""
-        if self.tokens is None:
-            return read_text_rescue(verdict, completion, self.grammar)
-        return read_rescue(verdict, completion, self.tokens)
-
-    def combine(self, prompt: JudgePrompt, votes: Sequence[Verdict]) -> Verdict:
-        """Return the verdict of a prompt's votes."""
-        return combine_votes(prompt, votes, self.asking.combine, self.asking.margin)
+    @abstractmethod
+    def combine(self, prompt: P, votes: Sequence[R]) -> R:
+        """Return what a prompt's votes say together."""

@@ -8,19 +8,15 @@ whole number from 1 to 10 in double brackets is no rating.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, takewhile
-from typing import Literal
 
-from reasongenrm.engines.base import Engine, Request
-from reasongenrm.engines.resume import complete_missing
-from reasongenrm.judge.asking import RESCUE, RESCUE_TOKENS, Asking, request_seed
+from reasongenrm.judge.asking import Alone, Asking, Questions
 from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.verdict import VerdictTokens, after_header, reason_ids
+from reasongenrm.judge.verdict import VerdictTokens, after_header, read_outcome, reason_ids
 from reasongenrm.judge.votes import mean_of
-from reasongenrm.records import Completion, Message, Rated, RatingPrompt, completion_from_json
-from reasongenrm.store import PartStore
+from reasongenrm.records import Completion, Rated, RatingPrompt
 
 LOWEST, HIGHEST = 1, 10
 CLOSING = "]]"
@@ -104,14 +100,10 @@ def read_rating_text(completion: Completion) -> Rated:
 
 
 def _rated(completion: Completion, reason: str, rating: int | None) -> Rated:
-    outcome: Literal["ok", "unparsed", "truncated", "error"] = "ok"
-    if completion.finish_reason == "error":
-        outcome, rating = "error", None
-    elif rating is None:
-        outcome = "truncated" if completion.finish_reason == "length" else "unparsed"
+    outcome = read_outcome(completion, rating)
     return Rated(
         completion.id,
-        None if rating is None else float(rating),
+        None if rating is None or outcome == "error" else float(rating),
         outcome,
         reason.strip(),
         completion.tokens,
@@ -120,7 +112,7 @@ def _rated(completion: Completion, reason: str, rating: int | None) -> Rated:
     )
 
 
-class Rater:
+class Rater(Questions[RatingPrompt, Rated]):
     """Requests for the ratings of one judge, and their reading.
 
     Args:
@@ -132,64 +124,19 @@ class Rater:
         ConfigError: see `RatingTokens.of`.
     """
 
+    closing = CLOSING
+    plea = ALONE
+
     def __init__(self, asking: Asking, encoder: ChatEncoder | None, max_model_len: int) -> None:
-        self.asking, self.encoder, self.max_model_len = asking, encoder, max_model_len
-        self.tokens = RatingTokens.of(encoder) if encoder else None
+        self.tokens = tokens = RatingTokens.of(encoder) if encoder else None
+        alone = None
+        if tokens:
+            alone = Alone(
+                tokens.opening, tokens.allowed, tokens.longest, tokens.verdict.header, stop=(CLOSING,)
+            )
+        super().__init__(asking, encoder, tokens.verdict if tokens else None, alone, max_model_len)
 
-    def names(self, prompt: RatingPrompt) -> list[str]:
-        """Return the ids of a prompt's requests, one per vote."""
-        return [prompt.id, *(f"{prompt.id}#{vote}" for vote in range(2, self.asking.votes + 1))]
-
-    def requests(self, prompts: Sequence[RatingPrompt]) -> Iterator[Request]:
-        """Yield a request per vote, those of one prompt behind each other, so that its tokens are computed once.
-
-        A long prompt leaves less room for the completion, at least one token; one that fills the context is refused
-        by the engine and counted as an error.
-        """
-        asking = self.asking
-        for prompt in prompts:
-            ids = tuple(self.encoder.encode(prompt.messages, generation=True)) if self.encoder else ()
-            room = max(1, min(asking.max_tokens, self.max_model_len - len(ids)))
-            for name in self.names(prompt):
-                seed = request_seed(asking.seed, name) if asking.temperature > 0 else None
-                if self.encoder is None:
-                    yield Request(
-                        name, (), asking.max_tokens, asking.temperature, seed=seed, messages=prompt.messages
-                    )
-                    continue
-                yield Request(
-                    name,
-                    ids,
-                    max_tokens=room,
-                    temperature=asking.temperature,
-                    seed=seed,
-                    stop=(CLOSING + self.encoder.end,),
-                    ignore_eos=True,
-                )
-
-    def owes_rescue(self, rated: Rated) -> bool:
-        """Whether a rating has to be asked for alone."""
-        return self.asking.rescue and rated.outcome in ("unparsed", "truncated")
-
-    def rescue(self, prompt: RatingPrompt, completion: Completion) -> Request:
-        """Return the request for the number alone, behind the prompt and as much of the reason as fits."""
-        name = completion.id + RESCUE
-        if self.encoder is None or self.tokens is None:
-            said = Message(role="assistant", content=completion.text or "…")
-            turns = (*prompt.messages, said, Message(role="user", content=ALONE))
-            return Request(name, (), RESCUE_TOKENS, messages=turns)
-        tokens = self.tokens
-        ids = self.encoder.encode(prompt.messages, generation=True)
-        tail = list(tokens.opening)
-        if self.encoder.reasons_first:
-            tail = [*tokens.verdict.header, *tail]
-            room = max(0, self.max_model_len - tokens.longest - len(ids) - len(tail))
-            tail = reason_ids(completion, tokens.verdict)[:room] + tail
-        ids += tail
-        longest = max(1, min(tokens.longest, self.max_model_len - len(ids)))
-        return Request(name, tuple(ids), max_tokens=longest, allowed=tokens.allowed, stop=(CLOSING,))
-
-    def read(self, completion: Completion) -> Rated:
+    def read(self, prompt: RatingPrompt, completion: Completion) -> Rated:
         """Return the rating of one completion; its id is the completion's."""
         if self.encoder is None or self.tokens is None:
             return read_rating_text(completion)
@@ -227,73 +174,3 @@ class Rater:
             rescued=any(vote.rescued for vote in votes),
             votes=tuple(vote.rating for vote in votes) if len(votes) > 1 else (),
         )
-
-    def rated(self, prompt: RatingPrompt, found: Callable[[str], Completion | None]) -> Rated:
-        """Return what came of one prompt.
-
-        Args:
-            found: request id -> completion; None where nothing was asked.
-        """
-        votes = []
-        for name in self.names(prompt):
-            completion, rescue = found(name), found(name + RESCUE)
-            assert completion is not None, f"no completion {name}"
-            vote = self.read(completion)
-            votes.append(self.read_rescue(vote, rescue) if rescue else vote)
-        return self.combine(prompt, votes)
-
-
-def rate_now(
-    prompts: Sequence[RatingPrompt], engine: Engine, rater: Rater, *, adapter: str | None = None
-) -> list[Rated]:
-    """Rate every answer, keeping nothing; return what came of each, in their order.
-
-    All requests go to the engine at once, and then all rescues. A prompt that stands there twice is asked once.
-    """
-    distinct = {prompt.id: prompt for prompt in prompts}
-    of = {name: prompt for prompt in distinct.values() for name in rater.names(prompt)}
-    found = {c.id: c for c in engine.complete(rater.requests([*distinct.values()]), adapter=adapter)}
-    owed = [name for name in of if rater.owes_rescue(rater.read(found[name]))]
-    rescues = [rater.rescue(of[name], found[name]) for name in owed]
-    if rescues:
-        found |= {c.id: c for c in engine.complete(rescues, adapter=adapter)}
-    told = {name: rater.rated(prompt, found.get) for name, prompt in distinct.items()}
-    return [told[prompt.id] for prompt in prompts]
-
-
-def rate(
-    prompts: Sequence[RatingPrompt],
-    engine: Engine,
-    rater: Rater,
-    store: PartStore,
-    *,
-    adapter: str | None = None,
-    progress: Callable[[int], None] = lambda done: None,
-) -> None:
-    """Rate every answer; completions are kept in the store, so a killed run goes on where it stopped.
-
-    Args:
-        prompts: what to rate; ids are distinct.
-        engine: the engine that holds the base model.
-        rater: how it is asked.
-        store: of completions; read them with `ratings`.
-        adapter: the trained LoRA folder, None for the untouched base.
-        progress: called with the number of requests just done.
-    """
-    if store.finished:
-        return
-    complete_missing(engine, rater.requests(prompts), store, adapter=adapter, progress=progress)
-    of = {name: prompt for prompt in prompts for name in rater.names(prompt)}
-    owed = [name for name in of if rater.owes_rescue(rater.read(completion_from_json(store[name])))]
-    rescues = (rater.rescue(of[name], completion_from_json(store[name])) for name in owed)
-    complete_missing(engine, rescues, store, adapter=adapter)
-    store.finish([*of, *(name + RESCUE for name in owed)])
-
-
-def ratings(prompts: Sequence[RatingPrompt], store: PartStore, rater: Rater) -> list[Rated]:
-    """Read the ratings from stored completions; nothing is asked again."""
-
-    def found(name: str) -> Completion | None:
-        return completion_from_json(store[name]) if name in store else None
-
-    return [rater.rated(prompt, found) for prompt in prompts]

@@ -106,6 +106,17 @@ def reason_ids(completion: Completion, tokens: VerdictTokens) -> list[int]:
     return ids[: ids.index(tokens.end)] if tokens.end in ids else ids
 
 
+def read_outcome(
+    completion: Completion, found: object | None
+) -> Literal["ok", "unparsed", "truncated", "error"]:
+    """Return the outcome of a completion in which this was found, None for nothing."""
+    if completion.finish_reason == "error":
+        return "error"
+    if found is not None:
+        return "ok"
+    return "truncated" if completion.finish_reason == "length" else "unparsed"
+
+
 def read_completion(
     prompt: JudgePrompt, completion: Completion, encoder: ChatEncoder, tokens: VerdictTokens
 ) -> Verdict:
@@ -128,18 +139,13 @@ def read_completion(
             p for p in completion.watched if p >= start and decode(list(ids[start : p + 1])).endswith(said)
         ]
         probability = prob_a(completion.watched[max(places)], tokens) if places else None
-    outcome: Outcome = "ok"
-    if completion.finish_reason == "error":
-        outcome = "error"
-    elif winner is None:
-        outcome = "truncated" if completion.finish_reason == "length" else "unparsed"
     return Verdict(
         completion.id,
         prompt.pair_id,
         prompt.order,
         winner,
         probability,
-        outcome,
+        read_outcome(completion, winner),
         reason.strip(),
         tokens=len(completion.token_ids),
     )
@@ -153,18 +159,13 @@ def read_text(prompt: JudgePrompt, completion: Completion, grammar: Grammar) -> 
     """
     found = grammar.at_end(completion.text) if completion.finish_reason == "stop" else None
     reason, winner = found if found else (completion.text, None)
-    outcome: Outcome = "ok"
-    if completion.finish_reason == "error":
-        outcome = "error"
-    elif winner is None:
-        outcome = "truncated" if completion.finish_reason == "length" else "unparsed"
     return Verdict(
         completion.id,
         prompt.pair_id,
         prompt.order,
         winner,
         None,
-        outcome,
+        read_outcome(completion, winner),
         reason.strip(),
         tokens=completion.tokens,
     )

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.benchmarks.rewardbench import (
-    judge_result,
-    scalar_result,
-)
+from reasongenrm.benchmarks.rewardbench import judge_result, scalar_result
 from reasongenrm.engines.base import Engine
-from reasongenrm.judge.asking import Asker, ask_as
+from reasongenrm.judge.asker import Asker
+from reasongenrm.judge.asking import P, Questions, R, ask_as
 from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.judge import judge, verdicts
 from reasongenrm.judge.loading import judge_encoder, load_engine, load_tokenizer, open_server
+from reasongenrm.judge.loop import ask_all, read_all
 from reasongenrm.judge.prompts import PromptFile, judge_prompt, place, swapped
 from reasongenrm.recipe import Recipe
 from reasongenrm.records import JudgePrompt, PairResult, PreferencePair, Verdict, to_json
@@ -133,16 +131,28 @@ class Judges:
         asking = ask_as(recipe.evaluate, recipe.seed)
         asker = Asker(asking, self.encoder(name), self.context(name), self._prompts.verdict)
         prompts = placed_prompts(recipe, pairs)
+        store = self.ask(name, benchmark, "judging", prompts, asker)
+        return judged_results(store.final.parent, pairs, prompts, store, asker)
+
+    def ask(
+        self, name: str, benchmark: str, doing: str, prompts: Sequence[P], questions: Questions[P, R]
+    ) -> PartStore:
+        """Ask one model all of a benchmark's prompts, where it has not been asked yet; return its completions.
+
+        Args:
+            doing: what it does, for the progress bar.
+        """
         folder = self._run.path("evaluate", benchmark, name)
         store = PartStore(folder / "completions.jsonl")
         if not store.finished:
             engine, adapter = self.engine(name), self.adapter(name)
             began = time.perf_counter()
-            with bar(f"{benchmark}: judging with {name}", len(prompts) * asking.votes) as progress:
-                judge(prompts, engine, asker, store, adapter=adapter, progress=progress)
+            requests = len(prompts) * questions.asking.votes
+            with bar(f"{benchmark}: {doing} with {name}", requests) as progress:
+                ask_all(prompts, engine, questions, store, adapter=adapter, progress=progress)
             # Beside the scores, not in them: it differs from run to run, and counts the last start of a killed one.
             write_json(folder / "seconds.json", round(time.perf_counter() - began, 3))
-        return judged_results(folder, pairs, prompts, store, asker)
+        return store
 
 
 def judged_results(
@@ -153,7 +163,7 @@ def judged_results(
     asker: Asker,
 ) -> Judged:
     """Read verdicts from completions, write verdicts.jsonl, and return one result per pair."""
-    read = verdicts(prompts, store, asker)
+    read = read_all(prompts, asker, store)
     write_jsonl(folder / "verdicts.jsonl", (to_json(verdict) for verdict in read))
     by_pair: dict[str, list[Verdict]] = {}
     for verdict in read:

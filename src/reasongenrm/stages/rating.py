@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,16 +10,17 @@ from pathlib import Path
 from reasongenrm.benchmarks.base import Row
 from reasongenrm.errors import ConfigError
 from reasongenrm.judge.asking import ask_as
+from reasongenrm.judge.loop import read_all
 from reasongenrm.judge.prompts import PromptFile, rating_prompt
-from reasongenrm.judge.rating import Rater, rate, ratings
+from reasongenrm.judge.rating import Rater
 from reasongenrm.recipe import Recipe
 from reasongenrm.recipe_evaluate import BenchmarkKind
 from reasongenrm.records import PairResult, PreferencePair, Rated, to_json
 from reasongenrm.report.diagnostics import Diagnostics
 from reasongenrm.run import Run
 from reasongenrm.stages.judging import Judged, Judges
-from reasongenrm.stages.progress import bar, say
-from reasongenrm.store import PartStore, read_jsonl, write_json, write_jsonl
+from reasongenrm.stages.progress import say
+from reasongenrm.store import read_jsonl, write_json, write_jsonl
 
 UNREAD: dict[BenchmarkKind, float] = {"rewardbench2": -1.0}
 """What a benchmark's own code counts a rating as that cannot be read: a score below all others. RewardBench 2:
@@ -56,15 +56,9 @@ def rated_results(
     prompts = list({prompt.id: prompt for of_row in placed for prompt in of_row}.values())
     asking = ask_as(recipe.evaluate, recipe.seed)
     rater = Rater(asking, judges.encoder(name), judges.context(name))
-    folder = run.path("evaluate", benchmark, name)
-    store = PartStore(folder / "completions.jsonl")
-    if not store.finished:
-        engine, adapter = judges.engine(name), judges.adapter(name)
-        began = time.perf_counter()
-        with bar(f"{benchmark}: rating with {name}", len(prompts) * asking.votes) as progress:
-            rate(prompts, engine, rater, store, adapter=adapter, progress=progress)
-        write_json(folder / "seconds.json", round(time.perf_counter() - began, 3))
-    found = {rated.id: rated for rated in ratings(prompts, store, rater)}
+    store = judges.ask(name, benchmark, "rating", prompts, rater)
+    folder = store.final.parent
+    found = {rated.id: rated for rated in read_all(prompts, rater, store)}
     told = [[found[prompt.id] for prompt in of_row] for of_row in placed]
     _keep(folder, f"{benchmark}: rated by {name}", rows, told)
     unread = UNREAD.get(recipe.evaluate.benchmarks[benchmark].kind)
