@@ -1,14 +1,18 @@
 """How fast the judge judges: against a bare `LLM.generate`, and against the common client of two requests per order.
 
     python bench/judge.py [RECIPE] [--rows 234] [--repeats 5] [--part engine --part server --part after]
+                          [--source ../shared/benchmarks/rewardbench_llmbar.jsonl]
 
-The recipe's judge has to be trained (`make demo`). Every part runs in a process of its own; within a part the ways are
+The recipe's judge has to be trained (`make demo`). The rows are toy ones, or those of a file in RewardBench's format.
+Every part runs in a process of its own; within a part the ways are
 taken in turn, on one warm engine with an emptied prefix cache, and the medians are compared.
 
 - `engine`: `Judge.compare_many` in both orders, and `LLM.generate` over the same token ids and sampling parameters; and
   how far the company of other rows moves P(A).
 - `server`: the same judge over a vLLM server, and a client of 20 workers, each of which takes a row, judges one order
   after the other, and asks for reason and verdict in two requests.
+- `merged`: the same over a server of the base with the adapter merged in (`train.merge`). vLLM's CPU build gathers an
+  adapter's weights for every single token, which takes most of the time and is the same however requests are batched.
 - `after`: all that comes after the completions of 2,985 rows in both orders, for two judges: parsing, scores,
   statistics and the report.
 """
@@ -35,7 +39,7 @@ from reasongenrm.recipe import Recipe
 from reasongenrm.recipe_file import load_recipe
 from reasongenrm.records import JudgePrompt, PreferencePair
 
-PARTS = ("engine", "server", "after")
+PARTS = ("engine", "server", "merged", "after")
 WORKERS = 20
 REWARDBENCH_ROWS = 2985
 
@@ -63,6 +67,26 @@ def toy_rows(count: int) -> list[PreferencePair]:
     return found[:count]
 
 
+def given_rows(recipe: Recipe, source: str | None, count: int) -> list[PreferencePair]:
+    """Return the pairs of a file, or toy ones where there is none; those that do not fit the context are left out."""
+    from reasongenrm.benchmarks.base import Row
+    from reasongenrm.benchmarks.rewardbench import RewardBench
+    from reasongenrm.judge.loading import judge_encoder, load_tokenizer
+    from reasongenrm.stages.judging import placed_prompts
+
+    if source is None:
+        return toy_rows(count)
+    rows = [row for row in RewardBench().rows(source, limit=count) if isinstance(row, Row)]
+    encoder = judge_encoder(recipe, recipe.student_template, load_tokenizer(recipe.model))
+    room = recipe.engine.max_model_len - recipe.evaluate.max_tokens - 16
+
+    def fits(pair: PreferencePair) -> bool:
+        asked = placed_prompts(recipe, [pair])
+        return all(len(encoder.encode(one.messages, generation=True)) <= room for one in asked)
+
+    return [pair for row in rows for pair in row.pairs if fits(pair)]
+
+
 def in_turn(ways: dict[str, Callable[[], Any]], before: Callable[[], None], repeats: int) -> dict[str, float]:
     """Return the median seconds of each way, after a first round that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -83,12 +107,11 @@ def placed(recipe: Recipe, asker: Asker, pairs: Sequence[PreferencePair]) -> lis
     return placed_prompts(recipe, pairs)
 
 
-def engine_part(recipe: Recipe, rows: int, repeats: int) -> dict[str, Any]:
+def engine_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> dict[str, Any]:
     """Compare the judge with a bare `LLM.generate`."""
     from reasongenrm.engines.vllm import VLLMEngine, _params
     from reasongenrm.judge.api import Judge
 
-    pairs = toy_rows(rows)
     asked = [(list(pair.history), pair.chosen, pair.rejected) for pair in pairs]
     with Judge.from_recipe(recipe) as judge:
         engine = judge.engine
@@ -135,7 +158,22 @@ def _moved(
     return [moved, sum(one.winner != two.winner for one, two in pairs)]
 
 
-def server_part(recipe: Recipe, rows: int, repeats: int) -> dict[str, Any]:
+def merged_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> dict[str, Any]:
+    """Do what `server_part` does with the adapter merged in."""
+    from reasongenrm.train.merge import merge_adapter
+
+    name, settings = next(iter(recipe.judges.items()))
+    with tempfile.TemporaryDirectory() as where:
+        merged = Path(where) / "merged"
+        merge_adapter(recipe.model, recipe.folder / "judges" / name / "adapter", merged)
+        base = recipe.model.model_copy(update={"path": str(merged)})
+        update = {"model": base, "student_template": settings.template}
+        return server_part(recipe.model_copy(update=update), pairs, repeats, judge_name="base")
+
+
+def server_part(
+    recipe: Recipe, pairs: list[PreferencePair], repeats: int, *, judge_name: str | None = None
+) -> dict[str, Any]:
     """Compare the judge with a client that asks for reason and verdict in two requests."""
     import httpx
     import openai
@@ -145,10 +183,9 @@ def server_part(recipe: Recipe, rows: int, repeats: int) -> dict[str, Any]:
     from reasongenrm.recipe_evaluate import VLLMServerConfig
 
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
-    pairs = toy_rows(rows)
     asked = [(list(pair.history), pair.chosen, pair.rejected) for pair in pairs]
     evaluate = recipe.evaluate.model_copy(update={"server": VLLMServerConfig(kind="vllm")})
-    with Judge.from_recipe(recipe.model_copy(update={"evaluate": evaluate})) as judge:
+    with Judge.from_recipe(recipe.model_copy(update={"evaluate": evaluate}), judge_name) as judge:
         servers = judge.engine
         assert isinstance(servers, VLLMServers)
         config = servers._engines[servers._names[judge.adapter]]._config
@@ -185,7 +222,7 @@ def server_part(recipe: Recipe, rows: int, repeats: int) -> dict[str, Any]:
     return found | {"rows": len(pairs)}
 
 
-def after_part(recipe: Recipe, rows: int, repeats: int) -> dict[str, Any]:
+def after_part(recipe: Recipe, given: list[PreferencePair], repeats: int) -> dict[str, Any]:
     """Time what follows the completions of RewardBench's number of rows."""
     from reasongenrm.benchmarks.rewardbench_table import REWARDBENCH
     from reasongenrm.judge.loading import judge_encoder, load_tokenizer
@@ -269,9 +306,11 @@ def report(found: dict[str, dict[str, Any]]) -> None:
         print("\n| the same rows | largest change of P(A) | letters changed |\n|---|--:|--:|")
         for name, (moved, letters) in one["noise"].items():
             print(f"| {name} | {moved:.1e} | {letters} of {one['requests']} |")
-    if "server" in found:
-        one = found["server"]
-        print(f"\n{one['rows']} rows over a vLLM server\n")
+    for part, how in (("server", "with the adapter"), ("merged", "with the adapter merged in")):
+        if part not in found:
+            continue
+        one = found[part]
+        print(f"\n{one['rows']} rows over a vLLM server {how}\n")
         print("| way | seconds | times the judge's |\n|---|--:|--:|")
         for name in ("judge", "common"):
             print(f"| {name} | {one[name]:.2f} | {one[name] / one['judge']:.2f} |")
@@ -287,20 +326,24 @@ def main() -> None:
     parser.add_argument("recipe", nargs="?", default="configs/demo.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--rows", type=int, default=234)
+    parser.add_argument("--source", metavar="FILE", help="rows in RewardBench's format")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--part", action="append", choices=PARTS, help="all if not given")
     parser.add_argument("--one", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         recipe = load_recipe(options.recipe, options.overrides)
-        part = {"engine": engine_part, "server": server_part, "after": after_part}[options.one]
-        print("\n" + json.dumps(part(recipe, options.rows, options.repeats)))
+        parts: dict[str, Callable[[Recipe, list[PreferencePair], int], dict[str, Any]]]
+        parts = {"engine": engine_part, "server": server_part, "merged": merged_part, "after": after_part}
+        pairs = given_rows(recipe, options.source, options.rows)
+        print("\n" + json.dumps(parts[options.one](recipe, pairs, options.repeats)))
         return
     print(machine())
     found = {}
     for name in options.part or PARTS:
         command = [sys.executable, __file__, options.recipe, *options.overrides, "--one", name]
         command += ["--rows", str(options.rows), "--repeats", str(options.repeats)]
+        command += ["--source", options.source] if options.source else []
         environment = os.environ | {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
         found[name] = json.loads(done.stdout.splitlines()[-1])

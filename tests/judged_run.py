@@ -123,6 +123,7 @@ def write_run(
             }
         entries[key] = {
             "kind": "rewardbench",
+            "mode": "pairs",
             "name": "RewardBench",
             "path": "allenai/reward-bench" if key == "rewardbench" else "build/toy/rewardbench.jsonl",
             "rows": len(rows),

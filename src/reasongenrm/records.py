@@ -314,6 +314,7 @@ class PairResult:
         outcomes: per order: `correct`, `wrong`, `tie`, `unparsed`, `truncated` or `error`.
         scores: the scores of (chosen, rejected) that a scalar head, or a judge that rates, gave; None for a judge that
             compares.
+        rescued_rating: of a judge that rates: whether one of the two ratings was asked for alone.
     """
 
     pair_id: str
@@ -322,6 +323,12 @@ class PairResult:
     correct: tuple[float, ...]
     outcomes: tuple[str, ...]
     scores: tuple[float, float] | None = None
+    rescued_rating: bool = False
+
+    @property
+    def rescued(self) -> int:
+        """How many of the judgements needed something that was asked for alone."""
+        return sum(verdict.rescued for verdict in self.verdicts) + self.rescued_rating
 
     @property
     def credit(self) -> float:

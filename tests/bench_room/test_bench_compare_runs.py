@@ -63,6 +63,7 @@ def write_kinds(folder: Path, benchmarks: Mapping[str, tuple[str, Sequence[Row],
             }
         entries[key] = {
             "kind": kind,
+            "mode": "pairs",
             "name": BENCHMARKS[kind].name,
             "path": "somewhere",
             "rows": len(rows),

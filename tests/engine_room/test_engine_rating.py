@@ -26,6 +26,8 @@ from reasongenrm.recipe import ModelConfig, Recipe
 from reasongenrm.recipe_evaluate import AskingConfig
 from reasongenrm.recipe_file import load_recipe
 from reasongenrm.records import Message, Rated
+from reasongenrm.report.run_files import read_run
+from reasongenrm.report.run_rows import payload
 from reasongenrm.report.scores import OUTCOMES
 from reasongenrm.stages import judging
 from reasongenrm.stages.evaluate import evaluate
@@ -332,7 +334,26 @@ def check_scores(recipe: Recipe) -> None:
     assert cost["requests"] == len(completions) == len({row["id"] for row in completions})
     assert cost["prompt_tokens"] == sum(row["prompt_tokens"] for row in completions)
     assert cost["tokens"] == sum(len(row["token_ids"]) for row in completions)
-    assert list(recipe.folder.glob("report*")), "the report is written"
+    check_report(recipe.folder)
+
+
+def check_report(folder: Path) -> None:
+    """Every answer's rating and reason stand in it, and what was rescued is counted."""
+    run = read_run(folder)
+    assert (folder / "report.html").is_file() and [one.mode for one in run.benchmarks] == ["ratings"] * 2
+    for benchmark in run.benchmarks:
+        assert benchmark.name.endswith(", ratings")
+        shown = payload(benchmark)
+        for at, model in enumerate(benchmark.models):
+            lines = read_jsonl(folder / "evaluate" / benchmark.key / model.name / "ratings.jsonl")
+            rated = [said for row in shown["rows"] for said in row["rated"][at]]
+            assert [(one["rating"], one["reason"], one["rescued"]) for one in rated] == [
+                (line["rating"], line["reason"], line["rescued"]) for line in lines
+            ]
+            assert all(pair["results"][at]["p"] is None for pair in shown["pairs"])
+            rescued = [r.rescued_rating for r in model.results.values()]
+            assert model.score.counts.rescued == sum(rescued)
+    assert any(model.score.counts.rescued for model in run.benchmarks[0].models)
 
 
 def check_files(folder: Path, answers: Sequence[str]) -> None:

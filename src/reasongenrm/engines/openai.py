@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.fleet import Failed, Fleet, Refused, Server
@@ -15,6 +15,9 @@ from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import EngineError
 from reasongenrm.recipe_data import OpenAIConfig
 from reasongenrm.records import Completion, Message
+
+if TYPE_CHECKING:
+    import httpx
 
 HELD = 32
 """Until one request has been answered, this many failed ones are kept back: where all of them fail, the recipe or the
@@ -180,6 +183,8 @@ class OpenAIEngine:
 
     async def _send(self, server: Server, request: Request) -> Completion:
         """Ask one server once (the SDK repeats); see `Fleet` for what it raises."""
+        import httpx
+
         if self._config.api == "chat":
             return await self._chat(server, request)
         room = self.max_model_len - len(request.prompt_ids)
@@ -200,10 +205,9 @@ class OpenAIEngine:
         }
         if request.watch:
             extra |= {"logprob_token_ids": list(request.watch), "return_tokens_as_token_ids": True}
-        client = server.client.completions.with_raw_response
-        reply = await client.create(
-            model=self._config.model, prompt=list(request.prompt_ids), logprobs=0, extra_body=extra, **body
-        )
+        asked = {"model": self._config.model, "prompt": list(request.prompt_ids), "logprobs": 0}
+        # Not `completions.create`, which walks over every token of the prompt: 6 ms for 500 of them instead of 0.5.
+        reply = await server.client.post("/completions", cast_to=httpx.Response, body=asked | body | extra)
         return _read(_choice(reply), request, chat=False)
 
     async def _chat(self, server: Server, request: Request) -> Completion:
@@ -242,7 +246,7 @@ class OpenAIEngine:
                 raise
             self._limit = "max_completion_tokens"  # OpenAI's newer models know no other
             reply = await create(**body, max_completion_tokens=request.max_tokens, extra_body=_extra(request))
-        return _read(_choice(reply), request, chat=True)
+        return _read(_choice(reply.http_response), request, chat=True)
 
 
 def _plain(message: Message) -> dict[str, str]:
@@ -273,14 +277,14 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
 
 
-def _choice(reply: Any) -> dict[str, Any]:
+def _choice(reply: httpx.Response) -> dict[str, Any]:
     """The first choice of an answer.
 
     Raises:
         ValueError, TypeError, KeyError: the answer is no completion.
         Failed: it holds no choice.
     """
-    body = json.loads(reply.http_response.content, parse_constant=_no_constant)
+    body = json.loads(reply.content, parse_constant=_no_constant)
     if not isinstance(body, dict) or not isinstance(body["choices"], list):
         raise TypeError("it is no completion")
     if not body["choices"]:

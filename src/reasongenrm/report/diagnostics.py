@@ -189,7 +189,7 @@ def _outcomes(judged: Sequence[PairResult]) -> dict[str, Any]:
         name: _share(outcomes.count(name), len(outcomes))
         for name in ("unparsed", "truncated", "error", "tie")
     }
-    rescued = sum(verdict.rescued for result in judged for verdict in result.verdicts)
+    rescued = sum(result.rescued for result in judged)
     return shares | {"rescued": _share(rescued, len(outcomes))}
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from reasongenrm.benchmarks.base import Row
 from reasongenrm.errors import DataError, first_line
-from reasongenrm.records import Drop, PairResult
+from reasongenrm.records import Drop, PairResult, Rated
 from reasongenrm.report.diagnostics import Diagnostics
 from reasongenrm.report.scores import BenchmarkScore
 
@@ -53,11 +53,19 @@ class _BenchmarkEntry:
     """A benchmark in scores.json."""
 
     kind: str
+    mode: str
     name: str
     path: str
     rows: int
     unreadable_rows: int
     models: dict[str, _ModelEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Which row a line of ratings.jsonl is about; its lines stand in the order of its answers."""
+
+    row: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +105,8 @@ class ModelRun:
         name: `base`, a judge of the recipe, or `scalar`.
         score, diagnostics, cost: from scores.json.
         results: pair id -> result; empty where they were not asked for.
+        ratings: of a judge that rated each answer alone, row id -> what it said of the row's answers; empty where they
+            were not asked for.
     """
 
     name: str
@@ -104,6 +114,7 @@ class ModelRun:
     diagnostics: Diagnostics
     cost: Cost | None
     results: Mapping[str, PairResult]
+    ratings: Mapping[str, tuple[Rated, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +124,7 @@ class BenchmarkRun:
     Attributes:
         key: its name in the recipe, and of its folder.
         kind, name, path: its format, its name in tables, and where its rows came from.
+        mode: how judges were asked, as in the recipe.
         count: rows judged.
         unreadable: rows that could not be read.
         models: the base first, a scalar head last.
@@ -121,6 +133,7 @@ class BenchmarkRun:
 
     key: str
     kind: str
+    mode: str
     name: str
     path: str
     count: int
@@ -188,15 +201,46 @@ def _benchmark(evaluate: Path, key: str, entry: _BenchmarkEntry, with_results: b
         cost, timed = model.cost, folder / name / "seconds.json"
         if cost is not None and timed.exists():
             cost = replace(cost, seconds=read_json(timed, float))
-        models.append(ModelRun(name, model.score, model.diagnostics, cost, found))
+        rated = with_results and entry.mode == "ratings" and name != SCALAR
+        ratings = _ratings(folder / name / "ratings.jsonl", rows) if rated else {}
+        models.append(ModelRun(name, model.score, model.diagnostics, cost, found, ratings))
     drops = tuple(_read_lines(folder / "dropped.jsonl", Drop))
     # The score knows a toy from the benchmark whose sections it has.
     name = models[0].score.benchmark if models else entry.name
     if key != entry.kind:
         name += f", {key}"
+    if entry.mode == "ratings":
+        name += ", ratings"
     return BenchmarkRun(
-        key, entry.kind, name, entry.path, entry.rows, entry.unreadable_rows, tuple(models), rows, drops
+        key,
+        entry.kind,
+        entry.mode,
+        name,
+        entry.path,
+        entry.rows,
+        entry.unreadable_rows,
+        tuple(models),
+        rows,
+        drops,
     )
+
+
+def _ratings(path: Path, rows: Sequence[Row]) -> dict[str, tuple[Rated, ...]]:
+    """Read what was said of every row's answers.
+
+    Raises:
+        DataError: an answer is missing.
+    """
+    found: dict[str, list[Rated]] = {}
+    for number, line in enumerate(_bytes(path).splitlines(), 1):
+        where = f"{path}:{number}"
+        at = _decode(line, _Place, where)
+        found.setdefault(at.row, []).append(_decode(line, Rated, where))
+    told = {row.id: tuple(found.get(row.id, ())) for row in rows}
+    short = next((row.id for row in rows if len(told[row.id]) != len(row.answers)), None)
+    if short is not None:
+        raise DataError(f"ratings of row {short} are missing", where=str(path), mend=_MEND)
+    return told
 
 
 def _check_rows(path: Path, rows: tuple[Row, ...], count: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from reasongenrm.records import PairResult
 from reasongenrm.report.diagnostics import probability_right
-from reasongenrm.report.run_files import BenchmarkRun
+from reasongenrm.report.run_files import BenchmarkRun, ModelRun
 
 LONGEST = 20_000
 """Characters of a text up to which all of it is shown."""
@@ -66,7 +66,8 @@ def embedded_json(value: Any) -> str:
 def payload(benchmark: BenchmarkRun) -> dict[str, Any]:
     """Return the benchmark's rows and comparisons as plain values.
 
-    A comparison points at its row and at two of the row's answers, and has one result per model.
+    A comparison points at its row and at two of the row's answers, and has one result per model. What a model said
+    of each answer alone stands with the row, by model: None where it compares.
     """
     rows, pairs = [], []
     for at, row in enumerate(benchmark.rows):
@@ -78,15 +79,32 @@ def payload(benchmark: BenchmarkRun) -> dict[str, Any]:
                 "answers": [shorten(answer) for answer in row.answers],
                 "lengths": [len(answer) for answer in row.answers],
                 "length": sum(len(turn["content"]) for turn in row.history),
+                "rated": [_rated(model, row.id) for model in benchmark.models],
             }
         )
         for pair, (right, wrong) in zip(row.pairs, row.places, strict=True):
-            results = [_result(model.results[pair.id]) for model in benchmark.models]
+            results = [_result(model, pair.id) for model in benchmark.models]
             pairs.append({"id": pair.id, "row": at, "right": right, "wrong": wrong, "results": results})
     return {"models": [model.name for model in benchmark.models], "rows": rows, "pairs": pairs}
 
 
-def _result(result: PairResult) -> dict[str, Any]:
+def _rated(model: ModelRun, row: str) -> list[dict[str, Any]] | None:
+    if not model.ratings:
+        return None
+    return [
+        {
+            "rating": rated.rating,
+            "outcome": rated.outcome,
+            "reason": shorten(rated.reason),
+            "rescued": rated.rescued,
+            "tokens": rated.tokens,
+        }
+        for rated in model.ratings[row]
+    ]
+
+
+def _result(model: ModelRun, pair_id: str) -> dict[str, Any]:
+    result = model.results[pair_id]
     verdicts = [
         {
             "order": verdict.order,
@@ -101,7 +119,8 @@ def _result(result: PairResult) -> dict[str, Any]:
     ]
     return {
         "outcome": row_outcome(result),
-        "p": _rounded(probability_right(result)),
+        # The difference of two ratings is no log-odds, as a scalar head's is.
+        "p": None if model.ratings else _rounded(probability_right(result)),
         "scores": result.scores,
         "verdicts": verdicts,
     }

@@ -21,7 +21,7 @@ class Counts:
     Attributes:
         n: judgements.
         correct, wrong, tie, unparsed, truncated, error: judgements by outcome.
-        rescued: judgements whose verdict was asked for alone; each of them also stands under its outcome.
+        rescued: judgements whose verdict or rating was asked for alone; each of them also stands under its outcome.
     """
 
     n: int
@@ -43,7 +43,7 @@ class Counts:
         """Count the outcomes of some rows."""
         rows = list(results)
         outcomes = Counter(outcome for row in rows for outcome in row.outcomes)
-        rescued = sum(verdict.rescued for row in rows for verdict in row.verdicts)
+        rescued = sum(row.rescued for row in rows)
         return cls(n=outcomes.total(), rescued=rescued, **{name: outcomes[name] for name in OUTCOMES})
 
 

@@ -156,6 +156,7 @@ def _evaluated(
         models[SCALAR] = told(SCALAR, scored_results(run, name, pairs))
     return {
         "kind": config.kind,
+        "mode": config.mode,
         "name": benchmark.name,
         "path": config.location,
         "rows": len(rows),

@@ -93,9 +93,12 @@ def rating_result(
     known = None if scores[0] is None or scores[1] is None else (scores[0], scores[1])
     failed = next((rated.outcome for rated in (right, wrong) if rated.rating is None), None)
     if failed or known is None or known[0] == known[1]:
-        return PairResult(pair.id, pair.source, (), (0.5,), (failed or "tie",), known)
-    better = known[0] > known[1]
-    return PairResult(pair.id, pair.source, (), (float(better),), ("correct" if better else "wrong",), known)
+        credit, outcome = 0.5, str(failed or "tie")
+    else:
+        better = known[0] > known[1]
+        credit, outcome = float(better), "correct" if better else "wrong"
+    rescued = right.rescued or wrong.rescued
+    return PairResult(pair.id, pair.source, (), (credit,), (outcome,), known, rescued)
 
 
 def rating_counts(told: Sequence[Rated]) -> dict[str, int]:
