@@ -37,12 +37,16 @@ lint: setup ## style and types, changing nothing
 format: setup ## put style right
 	$(ACTIVATE) && ruff check --fix . && ruff format .
 
-demo: setup ## the whole road on toy data: prepare, train, evaluate
+demo: setup ## the whole road on toy data: prepare, train, evaluate; then the classic reward model
 	$(ACTIVATE) && reasongenrm toy build --out build/toy
 	$(ACTIVATE) && ./1_prepare.sh configs/demo.yaml
 	$(ACTIVATE) && reasongenrm select configs/demo.yaml
 	$(ACTIVATE) && ./2_train.sh configs/demo.yaml
 	$(ACTIVATE) && ./3_eval_reward_bench.sh configs/demo.yaml
+	$(ACTIVATE) && reasongenrm answers generate configs/answers-demo.yaml --out runs/scalar-demo/answers.jsonl
+	$(ACTIVATE) && reasongenrm scalar train configs/scalar-demo.yaml
+	$(ACTIVATE) && reasongenrm scalar evaluate configs/scalar-demo.yaml
+	$(ACTIVATE) && reasongenrm scalar notebook configs/scalar-demo.yaml
 
 lock: ## resolve the dependencies anew and rewrite that pin file
 	PYTHON='$(PYTHON)' requirements/lock.sh $(PINS)

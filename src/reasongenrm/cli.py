@@ -41,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
         )
     _add_selection(verbs)
     _add_judge(verbs)
+    _add_answers(verbs)
+    _add_scalar(verbs)
     toy = verbs.add_parser("toy", help="the toy world of the demo").add_subparsers(dest="toy", required=True)
     build = toy.add_parser("build", help="toy pairs, toy benchmark and a tiny DistilBERT")
     build.add_argument("--out", default="build/toy")
@@ -105,6 +107,56 @@ def _add_judge(verbs: Any) -> None:
     compare.add_argument("--out", help="folder for compare.md and compare.html; runs/compare if not given")
 
 
+def _add_answers(verbs: Any) -> None:
+    """The verbs that collect ranked answers."""
+    answers = verbs.add_parser("answers", help="answers to prompts, and people's ranks of them")
+    steps = answers.add_subparsers(dest="step", required=True)
+    text = "several answers of a model to each prompt of a YAML file"
+    generate = steps.add_parser("generate", help=text, description=text)
+    generate.add_argument("config", help="a YAML file such as configs/answers.yaml")
+    generate.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of that file")
+    generate.add_argument("--out", required=True, metavar="FILE", help="JSONL")
+    text = "rank answers in the terminal, or on a local web page"
+    rank = steps.add_parser("rank", help=text, description=text)
+    rank.add_argument("source", help="answers, CSV or JSONL")
+    rank.add_argument("--out", required=True, metavar="FILE", help="ranked answers, CSV or JSONL")
+    rank.add_argument("--annotator", metavar="NAME", help="who ranks; on the web page each says so")
+    rank.add_argument("--seed", type=int, default=17, help="of the order in which answers are shown")
+    rank.add_argument("--web", action="store_true", help="serve a page instead of asking here")
+    rank.add_argument("--host", default="127.0.0.1")
+    rank.add_argument("--port", type=int, default=0, help="a free one if not given")
+    rank.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the page's key")
+    rank.add_argument("--journal", metavar="FILE", help="every step taken; <out>.journal.jsonl if not given")
+
+
+def _add_scalar(verbs: Any) -> None:
+    """The verbs of the classic reward model."""
+    scalar = verbs.add_parser("scalar", help="the classic reward model: one number per answer")
+    steps = scalar.add_subparsers(dest="step", required=True)
+    for name, text in (
+        ("train", "a head, from ranked answers or pairs"),
+        ("evaluate", "how a trained head's scores agree with ranks"),
+        ("notebook", "run notebooks/analyse.ipynb with a trained head"),
+    ):
+        step = steps.add_parser(name, help=text, description=text)
+        step.add_argument("config", help="a YAML file such as configs/scalar.yaml")
+        step.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of that file")
+    for name, text in (
+        ("score", "one number each: rows of prompt, answer"),
+        ("best", "the best of several answers: rows of prompt, answers"),
+        ("rank", "several answers in order: rows of prompt, answers"),
+    ):
+        step = steps.add_parser(name, help=text, description=text)
+        step.add_argument("model", help="folder of a trained head")
+        step.add_argument(
+            "--in", dest="source", default="-", metavar="FILE", help="JSONL; stdin if not given"
+        )
+        step.add_argument(
+            "--out", dest="target", default="-", metavar="FILE", help="JSONL; stdout if not given"
+        )
+        step.add_argument("--batch-size", type=int, default=32, help="answers per forward pass")
+
+
 def _add_which(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("recipe", help="a YAML file in configs/ whose judge is trained")
     verb.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe")
@@ -142,6 +194,42 @@ def _report(options: argparse.Namespace) -> None:
 def _compare(options: argparse.Namespace) -> None:
     out = Path(options.out or "runs/compare")
     import_module("reasongenrm.report.compare_runs").compare_runs([Path(run) for run in options.runs], out)
+
+
+def _answers(options: argparse.Namespace) -> None:
+    if options.step == "rank":
+        given = {k: v for k, v in vars(options).items() if k not in ("verb", "step")}
+        import_module("reasongenrm.answers.rank").rank(**given)
+        return
+    from reasongenrm.recipe_answers import AnswersConfig
+    from reasongenrm.recipe_file import load_config
+
+    config = load_config(AnswersConfig, options.config, options.overrides)
+    progress = import_module("reasongenrm.stages.progress")
+    progress.quiet_libraries()
+    told = import_module("reasongenrm.answers.generate").generate(config, Path(options.out))
+    progress.say(f"{options.out}: " + ", ".join(f"{count} {name}" for name, count in told.items()))
+
+
+def _scalar(options: argparse.Namespace) -> None:
+    import_module("reasongenrm.stages.progress").quiet_libraries()
+    if options.step in ("score", "best", "rank"):
+        rows = import_module("reasongenrm.stages.scalar_rows")
+        rows.score_rows(
+            options.step, options.model, options.source, options.target, batch_size=options.batch_size
+        )
+        return
+    from reasongenrm.recipe_file import load_config
+    from reasongenrm.recipe_scalar import ScalarRecipe
+
+    recipe = load_config(ScalarRecipe, options.config, options.overrides)
+    if options.step == "notebook":
+        out = recipe.folder / "analyse.ipynb"
+        module = import_module("reasongenrm.explain.notebook")
+        module.execute(Path("notebooks/analyse.ipynb"), scalar=recipe.folder / "scalar", out=out)
+        print(out)
+        return
+    getattr(import_module("reasongenrm.stages.scalar"), options.step)(recipe)
 
 
 def _select(options: argparse.Namespace) -> None:
@@ -185,6 +273,8 @@ VERBS = {
     "select": _select,
     "export": _export,
     "judge": _judge,
+    "answers": _answers,
+    "scalar": _scalar,
     "serve": _serve,
     "report": _report,
     "compare": _compare,

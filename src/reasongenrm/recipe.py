@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from reasongenrm.recipe_data import (
     DataConfig,
+    EngineConfig,
     ModelConfig,
     RecordsConfig,
     SelectConfig,
@@ -20,29 +21,7 @@ from reasongenrm.recipe_data import (
     TeacherConfig,
 )
 from reasongenrm.recipe_evaluate import EvaluateConfig
-
-
-class EngineConfig(Strict):
-    """How vLLM serves a model.
-
-    Attributes:
-        max_model_len: tokens of prompt and completion together.
-        max_num_seqs: sequences decoded at the same time.
-        gpu_memory_utilization: share of GPU memory vLLM may take.
-        cpu_kv_gib: GiB for the KV cache on the CPU build.
-        tensor_parallel: number of GPUs that share one model.
-        enforce_eager: skip compilation; starts faster, runs slower on a GPU.
-        args: further `vllm.LLM` arguments, passed through untouched.
-    """
-
-    max_model_len: int = Field(8192, ge=64)
-    max_num_seqs: int = Field(256, ge=1)
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
-    cpu_kv_gib: int = Field(2, ge=1)
-    tensor_parallel: int = Field(1, ge=1)
-    enforce_eager: bool = False
-    args: dict[str, Any] = {}
-
+from reasongenrm.recipe_scalar import ScalarConfig
 
 Template = Literal["reason", "think", "direct"]
 
@@ -84,22 +63,6 @@ class TrainConfig(Strict):
     lora: dict[str, Any] = {}
     args: dict[str, Any] = {}
     merge: bool = False
-
-
-class ScalarConfig(Strict):
-    """The classic scalar head.
-
-    Attributes:
-        model: hub id or folder of an encoder.
-        revision: revision on the hub.
-        max_length: tokens of prompt and answer together; longer inputs are cut at the end, and counted.
-        args: `trl.RewardConfig` keys, passed through untouched.
-    """
-
-    model: str = "distilbert-base-uncased"
-    revision: str | None = None
-    max_length: int = Field(512, ge=8)
-    args: dict[str, Any] = {}
 
 
 TEMPLATES: dict[Template, str] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -25,6 +25,28 @@ class ModelConfig(Strict):
     revision: str | None = None
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     trust_remote_code: bool = False
+
+
+class EngineConfig(Strict):
+    """How vLLM serves a model.
+
+    Attributes:
+        max_model_len: tokens of prompt and completion together.
+        max_num_seqs: sequences decoded at the same time.
+        gpu_memory_utilization: share of GPU memory vLLM may take.
+        cpu_kv_gib: GiB for the KV cache on the CPU build.
+        tensor_parallel: number of GPUs that share one model.
+        enforce_eager: skip compilation; starts faster, runs slower on a GPU.
+        args: further `vllm.LLM` arguments, passed through untouched.
+    """
+
+    max_model_len: int = Field(8192, ge=64)
+    max_num_seqs: int = Field(256, ge=1)
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    cpu_kv_gib: int = Field(2, ge=1)
+    tensor_parallel: int = Field(1, ge=1)
+    enforce_eager: bool = False
+    args: dict[str, Any] = {}
 
 
 class SourceConfig(Strict):

@@ -6,13 +6,15 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from reasongenrm.errors import ConfigError, first_line
 from reasongenrm.recipe import Recipe
+
+Config = TypeVar("Config", bound=BaseModel)
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -79,10 +81,9 @@ def _models(kind: Any) -> dict[str, Any]:
     return {}
 
 
-def _locate(location: Sequence[Any]) -> tuple[list[str], Any]:
+def _locate(location: Sequence[Any], kind: Any) -> tuple[list[str], Any]:
     """Return the dotted key of an error's place, without the tags of unions, and the annotation found there."""
     key: list[str] = []
-    kind: Any = Recipe
     for part in location:
         models = _models(kind)
         if part in models:
@@ -100,11 +101,11 @@ def _locate(location: Sequence[Any]) -> tuple[list[str], Any]:
     return key, kind
 
 
-def _explain(error: Any, path: Path) -> ConfigError:
+def _explain(error: Any, path: Path, kind: type[BaseModel]) -> ConfigError:
     location = error["loc"]
-    key = ".".join(_locate(location)[0]) or "recipe"
+    key = ".".join(_locate(location, kind)[0]) or "recipe"
     if error["type"] == "extra_forbidden":
-        [section] = _models(_locate(location[:-1])[1]).values()
+        [section] = _models(_locate(location[:-1], kind)[1]).values()
         known = list(section.model_fields)
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         mend = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
@@ -115,7 +116,20 @@ def _explain(error: Any, path: Path) -> ConfigError:
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, limit: int | None = None) -> Recipe:
+    """Read the recipe of the three stages; see `load_config`."""
+    return load_config(Recipe, path, overrides, limit=limit)
+
+
+def load_config(
+    kind: type[Config], path: str | Path, overrides: Sequence[str] = (), *, limit: int | None = None
+) -> Config:
     """Read a recipe, apply `key=value` overrides, and validate it.
+
+    Args:
+        kind: what it is a recipe of.
+        path: the YAML file.
+        overrides: dotted keys and their values.
+        limit: the value of its key `limit`.
 
     Raises:
         ConfigError: missing file, broken YAML, unknown key, or a value out of range; names the dotted key.
@@ -138,8 +152,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, limit: int |
     if limit is not None:
         raw["limit"] = limit
     try:
-        return Recipe.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
         # A misspelt key may leave a required one missing: name the former.
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        raise _explain(first, path) from None
+        raise _explain(first, path, kind) from None

@@ -67,6 +67,7 @@ class PreferencePair:
         chosen: the better answer.
         rejected: the other one.
         source: where the row comes from (a dataset's source column, a file, or a benchmark's subset).
+        distance: how far apart the answers' ranks are, where the pair comes from ranks; above 0, in ranks.
     """
 
     id: str
@@ -74,12 +75,21 @@ class PreferencePair:
     chosen: str
     rejected: str
     source: str
+    distance: float | None = None
 
     @classmethod
-    def make(cls, history: Sequence[Message], chosen: str, rejected: str, source: str) -> PreferencePair:
-        """Build a pair; its id is the content hash of everything but the source."""
+    def make(
+        cls,
+        history: Sequence[Message],
+        chosen: str,
+        rejected: str,
+        source: str,
+        *,
+        distance: float | None = None,
+    ) -> PreferencePair:
+        """Build a pair; its id is the content hash of everything but source and distance."""
         turns = tuple(history)
-        return cls(content_id(turns, chosen, rejected), turns, chosen, rejected, source)
+        return cls(content_id(turns, chosen, rejected), turns, chosen, rejected, source, distance)
 
     @property
     def pair(self) -> PreferencePair:

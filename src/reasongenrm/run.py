@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from reasongenrm.errors import ConfigError, ReasonGenRMError
-from reasongenrm.recipe import Recipe
 from reasongenrm.store import write_json
 
 PACKAGES = (
@@ -35,15 +34,28 @@ SMALL = 64 << 20
 """Bytes of a file in a folder up to which its content is hashed."""
 
 
+class HasFolder(Protocol):
+    """A resolved recipe."""
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        ...
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """The recipe as plain values."""
+        ...
+
+
 class Run:
     """A run folder opened by one stage.
 
     Args:
         recipe: the resolved recipe.
-        stage: `prepare`, `train` or `evaluate`.
+        stage: `prepare`, `train`, `evaluate`, or a verb that works in a run folder as they do.
     """
 
-    def __init__(self, recipe: Recipe, stage: str) -> None:
+    def __init__(self, recipe: HasFolder, stage: str) -> None:
         self.recipe = recipe
         self.stage = stage
         self.folder = recipe.folder
@@ -155,7 +167,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def manifest(recipe: Recipe, settings: dict[str, Any]) -> dict[str, Any]:
+def manifest(recipe: HasFolder, settings: dict[str, Any]) -> dict[str, Any]:
     """Return what is needed to repeat a stage: resolved recipe, settings, versions, git state, hardware."""
     return {
         "recipe": recipe.model_dump(mode="json"),

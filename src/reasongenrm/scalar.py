@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from reasongenrm.records import Message
 
 MAX_LENGTH = 512
 """Tokens of prompt and response together, special tokens included: what DistilBERT takes."""
+
+WINDOW = 4096
+"""Pairs that are tokenised and sorted together."""
 
 MODEL_INPUTS = ["input_ids", "attention_mask"]
 """What the model is fed. RewardTrainer feeds no `token_type_ids`, so the saved tokenizer must not make them
@@ -89,6 +93,19 @@ def encode(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Several responses to one prompt.
+
+    Attributes:
+        order: their places, the best first.
+        scores: one each, in the order given.
+    """
+
+    order: tuple[int, ...]
+    scores: tuple[float, ...]
+
+
 class ScalarRewardModel:
     """A trained head. Of two answers to one prompt, the better has the higher score.
 
@@ -158,15 +175,26 @@ class ScalarRewardModel:
     ) -> list[float]:
         """Return one score per (prompt, response), in the order given.
 
-        Batches are made of pairs of similar length and padded to their longest.
+        Pairs are taken 4,096 at a time, so memory does not grow with their number but for the scores; batches are made
+        of pairs of similar length and padded to their longest.
+
+        Args:
+            prompts, responses: of one length.
+            batch_size: pairs per forward pass.
 
         Raises:
             EngineError: a score is not finite.
         """
+        pairs = list(zip(prompts, responses, strict=True))
+        scores: list[float] = []
+        for start in range(0, len(pairs), WINDOW):
+            scores += self._scored(pairs[start : start + WINDOW], batch_size)
+        return scores
+
+    def _scored(self, pairs: Sequence[tuple[str | Sequence[Message], str]], batch_size: int) -> list[float]:
         import torch
 
-        pairs = zip(prompts, responses, strict=True)
-        encoded = [dict(encode(self.tokenizer, prompt, response, MAX_LENGTH)) for prompt, response in pairs]
+        encoded = [dict(encode(self.tokenizer, *pair, MAX_LENGTH)) for pair in pairs]
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]))
         scores = [math.nan] * len(encoded)
         for start in range(0, len(order), batch_size):
@@ -181,3 +209,32 @@ class ScalarRewardModel:
                 "the model gives scores that are not finite", mend="train it again, with a lower rate"
             )
         return scores
+
+    def rank(self, prompt: str | Sequence[Message], responses: Sequence[str]) -> Ranked:
+        """Return several responses to one prompt, the best first; equal ones in the order given.
+
+        Raises:
+            ConfigError: no responses.
+            EngineError: a score is not finite.
+        """
+        if not responses:
+            raise ConfigError("there is nothing to rank", mend="give one response or more")
+        scores = self.score_batch([prompt] * len(responses), responses)
+        order = sorted(range(len(responses)), key=lambda i: -scores[i])
+        return Ranked(tuple(order), tuple(scores))
+
+    def best_of_n(self, prompt: str | Sequence[Message], responses: Sequence[str]) -> tuple[int, str]:
+        """Return the place of the best of several responses to one prompt, and its text; of equal ones the first.
+
+        Raises:
+            ConfigError: no responses.
+            EngineError: a score is not finite.
+        """
+        best = self.rank(prompt, responses).order[0]
+        return best, responses[best]
+
+    def lengths(self, prompt: str | Sequence[Message], response: str) -> tuple[int, bool]:
+        """Return how many tokens a response has, and whether it and its prompt are cut to fit."""
+        whole = encode(self.tokenizer, prompt, response, None)["input_ids"]
+        alone = self.tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"]
+        return len(alone), len(whole) > MAX_LENGTH

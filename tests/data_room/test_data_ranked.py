@@ -54,7 +54,7 @@ def test_pairs_of_unequal_rank_within_a_prompt(tmp_path: Path) -> None:
     ]
     pair = items[0]
     assert isinstance(pair, PreferencePair)
-    assert pair == PreferencePair.make([{"role": "user", "content": "p"}], "a", "b", "r")
+    assert pair == PreferencePair.make([{"role": "user", "content": "p"}], "a", "b", "r", distance=1.5)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,10 @@ def test_jsonl_of_conversations(tmp_path: Path) -> None:
         {"prompt": "q", "answer": "z", "rank": 1},
         {"prompt": single, "answer": "w", "rank": 2},
     )
-    assert items == [PreferencePair.make(TURNS, "x", "y", "r"), PreferencePair.make(single, "z", "w", "r")]  # type: ignore[arg-type]
+    assert items == [
+        PreferencePair.make(TURNS, "x", "y", "r", distance=1),  # type: ignore[arg-type]
+        PreferencePair.make(single, "z", "w", "r", distance=1),  # type: ignore[arg-type]
+    ]
 
 
 @pytest.mark.parametrize(

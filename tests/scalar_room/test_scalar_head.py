@@ -3,95 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from heads import ARGS, ENVIRONMENT, FOLDER, WORDS, easy_pairs, plain_score, train
 
-import reasongenrm
 from reasongenrm.errors import ConfigError, DataError, EngineError
+from reasongenrm.recipe_scalar import ScalarConfig
 from reasongenrm.records import PreferencePair
-from reasongenrm.scalar import MAX_LENGTH, ScalarRewardModel, prompt_text
-from reasongenrm.toy.scalar_base import build_tiny_distilbert
-from reasongenrm.train.scalar import check_args, train_scalar
-
-WORDS = [
-    "the",
-    "a",
-    "of",
-    "and",
-    "to",
-    "in",
-    "is",
-    "it",
-    "you",
-    "that",
-    "he",
-    "was",
-    "for",
-    "on",
-    "are",
-    "with",
-]
-ARGS = {"learning_rate": 1e-3, "max_steps": 40, "save_steps": 10, "disable_tqdm": True}
-HERE = Path(__file__).parent
-SOURCE = Path(reasongenrm.__file__).parents[1]
-# One thread: the model is tiny, and threads that wait for each other on a busy machine take most of the time.
-ENVIRONMENT = os.environ | {"PYTHONPATH": f"{SOURCE}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1"}
-FOLDER = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training_args.json"}
-FOLDER |= {"loss.json", "loss.png", "README.md", "done.json"}
-
-
-def sentence(source: random.Random, word: str) -> str:
-    words = [source.choice(WORDS) for _ in range(12)]
-    words.insert(source.randrange(12), word)
-    return " ".join(words)
-
-
-def easy_pairs(count: int, seed: int) -> list[PreferencePair]:
-    """Pairs whose chosen answer holds `good` and whose rejected answer holds `bad`."""
-    source = random.Random(seed)
-    prompts = [({"role": "user", "content": sentence(source, "what")},) for _ in range(count)]
-    return [
-        PreferencePair.make(p, sentence(source, "good"), sentence(source, "bad"), "easy") for p in prompts
-    ]
-
-
-@pytest.fixture(scope="module")
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def base(_one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    build_tiny_distilbert(folder, [pair.chosen + " " + pair.rejected for pair in easy_pairs(150, 0)], seed=0)
-    return folder
-
-
-def train(
-    base: Path, output: Path, pairs: list[PreferencePair] | None = None, **changes: Any
-) -> dict[str, Any]:
-    options = {
-        "model": str(base),
-        "revision": None,
-        "args": ARGS,
-        "seed": 1,
-        "max_length": MAX_LENGTH,
-    } | changes
-    return train_scalar(easy_pairs(150, 0) if pairs is None else pairs, output_dir=output, **options)
+from reasongenrm.scalar import ScalarRewardModel, prompt_text
+from reasongenrm.train.scalar import check_config
 
 
 @pytest.fixture(scope="module")
@@ -101,18 +27,6 @@ def head(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert (report["pairs"], report["trained"], report["truncated"], report["steps"]) == (150, 150, 0, 40)
     assert report["dropped_identical"] == [] and report["final_loss"] < 0.6
     return output
-
-
-def plain_score(folder: Path, prompt: str, response: str) -> float:
-    """The contract, with nothing of this suite."""
-    import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder)
-    tokens = tokenizer(prompt, response, return_tensors="pt", truncation=True, max_length=512)
-    with torch.no_grad():
-        return model(**tokens).logits.item()
 
 
 @pytest.mark.unit
@@ -131,12 +45,13 @@ def test_prompt_text() -> None:
         ({"xyzzy": 1}, "did you mean"),
         ({"learning_rate": "5e-5"}, r"'5e-5' is text.*5\.0e-5"),
         ({"max_length": 256}, r"args\.max_length: max_length is set by the suite"),
+        ({"eval_steps": 5}, r"args\.eval_steps: eval_steps is set by the suite"),
         ({"save_total_limit": 1}, r"args\.save_total_limit: .*nothing to go on from"),
     ],
 )
 def test_wrong_keys_are_named(args: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        check_args(args)
+        check_config(ScalarConfig(args=args))
 
 
 @pytest.mark.engine
@@ -227,7 +142,7 @@ def test_a_finished_training_is_not_repeated(base: Path, head: Path) -> None:
 KILLED = """
 import os, signal, trl
 from pathlib import Path
-from test_scalar_head import train
+from heads import train
 done, step = [], trl.RewardTrainer.training_step
 def dying_step(*args, **kwargs):
     done.append(1)
@@ -242,7 +157,7 @@ train(Path({base!r}), Path({output!r}))
 COUNTED = """
 import json, trl
 from pathlib import Path
-from test_scalar_head import train
+from heads import train
 steps, step = [], trl.RewardTrainer.training_step
 def counted_step(*args, **kwargs):
     steps.append(1)
@@ -299,7 +214,7 @@ def test_killed_after_the_last_step(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("reasongenrm.train.scalar.loss_curve", die)
+        patch.setattr("reasongenrm.train.scalar_card.loss_curve", die)
         with pytest.raises(KeyboardInterrupt):
             train(base, tmp_path / "killed", args=args)
     assert not (tmp_path / "killed.partial" / "checkpoints" / "checkpoint-10").exists()
@@ -392,7 +307,7 @@ def test_folders_that_are_no_heads(base: Path, head: Path, tmp_path: Path) -> No
 def test_the_tiny_base_is_a_function_of_its_inputs(base: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "from test_scalar_head import easy_pairs, build_tiny_distilbert as b\n"
+        "from heads import easy_pairs; from reasongenrm.toy.scalar_base import build_tiny_distilbert as b\n"
         "b(Path(sys.argv[1]), [p.chosen + ' ' + p.rejected for p in easy_pairs(150, 0)], seed=0)"
     )
     # Another process: hash seeds are where such a thing goes wrong.

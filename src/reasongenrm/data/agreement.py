@@ -1,9 +1,11 @@
-"""How far annotators agree in their ranks: Kendall's W."""
+"""How far annotators agree in their ranks: Kendall's W, and the mean of Kendall's tau-b over pairs of them."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from typing import Any
 
 from reasongenrm.data.ranked_rows import RankedPrompt, read_ranked
@@ -59,6 +61,43 @@ def agreement(path: str) -> dict[str, Any] | None:
         "mean_w": round(sum(row["w"] for row in rated) / len(rated), 6) if rated else None,
         "per_prompt": rated,
     }
+
+
+def pairwise_tau(path: str) -> dict[str, Any] | None:
+    """Return the mean of Kendall's tau-b over pairs of annotators, or None with fewer than two annotators.
+
+    There is one tau-b, in [-1, 1], per prompt and pair of annotators, over the answers that both ranked; of at least
+    two. Where one of the two ties all of them there is no order to correlate, and no tau-b. Source: M. G. Kendall,
+    "The Treatment of Ties in Ranking Problems", Biometrika 33 (1945).
+
+    Returns:
+        `compared`: how many there are; `undefined`: how many are none for the ties; `mean_tau_b` over the compared
+        ones (None where there are none).
+
+    Raises:
+        DataError: as `load_ranked`.
+    """
+    prompts, _ = read_ranked(path)
+    if len({name for prompt in prompts for answer in prompt.answers for name in answer.ranks}) < 2:
+        return None
+    found = [tau for prompt in prompts for tau in _taus(prompt)]
+    taus = [tau for tau in found if tau is not None]
+    return {
+        "compared": len(taus),
+        "undefined": len(found) - len(taus),
+        "mean_tau_b": round(math.fsum(taus) / len(taus), 6) if taus else None,
+    }
+
+
+def _taus(prompt: RankedPrompt) -> Iterator[float | None]:
+    from scipy.stats import kendalltau
+
+    for one, other in combinations(prompt.mean_ranks().values(), 2):
+        shared = [place for place in one if place in other]
+        ranks = [one[place] for place in shared], [other[place] for place in shared]
+        if len(shared) >= 2:
+            # scipy gives NaN for a constant row, too, but some versions with a warning.
+            yield None if 1 in map(len, map(set, ranks)) else float(kendalltau(*ranks).statistic)
 
 
 def _concordance(prompt: RankedPrompt) -> dict[str, Any] | None:

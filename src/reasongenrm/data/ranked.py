@@ -43,21 +43,23 @@ def _compare(prompts: list[RankedPrompt], drops: list[Drop], source: str) -> Ite
             )
             detail = f"{problem} for this prompt; give it answers of at least two ranks."
             yield Drop(prompt.where, source, "nothing_to_compare", detail, "load")
-        for better, worse in pairs:
+        for better, worse, distance in pairs:
             texts = prompt.answers[better].text, prompt.answers[worse].text
-            yield PreferencePair.make(prompt.history, *texts, source)
+            yield PreferencePair.make(prompt.history, *texts, source, distance=distance)
 
 
-def _pairs(prompt: RankedPrompt) -> Iterator[tuple[int, int]]:
-    """Yield the places of the better and the worse answer of each pair, best answers first."""
+def _pairs(prompt: RankedPrompt) -> Iterator[tuple[int, int, float]]:
+    """Yield the places of the better and the worse answer of each pair, best answers first, and how many ranks lie
+    between them: the mean over the annotators who ranked both."""
     ranks = prompt.mean_ranks()
     means = {place: _mean(place, ranks) for place in range(len(prompt.answers))}
     for one, other in combinations(
         sorted(means, key=means.__getitem__), 2
     ):  # stable: ties stay in file order
-        lead = sum(given[other] - given[one] for given in ranks.values() if one in given and other in given)
-        if lead:
-            yield (one, other) if lead > 0 else (other, one)
+        leads = [given[other] - given[one] for given in ranks.values() if one in given and other in given]
+        if lead := sum(leads):
+            pair = (one, other) if lead > 0 else (other, one)
+            yield *pair, abs(lead) / len(leads)
 
 
 def _mean(place: int, ranks: Mapping[str, Mapping[int, float]]) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,20 @@ def read_ranked(path: str) -> tuple[list[RankedPrompt], list[Drop]]:
     return list(prompts.values()), drops
 
 
+def has_ranks(path: str) -> bool:
+    """Whether a file of answers, CSV or JSONL, has a column of ranks (JSONL: its first line that can be read).
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    file = Path(path).expanduser()
+    if file.suffix.lower() == ".jsonl":
+        rows = (row for row in read_rows(str(file), required=(), split="train") if not isinstance(row, Drop))
+        return any(name in first.columns for first in islice(rows, 1) for name in ("rank", "ranks"))
+    first_row: list[str] = next(csv.reader(io.StringIO(_text(file), newline="")), [])
+    return "rank" in (name.strip() for name in first_row)
+
+
 def _line(cells: Mapping[str, Any]) -> _Line | BadRow:
     """Return a usable ranking, or what is wrong with it; the cells are those of COLUMNS, and the annotator's."""
     try:
@@ -187,12 +202,30 @@ def _spread(columns: Mapping[str, Any]) -> Iterator[_Line | BadRow]:
 
 def _csv(file: Path) -> Iterator[tuple[str, _Line | BadRow]]:
     """Yield each CSV row that is not blank, and the line where it begins."""
+    for where, cells in csv_rows(file, COLUMNS, once=(*COLUMNS, ANNOTATOR)):
+        yield where, cells if isinstance(cells, BadRow) else _line(cells)
+
+
+def csv_rows(
+    file: Path, required: Sequence[str], *, once: Collection[str] | None
+) -> Iterator[tuple[str, dict[str, str] | BadRow]]:
+    """Yield the cells by column of each CSV row that is not blank, and `file:line` of where it begins.
+
+    A row shorter than the header is filled with empty cells.
+
+    Args:
+        required: columns that must be there.
+        once: columns that must not be there twice (None: every column with a name); of others the first counts.
+
+    Raises:
+        DataError: the file cannot be read, is not UTF-8, or its columns or quotes do not fit.
+    """
     # newline="": the csv module must see the line ends itself, as they may stand inside an answer.
     reader = csv.reader(io.StringIO(_text(file), newline=""), strict=True)
     begin = 1
     try:
         header = [name.strip() for name in next(reader, [])]
-        places = _places(header, file)
+        places = _places(header, file, required, once)
         begin = reader.line_num + 1
         for row in reader:
             if row:
@@ -203,10 +236,7 @@ def _csv(file: Path) -> Iterator[tuple[str, _Line | BadRow]]:
                     )
                     yield where, BadRow("extra_fields", detail)
                 else:
-                    yield (
-                        where,
-                        _line({name: row[at] if at < len(row) else "" for name, at in places.items()}),
-                    )
+                    yield where, {name: row[at] if at < len(row) else "" for name, at in places.items()}
             begin = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
@@ -232,16 +262,22 @@ def _text(file: Path) -> str:
         ) from None
 
 
-def _places(header: list[str], file: Path) -> dict[str, int]:
-    """Return the position of each column that is read."""
-    missing = [name for name in COLUMNS if name not in header]
-    twice = [name for name in (*COLUMNS, ANNOTATOR) if header.count(name) > 1]
+def _places(
+    header: list[str], file: Path, required: Sequence[str], once: Collection[str] | None
+) -> dict[str, int]:
+    """Return the position of each column."""
+    missing = [name for name in required if name not in header]
+    twice = [
+        name
+        for name in dict.fromkeys(header)
+        if header.count(name) > 1 and (name in once if once is not None else name)
+    ]
     if missing or twice:
         problem = (
             f"no column {', '.join(missing)}" if missing else f"column {', '.join(twice)} is there twice"
         )
-        mend = "make the first line: prompt,answer,rank"
+        mend = f"make the first line: {','.join(required)}"
         if len(header) == 1 and any(separator in header[0] for separator in ";\t"):
             mend += ", and separate the columns with commas"
         raise DataError(f"{problem}; found: {', '.join(header) or 'none'}", where=f"{file}:1", mend=mend)
-    return {name: header.index(name) for name in (*COLUMNS, ANNOTATOR) if name in header}
+    return {name: header.index(name) for name in dict.fromkeys(header)}

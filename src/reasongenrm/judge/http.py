@@ -7,18 +7,13 @@ RemoteJudge("http://127.0.0.1:8080").compare_many([("What is 2 + 2?", "4", "5")]
 # No `from __future__ import annotations`: FastAPI reads the annotations of functions that are made inside a function.
 
 import asyncio
-import hmac
-import signal
-import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
-from ipaddress import ip_address
+from contextlib import ExitStack
 from typing import Any
 
 from reasongenrm.engines.keys import Secret
-from reasongenrm.errors import ConfigError, EngineError, ReasonGenRMError, first_line
+from reasongenrm.errors import ConfigError, EngineError
 from reasongenrm.judge.api import Judge
 from reasongenrm.judge.bodies import (
     DEFAULT_LIMITS,
@@ -37,6 +32,7 @@ from reasongenrm.judge.ranking import Ranking
 from reasongenrm.judge.sharing import SharedJudge
 from reasongenrm.judge.votes import preference
 from reasongenrm.records import Comparison
+from reasongenrm.serving import Gate, address, answer_errors, listen, loopback, signals_end
 
 
 def _told(comparison: Comparison) -> dict[str, Any]:
@@ -80,8 +76,8 @@ def create_app(
 
     # No pages of documentation: they load scripts from elsewhere.
     app = FastAPI(title="reasongenrm", docs_url=None, redoc_url=None)
-    app.add_middleware(_Gate, key=api_key, most=limits.body)
-    _answer_errors(app)
+    app.add_middleware(Gate, key=api_key, most=limits.body)
+    answer_errors(app, {EngineError: 500, TooLarge: 413})
     _add_tournaments(app, judge, limits)
 
     @app.get("/health")
@@ -150,74 +146,6 @@ async def _gone(request: Any) -> None:
         pass
 
 
-def _error(status: int, error: str, mend: str = "") -> Any:
-    from starlette.responses import JSONResponse
-
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    return JSONResponse({"error": error, "mend": mend}, status, headers)
-
-
-def _answer_errors(app: Any) -> None:
-    """Have every error answered by {"error": what, "mend": …}."""
-    from fastapi.exceptions import RequestValidationError
-    from starlette.exceptions import HTTPException
-
-    async def ours(_: Any, error: ReasonGenRMError) -> Any:
-        status = 500 if isinstance(error, EngineError) else 413 if isinstance(error, TooLarge) else 400
-        return _error(status, f"{error.where}: {error.what}" if error.where else error.what, error.mend)
-
-    async def invalid(_: Any, error: RequestValidationError) -> Any:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"][1:]))
-        if first["type"] == "json_invalid":
-            return _error(400, f"the body is no JSON, at character {where}", "send a JSON object")
-        sent = "with Content-Type: application/json" if first["loc"] == ("body",) else "see /openapi.json"
-        return _error(422, f"{where}: {first['msg']}" if where else first["msg"], sent)
-
-    async def refused(_: Any, error: HTTPException) -> Any:
-        mend = "see /openapi.json" if error.status_code in (404, 405) else ""
-        return _error(error.status_code, error.detail, mend)
-
-    async def failed(_: Any, error: Exception) -> Any:
-        return _error(500, "the server failed", "its log says why")
-
-    app.add_exception_handler(ReasonGenRMError, ours)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, refused)
-    app.add_exception_handler(Exception, failed)
-
-
-class _Gate:
-    """Looks at the key before the body is read, and stops reading a body that is too large."""
-
-    def __init__(self, app: Any, key: str | None, most: int) -> None:
-        self.app, self.most = app, most
-        self.expected = f"Bearer {key}".encode() if key else None
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if self.expected and not hmac.compare_digest(given, self.expected):
-            answer = _error(401, "no valid key", "send Authorization: Bearer KEY")
-            await answer(scope, receive, send)
-            return
-        taken = 0
-
-        async def counted() -> Any:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self.most:
-                from starlette.exceptions import HTTPException
-
-                raise HTTPException(413, f"the body has more than {self.most} bytes")
-            return message
-
-        await self.app(scope, counted, send)
-
-
 def serve(
     judge: Judge | Callable[[], Judge],
     host: str = "127.0.0.1",
@@ -249,44 +177,17 @@ def serve(
     except ImportError as error:
         raise EngineError(f"cannot serve: {error}", mend="pip install fastapi uvicorn") from None
     key = Secret(api_key_env, where="api_key_env").reveal()
-    if not (key or allow_remote or _loopback(host)):
+    if not (key or allow_remote or loopback(host)):
         raise ConfigError(
             f"anybody who reaches {host} could ask the judge",
             where="host",
             mend="set a key (api_key_env), or allow it (--allow-remote)",
         )
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, backlog=1024)
-    except (OSError, OverflowError) as error:
-        raise ConfigError(f"cannot listen: {first_line(error)}", where=f"{host}:{port}") from None
     with ExitStack() as stack:
-        stack.enter_context(listening)
+        listening = stack.enter_context(listen(host, port))
         running = judge if isinstance(judge, Judge) else stack.enter_context(judge())
         shared = stack.enter_context(SharedJudge(running))
-        stack.enter_context(_signals_end())
+        stack.enter_context(signals_end())
         app = create_app(shared, api_key=key, model=model, limits=limits, ends=ends)
-        name, taken = listening.getsockname()[:2]
-        print(f"the judge is served at http://{f'[{name}]' if ':' in name else name}:{taken}", flush=True)
+        print(f"the judge is served at {address(listening)}", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="info")).run(sockets=[listening])
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-@contextmanager
-def _signals_end() -> Iterator[None]:
-    """uvicorn raises the signal that ended it once more when it has stopped: here that is the end of it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {name: signal.signal(name, lambda *_: None) for name in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)

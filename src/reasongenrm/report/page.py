@@ -9,23 +9,24 @@ from typing import Any
 from reasongenrm.report.run_rows import printable
 
 
-def render(template: str, **values: Any) -> str:
+def render(template: str, *, room: str = "report", **values: Any) -> str:
     """Return one HTML document, ending in a newline.
 
     Args:
-        template: the name of a template beside this module, which extends `page.html.jinja`.
+        template: the name of a template; here, beside this module, they extend `page.html.jinja`.
+        room: the folder of the package that holds the template.
         values: what it shows; markup in them is shown as text.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("reasongenrm", "report"), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("reasongenrm", room), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters["csp_hash"] = _csp_hash
+    environment.filters["csp_hash"] = csp_hash
     return printable(environment.get_template(template).render(**values)) + "\n"
 
 
-def _csp_hash(text: str) -> str:
+def csp_hash(text: str) -> str:
     """Return the source expression by which a policy allows this inline script or style and no other."""
     digest = hashlib.sha256(str(text).encode("utf-8")).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -196,6 +196,23 @@ def bias_chart(biases: Mapping[str, tuple[float | None, float | None]], title: s
         axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
         axes.grid(axis="x", alpha=0.3)
     figure.suptitle(title, parse_math=False)
+    return _encoded(figure)
+
+
+def panels(draw: Sequence[Callable[[Any], None]], title: str) -> bytes:
+    """Draw pictures, two beside each other, and return a PNG; the same pictures give the same bytes.
+
+    Args:
+        draw: each draws into the matplotlib axes that it is given.
+        title: stands above all; shortened.
+    """
+    lines = -(-len(draw) // 2) or 1
+    figure, grid = _figure(height=0.6 + 3 * lines, shape=(lines, 2))
+    for axes in grid.flat[len(draw) :]:
+        axes.set_visible(False)
+    for axes, picture in zip(grid.flat, draw, strict=False):
+        picture(axes)
+    figure.suptitle(_short(" ".join(title.split()), 80), parse_math=False)
     return _encoded(figure)
 
 

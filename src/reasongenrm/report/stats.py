@@ -69,6 +69,42 @@ def bootstrap_interval(
     return _percentiles(aggregate(means), level)
 
 
+def clustered_interval(
+    totals: Sequence[float],
+    counts: Sequence[int],
+    *,
+    seed: int,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval | None:
+    """Return the percentile bootstrap interval of a mean over rows in clusters, as pairs are in prompts.
+
+    The mean is sum(totals) / sum(counts). Rows of one cluster are not independent, so whole clusters are
+    drawn with replacement (the cluster bootstrap: Field & Welsh 2007, Journal of the Royal Statistical
+    Society B 69:369-390).
+
+    Args:
+        totals: sum of the rows' values in each cluster, finite, shape (clusters,).
+        counts: how many rows that is, at least one, shape (clusters,).
+        seed: the same clusters and seed give the same interval, in whatever order the clusters come.
+
+    Returns:
+        None with fewer than two clusters, which say nothing of how clusters differ.
+    """
+    import numpy as np
+
+    if len(totals) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    block = max(1, 5_000_000 // len(totals))  # a draw has a number per cluster: bounds the memory
+    means = [
+        _resampled_means([totals, counts], rng, min(block, resamples - done))
+        for done in range(0, resamples, block)
+    ]
+    drawn = np.concatenate(means)
+    return _percentiles(drawn[:, 0] / drawn[:, 1], level)
+
+
 def paired_difference(
     ours: Mapping[str, Sequence[float]],
     theirs: Mapping[str, Sequence[float]],

@@ -162,7 +162,7 @@ def ask(verb: str, judge: Callable[[], Judge], source: str, target: str) -> None
     questions = read_questions(raw_lines(source), names)
     with ExitStack() as stack:
         if target == "-":
-            told = _ask(work, judge, questions, None, _complain)
+            told = _ask(work, judge, questions, None, complain)
         else:
             store = PartStore(Path(target))
             if store.finished:
@@ -175,7 +175,8 @@ def ask(verb: str, judge: Callable[[], Judge], source: str, target: str) -> None
         say(f"{target}: {', '.join(f'{count} {name}' for name, count in told.items() if count)}")
 
 
-def _complain(drop: Drop) -> None:
+def complain(drop: Drop) -> None:
+    """Print a row that is left out to stderr."""
     print(f"reasongenrm: {drop.where}: left out ({drop.reason}): {drop.detail}", file=sys.stderr)
 
 

@@ -6,7 +6,7 @@ done here, in their order. Memory does not grow with the input, but for what nea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,7 +36,7 @@ from reasongenrm.processes import map_chunks
 from reasongenrm.reading import RawLine, RawRow
 from reasongenrm.reasons.sample import teacher_messages
 from reasongenrm.recipe import Recipe
-from reasongenrm.recipe_data import BenchmarkFile
+from reasongenrm.recipe_data import BenchmarkFile, SourceConfig
 from reasongenrm.records import Drop, JudgePrompt, Letter, PreferencePair, to_json
 from reasongenrm.run import Run
 from reasongenrm.stages.loading import teacher_encoder
@@ -79,22 +79,24 @@ class Candidate:
         return msgspec.json.decode(self.lines["pairs"], type=PreferencePair)
 
 
-def source_rows(recipe: Recipe) -> Iterator[RawLine | RawRow | PreferencePair | Drop]:
+def source_rows(
+    sources: Sequence[SourceConfig], limit: int | None
+) -> Iterator[RawLine | RawRow | PreferencePair | Drop]:
     """Yield the rows of all sources, at most `limit` of them."""
 
     def rows() -> Iterator[Iterable[RawLine | RawRow | PreferencePair | Drop]]:
-        for source in recipe.data.sources:
+        for source in sources:
             if source.kind == "ranked":
                 yield load_ranked(source.path)
             else:
                 yield raw_pairs(source.path, split=source.split, revision=source.revision)
 
-    return islice(chain.from_iterable(rows()), recipe.limit)
+    return islice(chain.from_iterable(rows()), limit)
 
 
-def load_sources(recipe: Recipe) -> Iterator[PreferencePair | Drop]:
+def load_sources(sources: Sequence[SourceConfig], limit: int | None) -> Iterator[PreferencePair | Drop]:
     """Yield all sources' rows as pairs."""
-    return (row if isinstance(row, PreferencePair) else read_pair(row) for row in source_rows(recipe))
+    return (row if isinstance(row, PreferencePair) else read_pair(row) for row in source_rows(sources, limit))
 
 
 class _Placer:
@@ -189,7 +191,13 @@ def candidates(recipe: Recipe, *, measured: bool = True) -> Iterator[Candidate |
         recipe: names sources, wording, templates and limits.
         measured: count tokens, apply the length policy, tell languages, look for leaks.
     """
-    return map_chunks(_place, source_rows(recipe), chunk=CHUNK, prepare=_begin, arguments=(recipe, measured))
+    return map_chunks(
+        _place,
+        source_rows(recipe.data.sources, recipe.limit),
+        chunk=CHUNK,
+        prepare=_begin,
+        arguments=(recipe, measured),
+    )
 
 
 def _benchmarks(recipe: Recipe) -> Decontaminator | None:

@@ -29,7 +29,10 @@ def preview(recipe: Recipe, stage: str) -> None:
     if stage == "train":
         _records(recipe)
     else:
-        _rows(recipe, load_sources(recipe) if stage == "prepare" else _benchmarks(recipe))
+        _rows(
+            recipe,
+            load_sources(recipe.data.sources, recipe.limit) if stage == "prepare" else _benchmarks(recipe),
+        )
 
 
 def _benchmarks(recipe: Recipe) -> Iterator[PreferencePair | Drop]:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from reasongenrm.errors import ConfigError, EngineError
 from reasongenrm.judge.loading import judge_encoder, load_tokenizer
 from reasongenrm.processes import die_with_parent
 from reasongenrm.recipe import Recipe
+from reasongenrm.recipe_scalar import ScalarConfig
 from reasongenrm.records import PreferencePair
 from reasongenrm.run import Run, file_hash
 from reasongenrm.stages.progress import say
@@ -161,16 +163,19 @@ def _train_scalar(recipe: Recipe, run: Run) -> None:
         PreferencePair(**(row | {"history": tuple(row["history"])}))
         for row in read_jsonl(run.path("pairs.jsonl"))
     ]
-    report = train_scalar(
-        pairs,
-        model=recipe.scalar.model,
-        revision=recipe.scalar.revision,
-        output_dir=run.path("scalar"),
-        args=recipe.scalar.args,
-        seed=recipe.seed,
-        max_length=recipe.scalar.max_length,
+    report = train_scalar(pairs, recipe.scalar, output_dir=run.path("scalar"), seed=recipe.seed)
+    say(told(report, recipe.scalar))
+
+
+def told(report: Mapping[str, Any], config: ScalarConfig) -> str:
+    """Return one line about a scalar head's training."""
+    line = (
+        f"scalar: {report['steps']} steps on {report['trained']} of {report['pairs']} pairs, {report['truncated']} cut to "
+        f"{config.max_length} tokens, {len(report['dropped_identical'])} dropped, final loss {report['final_loss']}"
     )
-    say(
-        f"scalar: {report['steps']} steps on {report['trained']} of {report['pairs']} pairs, "
-        f"{report['truncated']} cut to {recipe.scalar.max_length} tokens, final loss {report['final_loss']}"
-    )
+    if found := report["validation"]:
+        line += (
+            f"; of {found['pairs']} held-out pairs ({found['prompts']} prompts) {100 * found['accuracy']:.1f}% right, "
+            f"loss {found['loss']:.4f}"
+        )
+    return line

@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.data.split import prompt_id, split_pairs
 from reasongenrm.errors import ConfigError, DataError, EngineError, first_line
-from reasongenrm.records import Drop, PreferencePair, content_id, to_json
-from reasongenrm.report.plots import loss_curve
+from reasongenrm.recipe_scalar import ScalarConfig
+from reasongenrm.records import Drop, PreferencePair, content_id
 from reasongenrm.scalar import encode, load_base_tokenizer
-from reasongenrm.store import write_json
-from reasongenrm.train.trainer import check_args as check_keys
-from reasongenrm.train.trainer import check_weights, guard_callback, last_checkpoint, loss_log
+from reasongenrm.train.scalar_card import write_beside
+from reasongenrm.train.trainer import check_args, check_weights, guard_callback, last_checkpoint, loss_log
 
 WHERE = "scalar.args"
 """Dotted key of the trainer's arguments in a recipe."""
@@ -43,127 +43,115 @@ DEFAULTS: dict[str, Any] = {
 }
 """RewardConfig keys whose default is this suite's."""
 
-RESERVED = ("output_dir", "seed", "data_seed", "max_length", "resume_from_checkpoint", "trust_remote_code")
+RESERVED = (
+    *("output_dir", "seed", "data_seed", "max_length", "resume_from_checkpoint", "trust_remote_code"),
+    # `validation` and `patience` are about these.
+    *("eval_strategy", "eval_steps", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+)
 """RewardConfig keys that are set by `train_scalar` itself."""
 
-CARD = """---
-library_name: transformers
-pipeline_tag: text-classification
-tags: [reward-model, trl, reasongenrm]
-{base_line}---
-
-# A scalar reward model
-
-One number per (prompt, response); of two answers to one prompt, the better has the higher. Trained from
-`{model}` with a Bradley-Terry loss (TRL's `RewardTrainer`) on {trained} preference pairs for {steps} steps,
-seed {seed}; {truncated} of the pairs were cut to {max_length} tokens. The last logged loss was {final_loss}
-nats (guessing: 0.6931).
-
-```python
-tokens = tokenizer(prompt, response, return_tensors="pt", truncation=True, max_length=512)
-score = AutoModelForSequenceClassification.from_pretrained(folder)(**tokens).logits.item()
-```
-
-A history of several turns is one prompt string: its turns as `role: text`, an empty line between them.
-Training arguments are in `training_args.json`, the loss in `loss.json` and `loss.png`.
-"""
+Rows = list[dict[str, Any]]
 
 
 def train_scalar(
-    pairs: Sequence[PreferencePair],
-    *,
-    model: str,
-    revision: str | None,
-    output_dir: Path,
-    args: dict[str, Any],
-    seed: int,
-    max_length: int,
+    pairs: Sequence[PreferencePair], config: ScalarConfig, *, output_dir: Path, seed: int
 ) -> dict[str, Any]:
     """Train a scalar head and leave it in `output_dir`; return what happened to the pairs.
 
     Called again with the same arguments it returns at once, or goes on where it was killed and ends with the
     same weights as an undisturbed run (on one machine, CPU).
 
+    The loss is -log σ(Z_chosen - Z_rejected - margin · distance), where `distance` is that of the pair's ranks (R. A.
+    Bradley and M. E. Terry, Biometrika 39, 1952; the margin as in H. Touvron et al., "Llama 2", arXiv:2307.09288,
+    section 3.2.2), plus c · (Z_chosen + Z_rejected)² where `args.center_rewards_coefficient` sets c (J. Eisenstein et
+    al., arXiv:2312.09244).
+
     Args:
         pairs: what to learn from.
-        model, revision: hub id and revision of the base, or a local folder; safetensors only.
-        args: RewardConfig keys, passed through untouched over `DEFAULTS`.
-        seed: of the head's initial weights and of the order of the pairs.
-        max_length: tokens of prompt and response together; serving always takes `scalar.MAX_LENGTH`.
+        config: base, limits, what is held out, and RewardConfig keys, which go over `DEFAULTS`; serving always takes
+            `scalar.MAX_LENGTH` tokens.
+        output_dir: folder of the head.
+        seed: of the head's initial weights, of the order of the pairs, and of what is held out.
 
     Returns:
-        `pairs`: given; `trained`: trained on; `truncated`: of those, cut to `max_length`; `steps`;
+        `pairs`: given; `trained`: trained on; `truncated`: of all pairs used, those cut to `max_length`; `steps`;
         `dropped_identical`: a Drop for each pair whose two answers are the same tokens after the cut;
-        `final_loss`: the last one logged, in nats (None when none was).
+        `final_loss`: the last one logged, in nats (None when none was); `validation`: of what is held out `pairs`,
+        `prompts`, `loss` (nats) and `accuracy` in [0, 1], or None.
 
     Raises:
         ConfigError: an unknown or reserved key, a value RewardConfig refuses, a `max_length` the base cannot
-            take, or an `output_dir` that holds another training.
+            take, a margin without ranks, or an `output_dir` that holds another training.
         DataError: no pairs are left.
         EngineError: the base cannot be loaded, or the loss is no longer a finite number.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise EngineError("the scalar head trains in one process", mend="start it without a launcher")
-    check_args(args)
-    arguments = _arguments(args)
-    fingerprint = content_id([pair.id for pair in pairs], model, revision, arguments, seed, max_length)
+    check_config(config)
+    if config.margin and not any(pair.distance for pair in pairs):
+        raise ConfigError(
+            "no pair comes from ranks", where="scalar.margin", mend="set 0, or give ranked answers"
+        )
+    arguments = _arguments(config.args)
+    given = [[pair.id, pair.distance] for pair in pairs]
+    fingerprint = content_id(given, config.model_dump(mode="json") | {"args": arguments}, seed)
     partial = output_dir.with_name(output_dir.name + ".partial")
     if output_dir.exists():
         shutil.rmtree(partial, ignore_errors=True)  # left by a kill between the move and the end
         return _finished_report(output_dir, fingerprint)
     _open_partial(partial, fingerprint)
 
-    tokenizer = load_base_tokenizer(model, revision, max_length)
-    rows, truncated, dropped = _tokenise(pairs, tokenizer, max_length)
-    if not rows:
-        raise DataError("no pairs are left to train on", mend="give pairs whose answers differ")
-    log, steps = _run(rows, tokenizer, partial, model, revision, arguments, seed)
-    report = {
-        "pairs": len(pairs),
-        "trained": len(rows),
-        "truncated": truncated,
-        "dropped_identical": dropped,
-        "steps": steps,
-        "final_loss": next((entry["loss"] for entry in reversed(log) if "loss" in entry), None),
-    }
-    settings = {
-        "model": model,
-        "revision": revision,
-        "seed": seed,
-        "max_length": max_length,
-        "args": arguments,
-    }
-    _write_beside(partial / "final", settings, report, log, fingerprint)
+    tokenizer = load_base_tokenizer(config.model, config.revision, config.max_length)
+    report, rows, held = _prepared(pairs, config, tokenizer, seed)
+    log, steps, measured = _run(rows, held, tokenizer, partial, config, arguments, seed)
+    if report["validation"] is not None:
+        report["validation"] |= measured
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    report |= {"steps": steps, "final_loss": losses[-1] if losses else None}
+    write_beside(partial / "final", config, arguments, seed, report, log, fingerprint)
     (partial / "final").rename(output_dir)
     shutil.rmtree(partial)
     return report
 
 
-def _write_beside(
-    final: Path,
-    settings: dict[str, Any],
-    report: dict[str, Any],
-    log: list[dict[str, Any]],
-    fingerprint: str,
-) -> None:
-    """Write what stands beside the weights."""
-    write_json(final / "training_args.json", settings)
-    write_json(final / "loss.json", log)
-    loss_curve(log, final / "loss.png", f"scalar head from {Path(settings['model']).name}")
-    (final / "README.md").write_text(_card(settings | report), encoding="utf-8")
-    stored = report | {"dropped_identical": [to_json(drop) for drop in report["dropped_identical"]]}
-    write_json(final / "done.json", {"fingerprint": fingerprint, "report": stored})
+def _prepared(
+    pairs: Sequence[PreferencePair], config: ScalarConfig, tokenizer: Any, seed: int
+) -> tuple[dict[str, Any], Rows, Rows]:
+    """Return the report as far as it is known, and the trainer's rows: to train on, and held out."""
+    learned, out = split_pairs(pairs, config.validation, seed)
+    rows, truncated, dropped = _tokenise(learned, tokenizer, config)
+    held, cut, identical = _tokenise(out, tokenizer, config)
+    if not rows:
+        raise DataError("no pairs are left to train on", mend="give pairs whose answers differ")
+    if config.validation and not held:
+        raise DataError(
+            "of the prompts held out, no pair is left", where="scalar.validation", mend="hold out more"
+        )
+    report = {
+        "pairs": len(pairs),
+        "trained": len(rows),
+        "truncated": truncated + cut,
+        "dropped_identical": dropped + identical,
+        "validation": None,
+    }
+    if held:
+        report["validation"] = {"pairs": len(held), "prompts": len({prompt_id(pair) for pair in out})}
+    return report, rows, held
 
 
-def check_args(args: Mapping[str, Any]) -> None:
-    """Check the names of RewardConfig keys, and that numbers are numbers; needs no model.
+def check_config(config: ScalarConfig) -> None:
+    """Check the names of the trainer's and peft's keys, and that numbers are numbers; needs no model.
 
     Raises:
         ConfigError: names the key, and the closest valid one.
     """
     from trl import RewardConfig
 
-    check_keys(RewardConfig, args, where=WHERE, reserved=RESERVED)
+    check_args(RewardConfig, config.args, where=WHERE, reserved=RESERVED)
+    if config.lora is not None:
+        from peft import LoraConfig
+
+        check_args(LoraConfig, config.lora, where="scalar.lora", reserved=("task_type",))
 
 
 def _arguments(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,12 +160,6 @@ def _arguments(args: Mapping[str, Any]) -> dict[str, Any]:
     if "num_train_epochs" in args and "max_steps" not in args:
         del arguments["max_steps"]  # or the default would silently win over the epochs asked for
     return arguments
-
-
-def _card(facts: dict[str, Any]) -> str:
-    local = Path(facts["model"]).exists()  # a path on this machine says nothing to others
-    base = Path(facts["model"]).name if local else facts["model"]
-    return CARD.format(**facts | {"model": base, "base_line": "" if local else f"base_model: {base}\n"})
 
 
 def _finished_report(output_dir: Path, fingerprint: str) -> dict[str, Any]:
@@ -204,13 +186,13 @@ def _open_partial(partial: Path, fingerprint: str) -> None:
 
 
 def _tokenise(
-    pairs: Sequence[PreferencePair], tokenizer: Any, max_length: int
-) -> tuple[list[dict[str, list[int]]], int, list[Drop]]:
+    pairs: Sequence[PreferencePair], tokenizer: Any, config: ScalarConfig
+) -> tuple[Rows, int, list[Drop]]:
     """Return the trainer's rows, how many of them were cut, and the pairs that the cut made identical."""
-    rows, truncated, dropped = [], 0, []
+    rows, truncated, dropped, limit = [], 0, [], config.max_length
     for pair in pairs:
         chosen, rejected = (
-            encode(tokenizer, pair.history, answer, max_length)["input_ids"]
+            encode(tokenizer, pair.history, answer, limit)["input_ids"]
             for answer in (pair.chosen, pair.rejected)
         )
         if chosen == rejected:
@@ -219,52 +201,114 @@ def _tokenise(
             continue
         # Only a sequence that fills the limit can have been cut: the rest need no second tokenisation.
         truncated += any(
-            len(ids) >= max_length
-            and len(encode(tokenizer, pair.history, answer, None)["input_ids"]) > max_length
+            len(ids) >= limit and len(encode(tokenizer, pair.history, answer, None)["input_ids"]) > limit
             for ids, answer in ((chosen, pair.chosen), (rejected, pair.rejected))
         )
-        rows.append({"chosen_ids": chosen, "rejected_ids": rejected})
+        row: dict[str, Any] = {"chosen_ids": chosen, "rejected_ids": rejected}
+        if config.margin:
+            row["margin"] = config.margin * (pair.distance or 0.0)
+        rows.append(row)
     return rows, truncated, dropped
 
 
-def _run(
-    rows: list[dict[str, list[int]]],
-    tokenizer: Any,
-    partial: Path,
-    model: str,
-    revision: str | None,
-    arguments: dict[str, Any],
-    seed: int,
-) -> tuple[list[dict[str, Any]], int]:
-    """Train from scratch or the last checkpoint, save the model; return the loss log and the steps done."""
-    from datasets import Dataset
-    from transformers import PrinterCallback
-    from trl import RewardConfig, RewardTrainer
+def _reward_config(config: ScalarConfig, arguments: dict[str, Any], checkpoints: Path, seed: int) -> Any:
+    """Return RewardConfig with what the suite sets itself.
+
+    Raises:
+        ConfigError: it refuses a value.
+    """
+    from trl import RewardConfig
 
     arguments = dict(arguments)
-    loading = {"revision": revision, "use_safetensors": True}
+    loading = {"revision": config.revision, "use_safetensors": True}
     loading |= arguments.pop("model_init_kwargs", None) or {}
-    checkpoints = partial / "checkpoints"
+    if config.validation:
+        arguments |= {"eval_strategy": "steps", "eval_steps": arguments["save_steps"]}
+    if config.patience is not None:
+        arguments |= {
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "eval_loss",
+            "greater_is_better": False,
+            "restore_callback_states_from_checkpoint": True,  # else a resumed run forgets its patience
+        }
     try:
         # max_length None: rows are cut already, and RewardTrainer would drop what is longer without a word.
-        config = RewardConfig(
+        found = RewardConfig(
             output_dir=str(checkpoints), seed=seed, max_length=None, model_init_kwargs=loading, **arguments
         )
     except (TypeError, ValueError) as error:
         raise ConfigError(first_line(error), where=WHERE, mend="see trl.RewardConfig") from error
     # On a node of several GPUs one process would split every batch over all of them, and make it as much larger.
-    config._n_gpu = min(config.n_gpu, 1)
+    found._n_gpu = min(found.n_gpu, 1)
+    return found
+
+
+def _lora(config: ScalarConfig) -> Any:
+    """Return peft's configuration; the head, which no base has, is trained whole: DistilBERT's has two layers.
+
+    Raises:
+        ConfigError: peft refuses a value.
+    """
+    if config.lora is None:
+        return None
+    import torch
+    from peft import LoraConfig
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    with torch.device("meta"):
+        shape = AutoModelForSequenceClassification.from_config(
+            AutoConfig.from_pretrained(config.model, revision=config.revision, num_labels=1)
+        )
+    heads = [
+        name
+        for name, part in shape.named_children()
+        if name != shape.base_model_prefix and any(True for _ in part.parameters())
+    ]
+    try:
+        return LoraConfig(**({"modules_to_save": heads} | config.lora | {"task_type": "SEQ_CLS"}))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(first_line(error), where="scalar.lora", mend="see peft.LoraConfig") from error
+
+
+def _run(
+    rows: Rows,
+    held: Rows,
+    tokenizer: Any,
+    partial: Path,
+    config: ScalarConfig,
+    arguments: dict[str, Any],
+    seed: int,
+) -> tuple[list[dict[str, Any]], int, dict[str, float]]:
+    """Train from scratch or the last checkpoint, save the model; return the loss log, the steps done, and what the
+    held-out rows say."""
+    from datasets import Dataset
+    from transformers import EarlyStoppingCallback, PrinterCallback
+    from trl import RewardTrainer
+
+    checkpoints = partial / "checkpoints"
+    settings = _reward_config(config, arguments, checkpoints, seed)
     try:
         trainer = RewardTrainer(
-            model=model, args=config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+            model=config.model,
+            args=settings,
+            train_dataset=Dataset.from_list(rows),
+            eval_dataset=Dataset.from_list(held) if held else None,
+            processing_class=tokenizer,
+            peft_config=_lora(config),
         )
     except (OSError, ValueError) as error:
-        raise EngineError(f"the trainer refuses: {first_line(error)}", where=model) from error
+        raise EngineError(f"the trainer refuses: {first_line(error)}", where=config.model) from error
     assert len(trainer.train_dataset) == len(rows), "RewardTrainer dropped pairs"
+    if config.patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(config.patience))
     trainer.add_callback(guard_callback(WHERE))
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-    check_weights(trainer.model, config.learning_rate, WHERE)
-    trainer.model.save_pretrained(partial / "final")
+    steps = trainer.state.global_step
+    check_weights(trainer.model, settings.learning_rate, WHERE)
+    log = loss_log(trainer.state.log_history)
+    measured = trainer.evaluate() if held else {}
+    model = trainer.model.merge_and_unload() if config.lora is not None else trainer.model
+    model.save_pretrained(partial / "final")
     tokenizer.save_pretrained(partial / "final")
-    return loss_log(trainer.state.log_history), trainer.state.global_step
+    return log, steps, {name: measured[f"eval_{name}"] for name in ("loss", "accuracy") if measured}

@@ -22,7 +22,7 @@ from reasongenrm.recipe import Recipe
 from reasongenrm.recipe_file import load_recipe
 from reasongenrm.records import content_id
 from reasongenrm.store import read_jsonl, write_json
-from reasongenrm.train.scalar import check_args as check_scalar_args
+from reasongenrm.train.scalar import check_config
 from reasongenrm.train.trainer import check_args, check_weights, guard_callback, last_checkpoint, loss_log
 
 RESERVED = ("output_dir", "seed", "data_seed", "max_length", "resume_from_checkpoint", "model_init_kwargs",
@@ -56,7 +56,7 @@ def check_training(recipe: Recipe) -> None:
     check_args(LoraConfig, recipe.train.lora, where="train.lora")
     check_args(SFTConfig, recipe.train.args, where="train.args", reserved=RESERVED)
     if recipe.scalar is not None:
-        check_scalar_args(recipe.scalar.args)
+        check_config(recipe.scalar)
     for name, judge in recipe.judges.items():
         check_args(SFTConfig, judge.args, where=f"judges.{name}.args", reserved=RESERVED)
 

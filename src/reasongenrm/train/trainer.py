@@ -74,14 +74,15 @@ def guard_callback(where: str) -> Any:
 
     A checkpoint of the last step would be of no use: what follows it at once is the finished model, and a
     trainer that resumed from it would take one more step. It is not even saved, unless something else than
-    steps and epochs asks for it.
+    steps and epochs asks for it, or the best weights are kept; and it is never marked.
     """
     import torch.distributed as dist
     from transformers import TrainerCallback
 
     class Guard(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step >= state.max_steps:
+            # Where the best weights are kept, the last may be the best.
+            if state.global_step >= state.max_steps and not args.load_best_model_at_end:
                 control.should_save = False
             # A run that goes on from a checkpoint begins a new mean of the loss there; so does every other run.
             control.should_log = control.should_log or control.should_save
@@ -91,7 +92,8 @@ def guard_callback(where: str) -> Any:
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if dist.is_available() and dist.is_initialized():
                 dist.barrier()  # every process has written its part
-            if state.is_world_process_zero and state.global_step < state.max_steps:
+            ended = control.should_training_stop or state.global_step >= state.max_steps
+            if state.is_world_process_zero and not ended:
                 (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:

@@ -1,0 +1,100 @@
+"""How fast the scalar head scores: `score_batch` against `score` called once per answer.
+
+    python bench/scalar.py [FOLDER] [--pairs 256] [--repeats 3]
+
+FOLDER holds a trained head (`make demo` leaves one in runs/demo/scalar). The demo's is so small that the calls
+themselves are most of the time, so a DistilBERT of the published size (66 million untrained weights, which compute as
+trained ones do) is measured as well. Answers have 5 to 400 words, evenly drawn. The two ways are taken in turn, after a
+first round that is not counted, and the medians are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from reasongenrm.scalar import ScalarRewardModel
+
+
+def machine() -> str:
+    """Name the machine."""
+    import torch
+
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    cpu = next(line.split(":")[1].strip() for line in lines if "model name" in line)
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return (
+        f"{cpu}, {os.cpu_count()} cores{gpu}, Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def published_size(folder: Path, where: Path) -> Path:
+    """Write an untrained head of DistilBERT's published size with a folder's tokenizer; return its folder."""
+    import torch
+    from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    config = DistilBertConfig(vocab_size=30522, num_labels=1, pad_token_id=tokenizer.pad_token_id)
+    DistilBertForSequenceClassification(config).save_pretrained(where)
+    tokenizer.save_pretrained(where)
+    return where
+
+
+def mixed(count: int) -> tuple[list[str], list[str]]:
+    """Return prompts and answers of many lengths."""
+    draw = random.Random(3)
+    words = "lamp river stone quilt maple copper violet engine harbor candle".split()
+
+    def text(most: int) -> str:
+        return " ".join(draw.choice(words) for _ in range(draw.randint(5, most)))
+
+    return [text(30) for _ in range(count)], [text(400) for _ in range(count)]
+
+
+def measure(model: ScalarRewardModel, pairs: int, repeats: int) -> tuple[float, float, float]:
+    """Return the median seconds one by one and batched, and the largest difference of a score."""
+    prompts, answers = mixed(pairs)
+    single, batched, apart = [], [], 0.0
+    for number in range(repeats + 1):
+        began = time.perf_counter()
+        one_by_one = [model.score(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        middle = time.perf_counter()
+        together = model.score_batch(prompts, answers)
+        ended = time.perf_counter()
+        apart = max(apart, max(abs(a - b) for a, b in zip(one_by_one, together, strict=True)))
+        if number:
+            single.append(middle - began)
+            batched.append(ended - middle)
+    return statistics.median(single), statistics.median(batched), apart
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", default="runs/demo/scalar")
+    parser.add_argument("--pairs", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    print(machine())
+    print(f"\n{options.pairs} answers of 5 to 400 words\n")
+    print("| head | one by one, s | batched, s | ratio | largest difference |\n|---|--:|--:|--:|--:|")
+    with tempfile.TemporaryDirectory() as where:
+        heads = {
+            "the given one": Path(options.folder),
+            "DistilBERT's size": published_size(options.folder, Path(where)),
+        }
+        for name, folder in heads.items():
+            single, batched, apart = measure(
+                ScalarRewardModel.from_pretrained(folder), options.pairs, options.repeats
+            )
+            print(f"| {name} | {single:.2f} | {batched:.2f} | {single / batched:.2f}x | {apart:.0e} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""What annotators did, a JSON line per operation, appended so that nothing tears it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from reasongenrm.answers.table import Order
+from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.store import dump_line, writing
+
+Kind = Literal["rank", "skip", "undo"]
+_KINDS = ("rank", "skip", "undo")
+_LONGEST_NAME = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One operation.
+
+    Attributes:
+        annotator: who did it.
+        kind: `rank`, `skip`, or `undo` of their last operation that still holds.
+        prompt: the prompt's id.
+        order: of a ranking; empty otherwise.
+    """
+
+    annotator: str
+    kind: Kind
+    prompt: str
+    order: Order = ()
+
+
+def annotator_name(name: str) -> str:
+    """Return an annotator's name as it is written: composed characters, single spaces.
+
+    Raises:
+        ConfigError: it is empty, too long, or holds what cannot be printed.
+    """
+    tidy = " ".join(unicodedata.normalize("NFC", name).split())
+    if not tidy or len(tidy) > _LONGEST_NAME or not tidy.isprintable():
+        what = "is empty" if not tidy else "is too long" if tidy.isprintable() else "cannot be printed"
+        mend = f"give a name of 1 to {_LONGEST_NAME} printable characters"
+        raise ConfigError(f"the annotator's name {what}", where="annotator", mend=mend)
+    return tidy
+
+
+class Journal:
+    """An append-only file of entries, shared by several annotators and processes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self, start: int = 0) -> tuple[list[Entry], int]:
+        """Return the entries from a byte on, and the byte where the whole lines end.
+
+        A last line without its end was torn by a kill, and is not there.
+
+        Raises:
+            DataError: the file is shorter than `start`, cannot be read, or holds a line that is no entry.
+        """
+        try:
+            with self.path.open("rb") as lines:
+                size = lines.seek(0, os.SEEK_END)
+                lines.seek(start)
+                raw = lines.read()
+        except FileNotFoundError:
+            size, raw = 0, b""
+        except OSError as error:
+            mend = "check the path and its permissions"
+            raise DataError(f"cannot be read: {error.strerror}", where=str(self.path), mend=mend) from None
+        if size < start:
+            mend = "put it back, or start again"
+            raise DataError("the journal was cut while it was in use", where=str(self.path), mend=mend)
+        whole = raw[: raw.rfind(b"\n") + 1]
+        entries: list[Entry] = []
+        for line in whole.split(b"\n")[:-1]:
+            try:
+                entries.append(_entry(json.loads(line.decode("utf-8"))))
+            except (ValueError, KeyError, TypeError, RecursionError):
+                self._broken(start, len(entries))
+        return entries, start + len(whole)
+
+    def _broken(self, start: int, after: int) -> None:
+        with self.path.open("rb") as lines:
+            number = lines.read(start).count(b"\n") + after + 1
+        mend = "delete that line; what the other lines say is kept"
+        raise DataError("the line is no entry of a journal", where=f"{self.path}:{number}", mend=mend)
+
+    @contextmanager
+    def locked(self) -> Iterator[int]:
+        """Hold the file, alone among all threads and processes; yields the descriptor that `append` wants.
+
+        Raises:
+            DataError: it cannot be opened for writing.
+        """
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(
+                file, fcntl.LOCK_EX
+            )  # the system lets go of it with the descriptor, also after a kill
+            yield file
+        finally:
+            os.close(file)
+
+    def append(self, file: int, entry: Entry) -> None:
+        """Write one entry to the disk before returning; of a write that fails nothing stays.
+
+        Args:
+            file: what `locked` yields.
+            entry: what to write.
+
+        Raises:
+            DataError: the system refuses to write.
+        """
+        row = {"annotator": entry.annotator, "kind": entry.kind, "prompt": entry.prompt}
+        line = dump_line(row | ({"order": entry.order} if entry.kind == "rank" else {})).encode("utf-8")
+        with writing(self.path):
+            size = _whole_lines(file)
+            os.ftruncate(file, size)  # nobody else is writing: what follows was torn by a kill
+            try:
+                if os.write(file, line) < len(line):  # one write: a reader sees the line or does not
+                    raise OSError("no room for a whole line")
+                os.fsync(file)
+            except BaseException:
+                os.ftruncate(file, size)
+                raise
+
+
+def _whole_lines(file: int) -> int:
+    """Return the byte after the last line end."""
+    end = os.fstat(file).st_size
+    while end:
+        begin = max(0, end - 65536)
+        found = os.pread(file, end - begin, begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0
+
+
+def _entry(row: Any) -> Entry:
+    annotator, kind, prompt = row["annotator"], row["kind"], row["prompt"]
+    order = row.get("order", [])
+    if kind not in _KINDS or not isinstance(annotator, str) or not isinstance(prompt, str):
+        raise ValueError
+    if not isinstance(order, list) or not all(isinstance(group, list) for group in order):
+        raise ValueError
+    if not all(isinstance(answer, str) for group in order for answer in group):
+        raise ValueError
+    return Entry(annotator, kind, prompt, tuple(map(tuple, order)))

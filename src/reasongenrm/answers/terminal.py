@@ -1,0 +1,149 @@
+"""Ranking in a terminal: prompt and answers as text, one line of input per prompt."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from reasongenrm.answers.session import Question, RankingSession, StalePrompt
+from reasongenrm.errors import ConfigError, DataError, ReasonGenRMError
+
+HELP = (
+    "Give the numbers of the answers, the best first, with = between answers that are as good: 3 1=2 4. "
+    "s skips the prompt (it comes again at the end), u undoes the last ranking or skip, "
+    "q quits (what is ranked is kept), ? shows this."
+)
+ASKED = "best first (3 1=2 4), s skip, u undo, q quit, ? help: "
+
+# Line separators that a terminal may act on, and what turns the direction of the text around it.
+_INVISIBLE = frozenset("\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def visible(text: str) -> str:
+    """Return a text in which nothing steers a terminal or hides: controls and bidi overrides become signs.
+
+    New lines and tabs stay; a Windows line end is a new line.
+    """
+    return "".join(map(_visible, text.replace("\r\n", "\n")))
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if character in "\n\t" or (code >= 0xA0 and character not in _INVISIBLE) or 0x20 <= code < 0x7F:
+        return character
+    if code < 0x20:
+        return chr(0x2400 + code)  # Unicode's pictures of the controls: ␛ for an escape
+    return "␡" if code == 0x7F else f"‹U+{code:04X}›"
+
+
+def parse_ranking(text: str) -> list[list[int]]:
+    """Return the groups of a line such as `3 1=2 4`, the best first.
+
+    Raises:
+        ConfigError: something is no number.
+    """
+    mend = "write it like this: 3 1=2 4, or ? for help"
+    groups = re.sub(r"\s*=\s*", "=", text).split()
+    for number in (part for group in groups for part in group.split("=")):
+        if not number:
+            raise ConfigError("a tie (=) needs an answer on both sides", mend=mend)
+        if not re.fullmatch("[0-9]{1,6}", number):
+            raise ConfigError(f"{visible(number)[:40]!r} is no number of an answer", mend=mend)
+    return [[int(number) for number in group.split("=")] for group in groups]
+
+
+def _typed(question: str) -> str:
+    line = input(question)
+    if not sys.stdin.isatty():
+        print()  # nobody saw the end of the line that was given
+    return line
+
+
+def rank_in_terminal(
+    session: RankingSession,
+    *,
+    console: Any = None,
+    ask: Callable[[str], str] = _typed,
+    changed: Callable[[], None] = lambda: None,
+) -> None:
+    """Ask for rankings until the annotator quits or input ends.
+
+    Args:
+        session: whose current prompt is shown.
+        console: a rich console; standard output if not given.
+        ask: shows a text and returns a line; raises EOFError at the end of the input.
+        changed: called after every ranking, skip and undo.
+
+    Raises:
+        ConfigError, DataError: the journal cannot be used, or the input is not UTF-8.
+    """
+    from rich.console import Console
+
+    console = console or Console(highlight=False)
+    question = session.current
+    _show(console, session, question)
+    while True:
+        try:
+            typed = ask(ASKED).strip()
+        except EOFError:
+            console.print()  # the line that asks has no end
+            return
+        except UnicodeDecodeError:
+            raise DataError("what was typed is not UTF-8", where="stdin", mend="set LANG=C.UTF-8") from None
+        if typed.lower() == "q" or (not typed and question is None):
+            return
+        if not typed or typed == "?":
+            _say(console, HELP)
+            continue
+        if _done(console, session, question, typed):
+            changed()
+            question = session.current
+            _show(console, session, question)
+
+
+def _done(console: Any, session: RankingSession, question: Question | None, typed: str) -> bool:
+    """Carry out one line; say what is wrong with it and return False if nothing changed."""
+    prompt = question.id if question else None
+    try:
+        if typed.lower() == "u":
+            session.undo()
+        elif typed.lower() == "s":
+            session.skip(prompt=prompt)
+        else:
+            session.rank(parse_ranking(typed), prompt=prompt)
+    except StalePrompt as error:  # the same annotator goes on elsewhere, too
+        _say(console, str(error))
+        return True
+    except DataError:  # of the journal, not of the line
+        raise
+    except ReasonGenRMError as error:
+        _say(console, str(error))
+        return False
+    return True
+
+
+def _say(console: Any, text: str) -> None:
+    console.print(visible(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def _show(console: Any, session: RankingSession, question: Question | None) -> None:
+    """Show a prompt and its answers, or that there is none left."""
+    from rich.panel import Panel
+    from rich.rule import Rule
+    from rich.text import Text
+
+    now = session.progress
+    counts = f"{now.ranked} of {now.total} ranked" + (f", {now.skipped} skipped" if now.skipped else "")
+    console.print(Rule(Text(f"{visible(session.annotator)}: {counts}")))
+    if question is None:
+        _say(console, "All prompts are ranked: q ends, u takes the last ranking back.")
+        return
+    # Text, and never markup: what a model wrote is data.
+    for turn in question.history:
+        console.print(
+            Panel(Text(visible(turn["content"])), title=Text(visible(turn["role"])), border_style="cyan")
+        )
+    for number, answer in enumerate(question.answers, 1):
+        console.print(Panel(Text(visible(answer)), title=Text(f"answer {number}"), title_align="left"))

@@ -1,0 +1,254 @@
+"""Ranking on a web page of this machine: one page, and the JSON that it asks for."""
+
+# No `from __future__ import annotations`: FastAPI reads the annotations of functions made inside a function.
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
+
+from reasongenrm.answers.journal import annotator_name
+from reasongenrm.answers.session import RankingSession, StalePrompt
+from reasongenrm.answers.terminal import visible
+from reasongenrm.engines.keys import Secret
+from reasongenrm.errors import ConfigError, DataError, EngineError
+from reasongenrm.report.page import csp_hash, render
+from reasongenrm.serving import Gate, address, answer_errors, error_response, listen, loopback, signals_end
+
+LARGEST_BODY = 2**20
+"""Bytes of a request."""
+
+_LOCAL_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    annotator: StrictStr
+
+
+class Undo(_Asked):
+    """Take back the annotator's last ranking or skip."""
+
+
+class Skip(_Asked):
+    """Put a prompt at the end; `prompt` is the id of the one that is shown."""
+
+    prompt: StrictStr
+
+
+class Rank(Skip):
+    """Rank the prompt that is shown: numbers of its answers, the best group first."""
+
+    groups: list[list[StrictInt]]
+
+
+def create_app(
+    open_session: Callable[[str], RankingSession],
+    *,
+    changed: Callable[[], None] = lambda: None,
+    annotator: str = "",
+    api_key: str | None = None,
+    hosts: frozenset[str] | None = _LOCAL_NAMES,
+) -> Any:
+    """Return the FastAPI app: the page at /, GET /state?annotator=NAME, and POST /rank, /skip and /undo.
+
+    What cannot be done is answered by a status from 400 on and {"error": what, "mend": how}; 409 says that
+    the page shows another prompt than the one to rank.
+
+    Args:
+        open_session: annotator's name -> their session; called once per annotator.
+        changed: called after every ranking, skip and undo.
+        annotator: the name that stands in the page's form.
+        api_key: bearer key that every request but that for the page must carry.
+        hosts: names by which requests may call this server, so that no other name can be pointed at it (DNS
+            rebinding); None takes any, which is right only with a key.
+    """
+    from fastapi import FastAPI
+    from starlette.responses import HTMLResponse
+
+    page, policy = _page(annotator)
+    desk = _Desk(open_session, changed)
+    # No pages of documentation: they load scripts from elsewhere.
+    app = FastAPI(title="reasongenrm", docs_url=None, redoc_url=None)
+    app.add_middleware(Gate, key=api_key, most=LARGEST_BODY, free=frozenset({"/"}))
+    app.add_middleware(_OwnPage, hosts=hosts)
+    answer_errors(app, {DataError: 500, EngineError: 500, StalePrompt: 409})
+
+    # Plain functions, which FastAPI runs in threads: each waits for the disk.
+    @app.get("/")
+    def index() -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy, "X-Frame-Options": "DENY"})
+
+    @app.get("/state")
+    def state(annotator: str) -> dict[str, Any]:
+        return desk.work(annotator, None)
+
+    @app.post("/rank")
+    def rank(asked: Rank) -> dict[str, Any]:
+        return desk.work(asked.annotator, lambda session: session.rank(asked.groups, prompt=asked.prompt))
+
+    @app.post("/skip")
+    def skip(asked: Skip) -> dict[str, Any]:
+        return desk.work(asked.annotator, lambda session: session.skip(prompt=asked.prompt))
+
+    @app.post("/undo")
+    def undo(asked: Undo) -> dict[str, Any]:
+        return desk.work(asked.annotator, lambda session: session.undo())
+
+    return app
+
+
+def _page(annotator: str) -> tuple[str, str]:
+    """Return the page, and the policy that goes into its header."""
+    whole = render("rank.html.jinja", room="answers", annotator=annotator)
+    style = whole.partition("<style>")[2].partition("</style>")[0]
+    script = whole.partition("<script>")[2].partition("</script>")[0]
+    policy = (
+        f"default-src 'none'; script-src {csp_hash(script)}; style-src {csp_hash(style)}; img-src data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return whole, policy
+
+
+class _Desk:
+    """The annotators' sessions. One request at a time: each is over in milliseconds."""
+
+    def __init__(self, open_session: Callable[[str], RankingSession], changed: Callable[[], None]) -> None:
+        self._open, self._changed = open_session, changed
+        self._sessions: dict[str, RankingSession] = {}
+        self._lock = threading.Lock()
+
+    def work(self, annotator: str, do: Callable[[RankingSession], None] | None) -> dict[str, Any]:
+        """Carry out an operation, if there is one, and return what the annotator is shown then."""
+        name = annotator_name(annotator)
+        with self._lock:
+            session = self._sessions.get(name) or self._open(name)
+            self._sessions[name] = session
+            if do is None:
+                session.refresh()
+            else:
+                do(session)
+                self._changed()
+            return _state(session)
+
+
+def _state(session: RankingSession) -> dict[str, Any]:
+    question, progress = session.current, session.progress
+    shown = question and {
+        "id": question.id,
+        "turns": [{"role": turn["role"], "content": visible(turn["content"])} for turn in question.history],
+        "answers": [visible(answer) for answer in question.answers],
+    }
+    counts = {"ranked": progress.ranked, "skipped": progress.skipped, "total": progress.total}
+    return {
+        "annotator": session.annotator,
+        "progress": counts,
+        "can_undo": session.can_undo,
+        "prompt": shown,
+    }
+
+
+class _OwnPage:
+    """Refuses what other web pages make a browser ask, and sees to it that nothing is kept or guessed."""
+
+    def __init__(self, app: Any, hosts: frozenset[str] | None) -> None:
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_ALWAYS]
+            await send(message)
+
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        refusal = self._refusal(scope["method"], scope["path"], headers)
+        await (refusal or self.app)(scope, receive, guarded)
+
+    def _refusal(self, method: str, path: str, headers: dict[str, str]) -> Any:
+        host = headers.get("host", "")
+        mend = "open the address that the server printed"
+        if self.hosts is not None and _name(host) not in self.hosts:
+            return error_response(403, "this server is not known by that name", mend)
+        origin = headers.get("origin")
+        if origin is not None and _netloc(origin) != host.lower():
+            return error_response(403, "another web page asks", mend)
+        if path != "/" and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            return error_response(403, "another web page asks", mend)
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if method == "POST" and kind != "application/json":
+            return error_response(
+                415, "the body is not said to be JSON", "send Content-Type: application/json"
+            )
+        return None
+
+
+_ALWAYS = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+
+
+def _name(host: str) -> str:
+    """Return the name in a Host header, without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
+
+
+def serve(
+    open_session: Callable[[str], RankingSession],
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    changed: Callable[[], None] = lambda: None,
+    annotator: str = "",
+    api_key_env: str | None = None,
+) -> None:
+    """Serve the page until SIGINT or SIGTERM. Prints its address.
+
+    Args:
+        open_session, changed, annotator: see `create_app`.
+        host, port: where to listen; port 0 takes a free one.
+        api_key_env: environment variable with the key that annotators must give on the page.
+
+    Raises:
+        ConfigError: others than this machine could rank without a key, or the address is taken.
+        EngineError: FastAPI or uvicorn is missing, or the key is not in the environment.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise EngineError(f"cannot serve: {error}", mend="pip install fastapi uvicorn") from None
+    key = Secret(api_key_env, where="api_key_env").reveal() or None
+    if not (key or loopback(host)):
+        raise ConfigError(
+            f"anybody who reaches {host} could rank the answers",
+            where="host",
+            mend="set a key (api_key_env), or listen on 127.0.0.1",
+        )
+    hosts = (_LOCAL_NAMES | {host.lower()}) if key is None else None
+    with ExitStack() as stack:
+        listening = stack.enter_context(listen(host, port))
+        stack.enter_context(signals_end())
+        app = create_app(open_session, changed=changed, annotator=annotator, api_key=key, hosts=hosts)
+        print(f"rank the answers at {address(listening)} (Ctrl-C ends; what is ranked is kept)", flush=True)
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])

@@ -1,0 +1,245 @@
+"""`reasongenrm scalar train | evaluate`: a scalar head alone, from ranked answers or pairs to its report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reasongenrm.answers.generate import generate
+from reasongenrm.answers.table import read_answers
+from reasongenrm.data.clean import clean
+from reasongenrm.data.ranked_rows import has_ranks, read_ranked
+from reasongenrm.data.split import held_out
+from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.recipe_scalar import ScalarRecipe
+from reasongenrm.records import Drop, Message, PreferencePair, content_id, to_json
+from reasongenrm.report.scalar_metrics import ScalarMetrics, evaluate_scores
+from reasongenrm.report.scalar_report import ScoredAnswer, write_scalar_report
+from reasongenrm.run import Run, file_hash
+from reasongenrm.scalar import ScalarRewardModel, prompt_text
+from reasongenrm.stages.pairs import load_sources
+from reasongenrm.stages.progress import say
+from reasongenrm.stages.train import told
+from reasongenrm.store import write_jsonl
+from reasongenrm.train.scalar import check_config, train_scalar
+
+TRAIN, EVALUATE = "scalar-train", "scalar-evaluate"
+
+
+@dataclass(frozen=True, slots=True)
+class Unscored:
+    """An answer before it is scored; see `ScoredAnswer`."""
+
+    history: tuple[Message, ...]
+    answer: str
+    rank: float | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def load(recipe: ScalarRecipe) -> tuple[list[PreferencePair], list[Drop]]:
+    """Return the pairs of all sources, each once, and what is left out.
+
+    Raises:
+        DataError: a source cannot be read, or no pair is left.
+    """
+    drops: list[Drop] = []
+    rows = load_sources(recipe.sources, recipe.limit)
+    pairs = list(clean(rows, drop_sources=recipe.drop_sources, on_drop=drops.append))
+    if not pairs:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(d.reason for d in drops).items())
+        raise DataError(
+            f"no pair can be used ({reasons or 'no rows'})",
+            where=", ".join(source.path for source in recipe.sources),
+            mend="give each prompt two answers or more, of different ranks",
+        )
+    return pairs, drops
+
+
+def train(recipe: ScalarRecipe) -> Path:
+    """Train a head into `runs/<name>/scalar` and return that folder; what is left out is in `runs/<name>/dropped.jsonl`.
+
+    Raises:
+        ConfigError, DataError, EngineError: what the user can mend.
+    """
+    check_config(recipe.scalar)
+    run = Run(recipe, TRAIN)
+    files = {source.path: file_hash(source.path) for source in recipe.sources}
+    files[recipe.scalar.model] = file_hash(recipe.scalar.model)
+    settings = recipe.model_dump(mode="json", exclude={"evaluate", "name"}) | {"files": files}
+    with run.claim(settings):
+        pairs, drops = load(recipe)
+        write_jsonl(run.path("dropped.jsonl"), map(to_json, drops))
+        say(f"{len(pairs)} pairs{_reasons(drops)}")
+        report = train_scalar(pairs, recipe.scalar, output_dir=run.path("scalar"), seed=recipe.seed)
+        say(told(report, recipe.scalar))
+    return run.path("scalar")
+
+
+def _reasons(drops: Sequence[Drop]) -> str:
+    counts = Counter(drop.reason for drop in drops)
+    return "".join(f", {count} {reason}" for reason, count in counts.most_common())
+
+
+def evaluate(recipe: ScalarRecipe) -> Path:
+    """Score answers with the trained head, and write how the scores agree with the ranks; return the folder.
+
+    It is `runs/<name>/evaluation` with `evaluation_results.csv`, `reward_scores.png`, `summary.md`, `metrics.json` and
+    `dropped.jsonl`. The answers are those of a file, those of a model that is asked now, or those of the prompts that
+    the training held out.
+
+    Raises:
+        ConfigError: the head is not trained, or nothing was held out.
+        DataError, EngineError: what else the user can mend.
+    """
+    head = recipe.folder / "scalar"
+    if not head.is_dir():
+        raise ConfigError("no scalar head", where=str(head), mend="run reasongenrm scalar train first")
+    run, config = Run(recipe, EVALUATE), recipe.evaluate
+    out = run.path("evaluation")
+    settings = {
+        "evaluate": config.model_dump(mode="json", exclude={"batch_size"}),
+        "scalar": recipe.scalar.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "files": {
+            "model.safetensors": file_hash(head / "model.safetensors"),
+            **({config.answers: file_hash(config.answers)} if config.answers else {}),
+        },
+    }
+    with run.claim(settings):
+        answers, drops = _answers(recipe, run)
+        model = ScalarRewardModel.from_pretrained(head)
+        scored = score_answers(model, answers, batch_size=config.batch_size)
+        metrics = evaluate_scores(scored, seed=recipe.seed)
+        shown = {"head": f"{recipe.name}/scalar", "answers": _origin(recipe), "seed": recipe.seed}
+        write_scalar_report(out, scored, metrics, model=recipe.name, settings=shown)
+        write_jsonl(out / "dropped.jsonl", map(to_json, drops))
+        say(f"{len(scored)} answers scored{_reasons(drops)}")
+        say(line(metrics))
+        say(f"see {out / 'summary.md'}")
+    return out
+
+
+def line(metrics: ScalarMetrics) -> str:
+    """Return the main numbers in one line."""
+
+    def shown(name: str, value: float | None, interval: tuple[float, float] | None, scale: float = 1) -> str:
+        if value is None:
+            return f"{name} –"
+        digits = 1 if scale == 100 else 2
+        text = f"{name} {scale * value:.{digits}f}"
+        return text + (
+            f" [{scale * interval[0]:.{digits}f}, {scale * interval[1]:.{digits}f}]" if interval else ""
+        )
+
+    parts = (
+        f"{metrics.pairs} pairs of {metrics.prompts} prompts",
+        shown("accuracy", metrics.accuracy.value, metrics.accuracy.interval, 100),
+        shown("Spearman", metrics.spearman.value, metrics.spearman.interval),
+        shown("Kendall", metrics.kendall.value, metrics.kendall.interval),
+    )
+    return ", ".join(parts)
+
+
+def _origin(recipe: ScalarRecipe) -> str:
+    if recipe.evaluate.answers:
+        return recipe.evaluate.answers
+    return "generated" if recipe.evaluate.generate else "prompts held out of the training"
+
+
+def _answers(recipe: ScalarRecipe, run: Run) -> tuple[list[Unscored], list[Drop]]:
+    config = recipe.evaluate
+    if config.answers is not None:
+        return from_file(config.answers)
+    if config.generate is not None:
+        path = run.path("evaluation", "answers.jsonl")
+        if not path.exists():
+            told = generate(config.generate, path, where="evaluate.generate")
+            say(", ".join(f"{count} {name}" for name, count in told.items()))
+        return from_file(str(path))
+    return _held_out(recipe)
+
+
+def from_file(path: str) -> tuple[list[Unscored], list[Drop]]:
+    """Return the answers of a file, with the mean of their ranks where it has a column of ranks.
+
+    Raises:
+        DataError: it cannot be read, or holds no answer.
+    """
+    if has_ranks(path):
+        prompts, drops = read_ranked(path)
+        answers = [
+            Unscored(prompt.history, answer.text, rank)
+            for prompt in prompts
+            for answer, rank in zip(
+                prompt.answers, _mean_ranks(prompt.mean_ranks(), len(prompt.answers)), strict=True
+            )
+        ]
+    else:
+        found = read_answers(path)
+        # An answer that stands alone cannot be ranked, but it can be scored.
+        drops = [drop for drop in found.drops if drop.reason != "one_answer"]
+        answers = [
+            Unscored(prompt.history, answer.text, None, answer.extras)
+            for prompt in (*found.prompts, *found.alone)
+            for answer in prompt.answers
+        ]
+    if not answers:
+        raise DataError("no answer can be used", where=path, mend="see dropped rows for why")
+    return answers, drops
+
+
+def _mean_ranks(ranks: dict[str, dict[int, float]], count: int) -> list[float | None]:
+    found = []
+    for place in range(count):
+        given = [by_place[place] for by_place in ranks.values() if place in by_place]
+        found.append(sum(given) / len(given) if given else None)
+    return found
+
+
+def _held_out(recipe: ScalarRecipe) -> tuple[list[Unscored], list[Drop]]:
+    """The answers of the prompts that the training held out: those of pairs have ranks 1 and 2."""
+    if not recipe.scalar.validation:
+        raise ConfigError(
+            "the training held nothing out",
+            where="evaluate",
+            mend="set evaluate.answers or evaluate.generate, or train with scalar.validation",
+        )
+    pairs, drops = load(recipe)
+    out = held_out((content_id(pair.history) for pair in pairs), recipe.scalar.validation, recipe.seed)
+    answers: list[Unscored] = []
+    for source in (source for source in recipe.sources if source.kind == "ranked"):
+        found, _ = from_file(source.path)
+        answers += [one for one in found if content_id(one.history) in out]
+    plain = [pair for pair in pairs if pair.distance is None and content_id(pair.history) in out]
+    for pair in plain:
+        for rank, text in ((1.0, pair.chosen), (2.0, pair.rejected)):
+            answers.append(Unscored(pair.history, text, rank, {"source": pair.source, "pair": pair.id}))
+    return answers, drops
+
+
+def score_answers(
+    model: ScalarRewardModel, answers: Sequence[Unscored], *, batch_size: int = 32
+) -> list[ScoredAnswer]:
+    """Return the answers with their scores, in their order.
+
+    Raises:
+        EngineError: a score is not finite.
+    """
+    histories = [one.history for one in answers]
+    scores = model.score_batch(histories, [one.answer for one in answers], batch_size)
+    return list(_scored(model, answers, scores))
+
+
+def _scored(
+    model: ScalarRewardModel, answers: Sequence[Unscored], scores: Sequence[float]
+) -> Iterator[ScoredAnswer]:
+    for one, score in zip(answers, scores, strict=True):
+        tokens, cut = model.lengths(one.history, one.answer)
+        # A prompt may stand in several pairs: their ranks do not compare with each other.
+        name = content_id(one.history, one.extra["pair"]) if "pair" in one.extra else content_id(one.history)
+        yield ScoredAnswer(
+            name, prompt_text(one.history), one.answer, score, one.rank, tokens, cut, one.extra
+        )

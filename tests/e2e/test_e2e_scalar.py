@@ -1,0 +1,214 @@
+"""The classic reward model as a new user goes about it: collect, rank, train, evaluate, notebook; a command each."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from e2e_scripts import ENVIRONMENT, ROOT
+
+pytestmark = pytest.mark.e2e
+
+COMMAND = str(Path(sys.prefix) / "bin" / "reasongenrm")
+NAME = f"test-{os.getpid()}-scalar"
+
+
+def run(*words: str, given: str | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command line at the root of the repository."""
+    done = subprocess.run(
+        [COMMAND, *words], cwd=ROOT, env=os.environ | ENVIRONMENT, input=given, text=True, capture_output=True, check=False
+    )  # fmt: skip
+    assert done.returncode == code, (done.stdout[-2000:], done.stderr[-3000:])
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("toy-world")
+    run("toy", "build", "--out", str(folder), "--rows", "5")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(toy: Path) -> Iterator[list[str]]:
+    """The demo's, with the run in a folder of its own."""
+    words = [f"sources.1.path={toy / 'train.jsonl'}", f"scalar.model={toy / 'distilbert'}"]
+    yield ["configs/scalar-demo.yaml", f"name={NAME}", *words]
+    for folder in (ROOT / "runs").glob(NAME + "*"):
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(recipe: list[str]) -> Path:
+    said = run("scalar", "train", *recipe).stderr
+    assert "700 pairs" not in said and "2100 unwanted_source" in said, said
+    return ROOT / "runs" / NAME
+
+
+def test_collect_and_rank(tiny_model: Path, tmp_path: Path) -> None:
+    answers, ranked = tmp_path / "answers.jsonl", tmp_path / "answers.csv"
+    words = ["configs/answers-demo.yaml", f"model.path={tiny_model}", "--out", str(answers)]
+    run("answers", "generate", *words)
+    rows = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
+    drops = answers.with_name("answers.jsonl.dropped.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(rows) + len(drops) == 6, "every answer that was asked for is accounted for"
+    assert {row["temperature"] for row in rows} <= {0.5, 1.0, 1.5} and len(
+        {row["seed"] for row in rows}
+    ) == len(rows)
+    before = answers.read_bytes()
+    run("answers", "generate", *words)
+    assert answers.read_bytes() == before, "a finished file is read, and not asked for again"
+    said = run("answers", "generate", *words, "seed=18", code=2).stderr
+    assert said.count("\n") == 1 and "holds other answers" in said
+
+    per_prompt = {p: sum(row["prompt"] == p for row in rows) for p in {row["prompt"] for row in rows}}
+    line = {1: "", 2: "2 1\n", 3: "2 1=3\n"}
+    typed = "".join(line[count] for count in per_prompt.values())
+    if len({*per_prompt.values()}) == 1:
+        run("answers", "rank", str(answers), "--out", str(ranked), "--annotator", "ann", given=typed)
+        with ranked.open(encoding="utf-8", newline="") as file:
+            table = list(csv.DictReader(file))
+        assert {row["annotator"] for row in table} == {"ann"} and len(table) == len(rows)
+        assert {row["rank"] for row in table} <= {"1", "2"}
+
+
+def test_train_and_evaluate_in_the_toy_world(trained: Path, recipe: list[str]) -> None:
+    folder = trained / "scalar"
+    assert {"config.json", "tokenizer.json", "model.safetensors", "training_args.json", "README.md"} <= {
+        file.name for file in folder.iterdir()
+    }
+    said = run("scalar", "evaluate", *recipe).stderr
+    out = trained / "evaluation"
+    assert {file.name for file in out.iterdir()} == {
+        "evaluation_results.csv", "reward_scores.png", "summary.md", "metrics.json", "dropped.jsonl",
+    }  # fmt: skip
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["metrics"]
+    assert metrics["accuracy"]["value"] >= 0.9 and metrics["pairs"] >= 100, said
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    run("scalar", "evaluate", *recipe)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+
+
+def test_evaluate_on_a_file_and_on_new_answers(
+    trained: Path, recipe: list[str], tiny_model: Path, tmp_path: Path
+) -> None:
+    answers = tmp_path / "answers.csv"
+    answers.write_text("prompt,answer\nsay hi,hi\nsay hi,no\nsay bye,bye\n", encoding="utf-8")
+    for number, words in enumerate(
+        [
+            [f"evaluate.answers={answers}"],
+            [f"evaluate.generate={{prompts: [{{prompt: say hi}}], model: {{path: {tiny_model}}}, max_tokens: 8, engine: {{max_model_len: 256, cpu_kv_gib: 1, enforce_eager: true}}}}"],
+        ]
+    ):  # fmt: skip
+        name = f"{NAME}-{number}"
+        shutil.copytree(trained / "scalar", ROOT / "runs" / name / "scalar")
+        run("scalar", "evaluate", *recipe, f"name={name}", *words)
+        with (ROOT / "runs" / name / "evaluation" / "evaluation_results.csv").open(
+            encoding="utf-8", newline=""
+        ) as file:
+            rows = list(csv.DictReader(file))
+        assert [row["answer"] for row in rows] == ["hi", "no", "bye"] if number == 0 else 1 <= len(rows) <= 4
+        assert all(row["score"] and not row["rank"] for row in rows)
+
+
+def test_the_verbs_over_jsonl(trained: Path, tmp_path: Path) -> None:
+    model = str(trained / "scalar")
+    rows = [{"id": "a", "prompt": "say hi", "answer": "hi"}, {"prompt": "no answer"}]
+    given = "".join(json.dumps(row) + "\n" for row in rows)
+    done = run("scalar", "score", model, given=given)
+    [scored] = map(json.loads, done.stdout.splitlines())
+    assert scored["id"] == "a" and isinstance(scored["score"], float) and "missing_column" in done.stderr
+    several = json.dumps({"id": "b", "prompt": "say hi", "answers": ["hi", "no", "well"]}) + "\n"
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(several, encoding="utf-8")
+    run("scalar", "rank", model, "--in", str(source), "--out", str(target))
+    [ranked] = map(json.loads, target.read_text(encoding="utf-8").splitlines())
+    [best] = map(json.loads, run("scalar", "best", model, given=several).stdout.splitlines())
+    assert ranked["order"][0] == best["index"] and ranked["scores"] == best["scores"]
+    assert ranked["scores"][best["index"]] == max(ranked["scores"])
+    assert (
+        "it is there already"
+        in run("scalar", "rank", model, "--in", str(source), "--out", str(target), code=2).stderr
+    )
+    assert "no such folder" in run("scalar", "score", str(tmp_path / "none"), given=several, code=2).stderr
+    assert "no config.json" in run("scalar", "score", str(tmp_path), given=several, code=2).stderr
+
+
+def test_the_notebook_runs_with_the_trained_head(trained: Path, recipe: list[str]) -> None:
+    run("scalar", "notebook", *recipe)
+    notebook = json.loads((trained / "analyse.ipynb").read_text(encoding="utf-8"))
+    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert code and all(cell["execution_count"] for cell in code)
+
+
+def test_a_killed_training_ends_with_the_same_head(trained: Path, recipe: list[str]) -> None:
+    name, draw = f"{NAME}-killed", random.Random(5)
+    words = [COMMAND, "scalar", "train", *recipe, f"name={name}"]
+    folder = ROOT / "runs" / name
+    for _ in range(2):
+        process = subprocess.Popen(words, cwd=ROOT, env=os.environ | ENVIRONMENT, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + draw.uniform(8, 16)
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    run("scalar", "train", *recipe, f"name={name}")
+    for file in ("model.safetensors", "loss.json", "README.md"):
+        assert (folder / "scalar" / file).read_bytes() == (trained / "scalar" / file).read_bytes(), file
+
+
+BAD: list[tuple[str, bytes, str]] = [
+    ("empty.csv", b"", "no header"),
+    ("header.csv", b"prompt,answer,rank\n", "no pair can be used (no rows)"),
+    ("one.csv", b"prompt,answer,rank\nq,a,1\n", "1 nothing_to_compare"),
+    ("same.csv", b"prompt,answer,rank\nq,a,1\nq,b,1\n", "1 nothing_to_compare"),
+    ("missing.csv", b"prompt,answer,rank\nq,a,1\nq,b,\n", "1 missing_rank"),
+    ("latin.csv", "prompt,answer,rank\nq,caf\xe9,1\n".encode("latin-1"), "UTF-8"),
+    ("quote.csv", b'prompt,answer,rank\nq,"a,1\nq,b,2\n', "quote"),
+]
+
+
+@pytest.mark.parametrize(("file", "content", "said"), BAD, ids=[name for name, *_ in BAD])
+def test_bad_input_is_one_clear_line(
+    recipe: list[str], tmp_path: Path, file: str, content: bytes, said: str
+) -> None:
+    path = tmp_path / file
+    path.write_bytes(content)
+    words = [*recipe, f"name={NAME}-bad-{path.stem}", f"sources=[{{path: {path}, kind: ranked}}]"]
+    told = run("scalar", "train", *words, code=2).stderr
+    assert said in told and file in told and told.count("\n") <= 2, told
+
+
+def test_awkward_files_are_read_whole(toy: Path, recipe: list[str], tmp_path: Path) -> None:
+    """A BOM, CRLF, quotes, newlines inside answers, and an answer of more than 512 tokens."""
+    rows: list[tuple[Any, ...]] = [
+        (f"question {n}", text, rank)
+        for n in range(6)
+        for rank, text in ((1, f'first "line"\r\nsecond, line {n}'), (2, "word " * 700 + str(n)))
+    ]
+    path = tmp_path / "awkward.csv"
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file, lineterminator="\r\n")
+        writer.writerows([("prompt", "answer", "rank"), *rows])
+    words = [
+        *recipe,
+        f"name={NAME}-awkward",
+        f"sources=[{{path: {path}, kind: ranked}}]",
+        "scalar.args.max_steps=5",
+    ]
+    said = run("scalar", "train", *words).stderr
+    assert "6 pairs" in said and "cut to 512 tokens" in said and " 6 cut " in said, said
+    said = run("scalar", "train", *words, f"name={NAME}-nan", "scalar.args.learning_rate=1.0e+30", "scalar.args.max_grad_norm=0.0", "scalar.args.logging_steps=1", code=2).stderr  # fmt: skip
+    assert "scalar.args.learning_rate" in said and "lower it" in said
