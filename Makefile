@@ -9,6 +9,8 @@ INSTALLED := $(shell cat .venv/.installed 2>/dev/null)
 PINS ?= $(or $(INSTALLED),cpu)
 ACTIVATE := . .venv/bin/activate
 PYTEST_ARGS ?=
+# Processes that run tests side by side, each on cores of its own; a file's tests stay together, in their order.
+TEST_WORKERS ?= 2
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):[^#]*## */\1\t/p' Makefile | expand -t 10
@@ -26,10 +28,10 @@ endif
 
 test: lint ## lint, types, and every test
 	@requirements/browser.sh
-	$(ACTIVATE) && python -m pytest $(PYTEST_ARGS)
+	$(ACTIVATE) && python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 unit: setup ## the quick tests alone
-	$(ACTIVATE) && python -m pytest -m unit $(PYTEST_ARGS)
+	$(ACTIVATE) && python -m pytest -n $(TEST_WORKERS) --dist loadfile -m unit $(PYTEST_ARGS)
 
 lint: setup ## style and types, changing nothing
 	$(ACTIVATE) && ruff check . && ruff format --check . && mypy

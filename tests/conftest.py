@@ -13,6 +13,15 @@ from reasongenrm.judge.prompts import PromptFile
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a hub is a broken test
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # Two programs that share two cores, each with two threads that wait for each other, take several times as long.
+    _cores = sorted(os.sched_getaffinity(0))
+    _mine = _cores[
+        int(worker.removeprefix("gw")) % len(_cores) :: int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    ]
+    os.sched_setaffinity(0, _mine)
+    os.environ["OMP_NUM_THREADS"] = str(len(_mine))
+
 ROOT = Path(__file__).resolve().parent.parent
 PROMPTS = ROOT / "configs" / "prompts"
 

@@ -21,6 +21,13 @@ Out = TypeVar("Out")
 MOST_WORKERS = 16
 
 
+def cores() -> int:
+    """Return how many cores this process may use, at least one."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0)) or 1
+    return os.cpu_count() or 1
+
+
 def die_with_parent() -> None:
     """Ask Linux to end this process when the one that started it dies, so that a SIGKILL leaves nothing behind."""
     if sys.platform == "linux":
@@ -78,7 +85,7 @@ def map_chunks(
         prepare(*arguments)
         yield from function(first)
         return
-    workers = min(MOST_WORKERS, os.cpu_count() or 1)
+    workers = min(MOST_WORKERS, cores())
     from concurrent.futures.process import BrokenProcessPool
 
     # Spawned, not forked: the caller may hold threads of torch or of a tokenizer.

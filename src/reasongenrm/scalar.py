@@ -127,9 +127,6 @@ class ScalarRewardModel:
         Raises:
             EngineError: no such folder, not a model, a head that was not trained, or more than one logit.
         """
-        import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
         where = str(path)
         if not Path(path).is_dir():
             raise EngineError("no such folder", where=where, mend="train a scalar head, or correct the path")
@@ -137,6 +134,9 @@ class ScalarRewardModel:
             raise EngineError(
                 "not a model: no config.json", where=where, mend="give the folder a training left"
             )
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
         try:
             model, loading = AutoModelForSequenceClassification.from_pretrained(
                 where, local_files_only=True, use_safetensors=True, output_loading_info=True

@@ -52,7 +52,7 @@ def test_clean_drops_leaking_sources_duplicates_and_contradictions() -> None:
     assert kept == [first, other]
     assert [(drop.where, drop.source, drop.reason, drop.stage) for drop in drops] == [
         ("f.jsonl:3", "s", "empty_answer", "load"),
-        (leaking.id, "magpie_ultra", "label_leak_source", "clean"),
+        (leaking.id, "magpie_ultra", "unwanted_source", "clean"),
         (first.id, "t", "duplicate", "clean"),
         (swapped.id, "t", "contradicts_earlier_row", "clean"),
         (swapped.id, "t", "contradicts_earlier_row", "clean"),

@@ -64,7 +64,7 @@ def test_all_input_rows_are_accounted_for(chain: Chain, toy_data: Path) -> None:
     assert by_stage.total() == total["dropped"], "what is dropped is listed"
     assert by_stage["load", "broken_json"] == 1 and by_stage["load", "missing_column"] == 2
     assert by_stage["load", "bad_type"] == 1
-    assert by_stage["clean", "duplicate"] == 1 and by_stage["clean", "label_leak_source"] == 1
+    assert by_stage["clean", "duplicate"] == 1 and by_stage["clean", "unwanted_source"] == 1
     assert all(drop["detail"] for drop in drops)
     broken = next(drop for drop in drops if drop["reason"] == "broken_json")
     assert broken["where"] == f"{toy_data / 'train.jsonl'}:4"

@@ -75,8 +75,8 @@ def clean(
 
 def _unwanted(source: str) -> tuple[str, str]:
     return (
-        "label_leak_source",
-        f"The source {source[:80]!r} is in drop_sources (it leaks its label); take it off to keep.",
+        "unwanted_source",
+        f"The source {source[:80]!r} is in drop_sources; take it off to keep.",
     )
 
 

@@ -206,7 +206,7 @@ class OpenAIEngine:
         if request.watch:
             extra |= {"logprob_token_ids": list(request.watch), "return_tokens_as_token_ids": True}
         asked = {"model": self._config.model, "prompt": list(request.prompt_ids), "logprobs": 0}
-        # Not `completions.create`, which walks over every token of the prompt: 6 ms for 500 of them instead of 0.5.
+        # Not `completions.create`: it looks at every token of the prompt, which takes longer than all else on this side.
         reply = await server.client.post("/completions", cast_to=httpx.Response, body=asked | body | extra)
         return _read(_choice(reply), request, chat=False)
 

@@ -19,7 +19,7 @@ from reasongenrm.engines.base import Request
 from reasongenrm.engines.openai import OpenAIEngine
 from reasongenrm.engines.vllm import check_model, served_rank
 from reasongenrm.errors import EngineError
-from reasongenrm.processes import die_with_parent
+from reasongenrm.processes import cores, die_with_parent
 from reasongenrm.recipe import EngineConfig, ModelConfig
 from reasongenrm.recipe_data import OpenAIConfig
 from reasongenrm.recipe_evaluate import VLLMServerConfig
@@ -183,7 +183,7 @@ def _environment(number: int, config: EngineConfig) -> dict[str, str]:
     environment.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_gib))
     for limit in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
         environment.setdefault(limit, str(2**31 - 1))  # as `keep_freed_memory` does it in process
-    if (os.cpu_count() or 1) > 1:  # else the server's own thread stalls all of a CPU engine's at every step
+    if cores() > 1:  # else the server's own thread stalls all of a CPU engine's at every step
         environment.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "1")
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",") if visible else [str(n) for n in range(_gpus())]

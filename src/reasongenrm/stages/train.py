@@ -19,7 +19,7 @@ import yaml
 from reasongenrm import errors
 from reasongenrm.errors import ConfigError, EngineError
 from reasongenrm.judge.loading import judge_encoder, load_tokenizer
-from reasongenrm.processes import die_with_parent
+from reasongenrm.processes import cores, die_with_parent
 from reasongenrm.recipe import Recipe
 from reasongenrm.recipe_scalar import ScalarConfig
 from reasongenrm.records import PreferencePair
@@ -131,7 +131,7 @@ def _launch(recipe: Recipe, name: str, work: Path, resolved: Path) -> int:
         *shlex.split(recipe.train.launch_args), "-m", "reasongenrm.train.sft", str(resolved), "--judge", name, "--work", str(work),
     ]  # fmt: skip
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", STAGE_PROCESS: str(os.getpid())}
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // 2)))
     with (work / "train.log").open("a", encoding="utf-8") as out:
         return subprocess.run(
             command,
