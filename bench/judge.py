@@ -22,7 +22,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -34,6 +33,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from machine import machine
+
 from reasongenrm.judge.asker import Asker
 from reasongenrm.recipe import Recipe
 from reasongenrm.recipe_file import load_recipe
@@ -42,18 +43,6 @@ from reasongenrm.records import JudgePrompt, PreferencePair
 PARTS = ("engine", "server", "merged", "after")
 WORKERS = 20
 REWARDBENCH_ROWS = 2985
-
-
-def machine() -> str:
-    """Name the machine."""
-    import torch
-
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    cpu = next(line.split(":")[1].strip() for line in lines if "model name" in line)
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return (
-        f"{cpu}, {os.cpu_count()} cores{gpu}, Python {platform.python_version()}, torch {torch.__version__}"
-    )
 
 
 def toy_rows(count: int) -> list[PreferencePair]:

@@ -11,27 +11,15 @@ first round that is not counted, and the medians are compared.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import random
 import statistics
 import tempfile
 import time
 from pathlib import Path
 
+from machine import machine
+
 from reasongenrm.scalar import ScalarRewardModel
-
-
-def machine() -> str:
-    """Name the machine."""
-    import torch
-
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    cpu = next(line.split(":")[1].strip() for line in lines if "model name" in line)
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return (
-        f"{cpu}, {os.cpu_count()} cores{gpu}, Python {platform.python_version()}, torch {torch.__version__}"
-    )
 
 
 def published_size(folder: Path, where: Path) -> Path:

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from asked import judge
 from reasongenrm.benchmarks.rewardbench import (
     judge_result,
 )
-from reasongenrm.engines.base import Engine, Request
+from reasongenrm.engines.base import Request
 from reasongenrm.engines.resume import complete_missing
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.judge.asker import Asker
 from reasongenrm.judge.asking import RESCUE, Asking
 from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.loop import ask_all, read_all
 from reasongenrm.judge.prompts import PromptFile, judge_prompt
 from reasongenrm.judge.verdict import VerdictTokens
 from reasongenrm.reasons.sample import sample_reasons
@@ -84,18 +84,6 @@ def kill_and_resume(
 @pytest.fixture(scope="module")
 def work(toy_prompts: PromptFile) -> list[tuple[PreferencePair, JudgePrompt]]:
     return [(pair, judge_prompt(pair, "AB", toy_prompts)) for pair in toy_pairs("train", 4, seed=9)]
-
-
-def judge(
-    prompts: Sequence[JudgePrompt],
-    engine: Engine,
-    asker: Asker,
-    store: PartStore,
-    *,
-    adapter: str | None = None,
-) -> list[Verdict]:
-    ask_all(prompts, engine, asker, store, adapter=adapter)
-    return read_all(prompts, asker, store)
 
 
 @pytest.mark.parametrize("deaths", [(0,), (5,), (13, 3, 20)])

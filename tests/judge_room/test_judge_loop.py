@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from reasongenrm.engines.base import Engine, Request
+from asked import judge
+from reasongenrm.engines.base import Request
 from reasongenrm.judge.asker import Asker
 from reasongenrm.judge.asking import RESCUE, Asking, request_seed
 from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.loop import ask_all, read_all
+from reasongenrm.judge.loop import read_all
 from reasongenrm.judge.prompts import PromptFile, judge_prompt
 from reasongenrm.judge.verdict import VerdictTokens
-from reasongenrm.records import Completion, JudgePrompt, PreferencePair, Verdict
+from reasongenrm.records import Completion, JudgePrompt, PreferencePair
 from reasongenrm.store import PartStore
 
 pytestmark = pytest.mark.unit
@@ -83,18 +84,6 @@ def answers(
         return Completion(request.id, "", ("stop", "length", "stop")[kind], tuple(ids), -1.0, watched)
 
     return answer
-
-
-def judge(
-    prompts: Sequence[JudgePrompt],
-    engine: Engine,
-    asker: Asker,
-    store: PartStore,
-    *,
-    adapter: str | None = None,
-) -> list[Verdict]:
-    ask_all(prompts, engine, asker, store, adapter=adapter)
-    return read_all(prompts, asker, store)
 
 
 def test_requests_carry_what_the_judge_needs(
