@@ -45,10 +45,10 @@ demo: setup ## the whole road on toy data: prepare, train, evaluate; then the cl
 	$(ACTIVATE) && reasongenrm select configs/demo.yaml
 	$(ACTIVATE) && ./2_train.sh configs/demo.yaml
 	$(ACTIVATE) && ./3_eval_reward_bench.sh configs/demo.yaml
-	$(ACTIVATE) && reasongenrm answers generate configs/answers-demo.yaml --out runs/scalar-demo/answers.jsonl
-	$(ACTIVATE) && reasongenrm scalar train configs/scalar-demo.yaml
-	$(ACTIVATE) && reasongenrm scalar evaluate configs/scalar-demo.yaml
-	$(ACTIVATE) && reasongenrm scalar notebook configs/scalar-demo.yaml
+	$(ACTIVATE) && reasongenrm answers generate configs/answers/demo.yaml --out runs/scalar-demo/answers.jsonl
+	$(ACTIVATE) && reasongenrm scalar train configs/scalar/demo.yaml
+	$(ACTIVATE) && reasongenrm scalar evaluate configs/scalar/demo.yaml
+	$(ACTIVATE) && reasongenrm scalar notebook configs/scalar/demo.yaml
 
 lock: ## resolve the dependencies anew and rewrite that pin file
 	PYTHON='$(PYTHON)' requirements/lock.sh $(PINS)

@@ -113,7 +113,7 @@ def _add_answers(verbs: Any) -> None:
     steps = answers.add_subparsers(dest="step", required=True)
     text = "several answers of a model to each prompt of a YAML file"
     generate = steps.add_parser("generate", help=text, description=text)
-    generate.add_argument("config", help="a YAML file such as configs/answers.yaml")
+    generate.add_argument("config", help="a YAML file such as configs/answers/phi-2.yaml")
     generate.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of that file")
     generate.add_argument("--out", required=True, metavar="FILE", help="JSONL")
     text = "rank answers in the terminal, or on a local web page"
@@ -139,7 +139,7 @@ def _add_scalar(verbs: Any) -> None:
         ("notebook", "run notebooks/analyse.ipynb with a trained head"),
     ):
         step = steps.add_parser(name, help=text, description=text)
-        step.add_argument("config", help="a YAML file such as configs/scalar.yaml")
+        step.add_argument("config", help="a YAML file such as configs/scalar/distilbert.yaml")
         step.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of that file")
     for name, text in (
         ("score", "one number each: rows of prompt, answer"),

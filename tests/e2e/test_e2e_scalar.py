@@ -45,7 +45,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(toy: Path) -> Iterator[list[str]]:
     """The demo's, with the run in a folder of its own."""
     words = [f"sources.1.path={toy / 'train.jsonl'}", f"scalar.model={toy / 'distilbert'}"]
-    yield ["configs/scalar-demo.yaml", f"name={NAME}", *words]
+    yield ["configs/scalar/demo.yaml", f"name={NAME}", *words]
     for folder in (ROOT / "runs").glob(NAME + "*"):
         shutil.rmtree(folder)
 
@@ -59,7 +59,7 @@ def trained(recipe: list[str]) -> Path:
 
 def test_collect_and_rank(tiny_model: Path, tmp_path: Path) -> None:
     answers, ranked = tmp_path / "answers.jsonl", tmp_path / "answers.csv"
-    words = ["configs/answers-demo.yaml", f"model.path={tiny_model}", "--out", str(answers)]
+    words = ["configs/answers/demo.yaml", f"model.path={tiny_model}", "--out", str(answers)]
     run("answers", "generate", *words)
     rows = [json.loads(line) for line in answers.read_text(encoding="utf-8").splitlines()]
     drops = answers.with_name("answers.jsonl.dropped.jsonl").read_text(encoding="utf-8").splitlines()

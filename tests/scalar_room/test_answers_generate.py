@@ -135,11 +135,11 @@ def test_where_not_one_answer_came(scripted: Scripted, tmp_path: Path) -> None:
 
 
 def test_the_shipped_files_can_be_read() -> None:
-    shipped = load_config(AnswersConfig, "configs/answers.yaml")
+    shipped = load_config(AnswersConfig, "configs/answers/phi-2.yaml")
     assert len({asked.kind for asked in shipped.prompts}) == 5 and shipped.answers == 4
     assert shipped.model.path == "microsoft/phi-2" and "{prompt}" in shipped.wrap
-    assert load_config(AnswersConfig, "configs/answers-demo.yaml").model.path == "data/toy-base"
+    assert load_config(AnswersConfig, "configs/answers/demo.yaml").model.path == "data/toy-base"
     with pytest.raises(ConfigError, match=r"answer: unknown key.*did you mean 'answers'"):
-        load_config(AnswersConfig, "configs/answers.yaml", ["answer=3"])
+        load_config(AnswersConfig, "configs/answers/phi-2.yaml", ["answer=3"])
     with pytest.raises(ValidationError):
         config(wrap="no place for it")

@@ -80,14 +80,14 @@ def test_an_evaluation_without_a_head_or_without_answers_says_so(
 
 
 def test_the_shipped_recipes_can_be_read() -> None:
-    shipped = load_config(ScalarRecipe, "configs/scalar.yaml")
+    shipped = load_config(ScalarRecipe, "configs/scalar/distilbert.yaml")
     assert shipped.scalar.model == "distilbert-base-uncased" and shipped.scalar.args["max_steps"] == 100
-    assert load_config(ScalarRecipe, "configs/scalar-demo.yaml").drop_sources
+    assert load_config(ScalarRecipe, "configs/scalar/demo.yaml").drop_sources
     with pytest.raises(ConfigError, match=r"scalar\.marginn: unknown key.*did you mean 'margin'"):
-        load_config(ScalarRecipe, "configs/scalar.yaml", ["scalar.marginn=1"])
+        load_config(ScalarRecipe, "configs/scalar/distilbert.yaml", ["scalar.marginn=1"])
     with pytest.raises(ConfigError, match="give answers or generate, not both"):
         load_config(
             ScalarRecipe,
-            "configs/scalar.yaml",
+            "configs/scalar/distilbert.yaml",
             ["evaluate.answers=x.csv", "evaluate.generate={prompts: [{prompt: q}]}"],
         )
