@@ -28,7 +28,7 @@ endif
 
 test: lint ## lint, types, and every test
 	@requirements/browser.sh
-	$(ACTIVATE) && python -m pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(ACTIVATE) && python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 unit: setup ## the quick tests alone
 	$(ACTIVATE) && python -m pytest -n $(TEST_WORKERS) --dist loadfile -m unit $(PYTEST_ARGS)
