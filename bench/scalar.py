@@ -4,13 +4,14 @@
 
 FOLDER holds a trained head (`make demo` leaves one in runs/demo/scalar). The demo's is so small that the calls
 themselves are most of the time, so a DistilBERT of the published size (66 million untrained weights, which compute as
-trained ones do) is measured as well. Answers have 5 to 400 words, evenly drawn. The two ways are taken in turn, after a
+trained ones do) is measured as well. Answers have 3 to 200 words, evenly drawn in the logarithm: many are short, as answers are. The two ways are taken in turn, after a
 first round that is not counted, and the medians are compared.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 import tempfile
@@ -20,6 +21,7 @@ from pathlib import Path
 from machine import machine
 
 from reasongenrm.scalar import ScalarRewardModel
+from reasongenrm.toy.world import NOUNS
 
 
 def published_size(folder: Path, where: Path) -> Path:
@@ -38,12 +40,12 @@ def published_size(folder: Path, where: Path) -> Path:
 def mixed(count: int) -> tuple[list[str], list[str]]:
     """Return prompts and answers of many lengths."""
     draw = random.Random(3)
-    words = "lamp river stone quilt maple copper violet engine harbor candle".split()
 
     def text(most: int) -> str:
-        return " ".join(draw.choice(words) for _ in range(draw.randint(5, most)))
+        words = round(math.exp(draw.uniform(math.log(3), math.log(most))))
+        return " ".join(draw.choice(NOUNS) for _ in range(words))
 
-    return [text(30) for _ in range(count)], [text(400) for _ in range(count)]
+    return [text(20) for _ in range(count)], [text(200) for _ in range(count)]
 
 
 def measure(model: ScalarRewardModel, pairs: int, repeats: int) -> tuple[float, float, float]:
@@ -70,7 +72,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     print(machine())
-    print(f"\n{options.pairs} answers of 5 to 400 words\n")
+    print(f"\n{options.pairs} answers of 3 to 200 words\n")
     print("| head | one by one, s | batched, s | ratio | largest difference |\n|---|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as where:
         heads = {

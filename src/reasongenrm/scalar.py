@@ -93,6 +93,26 @@ def encode(
     )
 
 
+def _encode_many(
+    tokenizer: Any, pairs: Sequence[tuple[str | Sequence[Message], str]]
+) -> list[dict[str, Any]]:
+    """Return what `encode` does of each pair; the tokenizer does most at once, on every core."""
+    # Alone, an empty response is taken for none and gets no separator; among several it would get one.
+    found = {at: dict(encode(tokenizer, *pair, MAX_LENGTH)) for at, pair in enumerate(pairs) if not pair[1]}
+    others = [at for at in range(len(pairs)) if at not in found]
+    if others:
+        columns = tokenizer(
+            [prompt_text(pairs[at][0]) for at in others],
+            [pairs[at][1] for at in others],
+            truncation=True,
+            max_length=MAX_LENGTH,
+            verbose=False,
+        )
+        for place, at in enumerate(others):
+            found[at] = {name: values[place] for name, values in columns.items()}
+    return [found[at] for at in range(len(pairs))]
+
+
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """Several responses to one prompt.
@@ -194,7 +214,7 @@ class ScalarRewardModel:
     def _scored(self, pairs: Sequence[tuple[str | Sequence[Message], str]], batch_size: int) -> list[float]:
         import torch
 
-        encoded = [dict(encode(self.tokenizer, *pair, MAX_LENGTH)) for pair in pairs]
+        encoded = _encode_many(self.tokenizer, pairs)
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]))
         scores = [math.nan] * len(encoded)
         for start in range(0, len(order), batch_size):

@@ -19,8 +19,6 @@ from reasongenrm.recipe_answers import AnswersConfig
 from reasongenrm.recipe_file import load_config
 from reasongenrm.records import Completion
 
-pytestmark = pytest.mark.unit
-
 SERVER = {"kind": "openai", "urls": ["http://127.0.0.1:1/v1"], "model": "some-model", "api": "chat"}
 PROMPTS = [{"kind": "story", "prompt": "tell a story"}, {"kind": "advice", "prompt": "give advice"}]
 
@@ -64,6 +62,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     return engine
 
 
+@pytest.mark.unit
 def test_what_is_asked_is_a_function_of_prompt_settings_and_seed() -> None:
     asked = wanted(config())
     assert [one.temperature for one in asked] == [0.3, 0.7, 1.0] * 2 and [one.number for one in asked] == [
@@ -79,6 +78,7 @@ def test_what_is_asked_is_a_function_of_prompt_settings_and_seed() -> None:
     assert turned == {one.id for one in asked}, "nor of the order of the prompts"
 
 
+@pytest.mark.unit
 def test_every_answer_is_recorded_or_listed(scripted: Scripted, tmp_path: Path) -> None:
     scripted.said = {
         1: Completion("", "answer 0", "stop"),
@@ -114,6 +114,7 @@ def test_every_answer_is_recorded_or_listed(scripted: Scripted, tmp_path: Path) 
         generate(config(seed=18), out)
 
 
+@pytest.mark.unit
 def test_a_killed_run_asks_for_nothing_twice(scripted: Scripted, tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
     for lives in (2, 1):
@@ -128,12 +129,14 @@ def test_a_killed_run_asks_for_nothing_twice(scripted: Scripted, tmp_path: Path)
     assert (tmp_path / "calm.jsonl").read_bytes() == out.read_bytes()
 
 
+@pytest.mark.unit
 def test_where_not_one_answer_came(scripted: Scripted, tmp_path: Path) -> None:
     scripted.said = {n: Completion("", "", "error", error="no such model") for n in range(6)}
     with pytest.raises(DataError, match="not one answer came: The engine failed: no such model"):
         generate(config(), tmp_path / "answers.jsonl")
 
 
+@pytest.mark.unit
 def test_the_shipped_files_can_be_read() -> None:
     shipped = load_config(AnswersConfig, "configs/answers/phi-2.yaml")
     assert len({asked.kind for asked in shipped.prompts}) == 5 and shipped.answers == 4
@@ -143,3 +146,41 @@ def test_the_shipped_files_can_be_read() -> None:
         load_config(AnswersConfig, "configs/answers/phi-2.yaml", ["answer=3"])
     with pytest.raises(ValidationError):
         config(wrap="no place for it")
+
+
+@pytest.mark.engine
+def test_a_server_is_asked_by_messages_with_the_settings_of_each_answer(tmp_path: Path) -> None:
+    from engine_servers import Asked, Reply, serving
+
+    asked: list[dict[str, Any]] = []
+
+    def answer(request: Asked) -> Reply:
+        asked.append(request.body)
+        message = {"role": "assistant", "content": f"answer {request.body['seed']} END more"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
+        return 200, {
+            "id": "c",
+            "object": "x",
+            "created": 1,
+            "model": "m",
+            "choices": [choice],
+            "usage": usage,
+        }
+
+    out = tmp_path / "answers.jsonl"
+    with serving(answer) as server:
+        made = config(server=SERVER | {"urls": [f"{server.url}/v1"]}, system="be brief")
+        assert generate(made, out) == {"prompts": 2, "asked": 6, "answers": 6, "dropped": 0}
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["answer"] for row in rows] == [f"answer {one.seed}" for one in wanted(made)]
+    assert {row["tokens"] for row in rows} == {4}
+    by_seed = {body["seed"]: body for body in asked}
+    for one in wanted(made):
+        body = by_seed[one.seed]
+        assert (
+            body["temperature"] == one.temperature
+            and body["model"] == "some-model"
+            and body["stop"] == ["END"]
+        )
+        assert [turn["content"] for turn in body["messages"]] == ["be brief", one.prompt]

@@ -74,6 +74,8 @@ def test_plain_transformers_give_the_same_number(head: Path) -> None:
     texts.append(("a [SEP] b", "good [PAD] [CLS] é 你 \ud800".encode("utf-8", "replace").decode()))
     for prompt, response in texts:
         assert model.score(prompt, response) == pytest.approx(plain_score(head, prompt, response), abs=1e-6)
+    together = model.score_batch([prompt for prompt, _ in texts], [response for _, response in texts])
+    assert together == pytest.approx([plain_score(head, *text) for text in texts], abs=1e-5)
     turns = [{"role": r, "content": c} for r, c in (("user", "a"), ("assistant", "b"), ("user", "what"))]
     assert model.score(turns, "good") == pytest.approx(
         plain_score(head, prompt_text(turns), "good"), abs=1e-6
