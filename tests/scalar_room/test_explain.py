@@ -195,7 +195,7 @@ def stated(text: str, kind: str = "text/plain") -> Any:
 
 @pytest.mark.parametrize(
     "text",
-    ["/home/somebody/x", "at (/usr/lib/python3/a.py)", r"C:\Users\x", "file '/work/main/a'", "=/tmp/x"],
+    ["/srv/somebody/x", "at (/usr/lib/python3/a.py)", r"C:\Users\x", "file '/srv/main/a'", "=/tmp/x"],
 )
 def test_a_path_in_an_output_is_refused(text: str) -> None:
     from reasongenrm.explain.notebook import plain_outputs
@@ -212,7 +212,7 @@ def test_other_slashes_are_none(text: str) -> None:
     from reasongenrm.explain.notebook import plain_outputs
 
     plain_outputs(stated(text))
-    plain_outputs(stated("/home/somebody/x", "image/png"))
+    plain_outputs(stated("/srv/somebody/x", "image/png"))
 
 
 def test_the_committed_notebook_names_no_path() -> None:
