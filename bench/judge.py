@@ -215,7 +215,8 @@ def after_part(recipe: Recipe, given: list[PreferencePair], repeats: int) -> dic
     """Time what follows the completions of RewardBench's number of rows."""
     from reasongenrm.benchmarks.rewardbench_table import REWARDBENCH
     from reasongenrm.judge.loading import judge_encoder, load_tokenizer
-    from reasongenrm.records import Completion, completion_to_json
+    from reasongenrm.records import Completion
+    from reasongenrm.records_json import completion_to_json
     from reasongenrm.stages.evaluate import evaluate
     from reasongenrm.stages.judging import placed_prompts
     from reasongenrm.store import dump_line

@@ -19,7 +19,8 @@ from reasongenrm.benchmarks.rewardbench import (
 )
 from reasongenrm.benchmarks.rewardbench_table import REWARDBENCH, TOY
 from reasongenrm.recipe import Recipe
-from reasongenrm.records import Drop, Message, Order, PairResult, Verdict, content_id, to_json
+from reasongenrm.records import Drop, Message, Order, PairResult, Verdict, content_id
+from reasongenrm.records_json import to_json
 from reasongenrm.report.diagnostics import diagnose
 from reasongenrm.run import file_hash, manifest
 from reasongenrm.store import write_json, write_jsonl

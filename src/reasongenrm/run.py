@@ -96,6 +96,20 @@ class Run:
                     path.unlink()  # nothing was made with these settings: they may be mended
                 raise
 
+    def check(self, settings: dict[str, Any]) -> None:
+        """Refuse what this stage has made with other settings, or what nobody knows the settings of.
+
+        Raises:
+            ConfigError: the stage has not run here, or its files were made with other settings.
+        """
+        if not self.path("manifest", f"{self.stage}.json").exists():
+            raise ConfigError(
+                f"nothing says what {self.stage} was run with here",
+                where=str(self.folder),
+                mend="run it in this folder",
+            )
+        self._same_settings(settings)
+
     def _same_settings(self, settings: dict[str, Any]) -> None:
         path = self.path("manifest", f"{self.stage}.json")
         if not path.exists():

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from reasongenrm.errors import DataError
-from reasongenrm.records import to_json
+from reasongenrm.records_json import to_json
 
 _READABLE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False)
 _ESCAPED = json.JSONEncoder(ensure_ascii=True, allow_nan=False)

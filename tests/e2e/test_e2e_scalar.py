@@ -99,6 +99,8 @@ def test_train_and_evaluate_in_the_toy_world(trained: Path, recipe: list[str]) -
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     run("scalar", "evaluate", *recipe)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    told = run("scalar", "evaluate", *recipe, "seed=18", code=2).stderr
+    assert "scalar-train was begun here with other settings: seed was 17 and is 18" in told
 
 
 def test_evaluate_on_a_file_and_on_new_answers(
@@ -112,12 +114,8 @@ def test_evaluate_on_a_file_and_on_new_answers(
             [f"evaluate.generate={{prompts: [{{prompt: say hi}}], model: {{path: {tiny_model}}}, max_tokens: 8, engine: {{max_model_len: 256, cpu_kv_gib: 1, enforce_eager: true}}}}"],
         ]
     ):  # fmt: skip
-        name = f"{NAME}-{number}"
-        shutil.copytree(trained / "scalar", ROOT / "runs" / name / "scalar")
-        run("scalar", "evaluate", *recipe, f"name={name}", *words)
-        with (ROOT / "runs" / name / "evaluation" / "evaluation_results.csv").open(
-            encoding="utf-8", newline=""
-        ) as file:
+        run("scalar", "evaluate", *recipe, *words)
+        with (trained / "evaluation" / "evaluation_results.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         assert [row["answer"] for row in rows] == ["hi", "no", "bye"] if number == 0 else 1 <= len(rows) <= 4
         assert all(row["score"] and not row["rank"] for row in rows)

@@ -23,7 +23,8 @@ from reasongenrm.judge.prompts import PromptFile, judge_prompt
 from reasongenrm.judge.verdict import VerdictTokens
 from reasongenrm.reasons.sample import sample_reasons
 from reasongenrm.recipe import TeacherConfig
-from reasongenrm.records import Completion, JudgePrompt, PreferencePair, Verdict, completion_from_json
+from reasongenrm.records import Completion, JudgePrompt, PreferencePair, Verdict
+from reasongenrm.records_json import completion_from_json
 from reasongenrm.report.scores import Counts
 from reasongenrm.store import PartStore, read_jsonl
 from reasongenrm.toy.world import toy_pairs

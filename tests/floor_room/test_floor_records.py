@@ -12,16 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasongenrm import records
-from reasongenrm.records import (
-    Completion,
-    Message,
-    PreferencePair,
-    completion_from_json,
-    completion_to_json,
-    content_id,
-    to_json,
-    unit_hash,
-)
+from reasongenrm.records import Completion, Message, PreferencePair, content_id, unit_hash
+from reasongenrm.records_json import completion_from_json, completion_to_json, to_json
 
 pytestmark = pytest.mark.unit
 

@@ -40,7 +40,8 @@ from reasongenrm.judge.rating import (
 )
 from reasongenrm.judge.verdict import VerdictTokens, read_completion
 from reasongenrm.recipe_file import load_recipe
-from reasongenrm.records import Completion, JudgePrompt, Message, PairResult, PreferencePair, Rated, to_json
+from reasongenrm.records import Completion, JudgePrompt, Message, PairResult, PreferencePair, Rated
+from reasongenrm.records_json import to_json
 from reasongenrm.report.diagnostics import diagnose
 from reasongenrm.stages.rating import UNREAD, check_rating, rating_counts, rating_result, uncalibrated
 from reasongenrm.store import PartStore

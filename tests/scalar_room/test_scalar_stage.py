@@ -77,6 +77,9 @@ def test_an_evaluation_without_a_head_or_without_answers_says_so(
     (asked.folder / "scalar").mkdir(parents=True)
     with pytest.raises(ConfigError, match="the training held nothing out"):
         evaluate(asked)
+    held = asked.model_copy(update={"scalar": asked.scalar.model_copy(update={"validation": 0.2})})
+    with pytest.raises(ConfigError, match="nothing says what scalar-train was run with"):
+        evaluate(held)
 
 
 def test_the_shipped_recipes_can_be_read() -> None:

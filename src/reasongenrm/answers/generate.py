@@ -15,7 +15,8 @@ from reasongenrm.judge.asking import request_seed
 from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.loading import load_engine, load_tokenizer
 from reasongenrm.recipe_answers import AnswersConfig
-from reasongenrm.records import Completion, Drop, Message, completion_from_json, content_id, to_json
+from reasongenrm.records import Completion, Drop, Message, content_id
+from reasongenrm.records_json import completion_from_json, to_json
 from reasongenrm.store import PartStore, write_jsonl
 
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import islice
 
 from reasongenrm.engines.base import Engine, Request
-from reasongenrm.records import Completion, completion_to_json
+from reasongenrm.records import Completion
+from reasongenrm.records_json import completion_to_json
 from reasongenrm.store import PartStore
 
 

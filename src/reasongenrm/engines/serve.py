@@ -181,10 +181,6 @@ def _command(
 def _environment(number: int, config: EngineConfig) -> dict[str, str]:
     environment = os.environ | {"VLLM_API_KEY": os.environ[KEY], "VLLM_NO_USAGE_STATS": "1"}
     environment.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_gib))
-    for limit in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
-        environment.setdefault(limit, str(2**31 - 1))  # as `keep_freed_memory` does it in process
-    if cores() > 1:  # else the server's own thread stalls all of a CPU engine's at every step
-        environment.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "1")
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",") if visible else [str(n) for n in range(_gpus())]
     if devices:
@@ -197,6 +193,11 @@ def _environment(number: int, config: EngineConfig) -> dict[str, str]:
                 mend="ask for fewer replicas, or for less engine.tensor_parallel",
             )
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
+        return environment
+    for limit in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
+        environment.setdefault(limit, str(2**31 - 1))  # as `keep_freed_memory` does it in process
+    if cores() > 1:  # else the server's own thread stalls all of the engine's at every step
+        environment.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "1")
     return environment
 
 

@@ -9,7 +9,8 @@ from typing import Generic
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.resume import complete_missing
 from reasongenrm.judge.asking import RESCUE, P, Questions, R
-from reasongenrm.records import Completion, completion_from_json
+from reasongenrm.records import Completion
+from reasongenrm.records_json import completion_from_json
 from reasongenrm.store import PartStore
 
 

@@ -11,16 +11,8 @@ from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.prompts import PromptFile, hindsight_prompt
 from reasongenrm.judge.verdict import stated_verdicts
 from reasongenrm.recipe_data import TeacherConfig
-from reasongenrm.records import (
-    Completion,
-    JudgePrompt,
-    Letter,
-    Message,
-    PreferencePair,
-    Reason,
-    TeacherMode,
-    to_json,
-)
+from reasongenrm.records import Completion, JudgePrompt, Letter, Message, PreferencePair, Reason, TeacherMode
+from reasongenrm.records_json import to_json
 from reasongenrm.store import PartStore
 
 

@@ -12,7 +12,8 @@ from typing import Protocol
 
 from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.judge.grammar import verdict_text
-from reasongenrm.records import JudgePrompt, Reason, ScoredReason, to_json
+from reasongenrm.records import JudgePrompt, Reason, ScoredReason
+from reasongenrm.records_json import to_json
 from reasongenrm.store import PartStore
 
 CHUNK = 256

@@ -17,7 +17,8 @@ from reasongenrm.judge.api import Judge
 from reasongenrm.judge.ranking import Ranking, rank, seated
 from reasongenrm.judge.votes import preference
 from reasongenrm.reading import RawLine, RawRow, raw_lines
-from reasongenrm.records import Comparison, Drop, Message, content_id, to_json
+from reasongenrm.records import Comparison, Drop, Message, content_id
+from reasongenrm.records_json import to_json
 from reasongenrm.stages.progress import judging_bar, say
 from reasongenrm.store import PartStore, dump_line, jsonl_writer
 

@@ -17,7 +17,8 @@ from reasongenrm.benchmarks.rewardbench import (
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.recipe import Recipe
 from reasongenrm.recipe_evaluate import BenchmarkConfig
-from reasongenrm.records import Drop, to_json
+from reasongenrm.records import Drop
+from reasongenrm.records_json import to_json
 from reasongenrm.report.diagnostics import diagnose
 from reasongenrm.report.model_card import write_model_card
 from reasongenrm.report.run_report import write_report

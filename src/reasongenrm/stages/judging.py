@@ -17,7 +17,8 @@ from reasongenrm.judge.loading import judge_encoder, load_engine, load_tokenizer
 from reasongenrm.judge.loop import ask_all, read_all
 from reasongenrm.judge.prompts import PromptFile, judge_prompt, place, swapped
 from reasongenrm.recipe import Recipe
-from reasongenrm.records import JudgePrompt, PairResult, PreferencePair, Verdict, to_json
+from reasongenrm.records import JudgePrompt, PairResult, PreferencePair, Verdict
+from reasongenrm.records_json import to_json
 from reasongenrm.run import Run
 from reasongenrm.scalar import ScalarRewardModel
 from reasongenrm.stages.progress import bar, say

@@ -37,7 +37,8 @@ from reasongenrm.reading import RawLine, RawRow
 from reasongenrm.reasons.sample import teacher_messages
 from reasongenrm.recipe import Recipe
 from reasongenrm.recipe_data import BenchmarkFile, SourceConfig
-from reasongenrm.records import Drop, JudgePrompt, Letter, PreferencePair, to_json
+from reasongenrm.records import Drop, JudgePrompt, Letter, PreferencePair
+from reasongenrm.records_json import to_json
 from reasongenrm.run import Run
 from reasongenrm.stages.loading import teacher_encoder
 from reasongenrm.store import dump_texts, jsonl_writer, replacing

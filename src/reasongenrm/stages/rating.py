@@ -15,7 +15,8 @@ from reasongenrm.judge.prompts import PromptFile, rating_prompt
 from reasongenrm.judge.rating import Rater
 from reasongenrm.recipe import Recipe
 from reasongenrm.recipe_evaluate import BenchmarkKind
-from reasongenrm.records import PairResult, PreferencePair, Rated, to_json
+from reasongenrm.records import PairResult, PreferencePair, Rated
+from reasongenrm.records_json import to_json
 from reasongenrm.report.diagnostics import Diagnostics
 from reasongenrm.run import Run
 from reasongenrm.stages.judging import Judged, Judges

@@ -12,10 +12,11 @@ from reasongenrm.answers.generate import generate
 from reasongenrm.answers.table import read_answers
 from reasongenrm.data.clean import clean
 from reasongenrm.data.ranked_rows import has_ranks, read_ranked
-from reasongenrm.data.split import held_out
+from reasongenrm.data.split import prompt_id, split_pairs
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.recipe_scalar import ScalarRecipe
-from reasongenrm.records import Drop, Message, PreferencePair, content_id, to_json
+from reasongenrm.records import Drop, Message, PreferencePair, content_id
+from reasongenrm.records_json import to_json
 from reasongenrm.report.scalar_metrics import ScalarMetrics, evaluate_scores
 from reasongenrm.report.scalar_report import ScoredAnswer, write_scalar_report
 from reasongenrm.run import Run, file_hash
@@ -66,16 +67,19 @@ def train(recipe: ScalarRecipe) -> Path:
     """
     check_config(recipe.scalar)
     run = Run(recipe, TRAIN)
-    files = {source.path: file_hash(source.path) for source in recipe.sources}
-    files[recipe.scalar.model] = file_hash(recipe.scalar.model)
-    settings = recipe.model_dump(mode="json", exclude={"evaluate", "name"}) | {"files": files}
-    with run.claim(settings):
+    with run.claim(_settings(recipe)):
         pairs, drops = load(recipe)
         write_jsonl(run.path("dropped.jsonl"), map(to_json, drops))
         say(f"{len(pairs)} pairs{_reasons(drops)}")
         report = train_scalar(pairs, recipe.scalar, output_dir=run.path("scalar"), seed=recipe.seed)
         say(told(report, recipe.scalar))
     return run.path("scalar")
+
+
+def _settings(recipe: ScalarRecipe) -> dict[str, Any]:
+    """What a training depends on."""
+    files = {path: file_hash(path) for path in (recipe.scalar.model, *(s.path for s in recipe.sources))}
+    return recipe.model_dump(mode="json", exclude={"evaluate", "name"}) | {"files": files}
 
 
 def _reasons(drops: Sequence[Drop]) -> str:
@@ -88,10 +92,10 @@ def evaluate(recipe: ScalarRecipe) -> Path:
 
     It is `runs/<name>/evaluation` with `evaluation_results.csv`, `reward_scores.png`, `summary.md`, `metrics.json` and
     `dropped.jsonl`. The answers are those of a file, those of a model that is asked now, or those of the prompts that
-    the training held out.
+    the training held out. Each evaluation takes the place of the one before.
 
     Raises:
-        ConfigError: the head is not trained, or nothing was held out.
+        ConfigError: the head is not trained, nothing was held out, or it was another training that held it out.
         DataError, EngineError: what else the user can mend.
     """
     head = recipe.folder / "scalar"
@@ -99,16 +103,7 @@ def evaluate(recipe: ScalarRecipe) -> Path:
         raise ConfigError("no scalar head", where=str(head), mend="run reasongenrm scalar train first")
     run, config = Run(recipe, EVALUATE), recipe.evaluate
     out = run.path("evaluation")
-    settings = {
-        "evaluate": config.model_dump(mode="json", exclude={"batch_size"}),
-        "scalar": recipe.scalar.model_dump(mode="json"),
-        "seed": recipe.seed,
-        "files": {
-            "model.safetensors": file_hash(head / "model.safetensors"),
-            **({config.answers: file_hash(config.answers)} if config.answers else {}),
-        },
-    }
-    with run.claim(settings):
+    with run.claim({}):  # nothing is gone on with but new answers, and those know what they are of
         answers, drops = _answers(recipe, run)
         model = ScalarRewardModel.from_pretrained(head)
         scored = score_answers(model, answers, batch_size=config.batch_size)
@@ -154,10 +149,10 @@ def _answers(recipe: ScalarRecipe, run: Run) -> tuple[list[Unscored], list[Drop]
     if config.answers is not None:
         return from_file(config.answers)
     if config.generate is not None:
-        path = run.path("evaluation", "answers.jsonl")
-        if not path.exists():
-            told = generate(config.generate, path, where="evaluate.generate")
-            say(", ".join(f"{count} {name}" for name, count in told.items()))
+        made = content_id(config.generate.model_dump(mode="json", exclude={"engine"}))
+        path = run.path("evaluation", f"answers-{made[:8]}.jsonl")
+        told = generate(config.generate, path, where="evaluate.generate")
+        say(", ".join(f"{count} {name}" for name, count in told.items()))
         return from_file(str(path))
     return _held_out(recipe)
 
@@ -207,14 +202,16 @@ def _held_out(recipe: ScalarRecipe) -> tuple[list[Unscored], list[Drop]]:
             where="evaluate",
             mend="set evaluate.answers or evaluate.generate, or train with scalar.validation",
         )
+    # With other sources or another seed, what looks held out may have been trained on.
+    Run(recipe, TRAIN).check(_settings(recipe))
     pairs, drops = load(recipe)
-    out = held_out((content_id(pair.history) for pair in pairs), recipe.scalar.validation, recipe.seed)
+    _, held = split_pairs(pairs, recipe.scalar.validation, recipe.seed)
+    out = {prompt_id(pair) for pair in held}
     answers: list[Unscored] = []
     for source in (source for source in recipe.sources if source.kind == "ranked"):
         found, _ = from_file(source.path)
         answers += [one for one in found if content_id(one.history) in out]
-    plain = [pair for pair in pairs if pair.distance is None and content_id(pair.history) in out]
-    for pair in plain:
+    for pair in (pair for pair in held if pair.distance is None):
         for rank, text in ((1.0, pair.chosen), (2.0, pair.rejected)):
             answers.append(Unscored(pair.history, text, rank, {"source": pair.source, "pair": pair.id}))
     return answers, drops

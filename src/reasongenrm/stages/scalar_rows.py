@@ -11,7 +11,8 @@ from typing import Any
 
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.reading import raw_lines
-from reasongenrm.records import Drop, to_json
+from reasongenrm.records import Drop
+from reasongenrm.records_json import to_json
 from reasongenrm.scalar import ScalarRewardModel
 from reasongenrm.stages.ask import Question, complain, read_questions
 from reasongenrm.stages.progress import say

@@ -17,7 +17,8 @@ from reasongenrm.reasons.pairs import dpo_pair, dpo_row, grpo_row, solve_rate, w
 from reasongenrm.reasons.select import Choice, groups, losers, selector, unfit
 from reasongenrm.recipe import Recipe, is_blind_student
 from reasongenrm.recipe_data import Selector
-from reasongenrm.records import Drop, JudgePrompt, Reason, ScoredReason, SFTRecord, to_json
+from reasongenrm.records import Drop, JudgePrompt, Reason, ScoredReason, SFTRecord
+from reasongenrm.records_json import to_json
 from reasongenrm.run import Run
 from reasongenrm.stages.reasons import read_reasons, read_work
 from reasongenrm.store import jsonl_writer, read_jsonl, write_jsonl

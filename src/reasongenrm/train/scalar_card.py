@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reasongenrm.recipe_scalar import ScalarConfig
-from reasongenrm.records import to_json
+from reasongenrm.records_json import to_json
 from reasongenrm.report.plots import loss_curve
 from reasongenrm.store import write_json, write_jsonl
 
