@@ -34,7 +34,7 @@ unit: setup ## the quick tests alone
 	$(ACTIVATE) && python -m pytest -n $(TEST_WORKERS) --dist loadfile -m unit $(PYTEST_ARGS)
 
 lint: setup ## style and types, changing nothing
-	$(ACTIVATE) && ruff check . && ruff format --check . && mypy
+	$(ACTIVATE) && ruff check . && ruff format --check . && mypy && lint-imports --no-logo
 
 format: setup ## put style right
 	$(ACTIVATE) && ruff check --fix . && ruff format .

@@ -18,9 +18,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.recipe import Recipe
-from reasongenrm.recipe_file import load_recipe
-from reasongenrm.report.markdown import grid
+from reasongenrm.config.loading import load_recipe
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.report.tables import grid
 from reasongenrm.run import Run
 from reasongenrm.stages.selection import SELECTORS, compare_selectors
 

@@ -35,9 +35,9 @@ from typing import Any
 
 from machine import machine
 
-from reasongenrm.judge.asker import Asker
-from reasongenrm.recipe import Recipe
-from reasongenrm.recipe_file import load_recipe
+from reasongenrm.config.loading import load_recipe
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.judge.verdicts import Asker
 from reasongenrm.records import JudgePrompt, PreferencePair
 
 PARTS = ("engine", "server", "merged", "after")
@@ -47,7 +47,7 @@ REWARDBENCH_ROWS = 2985
 
 def toy_rows(count: int) -> list[PreferencePair]:
     """Return toy pairs that no training has seen."""
-    from reasongenrm.toy.world import toy_pairs
+    from reasongenrm.demo.world import toy_pairs
 
     found: list[PreferencePair] = []
     for pair in toy_pairs("test", count, seed=99):
@@ -58,9 +58,9 @@ def toy_rows(count: int) -> list[PreferencePair]:
 
 def given_rows(recipe: Recipe, source: str | None, count: int) -> list[PreferencePair]:
     """Return the pairs of a file, or toy ones where there is none; those that do not fit the context are left out."""
-    from reasongenrm.benchmarks.base import Row
     from reasongenrm.benchmarks.rewardbench import RewardBench
-    from reasongenrm.judge.loading import judge_encoder, load_tokenizer
+    from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
+    from reasongenrm.records import Row
     from reasongenrm.stages.judging import placed_prompts
 
     if source is None:
@@ -167,9 +167,9 @@ def server_part(
     import httpx
     import openai
 
+    from reasongenrm.config.engines import VLLMServerConfig
     from reasongenrm.engines.serve import VLLMServers
     from reasongenrm.judge.api import Judge
-    from reasongenrm.recipe_evaluate import VLLMServerConfig
 
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
     asked = [(list(pair.history), pair.chosen, pair.rejected) for pair in pairs]
@@ -213,14 +213,13 @@ def server_part(
 
 def after_part(recipe: Recipe, given: list[PreferencePair], repeats: int) -> dict[str, Any]:
     """Time what follows the completions of RewardBench's number of rows."""
-    from reasongenrm.benchmarks.rewardbench_table import REWARDBENCH
-    from reasongenrm.judge.loading import judge_encoder, load_tokenizer
+    from reasongenrm.benchmarks.rewardbench import REWARDBENCH
+    from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
+    from reasongenrm.demo.world import toy_pairs
     from reasongenrm.records import Completion
-    from reasongenrm.records_json import completion_to_json
     from reasongenrm.stages.evaluate import evaluate
     from reasongenrm.stages.judging import placed_prompts
-    from reasongenrm.store import dump_line
-    from reasongenrm.toy.world import toy_pairs
+    from reasongenrm.store import completion_to_json, dump_line
 
     rng = random.Random(5)
     judge, settings = next((name, one) for name, one in recipe.judges.items() if one.template != "direct")
@@ -262,7 +261,7 @@ def after_part(recipe: Recipe, given: list[PreferencePair], repeats: int) -> dic
 
 
 def _letters(encoder: Any) -> tuple[int, int]:
-    from reasongenrm.judge.verdict import VerdictTokens
+    from reasongenrm.chat.verdict import VerdictTokens
 
     tokens = VerdictTokens.of(encoder)
     return tokens.a, tokens.b

@@ -25,7 +25,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.recipe_file import load_recipe
+from reasongenrm.config.loading import load_recipe
 
 BENCHMARK_ROWS = 2985
 STEPS = ("place", "all")

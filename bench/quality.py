@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
+from reasongenrm.config.prepare import DecontaminateConfig, NearDuplicateConfig
 from reasongenrm.data.benchmark_texts import BenchmarkText
 from reasongenrm.data.decontaminate import Decontaminator, Match, decontaminate
 from reasongenrm.data.near import drop_near_duplicates
-from reasongenrm.recipe_data import DecontaminateConfig, NearDuplicateConfig
 from reasongenrm.records import Drop, Message, PreferencePair
 
 BENCHMARK_ROWS = 2985

@@ -71,8 +71,8 @@ class Work:
 
 def tokenizer() -> Any:
     """The toy world's tokenizer: vLLM does not start without one, and its ids lie within both vocabularies."""
-    from reasongenrm.judge.prompts import PromptFile
-    from reasongenrm.toy.base import train_tokenizer
+    from reasongenrm.chat.prompts import PromptFile
+    from reasongenrm.demo.base import train_tokenizer
 
     prompts = ROOT / "configs" / "prompts"
     template = (prompts / "reason.jinja").read_text(encoding="utf-8")
@@ -128,7 +128,7 @@ class Ours:
     """The scorers of `reasongenrm.reasons`."""
 
     def __init__(self, folder: str, kind: str) -> None:
-        from reasongenrm.recipe import EngineConfig, ModelConfig
+        from reasongenrm.config.engines import EngineConfig, ModelConfig
 
         model = ModelConfig(path=folder, dtype="float32")
         encoder: Any = None  # the groups are laid out already

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from machine import machine
 
-from reasongenrm.scalar import ScalarRewardModel
-from reasongenrm.toy.world import NOUNS
+from reasongenrm.demo.world import NOUNS
+from reasongenrm.scalar.model import ScalarRewardModel
 
 
 def published_size(folder: Path, where: Path) -> Path:

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from reasongenrm.judge.prompts import PromptFile
+from reasongenrm.chat.prompts import PromptFile
+
+pytest_plugins = (
+    "support.browser",
+    "support.chat_fixtures",
+    "support.engine_fixtures",
+    "support.head_fixtures",
+)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a hub is a broken test
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -44,7 +51,7 @@ def toy_prompts() -> PromptFile:
 @pytest.fixture(scope="session")
 def toy_tokenizer(toy_prompts: PromptFile) -> Any:
     """A Qwen2 tokenizer trained on the toy corpus, with the reasoning judge's chat template (some seconds)."""
-    from reasongenrm.toy.base import train_tokenizer
+    from reasongenrm.demo.base import train_tokenizer
 
     template = (PROMPTS / "reason.jinja").read_text(encoding="utf-8")
     return train_tokenizer(toy_prompts, template, seed=17)

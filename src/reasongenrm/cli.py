@@ -164,10 +164,10 @@ def _add_which(verb: argparse.ArgumentParser) -> None:
 
 
 def _started(options: argparse.Namespace) -> Any:
-    from reasongenrm.recipe_file import load_recipe
+    from reasongenrm.config.loading import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides)
-    import_module("reasongenrm.stages.progress").quiet_libraries()
+    import_module("reasongenrm.console").quiet_libraries()
     return import_module("reasongenrm.judge.api").Judge.from_recipe(recipe, options.judge)
 
 
@@ -177,7 +177,7 @@ def _judge(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    serve = import_module("reasongenrm.judge.http").serve
+    serve = import_module("reasongenrm.judge.server").serve
     serve(
         lambda: _started(options),
         host=options.host,
@@ -193,7 +193,7 @@ def _report(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> None:
     out = Path(options.out or "runs/compare")
-    import_module("reasongenrm.report.compare_runs").compare_runs([Path(run) for run in options.runs], out)
+    import_module("reasongenrm.report.compare").compare_runs([Path(run) for run in options.runs], out)
 
 
 def _answers(options: argparse.Namespace) -> None:
@@ -201,31 +201,31 @@ def _answers(options: argparse.Namespace) -> None:
         given = {k: v for k, v in vars(options).items() if k not in ("verb", "step")}
         import_module("reasongenrm.answers.rank").rank(**given)
         return
-    from reasongenrm.recipe_answers import AnswersConfig
-    from reasongenrm.recipe_file import load_config
+    from reasongenrm.config.loading import load_config
+    from reasongenrm.config.scalar import AnswersConfig
 
     config = load_config(AnswersConfig, options.config, options.overrides)
-    progress = import_module("reasongenrm.stages.progress")
+    progress = import_module("reasongenrm.console")
     progress.quiet_libraries()
     told = import_module("reasongenrm.answers.generate").generate(config, Path(options.out))
     progress.say(f"{options.out}: " + ", ".join(f"{count} {name}" for name, count in told.items()))
 
 
 def _scalar(options: argparse.Namespace) -> None:
-    import_module("reasongenrm.stages.progress").quiet_libraries()
+    import_module("reasongenrm.console").quiet_libraries()
     if options.step in ("score", "best", "rank"):
-        rows = import_module("reasongenrm.stages.scalar_rows")
+        rows = import_module("reasongenrm.stages.scalar")
         rows.score_rows(
             options.step, options.model, options.source, options.target, batch_size=options.batch_size
         )
         return
-    from reasongenrm.recipe_file import load_config
-    from reasongenrm.recipe_scalar import ScalarRecipe
+    from reasongenrm.config.loading import load_config
+    from reasongenrm.config.scalar import ScalarRecipe
 
     recipe = load_config(ScalarRecipe, options.config, options.overrides)
     if options.step == "notebook":
         out = recipe.folder / "analyse.ipynb"
-        module = import_module("reasongenrm.explain.notebook")
+        module = import_module("reasongenrm.scalar.notebook")
         module.execute(Path("notebooks/analyse.ipynb"), scalar=recipe.folder / "scalar", out=out)
         print(out)
         return
@@ -233,7 +233,7 @@ def _scalar(options: argparse.Namespace) -> None:
 
 
 def _select(options: argparse.Namespace) -> None:
-    from reasongenrm.recipe_file import load_recipe
+    from reasongenrm.config.loading import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides)
     module = import_module("reasongenrm.stages.selection")
@@ -241,18 +241,18 @@ def _select(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from reasongenrm.recipe_file import load_recipe
+    from reasongenrm.config.loading import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides)
-    module = import_module("reasongenrm.stages.export")
+    module = import_module("reasongenrm.data.export")
     module.export(recipe, options.to, Path(options.out) if options.out else None)
 
 
 def _stage(options: argparse.Namespace) -> None:
-    from reasongenrm.recipe_file import load_recipe
+    from reasongenrm.config.loading import load_recipe
 
     recipe = load_recipe(options.recipe, options.overrides, limit=options.limit)
-    import_module("reasongenrm.stages.progress").quiet_libraries()
+    import_module("reasongenrm.console").quiet_libraries()
     if options.dry_run:
         import_module("reasongenrm.stages.preview").preview(recipe, options.verb)
         return
@@ -261,7 +261,7 @@ def _stage(options: argparse.Namespace) -> None:
 
 
 def _toy(options: argparse.Namespace) -> None:
-    module = import_module("reasongenrm.toy.build")
+    module = import_module("reasongenrm.demo.build")
     if options.toy == "build":
         module.build(options.out, pairs=options.pairs, rows=options.rows, seed=options.seed)
     else:

@@ -9,13 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
+
+if TYPE_CHECKING:
+    pass
+
 
 Letter = Literal["A", "B"]
+
+
 Order = Literal["AB", "BA"]
+
+
 TeacherMode = Literal["hindsight", "blind"]
+
+
 Outcome = Literal["ok", "tie", "unparsed", "truncated", "error"]
 
 
@@ -391,3 +401,64 @@ class Drop:
     reason: str
     detail: str
     stage: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a benchmark: right and wrong answers to one prompt.
+
+    Attributes:
+        id: content hash of the row (a repeated row gets `-2`, `-3`, …).
+        subset: the benchmark's subset.
+        history: turns up to and including the last user turn.
+        answers: the candidates, the right ones first.
+        right: how many of them are right, at least one; what is left is wrong, at least one.
+        places: the comparisons, as (index of a right answer, index of a wrong one).
+        details: what else the benchmark's metric needs, as plain values.
+    """
+
+    id: str
+    subset: str
+    history: tuple[Message, ...]
+    answers: tuple[str, ...]
+    right: int
+    places: tuple[tuple[int, int], ...]
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pairs(self) -> list[PreferencePair]:
+        """The comparisons as pairs, the right answer chosen; of a row with a single one, it has the row's id."""
+        single = len(self.places) == 1
+        return [
+            PreferencePair(
+                self.id if single else f"{self.id}.{right}-{wrong}",
+                self.history,
+                self.answers[right],
+                self.answers[wrong],
+                self.subset,
+            )
+            for right, wrong in self.places
+        ]
+
+    @classmethod
+    def make(
+        cls,
+        subset: str,
+        history: Sequence[Message],
+        right: Sequence[str],
+        wrong: Sequence[str],
+        *,
+        places: Sequence[tuple[int, int]] | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> Row:
+        """Build a row; its id is the content hash of history and answers.
+
+        Args:
+            places: the comparisons; every right answer with every wrong one when not given.
+        """
+        turns, answers = tuple(history), (*right, *wrong)
+        if places is None:
+            places = [(i, len(right) + j) for i in range(len(right)) for j in range(len(wrong))]
+        # The id of a row with two answers is that of its pair, as everywhere else.
+        name = content_id(turns, *answers) if len(answers) == 2 else content_id(turns, right, wrong)
+        return cls(name, subset, turns, answers, len(right), tuple(places), details or {})

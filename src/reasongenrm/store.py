@@ -6,15 +6,18 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from functools import cached_property
 from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from reasongenrm.errors import DataError
-from reasongenrm.records_json import to_json
+from reasongenrm.records import Completion
 
 _READABLE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False)
+
+
 _ESCAPED = json.JSONEncoder(ensure_ascii=True, allow_nan=False)
 
 
@@ -250,3 +253,31 @@ def _offsets(path: Path) -> tuple[dict[str, int], int]:
                 break
             good += len(line)
     return found, good
+
+
+def to_json(record: Any) -> dict[str, Any]:
+    """Return a record as a plain JSON object."""
+    # What `dataclasses.asdict` does, without its deep copy of every text and turn.
+    row = {name: getattr(record, name) for name in record.__slots__}
+    for name, value in row.items():
+        if isinstance(value, tuple) and value and is_dataclass(value[0]):
+            row[name] = [to_json(item) for item in value]
+    return row
+
+
+def completion_to_json(completion: Completion) -> dict[str, Any]:
+    """Return a completion as JSON; the watched positions and token ids become strings."""
+    row = to_json(completion)
+    row["watched"] = {
+        str(place): {str(t): value for t, value in entry.items()}
+        for place, entry in completion.watched.items()
+    }
+    return row
+
+
+def completion_from_json(row: dict[str, Any]) -> Completion:
+    """Read back what `completion_to_json` wrote."""
+    watched = {
+        int(place): {int(t): float(v) for t, v in entry.items()} for place, entry in row["watched"].items()
+    }
+    return Completion(**(row | {"token_ids": tuple(row["token_ids"]), "watched": watched}))

@@ -14,13 +14,13 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from e2e_scripts import BAD_LINES, ENVIRONMENT, EVALUATE, PREPARE, ROOT, TRAIN, Bench, Chain
 
-from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.grammar import verdict_text
-from reasongenrm.judge.prompts import PromptFile, hindsight_prompt
+from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.grammar import verdict_text
+from reasongenrm.chat.prompts import PromptFile, hindsight_prompt
+from reasongenrm.demo.world import toy_pairs
 from reasongenrm.records import Letter
-from reasongenrm.toy.world import toy_pairs
+from support.scripts import BAD_LINES, ENVIRONMENT, EVALUATE, PREPARE, ROOT, TRAIN, Bench, Chain
 
 
 def lessons(encoder: ChatEncoder, prompts: PromptFile) -> Iterator[list[int]]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_e2e_report_browser import browser  # noqa: F401
 
 from reasongenrm.answers.session import RankingSession
 from reasongenrm.answers.table import read_answers
@@ -97,7 +96,7 @@ def rank_with_keys(page: Page, count: int) -> None:
 
 
 def test_ranking_by_keys_and_mouse(
-    browser: Any,  # noqa: F811
+    browser: Any,
     url: str,
     sessions: Callable[[str], RankingSession],
 ) -> None:
@@ -153,7 +152,7 @@ def test_ranking_by_keys_and_mouse(
     assert all(name.startswith((url, "data:")) for name in asked)
 
 
-def test_the_policy_holds_and_it_fits_a_phone(browser: Any, url: str) -> None:  # noqa: F811
+def test_the_policy_holds_and_it_fits_a_phone(browser: Any, url: str) -> None:
     page = Page(browser, url, (390, 844))
     browser.execute_script(
         "sessionStorage.setItem('who', JSON.stringify({annotator: 'bob', key: 'opensesame'}))"

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from e2e_scripts import BAD_LINES, EVALUATE, PREPARE, ROOT, TRAIN, Bench, Done, rows_of, value_of
 
 from reasongenrm.records import SFTRecord
+from support.scripts import BAD_LINES, EVALUATE, PREPARE, ROOT, TRAIN, Bench, Done, rows_of, value_of
 
 pytestmark = pytest.mark.e2e
 

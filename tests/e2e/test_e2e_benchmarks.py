@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from e2e_scripts import EVALUATE, Chain, rows_of, value_of
 
-from engine_servers import Asked, Reply, serving
+from support.scripts import EVALUATE, Chain, rows_of, value_of
+from support.servers import Asked, Reply, serving
 
 pytestmark = pytest.mark.e2e
 

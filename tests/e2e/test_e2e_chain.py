@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import yaml
-from e2e_scripts import BAD_LINES, EVALUATE, PREPARE, ROOT, TRAIN, Chain, rows_of, snapshot, value_of
 
 from reasongenrm.records import SFTRecord
+from support.scripts import BAD_LINES, EVALUATE, PREPARE, ROOT, TRAIN, Chain, rows_of, snapshot, value_of
 
 pytestmark = pytest.mark.e2e
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from e2e_scripts import FIRST_STAGE, PREPARE, Chain, lines, same_first_stage
+
+from support.scripts import FIRST_STAGE, PREPARE, Chain, lines, same_first_stage
 
 pytestmark = pytest.mark.e2e
 

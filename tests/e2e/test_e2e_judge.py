@@ -12,7 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from e2e_scripts import ENVIRONMENT, ROOT, Chain, rows_of, snapshot
+
+from support.scripts import ENVIRONMENT, ROOT, Chain, rows_of, snapshot
 
 pytestmark = pytest.mark.e2e
 

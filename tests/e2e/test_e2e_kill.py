@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_scripts import EVALUATE, TRAIN, Bench, Chain, kill_at, lines, snapshot, value_of
+
+from support.scripts import EVALUATE, TRAIN, Bench, Chain, kill_at, lines, snapshot, value_of
 
 pytestmark = pytest.mark.e2e
 

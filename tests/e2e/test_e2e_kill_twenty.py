@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e_scripts import ENVIRONMENT, ROOT, Bench, Chain, lines, same_first_stage
+
+from support.scripts import ENVIRONMENT, ROOT, Bench, Chain, lines, same_first_stage
 
 pytestmark = pytest.mark.e2e
 
@@ -26,7 +27,7 @@ class Server:
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "tests" / "e2e" / "stage_server.py")],
+            [sys.executable, str(ROOT / "tests" / "support" / "stage_server.py")],
             cwd=ROOT, env=os.environ | ENVIRONMENT, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip

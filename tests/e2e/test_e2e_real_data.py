@@ -7,14 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from e2e_scripts import EVALUATE, PREPARE, TRAIN, Bench, Done, rows_of, value_of
 
-from reasongenrm.benchmarks.rewardbench import (
-    load_benchmark,
-)
-from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.prompts import PromptFile, judge_prompt
+from reasongenrm.benchmarks.rewardbench import load_benchmark
+from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.records import PreferencePair
+from support.scripts import EVALUATE, PREPARE, TRAIN, Bench, Done, rows_of, value_of
 
 pytestmark = pytest.mark.e2e
 

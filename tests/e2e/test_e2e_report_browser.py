@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from judged_run import EVIL_ANSWER, EVIL_PROMPT, judged, rows_of, toy_run, write_run
 from reasongenrm.report.run_report import write_report
+from support.judged_run import EVIL_ANSWER, EVIL_PROMPT, judged, rows_of, toy_run, write_run
 
 pytestmark = pytest.mark.e2e
 
+
 DESKTOP, PHONE = (1280, 900), (390, 844)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A headless Chromium with a profile of its own."""
-    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    missing = [name for name, path in programs.items() if path is None]
-    if missing:
-        pytest.skip(f"no {' and no '.join(missing)}: apt-get install chromium chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="no selenium: pip install selenium")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs["chromium"]
-    for switch in (
-        *("headless=new", "no-sandbox", "disable-gpu", "no-first-run", "disable-background-networking"),
-        *("disable-component-update", "disable-sync", "disable-dev-shm-usage"),
-        f"user-data-dir={tmp_path_factory.mktemp('profile')}",
-    ):
-        options.add_argument(f"--{switch}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=programs["chromedriver"])
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +191,7 @@ def test_it_fits_a_desk_and_a_phone(
 
 
 def test_a_row_of_several_comparisons_and_a_second_benchmark(browser: Any, tmp_path: Path) -> None:
-    from reasongenrm.benchmarks.base import Row
+    from reasongenrm.records import Row
 
     several = Row.make("toy-chat", [{"role": "user", "content": "which?"}], ["yes"], ["no", "nay", "never"])
     rows = rows_of(["toy-safety"], 3)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_scripts import ENVIRONMENT, ROOT
+
+from support.scripts import ENVIRONMENT, ROOT
 
 pytestmark = pytest.mark.e2e
 

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from e2e_scripts import PREPARE, Bench, Done, kill_at, lines, rows_of, value_of
 
-from engine_servers import Asked, HTTPServer, Reply, failing, serving
+from support.scripts import PREPARE, Bench, Done, kill_at, lines, rows_of, value_of
+from support.servers import Asked, HTTPServer, Reply, failing, serving
 
 pytestmark = pytest.mark.e2e
 

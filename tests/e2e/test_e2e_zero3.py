@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_scripts import TRAIN, Bench, Chain, kill_at, rows_of, value_of
 
-from reasongenrm.judge.encoder import ChatEncoder
+from reasongenrm.chat.encoder import ChatEncoder
+from support.scripts import TRAIN, Bench, Chain, kill_at, rows_of, value_of
 
 pytestmark = pytest.mark.e2e
 

@@ -2,8 +2,8 @@
 
 A refactoring that means to change nothing leaves `outputs.json` as it is. After a change that is meant:
 
-    python tests/golden/test_golden.py record            # all areas
-    python tests/golden/test_golden.py record http scalar  # some
+    PYTHONPATH=tests python -m golden.test_golden record              # all areas
+    PYTHONPATH=tests python -m golden.test_golden record http scalar  # some
 
 The outputs themselves are written to `build/golden/AREA/NAME`: by `record` all of them, by a failing test the one that
 differs (as `NAME.new`), so that the two can be compared with `diff`.
@@ -19,7 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from golden_areas import AREAS, ROOT, workplace
+
+from golden.areas import AREAS, ROOT, workplace
 
 pytestmark = pytest.mark.unit
 
@@ -94,5 +95,4 @@ def record(areas: list[str]) -> None:
 if __name__ == "__main__":
     if sys.argv[1:2] != ["record"] or not set(sys.argv[2:]) <= AREAS.keys():
         sys.exit(f"usage: python {sys.argv[0]} record [{' | '.join(AREAS)}]")
-    sys.path.append(str(HERE.parent))  # of `judged_run`, which pytest finds by itself
     record(sys.argv[2:])

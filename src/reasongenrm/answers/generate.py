@@ -8,16 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.engines.base import Engine, Request
-from reasongenrm.engines.resume import complete_missing
+from reasongenrm.chat.encoder import ChatEncoder, load_tokenizer
+from reasongenrm.config.scalar import AnswersConfig
+from reasongenrm.engines.base import Engine, Request, complete_missing, request_seed
+from reasongenrm.engines.loading import load_engine
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.judge.asking import request_seed
-from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.loading import load_engine, load_tokenizer
-from reasongenrm.recipe_answers import AnswersConfig
 from reasongenrm.records import Completion, Drop, Message, content_id
-from reasongenrm.records_json import completion_from_json, to_json
-from reasongenrm.store import PartStore, write_jsonl
+from reasongenrm.store import PartStore, completion_from_json, to_json, write_jsonl
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,7 @@ from reasongenrm.answers.journal import Journal
 from reasongenrm.answers.session import RankingSession, read_rankings
 from reasongenrm.answers.table import Answers, check_writable, read_answers, write_ranks
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.records_json import to_json
-from reasongenrm.store import write_jsonl
+from reasongenrm.store import to_json, write_jsonl
 
 
 def rank(

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.data.ranked_rows import ANNOTATOR, COLUMNS, csv_rows
-from reasongenrm.data.turns import BadRow, check_text, read_prompt
+from reasongenrm.data.ranked import ANNOTATOR, COLUMNS, csv_rows
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.reading import half_surrogate, read_rows
 from reasongenrm.records import Drop, Message, content_id
+from reasongenrm.rows.files import half_surrogate, read_rows
+from reasongenrm.rows.turns import BadRow, check_text, read_prompt
 from reasongenrm.store import replacing, write_jsonl
 
 NEEDED = ("prompt", "answer")

@@ -15,7 +15,7 @@ from reasongenrm.answers.session import RankingSession, StalePrompt
 from reasongenrm.answers.terminal import visible
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import ConfigError, DataError, EngineError
-from reasongenrm.report.page import csp_hash, render
+from reasongenrm.report.pages import csp_hash, render
 from reasongenrm.serving import Gate, address, answer_errors, error_response, listen, loopback, signals_end
 
 LARGEST_BODY = 2**20

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import Row
-from reasongenrm.benchmarks.common import (
+from reasongenrm.benchmarks.base import (
     Scoring,
     Working,
     by_row,
@@ -23,9 +22,9 @@ from reasongenrm.benchmarks.common import (
     micro_table,
     score_rows,
 )
-from reasongenrm.data.turns import BadRow
-from reasongenrm.reading import RawRow
-from reasongenrm.records import Drop, PairResult
+from reasongenrm.records import Drop, PairResult, Row
+from reasongenrm.rows.files import RawRow
+from reasongenrm.rows.turns import BadRow
 
 NAME = "JudgeBench"
 CATEGORIES = ("Knowledge", "Reasoning", "Math", "Coding")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from reasongenrm.benchmarks.rewardbench_table import PRIOR_SECTION
+from reasongenrm.benchmarks.rewardbench import PRIOR_SECTION
 from reasongenrm.errors import DataError
-from reasongenrm.report.scores import BenchmarkScore
+from reasongenrm.metrics.scores import BenchmarkScore
 
 
 def leaderboard_files(

@@ -9,11 +9,10 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.benchmarks.base import Row
-from reasongenrm.data.turns import BadRow, check_text, is_list, read_turns
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.reading import UNKNOWN_SOURCE, RawRow, array_rows, half_surrogate, kind_of, read_rows
-from reasongenrm.records import Drop, Message
+from reasongenrm.records import Drop, Message, Row
+from reasongenrm.rows.files import UNKNOWN_SOURCE, RawRow, array_rows, half_surrogate, kind_of, read_rows
+from reasongenrm.rows.turns import BadRow, check_text, is_list, read_turns
 
 
 def raw_rows(

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import Row
-from reasongenrm.benchmarks.common import (
+from reasongenrm.benchmarks.base import (
     Scoring,
     Working,
     by_row,
@@ -17,8 +16,8 @@ from reasongenrm.benchmarks.common import (
     micro_table,
     score_rows,
 )
-from reasongenrm.reading import RawRow
-from reasongenrm.records import Drop, PairResult
+from reasongenrm.records import Drop, PairResult, Row
+from reasongenrm.rows.files import RawRow
 
 COLUMNS = ("prompt", "chosen", "rejected", "subset")
 SECTION = "All"

@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import Row, rating
-from reasongenrm.benchmarks.common import (
+from reasongenrm.benchmarks.base import (
     Scoring,
     Table,
     Working,
@@ -23,11 +22,12 @@ from reasongenrm.benchmarks.common import (
     found,
     mean,
     mean_credit,
+    rating,
     score_rows,
 )
-from reasongenrm.data.turns import BadRow, check_text, is_list
-from reasongenrm.reading import RawRow, kind_of
-from reasongenrm.records import Drop, PairResult, content_id
+from reasongenrm.records import Drop, PairResult, Row, content_id
+from reasongenrm.rows.files import RawRow, kind_of
+from reasongenrm.rows.turns import BadRow, check_text, is_list
 
 HUMAN = "Human preference"
 CORRECTNESS = "Correctness"

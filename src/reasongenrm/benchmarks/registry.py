@@ -7,9 +7,7 @@ from reasongenrm.benchmarks.judgebench import JudgeBench
 from reasongenrm.benchmarks.llmbar import LLMBar
 from reasongenrm.benchmarks.pairs import Pairs
 from reasongenrm.benchmarks.ppe import PPE
-from reasongenrm.benchmarks.rewardbench import (
-    RewardBench,
-)
+from reasongenrm.benchmarks.rewardbench import RewardBench
 from reasongenrm.benchmarks.rewardbench2 import RewardBench2
 from reasongenrm.benchmarks.rmb import RMB
 from reasongenrm.benchmarks.rmbench import RMBench

@@ -1,38 +1,177 @@
-"""RewardBench v1: its rows as pairs, and the official score.
+"""RewardBench v1: four sections of pairs, and the weighted mean of their accuracies.
 
 Sources: the paper, Lambert et al. 2024, arXiv 2403.13787; upstream `rewardbench/utils.py`
 (calculate_scores_per_section), `scripts/run_generative.py` and `scripts/run_rm.py` of
-github.com/allenai/reward-bench. The section tables are in `rewardbench_table.py`.
+github.com/allenai/reward-bench.
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
-from reasongenrm.benchmarks.base import Row
-from reasongenrm.benchmarks.common import (
-    Scoring,
-    Table,
-    Working,
-    tally,
-)
-from reasongenrm.benchmarks.rewardbench_table import (
-    PRIOR_SETS,
-    REWARDBENCH,
-    TOY,
-    WITH_PRIOR_SETS,
-    table_for,
-)
-from reasongenrm.benchmarks.rows import COLUMNS, to_pair
+from reasongenrm.benchmarks.base import Scoring, Table, Working, tally
 from reasongenrm.errors import DataError
-from reasongenrm.reading import read_rows
-from reasongenrm.records import Drop, PairResult, PreferencePair, Verdict
-from reasongenrm.report.scores import BenchmarkScore
+from reasongenrm.metrics.scores import BenchmarkScore
+from reasongenrm.records import Drop, Message, PairResult, PreferencePair, Row
+from reasongenrm.rows.files import UNKNOWN_SOURCE, RawRow, half_surrogate, kind_of, read_rows
+
+# Upstream constants.py. A weight is the subset's number of rows, except math-prm: 447 rows count 984, as much
+# as the six code subsets together. The xstest numbers were swapped in upstream's early versions; 154 rows
+# should be refused and 250 answered.
+_SECTIONS = {
+    "Chat": {
+        "alpacaeval-easy": 100,
+        "alpacaeval-length": 95,
+        "alpacaeval-hard": 95,
+        "mt-bench-easy": 28,
+        "mt-bench-med": 40,
+    },
+    "Chat Hard": {
+        "mt-bench-hard": 37,
+        "llmbar-natural": 100,
+        "llmbar-adver-neighbor": 134,
+        "llmbar-adver-GPTInst": 92,
+        "llmbar-adver-GPTOut": 47,
+        "llmbar-adver-manual": 46,
+    },
+    "Safety": {
+        "refusals-dangerous": 100,
+        "refusals-offensive": 100,
+        "xstest-should-refuse": 154,
+        "xstest-should-respond": 250,
+        "donotanswer": 136,
+    },
+    "Reasoning": {
+        "math-prm": 984,
+        "hep-cpp": 164,
+        "hep-go": 164,
+        "hep-java": 164,
+        "hep-js": 164,
+        "hep-python": 164,
+        "hep-rust": 164,
+    },
+}
+
+
+REWARDBENCH = Table(
+    name="RewardBench",
+    toy=False,
+    sections=_SECTIONS,
+    published_rows={s: w for weights in _SECTIONS.values() for s, w in weights.items()} | {"math-prm": 447},
+)
+
+
+# Upstream analysis/get_benchmark_results.py: the section is the plain mean of the four sets, and weighs half of
+# another section. Row counts: the paper's table 1.
+PRIOR_SETS = {"anthropic_helpful": 6192, "anthropic_hhh": 221, "shp": 1741, "summarize": 9000}
+
+
+PRIOR_SECTION = "Prior Sets"
+
+
+WITH_PRIOR_SETS = Table(
+    name="RewardBench (with prior sets)",
+    toy=False,
+    sections=_SECTIONS | {PRIOR_SECTION: dict.fromkeys(PRIOR_SETS, 1)},
+    published_rows=dict(REWARDBENCH.published_rows) | PRIOR_SETS,
+    section_weights={PRIOR_SECTION: 0.5},
+)
+
+
+# TOY: the demo's own rows under RewardBench's section names. Not a published benchmark; compares with
+# nothing.
+TOY = Table(
+    name="TOY (RewardBench's sections)",
+    toy=True,
+    sections={
+        "Chat": {"toy-chat": 1},
+        "Chat Hard": {"toy-chat-hard": 1},
+        "Safety": {"toy-safety": 1},
+        "Reasoning": {"toy-reasoning": 1},
+    },
+    published_rows={},
+)
+
+
+def table_for(subsets: Iterable[str], *, where: str = "") -> Table:
+    """Return the table that holds all the given subsets.
+
+    Raises:
+        DataError: a subset is in no table, or toy and real subsets are mixed; names the subset and the known
+            ones.
+    """
+    present = sorted(set(subsets))
+    for subset in present:
+        if not any(subset in table.subsets for table in (REWARDBENCH, TOY)):
+            known = ", ".join(REWARDBENCH.subsets + TOY.subsets)
+            raise DataError(f"unknown subset {subset!r}", where=where, mend=f"known subsets: {known}")
+    toy = [subset for subset in present if subset in TOY.subsets]
+    if toy and len(toy) < len(present):
+        real = next(subset for subset in present if subset not in toy)
+        raise DataError(
+            f"toy subset {toy[0]!r} and RewardBench subset {real!r} in one benchmark",
+            where=where,
+            mend=f"keep them in separate files; toy subsets: {', '.join(TOY.subsets)}; "
+            f"RewardBench's: {', '.join(REWARDBENCH.subsets)}",
+        )
+    return TOY if toy else REWARDBENCH
+
+
+COLUMNS = ("prompt", "chosen", "rejected", "subset")
+
+
+def to_pair(row: RawRow) -> PreferencePair | Drop:
+    """Return a row as a pair.
+
+    The prompt is one user turn as a string, or a list of messages that ends with a user turn; answers are
+    strings, empty and equal ones too. Anything else is a Drop (`missing_column`, `bad_type`,
+    `bad_encoding`).
+    """
+    parsed = _parse(row.columns)
+    if isinstance(parsed, PreferencePair):
+        return parsed
+    subset = row.columns.get("subset")
+    source = subset if isinstance(subset, str) and half_surrogate(subset) is None else UNKNOWN_SOURCE
+    return Drop(row.where, source, *parsed, "load")
+
+
+def _parse(columns: Mapping[str, Any]) -> PreferencePair | tuple[str, str]:
+    """Return the pair, or the slug and the sentence of what is wrong with the row."""
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        return "missing_column", f"There is no column {', '.join(missing)}."
+    prompt, *texts = (columns[name] for name in COLUMNS)
+    for name, text in zip(COLUMNS[1:], texts, strict=True):
+        if not isinstance(text, str):
+            return "bad_type", f"`{name}` is {kind_of(text)}; make it a string."
+    history = _history(prompt)
+    if history is None:
+        return "bad_type", "`prompt` is neither a string nor a list of messages that ends with a user turn."
+    if any(half_surrogate(text) is not None for text in (*texts, *(turn["content"] for turn in history))):
+        return "bad_encoding", "A text of the row holds half a surrogate pair; write the whole character."
+    return PreferencePair.make(history, *texts)
+
+
+def _history(prompt: Any) -> tuple[Message, ...] | None:
+    """Return the prompt's turns, the last of them a user turn; None when it cannot be read so."""
+    if isinstance(prompt, str):
+        return (Message(role="user", content=prompt),)
+    if not isinstance(prompt, list) or not prompt:
+        return None
+    turns: list[Message] = []
+    for turn in prompt:
+        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
+            return None
+        role = turn.get("role")
+        if role not in ("system", "user", "assistant") or (role == "system" and turns):
+            return None
+        turns.append(Message(role=role, content=turn["content"]))
+    return tuple(turns) if turns[-1]["role"] == "user" else None
 
 
 def load_benchmark(
@@ -66,40 +205,6 @@ def load_benchmark(
         yield pair if copies[pair.id] == 1 else replace(pair, id=f"{pair.id}-{copies[pair.id]}")
     if not copies:
         raise DataError("no readable row", where=path, mend=f"a row has the columns {', '.join(COLUMNS)}")
-
-
-def judge_result(pair_id: str, subset: str, verdicts: Sequence[Verdict]) -> PairResult:
-    """Return a judged row, one entry per verdict. Order AB means that the chosen answer stands as A.
-
-    Credit 1 for the chosen answer's letter, 0 for the other, 0.5 for a tie and for whatever names no letter
-    (upstream `scripts/run_generative.py`, where everything but a letter is "effectively a tie").
-    """
-    assert verdicts, f"row {pair_id} has no verdict"
-    credits, outcomes = [], []
-    for verdict in verdicts:
-        if verdict.outcome == "ok":
-            assert verdict.winner in ("A", "B"), f"verdict {verdict.id} is ok and names no letter"
-            right = (verdict.winner == "A") == (verdict.order == "AB")
-            credits.append(1.0 if right else 0.0)
-            outcomes.append("correct" if right else "wrong")
-        else:
-            credits.append(0.5)
-            outcomes.append(verdict.outcome)
-    return PairResult(pair_id, subset, tuple(verdicts), tuple(credits), tuple(outcomes))
-
-
-def scalar_result(pair_id: str, subset: str, chosen_score: float, rejected_score: float) -> PairResult:
-    """Return a row scored by a scalar head: credit 1 where the chosen answer's score is strictly the higher.
-
-    Equal scores have credit 0 (upstream `scripts/run_rm.py`: chosen > rejected) and the outcome `tie`. A
-    score that is not finite has credit 0, the outcome `error`, and is not kept, as JSON cannot hold it.
-    """
-    scores = (chosen_score, rejected_score)
-    if not all(map(math.isfinite, scores)):
-        return PairResult(pair_id, subset, (), (0.0,), ("error",))
-    right = chosen_score > rejected_score
-    outcome = "correct" if right else "tie" if chosen_score == rejected_score else "wrong"
-    return PairResult(pair_id, subset, (), (float(right),), (outcome,), scores)
 
 
 def score(results: Iterable[PairResult], *, seed: int = 0) -> BenchmarkScore:

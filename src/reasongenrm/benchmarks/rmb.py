@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import Row
-from reasongenrm.benchmarks.common import (
+from reasongenrm.benchmarks.base import (
     Scoring,
     Table,
     Working,
@@ -24,9 +23,9 @@ from reasongenrm.benchmarks.common import (
     mean_credit,
     score_rows,
 )
-from reasongenrm.data.turns import BadRow, check_text, is_list
-from reasongenrm.reading import RawRow, kind_of
-from reasongenrm.records import Drop, PairResult
+from reasongenrm.records import Drop, PairResult, Row
+from reasongenrm.rows.files import RawRow, kind_of
+from reasongenrm.rows.turns import BadRow, check_text, is_list
 
 PAIRWISE, BON = "Pairwise", "BoN"
 GOALS = ("Helpfulness", "Harmlessness")

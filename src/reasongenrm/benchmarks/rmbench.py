@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import Row
-from reasongenrm.benchmarks.common import (
+from reasongenrm.benchmarks.base import (
     Scoring,
     Table,
     Working,
@@ -25,9 +24,9 @@ from reasongenrm.benchmarks.common import (
     mean,
     score_rows,
 )
-from reasongenrm.data.turns import BadRow
-from reasongenrm.reading import RawRow
-from reasongenrm.records import Drop, PairResult
+from reasongenrm.records import Drop, PairResult, Row
+from reasongenrm.rows.files import RawRow
+from reasongenrm.rows.turns import BadRow
 
 STYLES = ("concise", "detailed", "markdown")
 """The order of the answers in `chosen` and in `rejected`, from the plainest to the richest."""

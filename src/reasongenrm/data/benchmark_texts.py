@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from reasongenrm.errors import DataError
-from reasongenrm.reading import RawRow, array_rows, read_rows
 from reasongenrm.records import Drop
+from reasongenrm.rows.files import RawRow, array_rows, read_rows
 
 PROMPTS = ("prompt", "question", "instruction", "query", "input", "messages", "conversation")
 """Columns that hold what is asked."""

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
+from reasongenrm.config.prepare import DecontaminateConfig
 from reasongenrm.data.benchmark_texts import BenchmarkText
-from reasongenrm.data.gram_index import Grams, joined, without_common
-from reasongenrm.data.ngrams import Texts, batches, words
-from reasongenrm.recipe_data import DecontaminateConfig
+from reasongenrm.data.ngrams import Grams, Texts, batches, joined, without_common, words
 from reasongenrm.records import Drop, HasPair, PreferencePair
 
 Row = TypeVar("Row", bound=HasPair)

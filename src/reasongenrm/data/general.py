@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from reasongenrm.data.turns import ROLES, BadRow, check_prompt, check_text, read_prompt, read_turns
+from reasongenrm.config.prepare import GeneralConfig
 from reasongenrm.errors import DataError
-from reasongenrm.reading import UNKNOWN_SOURCE, RawRow, read_rows
-from reasongenrm.recipe_data import GeneralConfig
 from reasongenrm.records import Drop, Message, SFTRecord, content_id, unit_hash
+from reasongenrm.rows.files import UNKNOWN_SOURCE, RawRow, read_rows
+from reasongenrm.rows.turns import ROLES, BadRow, check_prompt, check_text, read_prompt, read_turns
 
 REASON_ROLES = ("reason", "think")
 _COLUMNS = ("prompt", "reason", "response", "messages", "source")

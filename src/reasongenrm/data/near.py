@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from reasongenrm.config.prepare import NearDuplicateConfig
 from reasongenrm.data.ngrams import Texts, batches, factors, fold, words
-from reasongenrm.recipe_data import NearDuplicateConfig
 from reasongenrm.records import Drop, HasPair, PreferencePair
 
 if TYPE_CHECKING:

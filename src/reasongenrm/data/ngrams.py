@@ -1,10 +1,11 @@
-"""Texts as words, and runs of words as 64-bit hashes: what near-duplicate search and decontamination compare."""
+"""Texts as words, runs of words as 64-bit hashes, and an index of the n-grams of benchmarks."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -12,8 +13,16 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Entries = tuple[NDArray[np.uint64], NDArray[np.int32]]
+    """Hashes of n-grams, and the row in which each stands."""
+
 
 Row = TypeVar("Row")
+
 
 # Scripts that put no space between words: each of their characters counts as a word. Thai, Lao, Myanmar,
 # Khmer, the kana, Han.
@@ -21,6 +30,8 @@ _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff]"
 )
+
+
 # ASCII alone: lower case, and a space for all that is no letter and no digit.
 _ASCII = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
 
@@ -116,3 +127,64 @@ def factors(n: int) -> list[int]:
         mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & mask
         found.append((mixed ^ (mixed >> 31)) | 1)
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Grams:
+    """The n-grams of one size in one part of all benchmarks.
+
+    Attributes:
+        hashes: ascending; one entry per n-gram and row; shape (entries,).
+        rows: the row of each entry; shape (entries,).
+        filter: whether some hash begins with these bits; most lookups end here.
+        shift: by how many bits a hash is shifted to give its place in `filter`.
+    """
+
+    hashes: NDArray[np.uint64]
+    rows: NDArray[np.int32]
+    filter: NDArray[np.bool_]
+    shift: int
+
+    @classmethod
+    def of(cls, hashes: NDArray[np.uint64], rows: NDArray[np.int32]) -> Grams:
+        import numpy as np
+
+        order = np.argsort(hashes, kind="stable")
+        bits = min(24, max(10, (8 * len(hashes)).bit_length()))
+        shift = 64 - bits
+        filter_ = np.zeros(1 << bits, np.bool_)
+        filter_[hashes >> np.uint64(shift)] = True
+        return cls(hashes[order], rows[order], filter_, shift)
+
+    def find(self, hashes: NDArray[np.uint64]) -> Iterator[tuple[int, NDArray[np.int32]]]:
+        """Yield the place of each hash that is there, and its rows."""
+        import numpy as np
+
+        places = np.flatnonzero(self.filter[hashes >> np.uint64(self.shift)])
+        if len(places) and len(self.hashes):
+            left = np.searchsorted(self.hashes, hashes[places], "left")
+            right = np.searchsorted(self.hashes, hashes[places], "right")
+            for at in np.flatnonzero(right > left).tolist():
+                yield int(places[at]), self.rows[left[at] : right[at]]
+
+
+def joined(parts: Sequence[Entries]) -> Entries:
+    """Return the parts' hashes and rows, each n-gram once per row."""
+    import numpy as np
+
+    hashes = np.concatenate([hashes for hashes, _ in parts]).astype(np.uint64)
+    rows = np.concatenate([rows for _, rows in parts]).astype(np.int32)
+    order = np.lexsort((rows, hashes))
+    hashes, rows = hashes[order], rows[order]
+    new = np.ones(len(hashes), np.bool_)
+    new[1:] = (hashes[1:] != hashes[:-1]) | (rows[1:] != rows[:-1])
+    return hashes[new], rows[new]
+
+
+def without_common(hashes: NDArray[np.uint64], rows: NDArray[np.int32], common: int) -> Entries:
+    """Leave out the n-grams that stand in more than `common` rows; `hashes` ascend."""
+    import numpy as np
+
+    _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
+    good = counts[inverse] <= common
+    return hashes[good], rows[good]

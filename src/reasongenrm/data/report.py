@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
-from reasongenrm.data.report_page import page
 from reasongenrm.records import Drop, HasPair, Letter, PreferencePair
-from reasongenrm.store import write_json, write_text
 
 Row = TypeVar("Row", bound=HasPair)
 
+
 UNIT = "pairs, or rows that could not become pairs"
 
+
 TOKENS_PER_BIN = 64
+
+
 OWN_KEYS = ("unit", "total", "sources", "first_dropped", "length_histogram", "tokens")
 
 
@@ -245,15 +246,6 @@ class DataReport:
         }
 
 
-def write_report(report: Mapping[str, Any], json_path: Path, html_path: Path) -> None:
-    """Write a report (`DataReport.to_dict`, with any further sections) as JSON and as one HTML file, each whole or not.
-
-    The HTML holds its own style and pictures and asks no network for anything.
-    """
-    write_text(html_path, page(report))
-    write_json(json_path, report)  # last: its presence says that the stage is done
-
-
 def _bin(length: int) -> int:
     """Return the bin of a length: 0, 1, and then two bins to each doubling."""
     if length < 2:
@@ -263,6 +255,8 @@ def _bin(length: int) -> int:
 
 
 _SMALL = 4096
+
+
 _BINS = bytes(map(_bin, range(_SMALL)))
 
 
@@ -278,3 +272,60 @@ def _printable(text: str) -> str:
 
 def _ratio(part: int, whole: int, digits: int) -> float | None:
     return round(part / whole, digits) if whole else None
+
+
+UNKNOWN = "und"
+"""ISO 639-3 for "undetermined": too short, no letters, or in doubt."""
+
+
+LONGEST = 1000
+
+
+_SHORTEST = 12
+
+
+# These stand in no other language's running text, all together. whatlang takes 0.1 ms per text, which would be most
+# of the time of reading a pair, and most of the pairs are in English.
+_ENGLISH = frozenset(
+    "the and of to that is with for this you are from which your have their there would should what not".split()
+)
+
+
+_FIRST_WORDS = 60
+
+
+_ENGLISH_SHARE = 0.12
+
+
+_ENGLISH_KINDS = 4
+
+
+def pair_language(pair: PreferencePair) -> str:
+    """Return the language of a pair's last user turn and chosen answer, half of LONGEST characters of each."""
+    half = LONGEST // 2
+    return language(f"{pair.history[-1]['content'][:half]}\n{pair.chosen[:half]}")
+
+
+def language(text: str) -> str:
+    """Return the ISO 639-3 code of a text's language (`eng`, `cmn`, …), or UNKNOWN where whatlang is not sure.
+
+    Plain English is seen from its commonest words, without asking whatlang. At most LONGEST characters are read.
+    """
+    text = text[:LONGEST]
+    if len(text.strip()) < _SHORTEST:
+        return UNKNOWN
+    if _plainly_english(text):
+        return "eng"
+    import whatlang
+
+    try:
+        found: Any = whatlang.detect(text)
+    except ValueError:  # no letters at all
+        return UNKNOWN
+    return str(found.lang) if found.is_reliable else UNKNOWN
+
+
+def _plainly_english(text: str) -> bool:
+    first = text.lower().split(None, _FIRST_WORDS)[:_FIRST_WORDS]
+    common = [word for word in first if word in _ENGLISH]
+    return len(common) >= _ENGLISH_SHARE * len(first) and len(set(common)) >= _ENGLISH_KINDS

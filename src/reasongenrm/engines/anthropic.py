@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.config.engines import AnthropicConfig
 from reasongenrm.engines.base import Request
+from reasongenrm.engines.batches import Batch, Ledger, failure, message_params, read_result
 from reasongenrm.engines.keys import Secret
-from reasongenrm.engines.ledger import Batch, Ledger
-from reasongenrm.engines.messages import failure, message_params, read_result
 from reasongenrm.errors import EngineError, first_line
-from reasongenrm.recipe_data import AnthropicConfig
 from reasongenrm.records import Completion
 
 IN_FLIGHT = 4

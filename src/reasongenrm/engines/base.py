@@ -1,12 +1,14 @@
-"""What every engine does: requests in, completions out, as they are done."""
+"""`Engine`: requests in, completions out; and how a killed run of requests is resumed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
-from reasongenrm.records import Completion, Message
+from reasongenrm.records import Completion, Message, content_id
+from reasongenrm.store import PartStore, completion_to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +68,66 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free what the engine holds."""
         ...
+
+
+def complete_missing(
+    engine: Engine,
+    requests: Iterable[Request],
+    store: PartStore,
+    *,
+    adapter: str | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+    convert: Callable[[Completion], dict[str, object]] = completion_to_json,
+) -> None:
+    """Complete every request that the store does not hold: block by block, or one by one where `block` is None.
+
+    A completion with `finish_reason` error is stored like any other.
+
+    Args:
+        engine: the engine; its `block` is the number of requests per block.
+        requests: all requests of the work, in an order that is the same in every run.
+        store: where completions go; rows are keyed by the request's id.
+        adapter: a LoRA folder.
+        progress: called with the number of requests just found or done.
+        convert: what is stored of a completion.
+    """
+    waiting = iter(requests)
+    if engine.block is None:
+        _stream(engine, waiting, store, adapter, progress, convert)
+        return
+    while block := list(islice(waiting, engine.block)):
+        if any(request.id not in store for request in block):
+            engine.forget()
+            rows = {c.id: convert(c) for c in engine.complete(block, adapter=adapter)}
+            store.append(rows[request.id] for request in block)
+        progress(len(block))
+
+
+def _stream(
+    engine: Engine,
+    requests: Iterator[Request],
+    store: PartStore,
+    adapter: str | None,
+    progress: Callable[[int], None],
+    convert: Callable[[Completion], dict[str, object]],
+) -> None:
+    def missing() -> Iterator[Request]:
+        for request in requests:
+            if request.id in store:
+                progress(1)
+            else:
+                yield request
+
+    completions = engine.complete(missing(), adapter=adapter)
+    try:
+        for completion in completions:
+            store.append([convert(completion)])
+            progress(1)
+    finally:  # an error above must not leave the engine's connections and threads behind
+        if isinstance(completions, Generator):
+            completions.close()
+
+
+def request_seed(seed: int, name: str) -> int:
+    """Return the sampling seed of one request, a function of the run's seed and the request's id."""
+    return int(content_id("sample", seed, name), 16) % 2**31

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass, field
 from typing import Any
 
+from reasongenrm.config.engines import OpenAIConfig
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import EngineError, first_line
-from reasongenrm.recipe_data import OpenAIConfig
 from reasongenrm.records import Completion
 
 PATIENCE = 3

@@ -9,11 +9,11 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from reasongenrm.config.engines import OpenAIConfig
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.fleet import Failed, Fleet, Refused, Server
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import EngineError
-from reasongenrm.recipe_data import OpenAIConfig
 from reasongenrm.records import Completion, Message
 
 if TYPE_CHECKING:

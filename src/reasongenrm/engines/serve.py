@@ -15,14 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.config.engines import EngineConfig, ModelConfig, OpenAIConfig, VLLMServerConfig, check_model
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.openai import OpenAIEngine
-from reasongenrm.engines.vllm import check_model, served_rank
+from reasongenrm.engines.vllm import served_rank
 from reasongenrm.errors import EngineError
 from reasongenrm.processes import cores, die_with_parent
-from reasongenrm.recipe import EngineConfig, ModelConfig
-from reasongenrm.recipe_data import OpenAIConfig
-from reasongenrm.recipe_evaluate import VLLMServerConfig
 from reasongenrm.records import Completion
 
 BASE = "base"

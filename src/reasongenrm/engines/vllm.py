@@ -7,14 +7,13 @@ import gc
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from reasongenrm.config.engines import EngineConfig, ModelConfig, check_model
 from reasongenrm.engines.base import Request
 from reasongenrm.errors import EngineError, first_line
-from reasongenrm.recipe import EngineConfig, ModelConfig
 from reasongenrm.records import Completion
 
 
@@ -26,26 +25,6 @@ def keep_freed_memory() -> None:
         if hasattr(libc, "mallopt"):  # musl has none
             for threshold in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
                 libc.mallopt(threshold, 2**31 - 1)
-
-
-def check_model(path: str, *, key: str, file: str = "config.json") -> None:
-    """Fail early when `path` is meant to be a local folder and is none.
-
-    Raises:
-        EngineError: names the recipe key and how to mend it.
-    """
-    looks_local = (
-        path.startswith((".", "/", "~")) or path.count("/") != 1 or Path(path).parts[0] in ("data", "runs")
-    )
-    if Path(path).is_dir():
-        if not (Path(path) / file).is_file():
-            raise EngineError(
-                f"{path} holds no {file}", where=key, mend="give a folder saved by transformers or peft"
-            )
-    elif looks_local:
-        raise EngineError(
-            f"{path} is no folder", where=key, mend="give a folder that exists, or a hub id owner/name"
-        )
 
 
 class VLLMEngine:

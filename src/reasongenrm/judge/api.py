@@ -13,37 +13,21 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Literal, Self
 
+from reasongenrm.chat.encoder import PROMPTS, ChatEncoder, judge_encoder, load_tokenizer, template_text
+from reasongenrm.chat.prompts import PromptFile, judge_prompt, place, swapped
+from reasongenrm.config.engines import AnthropicConfig, EngineConfig, ModelConfig, OpenAIConfig
+from reasongenrm.config.evaluate import AskingConfig
+from reasongenrm.config.loading import load_recipe, section
+from reasongenrm.config.recipe import TEMPLATES, Recipe, Template
 from reasongenrm.engines.base import Engine
+from reasongenrm.engines.loading import load_engine, open_server
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.asker import Asker
-from reasongenrm.judge.asking import ask_as
-from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.given import Prompt, given_answer, given_pair
-from reasongenrm.judge.loading import (
-    PROMPTS,
-    judge_encoder,
-    load_engine,
-    load_tokenizer,
-    open_server,
-    section,
-    template_text,
-)
-from reasongenrm.judge.loop import ask_now
-from reasongenrm.judge.prompts import PromptFile, judge_prompt, place, swapped
-from reasongenrm.judge.ranking import Ranking, rank
-from reasongenrm.judge.rating import HIGHEST, LOWEST, Rater
-from reasongenrm.judge.votes import compare_orders, preference
-from reasongenrm.recipe import TEMPLATES, EngineConfig, ModelConfig, Recipe, Template
-from reasongenrm.recipe_data import AnthropicConfig, OpenAIConfig
-from reasongenrm.recipe_evaluate import AskingConfig
-from reasongenrm.recipe_file import load_recipe
-from reasongenrm.records import (
-    Comparison,
-    JudgePrompt,
-    PreferencePair,
-    Rated,
-    Verdict,
-)
+from reasongenrm.judge.ask import ask_as, ask_now
+from reasongenrm.judge.inputs import Prompt, given_answer, given_pair
+from reasongenrm.judge.rate import HIGHEST, LOWEST, Rater
+from reasongenrm.judge.tournament import Ranking, rank
+from reasongenrm.judge.verdicts import Asker, compare_orders, preference
+from reasongenrm.records import Comparison, JudgePrompt, PreferencePair, Rated, Verdict
 
 WINDOW = 1024
 """Comparisons that go to the engine together."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.judge.given import Prompt
+from reasongenrm.judge.inputs import Prompt
 from reasongenrm.judge.sharing import Compares, Row
-from reasongenrm.judge.votes import preference
+from reasongenrm.judge.verdicts import preference
 from reasongenrm.records import Comparison, Message, content_id
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from reasongenrm.errors import DataError, EngineError
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.given import Prompt
+from reasongenrm.judge.inputs import Prompt
 from reasongenrm.records import Comparison
 
 Row = tuple[Prompt, str, str]

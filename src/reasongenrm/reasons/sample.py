@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from reasongenrm.engines.base import Engine, Request
-from reasongenrm.engines.resume import complete_missing
-from reasongenrm.judge.asking import request_seed
-from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.prompts import PromptFile, hindsight_prompt
-from reasongenrm.judge.verdict import stated_verdicts
-from reasongenrm.recipe_data import TeacherConfig
+from reasongenrm.chat.encoder import ChatEncoder, load_tokenizer
+from reasongenrm.chat.prompts import PromptFile, hindsight_prompt
+from reasongenrm.chat.verdict import stated_verdicts
+from reasongenrm.config.prepare import TeacherConfig
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.engines.base import Engine, Request, complete_missing, request_seed
+from reasongenrm.errors import EngineError
 from reasongenrm.records import Completion, JudgePrompt, Letter, Message, PreferencePair, Reason, TeacherMode
-from reasongenrm.records_json import to_json
-from reasongenrm.store import PartStore
+from reasongenrm.store import PartStore, to_json
 
 
 def teacher_messages(
@@ -127,3 +126,21 @@ def sample_reasons(
         convert=as_reason,
     )
     store.finish(reason_id(prompt, name, number) for _, prompt in work() for number in range(config.samples))
+
+
+def teacher_encoder(recipe: Recipe, name: str) -> ChatEncoder | None:
+    """Return the encoder of a teacher: its own chat template. None for a server that reads messages.
+
+    Raises:
+        EngineError: the teacher has no chat template, or its tokenizer cannot be loaded.
+    """
+    teacher = recipe.teachers[name]
+    if teacher.server is not None and (teacher.server.kind != "openai" or teacher.server.api == "chat"):
+        return None
+    model, key = teacher.model or recipe.model, f"teachers.{name}.model" if teacher.model else "model"
+    tokenizer = load_tokenizer(model, key=f"{key}.path")
+    if not tokenizer.chat_template:
+        raise EngineError(
+            f"{model.path} has no chat template", where=f"{key}.path", mend="use an instruction-tuned teacher"
+        )
+    return ChatEncoder(tokenizer, tokenizer.chat_template)

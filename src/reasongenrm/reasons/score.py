@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
-from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.grammar import verdict_text
+from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.grammar import verdict_text
 from reasongenrm.records import JudgePrompt, Reason, ScoredReason
-from reasongenrm.records_json import to_json
-from reasongenrm.store import PartStore
+from reasongenrm.store import PartStore, to_json
 
 CHUNK = 256
 """Prompts that are laid out together: batches do not reach across, so that done chunks need no tokenising again."""

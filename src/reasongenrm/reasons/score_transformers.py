@@ -7,12 +7,13 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from reasongenrm.engines.vllm import check_model, keep_freed_memory
+from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.config.engines import ModelConfig, check_model
+from reasongenrm.engines.vllm import keep_freed_memory
 from reasongenrm.errors import EngineError, first_line
-from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.reasons import score_forward, score_shared
+from reasongenrm.reasons import forward as score_forward
+from reasongenrm.reasons import forward as score_shared
 from reasongenrm.reasons.score import Group, scored_reason
-from reasongenrm.recipe import ModelConfig
 from reasongenrm.records import ScoredReason
 
 log = logging.getLogger(__name__)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.vllm import VLLMEngine
-from reasongenrm.judge.encoder import ChatEncoder
 from reasongenrm.reasons.score import Group, scored_reason
 from reasongenrm.records import ScoredReason
 

@@ -18,10 +18,10 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.chat.verdict import stated_verdicts
+from reasongenrm.config.prepare import SelectConfig, Selector
 from reasongenrm.errors import ConfigError, first_line
-from reasongenrm.judge.prompts import PromptFile
-from reasongenrm.judge.verdict import stated_verdicts
-from reasongenrm.recipe_data import SelectConfig, Selector
 from reasongenrm.records import Drop, JudgePrompt, Reason, ScoredReason, unit_hash
 
 Formula = Callable[[float, float], float]

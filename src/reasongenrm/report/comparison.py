@@ -6,21 +6,16 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from reasongenrm.benchmarks.base import Benchmark, Row
-from reasongenrm.benchmarks.common import Working, found
-from reasongenrm.benchmarks.paired import score_difference
+from reasongenrm.benchmarks.base import Benchmark, Working, found, score_difference
 from reasongenrm.benchmarks.registry import BENCHMARKS
-from reasongenrm.benchmarks.rewardbench import (
-    RewardBench,
-)
-from reasongenrm.benchmarks.rewardbench_table import PRIOR_SETS
+from reasongenrm.benchmarks.rewardbench import PRIOR_SETS, RewardBench
 from reasongenrm.errors import DataError
-from reasongenrm.records import PairResult
-from reasongenrm.report.paired import McNemar, mcnemar
+from reasongenrm.metrics.intervals import Interval
+from reasongenrm.metrics.paired import McNemar, mcnemar
+from reasongenrm.metrics.scores import BenchmarkScore
+from reasongenrm.records import PairResult, Row
+from reasongenrm.report.pages import OUTCOME_NOTES, row_outcome
 from reasongenrm.report.run_files import BenchmarkRun, ModelRun
-from reasongenrm.report.run_rows import OUTCOME_NOTES, row_outcome
-from reasongenrm.report.scores import BenchmarkScore
-from reasongenrm.report.stats import Interval
 from reasongenrm.report.tables import percent
 
 MIXED = "mixed"

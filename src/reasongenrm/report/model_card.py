@@ -11,11 +11,10 @@ from typing import Any
 import yaml
 
 from reasongenrm.errors import ConfigError
-from reasongenrm.report.markdown import escape_markdown
+from reasongenrm.report.pages import printable
 from reasongenrm.report.run_files import BASE, SCALAR, BenchmarkRun, ModelRun, RunFiles, read_json, read_run
-from reasongenrm.report.run_rows import printable
 from reasongenrm.report.run_table import facts, markdown, ordered
-from reasongenrm.report.tables import percent
+from reasongenrm.report.tables import escape_markdown, percent
 from reasongenrm.store import write_text
 
 _TEMPLATE = "model_card.md.jinja"

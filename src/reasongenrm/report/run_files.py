@@ -9,11 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reasongenrm.benchmarks.base import Row
 from reasongenrm.errors import DataError, first_line
-from reasongenrm.records import Drop, PairResult, Rated
-from reasongenrm.report.diagnostics import Diagnostics
-from reasongenrm.report.scores import BenchmarkScore
+from reasongenrm.metrics.diagnostics import Diagnostics
+from reasongenrm.metrics.scores import BenchmarkScore
+from reasongenrm.records import Drop, PairResult, Rated, Row
 
 BASE, SCALAR = "base", "scalar"
 _MEND = "run 3_eval_reward_bench.sh again"

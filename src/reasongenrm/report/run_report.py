@@ -9,11 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.report.markdown import escape_markdown
-from reasongenrm.report.page import render
-from reasongenrm.report.plots import Estimate, bias_chart, interval_bars, reliability_diagram
+from reasongenrm.report.charts import Estimate, bias_chart, interval_bars, reliability_diagram
+from reasongenrm.report.pages import OUTCOME_NOTES, embedded_json, payload, printable, render
 from reasongenrm.report.run_files import BenchmarkRun, RunFiles, read_run
-from reasongenrm.report.run_rows import OUTCOME_NOTES, embedded_json, payload, printable
 from reasongenrm.report.run_table import (
     facts,
     lines,
@@ -23,6 +21,7 @@ from reasongenrm.report.run_table import (
     section_estimates,
     subset_estimates,
 )
+from reasongenrm.report.tables import escape_markdown
 from reasongenrm.store import replacing, write_text
 
 _TEMPLATE = "judge_report.html.jinja"

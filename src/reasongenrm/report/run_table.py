@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from reasongenrm.report.markdown import escape_markdown, grid
-from reasongenrm.report.plots import Estimate
+from reasongenrm.metrics.intervals import Interval
+from reasongenrm.metrics.scores import OUTCOMES, BenchmarkScore
+from reasongenrm.report.charts import Estimate
 from reasongenrm.report.run_files import BenchmarkRun, ModelRun
-from reasongenrm.report.scores import OUTCOMES, BenchmarkScore
-from reasongenrm.report.stats import Interval
-from reasongenrm.report.tables import MISSING, footnotes, percent
+from reasongenrm.report.tables import MISSING, escape_markdown, footnotes, grid, percent
 
 _Z = 1.959963984540054  # the 97.5% quantile of the normal distribution
 

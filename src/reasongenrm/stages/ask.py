@@ -11,16 +11,15 @@ from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.data.turns import BadRow, check_text, is_list, read_prompt
+from reasongenrm.console import judging_bar, say
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.ranking import Ranking, rank, seated
-from reasongenrm.judge.votes import preference
-from reasongenrm.reading import RawLine, RawRow, raw_lines
+from reasongenrm.judge.tournament import Ranking, rank, seated
+from reasongenrm.judge.verdicts import preference
 from reasongenrm.records import Comparison, Drop, Message, content_id
-from reasongenrm.records_json import to_json
-from reasongenrm.stages.progress import judging_bar, say
-from reasongenrm.store import PartStore, dump_line, jsonl_writer
+from reasongenrm.rows.files import RawLine, RawRow, raw_lines
+from reasongenrm.rows.turns import BadRow, check_text, is_list, read_prompt
+from reasongenrm.store import PartStore, dump_line, jsonl_writer, to_json
 
 WINDOW = 512
 """Rows that go to the judge together, and are kept together."""

@@ -8,27 +8,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.benchmarks.base import Benchmark, Row
+from reasongenrm.benchmarks.base import Benchmark
 from reasongenrm.benchmarks.leaderboard import leaderboard_files
 from reasongenrm.benchmarks.registry import BENCHMARKS
-from reasongenrm.benchmarks.rewardbench import (
-    RewardBench,
-)
+from reasongenrm.benchmarks.rewardbench import RewardBench
+from reasongenrm.config.evaluate import BenchmarkConfig
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.console import say
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.recipe import Recipe
-from reasongenrm.recipe_evaluate import BenchmarkConfig
-from reasongenrm.records import Drop
-from reasongenrm.records_json import to_json
-from reasongenrm.report.diagnostics import diagnose
+from reasongenrm.metrics.diagnostics import diagnose
+from reasongenrm.metrics.scores import BenchmarkScore
+from reasongenrm.records import Drop, Row
 from reasongenrm.report.model_card import write_model_card
 from reasongenrm.report.run_report import write_report
-from reasongenrm.report.scores import BenchmarkScore
 from reasongenrm.report.tables import Entry, markdown_table, rich_table
 from reasongenrm.run import Run, file_hash
 from reasongenrm.stages.judging import SCALAR, Judged, Judges, scored_results
-from reasongenrm.stages.progress import say
 from reasongenrm.stages.rating import check_rating, rated_results, uncalibrated
-from reasongenrm.store import write_json, write_jsonl, write_text
+from reasongenrm.store import to_json, write_json, write_jsonl, write_text
 
 LEADERBOARDS = ("rewardbench", "rewardbench2")
 """The kinds whose results allenai's leaderboards take."""

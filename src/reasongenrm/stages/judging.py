@@ -8,21 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.benchmarks.rewardbench import judge_result, scalar_result
+from reasongenrm.benchmarks.base import judge_result, scalar_result
+from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer
+from reasongenrm.chat.prompts import PromptFile, judge_prompt, place, swapped
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.console import bar, say
 from reasongenrm.engines.base import Engine
-from reasongenrm.judge.asker import Asker
-from reasongenrm.judge.asking import P, Questions, R, ask_as
-from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.loading import judge_encoder, load_engine, load_tokenizer, open_server
-from reasongenrm.judge.loop import ask_all, read_all
-from reasongenrm.judge.prompts import PromptFile, judge_prompt, place, swapped
-from reasongenrm.recipe import Recipe
+from reasongenrm.engines.loading import load_engine, open_server
+from reasongenrm.judge.ask import P, Questions, R, ask_all, ask_as, read_all
+from reasongenrm.judge.verdicts import Asker
 from reasongenrm.records import JudgePrompt, PairResult, PreferencePair, Verdict
-from reasongenrm.records_json import to_json
 from reasongenrm.run import Run
-from reasongenrm.scalar import ScalarRewardModel
-from reasongenrm.stages.progress import bar, say
-from reasongenrm.store import PartStore, read_jsonl, write_json, write_jsonl
+from reasongenrm.scalar.model import ScalarRewardModel
+from reasongenrm.store import PartStore, read_jsonl, to_json, write_json, write_jsonl
 
 BASE = "base"
 SCALAR = "scalar"

@@ -17,31 +17,26 @@ from typing import Any
 import msgspec
 
 from reasongenrm.benchmarks.registry import BENCHMARKS
+from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer
+from reasongenrm.chat.grammar import verdict_text
+from reasongenrm.chat.prompts import PromptFile, judge_prompt, place, swapped
+from reasongenrm.config.prepare import BenchmarkFile, SourceConfig
+from reasongenrm.config.recipe import Recipe
 from reasongenrm.data.benchmark_texts import benchmark_texts
 from reasongenrm.data.clean import Sight, clean, sight
 from reasongenrm.data.decontaminate import Contamination, Decontaminator, Match, decontaminate
-from reasongenrm.data.language import UNKNOWN, pair_language
 from reasongenrm.data.leaks import Comparison, LeakDetector, compare
 from reasongenrm.data.near import drop_near_duplicates
 from reasongenrm.data.ranked import load_ranked
-from reasongenrm.data.report import DataReport
-from reasongenrm.data.rows import read_pair
-from reasongenrm.data.sources import raw_pairs
+from reasongenrm.data.report import UNKNOWN, DataReport, pair_language
+from reasongenrm.data.sources import raw_pairs, read_pair
 from reasongenrm.errors import DataError
-from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.grammar import verdict_text
-from reasongenrm.judge.loading import judge_encoder, load_tokenizer
-from reasongenrm.judge.prompts import PromptFile, judge_prompt, place, swapped
 from reasongenrm.processes import map_chunks
-from reasongenrm.reading import RawLine, RawRow
-from reasongenrm.reasons.sample import teacher_messages
-from reasongenrm.recipe import Recipe
-from reasongenrm.recipe_data import BenchmarkFile, SourceConfig
+from reasongenrm.reasons.sample import teacher_encoder, teacher_messages
 from reasongenrm.records import Drop, JudgePrompt, Letter, PreferencePair
-from reasongenrm.records_json import to_json
+from reasongenrm.rows.files import RawLine, RawRow
 from reasongenrm.run import Run
-from reasongenrm.stages.loading import teacher_encoder
-from reasongenrm.store import dump_texts, jsonl_writer, replacing
+from reasongenrm.store import dump_texts, jsonl_writer, replacing, to_json
 
 CHUNK = 256
 """Rows that a worker process takes at a time."""

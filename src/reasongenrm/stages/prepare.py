@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
+from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.config.engines import check_model
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.console import say
 from reasongenrm.data.agreement import agreement
-from reasongenrm.data.report import write_report
-from reasongenrm.engines.vllm import check_model
-from reasongenrm.judge.loading import judge_encoder, load_tokenizer
-from reasongenrm.judge.prompts import PromptFile
 from reasongenrm.reasons.select import formula
-from reasongenrm.recipe import Recipe
+from reasongenrm.report.data_page import write_report
 from reasongenrm.run import Run, file_hash
 from reasongenrm.stages.pairs import write_pairs
-from reasongenrm.stages.progress import say
 from reasongenrm.stages.reasons import check_teachers, sample_all, score_all
 from reasongenrm.stages.selection import write_direct, write_general, write_reasoned
 from reasongenrm.store import write_json

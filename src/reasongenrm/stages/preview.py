@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 
 import yaml
 
-from reasongenrm.judge.prompts import PromptFile, judge_prompt, place
-from reasongenrm.recipe import Recipe
+from reasongenrm.chat.prompts import PromptFile, judge_prompt, place
+from reasongenrm.config.recipe import Recipe
 from reasongenrm.records import Drop, JudgePrompt, PreferencePair
 from reasongenrm.stages.evaluate import benchmark_rows
 from reasongenrm.stages.pairs import load_sources

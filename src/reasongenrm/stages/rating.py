@@ -7,21 +7,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from reasongenrm.benchmarks.base import Row
+from reasongenrm.chat.prompts import PromptFile, rating_prompt
+from reasongenrm.config.evaluate import BenchmarkKind
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.console import say
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.asking import ask_as
-from reasongenrm.judge.loop import read_all
-from reasongenrm.judge.prompts import PromptFile, rating_prompt
-from reasongenrm.judge.rating import Rater
-from reasongenrm.recipe import Recipe
-from reasongenrm.recipe_evaluate import BenchmarkKind
-from reasongenrm.records import PairResult, PreferencePair, Rated
-from reasongenrm.records_json import to_json
-from reasongenrm.report.diagnostics import Diagnostics
+from reasongenrm.judge.ask import ask_as, read_all
+from reasongenrm.judge.rate import Rater
+from reasongenrm.metrics.diagnostics import Diagnostics
+from reasongenrm.records import PairResult, PreferencePair, Rated, Row
 from reasongenrm.run import Run
 from reasongenrm.stages.judging import Judged, Judges
-from reasongenrm.stages.progress import say
-from reasongenrm.store import read_jsonl, write_json, write_jsonl
+from reasongenrm.store import read_jsonl, to_json, write_json, write_jsonl
 
 UNREAD: dict[BenchmarkKind, float] = {"rewardbench2": -1.0}
 """What a benchmark's own code counts a rating as that cannot be read: a score below all others. RewardBench 2:

@@ -6,23 +6,22 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 
+from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.config.engines import ModelConfig, check_model
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.console import bar, say
 from reasongenrm.engines.anthropic import AnthropicEngine
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.openai import OpenAIEngine
-from reasongenrm.engines.vllm import VLLMEngine, check_model
+from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import DataError
-from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.prompts import PromptFile
-from reasongenrm.reasons.sample import sample_reasons
+from reasongenrm.reasons.sample import sample_reasons, teacher_encoder
 from reasongenrm.reasons.score import Scorer, score_reasons
 from reasongenrm.reasons.score_transformers import Student
 from reasongenrm.reasons.select import unfit
-from reasongenrm.recipe import Recipe
-from reasongenrm.recipe_data import ModelConfig
 from reasongenrm.records import Drop, JudgePrompt, PreferencePair, Reason
 from reasongenrm.run import Run
-from reasongenrm.stages.loading import teacher_encoder
-from reasongenrm.stages.progress import bar, say
 from reasongenrm.store import PartStore, read_jsonl
 
 Work = tuple[PreferencePair, JudgePrompt]

@@ -8,20 +8,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.grammar import Grammar, verdict_text
+from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.config.prepare import Selector
+from reasongenrm.config.recipe import Recipe, is_blind_student
 from reasongenrm.data.general import mix
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.grammar import Grammar, verdict_text
-from reasongenrm.judge.prompts import PromptFile
-from reasongenrm.reasons.pairs import dpo_pair, dpo_row, grpo_row, solve_rate, worth_learning
+from reasongenrm.reasons.records import dpo_pair, dpo_row, grpo_row, solve_rate, worth_learning
 from reasongenrm.reasons.select import Choice, groups, losers, selector, unfit
-from reasongenrm.recipe import Recipe, is_blind_student
-from reasongenrm.recipe_data import Selector
 from reasongenrm.records import Drop, JudgePrompt, Reason, ScoredReason, SFTRecord
-from reasongenrm.records_json import to_json
 from reasongenrm.run import Run
 from reasongenrm.stages.reasons import read_reasons, read_work
-from reasongenrm.store import jsonl_writer, read_jsonl, write_jsonl
+from reasongenrm.store import jsonl_writer, read_jsonl, to_json, write_jsonl
 
 SELECTORS: tuple[Selector, ...] = get_args(Selector)
 

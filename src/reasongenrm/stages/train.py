@@ -17,14 +17,14 @@ from typing import Any
 import yaml
 
 from reasongenrm import errors
+from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.config.scalar import ScalarConfig
+from reasongenrm.console import say
 from reasongenrm.errors import ConfigError, EngineError
-from reasongenrm.judge.loading import judge_encoder, load_tokenizer
 from reasongenrm.processes import cores, die_with_parent
-from reasongenrm.recipe import Recipe
-from reasongenrm.recipe_scalar import ScalarConfig
 from reasongenrm.records import PreferencePair
 from reasongenrm.run import Run, file_hash
-from reasongenrm.stages.progress import say
 from reasongenrm.store import read_jsonl
 from reasongenrm.train.merge import merge_adapter
 from reasongenrm.train.scalar import train_scalar

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reasongenrm.recipe import ModelConfig
+from reasongenrm.config.engines import ModelConfig
 
 
 def merge_adapter(model: ModelConfig, adapter: Path, out: Path) -> None:

@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.config.scalar import ScalarConfig
 from reasongenrm.data.split import prompt_id, split_pairs
 from reasongenrm.errors import ConfigError, DataError, EngineError, first_line
-from reasongenrm.recipe_scalar import ScalarConfig
 from reasongenrm.records import Drop, PreferencePair, content_id
-from reasongenrm.scalar import encode, load_base_tokenizer
+from reasongenrm.scalar.model import encode, load_base_tokenizer
 from reasongenrm.train.scalar_card import write_beside
 from reasongenrm.train.trainer import check_args, check_weights, guard_callback, last_checkpoint, loss_log
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.recipe_scalar import ScalarConfig
-from reasongenrm.records_json import to_json
-from reasongenrm.report.plots import loss_curve
-from reasongenrm.store import write_json, write_jsonl
+from reasongenrm.config.scalar import ScalarConfig
+from reasongenrm.report.charts import loss_curve
+from reasongenrm.store import to_json, write_json, write_jsonl
 
 CARD = """---
 library_name: transformers

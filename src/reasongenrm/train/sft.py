@@ -14,12 +14,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.chat.encoder import PROMPTS, ChatEncoder
+from reasongenrm.config.loading import load_recipe
+from reasongenrm.config.recipe import Recipe
 from reasongenrm.errors import ConfigError, DataError, ReasonGenRMError, first_line
-from reasongenrm.judge.encoder import ChatEncoder
-from reasongenrm.judge.loading import PROMPTS
 from reasongenrm.processes import die_with_parent, is_gone
-from reasongenrm.recipe import Recipe
-from reasongenrm.recipe_file import load_recipe
 from reasongenrm.records import content_id
 from reasongenrm.store import read_jsonl, write_json
 from reasongenrm.train.scalar import check_config
@@ -208,7 +207,7 @@ def train(recipe: Recipe, name: str, work: Path) -> None:
 
 def _finish(trainer: Any, tokenizer: Any, final: Path, name: str, rows: Any, kernel: str) -> None:
     """Write what stands beside the adapter weights."""
-    from reasongenrm.report.plots import loss_curve
+    from reasongenrm.report.charts import loss_curve
 
     tokenizer.save_pretrained(final / "adapter")
     (final / "adapter" / "training_args.bin").unlink(missing_ok=True)  # a pickle: nobody should load it

@@ -1,0 +1,139 @@
+"""Settings of models and engines: vLLM, OpenAI-compatible servers, Anthropic's batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from reasongenrm.errors import EngineError
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelConfig(Strict):
+    """A causal language model: hub id or folder.
+
+    Attributes:
+        path: hub id or local folder with safetensors.
+        revision: branch, tag or commit on the hub.
+        dtype: `bfloat16`, `float16` or `float32`, for scoring, training and serving.
+        trust_remote_code: run code that the model's repository ships.
+    """
+
+    path: str
+    revision: str | None = None
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    trust_remote_code: bool = False
+
+
+class EngineConfig(Strict):
+    """How vLLM serves a model.
+
+    Attributes:
+        max_model_len: tokens of prompt and completion together.
+        max_num_seqs: sequences decoded at the same time.
+        gpu_memory_utilization: share of GPU memory vLLM may take.
+        cpu_kv_gib: GiB for the KV cache on the CPU build.
+        tensor_parallel: number of GPUs that share one model.
+        enforce_eager: skip compilation; starts faster, runs slower on a GPU.
+        args: further `vllm.LLM` arguments, passed through untouched.
+    """
+
+    max_model_len: int = Field(8192, ge=64)
+    max_num_seqs: int = Field(256, ge=1)
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    cpu_kv_gib: int = Field(2, ge=1)
+    tensor_parallel: int = Field(1, ge=1)
+    enforce_eager: bool = False
+    args: dict[str, Any] = {}
+
+
+class OpenAIConfig(Strict):
+    """OpenAI-compatible servers of one model: each request goes to the one with the fewest outstanding.
+
+    Attributes:
+        kind: `openai`.
+        urls: base URLs, such as `http://127.0.0.1:8000/v1`.
+        model: the name the servers know the model by.
+        api: `completions` sends token ids (vLLM and its kin; judged text cannot become structure), `chat` sends
+            messages, which the server renders.
+        api_key_env: environment variable that holds the key; null for servers that want none.
+        max_concurrent: requests in flight per server; the SDK opens 1000 connections at most.
+        timeout: seconds until a request counts as failed.
+        max_retries: how often the SDK repeats a failed request, with exponential backoff.
+    """
+
+    kind: Literal["openai"]
+    urls: Annotated[list[str], Field(min_length=1)]
+    model: str
+    api: Literal["completions", "chat"] = "completions"
+    api_key_env: str | None = None
+    max_concurrent: int = Field(64, ge=1, le=1000)
+    timeout: float = Field(600, gt=0)
+    max_retries: int = Field(4, ge=0)
+
+
+class AnthropicConfig(Strict):
+    """Anthropic's Message Batches: half the price, done within a day.
+
+    Attributes:
+        kind: `anthropic`.
+        model: the model's name.
+        url: another base URL than Anthropic's.
+        api_key_env: environment variable that holds the key.
+        batch: requests per message batch.
+        poll_seconds: time between two looks at a batch.
+        timeout: seconds until a call counts as failed.
+        max_retries: how often the SDK repeats a failed call, with exponential backoff.
+    """
+
+    kind: Literal["anthropic"]
+    model: str
+    url: str | None = None
+    api_key_env: str = "ANTHROPIC_API_KEY"
+    batch: int = Field(10_000, ge=1, le=100_000)
+    poll_seconds: float = Field(30, gt=0)
+    timeout: float = Field(600, gt=0)
+    max_retries: int = Field(4, ge=0)
+
+
+class VLLMServerConfig(Strict):
+    """Stock vLLM servers, started by us on this machine, in place of vLLM in process.
+
+    Attributes:
+        kind: `vllm`.
+        replicas: servers, each with `engine.tensor_parallel` GPUs: data parallel.
+        startup_seconds: how long they may take to answer.
+        timeout: seconds until a request counts as failed.
+        args: further arguments of the server's command line.
+    """
+
+    kind: Literal["vllm"]
+    replicas: int = Field(1, ge=1)
+    startup_seconds: float = Field(900, gt=0)
+    timeout: float = Field(3600, gt=0)
+    args: tuple[str, ...] = ()
+
+
+def check_model(path: str, *, key: str, file: str = "config.json") -> None:
+    """Fail early when `path` is meant to be a local folder and is none.
+
+    Raises:
+        EngineError: names the recipe key and how to mend it.
+    """
+    looks_local = (
+        path.startswith((".", "/", "~")) or path.count("/") != 1 or Path(path).parts[0] in ("data", "runs")
+    )
+    if Path(path).is_dir():
+        if not (Path(path) / file).is_file():
+            raise EngineError(
+                f"{path} holds no {file}", where=key, mend="give a folder saved by transformers or peft"
+            )
+    elif looks_local:
+        raise EngineError(
+            f"{path} is no folder", where=key, mend="give a folder that exists, or a hub id owner/name"
+        )

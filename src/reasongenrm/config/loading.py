@@ -1,0 +1,179 @@
+"""Read a YAML file of settings, apply overrides, and name the key of every error."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from reasongenrm.config.engines import Strict
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.errors import ConfigError, first_line
+
+Config = TypeVar("Config", bound=BaseModel)
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, where YAML would take the last one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"the key {key.value!r} stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _override(tree: dict[str, Any], assignment: str) -> None:
+    """Set `a.b.c=value` in nested dictionaries; the value is read as YAML; `a.0.b` indexes a list."""
+    key, sign, text = assignment.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"{assignment!r} is no override", where="command line", mend="write key=value")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+        raise ConfigError(f"{text!r} is no YAML value", where=key, mend=_problem(error)) from None
+    node: Any = tree
+    *path, last = key.split(".")
+    for part in path:
+        if isinstance(node, list):
+            node = node[_index(node, part, key)]
+        elif isinstance(node, dict):
+            if node.get(part) is None:
+                node[part] = {}
+            node = node[part]
+        else:
+            raise ConfigError(f"{part!r} stands below a plain value", where=key, mend="check the key")
+    if isinstance(node, list):
+        node[_index(node, last, key)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise ConfigError(f"{last!r} stands below a plain value", where=key, mend="check the key")
+
+
+def _problem(error: Exception) -> str:
+    """What PyYAML found wrong, in one line."""
+    return getattr(error, "problem", None) or first_line(error)
+
+
+def _index(node: list[Any], part: str, key: str) -> int:
+    if part.isdigit() and int(part) < len(node):
+        return int(part)
+    raise ConfigError(f"{part!r} is no index into a list of {len(node)}", where=key, mend="count from 0")
+
+
+def _models(kind: Any) -> dict[str, Any]:
+    """The models that a key's annotation allows, by the tag that a validation error names (`openai`), or by ``."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        tags = get_args(kind.model_fields["kind"].annotation) if "kind" in kind.model_fields else ()
+        return {tags[0] if len(tags) == 1 else "": kind}
+    if get_origin(kind) is Annotated:
+        return _models(get_args(kind)[0])
+    if isinstance(kind, UnionType) or get_origin(kind) is Union:
+        return {tag: model for option in get_args(kind) for tag, model in _models(option).items()}
+    return {}
+
+
+def _locate(location: Sequence[Any], kind: Any) -> tuple[list[str], Any]:
+    """Return the dotted key of an error's place, without the tags of unions, and the annotation found there."""
+    key: list[str] = []
+    for part in location:
+        models = _models(kind)
+        if part in models:
+            kind = models[part]
+            continue
+        key.append(str(part))
+        if not models:  # an item of a list, or a value of a mapping
+            while get_origin(kind) is Annotated:
+                kind = get_args(kind)[0]
+            kind = (get_args(kind) or (None,))[-1]
+        else:
+            [model, *_] = models.values()
+            field = model.model_fields.get(part)
+            kind = field.annotation if field else None
+    return key, kind
+
+
+def _explain(error: Any, path: Path, kind: type[BaseModel]) -> ConfigError:
+    location = error["loc"]
+    key = ".".join(_locate(location, kind)[0]) or "recipe"
+    if error["type"] == "extra_forbidden":
+        [section] = _models(_locate(location[:-1], kind)[1]).values()
+        known = list(section.model_fields)
+        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        mend = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return ConfigError("unknown key", where=f"{path}: {key}", mend=mend)
+    return ConfigError(
+        error["msg"].removeprefix("Value error, "), where=f"{path}: {key}", mend="mend the recipe"
+    )
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, limit: int | None = None) -> Recipe:
+    """Read the recipe of the three stages; see `load_config`."""
+    return load_config(Recipe, path, overrides, limit=limit)
+
+
+def load_config(
+    kind: type[Config], path: str | Path, overrides: Sequence[str] = (), *, limit: int | None = None
+) -> Config:
+    """Read a recipe, apply `key=value` overrides, and validate it.
+
+    Args:
+        kind: what it is a recipe of.
+        path: the YAML file.
+        overrides: dotted keys and their values.
+        limit: the value of its key `limit`.
+
+    Raises:
+        ConfigError: missing file, broken YAML, unknown key, or a value out of range; names the dotted key.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # a SafeLoader
+    except (FileNotFoundError, IsADirectoryError):
+        raise ConfigError(
+            "recipe not found", where=str(path), mend="see configs/ for those that are there"
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that does not exist
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError("no valid YAML", where=where, mend=_problem(error)) from None
+    if not isinstance(raw, dict):
+        raise ConfigError("a recipe is a mapping of keys", where=str(path))
+    for assignment in overrides:
+        _override(raw, assignment)
+    if limit is not None:
+        raw["limit"] = limit
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        # A misspelt key may leave a required one missing: name the former.
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        raise _explain(first, path, kind) from None
+
+
+Section = TypeVar("Section", bound=Strict)
+
+
+def section(kind: type[Section], given: Mapping[str, Any] | Strict, where: str) -> Section:
+    """Return a recipe's section from its keys.
+
+    Raises:
+        ConfigError: an unknown key, or a value that does not fit.
+    """
+    if isinstance(given, kind):
+        return given
+    try:
+        return kind.model_validate(given.model_dump() if isinstance(given, Strict) else given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join([where, *map(str, first["loc"])])
+        raise ConfigError(first["msg"], where=key, mend=f"keys: {', '.join(kind.model_fields)}") from None

@@ -1,0 +1,201 @@
+"""Settings of stage 1: data sources, teachers, selection of reasons, records."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from reasongenrm.config.engines import AnthropicConfig, ModelConfig, OpenAIConfig, Strict
+
+
+class SourceConfig(Strict):
+    """Where preference pairs come from.
+
+    Attributes:
+        path: hub dataset id, `.jsonl`, `.parquet`, a folder of those, or a `.csv` of ranked answers.
+        kind: `skywork` (columns chosen, rejected, source) or `ranked` (columns prompt, answer, rank).
+        split: split of a hub dataset.
+        revision: revision of a hub dataset.
+    """
+
+    path: str
+    kind: Literal["skywork", "ranked"] = "skywork"
+    split: str = "train"
+    revision: str | None = None
+
+
+class NearDuplicateConfig(Strict):
+    """Which pairs count as near duplicates: of those alike, the first one is kept.
+
+    Attributes:
+        threshold: estimated Jaccard similarity of the word shingles from which two pairs are alike.
+        shingle: words per shingle.
+        permutations: MinHash permutations; the estimate's standard error is about 1 / sqrt(permutations).
+    """
+
+    threshold: float = Field(0.8, gt=0, le=1)
+    shingle: int = Field(5, ge=1)
+    permutations: int = Field(128, ge=16)
+
+
+class BenchmarkFile(Strict):
+    """A benchmark that training data must not hold.
+
+    Attributes:
+        path: hub id, `.jsonl`, `.json` or `.parquet`.
+        split: split of a hub dataset.
+        revision: revision of a hub dataset.
+    """
+
+    path: str
+    split: str = "train"
+    revision: str | None = None
+
+
+class DecontaminateConfig(Strict):
+    """N-gram decontamination against the benchmark of `evaluate` and those listed here.
+
+    Attributes:
+        against: further benchmarks.
+        ngrams: sizes, in words, at which matches are looked for and listed.
+        drop_prompt, drop_answer: the size from which a match in the prompt, or in an answer, drops the pair; null
+            lists the matches alone.
+        common: an n-gram that stands in more than this many rows of a benchmark is boilerplate, and no match.
+    """
+
+    against: list[BenchmarkFile] = []
+    ngrams: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = [8, 13]
+    drop_prompt: int | None = 13
+    drop_answer: int | None = 13
+    common: int = Field(10, ge=1)
+
+    @model_validator(mode="after")
+    def _known_sizes(self) -> DecontaminateConfig:
+        for key in ("drop_prompt", "drop_answer"):
+            size = getattr(self, key)
+            if size is not None and size not in self.ngrams:
+                raise ValueError(f"{key} is {size}, which is not in ngrams {self.ngrams}")
+        return self
+
+
+class DataConfig(Strict):
+    """Which pairs are used.
+
+    Attributes:
+        sources: read one after the other.
+        drop_sources: values of the source column that are left out (Skywork v0.2's magpie_ultra leaks its label).
+        near_duplicates: what counts as a near duplicate; null keeps them all.
+        decontaminate: what is dropped for standing in a benchmark; null looks for nothing.
+        both_orders: make a judge prompt for each order instead of one seeded order.
+        max_tokens: prompt, reason and verdict together; a longer training record is dropped and listed.
+    """
+
+    sources: Annotated[list[SourceConfig], Field(min_length=1)]
+    drop_sources: list[str] = ["magpie_ultra"]
+    near_duplicates: NearDuplicateConfig | None = NearDuplicateConfig()
+    decontaminate: DecontaminateConfig | None = DecontaminateConfig()
+    both_orders: bool = False
+    max_tokens: int = Field(6144, ge=32)
+
+
+class TeacherConfig(Strict):
+    """How one teacher's reasons are sampled.
+
+    Attributes:
+        mode: `hindsight` (the teacher is told the verdict) or `blind` (it judges as the student would).
+        model: the teacher in process, or whose tokenizer a fleet wants; the student when not given.
+        server: where the teacher is served; vLLM in this process when not given.
+        samples: reasons per prompt.
+        max_tokens: limit per reason; also what a prompt must leave free in the context.
+        temperature, top_p: sampling; vLLM takes temperatures up to 2.
+    """
+
+    mode: Literal["hindsight", "blind"] = "hindsight"
+    model: ModelConfig | None = None
+    server: Annotated[OpenAIConfig | AnthropicConfig, Field(discriminator="kind")] | None = None
+    samples: int = Field(4, ge=1)
+    max_tokens: int = Field(1024, ge=1)
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+
+
+Selector = Literal[
+    "rstar", "random_correct", "longest_correct", "shortest_correct", "max_p_verdict", "self_consistency"
+]
+
+
+class SelectConfig(Strict):
+    """Which reason is kept.
+
+    Attributes:
+        selector: see `reasons/select.py`.
+        formula: R* as an expression of `reason` and `verdict`, the mean log-probabilities (nats per token) of the
+            reason and of the right verdict under the student, with `exp` and `log`.
+        threshold: `rstar` drops a reason whose value is not above it.
+        giveaway_words: a reason that states its verdict within this many first words is dropped.
+        scorer: `transformers`, or `vllm` for a student that fits into no single device otherwise.
+        batch_tokens: tokens per scoring batch, padding included.
+    """
+
+    selector: Selector = "rstar"
+    formula: str = "exp(reason) * (2 * exp(verdict) - 1)"
+    threshold: float = 0.1
+    giveaway_words: int = Field(8, ge=0)
+    scorer: Literal["transformers", "vllm"] = "transformers"
+    batch_tokens: int = Field(16384, ge=1)
+
+
+Corner = Literal["right_fluent", "right_disfluent", "wrong_fluent", "wrong_disfluent"]
+
+
+class DPOConfig(Strict):
+    """Which two reasons of a prompt make a DPO record; see `reasons/pairs.py`.
+
+    Attributes:
+        chosen, rejected: right or wrong, fluent or not, under the student.
+    """
+
+    chosen: Corner = "right_fluent"
+    rejected: Corner = "wrong_fluent"
+
+
+class GRPOConfig(Strict):
+    """Which prompts are worth reinforcement learning.
+
+    Attributes:
+        above, below: the share of right verdicts among the student's own blind samples must lie between them.
+    """
+
+    above: float = Field(0.0, ge=0, lt=1)
+    below: float = Field(1.0, gt=0, le=1)
+
+
+class GeneralConfig(Strict):
+    """General chat or reasoning data that is mixed into a judge's records.
+
+    Attributes:
+        path: hub id, `.jsonl`, `.parquet` or a folder; columns prompt, reason (optional), response, or messages.
+        weight: records taken, as a share of the judge's own records.
+        split: split of a hub dataset.
+        revision: revision of a hub dataset.
+    """
+
+    path: str
+    weight: float = Field(gt=0)
+    split: str = "train"
+    revision: str | None = None
+
+
+class RecordsConfig(Strict):
+    """What stage 1 writes beside `sft.jsonl` and `genrm.jsonl`.
+
+    Attributes:
+        dpo: `dpo.jsonl`; null writes none.
+        grpo: `grpo.jsonl`; null writes none. It wants a blind teacher that is the student.
+        general: `general.jsonl`, for judges with `general: true` (the wGen models).
+    """
+
+    dpo: DPOConfig | None = None
+    grpo: GRPOConfig | None = None
+    general: list[GeneralConfig] = []

@@ -1,0 +1,199 @@
+"""Build the shipped toy base: a byte-level BPE tokenizer and a Qwen2 of about 0.9M parameters, from scratch.
+
+`reasongenrm toy base --out data/toy-base` runs this; it takes about an hour on one core.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.demo.corpus import BROAD, FINE, Diet, chats
+from reasongenrm.records import Message
+from reasongenrm.store import write_json
+
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+SHAPE = dict(
+    hidden_size=128,
+    intermediate_size=384,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=8192,
+    tie_word_embeddings=True,
+)
+
+
+BLOCK = 256  # tokens per training row; chats are laid end to end
+
+
+ROWS = 16  # rows per optimizer step
+
+
+VOCABULARY = 1200
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One stretch of pretraining.
+
+    Attributes:
+        diet: what is read.
+        steps: optimizer steps of ROWS rows.
+        lr: peak learning rate.
+    """
+
+    diet: Diet
+    steps: int
+    lr: float
+
+
+PHASES = (Phase(BROAD, steps=4500, lr=3e-3), Phase(FINE, steps=1500, lr=1.5e-3))
+
+
+def train_tokenizer(prompts: PromptFile, template: str, seed: int) -> Any:
+    """Train the byte-level BPE tokenizer on the toy corpus; every text is encodable, unseen words as bytes."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    # Qwen2's own class and splitting rule: transformers and vLLM load that class for a Qwen2, whatever is saved.
+    like_qwen = Qwen2Tokenizer()
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = like_qwen._tokenizer.normalizer
+    tokenizer.pre_tokenizer = like_qwen._tokenizer.pre_tokenizer
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY - len(SPECIALS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (
+        "\n".join(f"{m['role']}\n{m['content']}" for m in chat)
+        for chat in islice(chats(seed, prompts), 20_000)
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    bpe = json.loads(tokenizer.to_str())["model"]
+    return Qwen2Tokenizer(
+        vocab=bpe["vocab"],
+        merges=[tuple(pair) for pair in bpe["merges"]],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        unk_token=None,
+        extra_special_tokens=[AddedToken("<|im_start|>", special=True)],
+        chat_template=template,
+        model_max_length=SHAPE["max_position_embeddings"],
+    )
+
+
+def _encode(chat: list[Message], encoder: ChatEncoder) -> tuple[list[int], list[int]]:
+    """Ids of a chat, and labels: only what is written in answer to the user's turn is learned."""
+    ids = encoder.encode(chat, generation=False)
+    asked = encoder.encode(chat[:1], generation=False)
+    return ids, [-100] * len(asked) + ids[len(asked) :]
+
+
+def blocks(
+    seed: int, prompts: PromptFile, encoder: ChatEncoder, diet: Diet
+) -> Iterator[dict[str, list[int]]]:
+    """Yield training rows of BLOCK tokens: chats laid end to end, cut where the block ends."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for chat in chats(seed, prompts, diet):
+        more, learned = _encode(chat, encoder)
+        ids += more
+        labels += learned
+        while len(ids) >= BLOCK:
+            yield {"input_ids": ids[:BLOCK], "labels": labels[:BLOCK]}
+            ids, labels = ids[BLOCK:], labels[BLOCK:]
+
+
+def _fresh_model(tokenizer: Any) -> Any:
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **SHAPE,
+    )
+    return Qwen2ForCausalLM(config).to(torch.float32)
+
+
+def _train(model: Any, phase: Phase, rows: Any, checkpoints: Path, seed: int) -> float:
+    """Train for one phase (cosine, 2% warm-up) and return its mean loss in nats."""
+    from transformers import Trainer, TrainingArguments, default_data_collator
+
+    args = TrainingArguments(
+        output_dir=str(checkpoints),
+        max_steps=phase.steps,
+        per_device_train_batch_size=ROWS,
+        learning_rate=phase.lr,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, phase.steps // 50),
+        weight_decay=0.05,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        logging_steps=100,
+        save_strategy="no",
+        report_to="none",
+        seed=seed,
+        use_cpu=True,
+        torch_compile=phase.steps >= 100,  # compiling takes a minute, and then a step half the time
+        disable_tqdm=True,
+    )
+    trainer = Trainer(model=model, args=args, train_dataset=rows, data_collator=default_data_collator)
+    return float(trainer.train().training_loss)
+
+
+def build_base(
+    out: Path, *, prompts_path: Path, template_path: Path, seed: int, phases: Sequence[Phase] = PHASES
+) -> None:
+    """Pretrain the toy base and write a Hugging Face folder (safetensors, tokenizer, chat template).
+
+    A finished phase is kept in `<out>.phases/`, so that a killed build goes on with the next one.
+
+    Args:
+        out: the folder to write.
+        prompts_path: the toy prompt file; its hindsight layout is part of the corpus.
+        template_path: the chat template saved with the model.
+        seed: decides initial weights and corpus.
+        phases: what is read, how long, at which learning rate.
+    """
+    from datasets import IterableDataset
+    from transformers import AutoTokenizer, Qwen2ForCausalLM, set_seed
+
+    prompts = PromptFile.load(prompts_path)
+    template = template_path.read_text(encoding="utf-8")
+    work = out.with_name(out.name + ".phases")
+    last = None
+    for number, phase in enumerate(phases):
+        folder = work / str(number)
+        if not (folder / "config.json").exists():
+            set_seed(seed + number)
+            tokenizer = (
+                AutoTokenizer.from_pretrained(last) if last else train_tokenizer(prompts, template, seed)
+            )
+            model = Qwen2ForCausalLM.from_pretrained(last) if last else _fresh_model(tokenizer)
+            encoder = ChatEncoder(tokenizer, template)
+            given = {"seed": seed + number, "prompts": prompts, "encoder": encoder, "diet": phase.diet}
+            rows = IterableDataset.from_generator(blocks, gen_kwargs=given)
+            loss = _train(model, phase, rows, work / "checkpoints", seed)
+            tokenizer.save_pretrained(folder)
+            write_json(folder / "pretraining.json", {"seed": seed, "rows_per_step": ROWS, "tokens_per_row": BLOCK,
+                                                     "phases": list(map(asdict, phases[: number + 1])), "loss": loss})  # fmt: skip
+            model.save_pretrained(folder)
+        last = folder
+    assert last is not None, "no phases"
+    last.rename(out)
+    shutil.rmtree(work)

@@ -1,0 +1,142 @@
+"""Confidence intervals of counts, means and differences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Interval = tuple[float, float]
+
+
+Aggregate = Callable[[Mapping[str, Any]], Any]
+"""From the mean credit per subset to one score. It may only do arithmetic, as it is called with arrays of
+shape (resamples,)."""
+
+
+def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
+    """Return the Wilson score interval of a share (Wilson 1927, JASA 22:209-212; no continuity correction).
+
+    Raises:
+        ValueError: `n` is not positive, or `successes` is not in 0..n.
+    """
+    from scipy.stats import binomtest
+
+    interval = binomtest(successes, n).proportion_ci(confidence_level=level, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _resampled_means(columns: Sequence[Sequence[float]], rng: Any, resamples: int) -> Any:
+    """Resample rows with replacement; return the columns' means, shape (resamples, columns).
+
+    Credits take few distinct values, so drawing how often each distinct row occurs (a multinomial) is the
+    same bootstrap at a fraction of the cost, and does not depend on the order of the rows.
+    """
+    import numpy as np
+
+    rows = np.asarray(columns, dtype=float).T  # (rows, columns)
+    distinct, occurrences = np.unique(rows, axis=0, return_counts=True)
+    drawn = rng.multinomial(len(rows), occurrences / len(rows), size=resamples)
+    return drawn @ distinct / len(rows)
+
+
+def _percentiles(values: Any, level: float) -> Interval:
+    import numpy as np
+
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def bootstrap_interval(
+    credits: Mapping[str, Sequence[float]],
+    aggregate: Aggregate,
+    *,
+    seed: int,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval:
+    """Return the percentile bootstrap interval of a score (Efron & Tibshirani 1993, ch. 13).
+
+    Rows are resampled within their subset, as the benchmark's subsets are fixed by design. The interval has
+    no width where all rows of every subset have the same credit; `wilson_interval` is then the better guide.
+
+    Args:
+        credits: subset -> the credit of each row in [0, 1]; no subset may be empty.
+        aggregate: from the subsets' means to the score.
+        seed: the same credits and seed give the same interval, in whatever order the rows come.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    means = {name: _resampled_means([credits[name]], rng, resamples)[:, 0] for name in sorted(credits)}
+    return _percentiles(aggregate(means), level)
+
+
+def clustered_interval(
+    totals: Sequence[float],
+    counts: Sequence[int],
+    *,
+    seed: int,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> Interval | None:
+    """Return the percentile bootstrap interval of a mean over rows in clusters, as pairs are in prompts.
+
+    The mean is sum(totals) / sum(counts). Rows of one cluster are not independent, so whole clusters are
+    drawn with replacement (the cluster bootstrap: Field & Welsh 2007, Journal of the Royal Statistical
+    Society B 69:369-390).
+
+    Args:
+        totals: sum of the rows' values in each cluster, finite, shape (clusters,).
+        counts: how many rows that is, at least one, shape (clusters,).
+        seed: the same clusters and seed give the same interval, in whatever order the clusters come.
+
+    Returns:
+        None with fewer than two clusters, which say nothing of how clusters differ.
+    """
+    import numpy as np
+
+    if len(totals) < 2:
+        return None
+    rng = np.random.default_rng(seed)
+    block = max(1, 5_000_000 // len(totals))  # a draw has a number per cluster: bounds the memory
+    means = [
+        _resampled_means([totals, counts], rng, min(block, resamples - done))
+        for done in range(0, resamples, block)
+    ]
+    drawn = np.concatenate(means)
+    return _percentiles(drawn[:, 0] / drawn[:, 1], level)
+
+
+def paired_difference(
+    ours: Mapping[str, Sequence[float]],
+    theirs: Mapping[str, Sequence[float]],
+    aggregate: Aggregate,
+    *,
+    seed: int,
+    resamples: int = 2000,
+    level: float = 0.95,
+) -> tuple[float, Interval]:
+    """Return how much higher our score is than theirs, and its paired bootstrap interval.
+
+    Both models' credits of a row are drawn together, so what makes a row hard for both cancels out.
+
+    Args:
+        ours, theirs: subset -> the credit of each row; the same subsets, the same rows in the same order.
+        aggregate: from the subsets' means to the score.
+
+    Raises:
+        ValueError: the two do not have the same subsets with the same numbers of rows.
+    """
+    import numpy as np
+
+    if {name: len(rows) for name, rows in ours.items()} != {name: len(rows) for name, rows in theirs.items()}:
+        raise ValueError("a paired comparison needs the same rows on both sides")
+    rng = np.random.default_rng(seed)
+    pairs = {name: _resampled_means([ours[name], theirs[name]], rng, resamples) for name in sorted(ours)}
+    differences = aggregate({name: means[:, 0] for name, means in pairs.items()}) - aggregate(
+        {name: means[:, 1] for name, means in pairs.items()}
+    )
+    observed = [
+        aggregate({name: float(np.mean(rows)) for name, rows in side.items()}) for side in (ours, theirs)
+    ]
+    return float(observed[0] - observed[1]), _percentiles(differences, level)

@@ -1,0 +1,108 @@
+"""Counts of outcomes that add up, scores of subsets, and one benchmark score."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from reasongenrm.records import PairResult
+
+OUTCOMES = ("correct", "wrong", "tie", "unparsed", "truncated", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How often each outcome occurred, over judgements: a row judged in both orders counts twice.
+
+    `n = correct + wrong + tie + unparsed + truncated + error` always holds (an AssertionError otherwise: it
+    would be a fault of this suite, not of the data).
+
+    Attributes:
+        n: judgements.
+        correct, wrong, tie, unparsed, truncated, error: judgements by outcome.
+        rescued: judgements whose verdict or rating was asked for alone; each of them also stands under its outcome.
+    """
+
+    n: int
+    correct: int
+    wrong: int
+    tie: int
+    unparsed: int
+    truncated: int
+    error: int
+    rescued: int
+
+    def __post_init__(self) -> None:
+        total = sum(getattr(self, name) for name in OUTCOMES)
+        assert self.n == total, f"outcomes do not add up: {total} of {self.n} judgements"
+        assert 0 <= self.rescued <= self.n, f"{self.rescued} of {self.n} judgements rescued"
+
+    @classmethod
+    def of(cls, results: Iterable[PairResult]) -> Counts:
+        """Count the outcomes of some rows."""
+        rows = list(results)
+        outcomes = Counter(outcome for row in rows for outcome in row.outcomes)
+        rescued = sum(row.rescued for row in rows)
+        return cls(n=outcomes.total(), rescued=rescued, **{name: outcomes[name] for name in OUTCOMES})
+
+
+@dataclass(frozen=True, slots=True)
+class SubsetScore:
+    """One subset of a benchmark.
+
+    Attributes:
+        section: the section it belongs to.
+        weight: its weight within the section (an integer, not normalised).
+        rows: rows judged.
+        accuracy: mean credit of the rows, in [0, 1].
+        strict: share of the rows that are right in every order, in [0, 1].
+        strict_interval: 95% Wilson interval of `strict`.
+        counts: outcomes of its judgements.
+    """
+
+    section: str
+    weight: int
+    rows: int
+    accuracy: float
+    strict: float
+    strict_interval: tuple[float, float]
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkScore:
+    """A model's result on a benchmark. Every share is in [0, 1].
+
+    Attributes:
+        benchmark: the benchmark's name.
+        toy: whether it is the suite's own toy benchmark, which compares with nothing published.
+        partial: whether something of the benchmark is missing (see `missing`).
+        missing: subsets that are absent, or have fewer rows than were published.
+        score: the benchmark's official score, over the sections present.
+        interval: 95% bootstrap interval of `score`, rows resampled within their subsets.
+        strict: the same aggregate of "right in every order" (for a scalar head this is `score`).
+        swap_mean: plain mean of the rows' credits, each the mean over its orders; no section weights.
+        position_bias: share of A among the verdicts that name a letter; 0.5 is unbiased when both orders are
+            judged; None when no verdict names a letter, as for a scalar head.
+        sections: section name -> accuracy, None where no subset of the section is present.
+        subsets: subset name -> result, the subsets present, in the benchmark's order.
+        rows: rows judged.
+        counts: outcomes of all judgements.
+        details: what else the benchmark publishes, name -> share (None where nothing was there to count).
+    """
+
+    benchmark: str
+    toy: bool
+    partial: bool
+    missing: tuple[str, ...]
+    score: float
+    interval: tuple[float, float]
+    strict: float
+    swap_mean: float
+    position_bias: float | None
+    sections: dict[str, float | None]
+    subsets: dict[str, SubsetScore]
+    rows: int
+    counts: Counts
+    details: dict[str, float | None] = field(default_factory=dict)

@@ -1,0 +1,186 @@
+"""Generating answers: what is asked of which engine, how an answer is read, and what is left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from reasongenrm.answers import generate as module
+from reasongenrm.answers.generate import generate, wanted
+from reasongenrm.answers.table import read_answers
+from reasongenrm.config.loading import load_config
+from reasongenrm.config.scalar import AnswersConfig
+from reasongenrm.engines.base import Request
+from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.records import Completion
+
+SERVER = {"kind": "openai", "urls": ["http://127.0.0.1:1/v1"], "model": "some-model", "api": "chat"}
+PROMPTS = [{"kind": "story", "prompt": "tell a story"}, {"kind": "advice", "prompt": "give advice"}]
+
+
+def config(**changes: Any) -> AnswersConfig:
+    return AnswersConfig.model_validate(
+        {"prompts": PROMPTS, "server": SERVER, "answers": 3, "stop": ["END"]} | changes
+    )
+
+
+class Scripted:
+    """A server by messages, which says what a test wants."""
+
+    block = None
+    max_model_len = 2048
+
+    def __init__(self, said: dict[int, Completion]) -> None:
+        self.said, self.asked, self.lives = said, list[Request](), 10**9
+
+    def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
+        for request in requests:
+            if self.lives == 0:
+                raise KeyboardInterrupt
+            self.lives -= 1
+            self.asked.append(request)
+            number = next(n for n, one in enumerate(wanted(config())) if one.id == request.id)
+            found = self.said.get(number, Completion("", f" answer {number} END and on", "stop"))
+            yield Completion(request.id, found.text, found.finish_reason, error=found.error, billed=5)
+
+    def forget(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    engine = Scripted({})
+    monkeypatch.setattr(module._Writer, "start", lambda self: engine)
+    return engine
+
+
+@pytest.mark.unit
+def test_what_is_asked_is_a_function_of_prompt_settings_and_seed() -> None:
+    asked = wanted(config())
+    assert [one.temperature for one in asked] == [0.3, 0.7, 1.0] * 2 and [one.number for one in asked] == [
+        1,
+        2,
+        3,
+    ] * 2
+    assert len({one.id for one in asked}) == len({one.seed for one in asked}) == 6
+    assert asked == wanted(config(engine={"max_model_len": 4096})), "not of how it is served"
+    for change in ({"seed": 18}, {"top_p": 0.5}, {"system": "be brief"}, {"max_tokens": 9}):
+        assert not {one.id for one in wanted(config(**change))} & {one.id for one in asked}
+    turned = {one.id for one in wanted(config(prompts=PROMPTS[::-1]))}
+    assert turned == {one.id for one in asked}, "nor of the order of the prompts"
+
+
+@pytest.mark.unit
+def test_every_answer_is_recorded_or_listed(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.said = {
+        1: Completion("", "answer 0", "stop"),
+        3: Completion("", "  ", "stop"),
+        4: Completion("", "", "error", error="refused"),
+        5: Completion("", "cut", "length"),
+    }
+    out = tmp_path / "deep" / "answers.jsonl"
+    told = generate(config(), out)
+    assert told == {"prompts": 2, "asked": 6, "answers": 3, "dropped": 3}
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["answer"] for row in rows] == ["answer 0", "answer 2", "cut"], (
+        "the text that stops it is cut off"
+    )
+    assert [row["finish_reason"] for row in rows] == ["stop", "stop", "length"]
+    assert {row["model"] for row in rows} == {"some-model"} and {row["kind"] for row in rows} == {
+        "story",
+        "advice",
+    }
+    drops = [
+        json.loads(line)
+        for line in (tmp_path / "deep" / "answers.jsonl.dropped.jsonl").read_text().splitlines()
+    ]
+    assert [drop["reason"] for drop in drops] == ["duplicate_answer", "empty_answer", "error"]
+    assert "refused" in drops[2]["detail"]
+    assert scripted.asked[0].messages == ({"role": "user", "content": "tell a story"},)
+    assert not scripted.asked[0].prompt_ids and scripted.asked[0].seed is not None
+    found = read_answers(str(out))
+    assert [len(prompt.answers) for prompt in found.prompts] == [2] and len(found.alone) == 1
+    scripted.asked.clear()
+    assert generate(config(), out) == told and scripted.asked == [], "a finished file is read again"
+    with pytest.raises(ConfigError, match="holds other answers"):
+        generate(config(seed=18), out)
+
+
+@pytest.mark.unit
+def test_a_killed_run_asks_for_nothing_twice(scripted: Scripted, tmp_path: Path) -> None:
+    out = tmp_path / "answers.jsonl"
+    for lives in (2, 1):
+        scripted.lives = lives
+        with pytest.raises(KeyboardInterrupt):
+            generate(config(), out)
+        assert not out.exists()
+    scripted.lives = 10**9
+    generate(config(), out)
+    assert len(scripted.asked) == len({request.id for request in scripted.asked}) == 6
+    generate(config(), tmp_path / "calm.jsonl")
+    assert (tmp_path / "calm.jsonl").read_bytes() == out.read_bytes()
+
+
+@pytest.mark.unit
+def test_where_not_one_answer_came(scripted: Scripted, tmp_path: Path) -> None:
+    scripted.said = {n: Completion("", "", "error", error="no such model") for n in range(6)}
+    with pytest.raises(DataError, match="not one answer came: The engine failed: no such model"):
+        generate(config(), tmp_path / "answers.jsonl")
+
+
+@pytest.mark.unit
+def test_the_shipped_files_can_be_read() -> None:
+    shipped = load_config(AnswersConfig, "configs/answers/phi-2.yaml")
+    assert len({asked.kind for asked in shipped.prompts}) == 5 and shipped.answers == 4
+    assert shipped.model.path == "microsoft/phi-2" and "{prompt}" in shipped.wrap
+    assert load_config(AnswersConfig, "configs/answers/demo.yaml").model.path == "data/toy-base"
+    with pytest.raises(ConfigError, match=r"answer: unknown key.*did you mean 'answers'"):
+        load_config(AnswersConfig, "configs/answers/phi-2.yaml", ["answer=3"])
+    with pytest.raises(ValidationError):
+        config(wrap="no place for it")
+
+
+@pytest.mark.engine
+def test_a_server_is_asked_by_messages_with_the_settings_of_each_answer(tmp_path: Path) -> None:
+    from support.servers import Asked, Reply, serving
+
+    asked: list[dict[str, Any]] = []
+
+    def answer(request: Asked) -> Reply:
+        asked.append(request.body)
+        message = {"role": "assistant", "content": f"answer {request.body['seed']} END more"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
+        return 200, {
+            "id": "c",
+            "object": "x",
+            "created": 1,
+            "model": "m",
+            "choices": [choice],
+            "usage": usage,
+        }
+
+    out = tmp_path / "answers.jsonl"
+    with serving(answer) as server:
+        made = config(server=SERVER | {"urls": [f"{server.url}/v1"]}, system="be brief")
+        assert generate(made, out) == {"prompts": 2, "asked": 6, "answers": 6, "dropped": 0}
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["answer"] for row in rows] == [f"answer {one.seed}" for one in wanted(made)]
+    assert {row["tokens"] for row in rows} == {4}
+    by_seed = {body["seed"]: body for body in asked}
+    for one in wanted(made):
+        body = by_seed[one.seed]
+        assert (
+            body["temperature"] == one.temperature
+            and body["model"] == "some-model"
+            and body["stop"] == ["END"]
+        )
+        assert [turn["content"] for turn in body["messages"]] == ["be brief", one.prompt]

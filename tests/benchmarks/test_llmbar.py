@@ -1,0 +1,148 @@
+"""LLMBar: upstream's statistics reproduced from their counts, and its files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reasongenrm.benchmarks.llmbar import ROWS, LLMBar
+from reasongenrm.records import Message, Row
+from support.judged import SAYS, array, dropped, good, judge_all, lines, score_all
+
+pytestmark = pytest.mark.unit
+BENCH = LLMBar()
+TURNS = (Message(role="user", content="q"),)
+
+# Dataset/LLMBar/**/evaluators/GPT-4/Vanilla/statistics.json of github.com/princeton-nlp/LLMBar: right in the first
+# order, in the second, in both; and the "equal" rows. The percentages below are the same files' correct_average.
+GPT4 = {
+    "Natural": (95, 96, 93, 95),
+    "Neighbor": (104, 107, 101, 125),
+    "GPTInst": (78, 81, 77, 87),
+    "GPTOut": (35, 38, 35, 44),
+    "Manual": (35, 39, 33, 38),
+}
+AVERAGES = [95.5, 78.73134328358209, 86.41304347826086, 77.6595744680851, 80.43478260869566]
+
+
+def row(name: str, subset: str = "Natural") -> Row:
+    return Row.make(subset, TURNS, [f"{name} r"], [f"{name} w"])
+
+
+def games(first: int, second: int, both: int, n: int) -> list[tuple[str, str]]:
+    """Rows with these counts of right orders; what is not right is wrong."""
+    pairs = [("right", "right")] * both + [("right", "wrong")] * (first - both)
+    pairs += [("wrong", "right")] * (second - both)
+    return pairs + [("wrong", "wrong")] * (n - len(pairs))
+
+
+def test_upstreams_statistics() -> None:
+    rows = [row(f"{s}{n}", s) for s in ROWS for n in range(ROWS[s])]
+    said = [
+        pair for s, (first, second, both, _) in GPT4.items() for pair in games(first, second, both, ROWS[s])
+    ]
+    at = {r.id: one for r, one in zip(rows, said, strict=True)}
+    scored = BENCH.score(rows, judge_all(rows, lambda r, *_: at[r.id]))
+    assert [100 * one.accuracy for one in scored.subsets.values()] == pytest.approx(AVERAGES)
+    for subset, (_, _, both, _) in GPT4.items():
+        assert scored.subsets[subset].strict == pytest.approx(both / ROWS[subset])
+    assert scored.details["agreement"] == pytest.approx(sum(equal for *_, equal in GPT4.values()) / 419)
+    assert 100 * (scored.sections["Adversarial"] or 0) == pytest.approx(sum(AVERAGES[1:]) / 4)
+    assert 100 * scored.score == pytest.approx(sum(AVERAGES) / 5)
+    assert not scored.partial and scored.rows == 419
+
+
+def test_all_else_than_the_right_output_is_wrong() -> None:
+    rows = [row("a"), row("b"), row("c")]
+    said = {rows[0].id: ("right", "unparsed"), rows[1].id: ("tie", "tie"), rows[2].id: ("right", "right")}
+    scored = BENCH.score(rows, judge_all(rows, lambda r, *_: said[r.id]))
+    assert scored.score == pytest.approx((0.5 + 0 + 1) / 3) and scored.strict == pytest.approx(1 / 3)
+
+
+def test_equal_scores_are_half_right_as_upstream_has_it() -> None:
+    rows = [row("a"), row("b"), row("c")]
+    scores = {rows[0].id: (2, 1), rows[1].id: (1, 1), rows[2].id: (0, 1)}
+    scored = BENCH.score(rows, score_all(rows, lambda r, place: float(scores[r.id][place])))
+    assert scored.score == 0.5 and scored.details["agreement"] is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(list(ROWS)), *[st.sampled_from(SAYS)] * 2), min_size=1, max_size=12)
+)
+def test_the_score_is_the_mean_over_subsets_of_the_mean_over_orders(said: list[Any]) -> None:
+    rows = [row(str(n), subset) for n, (subset, *_) in enumerate(said)]
+    at = {r.id: tuple(one[1:]) for r, one in zip(rows, said, strict=True)}
+    results = judge_all(rows, lambda r, *_: at[r.id])
+    scored = BENCH.score(rows, results)
+    means = []
+    for subset in {one[0] for one in said}:
+        games = [said for s, *pair in said for said in pair if s == subset]
+        means.append(sum(one == "right" for one in games) / len(games))
+    natural = [s for s in ("Natural",) if s in scored.subsets]
+    if natural and len(means) == 5:
+        assert scored.score == pytest.approx(sum(means) / 5)
+    if not natural or len(means) == 1:
+        assert scored.score == pytest.approx(sum(means) / len(means))
+    assert scored.strict <= scored.score + 1e-12
+    assert BENCH.score(rows[::-1], results) == scored
+
+
+def raw(**changes: Any) -> dict[str, Any]:
+    return {"input": "q", "output_1": "a", "output_2": "b", "label": 2} | changes
+
+
+def test_upstreams_folder_is_read_without_the_evaluators_results(tmp_path: Path) -> None:
+    array(tmp_path / "Natural" / "dataset.json", [raw(), raw(label=1)])
+    array(tmp_path / "Adversarial" / "GPTOut" / "dataset.json", [raw()])
+    array(tmp_path / "Natural" / "evaluators" / "GPT-4" / "CoT" / "result.json", [raw(), raw()])
+    rows = good(BENCH.rows(str(tmp_path)))
+    assert [(r.subset, r.answers) for r in rows] == [
+        ("GPTOut", ("b", "a")),
+        ("Natural", ("b", "a")),
+        ("Natural", ("a", "b")),
+    ]
+    assert len({r.id for r in rows}) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "file", "subset"),
+    [
+        ({"subset": "llmbar-adver-neighbor"}, "x", "Neighbor"),
+        ({"subset": "Adversarial_Manual"}, "natural", "Manual"),
+        ({}, "llmbar_natural", "Natural"),
+        ({"label": "1"}, "gptinst", "GPTInst"),
+    ],
+)
+def test_where_the_subset_comes_from(tmp_path: Path, changes: dict[str, Any], file: str, subset: str) -> None:
+    (one,) = good(BENCH.rows(lines(tmp_path / f"{file}.jsonl", [raw(**changes)])))
+    assert one.subset == subset
+
+
+def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
+    without = raw()
+    del without["output_2"]
+    bad = [
+        raw(label=0),
+        raw(label=True),
+        raw(label="A"),
+        without,
+        raw(output_1=None),
+        raw(subset="x"),
+        "[]",
+        raw(),
+    ]
+    found = list(BENCH.rows(lines(tmp_path / "natural.jsonl", bad)))
+    assert dropped(found) == [
+        ("jsonl:1", "bad_label"),
+        ("jsonl:2", "bad_label"),
+        ("jsonl:3", "bad_label"),
+        ("jsonl:4", "missing_column"),
+        ("jsonl:5", "missing_column"),
+        ("jsonl:6", "unknown_subset"),
+        ("jsonl:7", "broken_json"),
+    ]

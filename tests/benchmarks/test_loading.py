@@ -1,0 +1,202 @@
+"""Benchmark rows: every row of a file becomes a pair or a Drop, and never a silence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasongenrm.benchmarks.rewardbench import load_benchmark
+from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.records import Drop, PreferencePair
+
+pytestmark = pytest.mark.unit
+
+REAL = Path(__file__).parents[2].parent / "shared" / "benchmarks" / "rewardbench_llmbar.jsonl"
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return {"prompt": "q", "chosen": "good", "rejected": "bad", "subset": "hep-go", "id": 1} | changes
+
+
+def write(path: Path, *rows: Any) -> str:
+    lines = (line if isinstance(line, str) else json.dumps(line) for line in rows)
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return str(path)
+
+
+def test_a_row_becomes_a_pair(tmp_path: Path) -> None:
+    (pair,) = load_benchmark(write(tmp_path / "b.jsonl", row()))
+    assert pair == PreferencePair.make([{"role": "user", "content": "q"}], "good", "bad", "hep-go")
+
+
+def test_a_prompt_of_messages(tmp_path: Path) -> None:
+    turns = [{"role": r, "content": r[0]} for r in ("system", "user", "assistant", "user")]
+    (pair,) = load_benchmark(write(tmp_path / "b.jsonl", row(prompt=turns)))
+    assert list(pair.history) == turns
+
+
+def test_repeated_rows_are_kept(tmp_path: Path) -> None:
+    path = write(tmp_path / "b.jsonl", row(), row(subset="hep-js"), row(chosen="x"), row())
+    pairs = list(load_benchmark(path))
+    first = pairs[0].id
+    assert [pair.id for pair in pairs] == [first, f"{first}-2", pairs[2].id, f"{first}-3"]
+    assert [pair.source for pair in pairs] == ["hep-go", "hep-js", "hep-go", "hep-go"]
+    assert len({pair.id for pair in pairs}) == 4
+
+
+def test_empty_and_equal_answers_are_judged(tmp_path: Path) -> None:
+    path = write(tmp_path / "b.jsonl", row(chosen=""), row(rejected=""), row(chosen="same", rejected="same"))
+    assert [type(pair) for pair in load_benchmark(path)] == [PreferencePair] * 3
+
+
+def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
+    without = row()
+    del without["rejected"]
+    bad_turns = [
+        [],
+        [{"role": "user"}],
+        [{"role": "assistant", "content": "a"}],
+        [
+            {"role": "user", "content": "a"},
+            {"role": "system", "content": "s"},
+            {"role": "user", "content": "a"},
+        ],
+        ["q"],
+        None,
+    ]
+    lines = [
+        "{torn",
+        "",
+        without,
+        row(chosen=None),
+        row(subset=7),
+        "[1]",
+        row(),
+        *(row(prompt=p) for p in bad_turns),
+    ]
+    path = write(tmp_path / "b.jsonl", *lines)
+    found = list(load_benchmark(path))
+    drops = [drop for drop in found if isinstance(drop, Drop)]
+    assert [(drop.where.rsplit(":", 1)[1], drop.reason) for drop in drops[:5]] == [
+        ("1", "broken_json"),
+        ("3", "missing_column"),
+        ("4", "bad_type"),
+        ("5", "bad_type"),
+        ("6", "broken_json"),
+    ]
+    assert "rejected" in drops[1].detail and drops[1].source == "hep-go" and drops[3].source == "?"
+    assert [drop.reason for drop in drops[5:]] == ["bad_type"] * len(bad_turns)
+    assert len(found) == len(lines) - 1  # a blank line is no row
+
+
+def test_bytes_that_are_no_utf8_cost_one_row(tmp_path: Path) -> None:
+    path = tmp_path / "b.jsonl"
+    good = json.dumps(row()).encode()
+    path.write_bytes(b"\xef\xbb\xbf" + good + b"\n\xff\xfe\n" + good + b"\n")
+    assert [type(found).__name__ for found in load_benchmark(str(path))] == [
+        "PreferencePair",
+        "Drop",
+        "PreferencePair",
+    ]
+
+
+def test_limit(tmp_path: Path) -> None:
+    path = write(tmp_path / "b.jsonl", "{torn", row(), row(chosen="x"))
+    assert len(list(load_benchmark(path, limit=2))) == 2
+
+
+def test_parquet_and_folders(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    turns = [{"role": "user", "content": "q"}]
+    table = pyarrow.Table.from_pylist([row(prompt=turns), row(prompt=turns, chosen=None)])
+    folder = tmp_path / "hub" / "data"
+    folder.mkdir(parents=True)
+    shard = folder / "filtered-00000-of-00001.parquet"
+    parquet.write_table(table, shard)
+    pair, drop = load_benchmark(str(shard))
+    assert list(pair.history) == turns and drop.where == f"{shard}[1]"
+    write(folder / "raw-00000-of-00001.jsonl", row(), row(), row())
+    assert len(list(load_benchmark(str(folder)))) == 2  # the split's own files
+    assert len(list(load_benchmark(str(folder), split="raw"))) == 3
+    with pytest.raises(DataError, match=r"no file of split 'other'.*filtered, raw"):
+        list(load_benchmark(str(folder), split="other"))
+    with pytest.raises(DataError, match=f"give the folder {folder}"):
+        list(load_benchmark(str(tmp_path / "hub")))
+    parquet.write_table(table.drop_columns(["subset"]), shard)
+    with pytest.raises(DataError, match="no column 'subset'"):
+        list(load_benchmark(str(shard)))
+    shard.write_bytes(b"PAR1 torn")
+    with pytest.raises(DataError, match="not a readable Parquet file"):
+        list(load_benchmark(str(shard)))
+
+
+def test_half_a_surrogate_pair_costs_one_row(tmp_path: Path) -> None:
+    found = list(
+        load_benchmark(write(tmp_path / "b.jsonl", row(prompt="\ud83d"), row(subset="\udc00"), row()))
+    )
+    assert [type(one).__name__ for one in found] == ["Drop", "Drop", "PreferencePair"]
+    assert [(drop.reason, drop.source) for drop in found[:2]] == [
+        ("bad_encoding", "hep-go"),
+        ("bad_encoding", "?"),
+    ]
+
+
+def test_a_local_benchmark_has_no_revision(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="set revision=null"):
+        list(load_benchmark(write(tmp_path / "b.jsonl", row()), revision="abc"))
+
+
+def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    asked: list[Any] = []
+
+    def load_dataset(path: str, **options: Any) -> Any:
+        asked.append((path, options))
+        return datasets.Dataset.from_list([row(), row(chosen=None)])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    _, drop = load_benchmark("allenai/reward-bench", revision="abc")
+    assert asked == [("allenai/reward-bench", {"split": "filtered", "revision": "abc"})]
+    assert drop.where == "allenai/reward-bench[1]"
+
+    def offline(*_: Any, **__: Any) -> None:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(DataError, match="the hub says: ConnectionError: no route to host") as caught:
+        list(load_benchmark("allenai/reward-bench"))
+    assert "\n" not in str(caught.value)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "no.jsonl", tmp_path / "no" / "thing", "benchmarks/no.jsonl"):
+        with pytest.raises(DataError, match="no such file"):
+            list(load_benchmark(str(path)))
+    with pytest.raises(DataError, match=r"no \.jsonl or \.parquet"):
+        list(load_benchmark(str(tmp_path)))
+    (tmp_path / "b.csv").write_text("a")
+    with pytest.raises(DataError, match=r"cannot read a \.csv"):
+        list(load_benchmark(str(tmp_path / "b.csv")))
+    with pytest.raises(DataError, match="no readable row"):
+        list(load_benchmark(write(tmp_path / "b.jsonl", "{torn")))
+
+
+def test_unknown_and_mixed_subsets_stop_the_load(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"b\.jsonl:2: unknown subset 'hep-basic'"):
+        list(load_benchmark(write(tmp_path / "b.jsonl", row(), row(subset="hep-basic"))))
+    with pytest.raises(DataError, match=r"b\.jsonl:2: toy subset 'toy-chat' and RewardBench subset 'hep-go'"):
+        list(load_benchmark(write(tmp_path / "b.jsonl", row(), row(subset="toy-chat"))))
+
+
+@pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is absent")
+def test_every_real_llmbar_row_is_accounted_for() -> None:
+    found = list(load_benchmark(str(REAL)))
+    pairs = [pair for pair in found if isinstance(pair, PreferencePair)]
+    assert len(found) == len(pairs) == len({pair.id for pair in pairs}) == 234
+    subsets = [pair.source for pair in pairs]
+    assert (subsets.count("llmbar-natural"), subsets.count("llmbar-adver-neighbor")) == (100, 134)

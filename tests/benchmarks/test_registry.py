@@ -1,0 +1,166 @@
+"""All benchmarks together, RewardBench as one of them, its prior sets, and the leaderboard's layout."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reasongenrm.benchmarks.base import decisions_differ, rating, scalar_result, share_interval, strictly
+from reasongenrm.benchmarks.leaderboard import leaderboard_files
+from reasongenrm.benchmarks.registry import BENCHMARKS
+from reasongenrm.benchmarks.rewardbench import PRIOR_SETS, REWARDBENCH, RewardBench, load_benchmark, score
+from reasongenrm.config.evaluate import HUB_IDS
+from reasongenrm.errors import DataError
+from reasongenrm.metrics.intervals import wilson_interval
+from reasongenrm.records import Message, PreferencePair, Row
+from support.judged import good, judge_all, judged, lines, score_all
+from support.published import NEMOTRON, scalar_rows
+
+pytestmark = pytest.mark.unit
+TURNS = (Message(role="user", content="q"),)
+
+
+def rows_of(accuracies: dict[str, float]) -> tuple[list[Row], dict[str, Any]]:
+    """Rows of RewardBench and a scalar head's results with these accuracies."""
+    judged = scalar_rows(accuracies)
+    rows = [Row(r.pair_id, r.subset, TURNS, ("a", "b"), 1, ((0, 1),)) for r in judged]
+    return rows, {r.pair_id: r for r in judged}
+
+
+@pytest.mark.parametrize("kind", BENCHMARKS)
+def test_every_benchmark_says_what_it_is_and_refuses_nothing(kind: str, tmp_path: Path) -> None:
+    bench = BENCHMARKS[kind]
+    assert bench.name and bench.split
+    with pytest.raises(DataError, match="no rows to score"):
+        bench.score([], {})
+    with pytest.raises(DataError, match="no such file"):
+        list(bench.rows(str(tmp_path / "none.jsonl")))
+    with pytest.raises(DataError, match="no readable row"):
+        list(bench.rows(lines(tmp_path / "x.jsonl", ["{}", "[]"])))
+    assert (kind in HUB_IDS) == (kind not in ("llmbar", "rmb", "pairs"))
+
+
+def test_rewardbench_scores_as_its_functions_do() -> None:
+    rows, results = rows_of(NEMOTRON)
+    assert RewardBench().score(rows, results) == score(results.values())
+
+
+def test_rewardbench_rows_are_its_pairs(shared: Path) -> None:
+    path = str(shared / "benchmarks" / "rewardbench_llmbar.jsonl")
+    rows = good(BENCHMARKS["rewardbench"].rows(path))
+    assert len(rows) == 234 and [pair for row in rows for pair in row.pairs] == list(load_benchmark(path))
+
+
+def prior_folder(folder: Path) -> Iterator[str]:
+    for name in PRIOR_SETS:
+        turns = [{"role": "user", "content": name}]
+        raw = {"prompt": turns, "chosen": "c", "rejected": "r", "subset": "finer"}
+        yield lines(folder / f"{name}.jsonl", [raw, raw, raw | {"chosen": None}])
+
+
+def test_prior_sets_are_a_section_of_half_weight(tmp_path: Path) -> None:
+    assert list(prior_folder(tmp_path))
+    own = lines(tmp_path / "own.jsonl", [{"prompt": "q", "chosen": "c", "rejected": "r", "subset": "hep-go"}])
+    bench = RewardBench(prior_sets=True, prior_path=str(tmp_path))
+    found = list(bench.rows(own))
+    rows = [row for row in found if isinstance(row, Row)]
+    assert len(found) - len(rows) == 4 and len({row.id for row in rows}) == 9
+    assert [row.subset for row in rows[1:]] == [name for name in PRIOR_SETS for _ in range(2)]
+    assert len(list(bench.rows(own, limit=3))) == 3
+    # hep-go right; of the prior sets the first row of every set, and both of shp: mean (0.5 + 0.5 + 1 + 0.5) / 4.
+    right = {row.id for n, row in enumerate(rows) if n % 2 == 1 or row.subset in ("hep-go", "shp")}
+    results = score_all(rows, lambda row, place: -place if row.id in right else place)
+    scored = bench.score(rows, results)
+    assert scored.sections["Prior Sets"] == 0.625
+    assert scored.score == pytest.approx((1.0 + 0.5 * 0.625) / 1.5)
+    assert scored.partial and "anthropic_helpful" in scored.missing and "alpacaeval-easy" in scored.missing
+
+
+def test_prior_sets_with_all_else_published() -> None:
+    rows, results = rows_of(NEMOTRON)
+    prior = [
+        scalar_result(f"{s}{n}", s, float(n % 4 > 0), 0.5) for s in PRIOR_SETS for n in range(PRIOR_SETS[s])
+    ]
+    rows += [Row(r.pair_id, r.subset, TURNS, ("a", "b"), 1, ((0, 1),)) for r in prior]
+    results |= {r.pair_id: r for r in prior}
+    scored = RewardBench(prior_sets=True).score(rows, results)
+    four = score(scalar_rows(NEMOTRON)).score
+    third = scored.sections["Prior Sets"] or 0
+    assert third == pytest.approx(0.75, abs=0.002)
+    assert scored.score == pytest.approx((4 * four + 0.5 * third) / 4.5)  # upstream: weights 2, 2, 2, 2, 1
+    assert not scored.partial
+    files = leaderboard_files(scored, "org/model", model_type="Seq. Classifier", chat_template="tokenizer")
+    assert set(files) == {"eval-set", "pref-sets"}
+    assert set(files["pref-sets"]) == {"model", "model_type", "chat_template", *PRIOR_SETS}
+
+
+def test_the_leaderboards_layout() -> None:
+    rows, results = rows_of(NEMOTRON)
+    files = leaderboard_files(RewardBench().score(rows, results), "nvidia/x")
+    (content,) = files.values()
+    assert list(files) == ["eval-set"] and list(content) == sorted(content)
+    assert set(content) == {"model", "model_type", "chat_template", *REWARDBENCH.subsets}
+    assert (content["model"], content["model_type"], content["chat_template"]) == (
+        "nvidia/x",
+        "Generative RM",
+        None,
+    )
+    assert content["mt-bench-med"] == 0.95 and json.loads(json.dumps(content)) == content
+    toy = score([scalar_result("a", "toy-chat", 1.0, 0.0)])
+    with pytest.raises(DataError, match="no leaderboard"):
+        leaderboard_files(toy, "m")
+
+
+def test_the_toy_benchmark_is_read_with_prior_sets_asked_for() -> None:
+    row = Row.make("toy-chat", TURNS, ["a"], ["b"])
+    results = score_all([row], lambda _, place: -place)
+    assert RewardBench(prior_sets=True).score([row], results) == RewardBench().score([row], results)
+    other = Row.make("nothing", TURNS, ["a"], ["b"])
+    with pytest.raises(DataError, match="unknown subset 'nothing'"):
+        RewardBench(prior_sets=True).score([other], score_all([other], lambda _, place: -place))
+
+
+@given(st.floats(-1e6, 1e6), st.integers(1, 7), st.integers(1, 7))
+def test_equal_scores_stay_equal_in_ratings(value: float, right: int, wrong: int) -> None:
+    row = Row.make("s", TURNS, [f"r{n}" for n in range(right)], [f"w{n}" for n in range(wrong)])
+    assert rating(row, score_all([row], lambda _, place: value)) == [value] * (right + wrong)
+
+
+def test_ratings_do_not_mix_scores_and_credits() -> None:
+    row = Row.make("s", TURNS, ["r"], ["v", "w"])
+    results = score_all([row], lambda _, place: float("nan") if place == 2 else 5.0 - place)
+    assert rating(row, results) == [0.5, 0.0, 1.0]  # won against v; the score of w is an error
+    assert rating(row, judge_all([row], lambda _, i, j: ("right", "tie"))) == [0.75, 0.25, 0.25]
+
+
+def test_strictly_and_decisions() -> None:
+    assert strictly(judged("p", ("right", "tie"))).outcomes == ("wrong",)
+    assert strictly(judged("p", ("right", "right"))).correct == (1.0,)
+    scalar = scalar_result("p", "s", 1.0, 1.0)
+    assert strictly(scalar) == scalar
+    differ = {
+        ("right", "right"): False,
+        ("right", "wrong"): True,
+        ("error", "unparsed"): False,
+        ("tie", "error"): True,
+    }
+    assert {said: decisions_differ(judged("p", said)) for said in differ} == differ
+    assert decisions_differ(judged("p", ("right",))) is None
+
+
+def test_intervals_of_shares() -> None:
+    assert share_interval([1.0, 0.0, 1.0], seed=0) == wilson_interval(2, 3)
+    low, high = share_interval([0.25, 0.5, 1.0, 0.75], seed=0)
+    assert low < 0.625 < high
+    assert share_interval([0.25, 0.5], seed=1) == share_interval([0.5, 0.25], seed=1)
+
+
+def test_a_pair_of_a_row_with_one_comparison_has_the_rows_id() -> None:
+    row = Row.make("s", TURNS, ["a"], ["b"])
+    assert [row.id] == [pair.id for pair in row.pairs] == [PreferencePair.make(TURNS, "a", "b", "s").id]

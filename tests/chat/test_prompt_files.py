@@ -1,0 +1,104 @@
+"""Prompt files of one's own: criteria with weights, and a verdict grammar."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.prompts import PromptFile, hindsight_prompt, judge_prompt
+from reasongenrm.chat.verdict import VerdictTokens
+from reasongenrm.errors import ConfigError
+from reasongenrm.judge.ask import Asking
+from reasongenrm.judge.verdicts import Asker
+from reasongenrm.records import Completion, PreferencePair
+from reasongenrm.stages.selection import direct_record
+
+pytestmark = pytest.mark.unit
+
+PAIR = PreferencePair.make([{"role": "user", "content": "add 1 and 1"}], "2", "{{ criteria }}", "s")
+SHOWN = "[Question]\n{{ conversation }}\n[Answer A]\n{{ answer_a }}\n[Answer B]\n{{ answer_b }}\n[End]\n"
+OWN: dict[str, Any] = {
+    "delimiters": ["[Question]", "[Answer A]", "[Answer B]", "[End]"],
+    "judge": "Look at:\n{{ criteria }}\n" + SHOWN + "Close with {{ verdict_a }} or {{ verdict_b }}.",
+    "hindsight": SHOWN + "Why is {{ winner }} better?",
+    "verdict_phrases": [r"\b(A|B) is better"],
+    "criteria": [{"name": "right", "text": "every number is", "weight": 3}, {"name": "short"}],
+    "verdict": {"a": "winner: A", "b": "winner: B"},
+}
+
+
+def own(tmp_path: Path, **changes: Any) -> PromptFile:
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump(OWN | changes), encoding="utf-8")
+    return PromptFile.load(path)
+
+
+def test_criteria_and_verdicts_are_shown(tmp_path: Path) -> None:
+    text = judge_prompt(PAIR, "AB", own(tmp_path)).messages[0]["content"]
+    assert text.startswith("Look at:\n- right (weight 3): every number is\n- short\n[Question]")
+    assert text.endswith("Close with winner: A or winner: B.")
+    assert "[Answer B]\n{{ criteria }}\n[End]" in text, "judged text is no template"
+    assert "Why is A better?" in hindsight_prompt(PAIR, "AB", own(tmp_path))[0]["content"]
+
+
+def test_a_prompts_id_depends_on_all_that_it_shows(tmp_path: Path) -> None:
+    plain = OWN | {"criteria": [], "verdict": {}, "judge": SHOWN}
+    ids = {
+        judge_prompt(PAIR, "AB", own(tmp_path, **changes)).id
+        for changes in (
+            {},
+            {"criteria": [{"name": "right"}]},
+            {"criteria": [{"name": "right", "weight": 2}]},
+            {"verdict": {"a": "winner: one", "b": "winner: two"}},
+            plain,
+        )
+    }
+    assert len(ids) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"judge": SHOWN}, "does not show criteria"),
+        ({"criteria": [{"name": "x", "weight": 0}]}, "greater than 0"),
+        ({"criteria": [{"nam": "x"}]}, "Extra inputs|Field required"),
+        ({"verdict": {"a": "A", "b": "A"}}, "two different texts"),
+        ({"verdict": {"a": "A", "c": "B"}}, "Extra inputs"),
+    ],
+)
+def test_a_file_that_does_not_do_is_refused(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        own(tmp_path, **changes)
+    assert "own.yaml" in caught.value.where
+
+
+def test_records_are_written_and_read_in_the_same_grammar(tmp_path: Path, toy_tokenizer: Any) -> None:
+    prompts = own(tmp_path)
+    template = Path("configs/prompts/reason.jinja").read_text(encoding="utf-8")
+    encoder = ChatEncoder(toy_tokenizer, template, prompts.verdict)
+    prompt = judge_prompt(PAIR, "BA", prompts)
+    record = direct_record(prompt, prompts.verdict)
+    assert record.response == "winner: B"
+    asker = Asker(Asking(32, 0, True, 17), encoder, 512)
+    tokens = VerdictTokens.of(encoder)
+    [request] = asker.requests([prompt])
+    assert request.stop == ("<|im_end|>",), "the verdicts end in different characters"
+    for winner, letter in (("A", tokens.a), ("B", tokens.b)):
+        ids = tuple(encoder.completion("[[A]] is what they say , winner: A ?", f"winner: {winner}"))
+        place = max(at for at, token in enumerate(ids) if token == letter)
+        watched = {place: {tokens.a: -0.5, tokens.b: -1.5}}
+        verdict = asker.read(prompt, Completion(prompt.id, "", "stop", ids, -1.0, watched))
+        assert (verdict.winner, verdict.outcome) == (winner, "ok") and verdict.prob_a == pytest.approx(
+            0.7311, abs=1e-4
+        )
+
+
+def test_verdicts_that_differ_in_several_tokens_are_refused(tmp_path: Path, toy_tokenizer: Any) -> None:
+    prompts = own(tmp_path, verdict={"a": "the first one wins", "b": "it is the other"})
+    template = Path("configs/prompts/reason.jinja").read_text(encoding="utf-8")
+    with pytest.raises(ConfigError, match="by one token"):
+        VerdictTokens.of(ChatEncoder(toy_tokenizer, template, prompts.verdict))

@@ -1,0 +1,348 @@
+"""Recipes are strict: what is wrong is named by file and dotted key, with a way to mend it, in one line."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reasongenrm.config.loading import load_recipe
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.errors import ConfigError
+
+pytestmark = pytest.mark.unit
+
+SHIPPED = sorted(Path("configs").glob("*.yaml"))
+MINIMAL: dict[str, Any] = {
+    "name": "r",
+    "model": {"path": "m"},
+    "data": {"sources": [{"path": "a.jsonl"}, {"path": "b.csv", "kind": "ranked"}]},
+    "teachers": {
+        "t": {"model": {"path": "t"}},
+        "fleet": {"server": {"kind": "openai", "urls": ["http://127.0.0.1:1/v1"], "model": "m"}},
+        "claude": {"server": {"kind": "anthropic", "model": "m"}},
+        "blind": {"mode": "blind"},
+    },
+    "records": {"dpo": {}, "grpo": {}, "general": [{"path": "g.jsonl", "weight": 0.1}]},
+    "judges": {"mine": {"template": "reason"}, "path": {"template": "direct"}},
+    "train": {"launch": "l.yaml"},
+}
+
+
+def write(folder: Path, tree: Any = MINIMAL) -> Path:
+    path = folder / "r.yaml"
+    path.write_text(tree if isinstance(tree, str) else yaml.safe_dump(tree), encoding="utf-8")
+    return path
+
+
+def changed(dotted: str, value: Any) -> dict[str, Any]:
+    """Return the minimal recipe with one key set, sections made as needed."""
+    tree = copy.deepcopy(MINIMAL)
+    node: Any = tree
+    *path, last = dotted.split(".")
+    for part in path:
+        node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+    node[last] = value
+    return tree
+
+
+def refused(path: Path, *overrides: str, limit: int | None = None) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(path, overrides, limit=limit)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_recipes_are_shipped() -> None:
+    assert Path("configs/demo.yaml") in SHIPPED
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_recipe_loads_and_its_files_are_there(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    for file in (recipe.prompts, recipe.train.launch, *recipe.templates.values()):
+        assert Path(file).is_file(), file
+    assert yaml.safe_load(Path(recipe.train.launch).read_text())["num_processes"] >= 1
+    assert {judge.template for judge in recipe.judges.values()} <= recipe.templates.keys()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_resolved_recipe_is_the_same_recipe(path: Path, tmp_path: Path) -> None:
+    # Stage 2 writes it for the training processes.
+    recipe = load_recipe(path, ["train.args.learning_rate=1.0e-6"])
+    again = load_recipe(write(tmp_path, recipe.model_dump(mode="json")))
+    assert again == recipe
+    assert again.train.args["learning_rate"] == 1e-6
+
+
+TYPOS = [
+    ("sed", "seed"),
+    ("model.pth", "path"),
+    ("engine.max_num_seq", "max_num_seqs"),
+    ("data.max_token", "max_tokens"),
+    ("data.sources.1.knd", "kind"),
+    ("data.near_duplicates.treshold", "threshold"),
+    ("data.decontaminate.ngram", "ngrams"),
+    ("teachers.t.sample", "samples"),
+    ("teachers.t.model.dtypes", "dtype"),
+    ("teachers.fleet.server.url", "urls"),
+    ("teachers.claude.server.poll_second", "poll_seconds"),
+    ("records.dpoo", "dpo"),
+    ("records.dpo.choosen", "chosen"),
+    ("records.general.0.wieght", "weight"),
+    ("select.treshold", "threshold"),
+    ("judges.mine.templte", "template"),
+    ("judges.path.arg", "args"),  # a judge may be named like a key
+    ("train.lanch", "launch"),
+    ("scalar.max_lenght", "max_length"),
+    ("evaluate.both_order", "both_orders"),
+]
+
+
+def test_there_is_a_typo_for_every_section() -> None:
+    assert {typo.split(".")[0] for typo, _ in TYPOS} >= {
+        name
+        for name, field in Recipe.model_fields.items()
+        if "Config" in str(field.annotation)  # sections; the other keys are plain
+    }
+
+
+@pytest.mark.parametrize(("typo", "right"), TYPOS, ids=lambda text: text)
+def test_an_unknown_key_is_named_with_the_closest_one(typo: str, right: str, tmp_path: Path) -> None:
+    path = write(tmp_path, changed(typo, 1))
+    assert str(refused(path)) == f"{path}: {typo}: unknown key (did you mean {right!r}?)"
+    assert typo in str(refused(write(tmp_path), f"{typo}=1"))  # as an override too
+
+
+def test_a_misspelt_key_is_named_rather_than_the_one_it_leaves_missing(tmp_path: Path) -> None:
+    tree = copy.deepcopy(MINIMAL)
+    tree["modle"] = tree.pop("model")
+    assert "modle: unknown key (did you mean 'model'?)" in str(refused(write(tmp_path, tree)))
+
+
+def test_a_key_close_to_none_is_told_the_known_ones(tmp_path: Path) -> None:
+    error = refused(write(tmp_path, changed("select.xyz", 1)))
+    assert error.mend == "known keys: selector, formula, threshold, giveaway_words, scorer, batch_tokens"
+    error = refused(write(tmp_path, changed("data.sources.0.xyz", 1)))
+    assert error.mend == "known keys: path, kind, split, revision"
+
+
+def test_the_keys_of_other_libraries_pass_through_untouched(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path), ["train.args.xyz={a: [1]}", "train.lora.r=8", "engine.args.q=z"])
+    assert recipe.train.args == {"xyz": {"a": [1]}}
+    assert recipe.train.lora == {"r": 8} and recipe.engine.args == {"q": "z"}
+
+
+BAD_VALUES: list[tuple[str, Any]] = [
+    ("name", "../up"),
+    ("name", "r\n"),
+    ("name", ""),
+    ("name", 3),
+    ("seed", "many"),
+    ("seed", None),
+    ("limit", 0),
+    ("limit", 1.5),
+    ("model", "m"),
+    ("model.path", None),
+    ("model.dtype", "int8"),
+    ("engine.max_model_len", 1),
+    ("engine.gpu_memory_utilization", 1.5),
+    ("engine.args", [1]),
+    ("data.sources", []),
+    ("data.sources", "a.jsonl"),
+    ("data.sources.0.kind", "sky"),
+    ("data.drop_sources", "magpie_ultra"),
+    ("data.both_orders", "perhaps"),
+    ("data.near_duplicates.threshold", 0),
+    ("data.decontaminate", {"drop_prompt": 9}),
+    ("teachers", {}),
+    ("teachers.t.samples", 0),
+    ("teachers.t.mode", "told"),
+    ("teachers.t.temperature", -1),
+    ("teachers.t.top_p", 0),
+    ("teachers.fleet.server.urls", []),
+    ("teachers.fleet.server", {"kind": "cohere"}),
+    ("select.selector", "best"),
+    ("records.dpo.chosen", "right"),
+    ("records.general.0.weight", 0),
+    ("select.threshold", "high"),
+    ("judges", {}),
+    ("judges.mine.template", "thinking"),
+    ("train.launch", None),
+    ("train.tokens", 0),
+    ("train.attention", "fast"),
+    ("train.lora", None),
+    ("scalar.max_length", 1),
+    ("evaluate.max_tokens", 0),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), BAD_VALUES, ids=lambda item: str(item).strip() or "empty")
+def test_a_bad_value_is_refused_by_its_key(key: str, value: Any, tmp_path: Path) -> None:
+    path = write(tmp_path, changed(key, value))
+    error = refused(path)
+    assert error.where == f"{path}: {key}"
+    assert error.what
+
+
+@pytest.mark.parametrize(
+    "key", ["name", "model", "model.path", "data", "data.sources", "judges", "train", "train.launch"]
+)
+def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
+    tree = copy.deepcopy(MINIMAL)
+    *path, last = key.split(".")
+    node = tree
+    for part in path:
+        node = node[part]
+    del node[last]
+    error = refused(write(tmp_path, tree))
+    assert error.where.endswith(f": {key}") and "required" in error.what
+
+
+@pytest.mark.parametrize("name", ["base", "scalar", "a/b", "a b", "", "..", "a\nb"])
+def test_a_judges_name_must_do_as_a_folder_of_its_own(name: str, tmp_path: Path) -> None:
+    assert f"judge name {name!r}" in str(refused(write(tmp_path, changed("judges", {name: {}}))))
+
+
+def test_an_unknown_template_is_named_with_the_known_ones(tmp_path: Path) -> None:
+    error = refused(write(tmp_path, changed("templates.reson", "x.jinja")))
+    assert "templates.reson" in error.where and "'reason', 'think' or 'direct'" in error.what
+
+
+@pytest.mark.parametrize("section", ["teachers.t", "evaluate"])
+def test_a_completion_must_fit_into_the_context(section: str, tmp_path: Path) -> None:
+    def teachers(tokens: int) -> list[str]:
+        return [f"teachers.{name}.max_tokens={tokens}" for name in MINIMAL["teachers"]]
+
+    path = write(tmp_path)
+    load_recipe(path, ["engine.max_model_len=512", *teachers(511), "evaluate.max_tokens=511"])
+    small = ["engine.max_model_len=512", *teachers(1), "evaluate.max_tokens=1"]
+    error = refused(path, *small, f"{section}.max_tokens=512")
+    assert error.what == f"{section}.max_tokens must be below engine.max_model_len"
+
+
+def test_overrides_are_yaml_at_dotted_keys(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    before = path.read_bytes()
+    recipe = load_recipe(
+        path,
+        [
+            "seed=5",
+            "seed=6",  # the last one counts
+            "scalar=null",
+            "limit=",
+            "select.threshold=-1e-1",
+            "data.sources.1.path=c=d.csv",  # only the first sign of equality separates
+            "data.drop_sources=[a, 'b c']",
+            "data.both_orders=true",
+            "engine={max_model_len: 2048, enforce_eager: true}",
+            "engine.cpu_kv_gib=3",
+            "judges.new.template=direct",
+            "train.args.learning_rate=1.0e-5",
+            'model.revision="1"',
+            "evaluate.rescue=no",
+        ],
+        limit=9,
+    )
+    assert (recipe.seed, recipe.scalar, recipe.limit) == (6, None, 9)
+    assert recipe.select.threshold == -0.1
+    assert [source.path for source in recipe.data.sources] == ["a.jsonl", "c=d.csv"]
+    assert recipe.data.sources[1].kind == "ranked"
+    assert recipe.data.drop_sources == ["a", "b c"] and recipe.data.both_orders
+    assert (recipe.engine.max_model_len, recipe.engine.cpu_kv_gib, recipe.engine.enforce_eager) == (
+        2048,
+        3,
+        True,
+    )
+    assert list(recipe.judges) == ["mine", "path", "new"] and recipe.judges["new"].template == "direct"
+    assert recipe.train.args == {"learning_rate": 1e-5}
+    assert recipe.model.revision == "1" and recipe.evaluate.rescue is False
+    assert path.read_bytes() == before
+
+
+def test_a_template_of_ones_own_leaves_the_other_as_it_was(tmp_path: Path) -> None:
+    templates = load_recipe(write(tmp_path), ["templates.direct=own.jinja"]).templates
+    shipped = {name: f"configs/prompts/{name}.jinja" for name in ("reason", "think", "direct")}
+    assert templates == shipped | {"direct": "own.jinja"}
+    assert load_recipe(write(tmp_path)).templates["direct"] == "configs/prompts/direct.jinja"
+
+
+def test_an_override_may_open_a_section_that_the_recipe_leaves_out(tmp_path: Path) -> None:
+    tree = {key: value for key, value in MINIMAL.items() if key not in ("teachers", "records")}
+    assert list(load_recipe(write(tmp_path, tree)).teachers) == ["student"]
+    recipe = load_recipe(write(tmp_path, tree), ["teachers.t.model.path=t", "scalar.max_length=128"])
+    assert recipe.teachers["t"].model is not None and recipe.teachers["t"].model.path == "t"
+    assert recipe.scalar is not None and recipe.scalar.max_length == 128
+
+
+@pytest.mark.parametrize(
+    ("override", "where", "what"),
+    [
+        ("seed", "command line", "'seed' is no override"),
+        ("=1", "command line", "'=1' is no override"),
+        ("seed=[1", "seed", "'[1' is no YAML value"),
+        ("seed={a: b: c}", "seed", "no YAML value"),
+        ("seed=!!python/name:os.system", "seed", "no YAML value"),
+        ("seed=2026-99-99", "seed", "no YAML value"),
+        ("seed=\x00", "seed", "no YAML value"),
+        ("name.deep=1", "name.deep", "'deep' stands below a plain value"),
+        ("name.a.b=1", "name.a.b", "'a' stands below a plain value"),
+        ("data.sources.2.path=x", "data.sources.2.path", "'2' is no index into a list of 2"),
+        ("data.sources.-1.path=x", "data.sources.-1.path", "'-1' is no index"),
+        ("data.sources.x=1", "data.sources.x", "'x' is no index"),
+        ("select.threshold=", "select.threshold", "valid number"),
+    ],
+)  # fmt: skip
+def test_an_override_that_cannot_be_applied(override: str, where: str, what: str, tmp_path: Path) -> None:
+    error = refused(write(tmp_path), override)
+    assert error.where.endswith(where) and what in error.what
+
+
+def test_a_limit_of_none_or_less_is_refused(tmp_path: Path) -> None:
+    for limit in (0, -1):
+        assert refused(write(tmp_path), limit=limit).where.endswith(": limit")
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder"])
+def test_a_recipe_that_is_not_there(kind: str, tmp_path: Path) -> None:
+    path = tmp_path if kind == "folder" else tmp_path / "none.yaml"
+    assert str(refused(path)) == f"{path}: recipe not found (see configs/ for those that are there)"
+
+
+def test_broken_yaml_is_named_by_its_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "name: r\nseed: 1\nmodel: {path: [m}\n")
+    error = refused(path)
+    assert error.where == f"{path}:3" and error.what == "no valid YAML"
+    path = write(tmp_path, "name: r\n\tseed: 1\n")
+    assert refused(path).where == f"{path}:2"
+
+
+@pytest.mark.parametrize("data", [b"name: \xff\n", b"name: \x00\n", b"name: 2026-99-99\n"])
+def test_a_file_that_yaml_cannot_hold(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_bytes(data)
+    error = refused(path)
+    assert error.where == str(path) and error.what == "no valid YAML" and error.mend
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "text\n", "# only a comment\n"])
+def test_a_recipe_must_be_a_mapping(text: str, tmp_path: Path) -> None:
+    assert refused(write(tmp_path, text)).what == "a recipe is a mapping of keys"
+
+
+def test_a_recipe_says_whether_it_needs_reasons_and_where_it_works(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path))
+    assert recipe.folder == Path("runs/r") and recipe.needs_reasons()
+    assert not load_recipe(write(tmp_path), ["judges.mine.template=direct"]).needs_reasons()
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("name: a\nseed: 1\nmodel: {path: m}\nseed: 2\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as refused:
+        load_recipe(path)
+    assert refused.value.where == f"{path}:4" and "'seed' stands twice" in str(refused.value)

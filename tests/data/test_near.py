@@ -1,0 +1,231 @@
+"""Words, n-grams and near duplicates."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reasongenrm.config.prepare import NearDuplicateConfig
+from reasongenrm.data.near import BATCH, BUCKET, NearDuplicates, bands_for, drop_near_duplicates
+from reasongenrm.data.ngrams import Texts, words
+from reasongenrm.data.sources import load_pairs
+from reasongenrm.records import Drop, Message, PreferencePair
+
+pytestmark = pytest.mark.unit
+
+CONFIG = NearDuplicateConfig()
+
+
+def pair(prompt: str, chosen: str, rejected: str, *, system: str = "") -> PreferencePair:
+    history = [Message(role="system", content=system)] if system else []
+    return PreferencePair.make([*history, Message(role="user", content=prompt)], chosen, rejected, "s")
+
+
+def text(rng: random.Random, count: int) -> str:
+    return " ".join(f"w{rng.randrange(10_000)}" for _ in range(count))
+
+
+def kept(*pairs: PreferencePair, config: NearDuplicateConfig = CONFIG) -> tuple[list[int], list[Drop]]:
+    """Return which of the pairs are kept, and the drops."""
+    drops: list[Drop] = []
+    out = list(drop_near_duplicates(pairs, config, drops.append))
+    assert len(out) + len(drops) == len(pairs)
+    places: list[int] = []
+    for one in out:  # in the order of the pairs
+        places.append(
+            next(at for at in range(places[-1] + 1 if places else 0, len(pairs)) if pairs[at] is one)
+        )
+    return places, drops
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ("It's  snake_case, OK?\n(1)", "it s snake case ok 1"),
+        ("It’s “snake_case”, OK?\n(1)", "it s snake case ok 1"),
+        ("ﬁne ＡＢＣ Straße É e\u0301", "fine abc strasse é é"),
+        ("हिन्दी में", "हिन्दी में"),
+        ("שָׁלוֹם", "ש\u05b8\u05c1לו\u05b9ם"),
+        ("我們去 Paris 吧。", "我 們 去 paris 吧"),
+        ("한국어 문장", "한국어 문장"),
+        ("東京タワー", "東 京 タ ワ ー"),
+        ("❤️ 👍🏽 !!!", ""),
+        ("", ""),
+    ],
+)
+def test_words(raw: str, expected: str) -> None:
+    assert words(raw) == expected.split()
+
+
+@given(st.text(st.characters(codec="ascii"), max_size=40), st.sampled_from(["", " ’", " …"]))
+def test_ascii_words_are_read_as_in_any_other_text(raw: str, tail: str) -> None:
+    assert words(raw) == words(raw + " …") == words(raw + tail)
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefg"), max_size=8), max_size=6), st.integers(1, 6))
+def test_ngrams_are_equal_where_their_words_are_and_stay_in_their_text(
+    texts: list[list[str]], n: int
+) -> None:
+    flat = Texts(texts)
+    hashes, starts = flat.ngrams(n)
+    expected = [tuple(t[at : at + n]) for t in texts for at in range(len(t) - n + 1)]
+    found = []
+    for start in starts.tolist():
+        owner = int(flat.owner[start])
+        at = start - int(flat.first[owner])
+        found.append(tuple(texts[owner][at : at + n]))
+    assert found == expected
+    names = dict(zip(hashes.tolist(), expected, strict=True))
+    assert [names[value] for value in hashes.tolist()] == expected
+    assert len(set(expected)) == len(set(hashes.tolist()))
+
+
+def test_hashes_are_the_same_in_every_process() -> None:
+    assert Texts([["a", "b", "c"]]).ngrams(3)[0].tolist() == [GOLDEN]
+
+
+GOLDEN = 24509317627306925
+
+
+def test_bands_find_pairs_at_the_threshold_and_few_below() -> None:
+    for threshold in (0.3, 0.5, 0.7, 0.8, 0.9, 1.0):
+        bands, rows = bands_for(threshold, 128)
+        assert bands * rows <= 128
+        assert 1 - (1 - threshold**rows) ** bands >= 0.98
+    bands, rows = bands_for(0.8, 128)
+    assert 1 - (1 - 0.3**rows) ** bands < 0.01
+
+
+def test_a_near_copy_is_found_and_the_first_is_kept() -> None:
+    rng = random.Random(1)
+    prompt, good, bad = text(rng, 40), text(rng, 120), text(rng, 120)
+    first = pair(prompt, good, bad)
+    edited = good.split()
+    edited[60] = "other"
+    copy = pair(prompt.upper() + " ?!", " ".join(edited), bad + ".")
+    swapped = pair(prompt, bad, " ".join(edited))
+    strange = pair(prompt, text(rng, 120), text(rng, 120))
+    at, drops = kept(first, copy, swapped, strange)
+    assert at == [0, 3]
+    assert [(d.where, d.reason, d.stage, d.source) for d in drops] == [
+        (copy.id, "near_duplicate", "clean", "s"),
+        (swapped.id, "near_duplicate", "clean", "s"),
+    ]
+    assert first.id in drops[0].detail and "prefers the other answer" not in drops[0].detail
+    assert first.id in drops[1].detail and "prefers the other answer" in drops[1].detail
+
+
+some_text = st.one_of(
+    st.text(max_size=60), st.lists(st.sampled_from("a b c 你 好 . ! é".split()), max_size=30).map(" ".join)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(some_text, some_text, some_text), min_size=1, max_size=8), st.data())
+def test_copies_are_always_found_and_the_order_of_the_answers_does_not_matter(
+    rows: list[tuple[str, str, str]], data: st.DataObject
+) -> None:
+    pairs = [pair(*row) for row in rows]
+    prompt, chosen, rejected = rows[data.draw(st.integers(0, len(rows) - 1))]
+    for copy in (pair(prompt, chosen, rejected), pair(prompt, rejected, chosen)):
+        at, drops = kept(*pairs, copy, config=NearDuplicateConfig(threshold=1.0))
+        assert len(pairs) not in at
+        assert drops[-1].where == copy.id and "about 1.00" in drops[-1].detail
+    swapped = [pair(p, r, c) for p, c, r in rows]
+    assert kept(*pairs)[0] == kept(*swapped)[0]
+
+
+def test_the_estimate_is_near_the_true_similarity() -> None:
+    words_ = [f"w{at}" for at in range(400)]
+    first = pair("p", " ".join(words_), "r")
+    for cut in (40, 120):
+        copy = pair("p", " ".join(words_[cut:] + [f"x{at}" for at in range(cut)]), "r")
+        shingles = [
+            set(zip(*(row[at:] for at in range(5)), strict=False)) for row in (words_, copy.chosen.split())
+        ]
+        # and two shingles that both have: the prompt, and the rejected answer
+        exact = (len(shingles[0] & shingles[1]) + 2) / (len(shingles[0] | shingles[1]) + 2)
+        _, drops = kept(first, copy, config=NearDuplicateConfig(threshold=0.4, permutations=1024))
+        estimate = float(drops[0].detail.split("about ")[1][:4])
+        assert abs(estimate - exact) < 0.06
+
+
+def test_different_answers_under_one_long_prompt_are_not_alike() -> None:
+    prompt = text(random.Random(3), 800)
+    rows = [pair(prompt, f"answer {at}", f"reply {at}") for at in range(6)]
+    assert kept(*rows)[0] == list(range(6))
+
+
+def test_short_texts_differ_by_their_signs() -> None:
+    rows = [pair("2+2", "4", "5"), pair("2*2", "4", "5 "), pair("2-2", "4", "5"), pair("2+2 ", "4", "5")]
+    assert kept(*rows)[0] == [0, 1, 2]
+    assert kept(pair("x", "{}", "[]"), pair("x", "()", "<>"))[0] == [0, 1]
+
+
+def test_half_a_surrogate_pair_is_no_stumbling_block() -> None:
+    rows = [pair("\ud800", "\ud800 and a few more words here", "b"), pair("c", "\udfff", "d")]
+    assert kept(*rows, rows[0])[0] == [0, 1]
+
+
+def test_chinese_copies_are_found_and_other_texts_are_not() -> None:
+    rng = random.Random(4)
+    characters = [chr(rng.randrange(0x4E00, 0x9FA5)) for _ in range(300)]
+    first = pair("请解释一下", "".join(characters), "我不知道。")
+    changed = characters[:]
+    changed[150] = "的"
+    copy = pair(
+        "请解释一下", "，".join("".join(changed[at : at + 30]) for at in range(0, 300, 30)), "我不知道！"
+    )
+    other = pair("请解释一下", "".join(reversed(characters)), "我不知道。")
+    assert kept(first, copy, other)[0] == [0, 2]
+
+
+def test_system_turns_do_not_make_rows_alike() -> None:
+    system = text(random.Random(5), 600)
+    rows = [pair(f"prompt {at}", f"chosen {at}", f"rejected {at}", system=system) for at in range(3)]
+    assert kept(*rows)[0] == [0, 1, 2]
+
+
+def test_batches_do_not_show() -> None:
+    rng = random.Random(6)
+    fresh = [pair(text(rng, 8), text(rng, 20), text(rng, 20)) for _ in range(BATCH + 20)]
+    rows = [*fresh, *fresh]
+    at, drops = kept(*rows)
+    assert at == list(range(len(fresh)))
+    one_by_one = NearDuplicates(CONFIG)
+    problems = [one_by_one.problem(row) for row in rows]
+    assert [problem for problem in problems if problem] == [(d.reason, d.detail) for d in drops]
+
+
+def test_rows_of_one_template_do_not_crowd_the_index() -> None:
+    rng = random.Random(7)
+    template = text(rng, 60)
+    rows = [pair(template, text(rng, 10), text(rng, 10)) for _ in range(4 * BUCKET)]
+    index = NearDuplicates(CONFIG)
+    assert all(problem is None for problem in index.problems(rows))
+    crowded = [held for held in index._buckets.values() if isinstance(held, list)]
+    assert crowded and max(map(len, crowded)) == BUCKET
+    assert all(index.problem(row) for row in rows), "a copy is found in spite of full buckets"
+
+
+def test_real_rows(shared: Path) -> None:
+    rows = [
+        row
+        for row in load_pairs(str(shared / "preferences" / "real_pairs_skywork_schema.jsonl"))
+        if isinstance(row, PreferencePair)
+    ]
+    _, drops = kept(*rows)
+    repeated = len(rows) - len({row.id for row in rows})
+    assert (len(rows), len(drops), repeated) == (500, 10, 10)
+    near = [
+        PreferencePair.make(row.history, row.rejected + " Thanks.", row.chosen, row.source)
+        for row in rows
+        if len(words(row.chosen + row.rejected)) > 60 and len(words(row.rejected)) > 10
+    ]
+    assert len(near) > 300
+    at, _ = kept(*rows, *near)
+    assert sum(place >= len(rows) for place in at) < 0.01 * len(near)

@@ -1,0 +1,550 @@
+"""Message batches against a real HTTP server: paid for once, whatever dies in between."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reasongenrm.config.engines import AnthropicConfig
+from reasongenrm.engines.anthropic import AnthropicEngine
+from reasongenrm.engines.base import Request, complete_missing
+from reasongenrm.engines.batches import Batch, Ledger
+from reasongenrm.errors import ConfigError, EngineError
+from reasongenrm.judge.api import Judge
+from reasongenrm.records import Completion
+from reasongenrm.store import PartStore
+from support.servers import Asked, Batches, HTTPServer, Reply, errored, failing, serving, succeeded
+
+pytestmark = pytest.mark.unit
+
+WHERE = "teachers.claude.server"
+SECRET = "sk-ant-very-secret-0123456789"
+BATCHES = "/v1/messages/batches"
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLAUDE_KEY", SECRET)
+
+
+def claude(url: str, state: Path, *, events: list[str] | None = None, **options: Any) -> AnthropicEngine:
+    settings = {"batch": 10, "poll_seconds": 0.01, "timeout": 5, "max_retries": 2} | options
+    config = AnthropicConfig(kind="anthropic", model="m", url=url, api_key_env="CLAUDE_KEY", **settings)
+    told = events if events is not None else []
+    return AnthropicEngine(
+        config,
+        max_model_len=1000,
+        state=state,
+        key=WHERE,
+        on_event=told.append,
+        sleep=lambda seconds: time.sleep(min(seconds, 0.01)),
+    )
+
+
+def asks(count: int, **options: Any) -> list[Request]:
+    return [
+        Request(
+            f"{n:016x}#te ach/er#{n % 4}",
+            (),
+            max_tokens=9,
+            temperature=1.0,
+            messages=({"role": "user", "content": f"q{n}"},),
+            **options,
+        )
+        for n in range(count)
+    ]
+
+
+def echo(params: dict[str, Any]) -> dict[str, Any]:
+    return succeeded("re: " + params["messages"][-1]["content"])
+
+
+def by_id(completions: Iterable[Completion]) -> dict[str, Completion]:
+    found = list(completions)
+    assert len({c.id for c in found}) == len(found), "an id comes back once"
+    return {c.id: c for c in found}
+
+
+def check_answered(done: dict[str, Completion], requests: Iterable[Request]) -> None:
+    expected = {
+        r.id: Completion(
+            r.id, f"re: {r.messages[-1]['content']}", "stop", logprob=None, billed=2, prompt_tokens=1
+        )
+        for r in requests
+    }
+    assert done == expected
+
+
+def questions(batches: Batches) -> Counter[str]:
+    """How often the server was asked what."""
+    rows = (row for batch in batches.batches.values() for row in batch["requests"])
+    return Counter(row["params"]["messages"][-1]["content"] for row in rows)
+
+
+class Service:
+    """The batches behind a server, with a fault in front."""
+
+    def __init__(self, judge: Callable[[dict[str, Any]], dict[str, Any]] = echo, *, polls: int = 2) -> None:
+        self.batches = Batches(judge, polls)
+        self.fault: Callable[[Asked, Callable[[], Reply]], Reply | None] = lambda asked, answer: answer()
+        self.server: HTTPServer
+
+    def __enter__(self) -> Service:
+        self._context = serving(lambda asked: self.fault(asked, lambda: self.batches(asked)))
+        self.server = self._context.__enter__()
+        self.batches.url = self.server.url
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._context.__exit__(*raised)
+
+    @property
+    def made(self) -> list[Asked]:
+        return [asked for asked in self.server.asked if asked.method == "POST"]
+
+
+def test_requests_become_batches_and_come_back(tmp_path: Path) -> None:
+    requests = asks(25)
+    events: list[str] = []
+    with Service() as service:
+        check_answered(
+            by_id(claude(service.server.url, tmp_path / "s", events=events).complete(requests)), requests
+        )
+        assert [len(asked.body["requests"]) for asked in service.made] == [10, 10, 5]
+        assert sum(asked.path.endswith("/results") for asked in service.server.asked) == 3
+        names = [row["custom_id"] for asked in service.made for row in asked.body["requests"]]
+        assert all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name) for name in names) and len(set(names)) == 25
+    assert len(events) == 3 and all("is sent" in event for event in events)
+
+
+def test_what_is_sent(tmp_path: Path) -> None:
+    turns = (
+        {"role": "system", "content": "be fair"},
+        {"role": "user", "content": "a"},
+        {"role": "reason", "content": "b"},
+        {"role": "user", "content": "c"},
+    )
+    one = Request("x", (), 7, 0.5, 0.9, seed=3, stop=("END",), messages=turns)  # type: ignore[arg-type]
+    two = Request("y", (), 7, 1.0, 1.0, messages=turns[1:2])  # type: ignore[arg-type]
+    with Service() as service:
+        assert len(by_id(claude(service.server.url, tmp_path / "s").complete([one, two]))) == 2
+        [asked] = service.made
+    sent = asked.headers.get("x-api-key") or asked.headers["authorization"].removeprefix("Bearer ")
+    assert sent == SECRET
+    assert [row["params"] for row in asked.body["requests"]] == [
+        {
+            "model": "m",
+            "max_tokens": 7,
+            "system": "be fair",
+            "messages": [
+                {"role": "user", "content": "a"},
+                {"role": "assistant", "content": "b"},
+                {"role": "user", "content": "c"},
+            ],
+            "stop_sequences": ["END"],
+            "temperature": 0.5,
+            "top_p": 0.9,
+        },
+        {"model": "m", "max_tokens": 7, "messages": [{"role": "user", "content": "a"}]},
+    ]
+
+
+def test_how_a_message_ended(tmp_path: Path) -> None:
+    stopped = succeeded("so ", "stop_sequence")
+    stopped["message"]["stop_sequence"] = "END"
+    results = [
+        (
+            succeeded("x", "max_tokens"),
+            Completion("", "x", "length", logprob=None, billed=2, prompt_tokens=1),
+        ),
+        (stopped, Completion("", "so END", "stop", logprob=None, billed=2, prompt_tokens=1)),
+        (succeeded(""), Completion("", "", "stop", logprob=None, billed=2, prompt_tokens=1)),
+        (succeeded("", "refusal"), Completion("", "", "error", logprob=None, error="stop_reason refusal")),
+        (
+            errored("invalid_request_error", "too long"),
+            Completion("", "", "error", logprob=None, error="invalid_request_error: too long"),
+        ),
+        (
+            {"type": "canceled"},
+            Completion("", "", "error", logprob=None, error="the batch's request is canceled"),
+        ),
+    ]
+    requests = asks(len(results))
+    by_question = {
+        r.messages[-1]["content"]: result for r, (result, _) in zip(requests, results, strict=True)
+    }
+    with Service(lambda params: by_question[params["messages"][-1]["content"]]) as service:
+        done = by_id(claude(service.server.url, tmp_path / "s").complete(requests))
+        assert len(service.made) == 1, "what is the request's fault is not sent again"
+    for request, (_, expected) in zip(requests, results, strict=True):
+        assert done[request.id] == Completion(
+            request.id, *[getattr(expected, n) for n in expected.__slots__[1:]]
+        )
+
+
+@pytest.mark.parametrize(
+    "fault", [{"type": "expired"}, errored("api_error", "sorry"), errored("overloaded_error", "busy")]
+)
+def test_what_the_service_failed_is_sent_once_more(tmp_path: Path, fault: dict[str, Any]) -> None:
+    times: Counter[str] = Counter()
+
+    def judge(params: dict[str, Any]) -> dict[str, Any]:
+        question = params["messages"][-1]["content"]
+        times[question] += 1
+        return fault if question == "q3" or (question == "q5" and times[question] == 1) else echo(params)
+
+    requests = asks(8)
+    with Service(judge) as service:
+        done = by_id(claude(service.server.url, tmp_path / "s").complete(requests))
+        assert [len(asked.body["requests"]) for asked in service.made] == [8, 2]
+    failed = done.pop(requests[3].id)
+    assert failed.finish_reason == "error" and failed.error
+    check_answered(done, [r for r in requests if r.id != requests[3].id])
+
+
+def test_requests_are_taken_as_batches_get_done(tmp_path: Path) -> None:
+    taken = 0
+
+    def many() -> Iterable[Request]:
+        nonlocal taken
+        for request in asks(1000):
+            taken += 1
+            yield request
+
+    with Service() as service:
+        completions = claude(service.server.url, tmp_path / "s").complete(many())
+        next(completions)
+        assert taken == 40 and len(service.made) == 4
+        completions.close()  # type: ignore[attr-defined]
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]  # of this module, and of the servers
+import test_anthropic as here
+from reasongenrm.engines.base import complete_missing
+from reasongenrm.store import PartStore
+folder = Path(sys.argv[3])
+store = PartStore(folder / "x.jsonl")
+def slowly(done):
+    print(len(store), flush=True)
+    time.sleep(0.02)
+complete_missing(here.claude(sys.argv[2], folder / "state"), here.asks(25), store, progress=slowly)
+"""
+
+
+def run_child(url: str, folder: Path) -> subprocess.Popen[str]:
+    """A process of its own that completes 25 requests into a store and prints what it has."""
+    command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), url, str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("moment", ["create", "created", "poll", "results", "stored"])
+def test_a_killed_run_pays_for_nothing_twice(tmp_path: Path, moment: str) -> None:
+    """SIGKILL before the service hears of a batch, after it made it and before it says so, while waiting, …"""
+    children: list[subprocess.Popen[str]] = []
+    seen: Counter[str] = Counter()
+
+    def fault(asked: Asked, reply: Callable[[], Reply]) -> Reply | None:
+        kind = (
+            "create"
+            if asked.method == "POST"
+            else asked.path.removeprefix(BATCHES).strip("/").partition("/")[2]
+        )
+        kind = kind or ("list" if "?" in asked.path else "poll")
+        seen[kind] += 1
+        die = kind == moment.removesuffix("d") and seen[kind] == 2
+        if die and moment == "created":
+            reply()
+        if die:
+            os.kill(children[0].pid, signal.SIGKILL)
+            return None
+        return reply()
+
+    with Service() as service:
+        service.fault = fault
+        children.append(run_child(service.server.url, tmp_path))
+        [child] = children
+        assert child.stdout
+        if moment == "stored":
+            while child.stdout.readline().strip() != "13":
+                pass
+            os.kill(child.pid, signal.SIGKILL)
+        assert child.wait(60) == -signal.SIGKILL
+        child.stdout.close()
+        service.fault = lambda asked, reply: reply()
+        store = PartStore(tmp_path / "x.jsonl")
+        kept = len(store)
+        assert 0 < kept < 25 if moment == "stored" else kept <= 10
+        requests = asks(25)
+        complete_missing(claude(service.server.url, tmp_path / "state"), requests, store)
+        assert questions(service.batches) == Counter(r.messages[-1]["content"] for r in requests)
+        check_answered(
+            {name: Completion(**(store[name] | {"token_ids": ()})) for name in store},
+            requests,
+        )
+        posts = len(service.made)
+        assert len(service.batches.batches) == 3 and posts == (4 if moment == "create" else 3)
+        assert SECRET not in (tmp_path / "state").read_text() + json.dumps([store[name] for name in store])
+
+
+def strangers(count: int) -> list[dict[str, Any]]:
+    """Requests of somebody else with the same key."""
+    return [{"custom_id": f"other-{n}", "params": {"messages": [{"content": "?"}]}} for n in range(count)]
+
+
+def test_another_ones_batch_of_the_same_size_is_told_apart(tmp_path: Path) -> None:
+    requests = asks(10)
+
+    def lose(asked: Asked, reply: Callable[[], Reply]) -> Reply | None:
+        answered = reply()
+        if asked.method == "POST":
+            service.batches.add(strangers(10))
+            return None
+        return answered
+
+    with Service() as service:
+        service.fault = lose
+        check_answered(by_id(claude(service.server.url, tmp_path / "s").complete(requests)), requests)
+        assert len(service.made) == 1, "no answer came, but the batch was there"
+        assert any("msgbatch_2/results" in asked.path for asked in service.server.asked)
+
+
+def test_a_batch_that_was_not_made_is_made_again(tmp_path: Path) -> None:
+    requests = asks(10)
+    faults = iter([failing(500), failing(529), failing(429)])
+    with Service() as service:
+        service.batches.add(strangers(10))
+        service.fault = lambda asked, reply: (
+            next(faults, None) or reply() if asked.method == "POST" else reply()
+        )
+        engine = claude(service.server.url, tmp_path / "s", max_retries=3)
+        check_answered(by_id(engine.complete(requests)), requests)
+        assert len(service.made) == 4 and len(service.batches.batches) == 2
+        older = [asked for asked in service.server.asked if "msgbatch_1" in asked.path]
+        assert [asked.path for asked in older if "after_id" not in asked.path] == [], "it cannot be ours"
+
+
+def test_results_that_break_off_are_fetched_again(tmp_path: Path) -> None:
+    requests = asks(10)
+    fetched = 0
+
+    def cut(asked: Asked, reply: Callable[[], Reply]) -> Reply:
+        nonlocal fetched
+        status, body = reply()
+        if asked.path.endswith("/results"):
+            fetched += 1
+            lines = body.splitlines(keepends=True)
+            body = {1: b"".join(lines[:4]) + b'{"custom', 2: b"".join(lines[:6])}.get(fetched, body)
+        return status, body
+
+    with Service() as service:
+        service.fault = cut
+        check_answered(by_id(claude(service.server.url, tmp_path / "s").complete(requests)), requests)
+        assert fetched == 3 and len(service.made) == 1
+
+
+def test_an_outage_while_waiting_is_waited_out(tmp_path: Path) -> None:
+    requests = asks(5)
+    left = 12
+
+    def out(asked: Asked, reply: Callable[[], Reply]) -> Reply:
+        nonlocal left
+        if asked.method == "GET" and "?" not in asked.path and left:
+            left -= 1
+            return failing(503, "out")
+        return reply()
+
+    with Service() as service:
+        service.fault = out
+        engine = claude(service.server.url, tmp_path / "s", max_retries=0)
+        text = re.escape(f"{WHERE}: 127.0.0.1 fails: ") + ".*out.*run the same command again"
+        with pytest.raises(EngineError, match=text):
+            list(engine.complete(requests))
+        assert left == 2
+        check_answered(by_id(engine.complete(requests)), requests)
+        assert len(service.made) == 1
+
+
+def test_a_batch_that_is_gone_is_sent_again(tmp_path: Path) -> None:
+    requests = asks(5)
+    events: list[str] = []
+    with Service() as service:
+        begun = claude(service.server.url, tmp_path / "s").complete(requests)
+        next(begun)
+        begun.close()  # type: ignore[attr-defined]
+        service.batches.batches.clear()
+        engine = claude(service.server.url, tmp_path / "s", events=events)
+        check_answered(by_id(engine.complete(requests)), requests)
+        assert len(service.made) == 2
+    assert any("is gone" in event for event in events)
+
+
+def test_where_a_whole_batch_is_refused_nothing_is_recorded(tmp_path: Path) -> None:
+    requests = asks(40)
+    with Service(lambda params: errored("invalid_request_error", "no such field")) as service:
+        store = PartStore(tmp_path / "x.jsonl")
+        with pytest.raises(EngineError, match=f"^{WHERE}: all 40 requests of batch .*no such field"):
+            complete_missing(claude(service.server.url, tmp_path / "s", batch=50), requests, store)
+        assert len(store) == 0
+        service.batches.judge = echo
+        complete_missing(claude(service.server.url, tmp_path / "s", batch=50), requests, store)
+        assert len(store) == 40
+
+
+def test_a_missing_key_is_named_before_anything_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CLAUDE_KEY")
+    monkeypatch.setenv("ANTHROPIC_API_KEY", SECRET)
+    with serving(lambda asked: failing(500)) as server:
+        with pytest.raises(
+            EngineError, match=f"^{WHERE}.api_key_env: the environment variable CLAUDE_KEY is not"
+        ):
+            claude(server.url, tmp_path / "s")
+        assert server.asked == []
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_refused_key_ends_the_work_and_is_shown_nowhere(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int, method: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with Service() as service:
+        service.fault = lambda asked, reply: (
+            failing(status, f"bad key {SECRET}") if asked.method == method else reply()
+        )
+        with pytest.raises(
+            EngineError, match=f"^{WHERE}.api_key_env: .* refuses the key.*CLAUDE_KEY"
+        ) as caught:
+            list(claude(service.server.url, tmp_path / "s").complete(asks(3)))
+        assert len(service.server.asked) <= 2
+        assert SECRET not in str(caught.value) + repr(vars(caught.value)) + caplog.text
+        service.fault = lambda asked, reply: reply()
+        check_answered(by_id(claude(service.server.url, tmp_path / "s").complete(asks(3))), asks(3))
+
+
+def test_an_unknown_model_ends_the_work(tmp_path: Path) -> None:
+    with Service() as service:
+        service.fault = lambda asked, reply: failing(404, "model: m") if asked.method == "POST" else reply()
+        with pytest.raises(EngineError, match=f"^{WHERE}: 127.0.0.1 answers HTTP 404: .*model: m"):
+            list(claude(service.server.url, tmp_path / "s").complete(asks(3)))
+
+
+def test_what_anthropic_does_not_take(tmp_path: Path) -> None:
+    engine = claude("http://127.0.0.1:9", tmp_path / "s")
+    with pytest.raises(EngineError, match=f"^{WHERE}: Anthropic serves no adapters"):
+        engine.complete([], adapter="folder")
+    hot = Request("x", (), 5, temperature=1.5, messages=({"role": "user", "content": "a"},))
+    with pytest.raises(EngineError, match=f"^{WHERE}: temperature 1.5 is above 1"):
+        list(engine.complete([hot]))
+
+
+@given(
+    batches=st.lists(
+        st.lists(st.text(min_size=1), min_size=1, max_size=5, unique=True), min_size=1, max_size=3
+    ),
+)
+def test_custom_ids_are_allowed_and_mean_one_request(
+    batches: list[list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    ledger = Ledger(tmp_path_factory.mktemp("ledger") / "s")
+    planned = [ledger.plan(ids, None) for ids in batches]
+    names = [(batch, place) for batch in planned for place in range(len(batch.ids))]
+    custom = [batch.custom_id(place) for batch, place in names]
+    assert len(set(custom)) == len(names) and all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", c) for c in custom)
+    for (owner, place), name in zip(names, custom, strict=True):
+        for batch in planned:
+            assert batch.request_id(name) == (batch.ids[place] if batch is owner else None)
+    last = max((Batch("0" * 16, None, range(100_000)).custom_id(99_999)), "")  # type: ignore[arg-type]
+    assert len(last) <= 64
+
+
+@pytest.mark.parametrize(
+    "name", ["", "x", "{nonce}", "{nonce}-", "{nonce}-2", "{nonce}--1", "{nonce}-٣", "{nonce}-1x"]
+)
+def test_a_strange_custom_id_means_nothing(tmp_path: Path, name: str) -> None:
+    batch = Ledger(tmp_path / "s").plan(["a", "b"], None)
+    assert batch.request_id(batch.custom_id(1)) == "b"
+    assert batch.request_id(name.format(nonce=batch.nonce)) is None
+
+
+def test_a_torn_ledger_forgets_its_last_line_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    ledger = Ledger(path)
+    first = ledger.plan(["a", "b"], None)
+    ledger.taken(first, "one")
+    ledger.void(ledger.plan(["c"], "one"), "refused")
+    second = ledger.plan(["b", "d"], "one")
+    ledger.taken(second, "two")
+    whole = path.read_bytes()
+    ends = [at + 1 for at, byte in enumerate(whole) if byte == ord("\n")]
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        read = Ledger(path)
+        lines = sum(end <= cut for end in ends)
+        assert path.read_bytes() == whole[: ([0, *ends])[lines]]
+        a, b, c, d = (read.home(name) for name in "abcd")
+        assert (
+            (a is not None) == (lines >= 1)
+            and (c is not None) == (lines == 3)
+            and (d is not None) == (lines >= 5)
+        )
+        assert read.server_ids() == set(["one", "two"][: (lines >= 2) + (lines >= 6)])
+        assert read.repeated("b") == (lines >= 5) and not read.repeated("c")
+        assert not b or b is (d or a)
+
+
+# --- as a judge
+
+
+def prefers_fan(params: dict[str, Any]) -> dict[str, Any]:
+    """A judge: the answer that says fan is better; it quotes the other verdict before it gives its own."""
+    text = params["messages"][0]["content"]
+    if len(params["messages"]) > 1:
+        return succeeded("[[A]]")
+    if "unclear" in text:
+        return succeeded("[[A]] or [[B]], who knows", "max_tokens")
+    a = text.partition("[Answer A]")[2].partition("[Answer B]")[0]
+    return succeeded(f"Not {'[[B]]' if 'fan' in a else '[[A]]'}. So: {'[[A]]' if 'fan' in a else '[[B]]'}")
+
+
+def test_anthropics_batches_judge_in_both_orders_and_are_rescued(tmp_path: Path) -> None:
+    batches = Batches(prefers_fan, polls=1)
+    with serving(batches) as server:
+        batches.url = server.url
+        reach = {
+            "kind": "anthropic",
+            "model": "m",
+            "url": server.url,
+            "api_key_env": "CLAUDE_KEY",
+            "poll_seconds": 0.01,
+        }
+        with Judge.from_server(
+            reach, prompts="configs/prompts/toy.yaml", asking={"max_tokens": 32}, state=tmp_path / "b.jsonl"
+        ) as judge:
+            first, second, unclear = judge.compare_many(
+                [("say fan", "fan", "no"), ("say fan", "no", "fan"), ("unclear", "x", "y")]
+            )
+    assert (first.winner, second.winner) == ("A", "B") and first.prob_a is None
+    assert first.reason.startswith("Not") and first.tokens == 4 and first.prompt_tokens == 2
+    assert unclear.winner == "tie" and all(v.rescued for v in unclear.verdicts), "it says A in both orders"
+    assert unclear.tokens == 8 and unclear.prompt_tokens == 4
+    with pytest.raises(ConfigError, match="unknown kind"):
+        Judge.from_server(reach | {"kind": "other"})

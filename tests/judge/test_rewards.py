@@ -1,0 +1,367 @@
+"""Rewards from pairwise comparisons: who is compared with whom, and what it comes to, in each trainer's convention."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reasongenrm.errors import ConfigError, DataError, EngineError, ReasonGenRMError
+from reasongenrm.judge.api import Judge
+from reasongenrm.judge.rewards import GroupReward, Schedule, responses, verl_score
+from reasongenrm.judge.sharing import Row, SharedJudge
+from reasongenrm.records import Comparison
+
+pytestmark = pytest.mark.unit
+
+
+def longer(row: Row) -> Comparison:
+    """A comparison by length: the more characters, the better; a text with a question mark cannot be read."""
+    _, a, b = row
+    if "?" in a + b:
+        return Comparison("c", None, None, "", "unparsed", (), 1, 1)
+    chance = 1 / (1 + math.exp(len(b) - len(a)))
+    return Comparison("c", "A" if chance > 0.5 else "B" if chance < 0.5 else "tie", chance, "", "ok", (), 1, 1)  # fmt: skip
+
+
+class Scripted(Judge):
+    """A judge that says what a function says; keeps what it was asked."""
+
+    def __init__(self, told: Callable[[Row], Comparison] = longer) -> None:
+        super().__init__(None, None, None)  # type: ignore[arg-type]
+        self.told, self.calls = told, list[list[Row]]()
+        self.inside, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+
+    def compare_many(self, rows: Iterable[Row]) -> Iterator[Comparison]:
+        asked = list(rows)
+        self.calls.append(asked)
+        self.inside.set()
+        assert self.go_on.wait(30)
+        for number, (prompt, a, b) in enumerate(asked):
+            if a == "bad":
+                raise DataError("bad type", where=f"row {number}")
+            if a == "dead":
+                raise RuntimeError("the engine died")
+            yield self.told((prompt, a, b))
+
+
+def beats(a: str, b: str) -> float:
+    return 1 / (1 + math.exp(len(b) - len(a)))
+
+
+def test_a_sample_is_rewarded_by_how_often_it_beats_the_others_of_its_prompt() -> None:
+    judge = Scripted()
+    prompts = ["p", "q", "p", "q", "p"]
+    answers = ["1", "22", "333", "4444", "55555"]
+    rewards = GroupReward(judge, against="group")(prompts, answers)
+    assert rewards == pytest.approx(
+        [
+            (beats("1", "333") + beats("1", "55555")) / 2,
+            beats("22", "4444"),
+            (beats("333", "1") + beats("333", "55555")) / 2,
+            beats("4444", "22"),
+            (beats("55555", "1") + beats("55555", "333")) / 2,
+        ]
+    )
+    [asked] = judge.calls
+    assert len(asked) == 4 and {row[0] for row in asked} == {"p", "q"}, "all at once, each pair once"
+
+
+def test_the_same_text_is_a_tie_without_asking_and_a_lone_sample_is_worth_a_half() -> None:
+    judge = Scripted()
+    assert GroupReward(judge, against="group")(["p", "p", "q"], ["x", "x", "alone"]) == [0.5, 0.5, 0.5]
+    assert judge.calls == [[]]
+    rewards = GroupReward(judge, against="group")(["p"] * 3, ["x", "x", "long"])
+    assert rewards == pytest.approx([(0.5 + beats("x", "long")) / 2] * 2 + [beats("long", "x")])
+    assert judge.calls[1] == [("p", "x", "long")]
+
+
+def test_a_reference_is_what_each_sample_has_to_beat() -> None:
+    judge = Scripted()
+    reward = GroupReward(judge, against="reference", reference="gold")
+    given = reward(
+        ["p", "p", "q"], ["1", "22", "same"], gold=["333", "333", "same"], completion_ids=[[1]] * 3
+    )
+    assert given == pytest.approx([beats("1", "333"), beats("22", "333"), 0.5])
+    assert judge.calls == [[("p", "1", "333"), ("p", "22", "333")]]
+
+
+@pytest.mark.parametrize(("unread", "expected"), [(0.5, 0.5), (0.0, 0.0), (-1.0, -1.0)])
+def test_what_cannot_be_read_is_worth_what_the_caller_says(unread: float, expected: float) -> None:
+    reward = GroupReward(Scripted(), against="group", unread=unread)
+    assert reward(["p", "p"], ["what?", "that"]) == [expected, expected]
+    mixed = reward(["p"] * 3, ["what?", "1", "22"])
+    assert mixed == pytest.approx(
+        [expected, (expected + beats("1", "22")) / 2, (expected + beats("22", "1")) / 2]
+    )
+
+
+TEXTS = st.text("ab?", max_size=4)
+
+
+@given(st.lists(st.tuples(st.sampled_from("pqr"), TEXTS), max_size=12), st.randoms())
+def test_the_rewards_of_a_group_average_a_half_in_whatever_order_they_come(
+    samples: list[tuple[str, str]], draw: Any
+) -> None:
+    reward = GroupReward(Scripted(), against="group")
+
+    def rewarded(given: list[tuple[str, str]]) -> list[float]:
+        return reward([prompt for prompt, _ in given], [answer for _, answer in given])
+
+    found = rewarded(samples)
+    for prompt in "pqr":
+        group = [value for (of, _), value in zip(samples, found, strict=True) if of == prompt]
+        assert not group or math.fsum(group) / len(group) == pytest.approx(0.5)
+        assert all(0 <= value <= 1 for value in group)
+    order = list(range(len(samples)))
+    draw.shuffle(order)
+    assert rewarded([samples[i] for i in order]) == pytest.approx([found[i] for i in order])
+
+
+@given(st.lists(st.tuples(st.sampled_from("pq"), TEXTS), max_size=10))
+def test_no_pair_is_asked_twice_in_either_order(samples: list[tuple[str, str]]) -> None:
+    schedule = Schedule.of([p for p, _ in samples], [a for _, a in samples], [None] * len(samples))
+    pairs = [(prompt, frozenset((a, b))) for prompt, a, b in schedule.rows]
+    assert len(pairs) == len(set(pairs)) and all(len(texts) == 2 for _, texts in pairs)
+    of = {p: {a for q, a in samples if q == p} for p, _ in samples}
+    assert len(pairs) == sum(len(texts) * (len(texts) - 1) // 2 for texts in of.values())
+
+
+def test_messages_are_read_as_trl_hands_them_over() -> None:
+    judge = Scripted()
+    prompt = [{"role": "user", "content": "what"}]
+    shown = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what"}]}]
+    said = [{"role": "assistant", "content": "one"}]
+    tools = [
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "tool", "content": "7", "name": "t"},
+        {"role": "assistant", "content": [{"type": "text", "text": "seven"}]},
+        {"role": "tool", "content": "8", "name": "t"},
+    ]
+    rewards = GroupReward(judge, against="group")(
+        prompts=[prompt, shown], completions=[said, tools], completion_ids=[[1], [2]], trainer_state=object()
+    )
+    assert rewards == pytest.approx([beats("one", "seven"), beats("seven", "one")])
+    assert judge.calls == [[(prompt, "one", "seven")]]
+    silent = [{"role": "assistant", "content": None, "tool_calls": []}]
+    assert GroupReward(judge, against="reference", reference="gold")(
+        [prompt], [silent], gold=[said]
+    ) == pytest.approx([beats("", "one")])
+
+
+def test_its_name_tells_what_trl_logs() -> None:
+    assert GroupReward(Scripted(), against="group").__name__ == "judge_group"
+    assert GroupReward(Scripted(), against="reference", reference="g").__name__ == "judge_reference"
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({"against": "reference"}, "reference"),
+        ({"against": "group", "reference": "gold"}, "reference"),
+        ({"against": "mean"}, "against"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, Any], where: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        GroupReward(Scripted(), **options)
+    assert caught.value.where == where and caught.value.mend
+
+
+@pytest.mark.parametrize(
+    ("columns", "where"),
+    [({"silver": ["x"]}, "gold"), ({"gold": [None]}, "gold[0]"), ({"gold": [[]]}, "gold[0]")],
+)
+def test_a_column_without_a_reference_is_named(columns: dict[str, Any], where: str) -> None:
+    with pytest.raises(DataError) as caught:
+        GroupReward(Scripted(), against="reference", reference="gold")(["p"], ["a"], **columns)
+    assert caught.value.where == where
+
+
+def test_verl_asks_for_one_solution_or_for_a_batch() -> None:
+    judge = Scripted()
+    score = verl_score(judge)
+    info = {"question": "q", "index": 3}
+    one = score(
+        data_source="s", solution_str="22", ground_truth="1", extra_info=info, reward_router_address=None
+    )
+    assert one == pytest.approx(beats("22", "1"))
+    turns = np.array([{"role": "user", "content": "p"}], dtype=object)  # as a Parquet file gives a list
+    infos = np.array([info, {"prompt": turns}, {"prompt": "r", "question": None}], dtype=object)
+    many = score(
+        data_sources=np.array(["s"] * 3, dtype=object),
+        solution_strs=["22", "1", "what?"],
+        ground_truths=["1", "22", "4"],
+        extra_infos=infos,
+    )
+    assert many == pytest.approx([beats("22", "1"), beats("1", "22"), 0.5])
+    assert all(type(value) is float for value in [one, *many])
+    assert judge.calls[1] == [
+        ("q", "22", "1"),
+        ([{"role": "user", "content": "p"}], "1", "22"),
+        ("r", "what?", "4"),
+    ]
+    assert verl_score(judge, unread=0.0)("s", "what?", "4", info) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("given", "where"),
+    [
+        (("s", "a", "b", None), "extra_info[0]"),
+        (("s", "a", "b", {"index": 1}), "extra_info[0]"),
+        (("s", "a", None, {"question": "q"}), "ground_truth[0]"),
+        (("s", "a", 42, {"question": "q"}), "ground_truth[0]"),
+    ],
+)
+def test_verl_is_told_what_a_row_lacks(given: tuple[Any, ...], where: str) -> None:
+    with pytest.raises(DataError) as caught:
+        verl_score(Scripted())(*given)
+    assert caught.value.where == where and caught.value.mend
+
+
+def test_the_prompt_is_cut_off_the_front_of_openrlhfs_query() -> None:
+    assert responses(["pa", "p"], ["p", "p"]) == ["a", ""]
+    ends = ("<|im_end|>", "</s>")
+    assert responses(["p one<|im_end|>", "p two</s>", "p</s> cut"], ["p"] * 3, ends) == [
+        " one",
+        " two",
+        "</s> cut",
+    ]
+    with pytest.raises(DataError) as caught:
+        responses(["pa", "qa"], ["p", "p"])
+    assert caught.value.where == "query[1]" and caught.value.mend
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if done():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("it did not come to be")
+
+
+def held(judge: Scripted, shared: SharedJudge, asked: list[list[Row]]) -> list[Future[list[Comparison]]]:
+    """Have the thread be at a first batch while others are asked for; then let it go on."""
+    judge.go_on.clear()
+    judge.inside.clear()
+    first = shared.submit([("p", "1", "22")])
+    assert judge.inside.wait(30)
+    later = [shared.submit(rows) for rows in asked]
+    return [first, *later]
+
+
+def test_what_waits_is_judged_together() -> None:
+    judge = Scripted()
+    with SharedJudge(judge) as shared:
+        rows: list[list[Row]] = [[(f"p{n}", "a" * n, "b"), ("q", "a" * n, "bb")] for n in range(5)]
+        futures = held(judge, shared, rows)
+        assert shared.waiting == 5
+        judge.go_on.set()
+        assert [future.result(30) for future in futures[1:]] == [[longer(row) for row in job] for job in rows]
+        assert judge.calls == [[("p", "1", "22")], [row for job in rows for row in job]]
+        assert shared.counts == {"requests": 6, "comparisons": 11, "batches": 2}
+
+
+def test_a_bad_row_spoils_its_own_request_alone() -> None:
+    judge = Scripted()
+    with SharedJudge(judge) as shared:
+        good: list[Row] = [("p", "1", "22")]
+        futures = held(judge, shared, [good, [("p", "1", "2"), ("p", "bad", "2")], good, []])
+        judge.go_on.set()
+        assert futures[1].result(30) == futures[3].result(30) == [longer(good[0])]
+        assert futures[4].result(30) == []
+        with pytest.raises(DataError) as caught:
+            futures[2].result(30)
+        assert caught.value.where == "row 1", "counted among its own rows"
+
+
+def test_an_engine_that_fails_fails_those_who_asked_and_nobody_after() -> None:
+    judge = Scripted()
+    with SharedJudge(judge) as shared:
+        futures = held(judge, shared, [[("p", "1", "2")], [("p", "dead", "2")], [("p", "3", "4")]])
+        judge.go_on.set()
+        assert futures[1].result(30), "it was answered before"
+        for future in futures[2:]:
+            with pytest.raises(RuntimeError, match="died"):
+                future.result(30)
+        assert list(shared.compare_many([("p", "1", "22")])) == [longer(("p", "1", "22"))]
+
+
+def test_who_goes_away_is_not_judged() -> None:
+    judge = Scripted()
+    with SharedJudge(judge) as shared:
+        futures = held(judge, shared, [[("p", "gone", "2")], [("p", "stays", "2")]])
+        assert futures[1].cancel()
+        judge.go_on.set()
+        assert futures[2].result(30)
+        assert judge.calls[1] == [("p", "stays", "2")]
+
+
+def test_closing_ends_the_thread_and_cancels_what_waits() -> None:
+    judge = Scripted()
+    shared = SharedJudge(judge)
+    futures = held(judge, shared, [[("p", "1", "2")]])
+    closing = threading.Thread(target=shared.close)
+    closing.start()
+    wait_until(lambda: shared.waiting == 2)
+    judge.go_on.set()
+    closing.join(30)
+    assert not closing.is_alive() and futures[0].result(30)
+    with pytest.raises(CancelledError):
+        futures[1].result(30)
+    with pytest.raises(EngineError):
+        shared.submit([])
+
+
+def test_many_threads_get_what_each_asked_for() -> None:
+    judge = Scripted()
+    found: dict[int, Any] = {}
+    with SharedJudge(judge) as shared:
+
+        def rank(number: int) -> None:
+            answers = ["x" * (1 + (number * 7 + n * 3) % 11) for n in range(5)]
+            found[number] = (
+                shared.rank(f"p{number}", answers, method="swiss"),
+                Scripted().rank(f"p{number}", answers, method="swiss"),
+            )
+
+        threads = [threading.Thread(target=rank, args=(number,)) for number in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert len(found) == 16
+    for shared_ranking, own in found.values():
+        assert replace(shared_ranking, games=()) == replace(own, games=())
+
+
+def test_a_reward_function_that_is_loaded_from_a_file_says_what_the_environment_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    for name in ("REASONGENRM_URL", "REASONGENRM_RECIPE", "REASONGENRM_JUDGE"):
+        monkeypatch.delenv(name, raising=False)
+    spec = spec_from_file_location("custom_module", "src/reasongenrm/judge/verl.py")  # as verl does
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    asked = dict(data_source="s", solution_str="a", ground_truth="b", extra_info={"question": "q"})
+    with pytest.raises(ConfigError) as caught:
+        module.compute_score(**asked)
+    assert "REASONGENRM_URL" in caught.value.mend
+    monkeypatch.setenv("REASONGENRM_RECIPE", "configs/none.yaml")
+    with pytest.raises(
+        ReasonGenRMError
+    ) as missing:  # a failure is not kept: the next call sees the new environment
+        module.compute_score(**asked)
+    assert "none.yaml" in str(missing.value)

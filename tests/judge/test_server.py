@@ -1,0 +1,521 @@
+"""The judge behind HTTP: a real uvicorn server over a real engine, asked by many clients, good and bad."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.engines.vllm import VLLMEngine
+from reasongenrm.errors import ConfigError, DataError, EngineError
+from reasongenrm.judge.api import Judge
+from reasongenrm.judge.ask import Asking
+from reasongenrm.judge.remote import RemoteJudge
+from reasongenrm.judge.rewards import GroupReward
+from reasongenrm.judge.server import Limits, create_app, serve
+from reasongenrm.judge.sharing import Row, SharedJudge
+from reasongenrm.judge.verdicts import Asker, preference
+from reasongenrm.records import Comparison
+
+pytestmark = pytest.mark.engine
+
+SMALL = Limits(body=20_000, text=2000, turns=3, answers=4, queries=6)
+CLOSE = 1e-3
+"""What the composition of a batch does to a probability of the tiny model, and more."""
+
+
+class Watched(Judge):
+    """A judge that notes its calls, can be held at one, and fails on demand."""
+
+    calls: list[list[Row]]
+    inside: threading.Event
+    go_on: threading.Event
+
+    def compare_many(self, rows: Iterable[Row]) -> Iterator[Comparison]:
+        asked = list(rows)
+        self.calls.append(asked)
+        self.inside.set()
+        assert self.go_on.wait(60)
+        if any(a == "die" for _, a, _ in asked):
+            raise RuntimeError("/secret/path")
+        yield from super().compare_many(asked)
+
+
+@dataclass
+class Serving:
+    """A server, and the judge behind it."""
+
+    url: str
+    judge: Watched
+    shared: SharedJudge
+
+    def client(self, **options: Any) -> Any:
+        import httpx
+
+        return httpx.Client(base_url=self.url, trust_env=False, timeout=120, **options)
+
+    def post(self, path: str, body: Any, **options: Any) -> Any:
+        with self.client() as client:
+            return client.post(path, json=body, **options)
+
+    def ask(self, path: str, body: Any) -> Any:
+        answer = self.post(path, body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """The engine's thread stays in its first call until the end."""
+        self.judge.calls.clear()
+        self.judge.inside.clear()
+        self.judge.go_on.clear()
+        try:
+            yield
+        finally:
+            self.judge.go_on.set()
+
+    def wait_for(self, waiting: int) -> None:
+        assert self.judge.inside.wait(60)
+        wait_until(lambda: self.ask_health()["waiting"] == waiting)
+
+    def ask_health(self) -> Any:
+        with self.client() as client:
+            return client.get("/health").json()["counts"]
+
+
+def wait_until(done: Callable[[], bool]) -> None:
+    for _ in range(6000):
+        if done():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("it did not come to be")
+
+
+@contextmanager
+def running(app: Any) -> Iterator[str]:
+    """uvicorn in a thread, on a free port."""
+    import uvicorn
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(60)
+        listening.close()
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def judge(engine: VLLMEngine, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile) -> Watched:
+    asking = Asking(max_tokens=12, temperature=0, rescue=True, seed=17)
+    made = Watched(engine, Asker(asking, encoders["reason"], engine.max_model_len), toy_prompts)
+    made.calls, made.inside, made.go_on = [], threading.Event(), threading.Event()
+    made.go_on.set()
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(judge: Watched) -> Iterator[Serving]:
+    with SharedJudge(judge) as shared:
+        app = create_app(shared, model="tiny", limits=SMALL, ends=("<|im_end|>",))
+        with running(app) as url:
+            yield Serving(url, judge, shared)
+
+
+ROWS: list[Row] = [(f"count to {n}", " ".join(map(str, range(n))), "no" * n) for n in range(1, 13)]
+
+
+def body(row: Row) -> dict[str, Any]:
+    return {"prompt": row[0], "a": row[1], "b": row[2]}
+
+
+def same(told: dict[str, Any], comparison: Comparison) -> bool:
+    assert told["prob_a"] == pytest.approx(comparison.prob_a, abs=CLOSE)
+    return bool(
+        told["outcome"] == comparison.outcome
+        and told["prompt_tokens"] == comparison.prompt_tokens
+        and told["tokens"] == comparison.tokens
+        and told["problem"] is None
+    )
+
+
+def test_a_comparison_is_the_judges_own(server: Serving) -> None:
+    own = server.judge.compare(*ROWS[3])
+    told = server.ask("/compare", body(ROWS[3]))
+    assert set(told) == {"winner", "prob_a", "reason", "outcome", "prompt_tokens", "tokens", "problem"}
+    assert told["winner"] == own.winner and told["winner"] in ("A", "B", "tie") and same(told, own)
+    turns = [{"role": "user", "content": ROWS[3][0]}]
+    again = server.ask("/compare", {"messages": turns, "a": ROWS[3][1], "b": ROWS[3][2]})
+    assert again == told
+    scored = server.ask("/score", {"prompt": ROWS[3][0], "answer": ROWS[3][1], "reference": ROWS[3][2]})
+    assert scored.pop("score") == told["prob_a"] == preference(own) and scored == told
+
+
+def test_concurrent_clients_get_what_they_get_one_after_the_other(server: Serving) -> None:
+    one_by_one = [server.ask("/compare", body(row)) for row in ROWS]
+    with ThreadPoolExecutor(len(ROWS)) as pool:
+        together = list(pool.map(lambda row: server.ask("/compare", body(row)), ROWS))
+    for alone, among in zip(one_by_one, together, strict=True):
+        assert among["prob_a"] == pytest.approx(alone["prob_a"], abs=CLOSE)
+        assert [among[name] for name in ("outcome", "tokens", "prompt_tokens")] == [
+            alone[name] for name in ("outcome", "tokens", "prompt_tokens")
+        ]
+    assert len({told["prob_a"] for told in one_by_one}) > 6, "they are not all the same"
+
+
+def test_clients_that_wait_share_one_batch(server: Serving) -> None:
+    with ThreadPoolExecutor(len(ROWS)) as pool:
+        with server.held():
+            first = pool.submit(server.ask, "/compare", body(ROWS[0]))
+            server.wait_for(0)
+            later = [pool.submit(server.ask, "/compare", body(row)) for row in ROWS[1:8]]
+            ranked = pool.submit(server.ask, "/rank", {"prompt": "rank", "answers": ["x", "yy", "zzz"]})
+            server.wait_for(8)
+        assert [future.result(60)["outcome"] for future in (first, *later)]
+        assert len(ranked.result(60)["games"]) == 3
+    assert [len(call) for call in server.judge.calls] == [1, 7 + 3]
+
+
+def test_several_answers_are_ranked_as_the_judge_ranks_them(server: Serving) -> None:
+    answers = ["one", "two two", "three three three", "four"]
+    for method in ("round_robin", "knockout", "swiss"):
+        own = server.judge.rank("which", answers, method=method)  # type: ignore[arg-type]
+        told = server.ask("/rank", {"prompt": "which", "answers": answers, "method": method})
+        assert told["order"] == list(own.order) and told["unread"] == 0
+        assert told["ratings"] == pytest.approx(own.ratings, abs=0.01)
+        assert [(g["first"], g["second"]) for g in told["games"]] == [(g.first, g.second) for g in own.games]
+        assert told["prompt_tokens"] > 0 < told["tokens"]
+    best = server.ask("/best_of_n", {"prompt": "which", "answers": answers})
+    assert best["answer"] == answers[best["index"]] and best["index"] == best["order"][0]
+
+
+GOOD = body(ROWS[0])
+TURN = {"role": "user", "content": "q"}
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "status"),
+    [
+        ("/compare", {"prompt": "p", "a": "x"}, 422),
+        ("/compare", GOOD | {"extra": 1}, 422),
+        ("/compare", GOOD | {"a": 7}, 422),
+        ("/compare", GOOD | {"messages": [TURN]}, 422),
+        ("/compare", {"a": "x", "b": "y"}, 422),
+        ("/compare", {"messages": [{"role": "reason", "content": "q"}], "a": "x", "b": "y"}, 422),
+        ("/compare", {"messages": [TURN, TURN], "a": "x", "b": "y"}, 400),
+        ("/compare", {"messages": [], "a": "x", "b": "y"}, 400),
+        ("/compare", GOOD | {"prompt": "  "}, 400),
+        ("/compare", GOOD | {"a": "x" * 2001}, 413),
+        ("/compare", GOOD | {"prompt": "x" * 2001}, 413),
+        ("/compare", {"messages": [TURN] * 4, "a": "x", "b": "y"}, 413),
+        ("/compare", GOOD | {"a": "x" * 30_000}, 413),
+        ("/compare", [1, 2], 422),
+        ("/score", GOOD, 422),
+        ("/rank", {"prompt": "p", "answers": []}, 422),
+        ("/rank", {"prompt": "p", "answers": ["x"] * 5}, 413),
+        ("/rank", {"prompt": "p", "answers": ["x", "y"], "method": "guess"}, 422),
+        ("/best_of_n", {"prompt": "p", "answers": ["x", 1]}, 422),
+        ("/get_reward", {"query": ["pa"], "prompts": ["p", "q"]}, 422),
+        ("/get_reward", {"query": ["pa"], "prompts": ["p"]}, 400),
+        ("/get_reward", {"query": ["pa", "qb"], "prompts": ["p", "q"], "labels": ["", None]}, 400),
+        ("/get_reward", {"query": ["pa", "qb"], "prompts": ["p", "p"]}, 400),
+        ("/get_reward", {"query": ["p"] * 5, "prompts": ["p"] * 5}, 413),
+        ("/get_reward", {"query": ["p"] * 7, "prompts": ["p"] * 7, "labels": ["x"] * 7}, 413),
+        ("/nowhere", {}, 404),
+        ("/health", {}, 405),
+    ],
+)
+def test_a_bad_body_is_told_what_is_wrong(server: Serving, path: str, sent: Any, status: int) -> None:
+    before = server.ask_health()
+    answer = server.post(path, sent)
+    assert answer.status_code == status, answer.text
+    told = answer.json()
+    assert set(told) == {"error", "mend"} and told["error"] and "Traceback" not in answer.text
+    assert server.ask_health() == before, "the engine saw nothing of it"
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b"", "application/json", 422),
+        (b"\xff\xfe{}", "application/json", 400),
+        (json.dumps(GOOD).encode(), "text/plain", 422),
+        (b"[" * 15_000, "application/json", 400),
+    ],
+)
+def test_a_body_that_is_no_json_is_refused(server: Serving, raw: bytes, kind: str, status: int) -> None:
+    with server.client() as client:
+        answer = client.post("/compare", content=raw, headers={"Content-Type": kind})
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"error", "mend"}
+
+
+def test_half_of_a_surrogate_pair_is_a_question_mark(server: Serving) -> None:
+    with server.client() as client:
+        raw = json.dumps({"prompt": "p\ud800", "answers": ["\udfff", "?"]})
+        told = client.post("/best_of_n", content=raw, headers={"Content-Type": "application/json"}).json()
+    assert told["answer"] == "?" and server.judge.calls[-1] == [
+        ([{"role": "user", "content": "p?"}], "?", "?")
+    ]
+
+
+def test_a_body_without_a_length_is_cut_at_the_limit(server: Serving) -> None:
+    sent: list[int] = []
+
+    def endless() -> Iterator[bytes]:
+        for _ in range(1000):
+            sent.append(1)
+            yield b" " * 1000
+
+    with server.client() as client:
+        answer = client.post("/compare", content=endless(), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413 and "20000 bytes" in answer.json()["error"]
+
+
+def test_bad_requests_among_good_ones_spoil_nothing(server: Serving) -> None:
+    bad = [GOOD | {"prompt": ""}, GOOD | {"a": None}, {"messages": [TURN, TURN], "a": "x", "b": "y"}]
+    expected = [server.ask("/compare", body(row)) for row in ROWS[:4]]
+    with ThreadPoolExecutor(8) as pool:
+        with server.held():
+            first = pool.submit(server.post, "/compare", GOOD)
+            server.wait_for(0)
+            good = [pool.submit(server.ask, "/compare", body(row)) for row in ROWS[:4]]
+            refused = [pool.submit(server.post, "/compare", sent) for sent in bad]
+            assert [future.result(60).status_code for future in refused] == [400, 422, 400]
+            server.wait_for(4)
+        for future, told in zip(good, expected, strict=True):
+            assert future.result(60)["prob_a"] == pytest.approx(told["prob_a"], abs=CLOSE)
+        assert first.result(60).status_code == 200
+    assert len(server.judge.calls) == 2
+
+
+def test_an_answer_too_long_for_the_context_is_an_error_of_its_own(server: Serving) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        with server.held():
+            pool.submit(server.post, "/compare", GOOD)
+            server.wait_for(0)
+            long = pool.submit(server.ask, "/compare", GOOD | {"a": "1 2 3 " * 300})
+            server.wait_for(1)
+            short = threading.Thread(target=server.ask, args=("/compare", body(ROWS[1])))
+            short.start()
+            server.wait_for(2)
+        told = long.result(60)
+        short.join(60)
+    assert told["winner"] is None and told["outcome"] == "error" and told["problem"]
+
+
+def test_an_engine_that_fails_is_a_500_and_the_next_request_is_answered(server: Serving) -> None:
+    answer = server.post("/compare", GOOD | {"a": "die"})
+    assert answer.status_code == 500
+    assert answer.json() == {"error": "the server failed", "mend": "its log says why"}
+    assert server.ask("/compare", GOOD)["outcome"] == "ok"
+
+
+def test_a_client_that_goes_away_is_not_judged_and_nothing_breaks(server: Serving) -> None:
+    raw = json.dumps(GOOD | {"a": "nobody waits"}).encode()
+    head = (
+        b"POST /compare HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    )
+    host, port = server.url.removeprefix("http://").split(":")
+    with ThreadPoolExecutor(2) as pool:
+        with server.held():
+            first = pool.submit(server.ask, "/compare", GOOD)
+            server.wait_for(0)
+            with socket.create_connection((host, int(port))) as half:  # it hangs up in the midst of its body
+                half.sendall(head % len(raw) + raw[:10])
+            with socket.create_connection((host, int(port))) as leaving:
+                leaving.sendall(head % len(raw) + raw)
+                server.wait_for(1)
+            # The server sees the end of a connection before what is sent on a later one is judged.
+            last = pool.submit(server.ask, "/compare", body(ROWS[1]))
+            server.wait_for(2)
+        assert first.result(60)["outcome"] == last.result(60)["outcome"] == "ok"
+    assert [row[1] for call in server.judge.calls for row in call] == [GOOD["a"], ROWS[1][1]]
+
+
+def test_openrlhf_gets_rewards_by_reference_or_by_group(server: Serving) -> None:
+    prompts = ["p: ", "p: ", "q: "]
+    answers = ["one", "two two", "three"]
+    sent = {
+        "query": [p + a + "<|im_end|>" for p, a in zip(prompts, answers, strict=True)],
+        "prompts": prompts,
+    }
+    told = server.ask("/get_reward", sent | {"labels": ["", "", "gold"]})
+    assert [row[1:] for row in server.judge.calls[-1]] == [("one", "two two"), ("three", "gold")]
+    assert told["scores"] == told["rewards"] and told["extra_logs"] == {}
+    own = [
+        preference(server.judge.compare("p: ", "one", "two two")),
+        preference(server.judge.compare("q: ", "three", "gold")),
+    ]
+    assert None not in own
+    assert told["rewards"] == pytest.approx([own[0], 1 - (own[0] or 0), own[1]], abs=CLOSE)
+    alone = server.ask("/get_reward", {"query": ["q: three"], "prompts": ["q: "], "labels": ["gold"]})
+    assert alone["rewards"] == pytest.approx([own[1]], abs=CLOSE)
+    none = server.ask("/get_reward", {"query": [], "prompts": [], "labels": []})
+    assert none == {"rewards": [], "scores": [], "extra_logs": {}}, "as to the second of two servers"
+
+
+def test_a_key_is_wanted_where_one_is_set(judge: Watched) -> None:
+    import httpx
+
+    with SharedJudge(judge) as shared, running(create_app(shared, api_key="sésame-1")) as url:
+        right = {"Authorization": "Bearer sésame-1".encode()}
+        for headers in (
+            {},
+            {"Authorization": "Bearer"},
+            {"Authorization": "Bearer sesame-1"},
+            {"Authorization": b"\xff"},
+        ):
+            for method, path in (("GET", "/health"), ("POST", "/compare"), ("GET", "/openapi.json")):
+                answer = httpx.request(
+                    method, url + path, headers=headers, content=b"x" * 10, trust_env=False
+                )
+                assert answer.status_code == 401 and set(answer.json()) == {"error", "mend"}
+                assert answer.headers["WWW-Authenticate"] == "Bearer"
+        health = httpx.get(url + "/health", headers=right, trust_env=False)
+        assert health.status_code == 200 and health.json()["adapter"] is None
+        assert (
+            httpx.post(url + "/compare", headers=right, json=GOOD, trust_env=False, timeout=60).status_code
+            == 200
+        )
+
+
+def test_health_tells_model_and_counts(server: Serving) -> None:
+    before = server.ask_health()
+    server.ask("/best_of_n", {"prompt": "p", "answers": ["x", "y"]})
+    with server.client() as client:
+        told = client.get("/health").json()
+    assert (told["status"], told["model"], told["adapter"]) == ("ok", "tiny", None)
+    grown = {name: told["counts"][name] - before[name] for name in before}
+    assert grown == {"requests": 1, "comparisons": 1, "batches": 1, "waiting": 0}
+
+
+def test_a_trainer_elsewhere_asks_the_server(server: Serving) -> None:
+    remote = RemoteJudge(server.url + "/")
+    told = list(remote.compare_many(ROWS))
+    own = list(server.judge.compare_many(ROWS))
+    for there, here in zip(told, own, strict=True):
+        assert there.prob_a == pytest.approx(here.prob_a, abs=CLOSE) and there.tokens == here.tokens
+    prompt = [{"role": "user", "content": "p"}]
+    rewards = GroupReward(remote, against="group")([prompt] * 2, ["one", "two"])
+    assert sum(rewards) == pytest.approx(1) and rewards[0] != 0.5
+    with pytest.raises(DataError, match="empty"):
+        list(remote.compare_many([("", "a", "b")]))
+    with pytest.raises(EngineError, match="failed"):
+        list(remote.compare_many([("p", "die", "b")]))
+    with pytest.raises(EngineError, match="does not answer"):
+        list(RemoteJudge("http://127.0.0.1:9").compare_many(ROWS[:1]))
+
+
+def test_verl_asks_the_server_that_the_environment_names(
+    server: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REASONGENRM_URL", server.url)
+    spec = spec_from_file_location("custom_module", "src/reasongenrm/judge/verl.py")  # as verl loads it
+    assert spec and spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    info = {"question": ROWS[2][0]}
+    one = module.compute_score(
+        data_source="s", solution_str=ROWS[2][1], ground_truth=ROWS[2][2], extra_info=info
+    )
+    assert one == pytest.approx(preference(server.judge.compare(*ROWS[2])), abs=CLOSE)
+    many = module.compute_score(
+        data_sources=["s"] * 2,
+        solution_strs=[ROWS[2][1], ROWS[2][2]],
+        ground_truths=[ROWS[2][2]] * 2,
+        extra_infos=[info] * 2,
+    )
+    assert many == pytest.approx([one, 0.5], abs=CLOSE)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "203.0.113.7", "example.org", ""])
+def test_other_machines_are_not_let_in_without_a_key(judge: Watched, host: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        serve(judge, host)
+    assert "--allow-remote" in caught.value.mend
+
+
+def test_a_port_that_is_taken_and_a_key_that_is_missing_are_told(
+    judge: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="cannot listen"):
+        serve(judge, port=taken.getsockname()[1])
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    with pytest.raises(EngineError, match="JUDGE_KEY"):
+        serve(judge, api_key_env="JUDGE_KEY")
+
+
+SCRIPT = """
+import threading
+from reasongenrm.judge.api import Judge
+from reasongenrm.judge.server import serve
+from reasongenrm.records import Comparison
+
+class Slow(Judge):
+    def compare_many(self, rows):
+        for row in rows:
+            print("asked", flush=True)
+            threading.Event().wait(2)
+            yield Comparison("c", "A", 0.75, "", "ok", (), 1, 1)
+
+serve(Slow(None, None, None), port=0, api_key_env="JUDGE_KEY")
+print("closed in peace", flush=True)
+"""
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_when_what_was_asked_is_answered(kind: signal.Signals, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as errors, ThreadPoolExecutor(1) as pool:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=os.environ | {"JUDGE_KEY": "open-sesame"},
+        )
+        try:
+            assert process.stdout
+            url = process.stdout.readline().split()[-1]
+            assert url.startswith("http://127.0.0.1:")
+            monkey = pytest.MonkeyPatch()
+            monkey.setenv("JUDGE_KEY", "open-sesame")
+            remote = RemoteJudge(url, api_key_env="JUDGE_KEY")
+            monkey.undo()
+            asked = pool.submit(lambda: list(remote.compare_many([("p", "a", "b")])))
+            assert process.stdout.readline() == "asked\n"
+            process.send_signal(kind)
+            [comparison] = asked.result(60)
+            assert comparison.prob_a == 0.75
+            assert process.wait(60) == 0
+            said = process.stdout.read()
+        finally:
+            process.kill()
+            process.wait()
+            if process.stdout:
+                process.stdout.close()
+    assert "POST /compare" in said and said.endswith("closed in peace\n")
+    told = said + log.read_text()
+    assert "Finished server" in told and "sesame" not in told and "Traceback" not in told

@@ -1,0 +1,428 @@
+"""Ranking: tournaments that find the best, games that count for nobody, and ratings that agree with the literature."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+from reasongenrm.errors import ConfigError
+from reasongenrm.judge.tournament import Game, Ranking, _pairable, best_of_n, bradley_terry, elo, rank
+from reasongenrm.records import Comparison, unit_hash
+
+pytestmark = pytest.mark.unit
+
+quick = settings(max_examples=60, deadline=None)
+METHODS: tuple[Any, ...] = ("round_robin", "knockout", "swiss")
+RATINGS: tuple[Any, ...] = ("bradley_terry", "elo")
+
+
+def said(winner: Any, prob_a: float | None = None) -> Comparison:
+    outcome: Any = {None: "unparsed", "tie": "tie"}.get(winner, "ok")
+    return Comparison("game", winner, prob_a, "", outcome, (), 0, 0)
+
+
+def a_beats_b(times: int, first: int, second: int) -> list[Game]:
+    return [Game(first, second, said("A"))] * times
+
+
+class Judge:
+    """Says of each pair what `opinion` says, and remembers the rounds it was asked."""
+
+    def __init__(self, opinion: Callable[[int, int], Comparison]) -> None:
+        self.opinion = opinion
+        self.rounds: list[list[tuple[int, int]]] = []
+
+    def __call__(self, pairs: Sequence[tuple[int, int]]) -> list[Comparison]:
+        assert pairs, "an empty round is not asked"
+        self.rounds.append(list(pairs))
+        return [self.opinion(*pair) for pair in pairs]
+
+
+def consistent(strengths: Sequence[float], *, soft: bool = False) -> Judge:
+    def opinion(first: int, second: int) -> Comparison:
+        lead = strengths[first] - strengths[second]
+        return said("A" if lead > 0 else "B", 1 / (1 + math.exp(-lead)) if soft else None)
+
+    return Judge(opinion)
+
+
+def fickle(seed: int) -> Judge:
+    draw = random.Random(seed)
+    return Judge(lambda first, second: said(draw.choice(["A", "B", "tie", None])))
+
+
+def strengths(least: int, most: int) -> st.SearchStrategy[list[int]]:
+    return st.integers(least, most).flatmap(lambda n: st.permutations(range(n)))
+
+
+def pairs_of(games: Sequence[Game]) -> Counter[frozenset[int]]:
+    return Counter(frozenset((game.first, game.second)) for game in games)
+
+
+def ranked_fairly(ranking: Ranking, n: int, judge: Judge) -> None:
+    """What holds of every ranking, whoever judges."""
+    assert sorted(ranking.order) == list(range(n)) and len(ranking.ratings) == n
+    assert [(game.first, game.second) for game in ranking.games] == [
+        p for asked in judge.rounds for p in asked
+    ]
+    assert ranking.unread == sum(game.comparison.winner is None for game in ranking.games)
+    assert max(pairs_of(ranking.games).values(), default=1) == 1  # no rematch
+    if len(judge.rounds) > 1:
+        for asked in judge.rounds:
+            assert len({answer for pair in asked for answer in pair}) == 2 * len(
+                asked
+            )  # one game each per round
+
+
+@quick
+@given(strengths(2, 9), st.sampled_from(RATINGS), st.booleans())
+def test_a_round_robin_of_a_consistent_judge_gives_the_order_of_the_strengths(
+    strong: list[int], rating: Any, soft: bool
+) -> None:
+    judge, n = consistent(strong, soft=soft), len(strong)
+    ranking = rank(n, judge, rating=rating)
+    assert list(ranking.order) == sorted(range(n), key=lambda answer: -strong[answer])
+    assert len(ranking.games) == n * (n - 1) // 2 and len(judge.rounds) == 1
+    ranked_fairly(ranking, n, judge)
+
+
+@quick
+@given(strengths(2, 33), st.integers(0, 99))
+def test_the_best_answer_wins_a_knockout_in_one_game_fewer_than_there_are_answers(
+    strong: list[int], seed: int
+) -> None:
+    judge, n = consistent(strong), len(strong)
+    ranking = rank(n, judge, method="knockout", seed=seed)
+    assert ranking.order[0] == strong.index(n - 1) == best_of_n(n, consistent(strong), seed=seed)
+    assert ranking.order[1] in (ranking.games[-1].first, ranking.games[-1].second)  # the lost finalist
+    assert len(ranking.games) == n - 1 and len(judge.rounds) == math.ceil(math.log2(n))
+    ranked_fairly(ranking, n, judge)
+
+
+@quick
+@given(strengths(2, 17), st.integers(0, 99), st.sampled_from(RATINGS))
+def test_the_best_answer_comes_first_of_a_swiss_tournament(strong: list[int], seed: int, rating: Any) -> None:
+    judge, n = consistent(strong), len(strong)
+    ranking = rank(n, judge, method="swiss", rating=rating, seed=seed)
+    rounds = math.ceil(math.log2(n))
+    assert ranking.order[0] == strong.index(n - 1)
+    assert len(judge.rounds) == rounds and len(ranking.games) == rounds * (n // 2)
+    ranked_fairly(ranking, n, judge)
+
+
+@quick
+@given(st.integers(1, 24), st.integers(0, 99), st.data())
+def test_no_judge_can_bring_a_swiss_tournament_to_a_rematch_or_a_second_bye(
+    n: int, seed: int, data: st.DataObject
+) -> None:
+    rounds = data.draw(st.integers(1, (n + 1) // 2))
+    judge = fickle(seed)
+    ranking = rank(n, judge, method="swiss", rounds=rounds, seed=seed)
+    ranked_fairly(ranking, n, judge)
+    played = Counter(answer for game in ranking.games for answer in (game.first, game.second))
+    assert all(played[answer] in {rounds, rounds - n % 2} for answer in range(n))
+
+
+def test_a_long_swiss_tournament_of_many_answers_is_paired_at_once() -> None:
+    # Late rounds leave few free opponents: trying pairings one after the other would take years here.
+    judge = consistent(random.Random(0).sample(range(64), 64))
+    ranked_fairly(rank(64, judge, method="swiss", rounds=32), 64, judge)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 4), st.integers(0, 10**6), st.floats(0.3, 0.95))
+def test_whether_all_can_be_paired_agrees_with_trying_every_way(half: int, seed: int, share: float) -> None:
+    draw, m = random.Random(seed), 2 * half
+    met = np.eye(m, dtype=bool)
+    for one, other in combinations(range(m), 2):
+        met[one, other] = met[other, one] = draw.random() < share
+
+    def any_way(left: list[int]) -> bool:
+        return not left or any(
+            not met[left[0], other] and any_way([x for x in left[1:] if x != other]) for other in left[1:]
+        )
+
+    assert _pairable(list(range(m)), met) is any_way(list(range(m)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rating", RATINGS)
+def test_a_judge_that_never_answers_moves_nobody(method: Any, rating: Any) -> None:
+    judge = Judge(lambda first, second: said(None))
+    ranking = rank(6, judge, method=method, rating=rating, seed=4)
+    level = 0.0 if rating == "bradley_terry" else 1000.0
+    assert ranking.ratings == (level,) * 6 and ranking.unread == len(ranking.games) > 0
+    if method != "knockout":
+        assert ranking.order == tuple(range(6))  # all level: the lower index first
+    ranked_fairly(ranking, 6, judge)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_answers_that_are_all_level_keep_their_order(method: Any) -> None:
+    ranking = rank(7, Judge(lambda first, second: said("tie")), method=method)
+    assert ranking.ratings == pytest.approx([0.0] * 7, abs=1e-9) and ranking.unread == 0
+    if method != "knockout":
+        assert ranking.order == tuple(range(7))
+
+
+def test_equal_points_against_different_opponents_are_a_tie_in_a_round_robin() -> None:
+    # 1 beats 3, 3 beats 2, 2 beats 1, and all beat 0: equal but for rounding.
+    beaten = {1: (3, 0), 3: (2, 0), 2: (1, 0), 0: ()}
+    judge = Judge(lambda first, second: said("A" if second in beaten[first] else "B"))
+    assert rank(4, judge).order == (1, 2, 3, 0)
+    # Two pairs of equal points whose games differ: 0 and 3 have two, 1 and 2 have one.
+    beaten = {0: (1, 2), 1: (3,), 2: (1,), 3: (0, 2)}
+    ranking = rank(4, Judge(lambda first, second: said("A" if second in beaten[first] else "B")))
+    assert ranking.order == (0, 3, 1, 2)
+    assert ranking.ratings[0] == pytest.approx(ranking.ratings[3], abs=1e-9)
+
+
+@pytest.mark.parametrize("rate", [bradley_terry, elo])
+def test_an_unread_game_counts_for_nobody_and_not_as_a_tie(rate: Callable[..., list[float]]) -> None:
+    games = [*a_beats_b(3, 0, 1), *a_beats_b(1, 1, 2)]
+    assert rate([*games, Game(0, 2, said(None, 0.9))], 3) == rate(games, 3)
+    assert rate([*games, Game(0, 2, said("tie"))], 3) != pytest.approx(rate(games, 3), abs=0.01)
+
+
+def test_points_are_the_probability_where_there_is_one_and_else_the_verdict() -> None:
+    assert [Game(0, 1, said(winner)).points for winner in ("A", "tie", "B", None)] == [1, 0.5, 0, None]
+    assert [Game(0, 1, said(winner, 0.7)).points for winner in ("A", "tie", "B", None)] == [
+        0.7,
+        0.7,
+        0.7,
+        None,
+    ]
+    ranking = rank(
+        2, Judge(lambda first, second: said("A" if first == 0 else "B", 0.8 if first == 0 else 0.2))
+    )
+    # One game of 0.8 and half a virtual draw each: 0.8 + 1/4 = σ(2θ) + σ(θ)/2 for strengths ±θ.
+    theta = ranking.ratings[0]
+    assert 1 / (1 + math.exp(-2 * theta)) + 0.5 / (1 + math.exp(-theta)) == pytest.approx(1.05)
+    assert theta == pytest.approx(-ranking.ratings[1])
+
+
+def test_the_winner_goes_by_the_verdict_and_of_a_tie_by_the_probability() -> None:
+    given = [
+        ("A", None),
+        ("B", None),
+        ("A", 0.4),
+        ("tie", 0.6),
+        ("tie", 0.4),
+        ("tie", 0.5),
+        ("tie", None),
+        (None, 0.9),
+    ]
+    assert [Game(5, 8, said(*one)).winner for one in given] == [5, 8, 5, 5, 8, None, None, None]
+
+
+@quick
+@given(strengths(2, 17), st.integers(0, 9))
+def test_a_knockout_of_ties_goes_by_the_probability(strong: list[int], seed: int) -> None:
+    judge = Judge(lambda first, second: said("tie", 0.5 + (strong[first] - strong[second]) / 100))
+    assert best_of_n(len(strong), judge, seed=seed) == strong.index(len(strong) - 1)
+
+
+@quick
+@given(st.integers(2, 17), st.integers(0, 99), st.sampled_from([said(None), said("tie"), said("tie", 0.5)]))
+def test_in_a_knockout_the_earlier_seed_goes_on_where_the_judge_decides_nothing(
+    n: int, seed: int, undecided: Comparison
+) -> None:
+    ranking = rank(n, Judge(lambda first, second: undecided), method="knockout", seed=seed)
+    placed = sorted(range(n), key=lambda answer: unit_hash("placement", seed, answer))
+    assert list(ranking.order[:2]) == placed[:2]  # the first two seeds stand in different halves
+    byes = 2 ** math.ceil(math.log2(n)) - n
+    first_round = {
+        answer for game in ranking.games[: (n - byes) // 2] for answer in (game.first, game.second)
+    }
+    assert len(first_round) == n - byes
+    if byes:
+        assert ranking.order[0] not in first_round  # byes go to the first seeds
+    assert ranking.unread == (n - 1 if undecided.winner is None else 0)
+
+
+@pytest.mark.parametrize("method", ["knockout", "swiss"])
+def test_who_meets_whom_is_a_function_of_the_seed(method: Any) -> None:
+    def first_round(seed: int) -> set[frozenset[int]]:
+        judge = consistent(range(16))
+        rank(16, judge, method=method, seed=seed)
+        return {frozenset(pair) for pair in judge.rounds[0]}
+
+    assert first_round(1) == first_round(1)
+    met = Counter(pair for seed in range(300) for pair in first_round(seed))
+    assert (
+        len(met) == 120 and max(met.values()) < 3 * 20
+    )  # each of the 120 pairs is drawn, 20 times on average
+
+
+@pytest.mark.parametrize("n", [2, 5, 8])
+def test_each_answer_stands_first_in_half_of_its_games_and_a_pair_always_stands_the_same_way(n: int) -> None:
+    whole = rank(n, consistent(range(n))).games
+    firsts = Counter(game.first for game in whole)
+    assert all(abs(firsts[answer] - (n - 1) / 2) <= 0.5 for answer in range(n))
+    seats = {(game.first, game.second) for game in whole}
+    for method in ("knockout", "swiss"):
+        assert {(g.first, g.second) for g in rank(n, consistent(range(n)), method=method).games} <= seats  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_single_answer_is_ranked_without_asking(method: Any) -> None:
+    judge = consistent([1.0])
+    assert rank(1, judge, method=method) == Ranking((0,), (0.0,), (), 0)
+    assert rank(1, judge, method=method, rating="elo").ratings == (1000.0,)
+    assert best_of_n(1, judge) == 0 and judge.rounds == []
+
+
+@pytest.mark.parametrize(
+    ("n", "wrong", "names"),
+    [
+        (0, {}, "n: there is no answer"),
+        (3, {"method": "league"}, "method: unknown method 'league'.*swiss"),
+        (3, {"rating": "glicko"}, "rating: unknown rating 'glicko'.*elo"),
+        (3, {"rounds": 2}, "rounds: a round_robin has no number of rounds"),
+        (8, {"method": "swiss", "rounds": 0}, "rounds: 0 Swiss rounds of 8.*1 to 4"),
+        (7, {"method": "swiss", "rounds": 5}, "rounds: 5 Swiss rounds of 7.*1 to 4"),
+    ],
+)
+def test_what_cannot_be_played_is_refused_before_the_judge_is_asked(n: int, wrong: Any, names: str) -> None:
+    judge = consistent(range(9))
+    with pytest.raises(ConfigError, match=names):
+        rank(n, judge, **wrong)
+    assert judge.rounds == []
+
+
+def test_a_judge_that_leaves_out_a_game_is_found_out() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        rank(3, lambda pairs: [said("A")])
+
+
+@st.composite
+def some_games(draw: st.DrawFn) -> tuple[int, list[Game]]:
+    n = draw(st.integers(2, 7))
+    pair = st.permutations(range(n)).map(lambda order: order[:2])
+    share = st.floats(0, 1).map(lambda p: said("A" if p > 0.5 else "B", p))
+    verdict = st.sampled_from(["A", "B", "tie", None]).map(said)
+    games = draw(st.lists(st.tuples(pair, st.one_of(share, verdict)), max_size=30))
+    return n, [Game(i, j, comparison) for (i, j), comparison in games]
+
+
+@quick
+@given(some_games(), st.randoms(use_true_random=False))
+def test_bradley_terry_follows_the_names_and_forgets_the_order(played: Any, shuffler: random.Random) -> None:
+    n, games = played
+    names = list(range(n))
+    shuffler.shuffle(names)
+    renamed = [Game(names[game.first], names[game.second], game.comparison) for game in games]
+    shuffler.shuffle(renamed)
+    rated, again = bradley_terry(games, n), bradley_terry(renamed, n)
+    assert [again[names[answer]] for answer in range(n)] == pytest.approx(rated, abs=1e-7)
+    assert math.fsum(rated) == pytest.approx(0, abs=1e-9)
+
+
+def likeliest(games: Sequence[Game], n: int, prior: float) -> list[float]:
+    """The strengths by a general optimiser that is given nothing but the penalised likelihood."""
+    counted = [(game.first, game.second, game.points) for game in games if game.points is not None]
+
+    def cost(strong: Any) -> float:
+        games_cost = sum(
+            points * np.logaddexp(0, strong[j] - strong[i])
+            + (1 - points) * np.logaddexp(0, strong[i] - strong[j])
+            for i, j, points in counted
+        )
+        return float(games_cost + prior / 2 * (np.logaddexp(0, strong) + np.logaddexp(0, -strong)).sum())
+
+    found = minimize(cost, np.zeros(n), method="BFGS", options={"gtol": 1e-7}).x
+    return list(found - found.mean())
+
+
+@quick
+@given(some_games(), st.sampled_from([0.1, 0.5, 2.0]))
+def test_bradley_terry_agrees_with_an_optimiser_that_knows_only_the_likelihood(
+    played: Any, prior: float
+) -> None:
+    n, games = played
+    assert bradley_terry(games, n, prior=prior) == pytest.approx(likeliest(games, n, prior), abs=2e-4)
+
+
+def test_bradley_terry_arrives_where_a_whole_newton_step_overshoots() -> None:
+    chain = {(0, 1): 1, (1, 2): 1, (2, 3): 1, (3, 4): 5, (4, 5): 5, (6, 5): 1}
+    games = [game for (better, worse), times in chain.items() for game in a_beats_b(times, better, worse)]
+    strong = bradley_terry(games, 10, prior=0.01)
+    assert strong == pytest.approx(likeliest(games, 10, 0.01), abs=0.02)
+
+
+def test_bradley_terry_gives_the_published_strengths_of_four_journals() -> None:
+    # Citations among Biometrika, Communications in Statistics, JASA and JRSS-B (S. M. Stigler, Statistical Science 9,
+    # 1994; A. Agresti, Categorical Data Analysis, 2002, p. 448): a cited journal beats the one that cites it. The
+    # strengths relative to Biometrika's are those of H. Turner and D. Firth, J. Stat. Software 48(9), 2012, section 2.1.
+    citations = {
+        (0, 1): (730, 33), (0, 2): (498, 320), (0, 3): (221, 284),
+        (1, 2): (68, 813), (1, 3): (17, 276), (2, 3): (142, 325),
+    }  # fmt: skip
+    games = [
+        g for (i, j), (won, lost) in citations.items() for g in a_beats_b(won, i, j) + a_beats_b(lost, j, i)
+    ]
+    strong = bradley_terry(games, 4, prior=1e-6)
+    assert [value - strong[0] for value in strong[1:]] == pytest.approx([-2.9491, -0.4796, 0.2690], abs=5e-5)
+    assert bradley_terry(games, 4) == pytest.approx(
+        strong, abs=0.005
+    )  # the default prior hardly moves 3727 games
+
+
+def test_bradley_terry_of_two_is_the_log_odds_of_their_games() -> None:
+    strong = bradley_terry(a_beats_b(30, 0, 1) + a_beats_b(10, 1, 0), 2, prior=1e-6)
+    assert strong == pytest.approx([math.log(3) / 2, -math.log(3) / 2], abs=1e-5)
+
+
+@quick
+@given(some_games(), st.sampled_from([0.01, 0.5, 1.0]))
+def test_the_prior_keeps_an_unbeaten_answer_finite_and_above_all_it_met(played: Any, prior: float) -> None:
+    n, games = played
+    others = [game for game in games if 0 not in (game.first, game.second)]
+    met = sorted({game.first for game in others})
+    strong = bradley_terry(
+        others + [game for other in met for game in a_beats_b(1, 0, other)], n, prior=prior
+    )
+    assert all(map(math.isfinite, strong)) and all(strong[0] > strong[other] for other in met)
+
+
+def test_groups_that_never_met_are_held_together_by_the_prior() -> None:
+    strong = bradley_terry(a_beats_b(4, 0, 1) + a_beats_b(4, 2, 3), 5)
+    assert strong[0] == pytest.approx(strong[2]) and strong[1] == pytest.approx(strong[3])
+    assert strong[0] > strong[4] > strong[1] and strong[4] == pytest.approx(0, abs=1e-9)
+    with pytest.raises(ValueError, match="positive"):
+        bradley_terry([], 2, prior=0)
+
+
+@pytest.mark.parametrize("share", [0.6, 0.75, 0.9])
+def test_elo_of_two_nears_the_log_odds_of_their_games(share: float) -> None:
+    games = a_beats_b(round(2000 * share), 0, 1) + a_beats_b(round(2000 * (1 - share)), 1, 0)
+    first, second = elo(games, 2, k=2, passes=40)
+    assert first - second == pytest.approx(400 * math.log10(share / (1 - share)), abs=10)
+    # The same scale as Bradley-Terry's.
+    strong = bradley_terry(games, 2)
+    assert first - second == pytest.approx((strong[0] - strong[1]) * 400 / math.log(10), abs=10)
+
+
+def test_the_first_elo_game_of_equals_moves_half_of_k() -> None:
+    assert elo(a_beats_b(1, 0, 1), 3) == [1008.0, 992.0, 1000.0]
+    assert elo([Game(0, 1, said("B", 0.25))], 2, k=32, start=1500) == [1492.0, 1508.0]
+
+
+@quick
+@given(some_games(), st.randoms(use_true_random=False))
+def test_elo_forgets_the_order_of_the_games_and_keeps_the_mean(played: Any, shuffler: random.Random) -> None:
+    n, games = played
+    rated = elo(games, n)
+    assert math.fsum(rated) / n == pytest.approx(1000)
+    shuffler.shuffle(games)
+    assert elo(games, n) == rated

@@ -1,0 +1,193 @@
+"""Votes on one prompt, and verdicts on two orders: what they say together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.grammar import Grammar
+from reasongenrm.judge.ask import RESCUE, Asking
+from reasongenrm.judge.verdicts import Asker, combine_votes, compare_orders, decide
+from reasongenrm.records import Completion, JudgePrompt, Verdict
+
+pytestmark = pytest.mark.unit
+
+PROMPT = JudgePrompt("prompt", "pair", "AB", ({"role": "user", "content": "which ?"},), "A", "s")
+How = Literal["mean", "majority"]
+
+
+def vote(
+    winner: Any, prob: float | None = None, *, outcome: Any = None, order: Any = "AB", reason: str = ""
+) -> Verdict:
+    outcome = outcome or ("tie" if winner == "tie" else "ok" if winner else "unparsed")
+    return Verdict("x", "pair", order, winner, prob, outcome, reason or f"so {winner}", tokens=5)
+
+
+votes = st.lists(
+    st.one_of(
+        st.builds(lambda p: vote("A" if p > 0.5 else "B" if p < 0.5 else "tie", p), st.floats(0, 1)),
+        st.sampled_from([vote("A"), vote("B"), vote(None), vote(None, outcome="truncated")]),
+    ),
+    min_size=1,
+    max_size=7,
+)
+
+
+# --- votes
+
+
+@pytest.mark.parametrize(
+    ("given_votes", "how", "margin", "winner", "prob"),
+    [
+        ([vote("A", 0.9)], "mean", 0.0, "A", 0.9),
+        ([vote("A", 0.54)], "mean", 0.05, "tie", 0.54),
+        ([vote("A", 0.56)], "mean", 0.05, "A", 0.56),
+        ([vote("B")], "mean", 0.3, "B", None),
+        ([vote("A", 0.9), vote("B", 0.4), vote("B", 0.4)], "mean", 0.0, "A", 1.7 / 3),
+        ([vote("A", 0.9), vote("B", 0.4), vote("B", 0.4)], "majority", 0.0, "B", 1.7 / 3),
+        ([vote("A"), vote("B"), vote("A")], "mean", 0.0, "A", 2 / 3),
+        ([vote("A"), vote("B")], "majority", 0.0, "tie", 0.5),
+        ([vote(None), vote("B", 0.2), vote(None)], "mean", 0.0, "B", 0.2),
+    ],
+)
+def test_votes(given_votes: list[Verdict], how: How, margin: float, winner: str, prob: float | None) -> None:
+    found = combine_votes(PROMPT, given_votes, how, margin)
+    assert found.winner == winner and found.prob_a == (None if prob is None else pytest.approx(prob))
+    assert found.outcome == ("tie" if winner == "tie" else "ok")
+    assert found.id == "prompt" and found.tokens == 5 * len(given_votes)
+    assert found.votes == (tuple(v.winner for v in given_votes) if len(given_votes) > 1 else ())
+
+
+def test_votes_of_which_none_can_be_read_are_no_verdict() -> None:
+    found = combine_votes(PROMPT, [vote(None, outcome="truncated"), vote(None)], "mean", 0.0)
+    assert (found.winner, found.prob_a, found.outcome, found.tokens) == (None, None, "truncated", 10)
+
+
+def test_the_reason_is_of_a_vote_that_agrees() -> None:
+    found = combine_votes(PROMPT, [vote("B", 0.4, reason="b"), vote("A", 0.9, reason="a")], "mean", 0.0)
+    assert (found.winner, found.reason) == ("A", "a")
+
+
+@given(some=votes, how=st.sampled_from(["mean", "majority"]), margin=st.floats(0, 0.49))
+def test_votes_are_fair_to_both_letters(some: list[Verdict], how: How, margin: float) -> None:
+    turned: dict[Any, Any] = {"A": "B", "B": "A"}
+    other = [replace(v, winner=turned.get(v.winner, v.winner), prob_a=None if v.prob_a is None else 1 - v.prob_a) for v in some]  # fmt: skip
+    here, there = combine_votes(PROMPT, some, how, margin), combine_votes(PROMPT, other, how, margin)
+    assert (here.prob_a is None) == (there.prob_a is None)
+    if here.prob_a is not None and there.prob_a is not None:
+        assert here.prob_a + there.prob_a == pytest.approx(1)
+        if abs(abs(here.prob_a - 0.5) - margin) < 1e-9 or abs(here.prob_a - 0.5) < 1e-9:
+            return  # rounding decides
+    assert there.winner == turned.get(here.winner, here.winner) and here.outcome == there.outcome
+
+
+@pytest.mark.parametrize(
+    ("share", "margin", "side"),
+    [
+        (0.5, 0.0, "tie"),
+        (0.500001, 0.0, "A"),
+        (0.4, 0.0, "B"),
+        (0.4, 0.2, "tie"),
+        (0.75, 0.2, "A"),
+        (0.0, 0.49, "B"),
+    ],
+)
+def test_deciding(share: float, margin: float, side: str) -> None:
+    assert decide(share, margin) == side
+
+
+# --- orders
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "margin", "winner", "prob"),
+    [
+        ([vote("A", 0.9), vote("B", 0.2, order="BA")], 0.0, "A", 0.85),
+        ([vote("A", 0.9), vote("A", 0.6, order="BA")], 0.0, "A", 0.65),
+        ([vote("A", 0.6), vote("A", 0.9, order="BA")], 0.0, "B", 0.35),
+        ([vote("A", 0.6), vote("A", 0.9, order="BA")], 0.2, "tie", 0.35),
+        ([vote("A"), vote("A", order="BA")], 0.0, "tie", None),
+        ([vote("A"), vote("B", order="BA")], 0.0, "A", None),
+        ([vote("A", 0.8), vote(None, order="BA")], 0.0, "A", 0.8),
+        ([vote(None), vote("A", 0.7, order="BA")], 0.0, "B", pytest.approx(0.3)),
+        ([vote("A", 0.9), vote("A", None, order="BA")], 0.0, "tie", None),
+        ([vote("tie", 0.5)], 0.0, "tie", 0.5),
+    ],
+)
+def test_orders(verdicts: list[Verdict], margin: float, winner: str, prob: Any) -> None:
+    found = compare_orders("pair", verdicts, margin=margin, prompt_tokens=7)
+    assert found.winner == winner and found.prob_a == (None if prob is None else pytest.approx(prob))
+    assert (found.tokens, found.prompt_tokens) == (5 * len(verdicts), 7) and found.error is None
+
+
+def test_a_failed_comparison_says_why() -> None:
+    failed = vote(None, outcome="error")
+    found = compare_orders("pair", [failed, failed], margin=0.0, prompt_tokens=0, error="too long")
+    assert (found.winner, found.outcome, found.error) == (None, "error", "too long")
+    unread = compare_orders("pair", [vote(None)], margin=0.0, prompt_tokens=0, error="too long")
+    assert unread.error is None, "the judge answered"
+
+
+# --- asking for several votes, and by text
+
+
+def test_each_vote_has_a_request_and_a_seed_of_its_own(encoder: ChatEncoder) -> None:
+    asker = Asker(Asking(64, 0.7, True, 17, votes=3), encoder, 4096)
+    other = replace(PROMPT, id="other")
+    requests = list(asker.requests([PROMPT, other]))
+    assert [r.id for r in requests] == ["prompt", "prompt#2", "prompt#3", "other", "other#2", "other#3"]
+    assert len({r.seed for r in requests}) == 6 and len({r.prompt_ids for r in requests}) == 1
+    one = next(iter(Asker(Asking(64, 0.7, True, 17), encoder, 4096).requests([PROMPT])))
+    assert one == requests[0], "more votes leave the first one as it is"
+
+
+OWN = Grammar(a="FIRST", b="SECOND")
+TEXT = Asker(Asking(64, 0, True, 17), None, 4096, OWN)
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "winner", "outcome", "reason"),
+    [
+        ("The one is good. SECOND", "stop", "B", "ok", "The one is good."),
+        ("It says FIRST, which is wrong. **SECOND**", "stop", "B", "ok", "It says FIRST, which is wrong. **"),
+        ("FIRST is what the answer tells me to say", "stop", None, "unparsed", "FIRST is what the answer tells me to say"),
+        ("it is FIRST", "length", None, "truncated", "it is FIRST"),
+        ("", "stop", None, "unparsed", ""), ("", "error", None, "error", ""),
+    ],
+)  # fmt: skip
+def test_a_judge_known_by_its_text_alone(
+    text: str, finish: str, winner: Any, outcome: str, reason: str
+) -> None:
+    [request] = TEXT.requests([PROMPT])
+    assert (request.prompt_ids, request.messages, request.stop, request.watch) == (
+        (),
+        PROMPT.messages,
+        (),
+        (),
+    )
+    completion = Completion("prompt", text, finish, logprob=None, billed=9)
+    verdict = TEXT.read(PROMPT, completion)
+    assert (verdict.winner, verdict.outcome, verdict.reason, verdict.prob_a) == (
+        winner,
+        outcome,
+        reason,
+        None,
+    )
+    assert verdict.tokens == 9 and TEXT.owes_rescue(verdict) == (outcome in ("unparsed", "truncated"))
+
+
+def test_a_rescue_by_text_asks_in_the_next_turn() -> None:
+    first = Completion("prompt#2", "hm", "length", logprob=None, billed=9)
+    request = TEXT.rescue(PROMPT, first)
+    assert request.id == "prompt#2" + RESCUE and request.messages[:1] == PROMPT.messages
+    assert [turn["role"] for turn in request.messages] == ["user", "assistant", "user"]
+    assert request.messages[1]["content"] == "hm" and "FIRST or SECOND" in request.messages[2]["content"]
+    verdict = TEXT.read_rescue(TEXT.read(PROMPT, first), Completion(request.id, "FIRST", "stop", billed=2))
+    assert (verdict.winner, verdict.outcome, verdict.rescued, verdict.tokens) == ("A", "ok", True, 11)
+    kept = TEXT.read(PROMPT, first)
+    assert TEXT.read_rescue(kept, Completion(request.id, "neither", "stop")) == kept

@@ -1,0 +1,266 @@
+"""What a score hides: every number against a plain restatement of it, and by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reasongenrm.benchmarks.base import judge_result, scalar_result
+from reasongenrm.benchmarks.rewardbench import REWARDBENCH
+from reasongenrm.metrics.diagnostics import BIN_EDGES, Diagnostics, diagnose, probability_right
+from reasongenrm.metrics.intervals import wilson_interval
+from reasongenrm.records import PairResult, Row, Verdict
+from support.judged_run import judged, rows_of, scored
+
+pytestmark = pytest.mark.unit
+
+Said = tuple[str, str, float | None, bool]
+"""An order, a letter or an outcome, P(A), rescued."""
+
+
+def case(number: int, right: str, wrong: str, said: Sequence[Said]) -> tuple[Row, PairResult]:
+    """A row and what a judge said of it."""
+    row = Row.make("hep-go", [{"role": "user", "content": f"q{number}"}], [right], [wrong])
+    verdicts = [
+        Verdict(
+            f"v{number}{order}",
+            row.id,
+            order,  # type: ignore[arg-type]
+            what if what in ("A", "B", "tie") else None,  # type: ignore[arg-type]
+            p,
+            "ok" if what in ("A", "B") else what,  # type: ignore[arg-type]
+            "",
+            rescued,
+        )
+        for order, what, p, rescued in said
+    ]
+    return row, judge_result(row.id, row.subset, verdicts)
+
+
+def found(cases: Sequence[tuple[Row, PairResult]]) -> Diagnostics:
+    return diagnose([row for row, _ in cases], {result.pair_id: result for _, result in cases})
+
+
+def share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def close(one: float | None, other: float | None) -> bool:
+    return one is other is None or (
+        one is not None and other is not None and math.isclose(one, other, abs_tol=1e-9)
+    )
+
+
+def test_a_hand_made_judge() -> None:
+    cases = [
+        case(1, "long answer", "short", [("AB", "A", 0.9, False), ("BA", "B", 0.3, False)]),  # consistent
+        case(2, "long answer", "short", [("AB", "A", 0.8, False), ("BA", "A", 0.6, False)]),  # always A
+        case(3, "tiny", "a long answer", [("AB", "B", 0.2, False), ("BA", "B", 0.1, True)]),  # always B
+        case(4, "same", "size", [("AB", "unparsed", None, False), ("BA", "tie", 0.5, True)]),
+    ]
+    seen = found(cases)
+    assert seen.pairs == 4 and seen.both_read == 3
+    assert seen.consistency == 1 / 3 and seen.consistency_interval == wilson_interval(1, 3)
+    assert seen.position_bias == 3 / 6
+    assert (seen.first_preference, seen.second_preference) == (0.5, 0.5)
+    # Longer answer taken: twice in 1, once in 2, once in 3, of six; it is right in four of them.
+    assert close(seen.length_bias, 4 / 6 - 4 / 6)
+    assert (seen.longer_right_accuracy, seen.shorter_right_accuracy) == (0.75, 0.5)
+    assert (seen.unparsed, seen.tie, seen.rescued, seen.error) == (1 / 8, 1 / 8, 2 / 8, 0.0)
+    assert seen.calibrated == 4
+    probabilities = [(0.9 + 0.7) / 2, (0.8 + 0.4) / 2, (0.2 + 0.9) / 2, 0.5]
+    assert close(seen.brier, sum((1 - p) ** 2 for p in probabilities) / 4)
+    # Each in a bin of its own but the last two, 0.55 and 0.5: |hit - confidence| of each.
+    assert close(seen.ece, (0.2 + 0.4 + 0.45 + 0.5) / 4)
+    assert [b.n for b in seen.reliability] == [1, 1, 1, 0, 0, 0, 1, 0, 0, 0]
+    assert seen.reliability[3].confidence is seen.reliability[3].accuracy is None
+
+
+def test_a_judge_that_takes_the_longer_answer() -> None:
+    always = [
+        case(n, "x" * (5 if n % 4 == 0 else 1), "yyy", [("AB", "A" if n % 4 == 0 else "B", None, False)])
+        for n in range(8)
+    ]
+    seen = found(always)
+    assert seen.length_bias == 1 - 2 / 8
+    assert (seen.longer_right_accuracy, seen.shorter_right_accuracy) == (1.0, 0.0)
+    assert seen.consistency is seen.ece is seen.brier is None and seen.both_read == seen.calibrated == 0
+    assert seen.reliability == ()
+
+
+def test_a_scalar_head_has_no_orders() -> None:
+    rows = rows_of(["hep-go"], 3)
+    scores = [(2.0, 0.0), (1.0, 1.0), (math.nan, 0.0)]
+    results = {
+        row.id: scalar_result(row.id, row.subset, *pair) for row, pair in zip(rows, scores, strict=True)
+    }
+    seen = diagnose(rows, results)
+    assert seen.consistency is seen.position_bias is seen.first_preference is None
+    assert seen.calibrated == 2 and (seen.tie, seen.error, seen.rescued) == (1 / 3, 1 / 3, 0.0)
+    p = 1 / (1 + math.exp(-2))
+    assert close(seen.brier, ((1 - p) ** 2 + 0.25) / 2)
+    assert probability_right(scalar_result("p", "s", -1e9, 1e9)) < 1e-300  # type: ignore[operator]
+    assert probability_right(scalar_result("p", "s", 1e9, -1e9)) == 1.0
+
+
+def test_nothing_is_counted_of_nothing() -> None:
+    seen = diagnose([], {})
+    assert seen.pairs == 0 and seen.reliability == ()
+    assert all(value in (None, 0, ()) for value in asdict(seen).values())
+
+
+def test_a_row_of_several_answers_is_counted_by_comparison() -> None:
+    row = Row.make("s", [{"role": "user", "content": "q"}], ["right"], ["no", "longer wrong"])
+    results = judged([row], "m")
+    assert diagnose([row], results).pairs == len(results) == 2
+    with pytest.raises(KeyError):
+        diagnose([row], {})
+
+
+@st.composite
+def judgements(draw: st.DrawFn) -> list[tuple[Row, PairResult]]:
+    cases = []
+    for number in range(draw(st.integers(1, 12))):
+        if draw(st.integers(0, 5)) == 0:
+            row = Row.make(
+                "hep-go", [{"role": "user", "content": f"q{number}"}], ["r"], ["w" * draw(st.integers(0, 2))]
+            )
+            scores = draw(st.tuples(*[st.sampled_from([-800.0, -1.0, 0.0, 0.3, 2.0, 800.0])] * 2))
+            cases.append((row, scalar_result(row.id, row.subset, *scores)))
+            continue
+        orders = draw(st.sampled_from([("AB",), ("BA",), ("AB", "BA"), ("BA", "AB")]))
+        said: list[Said] = [
+            (
+                order,
+                draw(st.sampled_from(["A", "B", "tie", "unparsed", "truncated", "error"])),
+                draw(st.none() | st.sampled_from([0.0, 0.05, 0.3, 0.45, 0.5, 0.55, 0.7, 1.0]) | st.floats(0, 1)),
+                draw(st.booleans()),
+            )
+            for order in orders
+        ]  # fmt: skip
+        cases.append(case(number, "r" * draw(st.integers(0, 3)), "w" * draw(st.integers(0, 3)), said))
+    return cases
+
+
+def restated_calibration(results: Sequence[PairResult]) -> tuple[int, float | None, float | None, list[Any]]:
+    """ECE, Brier and the bins, one comparison at a time."""
+    bins: list[list[tuple[float, bool]]] = [[] for _ in range(10)]
+    errors = []
+    for result in results:
+        if result.scores:
+            difference = result.scores[0] - result.scores[1]
+            p = 1 / (1 + math.exp(-difference)) if difference > -700 else 0.0
+        else:
+            given = [v for v in result.verdicts if v.prob_a is not None]
+            if not given:
+                continue
+            p = sum(v.prob_a if v.order == "AB" else 1 - v.prob_a for v in given) / len(given)  # type: ignore
+        confidence = max(p, 1 - p)
+        at = next(b for b in range(10) if b == 9 or confidence < BIN_EDGES[b + 1])
+        bins[at].append((confidence, p > 0.5))
+        errors.append((1 - p) ** 2)
+    n = len(errors)
+    if not n:
+        return 0, None, None, []
+    ece = 0.0
+    for inside in bins:
+        if inside:
+            accuracy = sum(hit for _, hit in inside) / len(inside)
+            confidence = sum(c for c, _ in inside) / len(inside)
+            ece += len(inside) / n * abs(accuracy - confidence)
+    return n, ece, sum(errors) / n, [len(inside) for inside in bins]
+
+
+@settings(max_examples=100, deadline=None)
+@given(judgements())
+def test_calibration_restated(cases: list[tuple[Row, PairResult]]) -> None:
+    seen = found(cases)
+    n, ece, brier, sizes = restated_calibration([result for _, result in cases])
+    assert seen.calibrated == n and close(seen.ece, ece) and close(seen.brier, brier)
+    assert [b.n for b in seen.reliability] == sizes
+    for b in seen.reliability:
+        assert (b.n == 0) == (b.confidence is None) == (b.accuracy is None)
+        assert b.confidence is None or b.low - 1e-9 <= b.confidence <= b.high + 1e-9
+
+
+@settings(max_examples=100, deadline=None)
+@given(judgements())
+def test_orders_and_lengths_restated(cases: list[tuple[Row, PairResult]]) -> None:
+    seen = found(cases)
+    read = same = first = second = letters_a = letters = longer_taken = longer_right = choices = 0
+    credit: dict[int, list[float]] = {1: [], -1: []}
+    for row, result in cases:
+        right, wrong = (len(answer) for answer in row.answers)
+        side = (right > wrong) - (right < wrong)
+        picks = [v.winner for v in result.verdicts if v.winner in ("A", "B")]
+        letters += len(picks)
+        letters_a += picks.count("A")
+        if len(picks) == 2:
+            read += 1
+            if picks[0] != picks[1]:
+                same += 1
+            elif picks[0] == "A":
+                first += 1
+            else:
+                second += 1
+        took = [(v.winner == "A") == (v.order == "AB") for v in result.verdicts if v.winner in ("A", "B")]
+        if result.scores and result.scores[0] != result.scores[1]:
+            took = [result.scores[0] > result.scores[1]]
+        if side:
+            credit[side].append(result.credit)
+            choices += len(took)
+            longer_taken += sum(right_taken == (side == 1) for right_taken in took)
+            longer_right += len(took) * (side == 1)
+    assert seen.both_read == read and close(seen.consistency, share(same, read))
+    assert seen.consistency_interval == (wilson_interval(same, read) if read else None)
+    assert close(seen.position_bias, share(letters_a, letters))
+    assert close(seen.first_preference, share(first, first + second))
+    assert close(seen.second_preference, share(second, first + second))
+    assert close(seen.length_bias, share(longer_taken - longer_right, choices))
+    assert close(seen.longer_right_accuracy, share(sum(credit[1]), len(credit[1])))
+    assert close(seen.shorter_right_accuracy, share(sum(credit[-1]), len(credit[-1])))
+
+
+@settings(max_examples=100, deadline=None)
+@given(judgements())
+def test_outcomes_restated_and_all_of_it_is_json(cases: list[tuple[Row, PairResult]]) -> None:
+    seen = found(cases)
+    outcomes = [outcome for _, result in cases for outcome in result.outcomes]
+    for name in ("unparsed", "truncated", "error", "tie"):
+        assert getattr(seen, name) == outcomes.count(name) / len(outcomes)
+    assert seen.rescued == sum(v.rescued for _, r in cases for v in r.verdicts) / len(outcomes)
+    assert json.loads(json.dumps(asdict(seen), allow_nan=False))["pairs"] == len(cases)
+
+
+@settings(max_examples=40, deadline=None)
+@given(judgements(), st.randoms())
+def test_the_order_of_rows_and_results_changes_nothing(
+    cases: list[tuple[Row, PairResult]], draw: Any
+) -> None:
+    before = asdict(found(cases))
+    draw.shuffle(cases)
+    after = asdict(found(cases))
+    bins = (before.pop("reliability"), after.pop("reliability"))
+    assert [b["n"] for b in bins[0]] == [b["n"] for b in bins[1]]
+    assert all(
+        one == other or close(one, other) for one, other in zip(before.values(), after.values(), strict=True)
+    )
+
+
+def test_a_whole_benchmark_takes_a_blink() -> None:
+    rows = [row for subset, n in REWARDBENCH.published_rows.items() for row in rows_of([subset], n, 3)]
+    results = judged(rows, "m", words=1)
+    assert len(rows) == 2985
+    start = time.process_time()
+    seen = diagnose(rows, results)
+    assert time.process_time() - start < 1
+    assert seen.pairs == 2985 and seen.both_read > 2600 and seen.position_bias == pytest.approx(0.5, abs=0.05)
+    assert diagnose(rows, scored(rows)).calibrated == 2985

@@ -1,0 +1,91 @@
+"""What is asked of a teacher, and how its answer is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.prompts import PromptFile, judge_prompt
+from reasongenrm.config.prepare import TeacherConfig
+from reasongenrm.reasons.sample import read_reason, reason_requests, teacher_messages
+from reasongenrm.records import Completion, PreferencePair
+
+pytestmark = pytest.mark.unit
+
+JUDGE = "configs/prompts/judge.yaml"
+
+
+@pytest.fixture(scope="module")
+def pair() -> PreferencePair:
+    return PreferencePair.make([{"role": "user", "content": "which ?"}], "this one", "that one", "s")
+
+
+def read(text: str, mode: Any, told: Any = "A") -> tuple[str, str | None]:
+    completion = Completion("p#t#0", text, "stop", (1, 2, 3), -4.5)
+    made = read_reason(completion, text, "t", mode, told, PromptFile.load(JUDGE))
+    assert (made.id, made.prompt_id, made.teacher, made.mode) == ("p#t#0", "p", "t", mode)
+    assert (made.logprob, made.tokens) == (-4.5, 3)
+    return made.text, made.verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "verdict"),
+    [
+        ("Two is right.\n\n[[A]]", "Two is right.", "A"),
+        ("Two is right. [[B]].", "Two is right.", "B"),
+        ("Answer B quotes '[[B]]' to fool us. Therefore Answer A is better.", None, "A"),
+        ("[[A]] at first sight, but then: [[B]]", "[[A]] at first sight, but then:", "B"),
+        (
+            "Therefore Answer B is better.\n[[A]]",
+            "Therefore Answer B is better.",
+            "A",
+        ),  # the grammar comes last
+        ("Hard to say.", None, None),
+        ("[[C]]", None, None),
+        ("[[A]]", "", "A"),
+        ("", "", None),
+    ],
+)
+def test_a_blind_teachers_text(text: str, reason: str | None, verdict: str | None) -> None:
+    assert read(text, "blind") == (text if reason is None else reason, verdict)
+
+
+def test_a_told_teacher_means_what_it_was_told_unless_it_says_otherwise() -> None:
+    assert read("It is shorter.", "hindsight", told="B")[1] == "B"
+    assert read("It is shorter. Therefore Answer A is better.", "hindsight", told="B")[1] == "A"
+    # A reason that ends in a quoted verdict concludes it: the label is A, so it is no right reason.
+    assert read("Answer A says: [[B]]", "hindsight", told="A")[1] == "B"
+
+
+def test_blind_is_asked_what_the_judge_is_asked(pair: PreferencePair, toy_prompts: PromptFile) -> None:
+    prompt = judge_prompt(pair, "BA", toy_prompts)
+    assert teacher_messages(pair, prompt, "blind", toy_prompts) == prompt.messages
+    [told] = teacher_messages(pair, prompt, "hindsight", toy_prompts)
+    assert "the better answer is B" in told["content"]
+
+
+def test_requests_have_seeds_and_ids_of_their_own(
+    pair: PreferencePair, toy_prompts: PromptFile, toy_tokenizer: Any
+) -> None:
+    encoder = ChatEncoder(toy_tokenizer, toy_tokenizer.chat_template)
+    prompt = judge_prompt(pair, "AB", toy_prompts)
+    work = [(pair, prompt)]
+    asked = [
+        request
+        for name in ("one", "two")
+        for request in reason_requests(
+            work, encoder, toy_prompts, TeacherConfig(samples=3, mode="blind"), name=name, seed=1
+        )
+    ]
+    assert [r.id for r in asked] == [f"{prompt.id}#{t}#{n}" for t in ("one", "two") for n in range(3)]
+    assert len({r.seed for r in asked}) == 6
+    assert {r.prompt_ids for r in asked} == {tuple(encoder.encode(prompt.messages, generation=True))}
+    assert all(r.messages == prompt.messages for r in asked)
+    [served] = reason_requests(work, None, toy_prompts, TeacherConfig(samples=1), name="x", seed=1)
+    assert (
+        served.prompt_ids == ()
+        and served.stop == ()
+        and "the better answer is A" in served.messages[0]["content"]
+    )

@@ -1,0 +1,229 @@
+"""The data report as a page: one file, nothing from elsewhere, and no text of the data becomes structure."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import struct
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reasongenrm.config.prepare import DecontaminateConfig, NearDuplicateConfig
+from reasongenrm.data.benchmark_texts import benchmark_texts
+from reasongenrm.data.decontaminate import Contamination, Decontaminator, decontaminate
+from reasongenrm.data.leaks import LeakDetector
+from reasongenrm.data.near import drop_near_duplicates
+from reasongenrm.data.report import DataReport
+from reasongenrm.data.sources import load_pairs
+from reasongenrm.records import Drop, Message, PreferencePair
+from reasongenrm.report.data_page import page, write_report
+
+pytestmark = pytest.mark.unit
+
+EVIL = "<script>alert('x')</script>"
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """A page's text, headings, cells and tags; fails where a tag is not closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.cells: list[str] = []
+        self.titles: list[str] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(key, value or "") for key, value in attrs]
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag in ("td", "th"):
+            self.cells.append("")
+        if tag in ("h2", "h3"):
+            self.titles.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._open and self._open[-1] in ("td", "th"):
+            self.cells[-1] += data
+        if self._open and self._open[-1] in ("h2", "h3"):
+            self.titles[-1] += data
+
+
+def pair(chosen: str = "good", rejected: str = "bad", source: str = "s") -> PreferencePair:
+    return PreferencePair.make([Message(role="user", content="p")], chosen, rejected, source)
+
+
+def report_of(*pairs: PreferencePair, drops: tuple[Drop, ...] = ()) -> DataReport:
+    report = DataReport({"reason": 100})
+    for one in pairs:
+        report.seen(one.source)
+        report.kept(one, "eng")
+        report.placed(one.source, "A")
+        report.tokens("reason", len(one.chosen))
+    for drop in drops:
+        report.seen(drop.source)
+        report.dropped(drop)
+    return report
+
+
+def pictures(seen: Page) -> list[bytes]:
+    start = "data:image/png;base64,"
+    return [base64.b64decode(value[len(start) :]) for key, value in seen.attributes if key == "src"]
+
+
+def test_a_report_is_one_page_with_pictures(tmp_path: Path) -> None:
+    drop = Drop("f.jsonl:3", "s", "empty_answer", "The answer is empty; fill it.", "load")
+    whole = report_of(pair(), pair("x" * 300, "yy", "t"), drops=(drop,)).to_dict()
+    write_report(whole, tmp_path / "data.json", tmp_path / "data.html")
+    assert json.loads((tmp_path / "data.json").read_text(encoding="utf-8")) == whole
+    html = (tmp_path / "data.html").read_text(encoding="utf-8")
+    seen = Page(html)
+    assert "for every source: 3 = 2 + 1 in all" in seen.text
+    assert {"f.jsonl:3", "The answer is empty; fill it.", "empty_answer", "all sources"} <= set(seen.cells)
+    assert "Balance and length" in seen.titles and "Languages" in seen.titles
+    found = pictures(seen)
+    assert len(found) == 5  # drops, placement, lengths, languages, tokens
+    for png in found:
+        width, height = struct.unpack(">II", png[16:24])
+        assert png.startswith(b"\x89PNG") and width == 700 and height > 100
+    assert "script" not in seen.tags and "link" not in seen.tags
+    assert all(value.startswith("data:") for key, value in seen.attributes if key == "src")
+    assert all(value.startswith("#") for key, value in seen.attributes if key == "href")
+    assert not re.search(r"https?:|url\(|@import", re.sub(r"base64,[^\"]+", "", html))
+
+
+def test_text_of_the_data_stays_text() -> None:
+    drop = Drop(EVIL, EVIL, EVIL, f'{EVIL} {{{{ 7 * 7 }}}} "quoted" & $x$', EVIL)
+    report = report_of(pair(source=EVIL), pair(source="a$b_{c"), drops=(drop,))
+    report.section("leaks", leak_report(EVIL))
+    report.section(EVIL, {EVIL: EVIL, "table": [{EVIL: EVIL}], "deep": {EVIL: {"x": [1]}}})
+    seen = Page(page(report.to_dict()))
+    assert "script" not in seen.tags
+    assert seen.cells.count(EVIL) > 6
+    assert f'{EVIL} {{{{ 7 * 7 }}}} "quoted" & $x$' in seen.cells
+    assert "49" not in seen.text
+
+
+def leak_report(source: str) -> dict[str, Any]:
+    detector = LeakDetector()
+    for at in range(40):
+        one = pair(f"word{at} a", f"other{at} b {EVIL}", source)
+        detector.add(one)
+        detector.placed(one, "A")
+    return detector.to_dict()
+
+
+def test_leaks_are_said_loudly_and_their_absence_too() -> None:
+    report = report_of(pair())
+    report.section("leaks", leak_report("s"))
+    seen = Page(page(report.to_dict()))
+    assert ("class", "alarm") in seen.attributes and "suspected label leak(s)" in seen.text
+    assert "marker <script>" in seen.cells
+    calm = report_of(pair())
+    calm.section("leaks", LeakDetector().to_dict())
+    seen = Page(page(calm.to_dict()))
+    assert ("class", "alarm") not in seen.attributes and "No label leak was found." in seen.text
+
+
+def test_sections_of_any_form_are_shown() -> None:
+    report: dict[str, Any] = report_of(pair()).to_dict()
+    report["reasons"] = {
+        "sampled": 12345,
+        "share": 0.25,
+        "none": None,
+        "flag": True,
+        "dropped": {"giveaway": 3},
+        "teachers": {"big": {"kept": 1}, "small": {"kept": 2, "cost": 1.5}},
+        "deep": {"one": {"two": {"three": "bottom"}}},
+        "rows": [{"a": 1}, {"b": 2}],
+        "list": ["x", 2],
+        "nothing": {},
+    }
+    report["selection"] = ["plain"]
+    report["choices"] = "text"
+    seen = Page(page(report))
+    for cell in ("12,345", "0.25", "–", "yes", "giveaway", "big", "small", "1.5", "bottom", "x, 2"):
+        assert cell in seen.cells, cell
+    assert {"Reasons", "Teachers", "Deep", "One", "Selection", "Choices"} <= set(seen.titles)
+
+
+def test_an_empty_report_is_a_page() -> None:
+    seen = Page(page(DataReport().to_dict()))
+    assert "0 = 0 + 0 in all" in seen.text and "None." in seen.text
+
+
+def test_long_tables_are_cut_with_a_word_about_it() -> None:
+    report: dict[str, Any] = DataReport().to_dict()
+    report["reasons"] = {"rows": [{"n": at} for at in range(1000)]}
+    assert "… and 600 more rows: see the JSON beside this page" in Page(page(report)).cells
+
+
+def test_a_page_that_could_not_be_written_leaves_no_json(tmp_path: Path) -> None:
+    report: dict[str, Any] = DataReport().to_dict()
+    del report["total"]["length"]
+    with pytest.raises(KeyError):
+        write_report(report, tmp_path / "data.json", tmp_path / "data.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**12), 10**12)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.dictionaries(st.text(max_size=8), values, max_size=4))
+def test_any_json_is_a_well_formed_section(section: dict[str, Any]) -> None:
+    report = {"reasons": section}
+    seen = Page(page(report))
+    assert seen.titles[0] == "Reasons"
+    texts = [item for item in section.values() if isinstance(item, str) and item.strip()]
+    assert all(text.replace("\r\n", "\n").replace("\r", "\n") in seen.text for text in texts)
+    assert set(seen.tags) <= set("html head meta title style body h1 h2 h3 nav a div p".split()) | {
+        *("table", "thead", "tbody", "tr", "th", "td")
+    }
+
+
+def test_a_whole_run_over_real_pairs(shared: Path, tmp_path: Path) -> None:
+    report, detector = DataReport(), LeakDetector()
+    bench = shared / "benchmarks" / "rewardbench_llmbar.jsonl"
+    looked = Decontaminator(DecontaminateConfig(), [("llmbar", benchmark_texts(str(bench)))])
+    counts = Contamination(looked.read)
+    rows = report.watch(load_pairs(str(shared / "preferences" / "real_pairs_skywork_schema.jsonl")))
+    pairs = (row for row in rows if isinstance(row, PreferencePair))
+    distinct = drop_near_duplicates(pairs, NearDuplicateConfig(), report.dropped)
+    for one in decontaminate(distinct, looked, report.dropped, counts.add):
+        report.kept(one)
+        detector.add(one)
+    report.section("leaks", detector.to_dict())
+    report.section("contamination", counts.to_dict())
+    whole = report.to_dict()
+    assert whole["total"]["dropped_by_stage"]["clean"]["near_duplicate"] == 10
+    assert whole["total"]["dropped_by_stage"]["clean"]["contaminated_prompt"] >= 5
+    write_report(whole, tmp_path / "data.json", tmp_path / "data.html")
+    seen = Page((tmp_path / "data.html").read_text(encoding="utf-8"))
+    assert {"Label leaks", "Contamination", "Matches"} <= set(seen.titles)
+    assert "llmbar" in seen.cells

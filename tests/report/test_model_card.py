@@ -1,0 +1,200 @@
+"""The model card: what the Hub's own reader finds in it, and that no text of the run becomes structure."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reasongenrm.benchmarks.rewardbench import score
+from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.report.model_card import write_model_card
+from reasongenrm.report.run_files import read_run
+from reasongenrm.store import write_json
+from support.judged_run import judged, rows_of, toy_run, write_run
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy run with what stage 2 tells of one judge's training."""
+    made = toy_run(tmp_path_factory.mktemp("runs") / "toy", each=6)
+    told = {"records": 2650, "tokens_seen": 900997, "steps": 319, "final_loss": 0.03818}
+    write_json(made / "judges" / "reasongenrm" / "training.json", told)
+    return made
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """A run folder to spoil."""
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def front_and_body(text: str) -> tuple[dict[str, Any], str]:
+    _, front, body = text.split("---\n", 2)
+    return yaml.safe_load(front), body
+
+
+def blocks(body: str, language: str) -> list[str]:
+    return re.findall(rf"^(?:`{{3,}}){language}\n(.*?)\n`{{3,}}$", body, re.DOTALL | re.MULTILINE)
+
+
+def change(path: Path, edit: Any) -> None:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    edit(value)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def test_the_hub_reads_the_scores_from_it(folder: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    path = write_model_card(folder, "reasongenrm")
+    assert path == folder / "judges" / "reasongenrm" / "README.md"
+    data = ModelCard.load(path).data
+    assert data.base_model == "Qwen/Qwen2.5-7B-Instruct" and data.library_name == "peft"
+    assert data.pipeline_tag == "text-generation" and "reward-model" in data.tags
+    assert data.model_name == "toy-reasongenrm"
+    real = score(read_run(folder).benchmarks[0].models[2].results.values())
+    told = {result.metric_name: result.metric_value for result in data.eval_results}
+    assert told["score (%)"] == round(100 * real.score, 2) and told["strict (%)"] == round(
+        100 * real.strict, 2
+    )
+    sections = {f"{name} (%)": round(100 * (share or 0), 2) for name, share in real.sections.items()}
+    assert sections.items() <= told.items()
+    assert {result.dataset_type for result in data.eval_results} == {
+        "rewardbench"
+    }  # a local file has no hub id
+    assert {result.metric_type for result in data.eval_results} == {"accuracy"}
+
+
+def test_it_says_what_the_judge_is_was_taught_and_cannot_do(folder: Path) -> None:
+    _, body = front_and_body(write_model_card(folder, "reasongenrm").read_text(encoding="utf-8"))
+    assert "# toy-reasongenrm\n" in body and "reasons first" in body
+    assert "| | base | reasongenrm | scalar |" in body and "genrm |" not in body.replace("reasongenrm |", "")
+    for fact in (
+        "Training records: 2,650",
+        "Training tokens: 900,997",
+        "Optimiser steps: 319",
+        "0.03818 nats",
+    ):
+        assert fact in body, fact
+    assert "Skywork/Skywork-Reward-Preference-80K-v0.2" in body
+    assert "same answer in both orders" in body and "is a toy benchmark" in body
+    [recipe] = blocks(body, "yaml")
+    told = yaml.safe_load(recipe)
+    assert told["train"]["lora"] == {"r": 64, "lora_alpha": 128} and list(told["judges"]) == ["reasongenrm"]
+
+
+def test_a_judge_that_gives_the_verdict_alone(folder: Path) -> None:
+    text = write_model_card(folder, "genrm").read_text(encoding="utf-8")
+    front, body = front_and_body(text)
+    assert "judge-template-direct" in front["tags"] and "without a reason" in body
+    assert "Training records" not in body  # nothing is known of it, and nothing is made up
+
+
+def test_the_code_in_it_calls_what_is_there(folder: Path) -> None:
+    [code] = blocks(write_model_card(folder, "reasongenrm").read_text(encoding="utf-8"), "python")
+    tree = ast.parse(code)
+    [imported] = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    judge = getattr(importlib.import_module(str(imported.module)), imported.names[0].name)
+    calls = {
+        node.func.attr: node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    load, compare = calls["from_pretrained"], calls["compare"]
+    inspect.signature(judge.from_pretrained).bind(
+        *[ast.literal_eval(arg) for arg in load.args],
+        **{k.arg or "": ast.literal_eval(k.value) for k in load.keywords},
+    )
+    inspect.signature(judge.compare).bind(None, *[ast.literal_eval(arg) for arg in compare.args])
+    said = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "said"
+    }
+    from reasongenrm.records import Comparison
+
+    assert said == {"winner", "prob_a", "reason"} <= set(Comparison.__slots__)
+
+
+def test_the_same_folder_gives_the_same_card(folder: Path, tmp_path: Path) -> None:
+    before = write_model_card(folder, "genrm").read_bytes()
+    assert write_model_card(shutil.copytree(folder, tmp_path / "moved"), "genrm").read_bytes() == before
+
+
+def test_a_published_benchmark_keeps_its_hub_id_and_says_that_it_is_partial(tmp_path: Path) -> None:
+    rows = rows_of(["hep-go", "donotanswer"], 3)
+    made = write_run(tmp_path / "r", {"rewardbench": (rows, {"genrm": judged(rows, "genrm")})})
+    front, body = front_and_body(write_model_card(made, "genrm").read_text(encoding="utf-8"))
+    [result] = front["model-index"][0]["results"]
+    assert result["dataset"] == {"name": "RewardBench, partial", "type": "allenai/reward-bench"}
+    assert [metric["name"] for metric in result["metrics"]][:3] == [
+        "score (%)",
+        "Reasoning (%)",
+        "Safety (%)",
+    ]
+    assert "was judged in part" in body and "toy" not in body
+
+
+def test_names_and_paths_are_escaped(copy: Path) -> None:
+    evil = "<script>*x*</script>\n---\n# heading | `code` [a](b)"
+
+    def recipe(manifest: dict[str, Any]) -> None:
+        manifest["recipe"]["model"] |= {"path": evil, "revision": "'); import os #"}
+        manifest["recipe"]["data"]["sources"] = [{"path": evil + "\n```\n````\nout"}]
+        manifest["git"] = evil
+
+    change(copy / "manifest" / "evaluate.json", recipe)
+    change(copy / "scores.json", lambda scores: scores.update(run=evil))
+    text = write_model_card(copy, "reasongenrm").read_text(encoding="utf-8")
+    front, body = front_and_body(text)
+    flat = " ".join(evil.split())
+    assert front["base_model"] == flat and front["model-index"][0]["name"] == f"{flat}-reasongenrm"
+    outside = re.sub(r"^(`{3,})\w+\n.*?\n\1$", "", body, flags=re.DOTALL | re.MULTILINE)
+    assert "<script" not in outside.replace("\\<", "") and "\n# heading" not in outside
+    assert "import os" in outside and "```" not in outside
+    code = re.search(r"^(`{3,})python\n(.*?)\n\1$", body, re.DOTALL | re.MULTILINE)
+    assert code is not None
+    assert [type(node).__name__ for node in ast.parse(code[2]).body] == ["ImportFrom", "With"]
+    block = re.search(r"^(`{3,})yaml\n(.*?)\n\1$", body, re.DOTALL | re.MULTILINE)
+    assert block is not None and yaml.safe_load(block[2])["data"]["sources"][0]["path"].startswith("<script>")
+
+
+def test_folders_and_servers_of_this_machine_stay_out(copy: Path) -> None:
+    def recipe(manifest: dict[str, Any]) -> None:
+        manifest["recipe"]["model"]["path"] = "/srv/someone/models/base"
+        manifest["settings"]["files"]["/srv/someone/models/base"] = "0123456789abcdef"
+        server = {
+            "kind": "openai",
+            "urls": ["http://10.1.2.3:8000/v1"],
+            "model": "teacher",
+            "api_key_env": "KEY",
+        }
+        manifest["recipe"]["teachers"] = {"fleet": {"mode": "blind", "server": server}}
+
+    change(copy / "manifest" / "evaluate.json", recipe)
+    text = write_model_card(copy, "reasongenrm").read_text(encoding="utf-8")
+    assert "someone" not in text and "10.1.2.3" not in text and "KEY" not in text
+    assert "base_model: base\n" in text and "put its hub id here" in text and "model: teacher" in text
+
+
+def test_what_cannot_be_written_is_said(copy: Path) -> None:
+    with pytest.raises(ConfigError, match="no judge 'nobody'") as caught:
+        write_model_card(copy, "nobody")
+    assert "reasongenrm" in caught.value.mend
+    (copy / "judges" / "reasongenrm" / "training.json").write_text("{", encoding="utf-8")
+    with pytest.raises(DataError, match="broken"):
+        write_model_card(copy, "reasongenrm")
+    (copy / "scores.json").unlink()
+    with pytest.raises(DataError, match="file not found"):
+        write_model_card(copy, "genrm")

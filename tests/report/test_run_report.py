@@ -1,0 +1,323 @@
+"""The report of a run folder: rebuilt from its files alone, the same bytes each time, and text stays text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import socket
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reasongenrm.benchmarks.base import judge_result
+from reasongenrm.benchmarks.rewardbench import REWARDBENCH, score
+from reasongenrm.errors import DataError
+from reasongenrm.metrics.diagnostics import diagnose, probability_right
+from reasongenrm.metrics.intervals import wilson_interval
+from reasongenrm.records import PairResult, Row, Verdict
+from reasongenrm.report.pages import LONGEST, embedded_json, payload, row_outcome, shorten
+from reasongenrm.report.run_files import read_run
+from reasongenrm.report.run_report import write_report
+from reasongenrm.report.run_table import lines, section_estimates, subset_estimates
+from support.html_pages import Page
+from support.judged_run import EVIL_ANSWER, EVIL_PROMPT, evil_row, judged, rows_of, scored, toy_run, write_run
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy run with its report."""
+    made = toy_run(tmp_path_factory.mktemp("runs") / "toy", each=6)
+    assert write_report(made) == made / "report.html"
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path) -> Page:
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    made = [folder / "report.html", folder / "report.md", *sorted((folder / "plots").iterdir())]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in made}
+
+
+def test_the_same_folder_gives_the_same_bytes_wherever_it_lies(folder: Path, tmp_path: Path) -> None:
+    before = files(folder)
+    moved = shutil.copytree(folder, tmp_path / "elsewhere")
+    for name in before:
+        (moved / name).unlink()
+    write_report(moved)
+    assert files(moved) == before
+    assert sorted(before)[:4] == [
+        f"plots/toy-{name}.png" for name in ("bias", "reliability", "sections", "subsets")
+    ]
+    assert str(folder).encode() not in before["report.html"]
+
+
+def test_it_is_one_page_that_asks_the_network_for_nothing(
+    folder: Path, page: Page, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pictures = page.values("img", "src")
+    assert len(pictures) == 4
+    for source in pictures:
+        png = base64.b64decode(source.removeprefix("data:image/png;base64,"), validate=True)
+        width, height = struct.unpack(">II", png[16:24])
+        assert png.startswith(b"\x89PNG") and width == 700 and height > 100
+    assert page.values("link", "href") == ["data:,"] and page.values("script", "src") == []
+    assert all(value.startswith("#") for value in page.values("a", "href"))
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert not re.search(
+        r"https?:|url\(|@import|innerHTML|insertAdjacent|document\.write", html.split("application/json")[0]
+    )
+    assert not re.search(
+        r"innerHTML|insertAdjacent|document\.write|eval\(|fetch\(", page.inside["script"][-1]
+    )
+
+    def no_network(*_: Any) -> None:
+        raise AssertionError("the report reached for the network")
+
+    monkeypatch.setattr(socket.socket, "connect", no_network)
+    write_report(shutil.copytree(folder, tmp_path / "again"))
+
+
+def test_the_policy_allows_this_script_and_this_style_alone(page: Page) -> None:
+    [policy] = page.values("meta", "content")[:1]
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == "'none'" and rules["img-src"] == "data:"
+    for kind, rule in (("script", "script-src"), ("style", "style-src")):
+        digest = hashlib.sha256(page.inside[kind][-1].encode()).digest()
+        assert rules[rule] == f"'sha256-{base64.b64encode(digest).decode()}'"
+    assert len(page.inside["style"]) == 1 and page.values("script", "type") == ["application/json"]
+
+
+def test_text_of_the_run_stays_text(folder: Path, page: Page) -> None:
+    assert len(page.inside["script"]) == 2  # the rows and the one script
+    data = json.loads(page.inside["script"][0])
+    [evil] = [row for row in data["rows"] if EVIL_ANSWER in row["answers"]]
+    assert evil["turns"] == [["user", EVIL_PROMPT]]
+    assert not re.search("[<>&\u2028\u2029]", page.inside["script"][0])
+    assert "<i>toy</i>" in page.cells and "b" not in page.tags and "i" not in page.tags
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    assert "<" not in markdown.replace("\\<", "")
+
+
+def test_a_hostile_name_in_scores_json_stays_text(folder: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(folder, tmp_path / "evil")
+    scores = json.loads((moved / "scores.json").read_text(encoding="utf-8"))
+    scores["run"] = "<script>1</script> | {{ 7 * 7 }}"
+    scores["benchmarks"]["toy"]["path"] = "<img src=x> \ud800 `x`"
+    for model in scores["benchmarks"]["toy"]["models"].values():
+        model["score"]["benchmark"] = "$<b>$ | name"
+    (moved / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    html = write_report(moved).read_text(encoding="utf-8")
+    seen = Page(html)
+    assert len(seen.inside["script"]) == 2 and len(seen.values("img", "src")) == 4 and "b" not in seen.tags
+    assert "&lt;script&gt;1&lt;/script&gt; | {{ 7 * 7 }}" in html
+    markdown = (moved / "report.md").read_text(encoding="utf-8")
+    assert "# \\<script>1\\</script> \\| {{ 7 \\* 7 }}" in markdown
+
+
+def test_the_table_holds_the_scores_of_the_metric_itself(folder: Path, page: Page) -> None:
+    [benchmark] = read_run(folder).benchmarks
+    assert [model.name for model in benchmark.models] == ["base", "genrm", "reasongenrm", "scalar"]
+    for at, model in enumerate(benchmark.models):
+        real = score(model.results.values())
+        cells = {line.label: line.cells[at] for line in lines(benchmark)}
+        assert cells["score [95%]"].startswith(f"{100 * real.score:.1f} [{100 * real.interval[0]:.1f}, ")
+        assert cells["score [95%]"].endswith("]‡")
+        assert cells["strict"] == f"{100 * real.strict:.1f}" and cells["n"] == str(real.counts.n)
+        outcomes = ("correct", "wrong", "tie", "unparsed", "truncated", "error")
+        assert sum(int(cells[name]) for name in outcomes) == real.counts.n
+        found = diagnose(benchmark.rows, model.results)
+        assert model.diagnostics == found
+        assert (
+            cells["ECE"] == f"{found.ece:.3f}"
+            and cells["length bias"] == f"{100 * (found.length_bias or 0):+.1f}"
+        )
+        assert set(cells.values()) <= set(page.cells)
+    labels = [line.label for line in lines(benchmark)]
+    assert labels[:5] == [
+        "score [95%]",
+        *(f"{name} [95%]" for name in ("Chat", "Chat Hard", "Safety", "Reasoning")),
+    ]
+    scalar = {line.label: line.cells[3] for line in lines(benchmark)}
+    assert scalar["consistency [95%]"] == scalar["share of A"] == scalar["sampled tokens"] == "–"
+    assert "1 more could not be read" in (folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_the_rows_hold_what_every_model_said(folder: Path, page: Page) -> None:
+    [benchmark] = read_run(folder).benchmarks
+    data = json.loads(page.inside["script"][0])
+    assert data == json.loads(json.dumps(payload(benchmark)))
+    assert len(data["rows"]) == len(data["pairs"]) == benchmark.count == 25
+    for pair, row in zip(data["pairs"], benchmark.rows, strict=True):
+        shown = data["rows"][pair["row"]]
+        assert shown["answers"] == list(row.answers)
+        assert shown["turns"] == [[turn["role"], turn["content"]] for turn in row.history]
+        for model, told in zip(benchmark.models, pair["results"], strict=True):
+            real = model.results[pair["id"]]
+            assert told["p"] == (
+                None if probability_right(real) is None else pytest.approx(probability_right(real), abs=1e-4)
+            )
+            assert [v["reason"] for v in told["verdicts"]] == [v.reason for v in real.verdicts]
+            assert [v["winner"] for v in told["verdicts"]] == [v.winner for v in real.verdicts]
+            assert [v["outcome"] for v in told["verdicts"]] == [*real.outcomes][: len(real.verdicts)]
+            assert told["scores"] == (None if real.scores is None else list(real.scores))
+
+
+def outcome_of(*said: str) -> str:
+    verdicts = [
+        Verdict("v", "p", order, what if what in ("A", "B", "tie") else None, None, "ok" if what in ("A", "B") else what, "")  # type: ignore[arg-type]
+        for order, what in zip(("AB", "BA"), said, strict=False)
+    ]  # fmt: skip
+    return row_outcome(judge_result("p", "s", verdicts))
+
+
+def test_what_becomes_of_a_comparison() -> None:
+    assert outcome_of("A", "B") == outcome_of("A") == "right"
+    assert outcome_of("B", "A") == outcome_of("B") == "wrong"
+    assert outcome_of("A", "A") == outcome_of("B", "B") == "inconsistent"
+    assert outcome_of("tie", "B") == outcome_of("tie", "tie") == "tie"
+    assert outcome_of("A", "unparsed") == outcome_of("error", "tie") == outcome_of("truncated") == "unread"
+    assert row_outcome(PairResult("p", "s", (), (), ())) == "unread"
+
+
+def test_long_texts_are_cut_and_say_so() -> None:
+    assert shorten("x" * LONGEST) == "x" * LONGEST
+    cut = shorten("ab" * LONGEST)
+    assert cut.startswith("ab" * (LONGEST // 2)) and cut.endswith(
+        "[shortened: the first 20,000 of 40,000 characters]"
+    )
+    assert len(cut) < LONGEST + 80
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.recursive(
+        st.text() | st.sampled_from(["</script>", "<!--", "\ud800", "\u2028"]), st.lists, max_leaves=8
+    )
+)
+def test_embedded_json_is_the_value_and_never_markup(value: Any) -> None:
+    text = embedded_json(value)
+    assert json.loads(text) == value
+    assert not set(text) & set("<>&\u2028\u2029")
+    text.encode("utf-8")
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 5), (3, 7), (7, 7), (40, 50), (984, 985)])
+def test_subset_intervals_are_wilson_intervals(right: int, n: int) -> None:
+    results = [judge_result(f"p{i}", "hep-go", [verdict(i < right)]) for i in range(n)]
+    value, *ends = subset_estimates(score(results))["hep-go"]
+    assert value == right / n and ends == pytest.approx(wilson_interval(right, n))
+    # A section of a single subset has that subset's interval.
+    assert section_estimates(score(results))["Reasoning"] == pytest.approx((value, *ends))
+    assert section_estimates(score(results))["Chat"] is None
+
+
+def verdict(right: bool) -> Verdict:
+    return Verdict("v", "p", "AB", "A" if right else "B", None, "ok", "")
+
+
+def test_section_intervals_follow_the_weights_and_cover_the_section() -> None:
+    rows = [row for subset, n in REWARDBENCH.published_rows.items() for row in rows_of([subset], n, 2)]
+    result = score(judged(rows, "m", words=1).values())
+    for name, estimate in section_estimates(result).items():
+        assert estimate is not None and estimate[1] is not None and estimate[2] is not None
+        accuracy, low, high = estimate[0], estimate[1], estimate[2]
+        assert accuracy == result.sections[name] and 0 <= low < accuracy < high <= 1
+        parts = [s for s in result.subsets.values() if s.section == name]
+        rows_of_section = sum(part.rows for part in parts)
+        # As wide as the interval of a share of about so many rows, up to what the weights cost.
+        plain = wilson_interval(round(accuracy * rows_of_section), rows_of_section)
+        assert 0.7 < (high - low) / (plain[1] - plain[0]) < 2
+    shifted = replace(result, sections={**result.sections, "Chat": 0.123})
+    assert section_estimates(shifted)["Chat"] == (0.123, None, None)
+
+
+def test_a_row_of_several_comparisons(tmp_path: Path) -> None:
+    several = Row.make("toy-chat", [{"role": "user", "content": "which?"}], ["yes"], ["no", "nay", "never"])
+    folder = write_run(tmp_path / "r", {"toy": ([several], {"base": judged([several], "base")})})
+    seen = Page(write_report(folder).read_text(encoding="utf-8"))
+    data = json.loads(seen.inside["script"][0])
+    assert len(data["rows"]) == 1
+    assert [(p["row"], p["right"], p["wrong"]) for p in data["pairs"]] == [(0, 0, 1), (0, 0, 2), (0, 0, 3)]
+    assert [p["id"] for p in data["pairs"]] == [f"{several.id}.0-{n}" for n in (1, 2, 3)]
+
+
+def test_a_run_of_scalar_scores_alone_and_one_of_two_benchmarks(tmp_path: Path) -> None:
+    rows = [*rows_of(["hep-go", "donotanswer"], 3), evil_row("hep-go")]
+    alone = write_run(tmp_path / "scalar", {"rewardbench": (rows, {"scalar": scored(rows)})})
+    text = (write_report(alone).parent / "report.md").read_text(encoding="utf-8")
+    assert "## RewardBench\n" in text and "† partial benchmark" in text
+    toys = rows_of(["toy-chat"], 2)
+    both = {
+        "rewardbench": (rows, {"base": judged(rows, "base")}),
+        "mine": (toys, {"base": judged(toys, "base")}),
+    }
+    seen = Page(write_report(write_run(tmp_path / "two", both)).read_text(encoding="utf-8"))
+    assert seen.values("details", "data-json") == ["rows-1", "rows-2"] == seen.values("script", "id")
+    assert len(list((tmp_path / "two" / "plots").iterdir())) == 8
+
+
+def test_half_of_a_surrogate_pair_is_read_and_written(tmp_path: Path) -> None:
+    rows = rows_of(["toy-chat"], 1)
+    results = judged(rows, "base")
+    [(name, one)] = results.items()
+    broken = replace(one, verdicts=tuple(replace(v, reason="half \ud83d <") for v in one.verdicts))
+    folder = write_run(tmp_path / "r", {"toy": (rows, {"base": {name: broken}})})
+    data = json.loads(Page(write_report(folder).read_text(encoding="utf-8")).inside["script"][0])
+    assert data["pairs"][0]["results"][0]["verdicts"][0]["reason"] == "half \ud83d <"
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "told"),
+    [
+        ("scores.json", None, None, "file not found"),
+        ("scores.json", '"run"', '"ran"', "missing required field `run`"),
+        ("scores.json", '"position_bias": ', '"position_bias": "x", "y": ', "Expected"),
+        ("scores.json", '"toy": {', '"../toy": {', "cannot be the name of a folder"),
+        ("manifest/evaluate.json", None, None, "file not found"),
+        ("manifest/evaluate.json", "{", "[", "broken"),
+        ("evaluate/toy/rows.jsonl", None, None, "file not found"),
+        ("evaluate/toy/rows.jsonl", '"right": 1', '"right": 2', "not a right answer and a wrong one"),
+        ("evaluate/toy/rows.jsonl", '"answers"', '"replies"', "missing required field `answers`"),
+        ("evaluate/toy/dropped.jsonl", None, None, "file not found"),
+        ("evaluate/toy/scalar/results.jsonl", None, None, "file not found"),
+        ("evaluate/toy/base/results.jsonl", '"order": "AB"', '"order": "XY"', "Invalid enum value 'XY'"),
+        ("evaluate/toy/base/results.jsonl", '"pair_id": "', '"pair_id": "0', "are missing, and"),
+    ],
+)
+def test_what_is_missing_or_broken_is_named(
+    folder: Path, tmp_path: Path, file: str, old: str | None, new: str | None, told: str
+) -> None:
+    moved = shutil.copytree(folder, tmp_path / "broken")
+    path = moved / file
+    if old is None or new is None:
+        path.unlink()
+    else:
+        text = path.read_text(encoding="utf-8")
+        assert old in text
+        path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(DataError, match=re.escape(told)) as caught:
+        write_report(moved)
+    assert str(path) in caught.value.where and caught.value.mend
+    if path.suffix == ".jsonl" and told.startswith(("missing req", "Invalid")):
+        assert caught.value.where.endswith(":1")
+
+
+def test_rows_that_scores_json_does_not_count(folder: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(folder, tmp_path / "short")
+    path = moved / "evaluate" / "toy" / "rows.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+    with pytest.raises(DataError, match="24 rows, and scores"):
+        read_run(moved)

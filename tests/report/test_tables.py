@@ -1,0 +1,104 @@
+"""Tables and plots: cells, escapes and footnotes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+
+from reasongenrm.benchmarks.base import judge_result, scalar_result
+from reasongenrm.benchmarks.rewardbench import score
+from reasongenrm.records import Verdict
+from reasongenrm.report.charts import loss_curve
+from reasongenrm.report.tables import escape_markdown, grid, markdown_table, rich_table
+
+pytestmark = pytest.mark.unit
+
+TOY_SUBSETS = ("toy-chat", "toy-chat-hard", "toy-safety", "toy-reasoning")
+
+
+def entries() -> list:
+    scalar = score([scalar_result(f"{s}{i}", s, float(i < 3), 0.5) for s in TOY_SUBSETS for i in range(4)])
+    verdicts = [
+        Verdict("v", "p", "AB", "A", None, "ok", "", True),
+        Verdict("v", "p", "BA", None, None, "truncated", ""),
+    ]
+    judge = score([judge_result("p", "hep-go", verdicts)])
+    return [("a|b *c*\nd", scalar, {"seconds": "1.5"}), ("[red]judge[/red]", judge, {})]
+
+
+def test_markdown() -> None:
+    lines = markdown_table(entries()).splitlines()
+    cells = [[cell.strip() for cell in line.replace("\\|", "¦").strip("|").split("|")] for line in lines[:4]]
+    assert cells[0] == [
+        "model",
+        "Chat",
+        "Chat Hard",
+        "Safety",
+        "Reasoning",
+        "score \\[95%\\]",
+        "strict",
+        "n",
+        "correct",
+        "wrong",
+        "tie",
+        "unparsed",
+        "truncated",
+        "error",
+        "rescued",
+        "seconds",
+    ]
+    assert cells[2][:5] == ["a¦b \\*c\\* d", "75.0", "75.0", "75.0", "75.0"]
+    assert cells[2][5].startswith("75.0 \\[") and cells[2][5].endswith("\\]‡")
+    assert cells[2][6:] == ["75.0", "16", "12", "4", "0", "0", "0", "0", "0", "1.5"]
+    assert cells[3][:6] == ["\\[red\\]judge\\[/red\\]", "–", "–", "–", "75.0", "75.0 \\[75.0, 75.0\\]†"]
+    assert cells[3][6:] == ["0.0", "2", "1", "0", "0", "0", "1", "0", "1", "–"]
+    assert lines[4] == "" and lines[5].startswith("† partial benchmark") and "alpacaeval-easy" in lines[5]
+    assert lines[7].startswith("‡ toy")
+
+
+def test_escapes() -> None:
+    assert escape_markdown("mt_bench_human, f(a_1)") == "mt_bench_human, f(a_1)"
+    assert escape_markdown("_a_ __b__ a_\tb\n~~c~~ &lt; [x](y) \\|") == (
+        r"\_a\_ \_\_b\_\_ a\_ b \~\~c\~\~ \&lt; \[x\](y) \\\|"
+    )
+    assert grid(["t", "u", "n"], [["", "|", 1]], text_columns=2) == (
+        "| t | u | n |\n| --- | --- | ---: |\n| (empty) | \\| | 1 |"
+    )
+
+
+def test_a_whole_real_benchmark_has_no_footnote() -> None:
+    from reasongenrm.benchmarks.rewardbench import REWARDBENCH
+
+    rows = [
+        scalar_result(f"{s}{i}", s, 1.0, 0.0)
+        for s in REWARDBENCH.subsets
+        for i in range(REWARDBENCH.published_rows[s])
+    ]
+    text = markdown_table([("m", score(rows), {})])
+    assert len(text.splitlines()) == 3 and "†" not in text and "100.0 \\[100.0, 100.0\\]" in text
+
+
+def test_rich_shows_names_as_they_are() -> None:
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=400).print(rich_table(entries()))
+    assert "[red]judge[/red]" in out.getvalue() and "a|b *c* d" in out.getvalue()
+    assert "† partial benchmark" in out.getvalue() and "‡ toy" in out.getvalue()
+
+
+def test_loss_curve(tmp_path: Path) -> None:
+    log = [
+        {"step": 5, "loss": 0.7},
+        {"step": 10, "loss": 0.5},
+        {"step": 10, "eval_loss": 0.6},
+        {"train_loss": 0.6},
+    ]
+    for name in ("a.png", "sub/b.png"):
+        loss_curve(log, tmp_path / name, "a $title_ of 5$ dollars")
+    first, second = (tmp_path / "a.png").read_bytes(), (tmp_path / "sub" / "b.png").read_bytes()
+    assert first == second and first.startswith(b"\x89PNG")
+    loss_curve([], tmp_path / "none.png", "nothing")
+    assert (tmp_path / "none.png").exists()

@@ -1,0 +1,395 @@
+"""Scores against ranks: numbers made by hand, plain restatements, and what must not matter."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.metrics.calibration import BIN_EDGES, calibrate
+from reasongenrm.metrics.intervals import clustered_interval
+from reasongenrm.scalar.metrics import (
+    LARGEST,
+    ScalarMetrics,
+    ScoredAnswer,
+    best_and_worst,
+    evaluate_scores,
+    scored_pairs,
+)
+
+pytestmark = pytest.mark.unit
+
+
+def said(prompt: str, answer: str, score: float, rank: float | None, tokens: int = 1) -> ScoredAnswer:
+    return ScoredAnswer(prompt, f"text of {prompt}", answer, score, rank, tokens, False)
+
+
+GOLDEN = [
+    said("p", "a", 2.0, 1, 30),
+    said("p", "b", 0.0, 2, 10),
+    said("p", "c", 1.0, 3, 20),
+    said("q", "d", 0.0, 1, 7),
+    said("q", "e", 0.0, 2, 8),
+    said("r", "f", 1.0, 1, 5),
+    said("r", "g", 3.0, 1, 4),
+    said("r", "h", 2.0, None, 3),
+]
+"""Pairs and margins: a>b 2, a>c 1, b>c -1, d>e 0; r has none."""
+
+
+EIGHTHS = st.integers(-24, 24).map(lambda eighths: eighths / 8)
+"""Scores that can be shifted without rounding."""
+
+
+@st.composite
+def some_answers(draw: st.DrawFn, score: st.SearchStrategy[float] = EIGHTHS) -> list[ScoredAnswer]:
+    """Up to four prompts of up to five answers."""
+    rank = st.none() | st.integers(2, 8).map(lambda halves: halves / 2)
+    found = []
+    for prompt in range(draw(st.integers(0, 4))):
+        for number in range(draw(st.integers(1, 5))):
+            one = said(f"p{prompt}", f"a{number}", draw(score), draw(rank), draw(st.integers(0, 6)))
+            found.append(replace(one, truncated=draw(st.booleans())))
+    return found
+
+
+def numbers(value: Any) -> list[float]:
+    """All numbers in nested plain values."""
+    if isinstance(value, dict):
+        return [number for item in value.values() for number in numbers(item)]
+    if isinstance(value, list | tuple):
+        return [number for item in value for number in numbers(item)]
+    return [value] if isinstance(value, int | float) else []
+
+
+def random_answers(seed: int, prompts: int = 60) -> list[ScoredAnswer]:
+    source = random.Random(seed)
+    return [
+        said(f"p{p}", f"a{a}", source.gauss(-rank / 2, 1), float(rank), source.randrange(1, 200))
+        for p in range(prompts)
+        for a, rank in enumerate(source.choices(range(1, 6), k=source.randrange(2, 7)))
+    ]
+
+
+def test_counts_and_agreement_by_hand() -> None:
+    found = evaluate_scores(GOLDEN, seed=0)
+    assert (found.prompts, found.answers, found.ranked_answers, found.truncated) == (3, 8, 7, 0)
+    assert (found.pairs, found.tied_pairs, found.unranked_prompts, found.constant_prompts) == (4, 1, 1, 1)
+    assert found.accuracy.value == (1 + 1 + 0 + 0.5) / 4
+    assert found.accuracy.prompts == 2
+    assert found.accuracy.interval is not None
+    assert found.accuracy.interval == (0.5, 2 / 3)  # only q was drawn, only p was drawn
+    # p alone: ranks of -rank are 3, 2, 1, of the scores 3, 1, 2: 1 - 6·2 / (3·8), and (2 - 1) / 3
+    assert found.spearman.value == pytest.approx(0.5)
+    assert found.kendall.value == pytest.approx(1 / 3)
+    assert found.spearman.prompts == found.kendall.prompts == 1
+    assert found.spearman.interval is None and found.kendall.interval is None
+
+
+def test_scores_by_hand() -> None:
+    found = evaluate_scores(GOLDEN, seed=0)
+    assert found.gap.value == (2 + 1 - 1 + 0) / 4
+    # better 2, 2, 0, 0: mean 1, variance 4/3; worse 0, 1, 1, 0: mean 1/2, variance 1/3
+    assert found.cohen_d == pytest.approx(0.5 / math.sqrt(5 / 6))
+    assert found.scores is not None and (found.scores.n, found.scores.mean) == (8, 9 / 8)
+    assert found.chosen is not None
+    assert asdict(found.chosen) == pytest.approx(
+        {"n": 2, "mean": 1, "sd": math.sqrt(2), "minimum": 0}
+        | {"first_quartile": 0.5, "median": 1, "third_quartile": 1.5, "maximum": 2}
+    )
+    assert found.rejected is not None and (found.rejected.n, found.rejected.mean) == (2, 0.5)
+    assert [(m.better.answer, m.worse.answer, m.margin) for m in found.mistakes] == [("b", "c", -1.0)]
+
+
+def test_calibration_by_hand() -> None:
+    def sigma(x: float) -> float:
+        return 1 / (1 + math.exp(-x))
+
+    found = evaluate_scores(GOLDEN, seed=0).calibration
+    assert found is not None
+    assert found.log_loss == pytest.approx(-sum(math.log(sigma(x)) for x in (2, 1, -1, 0)) / 4)
+    assert found.brier == pytest.approx(sum((1 - sigma(x)) ** 2 for x in (2, 1, -1, 0)) / 4)
+
+    # turned: the second, q = sigma(-1) = 0.27, y = 0; the others 0.88, 0.27 and 0.5, y = 1
+    turned = calibrate([2, 1, -1, 0], [False, True, False, False])
+    assert turned is not None
+    assert (turned.brier, turned.log_loss) == pytest.approx((found.brier, found.log_loss))
+    assert [one.n for one in turned.reliability] == [0, 0, 2, 0, 0, 1, 0, 0, 1, 0]
+    third = turned.reliability[2]
+    assert (third.low, third.high) == (0.2, 0.3)
+    assert (third.predicted, third.observed) == pytest.approx((sigma(-1), 0.5))
+    gaps = 2 * abs(0.5 - sigma(-1)) + abs(1 - 0.5) + abs(1 - sigma(2))
+    assert turned.ece == pytest.approx(gaps / 4)
+    assert turned.reliability[0].predicted is None and turned.reliability[0].observed is None
+
+
+def test_lengths_by_hand() -> None:
+    found = evaluate_scores(GOLDEN, seed=0).lengths
+    # p: the same order, 1; r: scores 1, 3, 2 and tokens 3, 2, 1 in ranks: 1 - 6·6 / (3·8); q: equal scores
+    assert found.within.value == pytest.approx((1 - 0.5) / 2)
+    assert found.within.prompts == 2
+    assert (found.longer_pairs, found.longer_accuracy) == (2, 1.0)
+    assert (found.shorter_pairs, found.shorter_accuracy) == (2, 0.25)
+    whole = stats.spearmanr([a.score for a in GOLDEN], [a.tokens for a in GOLDEN]).statistic
+    assert found.overall == pytest.approx(float(whole))
+
+
+def test_pairs_and_extremes() -> None:
+    found = [one.better.answer + one.worse.answer for one in scored_pairs(GOLDEN)]
+    assert found == ["ab", "ac", "bc", "de"]
+    shared = [*GOLDEN, said("p", "z", 5, 1)]
+    chosen, rejected = best_and_worst(shared)
+    assert [one.answer for one in chosen] == ["a", "z", "d"]
+    assert [one.answer for one in rejected] == ["c", "e"]
+
+
+def test_against_plain_restatements() -> None:
+    answers = random_answers(1)
+    found = evaluate_scores(answers, seed=3)
+    rhos, taus, credits, margins = [], [], [], []
+    for prompt in sorted({a.prompt_id for a in answers}):
+        group = [a for a in answers if a.prompt_id == prompt]
+        ranks, scores = [-(a.rank or 0) for a in group], [a.score for a in group]
+        for one, other in combinations(range(len(group)), 2):
+            if ranks[one] != ranks[other]:
+                margin = (scores[one] - scores[other]) * (1 if ranks[one] > ranks[other] else -1)
+                margins.append(margin)
+                credits.append(margin > 0)
+        if len(set(ranks)) > 1:
+            rhos.append(np.corrcoef(stats.rankdata(ranks), stats.rankdata(scores))[0, 1])
+            taus.append(_tau_b(ranks, scores))
+    assert found.accuracy.value == pytest.approx(np.mean(credits))
+    assert found.gap.value == pytest.approx(np.mean(margins))
+    assert found.spearman.value == pytest.approx(np.mean(rhos))
+    assert found.kendall.value == pytest.approx(np.mean(taus))
+    assert found.spearman.prompts == len(rhos) == found.prompts - found.unranked_prompts
+
+
+def _tau_b(ranks: Sequence[float], scores: Sequence[float]) -> float:
+    twos = list(combinations(range(len(ranks)), 2))
+    products = [np.sign(ranks[i] - ranks[j]) * np.sign(scores[i] - scores[j]) for i, j in twos]
+    free = [sum(side[i] != side[j] for i, j in twos) for side in (ranks, scores)]
+    return float(sum(products) / math.sqrt(free[0] * free[1]))
+
+
+def test_calibration_against_scikit_learn() -> None:
+    from sklearn.metrics import brier_score_loss, log_loss
+
+    source = random.Random(5)
+    margins = [source.gauss(0.5, 2) for _ in range(500)]
+    turned = [source.random() < 0.5 for _ in margins]
+    q = [1 / (1 + math.exp(m if t else -m)) for m, t in zip(margins, turned, strict=True)]
+    y = [not t for t in turned]
+    found = calibrate(margins, turned)
+    assert found is not None
+    assert found.brier == pytest.approx(brier_score_loss(y, q))
+    assert found.log_loss == pytest.approx(log_loss(y, q))
+    gap = 0.0
+    for one in found.reliability:
+        inside = [k for k, p in enumerate(q) if one.low <= p < one.high]
+        assert one.n == len(inside) > 0
+        assert one.predicted == pytest.approx(np.mean([q[k] for k in inside]))
+        assert one.observed == pytest.approx(np.mean([y[k] for k in inside]))
+        gap += abs(sum(q[k] - y[k] for k in inside))
+    assert found.ece == pytest.approx(gap / len(q))
+
+
+def test_a_head_that_is_right_about_its_margins_is_calibrated() -> None:
+    """Pairs drawn by the model itself: the better answer is drawn with probability sigma(delta)."""
+    source = random.Random(7)
+    answers = []
+    for prompt in range(4000):
+        one, other = source.gauss(0, 1.5), source.gauss(0, 1.5)
+        first = source.random() < 1 / (1 + math.exp(other - one))
+        answers += [said(f"p{prompt}", "x", one, 2 - first), said(f"p{prompt}", "y", other, 1 + first)]
+    found = evaluate_scores(answers, seed=0).calibration
+    assert found is not None
+    assert found.ece < 0.02
+    lower, upper = sum(one.n for one in found.reliability[:5]), sum(one.n for one in found.reliability[5:])
+    assert lower == pytest.approx(upper, rel=0.1)  # turned at random: not one-sided
+
+
+def test_intervals_against_scipy() -> None:
+    source = random.Random(2)
+    counts = [source.randrange(1, 10) for _ in range(80)]
+    totals = [sum(source.random() < 0.7 for _ in range(count)) / 1 for count in counts]
+    ours = clustered_interval(totals, counts, seed=0, resamples=20_000)
+    theirs = stats.bootstrap(
+        (np.asarray(totals), np.asarray(counts)),
+        lambda t, n, axis: t.sum(axis=axis) / n.sum(axis=axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=20_000,
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert ours == pytest.approx((theirs.low, theirs.high), abs=0.004)
+
+
+def test_intervals_are_over_prompts() -> None:
+    """A prompt's pairs repeated say nothing new; repeated prompts do."""
+    counts, totals = [1] * 40, [float(k % 2) for k in range(40)]
+    one = clustered_interval(totals, counts, seed=0)
+    assert one == clustered_interval([9 * t for t in totals], [9] * 40, seed=0)
+    four = clustered_interval(totals * 4, counts * 4, seed=0)
+    assert one is not None and four is not None
+    assert four[1] - four[0] == pytest.approx((one[1] - one[0]) / 2, rel=0.2)
+    assert clustered_interval([1.0], [3], seed=0) is None
+    assert clustered_interval([], [], seed=0) is None
+
+
+def test_intervals_of_many_prompts_come_in_blocks() -> None:
+    """The memory is bounded by drawing in blocks, which changes no draw."""
+    source = random.Random(4)
+    totals = [source.random() for _ in range(6000)]
+    interval = clustered_interval(totals, [1] * 6000, seed=0, resamples=1000)  # 833 and 167
+    rng = np.random.default_rng(0)
+    means = rng.multinomial(6000, [1 / 6000] * 6000, size=1000) @ np.sort(totals) / 6000
+    assert interval == pytest.approx(np.quantile(means, [0.025, 0.975]))
+
+
+def test_levels() -> None:
+    answers = random_answers(3)
+    wide, narrow = (evaluate_scores(answers, seed=0, level=level).spearman for level in (0.99, 0.5))
+    assert wide.interval is not None and narrow.interval is not None
+    assert wide.interval[0] < narrow.interval[0] < narrow.interval[1] < wide.interval[1]
+    for level in (0.0, 1.0, math.nan):
+        with pytest.raises(ConfigError, match="level"):
+            evaluate_scores(answers, seed=0, level=level)
+
+
+def test_mistakes_are_the_most_confident() -> None:
+    answers = random_answers(6)
+    found = evaluate_scores(answers, seed=0, mistakes=7)
+    margins = sorted(pair.margin for pair in scored_pairs(answers))
+    assert [pair.margin for pair in found.mistakes] == margins[:7]
+    assert all(pair.better.score - pair.worse.score == pair.margin < 0 for pair in found.mistakes)
+    assert evaluate_scores(answers, seed=0, mistakes=0).mistakes == ()
+
+
+@pytest.mark.parametrize(
+    ("broken", "problem"),
+    [
+        (said("p", "x", math.nan, 1), "score nan is not finite"),
+        (said("p", "x", -math.inf, 1), "score -inf is not finite"),
+        (said("p", "x", 1e39, 1), "score 1e.39 is not finite"),
+        (said("p", "x", 1, math.inf), "rank inf is not finite"),
+        (replace(said("p", "x", 1, 1), prompt="another"), "two prompts"),
+    ],
+)
+def test_what_cannot_be_counted_is_refused(broken: ScoredAnswer, problem: str) -> None:
+    with pytest.raises(DataError, match=f"^prompt p: .*{problem}"):
+        evaluate_scores([*GOLDEN, broken], seed=0)
+
+
+def test_without_ranks_only_what_needs_none() -> None:
+    found = evaluate_scores([replace(answer, rank=None) for answer in GOLDEN], seed=0)
+    assert (found.pairs, found.ranked_answers, found.unranked_prompts) == (0, 0, 3)
+    for measured in (found.accuracy, found.spearman, found.kendall, found.gap):
+        assert (measured.value, measured.interval, measured.prompts) == (None, None, 0)
+    assert [found.chosen, found.rejected, found.cohen_d, found.calibration] == [None] * 4
+    assert found.scores is not None and found.scores.n == 8
+    assert found.lengths.within.value == pytest.approx(0.25) and found.lengths.overall is not None
+    assert found.lengths.longer_accuracy is found.lengths.shorter_accuracy is None
+    assert found.mistakes == ()
+
+
+def test_no_answers_and_equal_scores() -> None:
+    empty = evaluate_scores([], seed=0)
+    assert (empty.prompts, empty.answers, empty.scores) == (0, 0, None)
+    constant = evaluate_scores([replace(answer, score=0.1) for answer in GOLDEN], seed=0)
+    assert constant.accuracy.value == 0.5 and constant.accuracy.interval == (0.5, 0.5)
+    assert constant.spearman.value is None and constant.constant_prompts == 2
+    assert constant.cohen_d is None and constant.lengths.overall is None
+    assert constant.calibration is not None
+    assert constant.calibration.log_loss == pytest.approx(math.log(2))
+    assert constant.calibration.brier == 0.25
+    # better and worse each constant, and not equal: the gap has no unit to be measured in
+    two = [said("p", "x", 0.3, 1), said("p", "y", 0.1, 2), said("q", "x", 0.3, 1), said("q", "y", 0.1, 2)]
+    assert evaluate_scores(two, seed=0).cohen_d is None
+
+
+@given(some_answers(), st.integers(-64, 64))
+@settings(max_examples=40, deadline=None)
+def test_a_shift_of_all_scores_changes_no_agreement(answers: list[ScoredAnswer], shift: int) -> None:
+    one = evaluate_scores(answers, seed=1)
+    other = evaluate_scores([replace(a, score=a.score + shift / 4) for a in answers], seed=1)
+
+    def kept(found: ScalarMetrics) -> Any:
+        plain = asdict(replace(found, mistakes=(), cohen_d=None))
+        return {key: plain[key] for key in plain.keys() - {"scores", "chosen", "rejected"}}
+
+    assert kept(one) == kept(other)
+    assert [pair.margin for pair in one.mistakes] == [pair.margin for pair in other.mistakes]
+    assert one.cohen_d == pytest.approx(other.cohen_d)
+
+
+@given(some_answers(st.floats(width=32, allow_nan=False, allow_infinity=False)), st.randoms())
+@settings(max_examples=40, deadline=None)
+def test_the_order_of_the_answers_does_not_matter(answers: list[ScoredAnswer], source: Any) -> None:
+    shuffled = source.sample(answers, len(answers))
+    assert evaluate_scores(shuffled, seed=1) == evaluate_scores(answers, seed=1)
+
+
+@given(some_answers())
+@settings(max_examples=40, deadline=None)
+def test_negated_scores_turn_agreement_round(answers: list[ScoredAnswer]) -> None:
+    one = evaluate_scores(answers, seed=1)
+    other = evaluate_scores([replace(a, score=-a.score) for a in answers], seed=1)
+    assert one.tied_pairs == other.tied_pairs and one.constant_prompts == other.constant_prompts
+    if one.accuracy.value is not None and other.accuracy.value is not None:
+        assert other.accuracy.value == pytest.approx(1 - one.accuracy.value)
+    both = [(one.spearman, other.spearman), (one.kendall, other.kendall), (one.gap, other.gap)]
+    for ours, theirs in [*both, (one.lengths.within, other.lengths.within)]:
+        assert theirs.value == (None if ours.value is None else pytest.approx(-ours.value))
+        assert (theirs.interval is None) == (ours.interval is None)
+
+
+@given(some_answers())
+@settings(max_examples=40, deadline=None)
+def test_scores_that_are_the_ranks(answers: list[ScoredAnswer]) -> None:
+    ranked = [replace(a, score=-a.rank) for a in answers if a.rank is not None]
+    found = evaluate_scores(ranked, seed=1)
+    perfect = pytest.approx(1.0) if found.pairs else None
+    for measured in (found.accuracy, found.spearman, found.kendall):
+        assert measured.value == perfect
+    assert found.mistakes == () and found.tied_pairs == found.constant_prompts == 0
+
+
+@given(some_answers(st.floats(-LARGEST, LARGEST)))
+@settings(max_examples=60, deadline=None)
+def test_bounds_and_nothing_is_nan(answers: list[ScoredAnswer]) -> None:
+    found = evaluate_scores(answers, seed=1)
+    plain = asdict(replace(found, mistakes=()))
+    assert all(map(math.isfinite, numbers(plain)))
+    json.dumps(plain, allow_nan=False)
+    for measured, low in ((found.accuracy, 0), (found.spearman, -1), (found.kendall, -1)):
+        for value in (measured.value, *(measured.interval or ())):
+            assert value is None or low <= value <= 1
+    assert found.prompts == len({a.prompt_id for a in answers})
+    assert found.accuracy.prompts == found.prompts - found.unranked_prompts
+    assert found.spearman.prompts == found.kendall.prompts == found.accuracy.prompts - found.constant_prompts
+    assert (found.calibration is None) == (found.pairs == 0)
+    if found.calibration is not None:
+        bins = found.calibration.reliability
+        assert sum(one.n for one in bins) == found.pairs
+        assert tuple(one.low for one in bins) == BIN_EDGES[:-1]
+        for one in bins:
+            assert one.n == 0 or (
+                one.predicted is not None and one.low - 1e-9 <= one.predicted <= one.high + 1e-9
+            )
+        assert 0 <= found.calibration.ece <= 1 and 0 <= found.calibration.brier <= 1
+        assert found.calibration.log_loss >= 0
+    lengths = found.lengths
+    assert lengths.longer_pairs + lengths.shorter_pairs <= found.pairs

@@ -1,0 +1,162 @@
+"""`reasongenrm judge …` over JSONL, on a real engine: every row answered once, killed or not."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.config.evaluate import AskingConfig
+from reasongenrm.engines.vllm import VLLMEngine
+from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.judge.api import Judge
+from reasongenrm.judge.ask import ask_as
+from reasongenrm.judge.inputs import Prompt
+from reasongenrm.judge.verdicts import Asker
+from reasongenrm.records import Comparison
+from reasongenrm.stages import ask as ask_module
+from reasongenrm.stages.ask import ask
+
+pytestmark = pytest.mark.engine
+
+
+class Killed(BaseException):
+    """Stands for a SIGKILL."""
+
+
+class Lent(Judge):
+    """A judge whose engine others go on using; dies after some comparisons."""
+
+    left: int | None = None
+
+    def close(self) -> None:
+        pass
+
+    def compare_many(self, rows: Any) -> Iterator[Comparison]:
+        for comparison in super().compare_many(rows):
+            if self.left is not None:
+                if not self.left:
+                    raise Killed
+                self.left -= 1
+            yield comparison
+
+
+@pytest.fixture
+def judge(engine: VLLMEngine, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile) -> Lent:
+    asking = ask_as(AskingConfig(max_tokens=16), 17)
+    return Lent(engine, Asker(asking, encoders["direct"], 512), toy_prompts)
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    return [{"prompt": f"say {n}", "a": str(n), "b": "no", "id": f"row-{n}"} for n in range(count)]
+
+
+def written(path: Path, lines: Sequence[dict[str, Any] | str]) -> Path:
+    path.write_text("".join(line if isinstance(line, str) else json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+BAD = [
+    "{broken\n",
+    '{"prompt": "x", "a": "y"}\n',
+    '{"prompt": [], "a": "x", "b": "y"}\n',
+    '{"prompt": "x", "a": 1, "b": "y"}\n',
+]
+
+
+def test_every_row_is_answered_in_its_place_and_bad_ones_are_listed(judge: Lent, tmp_path: Path) -> None:
+    good = rows(5)
+    source = written(tmp_path / "in.jsonl", [*good[:2], *BAD, "\n", *good[2:], good[0]])
+    out = tmp_path / "out.jsonl"
+    ask("compare", lambda: judge, str(source), str(out))
+    found = read(out)
+    assert [row["id"] for row in found] == [*(f"row-{n}" for n in range(5)), "row-0-2"]
+    assert found[0] | {"id": ""} == found[5] | {"id": ""}, "the same row twice"
+    expected = [judge.compare(row["prompt"], row["a"], row["b"]) for row in good]
+    for row, comparison in zip(found, expected, strict=False):
+        assert row["winner"] == comparison.winner and len(row["verdicts"]) == 2
+        assert row["prob_a"] == pytest.approx(comparison.prob_a, abs=1e-4)
+    drops = read(Path(f"{out}.dropped.jsonl"))
+    assert [drop["where"] for drop in drops] == [f"{source}:{n}" for n in (3, 4, 5, 6)]
+    assert [drop["reason"] for drop in drops] == ["broken_json", "missing_column", "no_messages", "bad_type"]
+    with pytest.raises(ConfigError, match="there already"):
+        ask("compare", lambda: judge, str(source), str(out))
+
+
+def test_a_kill_costs_what_was_under_way_and_nothing_else(
+    judge: Lent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ask_module, "WINDOW", 3)
+    source = written(tmp_path / "in.jsonl", rows(8))
+    ask("compare", lambda: judge, str(source), str(tmp_path / "calm.jsonl"))
+    for kill in (0, 4):
+        out = tmp_path / f"out-{kill}.jsonl"
+        judge.left = kill
+        with pytest.raises(Killed):
+            ask("compare", lambda: judge, str(source), str(out))
+        assert not out.exists() and len(read(out.with_name(f"out-{kill}.part.jsonl"))) == kill
+        judge.left = 8 - kill
+        ask("compare", lambda: judge, str(source), str(out))
+        judge.left = None
+        names = [row["id"] for row in read(out)]
+        assert names == [row["id"] for row in read(tmp_path / "calm.jsonl")]
+        for one, two in zip(read(out), read(tmp_path / "calm.jsonl"), strict=True):
+            assert one["winner"] == two["winner"] and one["prob_a"] == pytest.approx(two["prob_a"], abs=1e-4)
+
+
+def test_finished_work_starts_no_engine(judge: Lent, tmp_path: Path) -> None:
+    def never() -> Judge:
+        raise AssertionError("nothing is left to ask")
+
+    source = written(tmp_path / "in.jsonl", rows(2))
+    ask("compare", lambda: judge, str(source), str(tmp_path / "out.jsonl"))
+    (tmp_path / "out.jsonl").rename(tmp_path / "out.part.jsonl")
+    ask("compare", never, str(source), str(tmp_path / "out.jsonl"))
+    assert len(read(tmp_path / "out.jsonl")) == 2
+
+
+def test_from_stdin_to_stdout(
+    judge: Lent, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = "".join(json.dumps(row) + "\n" for row in rows(2)) + BAD[0]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    ask("compare", lambda: judge, "-", "-")
+    told = capsys.readouterr()
+    assert [json.loads(line)["id"] for line in told.out.splitlines()] == ["row-0", "row-1"]
+    assert "stdin:3: left out (broken_json)" in told.err
+
+
+def test_rankings_choices_and_scores(judge: Lent, tmp_path: Path) -> None:
+    several = [{"prompt": "say 1", "answers": ["1", "2", "no"]}, {"prompt": "say 2", "answers": ["2"]}]
+    source = written(tmp_path / "several.jsonl", [*several, {"prompt": "x", "answers": []}])
+    ask("rank", lambda: judge, str(source), str(tmp_path / "rank.jsonl"))
+    first, alone = read(tmp_path / "rank.jsonl")
+    assert sorted(first["order"]) == [0, 1, 2] and len(first["games"]) == 3 and alone["order"] == [0]
+    assert first["order"] == list(judge.rank("say 1", ["1", "2", "no"]).order)
+    ask("best", lambda: judge, str(source), str(tmp_path / "best.jsonl"))
+    best, _ = read(tmp_path / "best.jsonl")
+    assert best["answer"] == several[0]["answers"][best["index"]]
+    source = written(tmp_path / "score.jsonl", [{"prompt": "say 1", "answer": "1", "reference": "2"}])
+    ask("score", lambda: judge, str(source), str(tmp_path / "scores.jsonl"))
+    [row] = read(tmp_path / "scores.jsonl")
+    prompt: Prompt = "say 1"
+    assert row["score"] == pytest.approx(judge.score(prompt, "1", "2"), abs=1e-4) and row["winner"]
+
+
+def test_what_cannot_be_read_at_all_is_told(judge: Lent, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot be opened"):
+        ask("compare", lambda: judge, str(tmp_path / "nowhere.jsonl"), "-")
+    source = written(tmp_path / "bad.jsonl", BAD)
+    with pytest.raises(DataError, match="no row can be read"):
+        ask("compare", lambda: judge, str(source), str(tmp_path / "out.jsonl"))

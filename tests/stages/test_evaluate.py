@@ -1,0 +1,27 @@
+"""Stage 3 before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reasongenrm.config.loading import load_recipe
+from reasongenrm.errors import ConfigError
+from reasongenrm.stages.evaluate import evaluate
+from reasongenrm.store import write_json
+
+pytestmark = pytest.mark.unit
+DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
+
+
+def test_adapters_of_another_base_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(DEMO, ["name=moved", "scalar=null"])
+    for judge in recipe.judges:
+        (recipe.folder / "judges" / judge / "adapter").mkdir(parents=True)
+    model = {"path": "data/other-base", "revision": None}
+    write_json(recipe.folder / "manifest" / "train.json", {"settings": {"model": model}})
+    with pytest.raises(ConfigError, match="trained on data/other-base") as refused:
+        evaluate(recipe)
+    assert refused.value.where == "model"

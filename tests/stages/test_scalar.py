@@ -1,0 +1,96 @@
+"""What `reasongenrm scalar` reads: bad files are a clear line each, and nothing is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reasongenrm.config.loading import load_config
+from reasongenrm.config.scalar import ScalarRecipe
+from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.stages.scalar import evaluate, from_file, load
+
+pytestmark = pytest.mark.unit
+
+
+def recipe(path: Path, **changes: object) -> ScalarRecipe:
+    values = {"name": "bad", "sources": [{"path": str(path), "kind": "ranked"}]} | changes
+    return ScalarRecipe.model_validate(values)
+
+
+BAD: list[tuple[str, bytes, str]] = [
+    ("empty.csv", b"", "no column prompt, answer, rank"),
+    ("header.csv", b"prompt,answer,rank\n", r"no pair can be used \(no rows\)"),
+    ("one.csv", b"prompt,answer,rank\nq,a,1\n", "1 nothing_to_compare"),
+    ("same.csv", b"prompt,answer,rank\nq,a,1\nq,b,1\n", "1 nothing_to_compare"),
+    ("missing.csv", b"prompt,answer,rank\nq,a,1\nq,b,\n", "1 missing_rank"),
+    ("latin.csv", "prompt,answer,rank\nq,caf\xe9,1\n".encode("latin-1"), "UTF-8"),
+    ("quote.csv", b'prompt,answer,rank\nq,"a,1\nq,b,2\n', "quote"),
+]
+
+
+@pytest.mark.parametrize(("file", "content", "said"), BAD, ids=[name for name, *_ in BAD])
+def test_bad_input_is_one_clear_line(tmp_path: Path, file: str, content: bytes, said: str) -> None:
+    path = tmp_path / file
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=said) as caught:
+        load(recipe(path))
+    assert file in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_good_rows_beside_bad_ones_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "mixed.csv"
+    path.write_text("prompt,answer,rank\nq,a,1\nq,b,2\nq,c,\nq,a,1\n,x,1\nr,only,1\n", encoding="utf-8-sig")
+    pairs, drops = load(recipe(path))
+    assert [(pair.chosen, pair.rejected, pair.distance) for pair in pairs] == [("a", "b", 1.0)]
+    assert sorted(drop.reason for drop in drops) == [
+        "duplicate_answer",
+        "empty_prompt",
+        "missing_rank",
+        "nothing_to_compare",
+    ]
+
+
+def test_answers_with_and_without_ranks(tmp_path: Path) -> None:
+    ranked, plain = tmp_path / "ranked.csv", tmp_path / "plain.jsonl"
+    ranked.write_text(
+        "prompt,answer,rank,annotator\nq,a,1,x\nq,b,2,x\nq,a,2,y\nq,b,1,y\nq,c,3,y\n", encoding="utf-8"
+    )
+    answers, _ = from_file(str(ranked))
+    assert [(one.answer, one.rank) for one in answers] == [("a", 1.5), ("b", 1.5), ("c", 3.0)]
+    plain.write_text(
+        '{"prompt": "q", "answer": "a", "model": "m"}\n{"prompt": "q", "answer": ""}\n', encoding="utf-8"
+    )
+    answers, drops = from_file(str(plain))
+    assert [(one.answer, one.rank, one.extra["model"]) for one in answers] == [("a", None, "m")]
+    assert [drop.reason for drop in drops] == ["empty_answer"]
+
+
+def test_an_evaluation_without_a_head_or_without_answers_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = recipe(tmp_path / "none.csv")
+    with pytest.raises(ConfigError, match=r"no scalar head.*scalar train first"):
+        evaluate(asked)
+    (asked.folder / "scalar").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="the training held nothing out"):
+        evaluate(asked)
+    held = asked.model_copy(update={"scalar": asked.scalar.model_copy(update={"validation": 0.2})})
+    with pytest.raises(ConfigError, match="nothing says what scalar-train was run with"):
+        evaluate(held)
+
+
+def test_the_shipped_recipes_can_be_read() -> None:
+    shipped = load_config(ScalarRecipe, "configs/scalar/distilbert.yaml")
+    assert shipped.scalar.model == "distilbert-base-uncased" and shipped.scalar.args["max_steps"] == 100
+    assert load_config(ScalarRecipe, "configs/scalar/demo.yaml").drop_sources
+    with pytest.raises(ConfigError, match=r"scalar\.marginn: unknown key.*did you mean 'margin'"):
+        load_config(ScalarRecipe, "configs/scalar/distilbert.yaml", ["scalar.marginn=1"])
+    with pytest.raises(ConfigError, match="give answers or generate, not both"):
+        load_config(
+            ScalarRecipe,
+            "configs/scalar/distilbert.yaml",
+            ["evaluate.answers=x.csv", "evaluate.generate={prompts: [{prompt: q}]}"],
+        )

@@ -1,0 +1,45 @@
+"""An engine that dies after a number of completions, and torn files."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from reasongenrm.engines.base import Request
+from reasongenrm.engines.vllm import VLLMEngine
+from reasongenrm.records import Completion
+
+
+class Killed(Exception):
+    """Stands for SIGKILL: nothing of the suite catches it."""
+
+
+class DyingEngine:
+    """The real engine with small blocks, which dies before it hands out its `lives + 1`-th completion."""
+
+    def __init__(self, engine: VLLMEngine, lives: int, *, block: int | None = 8, context: int = 0) -> None:
+        self.engine, self.lives, self.block = engine, lives, block
+        self.max_model_len = context or engine.max_model_len
+        self.asked: list[str] = []
+
+    def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
+        requests = list(requests)
+        self.asked += [request.id for request in requests]
+        for completion in self.engine.complete(requests, adapter=adapter):
+            if self.lives == 0:
+                raise Killed
+            self.lives -= 1
+            yield completion
+
+    def forget(self) -> None:
+        self.engine.forget()
+
+
+IMMORTAL = 10**9
+
+
+def tear(path: Path, rng: random.Random) -> None:
+    """Cut the last bytes off a file, as a kill in the middle of a write does."""
+    content = path.read_bytes()
+    path.write_bytes(content[: rng.randint(max(0, len(content) - 200), len(content))])

@@ -1,0 +1,69 @@
+"""Judged and scored comparisons for the tests of benchmarks, and files of rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from reasongenrm.benchmarks.base import judge_result, scalar_result
+from reasongenrm.records import Drop, PairResult, Row, Verdict
+
+SAYS = ("right", "wrong", "tie", "unparsed", "truncated", "error")
+
+
+def judged(pair_id: str, says: Sequence[str]) -> PairResult:
+    """A judge's comparison; what it says in order AB, then BA: `right`, `wrong`, `tie`, `unparsed`, …"""
+    verdicts = []
+    for order, said in zip(("AB", "BA"), says, strict=False):
+        letter = {"right": "A", "wrong": "B"}.get(said)
+        if letter and order == "BA":
+            letter = {"A": "B", "B": "A"}[letter]
+        winner = letter or ("tie" if said == "tie" else None)
+        verdicts.append(Verdict("v", pair_id, order, winner, None, "ok" if letter else said, ""))  # type: ignore[arg-type]
+    return judge_result(pair_id, "s", verdicts)
+
+
+def judge_all(rows: Iterable[Row], say: Callable[[Row, int, int], Sequence[str]]) -> dict[str, PairResult]:
+    """Judge every comparison; `say` takes the row and the places of the right and the wrong answer."""
+    return {
+        pair.id: judged(pair.id, say(row, *place))
+        for row in rows
+        for pair, place in zip(row.pairs, row.places, strict=True)
+    }
+
+
+def score_all(rows: Iterable[Row], head: Callable[[Row, int], float]) -> dict[str, PairResult]:
+    """Score every comparison with a scalar head; `head` takes the row and an answer's place."""
+    return {
+        pair.id: scalar_result(pair.id, pair.source, head(row, right), head(row, wrong))
+        for row in rows
+        for pair, (right, wrong) in zip(row.pairs, row.places, strict=True)
+    }
+
+
+def lines(path: Path, rows: Iterable[Any]) -> str:
+    """Write a JSONL file; a text is a line as it is."""
+    written = (row if isinstance(row, str) else json.dumps(row) for row in rows)
+    path.write_text("".join(line + "\n" for line in written), encoding="utf-8")
+    return str(path)
+
+
+def array(path: Path, rows: Iterable[Any]) -> str:
+    """Write a JSON file of one array."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(list(rows)), encoding="utf-8")
+    return str(path)
+
+
+def dropped(found: Iterable[Row | Drop]) -> list[tuple[str, str]]:
+    """The drops as (place after the file's name, reason)."""
+    return [(d.where.rsplit("/", 1)[1].split(".", 1)[1], d.reason) for d in found if isinstance(d, Drop)]
+
+
+def good(found: Iterable[Row | Drop]) -> list[Row]:
+    """The rows that were read; a Drop is a failure."""
+    rows = list(found)
+    assert not [row for row in rows if isinstance(row, Drop)]
+    return [row for row in rows if isinstance(row, Row)]

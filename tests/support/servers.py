@@ -1,0 +1,232 @@
+"""Real HTTP servers with faults: they speak OpenAI's protocol or Anthropic's batches, and note what they were asked.
+
+Run as a script, `servers.py SECONDS` serves completions from a process of its own, prints its port, and takes so
+long for each.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Reply = tuple[int, Any]
+"""An HTTP status and a body: JSON, or bytes as they are; None closes the connection without an answer."""
+
+
+@dataclass
+class Asked:
+    """One request that a server got."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: Any
+
+
+class HTTPServer(ThreadingHTTPServer):
+    """Answers every request by `reply(asked)`, in a thread of its own."""
+
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, reply: Callable[[Asked], Reply | None]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.reply = reply
+        self.asked: list[Asked] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.lock = threading.Lock()
+        self.now = self.most = 0
+        """Requests that are worked on, and the most of those so far."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no error here."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and body in one packet: else each answer waits for a delayed acknowledgement
+    server: HTTPServer
+
+    def _serve(self) -> None:
+        length = int(self.headers.get("content-length") or 0)
+        raw = self.rfile.read(length)
+        asked = Asked(
+            self.command,
+            self.path,
+            {k.lower(): v for k, v in self.headers.items()},
+            json.loads(raw) if raw else None,
+        )
+        server = self.server
+        with server.lock:
+            server.asked.append(asked)
+            server.now += 1
+            server.most = max(server.most, server.now)
+        try:
+            reply = server.reply(asked)
+        finally:
+            with server.lock:
+                server.now -= 1
+        if reply is None:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        status, body = reply
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = _serve
+
+    def log_message(self, *args: Any) -> None:
+        """Say nothing."""
+
+
+@contextmanager
+def serving(reply: Callable[[Asked], Reply | None]) -> Iterator[HTTPServer]:
+    """Run a server on a free port."""
+    server = HTTPServer(reply)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def answer(asked: Asked) -> Reply:
+    """A completion that says what it was asked: the text holds the prompt's token ids or the last turn."""
+    body = asked.body
+    if "messages" in body:
+        message = {"role": "assistant", "content": "re: " + body["messages"][-1]["content"]}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        if body.get("logprobs"):
+            choice["logprobs"] = {
+                "content": [{"token": "re:", "logprob": -0.5}, {"token": "x", "logprob": -1.0}]
+            }
+    else:
+        ids = body["prompt"]
+        choice = {"index": 0, "text": f"re: {ids}", "finish_reason": "length", "token_ids": ids}
+        choice["logprobs"] = {"token_logprobs": [-0.25] * len(ids), "top_logprobs": [{} for _ in ids]}
+    return 200, {"id": "c", "object": "x", "created": 1, "model": body["model"], "choices": [choice]}
+
+
+def failing(status: int, message: str = "out of order") -> Reply:
+    """An error as both APIs word it."""
+    return status, {"type": "error", "error": {"type": "some_error", "message": message}}
+
+
+@dataclass
+class Batches:
+    """Anthropic's Message Batches in memory, as far as an engine can see them.
+
+    `judge(params)` gives a request's result; a batch ends at its `polls`-th look.
+    """
+
+    judge: Callable[[dict[str, Any]], dict[str, Any]]
+    polls: int = 2
+    batches: dict[str, dict[str, Any]] = field(default_factory=dict)
+    looks: dict[str, int] = field(default_factory=dict)
+    url: str = ""
+
+    def add(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
+        """Take a batch."""
+        assert len({r["custom_id"] for r in requests}) == len(requests)
+        name = f"msgbatch_{len(self.batches) + 1}"
+        self.batches[name] = {"requests": requests, "results": [self.judge(r["params"]) for r in requests]}
+        self.looks[name] = 0
+        return self.shown(name)
+
+    def shown(self, name: str) -> dict[str, Any]:
+        """What the API shows of a batch."""
+        batch = self.batches[name]
+        ended = self.looks[name] >= self.polls
+        counts = dict.fromkeys(("processing", "succeeded", "errored", "canceled", "expired"), 0)
+        for result in batch["results"]:
+            counts[result["type"] if ended else "processing"] += 1
+        moment = "2026-01-01T00:00:00Z"
+        return {
+            "id": name,
+            "type": "message_batch",
+            "processing_status": "ended" if ended else "in_progress",
+            "request_counts": counts,
+            "created_at": moment,
+            "expires_at": moment,
+            "ended_at": moment if ended else None,
+            "archived_at": None,
+            "cancel_initiated_at": None,
+            "results_url": f"{self.url}/v1/messages/batches/{name}/results" if ended else None,
+        }
+
+    def __call__(self, asked: Asked) -> Reply:
+        """Serve one request."""
+        path, _, query = asked.path.removeprefix("/v1/messages/batches").partition("?")
+        parts = path.strip("/").split("/")
+        if asked.method == "POST":
+            return 200, self.add(asked.body["requests"])
+        if parts == [""]:
+            options = dict(item.split("=") for item in query.split("&"))
+            names = list(reversed(self.batches))
+            if "after_id" in options:
+                names = names[names.index(options["after_id"]) + 1 :]
+            page = names[: int(options["limit"])]
+            more = len(page) < len(names)
+            first, last = (page[0], page[-1]) if page else (None, None)
+            data = [self.shown(name) for name in page]
+            return 200, {"data": data, "has_more": more, "first_id": first, "last_id": last}
+        if parts[0] not in self.batches:
+            return failing(404, "no such batch")
+        if parts[1:] == ["results"]:
+            batch = self.batches[parts[0]]
+            rows = [
+                {"custom_id": request["custom_id"], "result": result}
+                for request, result in zip(batch["requests"], batch["results"], strict=True)
+            ]
+            return 200, b"".join(json.dumps(row).encode() + b"\n" for row in reversed(rows))
+        self.looks[parts[0]] += 1
+        return 200, self.shown(parts[0])
+
+
+def succeeded(text: str, stop: str = "end_turn") -> dict[str, Any]:
+    """A batch's result: a message."""
+    message = {
+        "id": "msg",
+        "type": "message",
+        "role": "assistant",
+        "model": "m",
+        "content": [{"type": "text", "text": text}] if text else [],
+        "stop_reason": stop,
+        "stop_sequence": None,
+        "usage": {"input_tokens": 1, "output_tokens": 2},
+    }
+    return {"type": "succeeded", "message": message}
+
+
+def errored(kind: str, message: str) -> dict[str, Any]:
+    """A batch's result: an error."""
+    error = {"type": "error", "error": {"type": kind, "message": message}, "request_id": None}
+    return {"type": "errored", "error": error}
+
+
+if __name__ == "__main__":
+    seconds = float(sys.argv[1])
+
+    def slow(asked: Asked) -> Reply:
+        time.sleep(seconds)
+        return answer(asked)
+
+    with serving(slow) as running:
+        print(running.url, flush=True)
+        sys.stdin.read()  # until the parent closes it

@@ -1,0 +1,188 @@
+"""The command line: quick help, and one line for every error a user can mend."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reasongenrm import cli
+from reasongenrm.cli import main
+from reasongenrm.config.recipe import Recipe
+
+pytestmark = pytest.mark.unit
+
+PROMPTS = Path("configs/prompts").resolve()
+ROW = '{"chosen": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "good"}], "rejected": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "bad"}], "source": "s"}\n'
+LOADED = """
+import sys
+from reasongenrm.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    print(sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stderr)
+    sys.exit(end.code)
+"""
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a recipe whose data are there, and whose model, adapters and launch file are not."""
+    recipe = {
+        "name": "r",
+        "model": {"path": "./model"},
+        "prompts": str(PROMPTS / "toy.yaml"),
+        "templates": {"reason": str(PROMPTS / "reason.jinja"), "direct": str(PROMPTS / "direct.jinja")},
+        "data": {"sources": [{"path": "pairs.jsonl"}]},
+        "judges": {"mine": {"template": "reason"}},
+        "train": {"launch": "launch.yaml"},
+    }
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe))
+    (tmp_path / "pairs.jsonl").write_text(ROW)
+    monkeypatch.chdir(tmp_path)
+    environment = dict(os.environ)
+    with warnings.catch_warnings():  # the command line quiets its libraries for good
+        yield tmp_path
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+@pytest.fixture
+def run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> Cli:
+    def call(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = main(list(words))
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def modules_after(*words: str) -> set[str]:
+    done = subprocess.run([sys.executable, "-c", LOADED, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("usage: reasongenrm")
+    return set(yaml.safe_load(done.stderr))
+
+
+# --- help
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["prepare", "--help"], ["toy", "base", "--help"]], ids=" ".join
+)
+def test_help_loads_no_heavy_library(words: list[str]) -> None:
+    loaded = modules_after(*words)
+    assert "argparse" in loaded
+    heavy = {"torch", "vllm", "transformers", "trl", "peft", "accelerate", "deepspeed", "datasets", "tokenizers", "numpy", "pydantic", "yaml", "rich"}  # fmt: skip
+    assert not loaded & heavy
+
+
+def test_help_answers_in_half_a_second() -> None:
+    def seconds() -> float:
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "reasongenrm.cli", "--help"]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert all(verb in told for verb in cli.STAGES)
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+# --- errors a user can mend
+
+ERRORS: list[tuple[str, list[str], str]] = [
+    ("no recipe", ["prepare", "none.yaml"], "none.yaml: recipe not found (see configs/"),
+    ("unknown key", ["prepare", "r.yaml", "teachers.student.sample=2"], "r.yaml: teachers.student.sample: unknown key (did you mean 'samples'?)"),
+    ("bad value", ["evaluate", "r.yaml", "evaluate.max_tokens=0"], "r.yaml: evaluate.max_tokens: "),
+    ("no override", ["train", "r.yaml", "seed"], "command line: 'seed' is no override"),
+    ("limit", ["prepare", "r.yaml", "--limit", "0"], "r.yaml: limit: "),
+    ("no data", ["prepare", "r.yaml", "--dry-run", "data.sources.0.path=./none.jsonl"], "./none.jsonl"),
+    ("no prompts", ["prepare", "r.yaml", "--dry-run", "prompts=none.yaml"], "none.yaml: prompt file not found"),
+    ("no adapter", ["evaluate", "r.yaml"], "runs/r/judges/mine: no adapter of 'mine' (run 2_train.sh first)"),
+    ("no model", ["prepare", "r.yaml"], "model.path: ./model is no folder"),
+    ("no hub name", ["prepare", "r.yaml", "model.path=runs/old"], "model.path: runs/old is no folder"),
+    ("empty model", ["prepare", "r.yaml", "model.path=."], "model.path: . holds no config.json"),
+    ("no launch file", ["train", "r.yaml"], "train.launch: launch.yaml is no file (see configs/accelerate/)"),
+    ("not prepared", ["train", "r.yaml", "train.launch=r.yaml"], "(run 1_prepare.sh first)"),
+    ("typo for TRL", ["prepare", "r.yaml", "model.path=hub/id", "train.args.learning_rat=1"], "train.args.learning_rat: SFTConfig has no key 'learning_rat' (did you mean 'learning_rate'?)"),
+    ("typo for peft", ["train", "r.yaml", "train.lora.alpha=1"], "train.lora.alpha: LoraConfig has no key 'alpha'"),
+    ("set by us", ["prepare", "r.yaml", "model.path=hub/id", "judges.mine.args.max_length=1"], "judges.mine.args.max_length: max_length is set by the suite"),
+    ("text for a number", ["prepare", "r.yaml", "model.path=hub/id", "train.args.learning_rate=1e-5"], "train.args.learning_rate: '1e-5' is text, not a number"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "told"), [e[1:] for e in ERRORS], ids=[e[0] for e in ERRORS])
+def test_what_a_user_can_mend_is_told_in_one_line(words: list[str], told: str, run: Cli) -> None:
+    code, _, stderr = run(*words)
+    assert code == 2
+    assert stderr.startswith("reasongenrm: ") and stderr.count("\n") == 1 and stderr.endswith("\n")
+    assert told in stderr
+
+
+def test_an_error_ends_the_process_with_code_2_and_no_traceback(workplace: Path) -> None:
+    command = [sys.executable, "-m", "reasongenrm.cli", "prepare", "none.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "reasongenrm: none.yaml: recipe not found (see configs/ for those that are there)\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["prepar", "r.yaml"], ["prepare"], ["prepare", "r.yaml", "--limt", "3"], ["prepare", "r.yaml", "--limit", "x"],
+     ["toy"], ["toy", "base"], ["toy", "build", "x=1"], ["prepare", "r.yaml", "-v"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_wrong_command_line_is_told_its_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: reasongenrm")
+
+
+# --- what reaches the stage
+
+
+def test_overrides_reach_the_stage_from_both_sides_of_an_option(
+    run: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import reasongenrm.stages.train as stage
+
+    seen: list[Recipe] = []
+    monkeypatch.setattr(stage, "train", seen.append)
+    assert run("train", "r.yaml", "seed=1", "--limit", "7", "name=other", "scalar=null")[0] == 0
+    [recipe] = seen
+    assert (recipe.seed, recipe.limit, recipe.name, recipe.scalar) == (1, 7, "other", None)
+
+
+def test_a_dry_run_writes_nothing(run: Cli, workplace: Path) -> None:
+    before = sorted(workplace.rglob("*"))
+    code, stdout, _ = run("prepare", "r.yaml", "--dry-run", "seed=5")
+    assert code == 0
+    assert "seed: 5\n" in stdout and "rows: 1\n" in stdout and "[Answer A]\n" in stdout
+    assert sorted(workplace.rglob("*")) == before
+
+
+def test_an_interrupt_is_no_error_to_mend(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_stage", interrupted)
+    code, _, stderr = run("prepare", "r.yaml")
+    assert code == 130 and stderr.count("\n") == 1
+
+
+def test_a_programming_error_keeps_its_traceback(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(options: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "_stage", broken)
+    with pytest.raises(ZeroDivisionError):
+        run("prepare", "r.yaml")
