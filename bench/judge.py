@@ -37,7 +37,7 @@ from machine import machine
 
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.judge.verdicts import Asker
+from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import JudgePrompt, PreferencePair
 
 PARTS = ("engine", "server", "merged", "after")
@@ -89,7 +89,7 @@ def in_turn(ways: dict[str, Callable[[], Any]], before: Callable[[], None], repe
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def placed(recipe: Recipe, asker: Asker, pairs: Sequence[PreferencePair]) -> list[JudgePrompt]:
+def placed(recipe: Recipe, asker: VerdictTask, pairs: Sequence[PreferencePair]) -> list[JudgePrompt]:
     """Return the pairs' judge prompts in both orders."""
     from reasongenrm.stages.judging import placed_prompts
 
@@ -117,8 +117,8 @@ def engine_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> di
             )
 
         ways = {"bare": bare, "judge": lambda: list(judge.compare_many(asked))}
-        found = in_turn(ways, engine.forget, repeats)
-        engine.forget()
+        found = in_turn(ways, engine.reset_prefix_cache, repeats)
+        engine.reset_prefix_cache()
         calm = list(judge.compare_many(asked))
         rescued = sum(v.rescued for c in calm for v in c.verdicts)
         noise = {
@@ -132,7 +132,7 @@ def _moved(
     calm: Sequence[Any], judge: Any, asked: Sequence[Any], order: Sequence[int], size: int
 ) -> list[float]:
     """Return the largest change of P(A) among the verdicts, and how many letters changed."""
-    judge.engine.forget()
+    judge.engine.reset_prefix_cache()
     found: dict[int, Any] = {}
     for start in range(0, len(order), size):
         part = order[start : start + size]
@@ -152,8 +152,8 @@ def merged_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> di
     from reasongenrm.train.merge import merge_adapter
 
     name, settings = next(iter(recipe.judges.items()))
-    with tempfile.TemporaryDirectory() as where:
-        merged = Path(where) / "merged"
+    with tempfile.TemporaryDirectory() as location:
+        merged = Path(location) / "merged"
         merge_adapter(recipe.model, recipe.folder / "judges" / name / "adapter", merged)
         base = recipe.model.model_copy(update={"path": str(merged)})
         update = {"model": base, "student_template": settings.template}
@@ -204,10 +204,12 @@ def server_part(
         root = url.removesuffix("/v1")
         key = {"Authorization": f"Bearer {os.environ[str(config.api_key_env)]}"}
 
-        def forget() -> None:
+        def reset_prefix_cache() -> None:
             httpx.post(f"{root}/reset_prefix_cache", headers=key, timeout=60).raise_for_status()
 
-        found = in_turn({"judge": lambda: list(judge.compare_many(asked)), "common": common}, forget, repeats)
+        found = in_turn(
+            {"judge": lambda: list(judge.compare_many(asked)), "common": common}, reset_prefix_cache, repeats
+        )
     return found | {"rows": len(pairs)}
 
 
@@ -225,8 +227,8 @@ def after_part(recipe: Recipe, given: list[PreferencePair], repeats: int) -> dic
     judge, settings = next((name, one) for name, one in recipe.judges.items() if one.template != "direct")
     encoder = judge_encoder(recipe, settings.template, load_tokenizer(recipe.model))
     subsets = [s for s, count in REWARDBENCH.published_rows.items() for _ in range(count)]
-    with tempfile.TemporaryDirectory() as where:
-        folder = Path(where)
+    with tempfile.TemporaryDirectory() as location:
+        folder = Path(location)
         source = toy_pairs("test", REWARDBENCH_ROWS, seed=7)
         lines = [
             {"prompt": list(p.history), "chosen": p.chosen + f" {n}", "rejected": p.rejected, "subset": s}

@@ -74,7 +74,7 @@ def benchmark(path: Path) -> None:
             out.write(json.dumps(row) + "\n")
 
 
-def run_one(what: str, rows: Path) -> None:
+def run_one(problem: str, rows: Path) -> None:
     """Do the work in this process, and print seconds, pairs and peak memory (MiB; of the largest worker, too)."""
     from reasongenrm.data.clean import clean
     from reasongenrm.run import Run
@@ -85,7 +85,7 @@ def run_one(what: str, rows: Path) -> None:
                  "engine.max_model_len=8192", f"evaluate.benchmarks.toy.path={rows.parent / 'benchmark.jsonl'}"]  # fmt: skip
     recipe = load_recipe("configs/demo.yaml", overrides)
     began = time.perf_counter()
-    if what == "all":
+    if problem == "all":
         run = Run(recipe, "prepare")
         run.folder = rows.parent
         kept = write_pairs(recipe, run)["total"]["kept"]
@@ -139,16 +139,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         benchmark(Path(folder) / "benchmark.jsonl")
         rows_file = Path(folder) / "rows.jsonl"
-        for what in options.step or STEPS:
+        for problem in options.step or STEPS:
             for rows in options.rows:
                 generate(rows_file, rows)
-                command = [sys.executable, __file__, "--one", what, str(rows_file)]
+                command = [sys.executable, __file__, "--one", problem, str(rows_file)]
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:
                     sys.exit(done.stderr)
                 told = json.loads(done.stdout.splitlines()[-1])
                 print(
-                    f"| {what} | {rows:,} | {told['kept']:,} | {told['seconds']:.1f} | {rows / told['seconds']:,.0f} "
+                    f"| {problem} | {rows:,} | {told['kept']:,} | {told['seconds']:.1f} | {rows / told['seconds']:,.0f} "
                     f"| {told['peak']:.0f} | {told['worker']:.0f} |",
                     flush=True,
                 )

@@ -165,11 +165,11 @@ def main() -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         seconds = timed(lambda: drop_near_duplicates(planted.pairs, NearDuplicateConfig(), drops.append))  # noqa: B023
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        found = {drop.where for drop in drops}
+        found = {drop.location for drop in drops}
         print(line("near duplicates", rows, seconds, found, planted.copies), f"  +{grown / 1024:.0f} MiB")
         drops = []
         seconds = timed(lambda: decontaminate(planted.pairs, index, drops.append, matches.append))  # noqa: B023
-        found = {drop.where for drop in drops}
+        found = {drop.location for drop in drops}
         print(line("decontamination", rows, seconds, found, planted.contaminated), flush=True)
 
 

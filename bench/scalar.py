@@ -24,7 +24,7 @@ from reasongenrm.demo.world import NOUNS
 from reasongenrm.scalar.model import ScalarRewardModel
 
 
-def published_size(folder: Path, where: Path) -> Path:
+def published_size(folder: Path, location: Path) -> Path:
     """Write an untrained head of DistilBERT's published size with a folder's tokenizer; return its folder."""
     import torch
     from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification
@@ -32,9 +32,9 @@ def published_size(folder: Path, where: Path) -> Path:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     torch.manual_seed(0)
     config = DistilBertConfig(vocab_size=30522, num_labels=1, pad_token_id=tokenizer.pad_token_id)
-    DistilBertForSequenceClassification(config).save_pretrained(where)
-    tokenizer.save_pretrained(where)
-    return where
+    DistilBertForSequenceClassification(config).save_pretrained(location)
+    tokenizer.save_pretrained(location)
+    return location
 
 
 def mixed(count: int) -> tuple[list[str], list[str]]:
@@ -74,10 +74,10 @@ def main() -> None:
     print(machine())
     print(f"\n{options.pairs} answers of 3 to 200 words\n")
     print("| head | one by one, s | batched, s | ratio | largest difference |\n|---|--:|--:|--:|--:|")
-    with tempfile.TemporaryDirectory() as where:
+    with tempfile.TemporaryDirectory() as location:
         heads = {
             "the given one": Path(options.folder),
-            "DistilBERT's size": published_size(options.folder, Path(where)),
+            "DistilBERT's size": published_size(options.folder, Path(location)),
         }
         for name, folder in heads.items():
             single, batched, apart = measure(

@@ -103,14 +103,14 @@ def test_a_pair_survives_a_trip_through_json(chosen: str, rejected: str, content
 
 @given(
     ids=st.lists(st.integers(0, 200_000), max_size=5),
-    watched=st.dictionaries(
+    logprobs=st.dictionaries(
         st.integers(0, 5), st.dictionaries(st.integers(0, 9), st.floats(-99, 0), max_size=2), max_size=3
     ),
     text=st.text(),
     error=st.none() | st.text(),
 )
 def test_a_completion_survives_a_trip_through_json(
-    ids: list[int], watched: dict[int, dict[int, float]], text: str, error: str | None
+    ids: list[int], logprobs: dict[int, dict[int, float]], text: str, error: str | None
 ) -> None:
-    completion = Completion("x", text, "stop", tuple(ids), -1.5, watched, error)
+    completion = Completion("x", text, "stop", tuple(ids), -1.5, logprobs, error)
     assert completion_from_json(json.loads(json.dumps(completion_to_json(completion)))) == completion

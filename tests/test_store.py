@@ -171,7 +171,7 @@ def test_of_two_rows_with_one_id_the_first_is_kept(tmp_path: Path) -> None:
 def test_read_jsonl_of_a_missing_file_names_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="file not found") as caught:
         list(read_jsonl(tmp_path / "none.jsonl"))
-    assert caught.value.where == str(tmp_path / "none.jsonl")
+    assert caught.value.location == str(tmp_path / "none.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_read_jsonl_names_file_and_line(line: bytes, tmp_path: Path) -> None:
     assert [next(rows), next(rows)] == [{"id": "a"}] * 2
     with pytest.raises(DataError) as caught:
         next(rows)
-    assert caught.value.where == f"{path}:3"
+    assert caught.value.location == f"{path}:3"
     assert "\n" not in str(caught.value)
 
 

@@ -12,13 +12,13 @@ class ReasonGenRMError(Exception):
         mend: what to do about it.
     """
 
-    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
-        self.what, self.where, self.mend = what, where, mend
+    def __init__(self, problem: str, *, location: str = "", hint: str = "") -> None:
+        self.problem, self.location, self.hint = problem, location, hint
         super().__init__(str(self))
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text} ({self.mend})" if self.mend else text
+        text = f"{self.location}: {self.problem}" if self.location else self.problem
+        return f"{text} ({self.hint})" if self.hint else text
 
 
 class ConfigError(ReasonGenRMError):

@@ -101,7 +101,7 @@ def map_chunks(
                 yield from running.popleft().result()
         except BrokenProcessPool:
             raise EngineError(
-                "a worker process was killed", where="stage 1", mend="is there enough memory? run it again"
+                "a worker process was killed", location="stage 1", hint="is there enough memory? run it again"
             ) from None
         finally:
             for future in running:

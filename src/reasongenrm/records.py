@@ -256,7 +256,7 @@ class Completion:
     finish_reason: str
     token_ids: tuple[int, ...] = ()
     logprob: float | None = 0.0
-    watched: dict[int, dict[int, float]] = field(default_factory=dict)
+    logprobs: dict[int, dict[int, float]] = field(default_factory=dict)
     error: str | None = None
     billed: int | None = None
     prompt_tokens: int = 0
@@ -296,7 +296,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Rated:
+class Rating:
     """What the judge said of one answer alone.
 
     Attributes:
@@ -396,7 +396,7 @@ class Drop:
         stage: the step that left it out (load, clean, length, select, …).
     """
 
-    where: str
+    location: str
     source: str
     reason: str
     detail: str

@@ -81,8 +81,8 @@ class Run:
             except BlockingIOError:
                 raise ConfigError(
                     "another process is working in this run folder",
-                    where=str(self.folder),
-                    mend="wait for it to end",
+                    location=str(self.folder),
+                    hint="wait for it to end",
                 ) from None
             self._same_settings(settings)
             path = self.path("manifest", f"{self.stage}.json")
@@ -105,8 +105,8 @@ class Run:
         if not self.path("manifest", f"{self.stage}.json").exists():
             raise ConfigError(
                 f"nothing says what {self.stage} was run with here",
-                where=str(self.folder),
-                mend="run it in this folder",
+                location=str(self.folder),
+                hint="run it in this folder",
             )
         self._same_settings(settings)
 
@@ -120,8 +120,8 @@ class Run:
             shown = ", ".join(changed[:4]) + (", …" if len(changed) > 4 else "")
             raise ConfigError(
                 f"{self.stage} was begun here with other settings: {shown}",
-                where=str(self.folder),
-                mend=f"give the run another name (name=…), or delete {self.folder}",
+                location=str(self.folder),
+                hint=f"give the run another name (name=…), or delete {self.folder}",
             )
 
 

@@ -15,16 +15,16 @@ from typing import Any
 from reasongenrm.errors import ConfigError, ReasonGenRMError, first_line
 
 
-def error_response(status: int, error: str, mend: str = "") -> Any:
-    """Return the JSON answer {"error", "mend"} to a request that cannot be served."""
+def error_response(status: int, error: str, hint: str = "") -> Any:
+    """Return the JSON answer {"error", "hint"} to a request that cannot be served."""
     from starlette.responses import JSONResponse
 
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    return JSONResponse({"error": error, "mend": mend}, status, headers)
+    return JSONResponse({"error": error, "hint": hint}, status, headers)
 
 
 def answer_errors(app: Any, statuses: Mapping[type[ReasonGenRMError], int] = MappingProxyType({})) -> None:
-    """Have every error of an app answered by {"error": what, "mend": …}.
+    """Have every error of an app answered by {"error": what, "hint": …}.
 
     Args:
         app: a FastAPI app.
@@ -36,20 +36,20 @@ def answer_errors(app: Any, statuses: Mapping[type[ReasonGenRMError], int] = Map
     async def ours(_: Any, error: ReasonGenRMError) -> Any:
         status = next((statuses[kind] for kind in type(error).__mro__ if kind in statuses), 400)
         return error_response(
-            status, f"{error.where}: {error.what}" if error.where else error.what, error.mend
+            status, f"{error.location}: {error.problem}" if error.location else error.problem, error.hint
         )
 
     async def invalid(_: Any, error: RequestValidationError) -> Any:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"][1:]))
+        location = ".".join(map(str, first["loc"][1:]))
         if first["type"] == "json_invalid":
-            return error_response(400, f"the body is no JSON, at character {where}", "send a JSON object")
+            return error_response(400, f"the body is no JSON, at character {location}", "send a JSON object")
         sent = "with Content-Type: application/json" if first["loc"] == ("body",) else "see /openapi.json"
-        return error_response(422, f"{where}: {first['msg']}" if where else first["msg"], sent)
+        return error_response(422, f"{location}: {first['msg']}" if location else first["msg"], sent)
 
     async def refused(_: Any, error: HTTPException) -> Any:
-        mend = "see /openapi.json" if error.status_code in (404, 405) else ""
-        return error_response(error.status_code, error.detail, mend)
+        hint = "see /openapi.json" if error.status_code in (404, 405) else ""
+        return error_response(error.status_code, error.detail, hint)
 
     async def failed(_: Any, error: Exception) -> Any:
         return error_response(500, "the server failed", "its log says why")
@@ -109,7 +109,7 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
-        raise ConfigError(f"cannot listen: {first_line(error)}", where=f"{host}:{port}") from None
+        raise ConfigError(f"cannot listen: {first_line(error)}", location=f"{host}:{port}") from None
 
 
 def address(listening: socket.socket) -> str:

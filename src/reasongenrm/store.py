@@ -48,7 +48,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         DataError: the file is missing, or a line is no JSON object in UTF-8; names `file:line`.
     """
     if not path.exists():
-        raise DataError("file not found", where=str(path), mend="run the stage that writes it first")
+        raise DataError("file not found", location=str(path), hint="run the stage that writes it first")
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -56,11 +56,11 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             except ValueError as error:
                 raise DataError(
                     f"broken JSON: {getattr(error, 'msg', error)}",
-                    where=f"{path}:{number}",
-                    mend="delete the file and run again",
+                    location=f"{path}:{number}",
+                    hint="delete the file and run again",
                 ) from None
             if not isinstance(row, dict):
-                raise DataError("not a JSON object", where=f"{path}:{number}")
+                raise DataError("not a JSON object", location=f"{path}:{number}")
             yield row
 
 
@@ -76,8 +76,8 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"cannot be written: {error.strerror or error}",
-            where=str(path),
-            mend="make room there; then the same command goes on, what is done is kept",
+            location=str(path),
+            hint="make room there; then the same command goes on, what is done is kept",
         ) from error
 
 
@@ -268,16 +268,16 @@ def to_json(record: Any) -> dict[str, Any]:
 def completion_to_json(completion: Completion) -> dict[str, Any]:
     """Return a completion as JSON; the watched positions and token ids become strings."""
     row = to_json(completion)
-    row["watched"] = {
+    row["logprobs"] = {
         str(place): {str(t): value for t, value in entry.items()}
-        for place, entry in completion.watched.items()
+        for place, entry in completion.logprobs.items()
     }
     return row
 
 
 def completion_from_json(row: dict[str, Any]) -> Completion:
     """Read back what `completion_to_json` wrote."""
-    watched = {
-        int(place): {int(t): float(v) for t, v in entry.items()} for place, entry in row["watched"].items()
+    logprobs = {
+        int(place): {int(t): float(v) for t, v in entry.items()} for place, entry in row["logprobs"].items()
     }
-    return Completion(**(row | {"token_ids": tuple(row["token_ids"]), "watched": watched}))
+    return Completion(**(row | {"token_ids": tuple(row["token_ids"]), "logprobs": logprobs}))

@@ -48,7 +48,7 @@ class Scripted:
             found = self.said.get(number, Completion("", f" answer {number} END and on", "stop"))
             yield Completion(request.id, found.text, found.finish_reason, error=found.error, billed=5)
 
-    def forget(self) -> None:
+    def reset_prefix_cache(self) -> None:
         pass
 
     def close(self) -> None:

@@ -51,7 +51,7 @@ def texts(answers: Answers) -> dict[str, list[str]]:
 
 
 def dropped(answers: Answers) -> list[tuple[int, str]]:
-    return [(int(drop.where.rpartition(":")[2]), drop.reason) for drop in answers.drops]
+    return [(int(drop.location.rpartition(":")[2]), drop.reason) for drop in answers.drops]
 
 
 def in_order(answers: Answers) -> dict[str, Order]:
@@ -66,7 +66,7 @@ def test_a_csv_with_extra_columns(tmp_path: Path, text: str) -> None:
     assert texts(answers) == {"p": [f"one{new_line}two", "three"], "q": ['say "hi", please', "four"]}
     assert answers.columns == ("kind", "model") and answers.drops == () == answers.notes
     first, second = answers.prompts[0].answers
-    assert first.extras == {"kind": "x", "model": "m1"} and second.where == f"{tmp_path / 'in.csv'}:{5}"
+    assert first.extras == {"kind": "x", "model": "m1"} and second.location == f"{tmp_path / 'in.csv'}:{5}"
     assert first.id == content_id(answers.prompts[0].history, first.text)
 
 

@@ -100,7 +100,7 @@ def test_another_session_of_the_annotator_is_seen(served: Served) -> None:
     before = served.state()
     RankingSession(served.prompts, served.journal, "ann").skip()
     code, told = served.post("/skip", {"annotator": "ann", "prompt": before["prompt"]["id"]})
-    assert code == 409 and told["mend"]
+    assert code == 409 and told["hint"]
     assert served.state()["progress"]["skipped"] == 1 and served.changes == 0
 
 
@@ -125,7 +125,7 @@ def test_another_session_of_the_annotator_is_seen(served: Served) -> None:
 def test_wrong_input(served: Served, body: dict[str, Any], code: int, said: str) -> None:
     right = {"annotator": "ann", "prompt": served.state()["prompt"]["id"]}
     answer, told = served.post("/rank", right | body)
-    assert answer == code and said in told["error"] and set(told) == {"error", "mend"}
+    assert answer == code and said in told["error"] and set(told) == {"error", "hint"}
     assert served.changes == 0 and served.state()["progress"]["ranked"] == 0
 
 
@@ -167,7 +167,7 @@ def test_other_pages_cannot_ask(served: Served, headers: dict[str, str], code: i
     assert answer.status_code == code, answer.text
     assert served.changes == (code == 200)
     if code == 403:
-        assert set(answer.json()) == {"error", "mend"}
+        assert set(answer.json()) == {"error", "hint"}
         assert served.client.get("/state?annotator=ann", headers=headers).status_code == 403
 
 
@@ -203,7 +203,7 @@ def test_what_the_server_cannot_do_is_its_error(served: Served) -> None:
     served.state()
     served.journal.write_text("{\n", encoding="utf-8")
     code, told = served.post("/undo", {"annotator": "ann"})
-    assert code == 500 and "delete that line" in told["mend"]
+    assert code == 500 and "delete that line" in told["hint"]
 
 
 def test_many_at_once(served: Served) -> None:

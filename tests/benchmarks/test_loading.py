@@ -80,7 +80,7 @@ def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
     path = write(tmp_path / "b.jsonl", *lines)
     found = list(load_benchmark(path))
     drops = [drop for drop in found if isinstance(drop, Drop)]
-    assert [(drop.where.rsplit(":", 1)[1], drop.reason) for drop in drops[:5]] == [
+    assert [(drop.location.rsplit(":", 1)[1], drop.reason) for drop in drops[:5]] == [
         ("1", "broken_json"),
         ("3", "missing_column"),
         ("4", "bad_type"),
@@ -119,7 +119,7 @@ def test_parquet_and_folders(tmp_path: Path) -> None:
     shard = folder / "filtered-00000-of-00001.parquet"
     parquet.write_table(table, shard)
     pair, drop = load_benchmark(str(shard))
-    assert list(pair.history) == turns and drop.where == f"{shard}[1]"
+    assert list(pair.history) == turns and drop.location == f"{shard}[1]"
     write(folder / "raw-00000-of-00001.jsonl", row(), row(), row())
     assert len(list(load_benchmark(str(folder)))) == 2  # the split's own files
     assert len(list(load_benchmark(str(folder), split="raw"))) == 3
@@ -162,7 +162,7 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     _, drop = load_benchmark("allenai/reward-bench", revision="abc")
     assert asked == [("allenai/reward-bench", {"split": "filtered", "revision": "abc"})]
-    assert drop.where == "allenai/reward-bench[1]"
+    assert drop.location == "allenai/reward-bench[1]"
 
     def offline(*_: Any, **__: Any) -> None:
         raise ConnectionError("no route\nto host")

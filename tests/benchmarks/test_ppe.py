@@ -123,7 +123,9 @@ def test_bad_questions_are_drops_with_their_place(tmp_path: Path) -> None:
         *("all_right", "all_wrong", "bad_type", "bad_count", "missing_column", "bad_type"),
         *("bad_pairs", "bad_pairs", "bad_pairs", "missing_column"),
     ]
-    assert [d.where.rsplit(":")[-1] for d in found if isinstance(d, Drop)] == [str(n) for n in range(1, 11)]
+    assert [d.location.rsplit(":")[-1] for d in found if isinstance(d, Drop)] == [
+        str(n) for n in range(1, 11)
+    ]
 
 
 @settings(max_examples=60, deadline=None)

@@ -65,8 +65,8 @@ def test_published_leaderboard_rows(accuracies: dict[str, float], published: lis
 def test_swapped_xstest_weights_would_not_reproduce_them() -> None:
     safety = dict(REWARDBENCH.sections["Safety"])
     safety["xstest-should-refuse"], safety["xstest-should-respond"] = 250, 154
-    swapped = replace(REWARDBENCH, sections={**REWARDBENCH.sections, "Safety": safety})
-    sections, _ = aggregate(swapped, SKYWORK)
+    swap = replace(REWARDBENCH, sections={**REWARDBENCH.sections, "Safety": safety})
+    sections, _ = aggregate(swap, SKYWORK)
     assert round(100 * sections["Safety"], 1) == 92.0 != 91.9
 
 
@@ -149,7 +149,7 @@ def test_no_rows_and_unknown_or_mixed_subsets() -> None:
     with pytest.raises(DataError, match="no rows"):
         score([])
     with pytest.raises(DataError, match=r"f:3: unknown subset 'x'.*llmbar-natural.*toy-chat"):
-        table_for(["x", "toy-chat"], where="f:3")
+        table_for(["x", "toy-chat"], location="f:3")
     with pytest.raises(DataError, match=r"'toy-chat'.*'hep-go'.*toy-safety.*donotanswer"):
         table_for(["hep-go", "toy-chat"])
 

@@ -16,8 +16,8 @@ from reasongenrm.chat.grammar import verdict_text
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.ask import Asking
-from reasongenrm.judge.verdicts import Asker
+from reasongenrm.judge.ask import SamplingSettings
+from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import Message, PreferencePair, SFTRecord
 from reasongenrm.store import write_jsonl
 from reasongenrm.train.sft import training_rows
@@ -188,8 +188,8 @@ def test_training_and_serving_read_the_same_tokens(
         rows = list(training_rows([path], trained, 100_000))
         # Serving loads the tokenizer from the folder that training saved it to.
         served = ChatEncoder(AutoTokenizer.from_pretrained(tmp_path / "trained"), trained.template)
-        asking = Asking(max_tokens=64, temperature=0, rescue=True, seed=1)
-        requests = list(Asker(asking, served, 100_000).requests(prompts))
+        asking = SamplingSettings(max_tokens=64, temperature=0, rescue=True, seed=1)
+        requests = list(VerdictTask(asking, served, 100_000).requests(prompts))
         for row, request, record in zip(rows, requests, records, strict=True):
             asked = row["input_ids"][: row["completion_mask"].index(1)]
             written = row["input_ids"][len(asked) :]
@@ -227,7 +227,7 @@ def test_a_template_that_cannot_keep_contents_apart_is_refused(
     encoder = ChatEncoder(toy_tokenizer, template)
     with pytest.raises(ConfigError, match=told) as caught:
         encoder.completion("reason", "[[A]]")
-    assert caught.value.where == "chat template" and "\n" not in str(caught.value)
+    assert caught.value.location == "chat template" and "\n" not in str(caught.value)
 
 
 def test_markers_that_the_tokenizer_does_not_know_are_refused(toy_tokenizer: Any) -> None:

@@ -12,8 +12,8 @@ from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, hindsight_prompt, judge_prompt
 from reasongenrm.chat.verdict import VerdictTokens
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.ask import Asking
-from reasongenrm.judge.verdicts import Asker
+from reasongenrm.judge.ask import SamplingSettings
+from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import Completion, PreferencePair
 from reasongenrm.stages.selection import direct_record
 
@@ -73,7 +73,7 @@ def test_a_prompts_id_depends_on_all_that_it_shows(tmp_path: Path) -> None:
 def test_a_file_that_does_not_do_is_refused(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=told) as caught:
         own(tmp_path, **changes)
-    assert "own.yaml" in caught.value.where
+    assert "own.yaml" in caught.value.location
 
 
 def test_records_are_written_and_read_in_the_same_grammar(tmp_path: Path, toy_tokenizer: Any) -> None:
@@ -83,15 +83,15 @@ def test_records_are_written_and_read_in_the_same_grammar(tmp_path: Path, toy_to
     prompt = judge_prompt(PAIR, "BA", prompts)
     record = direct_record(prompt, prompts.verdict)
     assert record.response == "winner: B"
-    asker = Asker(Asking(32, 0, True, 17), encoder, 512)
+    asker = VerdictTask(SamplingSettings(32, 0, True, 17), encoder, 512)
     tokens = VerdictTokens.of(encoder)
     [request] = asker.requests([prompt])
     assert request.stop == ("<|im_end|>",), "the verdicts end in different characters"
     for winner, letter in (("A", tokens.a), ("B", tokens.b)):
         ids = tuple(encoder.completion("[[A]] is what they say , winner: A ?", f"winner: {winner}"))
         place = max(at for at, token in enumerate(ids) if token == letter)
-        watched = {place: {tokens.a: -0.5, tokens.b: -1.5}}
-        verdict = asker.read(prompt, Completion(prompt.id, "", "stop", ids, -1.0, watched))
+        logprobs = {place: {tokens.a: -0.5, tokens.b: -1.5}}
+        verdict = asker.read(prompt, Completion(prompt.id, "", "stop", ids, -1.0, logprobs))
         assert (verdict.winner, verdict.outcome) == (winner, "ok") and verdict.prob_a == pytest.approx(
             0.7311, abs=1e-4
         )

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasongenrm.chat.prompts import PromptFile, hindsight_prompt, judge_prompt, neutralise, place, swapped
+from reasongenrm.chat.prompts import PromptFile, hindsight_prompt, judge_prompt, neutralise, place, swap
 from reasongenrm.errors import ConfigError
 from reasongenrm.records import Message, Order, PreferencePair, content_id
 
@@ -53,7 +53,7 @@ def refused(folder: Path, text: str | bytes | dict[str, Any]) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         load(folder, text)
     assert "\n" not in str(caught.value)
-    assert caught.value.where.startswith(str(folder / "p.yaml"))
+    assert caught.value.location.startswith(str(folder / "p.yaml"))
     return caught.value
 
 
@@ -86,7 +86,7 @@ def test_placement_does_not_see_the_content() -> None:
 
 
 def test_swapping_twice_is_nothing() -> None:
-    assert swapped("AB") == "BA" and swapped("BA") == "AB"
+    assert swap("AB") == "BA" and swap("BA") == "AB"
 
 
 # --- neutralise
@@ -272,7 +272,7 @@ def test_a_file_that_cannot_work_is_refused(change: dict[str, Any], told: str, t
 @pytest.mark.parametrize("key", list(GOOD))
 def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
     error = refused(tmp_path, {k: v for k, v in GOOD.items() if k != key})
-    assert error.where.endswith(f": {key}") and "required" in error.what
+    assert error.location.endswith(f": {key}") and "required" in error.problem
 
 
 @pytest.mark.parametrize("data", ["judge: [", b"judge: \xff", b"judge: \x00", ""])
@@ -284,7 +284,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.yaml", tmp_path):
         with pytest.raises(ConfigError, match="prompt file not found") as caught:
             PromptFile.load(path)
-        assert caught.value.where == str(path)
+        assert caught.value.location == str(path)
 
 
 def test_a_name_that_nobody_gives_fails_loudly(toy_prompts: PromptFile) -> None:

@@ -46,8 +46,8 @@ def test_the_verdict_behind_the_last_closing_tag_counts(
     tokens = VerdictTokens.of(think)
     ids = tuple(think.completion(reason, verdict_text(winner)))
     place = max(at for at, token in enumerate(ids) if token in (tokens.a, tokens.b))
-    watched = {place: {tokens.a: math.log(0.3), tokens.b: math.log(0.1)}}
-    completion = Completion("prompt", "not read", "stop", ids, -1.0, watched)
+    logprobs = {place: {tokens.a: math.log(0.3), tokens.b: math.log(0.1)}}
+    completion = Completion("prompt", "not read", "stop", ids, -1.0, logprobs)
     verdict = read_completion(PROMPT, completion, think, tokens)
     assert (verdict.winner, verdict.outcome, verdict.reason) == (winner, "ok", reason)
     assert verdict.prob_a == pytest.approx(0.75)

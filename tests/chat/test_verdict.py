@@ -54,11 +54,11 @@ def completion(
     Each letter takes a tenth of the mass, so that only renormalising gives P(A) back.
     """
     places = [place for place, token in enumerate(ids) if token in (tokens.a, tokens.b)]
-    watched = {
+    logprobs = {
         place: {tokens.a: math.log(0.1 * p), tokens.b: math.log(0.1 * (1 - p))}
         for place, p in zip(places, probabilities or (0.5,) * len(places), strict=True)
     }
-    return Completion("prompt", "not read", finish, tuple(ids), -1.0, watched)
+    return Completion("prompt", "not read", finish, tuple(ids), -1.0, logprobs)
 
 
 def read(

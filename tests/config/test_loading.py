@@ -126,9 +126,9 @@ def test_a_misspelt_key_is_named_rather_than_the_one_it_leaves_missing(tmp_path:
 
 def test_a_key_close_to_none_is_told_the_known_ones(tmp_path: Path) -> None:
     error = refused(write(tmp_path, changed("select.xyz", 1)))
-    assert error.mend == "known keys: selector, formula, threshold, giveaway_words, scorer, batch_tokens"
+    assert error.hint == "known keys: selector, formula, threshold, giveaway_words, scorer, batch_tokens"
     error = refused(write(tmp_path, changed("data.sources.0.xyz", 1)))
-    assert error.mend == "known keys: path, kind, split, revision"
+    assert error.hint == "known keys: path, kind, split, revision"
 
 
 def test_the_keys_of_other_libraries_pass_through_untouched(tmp_path: Path) -> None:
@@ -185,8 +185,8 @@ BAD_VALUES: list[tuple[str, Any]] = [
 def test_a_bad_value_is_refused_by_its_key(key: str, value: Any, tmp_path: Path) -> None:
     path = write(tmp_path, changed(key, value))
     error = refused(path)
-    assert error.where == f"{path}: {key}"
-    assert error.what
+    assert error.location == f"{path}: {key}"
+    assert error.problem
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
         node = node[part]
     del node[last]
     error = refused(write(tmp_path, tree))
-    assert error.where.endswith(f": {key}") and "required" in error.what
+    assert error.location.endswith(f": {key}") and "required" in error.problem
 
 
 @pytest.mark.parametrize("name", ["base", "scalar", "a/b", "a b", "", "..", "a\nb"])
@@ -210,7 +210,7 @@ def test_a_judges_name_must_do_as_a_folder_of_its_own(name: str, tmp_path: Path)
 
 def test_an_unknown_template_is_named_with_the_known_ones(tmp_path: Path) -> None:
     error = refused(write(tmp_path, changed("templates.reson", "x.jinja")))
-    assert "templates.reson" in error.where and "'reason', 'think' or 'direct'" in error.what
+    assert "templates.reson" in error.location and "'reason', 'think' or 'direct'" in error.problem
 
 
 @pytest.mark.parametrize("section", ["teachers.t", "evaluate"])
@@ -222,7 +222,7 @@ def test_a_completion_must_fit_into_the_context(section: str, tmp_path: Path) ->
     load_recipe(path, ["engine.max_model_len=512", *teachers(511), "evaluate.max_tokens=511"])
     small = ["engine.max_model_len=512", *teachers(1), "evaluate.max_tokens=1"]
     error = refused(path, *small, f"{section}.max_tokens=512")
-    assert error.what == f"{section}.max_tokens must be below engine.max_model_len"
+    assert error.problem == f"{section}.max_tokens must be below engine.max_model_len"
 
 
 def test_overrides_are_yaml_at_dotted_keys(tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_an_override_may_open_a_section_that_the_recipe_leaves_out(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("override", "where", "what"),
+    ("override", "location", "problem"),
     [
         ("seed", "command line", "'seed' is no override"),
         ("=1", "command line", "'=1' is no override"),
@@ -297,14 +297,16 @@ def test_an_override_may_open_a_section_that_the_recipe_leaves_out(tmp_path: Pat
         ("select.threshold=", "select.threshold", "valid number"),
     ],
 )  # fmt: skip
-def test_an_override_that_cannot_be_applied(override: str, where: str, what: str, tmp_path: Path) -> None:
+def test_an_override_that_cannot_be_applied(
+    override: str, location: str, problem: str, tmp_path: Path
+) -> None:
     error = refused(write(tmp_path), override)
-    assert error.where.endswith(where) and what in error.what
+    assert error.location.endswith(location) and problem in error.problem
 
 
 def test_a_limit_of_none_or_less_is_refused(tmp_path: Path) -> None:
     for limit in (0, -1):
-        assert refused(write(tmp_path), limit=limit).where.endswith(": limit")
+        assert refused(write(tmp_path), limit=limit).location.endswith(": limit")
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder"])
@@ -316,9 +318,9 @@ def test_a_recipe_that_is_not_there(kind: str, tmp_path: Path) -> None:
 def test_broken_yaml_is_named_by_its_line(tmp_path: Path) -> None:
     path = write(tmp_path, "name: r\nseed: 1\nmodel: {path: [m}\n")
     error = refused(path)
-    assert error.where == f"{path}:3" and error.what == "no valid YAML"
+    assert error.location == f"{path}:3" and error.problem == "no valid YAML"
     path = write(tmp_path, "name: r\n\tseed: 1\n")
-    assert refused(path).where == f"{path}:2"
+    assert refused(path).location == f"{path}:2"
 
 
 @pytest.mark.parametrize("data", [b"name: \xff\n", b"name: \x00\n", b"name: 2026-99-99\n"])
@@ -326,12 +328,12 @@ def test_a_file_that_yaml_cannot_hold(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_bytes(data)
     error = refused(path)
-    assert error.where == str(path) and error.what == "no valid YAML" and error.mend
+    assert error.location == str(path) and error.problem == "no valid YAML" and error.hint
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "text\n", "# only a comment\n"])
 def test_a_recipe_must_be_a_mapping(text: str, tmp_path: Path) -> None:
-    assert refused(write(tmp_path, text)).what == "a recipe is a mapping of keys"
+    assert refused(write(tmp_path, text)).problem == "a recipe is a mapping of keys"
 
 
 def test_a_recipe_says_whether_it_needs_reasons_and_where_it_works(tmp_path: Path) -> None:
@@ -345,4 +347,4 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
     path.write_text("name: a\nseed: 1\nmodel: {path: m}\nseed: 2\n", encoding="utf-8")
     with pytest.raises(ConfigError) as refused:
         load_recipe(path)
-    assert refused.value.where == f"{path}:4" and "'seed' stands twice" in str(refused.value)
+    assert refused.value.location == f"{path}:4" and "'seed' stands twice" in str(refused.value)

@@ -89,11 +89,11 @@ own_words = st.integers(0, 5).map(lambda at: f"own{at}")
     st.data(),
 )
 def test_n_planted_words_are_always_found_and_fewer_never(
-    rows: list[list[str]], before: list[str], after: list[str], n: int, where: str, data: st.DataObject
+    rows: list[list[str]], before: list[str], after: list[str], n: int, location: str, data: st.DataObject
 ) -> None:
     """Own words stand on both sides, so that no longer run than the planted one is shared."""
     texts = [" ".join(row) for row in rows]
-    part = "prompt" if where == "prompt" else "answer"
+    part = "prompt" if location == "prompt" else "answer"
     looked = index(
         *(
             BenchmarkText(f"b:{at}", text if part == "prompt" else "", () if part == "prompt" else (text,))
@@ -105,7 +105,7 @@ def test_n_planted_words_are_always_found_and_fewer_never(
     start = data.draw(st.integers(0, len(rows[at]) - n))
     for count in (n, n - 1):
         planted = [*before, "own", *rows[at][start : start + count], "own", *after]
-        held = pair(**{"prompt": "own", where: " ".join(planted)})
+        held = pair(**{"prompt": "own", location: " ".join(planted)})
         matches = looked.matches(held)
         if count < n:
             assert matches == []
@@ -155,7 +155,7 @@ def test_what_is_dropped_and_what_is_only_listed() -> None:
     looked = index(ROW)
     kept = list(decontaminate(rows, looked, drops.append, matches.append))
     assert kept == [clean, prompt8] * BATCH
-    assert {(drop.where, drop.source, drop.reason, drop.stage) for drop in drops} == {
+    assert {(drop.location, drop.source, drop.reason, drop.stage) for drop in drops} == {
         (prompt13.id, "s", "contaminated_prompt", "clean"),
         (answer13.id, "s", "contaminated_answer", "clean"),
     }
@@ -254,7 +254,7 @@ def test_unreadable_rows_are_said_and_a_benchmark_of_nothing_else_is_an_error(tm
     file = tmp_path / "b.jsonl"
     file.write_text('{"prompt": "p"}\n{oops\n{"other": "x"}\n', encoding="utf-8")
     rows = list(benchmark_texts(str(file)))
-    assert [row.where for row in rows if isinstance(row, Drop)] == [f"{file}:2", f"{file}:3"]
+    assert [row.location for row in rows if isinstance(row, Drop)] == [f"{file}:2", f"{file}:3"]
     read = Decontaminator(CONFIG, [("b", benchmark_texts(str(file)))]).read["b"]
     assert (read["rows"], read["unreadable"]) == (1, 2)
     assert read["first_unreadable"].startswith(f"{file}:2: ")

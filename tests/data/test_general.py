@@ -114,7 +114,7 @@ def test_bad_row_is_a_drop(tmp_path: Path, row: Any, slug: str) -> None:
     (drop,) = load(tmp_path, row)
     assert isinstance(drop, Drop)
     assert (drop.reason, drop.stage) == (slug, "load")
-    assert drop.where.endswith("chat.jsonl:1") and drop.detail.endswith(".")
+    assert drop.location.endswith("chat.jsonl:1") and drop.detail.endswith(".")
 
 
 def test_parquet_rows_are_read_alike(tmp_path: Path) -> None:

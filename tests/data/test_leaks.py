@@ -151,8 +151,8 @@ def test_swapping_all_answers_turns_the_prediction_and_not_the_accuracy(rows: li
             for row in found["features"]
         }
 
-    straight, swapped = (detect([pair(*row[::step]) for row in rows]) for step in (1, -1))
-    assert figures(straight) == figures(swapped)
+    straight, swap = (detect([pair(*row[::step]) for row in rows]) for step in (1, -1))
+    assert figures(straight) == figures(swap)
 
 
 def test_memory_is_bounded_and_what_is_frequent_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -107,13 +107,13 @@ def test_a_near_copy_is_found_and_the_first_is_kept() -> None:
     edited = good.split()
     edited[60] = "other"
     copy = pair(prompt.upper() + " ?!", " ".join(edited), bad + ".")
-    swapped = pair(prompt, bad, " ".join(edited))
+    swap = pair(prompt, bad, " ".join(edited))
     strange = pair(prompt, text(rng, 120), text(rng, 120))
-    at, drops = kept(first, copy, swapped, strange)
+    at, drops = kept(first, copy, swap, strange)
     assert at == [0, 3]
-    assert [(d.where, d.reason, d.stage, d.source) for d in drops] == [
+    assert [(d.location, d.reason, d.stage, d.source) for d in drops] == [
         (copy.id, "near_duplicate", "clean", "s"),
-        (swapped.id, "near_duplicate", "clean", "s"),
+        (swap.id, "near_duplicate", "clean", "s"),
     ]
     assert first.id in drops[0].detail and "prefers the other answer" not in drops[0].detail
     assert first.id in drops[1].detail and "prefers the other answer" in drops[1].detail
@@ -134,9 +134,9 @@ def test_copies_are_always_found_and_the_order_of_the_answers_does_not_matter(
     for copy in (pair(prompt, chosen, rejected), pair(prompt, rejected, chosen)):
         at, drops = kept(*pairs, copy, config=NearDuplicateConfig(threshold=1.0))
         assert len(pairs) not in at
-        assert drops[-1].where == copy.id and "about 1.00" in drops[-1].detail
-    swapped = [pair(p, r, c) for p, c, r in rows]
-    assert kept(*pairs)[0] == kept(*swapped)[0]
+        assert drops[-1].location == copy.id and "about 1.00" in drops[-1].detail
+    swap = [pair(p, r, c) for p, c, r in rows]
+    assert kept(*pairs)[0] == kept(*swap)[0]
 
 
 def test_the_estimate_is_near_the_true_similarity() -> None:

@@ -38,7 +38,7 @@ def compared(items: list[PreferencePair | Drop]) -> list[tuple[str, str, str]]:
 
 
 def dropped(items: list[PreferencePair | Drop]) -> list[tuple[int, str]]:
-    return [(int(item.where.rpartition(":")[2]), item.reason) for item in items if isinstance(item, Drop)]
+    return [(int(item.location.rpartition(":")[2]), item.reason) for item in items if isinstance(item, Drop)]
 
 
 def test_pairs_of_unequal_rank_within_a_prompt(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_bad_line_is_a_drop(tmp_path: Path, line: str, reason: str) -> None:
     items = load_text(tmp_path, HEADER + f"p,a,1\n{line}\np,b,2\n")
     assert compared(items) == [("p", "a", "b")]
     (drop,) = (item for item in items if isinstance(item, Drop))
-    assert (drop.where, drop.source, drop.reason, drop.stage) == (
+    assert (drop.location, drop.source, drop.reason, drop.stage) == (
         f"{tmp_path / 'r.csv'}:3",
         "r",
         reason,

@@ -36,7 +36,7 @@ LOST = Drop("f.jsonl:3", "s", "empty_answer", "The answer is empty.", "load")
 
 def test_clean_drops_leaking_sources_duplicates_and_contradictions() -> None:
     first, leaking = pair(), pair("q", source="magpie_ultra")
-    swapped = pair(chosen="bad", rejected="good", source="t")
+    swap = pair(chosen="bad", rejected="good", source="t")
     other = pair("r")
     drops: list[Drop] = []
     rows: list[PreferencePair | Drop] = [
@@ -44,19 +44,19 @@ def test_clean_drops_leaking_sources_duplicates_and_contradictions() -> None:
         LOST,
         leaking,
         pair(source="t"),
-        swapped,
+        swap,
         other,
-        swapped,
+        swap,
         first,
     ]
     kept = list(clean(rows, drop_sources=["magpie_ultra", "unheard_of"], on_drop=drops.append))
     assert kept == [first, other]
-    assert [(drop.where, drop.source, drop.reason, drop.stage) for drop in drops] == [
+    assert [(drop.location, drop.source, drop.reason, drop.stage) for drop in drops] == [
         ("f.jsonl:3", "s", "empty_answer", "load"),
         (leaking.id, "magpie_ultra", "unwanted_source", "clean"),
         (first.id, "t", "duplicate", "clean"),
-        (swapped.id, "t", "contradicts_earlier_row", "clean"),
-        (swapped.id, "t", "contradicts_earlier_row", "clean"),
+        (swap.id, "t", "contradicts_earlier_row", "clean"),
+        (swap.id, "t", "contradicts_earlier_row", "clean"),
         (first.id, "s", "duplicate", "clean"),
     ]
     assert all(drop.detail.endswith(".") for drop in drops)

@@ -97,7 +97,7 @@ def test_bad_line_is_a_drop(tmp_path: Path, line: bytes, reason: str, source: st
     assert isinstance(before, PreferencePair) and before == after
     assert isinstance(drop, Drop)
     assert (drop.reason, drop.source, drop.stage) == (reason, source, "load")
-    assert drop.where == f"{tmp_path / 'pairs.jsonl'}:2"
+    assert drop.location == f"{tmp_path / 'pairs.jsonl'}:2"
     assert drop.detail.endswith(".") and "\n" not in drop.detail
 
 
@@ -106,7 +106,7 @@ def test_bad_row_is_a_drop(tmp_path: Path, value: Any, reason: str, source: str)
     drop = load_one(tmp_path, value)
     assert isinstance(drop, Drop)
     assert (drop.reason, drop.source, drop.stage) == (reason, source, "load")
-    assert drop.where == f"{tmp_path / 'pairs.jsonl'}:1"
+    assert drop.location == f"{tmp_path / 'pairs.jsonl'}:1"
     assert drop.detail.endswith(".") and "\n" not in drop.detail
 
 

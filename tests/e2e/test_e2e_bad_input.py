@@ -39,7 +39,7 @@ def test_bad_lines_are_counted_and_good_ones_kept(direct: Bench, tmp_path: Path,
     direct.good(PREPARE, "mixed", f"data.sources.0.path={path}")
     folder = direct.folder("mixed")
     drops = rows_of(folder / "dropped.jsonl")
-    assert [drop["where"] for drop in drops] == [f"{path}:{n}" for n in range(4, 10)]
+    assert [drop["location"] for drop in drops] == [f"{path}:{n}" for n in range(4, 10)]
     slugs = Counter(drop["reason"] for drop in drops)
     assert slugs == {"broken_json": 2, "missing_column": 2, "bad_type": 1, "bad_encoding": 1}
     total = value_of(folder / "data_report.json")["total"]
@@ -55,7 +55,7 @@ def test_a_rank_that_is_no_number_costs_its_line(direct: Bench, tmp_path: Path) 
     )
     direct.good(PREPARE, "ranked", f"data.sources=[{{path: {path}, kind: ranked}}]")
     drops = rows_of(direct.folder("ranked") / "dropped.jsonl")
-    assert [(drop["where"], drop["reason"]) for drop in drops] == [
+    assert [(drop["location"], drop["reason"]) for drop in drops] == [
         (f"{path}:3", "bad_rank"),
         (f"{path}:5", "missing_rank"),
         (f"{path}:6", "nothing_to_compare"),

@@ -67,7 +67,7 @@ def test_all_input_rows_are_accounted_for(chain: Chain, toy_data: Path) -> None:
     assert by_stage["clean", "duplicate"] == 1 and by_stage["clean", "unwanted_source"] == 1
     assert all(drop["detail"] for drop in drops)
     broken = next(drop for drop in drops if drop["reason"] == "broken_json")
-    assert broken["where"] == f"{toy_data / 'train.jsonl'}:4"
+    assert broken["location"] == f"{toy_data / 'train.jsonl'}:4"
     pairs = {row["id"] for row in rows_of(chain.folder / "pairs.jsonl")}
     assert len(pairs) == 24 == total["kept"]
 

@@ -77,7 +77,7 @@ def test_real_pairs_are_kept_or_dropped_by_the_length_policies(
         "contaminated_answer",
     }
     listed = {match["pair_id"] for match in rows_of(folder / "contamination.jsonl")}
-    assert {drop["where"] for drop in drops if drop["reason"].startswith("contaminated")} <= listed
+    assert {drop["location"] for drop in drops if drop["reason"].startswith("contaminated")} <= listed
     assert any(len(pair["history"]) > 1 for pair in pairs), "conversations of several turns too"
     shown = (folder / "data_report.html").read_text(encoding="utf-8")
     assert "prompt_too_long" in shown and "longer_than_context" in shown

@@ -17,8 +17,8 @@ from reasongenrm.config.prepare import TeacherConfig
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.engines.base import Request, complete_missing
 from reasongenrm.engines.vllm import VLLMEngine
-from reasongenrm.judge.ask import RESCUE, Asking
-from reasongenrm.judge.verdicts import Asker
+from reasongenrm.judge.ask import RESCUE, SamplingSettings
+from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.metrics.scores import Counts
 from reasongenrm.reasons.sample import sample_reasons
 from reasongenrm.records import Completion, JudgePrompt, PreferencePair, Verdict
@@ -158,10 +158,10 @@ def test_an_untrained_judge_is_rescued_or_unread_and_its_counts_add_up(
 ) -> None:
     by_rescue = {}
     for rescue in (True, False):
-        asking = Asking(max_tokens=16, temperature=0.0, rescue=rescue, seed=17)
+        asking = SamplingSettings(max_tokens=16, temperature=0.0, rescue=rescue, seed=17)
         store = PartStore(tmp_path / f"{rescue}.jsonl")
         by_rescue[rescue] = judge(
-            judged, engine, Asker(asking, encoders[template], engine.max_model_len), store
+            judged, engine, VerdictTask(asking, encoders[template], engine.max_model_len), store
         )
         total = counts(judged, by_rescue[rescue])
         assert total.n == 24 and total.error == 0
@@ -185,7 +185,7 @@ def test_a_killed_judge_ends_with_the_same_bytes(
     tmp_path: Path,
     deaths: tuple[int, ...],
 ) -> None:
-    asking = Asking(max_tokens=10, temperature=1.0, rescue=True, seed=17)
+    asking = SamplingSettings(max_tokens=10, temperature=1.0, rescue=True, seed=17)
     found: list[list[Verdict]] = []
 
     def ask(dying: DyingEngine, store: PartStore) -> None:
@@ -193,7 +193,7 @@ def test_a_killed_judge_ends_with_the_same_bytes(
             judge(
                 judged,
                 dying,
-                Asker(asking, encoders["reason"], dying.max_model_len),
+                VerdictTask(asking, encoders["reason"], dying.max_model_len),
                 store,
                 adapter=str(adapter),
             )
@@ -226,11 +226,11 @@ def test_the_context_is_used_to_its_last_token_and_not_beyond(
             break
     assert set(range(limit - 15, limit + 3)) <= by_length.keys()
     prompts = list(by_length.values())
-    asking = Asking(max_tokens=16, temperature=0.0, rescue=True, seed=17)
+    asking = SamplingSettings(max_tokens=16, temperature=0.0, rescue=True, seed=17)
     verdicts = judge(
         prompts,
         engine,
-        Asker(asking, encoder, engine.max_model_len),
+        VerdictTask(asking, encoder, engine.max_model_len),
         PartStore(tmp_path / "completions.jsonl"),
     )
     needed = len(letters.header) + len(letters.opening) + 1  # of the rescue, beside the prompt

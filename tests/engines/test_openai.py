@@ -95,7 +95,16 @@ def process(seconds: float) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 def test_a_request_is_sent_as_vllm_in_process_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     request = Request(
-        "a", (3, 4), 5, 0.5, 0.9, 11, ("]]<|im_end|>",), ignore_eos=True, allowed=(8, 9), watch=(8, 9)
+        "a",
+        (3, 4),
+        5,
+        0.5,
+        0.9,
+        11,
+        ("]]<|im_end|>",),
+        ignore_eos=True,
+        allowed=(8, 9),
+        logprob_token_ids=(8, 9),
     )
     plain = Request("b", (3, 4), 500)
     with serving(answer) as server:

@@ -109,8 +109,8 @@ def requests(
     base = Request("base", ids[0], 12, ignore_eos=True)
     return [
         *plain,
-        replace(base, id="watch", watch=(300, 301), allowed=(300, 301), max_tokens=3),
-        replace(base, id="often watched", watch=(198, 300, 301)),
+        replace(base, id="watch", logprob_token_ids=(300, 301), allowed=(300, 301), max_tokens=3),
+        replace(base, id="often watched", logprob_token_ids=(198, 300, 301)),
         replace(
             base, id="stop", stop=("]]<|im_end|>",), allowed=stop, temperature=2.0, seed=5, max_tokens=200
         ),
@@ -124,7 +124,7 @@ def requests(
 def test_the_same_requests_get_the_same_completions(
     engine: VLLMEngine, fleet: OpenAIEngine, requests: list[Request]
 ) -> None:
-    engine.forget()
+    engine.reset_prefix_cache()
     ours = {c.id: c for c in engine.complete(requests)}
     theirs = {c.id: c for c in fleet.complete(requests)}
     assert ours.keys() == theirs.keys() == {r.id for r in requests}
@@ -138,11 +138,11 @@ def test_the_same_requests_get_the_same_completions(
         if here.error:
             continue
         assert there.logprob == pytest.approx(here.logprob, abs=1e-3)
-        assert there.watched.keys() == here.watched.keys()
-        for place, entry in here.watched.items():
-            assert there.watched[place] == {t: pytest.approx(v, abs=1e-3) for t, v in entry.items()}
-    assert ours["watch"].watched.keys() == {0, 1, 2}, "else this shows little"
-    assert ours["often watched"].watched
+        assert there.logprobs.keys() == here.logprobs.keys()
+        for place, entry in here.logprobs.items():
+            assert there.logprobs[place] == {t: pytest.approx(v, abs=1e-3) for t, v in entry.items()}
+    assert ours["watch"].logprobs.keys() == {0, 1, 2}, "else this shows little"
+    assert ours["often watched"].logprobs
     assert [c.id for c in ours.values() if c.error] == ["too long"]
 
 

@@ -39,7 +39,7 @@ def prompts(encoders: dict[str, ChatEncoder], toy_prompts: PromptFile) -> list[t
 
 
 def ask(engine: VLLMEngine, requests: Iterable[Request], **options: Any) -> dict[str, Completion]:
-    engine.forget()
+    engine.reset_prefix_cache()
     return {completion.id: completion for completion in engine.complete(requests, **options)}
 
 
@@ -105,9 +105,9 @@ def test_the_log_probability_is_the_sum_over_the_samples_tokens(
         [completion] = ask(engine, [request]).values()
         expected = 0.0
         at = len(request.prompt_ids) - 1
-        logprobs = plain_logprobs((*request.prompt_ids, *completion.token_ids))
+        expected_logprobs = plain_logprobs((*request.prompt_ids, *completion.token_ids))
         for offset, token in enumerate(completion.token_ids):
-            expected += float(logprobs[at + offset, token])
+            expected += float(expected_logprobs[at + offset, token])
         assert completion.logprob == pytest.approx(expected, abs=1e-3)
 
 
@@ -118,26 +118,32 @@ def test_watched_log_probabilities_are_those_of_the_raw_distribution(
     plain_logprobs: Callable[..., Any],
 ) -> None:
     letters = VerdictTokens.of(encoders["reason"])
-    watch = (letters.a, letters.b)
-    narrow = requests_of(prompts[:6], max_tokens=3, allowed=watch, watch=watch, temperature=0.7)
+    logprob_token_ids = (letters.a, letters.b)
+    narrow = requests_of(
+        prompts[:6],
+        max_tokens=3,
+        allowed=logprob_token_ids,
+        logprob_token_ids=logprob_token_ids,
+        temperature=0.7,
+    )
     for request, completion in zip(narrow, ask(engine, narrow).values(), strict=True):
-        assert set(completion.token_ids) <= set(watch), "only allowed ids are sampled"
-        assert completion.watched.keys() == {0, 1, 2}
-        logprobs = plain_logprobs((*request.prompt_ids, *completion.token_ids))
-        for place, watched in completion.watched.items():
-            expected = logprobs[len(request.prompt_ids) - 1 + place]
-            assert watched == {t: pytest.approx(float(expected[t]), abs=1e-4) for t in watch}
-            assert sum(map(math.exp, watched.values())) < 0.5, "not renormalised over the two"
+        assert set(completion.token_ids) <= set(logprob_token_ids), "only allowed ids are sampled"
+        assert completion.logprobs.keys() == {0, 1, 2}
+        expected_logprobs = plain_logprobs((*request.prompt_ids, *completion.token_ids))
+        for place, logprobs in completion.logprobs.items():
+            expected = expected_logprobs[len(request.prompt_ids) - 1 + place]
+            assert logprobs == {t: pytest.approx(float(expected[t]), abs=1e-4) for t in logprob_token_ids}
+            assert sum(map(math.exp, logprobs.values())) < 0.5, "not renormalised over the two"
 
 
 def test_what_is_not_sampled_is_not_watched(engine: VLLMEngine, prompts: list[tuple[int, ...]]) -> None:
     plain = ask(engine, requests_of(prompts[:4]))
-    watching = ask(engine, requests_of(prompts[:4], watch=(300, 301)))
+    watching = ask(engine, requests_of(prompts[:4], logprob_token_ids=(300, 301)))
     for key, completion in watching.items():
         assert completion.token_ids == plain[key].token_ids
         assert completion.logprob == pytest.approx(plain[key].logprob, abs=1e-4)
         places = [place for place, token in enumerate(completion.token_ids) if token in (300, 301)]
-        assert list(completion.watched) == places
+        assert list(completion.logprobs) == places
 
 
 def test_a_stop_string_stays_in_the_text(
@@ -200,22 +206,24 @@ def test_an_adapter_is_served_as_peft_computes_it(
 ) -> None:
     encoder = encoders["reason"]
     letters = VerdictTokens.of(encoder)
-    watch = (letters.a, letters.b)
+    logprob_token_ids = (letters.a, letters.b)
     asked = [
         (*ids, *encoder.content("the first one counts right ."), *letters.header, *letters.opening)
         for ids in prompts
     ]
-    requests = requests_of(asked, max_tokens=1, allowed=watch, watch=watch)
+    requests = requests_of(
+        asked, max_tokens=1, allowed=logprob_token_ids, logprob_token_ids=logprob_token_ids
+    )
     tuned = ask(engine, requests, adapter=str(adapter))
     base = {c.id: c for c in engine.complete(requests)}  # the adapter's prefix cache must not serve the base
     moved = 0.0
     for request in requests:
         for served, adapted in ((tuned, True), (base, False)):
             expected = plain_logprobs(request.prompt_ids, adapted)[-1]
-            assert served[request.id].watched[0] == {
-                t: pytest.approx(float(expected[t]), abs=1e-3 if adapted else 1e-4) for t in watch
+            assert served[request.id].logprobs[0] == {
+                t: pytest.approx(float(expected[t]), abs=1e-3 if adapted else 1e-4) for t in logprob_token_ids
             }
-        moved += abs(tuned[request.id].watched[0][letters.a] - base[request.id].watched[0][letters.a])
+        moved += abs(tuned[request.id].logprobs[0][letters.a] - base[request.id].logprobs[0][letters.a])
     assert moved / len(requests) > 0.1, "the adapter does nothing, so this test shows nothing"
 
 

@@ -27,7 +27,7 @@ from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.cli import main
 from reasongenrm.config.engines import ModelConfig
-from reasongenrm.config.evaluate import AskingConfig
+from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.config.scalar import AnswersConfig, ScalarRecipe
 from reasongenrm.data.agreement import agreement
@@ -36,11 +36,11 @@ from reasongenrm.demo.general import toy_general
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.errors import ReasonGenRMError
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.ask import ask_as
+from reasongenrm.judge.ask import sampling_settings
 from reasongenrm.judge.rewards import GroupReward, verl_score
 from reasongenrm.judge.server import Limits, create_app
 from reasongenrm.judge.sharing import SharedJudge
-from reasongenrm.judge.verdicts import Asker
+from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.reasons.records import dpo_row, grpo_row
 from reasongenrm.reasons.sample import sample_reasons, teacher_encoder
 from reasongenrm.records import Drop, JudgePrompt, Row, ScoredReason, SFTRecord
@@ -171,8 +171,8 @@ def judge(
         chat = Path(f"configs/prompts/{template}.jinja").read_text(encoding="utf-8")
         encoder = ChatEncoder(tokenizer(), chat, prompts.verdict)
     engine = ScriptedEngine(encoder, max_model_len=max_model_len)
-    config = AskingConfig.model_validate({"max_tokens": 64} | asking)
-    asker = Asker(ask_as(config, 17), encoder, max_model_len, prompts.verdict)
+    config = JudgingConfig.model_validate({"max_tokens": 64} | asking)
+    asker = VerdictTask(sampling_settings(config, 17), encoder, max_model_len, prompts.verdict)
     return Judge(engine, asker, prompts, adapter="adapter", both_orders=config.both_orders, seed=17)
 
 

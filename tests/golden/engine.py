@@ -57,7 +57,7 @@ class ScriptedEngine:
         """Yield completions in the opposite order."""
         yield from reversed([self._completion(request, adapter) for request in requests])
 
-    def forget(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """There is no cache."""
 
     def close(self) -> None:
@@ -83,14 +83,14 @@ class ScriptedEngine:
         self, request: Request, ids: Sequence[int], finish: str, number: int, length: int
     ) -> Completion:
         assert self.encoder is not None
-        watched = {}
+        logprobs = {}
         for place, token in enumerate(ids):
-            if token in request.watch:
+            if token in request.logprob_token_ids:
                 low = (number + place) % 600 / 100 + 0.7
-                sides = {one: -0.05 if one == token else -low for one in request.watch}
+                sides = {one: -0.05 if one == token else -low for one in request.logprob_token_ids}
                 if number % 23 == 0:  # the letter that was sampled is the less likely one
-                    sides = {one: -0.05 if one != token else -low for one in request.watch}
-                watched[place] = sides
+                    sides = {one: -0.05 if one != token else -low for one in request.logprob_token_ids}
+                logprobs[place] = sides
         failed = finish == "error"
         return Completion(
             request.id,
@@ -98,7 +98,7 @@ class ScriptedEngine:
             finish,
             token_ids=() if failed else tuple(ids),
             logprob=None if failed else -(number % 1000) / 125,
-            watched={} if failed else watched,
+            logprobs={} if failed else logprobs,
             error="the server failed" if failed else None,
             prompt_tokens=length,
         )
@@ -154,7 +154,7 @@ class ScriptedEngine:
             "length",
             token_ids=(b if kind == 1 else a,),
             logprob=-0.2,
-            watched={0: sides},
+            logprobs={0: sides},
             prompt_tokens=length,
         )
 

@@ -13,15 +13,15 @@ import pytest
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, place
 from reasongenrm.config.engines import EngineConfig, ModelConfig, VLLMServerConfig
-from reasongenrm.config.evaluate import AskingConfig
+from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.engines.serve import VLLMServers
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.ask import ask_as
-from reasongenrm.judge.verdicts import Asker
+from reasongenrm.judge.ask import sampling_settings
+from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.processes import is_gone
 from reasongenrm.records import Comparison, PreferencePair
 
@@ -38,8 +38,8 @@ def judge_on(
     adapter: str | None = None,
     **options: object,
 ) -> Judge:
-    config = AskingConfig.model_validate({"max_tokens": 24} | options)
-    asker = Asker(ask_as(config, 17), encoder, CONTEXT, prompts.verdict)
+    config = JudgingConfig.model_validate({"max_tokens": 24} | options)
+    asker = VerdictTask(sampling_settings(config, 17), encoder, CONTEXT, prompts.verdict)
     return Judge(engine, asker, prompts, adapter=adapter, both_orders=config.both_orders, seed=17)
 
 
@@ -225,7 +225,9 @@ def test_a_server_that_fails_shows_the_end_of_its_log(student: ModelConfig, tmp_
     config = VLLMServerConfig(kind="vllm", startup_seconds=120, args=("--no-such-option",))
     with pytest.raises(EngineError, match="no-such-option") as caught:
         VLLMServers(student, SERVING, config, logs=tmp_path)
-    assert caught.value.where == str(tmp_path / "server-0.log") and "ended with code" in caught.value.what
+    assert (
+        caught.value.location == str(tmp_path / "server-0.log") and "ended with code" in caught.value.problem
+    )
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     assert not any("no-such-option" in Path(f"/proc/{pid}/cmdline").read_text() for pid in children)
 

@@ -11,15 +11,15 @@ from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.chat.verdict import VerdictTokens
 from reasongenrm.engines.base import Request, request_seed
-from reasongenrm.judge.ask import RESCUE, Asking, read_all
-from reasongenrm.judge.verdicts import Asker
+from reasongenrm.judge.ask import RESCUE, SamplingSettings, read_all
+from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import Completion, JudgePrompt, PreferencePair
 from reasongenrm.store import PartStore
 from support.asked import judge
 
 pytestmark = pytest.mark.unit
 
-ASKING = Asking(max_tokens=64, temperature=0, rescue=True, seed=17)
+ASKING = SamplingSettings(max_tokens=64, temperature=0, rescue=True, seed=17)
 
 
 class Killed(Exception):
@@ -46,12 +46,12 @@ class Scripted:
             self.asked.append(request)
         yield from reversed(done)  # engines answer in any order
 
-    def forget(self) -> None:
+    def reset_prefix_cache(self) -> None:
         pass
 
 
-def ask(engine: Scripted, encoder: ChatEncoder, asking: Asking = ASKING) -> Asker:
-    return Asker(asking, encoder, engine.max_model_len)
+def ask(engine: Scripted, encoder: ChatEncoder, asking: SamplingSettings = ASKING) -> VerdictTask:
+    return VerdictTask(asking, encoder, engine.max_model_len)
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +79,8 @@ def answers(
         if kind == 2:
             ids += encoder.structure("<|im_end|>")
         place = ids.index(tokens.a, ids.index(tokens.header[0])) if kind == 0 else -1
-        watched = {place: {tokens.a: -0.5, tokens.b: -1.5}} if kind == 0 else {}
-        return Completion(request.id, "", ("stop", "length", "stop")[kind], tuple(ids), -1.0, watched)
+        logprobs = {place: {tokens.a: -0.5, tokens.b: -1.5}} if kind == 0 else {}
+        return Completion(request.id, "", ("stop", "length", "stop")[kind], tuple(ids), -1.0, logprobs)
 
     return answer
 
@@ -88,11 +88,11 @@ def answers(
 def test_requests_carry_what_the_judge_needs(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens
 ) -> None:
-    for request, prompt in zip(Asker(ASKING, encoder, 4096).requests(prompts), prompts, strict=True):
+    for request, prompt in zip(VerdictTask(ASKING, encoder, 4096).requests(prompts), prompts, strict=True):
         assert request.id == prompt.id
         assert request.prompt_ids == tuple(encoder.encode(prompt.messages, generation=True))
         assert request.stop == ("]]<|im_end|>",) and request.ignore_eos
-        assert request.watch == (tokens.a, tokens.b) and request.allowed == ()
+        assert request.logprob_token_ids == (tokens.a, tokens.b) and request.allowed == ()
         assert (request.max_tokens, request.temperature, request.seed) == (64, 0, None)
 
 
@@ -100,8 +100,8 @@ def test_a_sampled_request_has_a_seed_of_its_own(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens
 ) -> None:
     def seeds(asked: list[JudgePrompt], seed: int) -> dict[str, int | None]:
-        warm = Asking(64, 0.7, True, seed)
-        return {r.id: r.seed for r in Asker(warm, encoder, 4096).requests(asked)}
+        warm = SamplingSettings(64, 0.7, True, seed)
+        return {r.id: r.seed for r in VerdictTask(warm, encoder, 4096).requests(asked)}
 
     assert len(set(seeds(prompts, 1).values())) == len(prompts)
     assert seeds(prompts[::-1], 1) == seeds(prompts, 1)  # not of the order
@@ -114,7 +114,7 @@ def test_a_long_prompt_leaves_less_room_but_never_none(
 ) -> None:
     length = len(encoder.encode(prompts[0].messages, generation=True))
     for room, expected in ((1000, 64), (64, 64), (63, 63), (1, 1), (0, 1), (-5, 1)):
-        [request] = Asker(ASKING, encoder, length + room).requests(prompts[:1])
+        [request] = VerdictTask(ASKING, encoder, length + room).requests(prompts[:1])
         assert request.max_tokens == expected
 
 
@@ -133,7 +133,10 @@ def test_what_cannot_be_read_is_asked_for_the_verdict_alone(
         reason = encoder.content("so on and on")
         asked = encoder.encode(prompt.messages, generation=True)
         assert request.prompt_ids == (*asked, *reason, *tokens.header, *tokens.opening)
-        assert request.max_tokens == 1 and request.allowed == request.watch == (tokens.a, tokens.b)
+        assert request.max_tokens == 1 and request.allowed == request.logprob_token_ids == (
+            tokens.a,
+            tokens.b,
+        )
 
 
 def test_a_rescue_behind_a_long_reason_cuts_the_reason(
@@ -165,7 +168,7 @@ def test_without_rescue_nothing_is_asked_again(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens, tmp_path: Path
 ) -> None:
     engine = Scripted(answers(prompts, encoder, tokens))
-    asking = Asking(64, 0, False, 17)
+    asking = SamplingSettings(64, 0, False, 17)
     found = judge(prompts, engine, ask(engine, encoder, asking), PartStore(tmp_path / "c.jsonl"))
     assert [verdict.outcome for verdict in found] == ["ok", "truncated", "unparsed"] * 2 + ["ok", "truncated"]
     assert len(engine.asked) == len(prompts)
@@ -206,5 +209,5 @@ def test_finished_work_is_read_and_not_asked(
     expected = judge(prompts, engine, ask(engine, encoder), PartStore(tmp_path / "c.jsonl"))
     engine.asked.clear()
     assert judge(prompts, engine, ask(engine, encoder), PartStore(tmp_path / "c.jsonl")) == expected
-    assert read_all(prompts, Asker(ASKING, encoder, 512), PartStore(tmp_path / "c.jsonl")) == expected
+    assert read_all(prompts, VerdictTask(ASKING, encoder, 512), PartStore(tmp_path / "c.jsonl")) == expected
     assert engine.asked == []

@@ -23,19 +23,19 @@ from reasongenrm.engines.base import Request
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.ask import RESCUE, Asking, ask_all, ask_now, read_all
+from reasongenrm.judge.ask import RESCUE, SamplingSettings, ask_all, ask_now, read_all
 from reasongenrm.judge.rate import (
     ALONE,
-    Rater,
+    RatingTask,
     RatingTokens,
     last_rating,
     rating_at_end,
     read_rating,
     read_rating_text,
 )
-from reasongenrm.judge.verdicts import Asker
+from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.metrics.diagnostics import diagnose
-from reasongenrm.records import Completion, JudgePrompt, Message, PairResult, PreferencePair, Rated, Row
+from reasongenrm.records import Completion, JudgePrompt, Message, PairResult, PreferencePair, Rating, Row
 from reasongenrm.stages.rating import UNREAD, check_rating, rating_counts, rating_result, uncalibrated
 from reasongenrm.store import PartStore, to_json
 from support.attacks import ATTACKS, DELIMITERS, SHORT
@@ -125,7 +125,7 @@ def spelled(encoders: dict[str, ChatEncoder]) -> dict[str, RatingTokens]:
     return {name: RatingTokens.of(encoder) for name, encoder in encoders.items()}
 
 
-Read = Callable[..., Rated]
+Read = Callable[..., Rating]
 
 
 @pytest.fixture(params=["reason", "direct", "think"])
@@ -135,7 +135,7 @@ def template(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def read(template: str, encoders: dict[str, ChatEncoder], spelled: dict[str, RatingTokens]) -> Read:
-    def read(ids: Sequence[int], finish: str = "stop") -> Rated:
+    def read(ids: Sequence[int], finish: str = "stop") -> Rating:
         said = Completion("q", "not read", finish, tuple(ids), -1.0, prompt_tokens=9, error="x")
         return read_rating(said, encoders[template], spelled[template])
 
@@ -371,28 +371,28 @@ def test_a_prompt_file_without_a_wording_says_so(toy_prompts: PromptFile) -> Non
     assert toy_prompts.rating is None
     with pytest.raises(ConfigError, match="rating one answer alone") as refused:
         rating_prompt(turns(("user", "?")), "x", toy_prompts)
-    assert refused.value.mend and "judge.yaml" in refused.value.mend
+    assert refused.value.hint and "judge.yaml" in refused.value.hint
 
 
 # --- asking
 
-ASKING = Asking(max_tokens=64, temperature=0, rescue=True, seed=17)
+ASKING = SamplingSettings(max_tokens=64, temperature=0, rescue=True, seed=17)
 ROWS = [(turns(("user", f"add {n} and 1")), str(n + 1)) for n in range(9)]
 RATED = [rating_prompt(history, answer, PROMPTS) for history, answer in ROWS]
 
 
 def test_requests_carry_what_the_judge_needs(encoders: dict[str, ChatEncoder]) -> None:
     for encoder in encoders.values():
-        for request, prompt in zip(Rater(ASKING, encoder, 4096).requests(RATED), RATED, strict=True):
+        for request, prompt in zip(RatingTask(ASKING, encoder, 4096).requests(RATED), RATED, strict=True):
             ids = tuple(encoder.encode(prompt.messages, generation=True))
             assert request == Request(prompt.id, ids, 64, stop=("]]<|im_end|>",), ignore_eos=True)
-    for request, prompt in zip(Rater(ASKING, None, 4096).requests(RATED), RATED, strict=True):
+    for request, prompt in zip(RatingTask(ASKING, None, 4096).requests(RATED), RATED, strict=True):
         assert request == Request(prompt.id, (), 64, messages=prompt.messages)
 
 
 def test_votes_have_seeds_and_names_of_their_own(encoder: ChatEncoder) -> None:
     for asked in (encoder, None):
-        requests = list(Rater(Asking(64, 0.7, True, 17, votes=3), asked, 4096).requests(RATED))
+        requests = list(RatingTask(SamplingSettings(64, 0.7, True, 17, votes=3), asked, 4096).requests(RATED))
         assert [r.id for r in requests] == [p.id + s for p in RATED for s in ("", "#2", "#3")]
         assert len({r.seed for r in requests}) == len(requests) == 27 and {
             r.temperature for r in requests
@@ -403,7 +403,7 @@ def test_a_long_prompt_leaves_less_room_but_never_none(encoders: dict[str, ChatE
     for encoder in encoders.values():
         length = len(encoder.encode(RATED[0].messages, generation=True))
         for room, expected in ((1000, 64), (63, 63), (1, 1), (0, 1), (-5, 1)):
-            [request] = Rater(ASKING, encoder, length + room).requests(RATED[:1])
+            [request] = RatingTask(ASKING, encoder, length + room).requests(RATED[:1])
             assert request.max_tokens == expected
 
 
@@ -418,7 +418,7 @@ def test_a_rescue_goes_on_behind_what_was_said(
         said = Completion("q", "", "length", tuple(encoder.content("on and on and on")))
         needed = len(header) + len(tokens.opening) + tokens.longest
         for context in (4096, length + needed + 2, length + needed, length + needed - 1):
-            asked = Rater(ASKING, encoder, context).rescue(RATED[0], said)
+            asked = RatingTask(ASKING, encoder, context).rescue(RATED[0], said)
             fits = reason[: max(0, context - length - needed)]
             assert asked.prompt_ids == (*prefix, *fits, *header, *tokens.opening)
             assert asked.allowed == tokens.allowed and asked.stop == ("]]",) and asked.id == "q#rescue"
@@ -433,8 +433,8 @@ def test_a_rescue_goes_on_behind_what_was_said(
 def test_a_rescue_is_a_number_at_once_or_nothing(
     said: str, rating: int | None, template: str, encoders: dict[str, ChatEncoder]
 ) -> None:
-    rater = Rater(ASKING, encoders[template], 4096)
-    first = Rated("q", None, "truncated", "so", tokens=64, prompt_tokens=100)
+    rater = RatingTask(ASKING, encoders[template], 4096)
+    first = Rating("q", None, "truncated", "so", tokens=64, prompt_tokens=100)
     ids = tuple(encoders[template].content(said))
     rescued = rater.read_rescue(first, Completion("q#rescue", "", "length", ids, prompt_tokens=170))
     assert (rescued.rating, rescued.rescued) == (rating, rating is not None)
@@ -445,7 +445,7 @@ def test_a_rescue_is_a_number_at_once_or_nothing(
 
 
 def test_a_chat_server_is_rescued_by_words() -> None:
-    rater = Rater(ASKING, None, 4096)
+    rater = RatingTask(ASKING, None, 4096)
     asked = rater.rescue(RATED[0], Completion("q", "well", "stop"))
     assert asked.messages == (*RATED[0].messages, *turns(("assistant", "well"), ("user", ALONE)))
     assert asked.prompt_ids == () and last_rating(ALONE) == 10
@@ -456,16 +456,16 @@ def test_a_chat_server_is_rescued_by_words() -> None:
 
 
 votes = st.lists(
-    st.builds(lambda n: Rated("v", float(n), "ok", f"so {n}", 5, 9), st.integers(1, 10))
-    | st.sampled_from([Rated("v", None, "unparsed", "?", 5, 9), Rated("v", None, "error", "", 0, 0, "x")]),
+    st.builds(lambda n: Rating("v", float(n), "ok", f"so {n}", 5, 9), st.integers(1, 10))
+    | st.sampled_from([Rating("v", None, "unparsed", "?", 5, 9), Rating("v", None, "error", "", 0, 0, "x")]),
     min_size=1,
     max_size=6,
 )
 
 
 @given(votes=votes)
-def test_votes_are_their_mean_and_none_is_lost(votes: list[Rated]) -> None:
-    rater = Rater(ASKING, None, 4096)
+def test_votes_are_their_mean_and_none_is_lost(votes: list[Rating]) -> None:
+    rater = RatingTask(ASKING, None, 4096)
     told = rater.combine(RATED[0], votes)
     read = [vote.rating for vote in votes if vote.rating is not None]
     assert told.id == RATED[0].id and told == rater.combine(RATED[0], votes)
@@ -505,7 +505,7 @@ class Scripted:
             self.lives -= 1
             yield self.answer(request)
 
-    def forget(self) -> None:
+    def reset_prefix_cache(self) -> None:
         pass
 
     def close(self) -> None:
@@ -530,7 +530,7 @@ def scripted(encoder: ChatEncoder, prompts: Sequence[Any] = RATED, **options: An
 EXPECTED = [1.0, 6.0, None, 4.0, 6.0, None, 7.0, 6.0, None]
 
 
-def check(told: Sequence[Rated]) -> None:
+def check(told: Sequence[Rating]) -> None:
     assert [rated.rating for rated in told] == EXPECTED
     assert [rated.outcome for rated in told] == ["ok", "ok", "unparsed"] * 3
     assert [rated.rescued for rated in told] == [False, True, False] * 3
@@ -542,7 +542,7 @@ def check(told: Sequence[Rated]) -> None:
 
 def test_everything_is_asked_at_once_and_then_all_rescues(encoder: ChatEncoder) -> None:
     engine = scripted(encoder)
-    rater = Rater(ASKING, encoder, 4096)
+    rater = RatingTask(ASKING, encoder, 4096)
     check([told.reading for told in ask_now(RATED, engine, rater, adapter="adapter")])
     ids = [prompt.id for prompt in RATED]
     assert engine.asked == [ids, [name + RESCUE for n, name in enumerate(ids) if n % 3]]
@@ -553,7 +553,9 @@ def test_everything_is_asked_at_once_and_then_all_rescues(encoder: ChatEncoder) 
 
 def test_without_a_rescue_nothing_is_asked_again(encoder: ChatEncoder) -> None:
     engine = scripted(encoder)
-    told = ask_now(RATED, engine, Rater(Asking(64, 0, False, 17), encoder, 4096), adapter="adapter")
+    told = ask_now(
+        RATED, engine, RatingTask(SamplingSettings(64, 0, False, 17), encoder, 4096), adapter="adapter"
+    )
     assert (
         len(engine.asked) == 1
         and [one.reading.outcome for one in told] == ["ok", "truncated", "unparsed"] * 3
@@ -565,7 +567,7 @@ def test_without_a_rescue_nothing_is_asked_again(encoder: ChatEncoder) -> None:
 def test_a_killed_rating_goes_on_where_it_stopped(
     block: int | None, deaths: Sequence[int], encoder: ChatEncoder, tmp_path: Path
 ) -> None:
-    rater = Rater(ASKING, encoder, 4096)
+    rater = RatingTask(ASKING, encoder, 4096)
     for name, ends in (("calm", ()), ("killed", deaths)):
         final = tmp_path / f"{name}.jsonl"
         for lives in ends:
@@ -589,7 +591,7 @@ def test_a_killed_rating_goes_on_where_it_stopped(
 
 
 def judge_of(engine: Scripted, encoder: ChatEncoder, prompts: PromptFile = PROMPTS) -> Judge:
-    return Judge(engine, Asker(ASKING, encoder, 4096), prompts, adapter="adapter")
+    return Judge(engine, VerdictTask(ASKING, encoder, 4096), prompts, adapter="adapter")
 
 
 def test_an_answer_alone_is_scored_by_its_rating(
@@ -610,7 +612,7 @@ def test_a_row_that_is_none_is_named(encoder: ChatEncoder, toy_prompts: PromptFi
     for rows in ([ROWS[0], ([], "x")], [ROWS[0], ("  ", "x")], [ROWS[0], ("q", 7)]):
         with pytest.raises(DataError) as refused:
             list(judge.rate_many(rows))
-        assert refused.value.where == "row 1"
+        assert refused.value.location == "row 1"
     with pytest.raises(ConfigError, match="rating one answer alone"):
         judge_of(scripted(encoder), encoder, toy_prompts).score("q", "x")
 
@@ -618,13 +620,13 @@ def test_a_row_that_is_none_is_named(encoder: ChatEncoder, toy_prompts: PromptFi
 # --- the stage
 
 PAIR = PreferencePair.make(turns(("user", "?")), "good", "bad", "Factuality")
-some = st.builds(lambda n: Rated("r", n, "ok", ""), st.floats(1, 10)) | st.sampled_from(
-    [Rated("r", None, "unparsed", ""), Rated("r", None, "truncated", ""), Rated("r", None, "error", "", error="x")]
+some = st.builds(lambda n: Rating("r", n, "ok", ""), st.floats(1, 10)) | st.sampled_from(
+    [Rating("r", None, "unparsed", ""), Rating("r", None, "truncated", ""), Rating("r", None, "error", "", error="x")]
 )  # fmt: skip
 
 
 @given(right=some, wrong=some, unread=st.sampled_from([None, -1.0]))
-def test_a_comparison_of_two_ratings(right: Rated, wrong: Rated, unread: float | None) -> None:
+def test_a_comparison_of_two_ratings(right: Rating, wrong: Rating, unread: float | None) -> None:
     result = rating_result(PAIR, right, wrong, unread=unread)
     turned = rating_result(PAIR, wrong, right, unread=unread)
     assert result.credit + turned.credit == 1 and result.verdicts == ()
@@ -655,7 +657,7 @@ def upstream(given: Sequence[float]) -> float:
     return (0 in winners) / len(winners)
 
 
-def compared(row: Row, told: Sequence[Rated], unread: float | None) -> dict[str, PairResult]:
+def compared(row: Row, told: Sequence[Rating], unread: float | None) -> dict[str, PairResult]:
     return {
         pair.id: rating_result(pair, told[right], told[wrong], unread=unread)
         for pair, (right, wrong) in zip(row.pairs, row.places, strict=True)
@@ -664,7 +666,7 @@ def compared(row: Row, told: Sequence[Rated], unread: float | None) -> dict[str,
 
 @fixed
 @given(told=st.lists(some, min_size=4, max_size=4))
-def test_rewardbench_2_counts_as_its_own_code_does(told: list[Rated]) -> None:
+def test_rewardbench_2_counts_as_its_own_code_does(told: list[Rating]) -> None:
     row = Row.make("Factuality", turns(("user", "?")), ["a"], ["b", "c", "d"])
     results = compared(row, told, UNREAD["rewardbench2"])
     expected = upstream([-1 if rated.rating is None else rated.rating for rated in told])
@@ -679,7 +681,7 @@ def test_rewardbench_2_counts_as_its_own_code_does(told: list[Rated]) -> None:
 
 @fixed
 @given(told=st.lists(st.tuples(some, some), min_size=1, max_size=12))
-def test_rewardbench_counts_what_has_no_rating_as_half_right(told: list[tuple[Rated, Rated]]) -> None:
+def test_rewardbench_counts_what_has_no_rating_as_half_right(told: list[tuple[Rating, Rating]]) -> None:
     rows = [Row.make("math-prm", turns(("user", str(n))), ["a"], ["b"]) for n in range(len(told))]
     results: dict[str, PairResult] = {}
     for row, pair in zip(rows, told, strict=True):
@@ -695,8 +697,8 @@ def test_rewardbench_counts_what_has_no_rating_as_half_right(told: list[tuple[Ra
 
 def test_counts_add_up_or_fail() -> None:
     with pytest.raises(AssertionError, match="add up"):
-        rating_counts([Rated("r", 3.0, "tie", "")])  # type: ignore[arg-type]
-    assert to_json(Rated("r", 3.0, "ok", "so", votes=(3.0, None)))["votes"] == (3.0, None)
+        rating_counts([Rating("r", 3.0, "tie", "")])  # type: ignore[arg-type]
+    assert to_json(Rating("r", 3.0, "ok", "so", votes=(3.0, None)))["votes"] == (3.0, None)
 
 
 def test_a_recipe_that_rates_needs_a_wording_for_it() -> None:
@@ -705,6 +707,6 @@ def test_a_recipe_that_rates_needs_a_wording_for_it() -> None:
     check_rating(load_recipe("configs/demo.yaml", [rates, f"prompts={SHIPPED}"]))
     with pytest.raises(ConfigError, match="rating one answer alone") as refused:
         check_rating(load_recipe("configs/demo.yaml", [rates]))
-    assert refused.value.where == "evaluate.benchmarks.toy.mode"
+    assert refused.value.location == "evaluate.benchmarks.toy.mode"
     with pytest.raises(ConfigError, match="mode"):
         load_recipe("configs/demo.yaml", ["evaluate.benchmarks.toy.mode=rating"])

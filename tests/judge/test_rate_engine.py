@@ -15,17 +15,17 @@ import yaml
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, rating_prompt
 from reasongenrm.config.engines import ModelConfig
-from reasongenrm.config.evaluate import AskingConfig
+from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.ask import RESCUE, ask_as, ask_now
-from reasongenrm.judge.rate import Rater
-from reasongenrm.judge.verdicts import Asker
+from reasongenrm.judge.ask import RESCUE, ask_now, sampling_settings
+from reasongenrm.judge.rate import RatingTask
+from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.metrics.scores import OUTCOMES
-from reasongenrm.records import Message, Rated
+from reasongenrm.records import Message, Rating
 from reasongenrm.report.pages import payload
 from reasongenrm.report.run_files import read_run
 from reasongenrm.stages import judging
@@ -117,13 +117,13 @@ EXPECTED = {"good": (10.0, "ok", False), "bad": (2.0, "ok", False), "long": (6.0
 ROWS = [(question, answer) for question in QUESTIONS for answer in EXPECTED]
 
 
-def told(rated: Rated) -> tuple[float | None, str, bool]:
+def told(rated: Rating) -> tuple[float | None, str, bool]:
     return rated.rating, rated.outcome, rated.rescued
 
 
 def judge_on(engine: VLLMEngine, encoder: ChatEncoder, prompts: PromptFile, adapter: Path | None, **options: Any) -> Judge:  # fmt: skip
-    asking = ask_as(AskingConfig.model_validate({"max_tokens": TOKENS} | options), 17)
-    asker = Asker(asking, encoder, engine.max_model_len)
+    asking = sampling_settings(JudgingConfig.model_validate({"max_tokens": TOKENS} | options), 17)
+    asker = VerdictTask(asking, encoder, engine.max_model_len)
     return Judge(engine, asker, prompts, adapter=str(adapter) if adapter else None, seed=17)
 
 
@@ -194,8 +194,8 @@ def test_the_context_is_used_to_its_last_token_and_not_beyond(
         if limit - 16 <= length <= limit + 2:
             of_length.setdefault(length, prompt)
     assert set(of_length) == set(range(limit - 16, limit + 3))
-    asking = ask_as(AskingConfig(max_tokens=TOKENS), 17)
-    found = ask_now(list(of_length.values()), engine, Rater(asking, encoder, limit))
+    asking = sampling_settings(JudgingConfig(max_tokens=TOKENS), 17)
+    found = ask_now(list(of_length.values()), engine, RatingTask(asking, encoder, limit))
     for length, told in zip(of_length, found, strict=True):
         rated = told.reading
         assert (rated.outcome == "error") == (length >= limit)

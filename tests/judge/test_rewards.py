@@ -48,7 +48,7 @@ class Scripted(Judge):
         assert self.go_on.wait(30)
         for number, (prompt, a, b) in enumerate(asked):
             if a == "bad":
-                raise DataError("bad type", where=f"row {number}")
+                raise DataError("bad type", location=f"row {number}")
             if a == "dead":
                 raise RuntimeError("the engine died")
             yield self.told((prompt, a, b))
@@ -164,27 +164,27 @@ def test_its_name_tells_what_trl_logs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "where"),
+    ("options", "location"),
     [
         ({"against": "reference"}, "reference"),
         ({"against": "group", "reference": "gold"}, "reference"),
         ({"against": "mean"}, "against"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options: dict[str, Any], where: str) -> None:
+def test_options_that_do_not_fit_are_refused(options: dict[str, Any], location: str) -> None:
     with pytest.raises(ConfigError) as caught:
         GroupReward(Scripted(), **options)
-    assert caught.value.where == where and caught.value.mend
+    assert caught.value.location == location and caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("columns", "where"),
+    ("columns", "location"),
     [({"silver": ["x"]}, "gold"), ({"gold": [None]}, "gold[0]"), ({"gold": [[]]}, "gold[0]")],
 )
-def test_a_column_without_a_reference_is_named(columns: dict[str, Any], where: str) -> None:
+def test_a_column_without_a_reference_is_named(columns: dict[str, Any], location: str) -> None:
     with pytest.raises(DataError) as caught:
         GroupReward(Scripted(), against="reference", reference="gold")(["p"], ["a"], **columns)
-    assert caught.value.where == where
+    assert caught.value.location == location
 
 
 def test_verl_asks_for_one_solution_or_for_a_batch() -> None:
@@ -214,7 +214,7 @@ def test_verl_asks_for_one_solution_or_for_a_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "where"),
+    ("given", "location"),
     [
         (("s", "a", "b", None), "extra_info[0]"),
         (("s", "a", "b", {"index": 1}), "extra_info[0]"),
@@ -222,10 +222,10 @@ def test_verl_asks_for_one_solution_or_for_a_batch() -> None:
         (("s", "a", 42, {"question": "q"}), "ground_truth[0]"),
     ],
 )
-def test_verl_is_told_what_a_row_lacks(given: tuple[Any, ...], where: str) -> None:
+def test_verl_is_told_what_a_row_lacks(given: tuple[Any, ...], location: str) -> None:
     with pytest.raises(DataError) as caught:
         verl_score(Scripted())(*given)
-    assert caught.value.where == where and caught.value.mend
+    assert caught.value.location == location and caught.value.hint
 
 
 def test_the_prompt_is_cut_off_the_front_of_openrlhfs_query() -> None:
@@ -238,7 +238,7 @@ def test_the_prompt_is_cut_off_the_front_of_openrlhfs_query() -> None:
     ]
     with pytest.raises(DataError) as caught:
         responses(["pa", "qa"], ["p", "p"])
-    assert caught.value.where == "query[1]" and caught.value.mend
+    assert caught.value.location == "query[1]" and caught.value.hint
 
 
 def wait_until(done: Callable[[], bool]) -> None:
@@ -281,7 +281,7 @@ def test_a_bad_row_spoils_its_own_request_alone() -> None:
         assert futures[4].result(30) == []
         with pytest.raises(DataError) as caught:
             futures[2].result(30)
-        assert caught.value.where == "row 1", "counted among its own rows"
+        assert caught.value.location == "row 1", "counted among its own rows"
 
 
 def test_an_engine_that_fails_fails_those_who_asked_and_nobody_after() -> None:
@@ -358,7 +358,7 @@ def test_a_reward_function_that_is_loaded_from_a_file_says_what_the_environment_
     asked = dict(data_source="s", solution_str="a", ground_truth="b", extra_info={"question": "q"})
     with pytest.raises(ConfigError) as caught:
         module.compute_score(**asked)
-    assert "REASONGENRM_URL" in caught.value.mend
+    assert "REASONGENRM_URL" in caught.value.hint
     monkeypatch.setenv("REASONGENRM_RECIPE", "configs/none.yaml")
     with pytest.raises(
         ReasonGenRMError

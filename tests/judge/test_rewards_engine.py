@@ -13,10 +13,10 @@ from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.ask import Asking
+from reasongenrm.judge.ask import SamplingSettings
 from reasongenrm.judge.rewards import GroupReward
 from reasongenrm.judge.sharing import Row
-from reasongenrm.judge.verdicts import Asker
+from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import Comparison
 
 pytestmark = pytest.mark.engine
@@ -52,8 +52,8 @@ class Kept:
 
 @pytest.fixture(scope="module")
 def judge(engine: VLLMEngine, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile) -> Noted:
-    asking = Asking(max_tokens=4, temperature=0, rescue=True, seed=17)
-    made = Noted(engine, Asker(asking, encoders["reason"], engine.max_model_len), toy_prompts)
+    asking = SamplingSettings(max_tokens=4, temperature=0, rescue=True, seed=17)
+    made = Noted(engine, VerdictTask(asking, encoders["reason"], engine.max_model_len), toy_prompts)
     made.calls = []
     return made
 

@@ -24,12 +24,12 @@ from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.ask import Asking
+from reasongenrm.judge.ask import SamplingSettings
 from reasongenrm.judge.remote import RemoteJudge
 from reasongenrm.judge.rewards import GroupReward
 from reasongenrm.judge.server import Limits, create_app, serve
 from reasongenrm.judge.sharing import Row, SharedJudge
-from reasongenrm.judge.verdicts import Asker, preference
+from reasongenrm.judge.verdicts import VerdictTask, preference
 from reasongenrm.records import Comparison
 
 pytestmark = pytest.mark.engine
@@ -127,8 +127,8 @@ def running(app: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def judge(engine: VLLMEngine, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile) -> Watched:
-    asking = Asking(max_tokens=12, temperature=0, rescue=True, seed=17)
-    made = Watched(engine, Asker(asking, encoders["reason"], engine.max_model_len), toy_prompts)
+    asking = SamplingSettings(max_tokens=12, temperature=0, rescue=True, seed=17)
+    made = Watched(engine, VerdictTask(asking, encoders["reason"], engine.max_model_len), toy_prompts)
     made.calls, made.inside, made.go_on = [], threading.Event(), threading.Event()
     made.go_on.set()
     return made
@@ -250,7 +250,7 @@ def test_a_bad_body_is_told_what_is_wrong(server: Serving, path: str, sent: Any,
     answer = server.post(path, sent)
     assert answer.status_code == status, answer.text
     told = answer.json()
-    assert set(told) == {"error", "mend"} and told["error"] and "Traceback" not in answer.text
+    assert set(told) == {"error", "hint"} and told["error"] and "Traceback" not in answer.text
     assert server.ask_health() == before, "the engine saw nothing of it"
 
 
@@ -268,7 +268,7 @@ def test_a_body_that_is_no_json_is_refused(server: Serving, raw: bytes, kind: st
     with server.client() as client:
         answer = client.post("/compare", content=raw, headers={"Content-Type": kind})
     assert answer.status_code == status, answer.text
-    assert set(answer.json()) == {"error", "mend"}
+    assert set(answer.json()) == {"error", "hint"}
 
 
 def test_half_of_a_surrogate_pair_is_a_question_mark(server: Serving) -> None:
@@ -328,7 +328,7 @@ def test_an_answer_too_long_for_the_context_is_an_error_of_its_own(server: Servi
 def test_an_engine_that_fails_is_a_500_and_the_next_request_is_answered(server: Serving) -> None:
     answer = server.post("/compare", GOOD | {"a": "die"})
     assert answer.status_code == 500
-    assert answer.json() == {"error": "the server failed", "mend": "its log says why"}
+    assert answer.json() == {"error": "the server failed", "hint": "its log says why"}
     assert server.ask("/compare", GOOD)["outcome"] == "ok"
 
 
@@ -391,7 +391,7 @@ def test_a_key_is_wanted_where_one_is_set(judge: Watched) -> None:
                 answer = httpx.request(
                     method, url + path, headers=headers, content=b"x" * 10, trust_env=False
                 )
-                assert answer.status_code == 401 and set(answer.json()) == {"error", "mend"}
+                assert answer.status_code == 401 and set(answer.json()) == {"error", "hint"}
                 assert answer.headers["WWW-Authenticate"] == "Bearer"
         health = httpx.get(url + "/health", headers=right, trust_env=False)
         assert health.status_code == 200 and health.json()["adapter"] is None
@@ -454,7 +454,7 @@ def test_verl_asks_the_server_that_the_environment_names(
 def test_other_machines_are_not_let_in_without_a_key(judge: Watched, host: str) -> None:
     with pytest.raises(ConfigError) as caught:
         serve(judge, host)
-    assert "--allow-remote" in caught.value.mend
+    assert "--allow-remote" in caught.value.hint
 
 
 def test_a_port_that_is_taken_and_a_key_that_is_missing_are_told(

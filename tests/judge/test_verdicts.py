@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.grammar import Grammar
-from reasongenrm.judge.ask import RESCUE, Asking
-from reasongenrm.judge.verdicts import Asker, combine_votes, compare_orders, decide
+from reasongenrm.judge.ask import RESCUE, SamplingSettings
+from reasongenrm.judge.verdicts import VerdictTask, combine_votes, compare_orders, decide
 from reasongenrm.records import Completion, JudgePrompt, Verdict
 
 pytestmark = pytest.mark.unit
@@ -137,17 +137,17 @@ def test_a_failed_comparison_says_why() -> None:
 
 
 def test_each_vote_has_a_request_and_a_seed_of_its_own(encoder: ChatEncoder) -> None:
-    asker = Asker(Asking(64, 0.7, True, 17, votes=3), encoder, 4096)
+    asker = VerdictTask(SamplingSettings(64, 0.7, True, 17, votes=3), encoder, 4096)
     other = replace(PROMPT, id="other")
     requests = list(asker.requests([PROMPT, other]))
     assert [r.id for r in requests] == ["prompt", "prompt#2", "prompt#3", "other", "other#2", "other#3"]
     assert len({r.seed for r in requests}) == 6 and len({r.prompt_ids for r in requests}) == 1
-    one = next(iter(Asker(Asking(64, 0.7, True, 17), encoder, 4096).requests([PROMPT])))
+    one = next(iter(VerdictTask(SamplingSettings(64, 0.7, True, 17), encoder, 4096).requests([PROMPT])))
     assert one == requests[0], "more votes leave the first one as it is"
 
 
 OWN = Grammar(a="FIRST", b="SECOND")
-TEXT = Asker(Asking(64, 0, True, 17), None, 4096, OWN)
+TEXT = VerdictTask(SamplingSettings(64, 0, True, 17), None, 4096, OWN)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_judge_known_by_its_text_alone(
     text: str, finish: str, winner: Any, outcome: str, reason: str
 ) -> None:
     [request] = TEXT.requests([PROMPT])
-    assert (request.prompt_ids, request.messages, request.stop, request.watch) == (
+    assert (request.prompt_ids, request.messages, request.stop, request.logprob_token_ids) == (
         (),
         PROMPT.messages,
         (),
@@ -178,7 +178,7 @@ def test_a_judge_known_by_its_text_alone(
         reason,
         None,
     )
-    assert verdict.tokens == 9 and TEXT.owes_rescue(verdict) == (outcome in ("unparsed", "truncated"))
+    assert verdict.tokens == 9 and TEXT.needs_rescue(verdict) == (outcome in ("unparsed", "truncated"))
 
 
 def test_a_rescue_by_text_asks_in_the_next_turn() -> None:

@@ -91,7 +91,7 @@ def test_a_second_rank_by_the_same_annotator_is_a_duplicate(tmp_path: Path) -> N
     )
     items = list(load_ranked(str(file)))
     drops = [item for item in items if not isinstance(item, PreferencePair)]
-    assert [(drop.where, drop.reason) for drop in drops] == [(f"{file}:4", "duplicate_answer")]
+    assert [(drop.location, drop.reason) for drop in drops] == [(f"{file}:4", "duplicate_answer")]
     assert "ann" in drops[0].detail
     assert pairs(str(file)) == [("a", "b")]
 

@@ -34,13 +34,13 @@ def case(number: int, right: str, wrong: str, said: Sequence[Said]) -> tuple[Row
             f"v{number}{order}",
             row.id,
             order,  # type: ignore[arg-type]
-            what if what in ("A", "B", "tie") else None,  # type: ignore[arg-type]
+            problem if problem in ("A", "B", "tie") else None,  # type: ignore[arg-type]
             p,
-            "ok" if what in ("A", "B") else what,  # type: ignore[arg-type]
+            "ok" if problem in ("A", "B") else problem,  # type: ignore[arg-type]
             "",
             rescued,
         )
-        for order, what, p, rescued in said
+        for order, problem, p, rescued in said
     ]
     return row, judge_result(row.id, row.subset, verdicts)
 

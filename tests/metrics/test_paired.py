@@ -56,11 +56,11 @@ def test_p_is_twice_the_smaller_tail_and_does_not_see_the_rows_that_agree(
     both: int, better: int, worse: int, neither: int
 ) -> None:
     ours, theirs = rows(both, better, worse, neither)
-    found, swapped = mcnemar(ours, theirs), mcnemar(theirs, ours)
+    found, swap = mcnemar(ours, theirs), mcnemar(theirs, ours)
     n = better + worse
     tail = sum(math.comb(n, k) for k in range(min(better, worse) + 1)) / 2**n
     assert found.p == pytest.approx(min(1.0, 2 * tail))
-    assert (swapped.better, swapped.worse, swapped.p) == (worse, better, pytest.approx(found.p))
+    assert (swap.better, swap.worse, swap.p) == (worse, better, pytest.approx(found.p))
 
 
 def test_both_sides_must_have_the_same_rows() -> None:

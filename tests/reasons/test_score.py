@@ -412,13 +412,13 @@ def test_vllm_gives_the_same_scores(
     firsts: list[list[int]] = []
     real = engine.prompt_logprobs
 
-    def watched(sequences: Sequence[Sequence[int]]) -> Any:
+    def logprobs(sequences: Sequence[Sequence[int]]) -> Any:
         firsts.append([])
         for number, first, values in real(sequences):
             firsts[-1].append(first)
             yield number, first, values
 
-    monkeypatch.setattr(engine, "prompt_logprobs", watched)
+    monkeypatch.setattr(engine, "prompt_logprobs", logprobs)
     scored = judge.score(longer)
     assert len(firsts) > 1, (
         "reasons that begin alike read each other from the cache, and the rest was asked for"

@@ -143,7 +143,7 @@ def test_every_selector_keeps_one_right_reason_and_accounts_for_the_others(
         "the order of reasons decides nothing"
     )
     dropped = list(losers(group, choice, "s"))
-    assert sorted([d.where for d in dropped] + ([choice.reason.id] if choice else [])) == [
+    assert sorted([d.location for d in dropped] + ([choice.reason.id] if choice else [])) == [
         r.id for r in group
     ]
     if name in ("random_correct", "longest_correct", "shortest_correct", "max_p_verdict"):
@@ -222,7 +222,7 @@ def test_unfit(text: str, finish: str, slug: str | None, toy_prompts: PromptFile
     drop = unfit(reason(text, finish, error="boom"), prompt(), toy_prompts, 3)
     assert (drop.reason if drop else None) == slug
     if drop:
-        assert (drop.where, drop.source, drop.stage) == ("p#t#0", "source of p", "reason") and drop.detail
+        assert (drop.location, drop.source, drop.stage) == ("p#t#0", "source of p", "reason") and drop.detail
         assert slug != "engine_error" or "boom" in drop.detail
 
 

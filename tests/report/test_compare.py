@@ -163,7 +163,7 @@ def test_the_interval_is_that_of_the_official_metric_on_resampled_rows(kind: str
     rows, models = two(kind)
     rows = [r for r in rows if r.subset != "Ties"]  # whose questions are resampled, not their rows
     benchmark: Benchmark = BENCHMARKS[kind]
-    ours, theirs = (benchmark.work(rows, models[name]) for name in ("better", "base"))
+    ours, theirs = (benchmark.score_details(rows, models[name]) for name in ("better", "base"))
     subsets = {name: [r for r in rows if r.subset == name] for name in ours.credits}
     draw = np.random.default_rng(7)
     resamples = 50_000
@@ -184,7 +184,7 @@ def test_the_interval_is_that_of_the_official_metric_on_resampled_rows(kind: str
 
 def test_the_two_sides_of_a_difference_have_the_same_rows() -> None:
     rows, models = two("judgebench")
-    whole, part = (BENCHMARKS["judgebench"].work(some, models["base"]) for some in (rows, rows[1:]))
+    whole, part = (BENCHMARKS["judgebench"].score_details(some, models["base"]) for some in (rows, rows[1:]))
     with pytest.raises(ValueError, match="same rows"):
         score_difference(whole, part)
 
@@ -260,7 +260,7 @@ def test_identical_runs_differ_in_nothing(toy: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_against_itself_differs_in_nothing_whatever_the_benchmark(kind: str) -> None:
     rows, models = two(kind)
-    one = BENCHMARKS[kind].work(rows, models["base"])
+    one = BENCHMARKS[kind].score_details(rows, models["base"])
     difference, interval = score_difference(one, one)
     assert difference == 0 and interval == pytest.approx((0, 0), abs=1e-12)
 
@@ -448,31 +448,31 @@ def test_runs_without_a_shared_row_cannot_be_compared(tmp_path: Path) -> None:
     ]
     with pytest.raises(DataError, match="no row was judged both by one/base") as caught:
         compare_runs(runs, tmp_path / "out")
-    assert "evaluate.benchmarks" in caught.value.mend
+    assert "evaluate.benchmarks" in caught.value.hint
 
 
 def test_what_is_asked_for_wrongly_is_named(toy: Path, tmp_path: Path) -> None:
     def refused(*runs: Path | str) -> Any:
         with pytest.raises((ConfigError, DataError)) as caught:
             compare_runs([Path(run) for run in runs], tmp_path / "out")
-        assert caught.value.mend and not (tmp_path / "out").exists()
+        assert caught.value.hint and not (tmp_path / "out").exists()
         return caught.value
 
     assert "not a run folder" in str(refused(toy, tmp_path / "nowhere"))
     assert "not a run folder" in str(refused(toy, f"{tmp_path}/nowhere:base"))
     (tmp_path / "empty").mkdir()
-    assert "file not found" in refused(toy, tmp_path / "empty").what
+    assert "file not found" in refused(toy, tmp_path / "empty").problem
     wrong = refused(f"{toy}:gpt")
-    assert "no model 'gpt'" in wrong.what and wrong.mend == "it has base, genrm, reasongenrm, scalar"
-    assert "nothing to compare it with" in refused(f"{toy}:base", f"{toy}/../toy:base").what
+    assert "no model 'gpt'" in wrong.problem and wrong.hint == "it has base, genrm, reasongenrm, scalar"
+    assert "nothing to compare it with" in refused(f"{toy}:base", f"{toy}/../toy:base").problem
     broken = shutil.copytree(toy, tmp_path / "broken")
     (broken / "evaluate" / "toy" / "genrm" / "results.jsonl").unlink()
-    assert refused(toy, broken).where.endswith("genrm/results.jsonl")
+    assert refused(toy, broken).location.endswith("genrm/results.jsonl")
     scores = json.loads((toy / "scores.json").read_text(encoding="utf-8"))
     scores["benchmarks"]["toy"]["kind"] = "mine"
     strange = shutil.copytree(toy, tmp_path / "strange")
     write_json(strange / "scores.json", scores)
-    assert "unknown kind of benchmark 'mine'" in refused(strange).what
+    assert "unknown kind of benchmark 'mine'" in refused(strange).problem
 
 
 def test_models_of_runs_are_columns_and_each_counts_once(toy: Path, tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_folders_and_servers_of_this_machine_stay_out(copy: Path) -> None:
 def test_what_cannot_be_written_is_said(copy: Path) -> None:
     with pytest.raises(ConfigError, match="no judge 'nobody'") as caught:
         write_model_card(copy, "nobody")
-    assert "reasongenrm" in caught.value.mend
+    assert "reasongenrm" in caught.value.hint
     (copy / "judges" / "reasongenrm" / "training.json").write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match="broken"):
         write_model_card(copy, "reasongenrm")

@@ -177,8 +177,8 @@ def test_the_rows_hold_what_every_model_said(folder: Path, page: Page) -> None:
 
 def outcome_of(*said: str) -> str:
     verdicts = [
-        Verdict("v", "p", order, what if what in ("A", "B", "tie") else None, None, "ok" if what in ("A", "B") else what, "")  # type: ignore[arg-type]
-        for order, what in zip(("AB", "BA"), said, strict=False)
+        Verdict("v", "p", order, problem if problem in ("A", "B", "tie") else None, None, "ok" if problem in ("A", "B") else problem, "")  # type: ignore[arg-type]
+        for order, problem in zip(("AB", "BA"), said, strict=False)
     ]  # fmt: skip
     return row_outcome(judge_result("p", "s", verdicts))
 
@@ -310,9 +310,9 @@ def test_what_is_missing_or_broken_is_named(
         path.write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(DataError, match=re.escape(told)) as caught:
         write_report(moved)
-    assert str(path) in caught.value.where and caught.value.mend
+    assert str(path) in caught.value.location and caught.value.hint
     if path.suffix == ".jsonl" and told.startswith(("missing req", "Invalid")):
-        assert caught.value.where.endswith(":1")
+        assert caught.value.location.endswith(":1")
 
 
 def test_rows_that_scores_json_does_not_count(folder: Path, tmp_path: Path) -> None:

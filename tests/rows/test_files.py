@@ -62,7 +62,7 @@ def test_bom_crlf_blank_lines_and_line_numbers(tmp_path: Path) -> None:
     first, second, drop, last = load_pairs(str(file))
     assert isinstance(first, PreferencePair) and first == last
     assert isinstance(second, PreferencePair) and second.source == "a\u2028b"
-    assert isinstance(drop, Drop) and drop.where == f"{file}:5"
+    assert isinstance(drop, Drop) and drop.location == f"{file}:5"
 
 
 def test_limit_counts_rows_read_good_and_bad(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_parquet_gives_what_jsonl_gives(tmp_path: Path) -> None:
     assert pairs == [item for item in from_jsonl if isinstance(item, PreferencePair)]
     assert len(pairs) == 8 and pairs[3].source == "p"
     drops = [item for item in from_parquet if isinstance(item, Drop)]
-    assert [(drop.where, drop.reason) for drop in drops] == [
+    assert [(drop.location, drop.reason) for drop in drops] == [
         (f"{tmp_path / 'p.parquet'}[3]", "empty_answer"),
         (f"{tmp_path / 'p.parquet'}[5]", "bad_type"),
     ]
@@ -110,15 +110,15 @@ def test_parquet_text_that_is_not_utf8_costs_one_row(tmp_path: Path) -> None:
     )
     first, drop, last = load_pairs(str(tmp_path / "p.parquet"))
     assert isinstance(first, PreferencePair) and isinstance(last, PreferencePair)
-    assert isinstance(drop, Drop) and drop.reason == "bad_encoding" and drop.where.endswith("[1]")
+    assert isinstance(drop, Drop) and drop.reason == "bad_encoding" and drop.location.endswith("[1]")
 
 
 def test_parquet_without_a_column_is_refused_whole(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "p.parquet", [{"prompt": "x", "chosen": []}])
     with pytest.raises(DataError, match="'rejected'") as caught:
         load_pairs(str(file))
-    assert caught.value.where == str(file)
-    assert "prompt" in caught.value.mend
+    assert caught.value.location == str(file)
+    assert "prompt" in caught.value.hint
 
 
 @pytest.mark.parametrize("keep", [0, 100, -20])
@@ -155,7 +155,7 @@ def test_empty_folder_is_refused(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "data" / "x.jsonl", [row(1)])
     with pytest.raises(DataError) as caught:
         load_pairs(str(tmp_path))
-    assert str(tmp_path / "data") in caught.value.mend
+    assert str(tmp_path / "data") in caught.value.hint
 
 
 def test_shards_of_another_split_are_left_out(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_what_is_neither_here_nor_a_hub_id_is_refused_without_asking_the_hub(
     monkeypatch.setitem(sys.modules, "datasets", None)  # importing it would raise
     with pytest.raises(DataError, match="no such file or folder") as caught:
         load_pairs(path)
-    assert caught.value.where == path
+    assert caught.value.location == path
 
 
 def test_empty_path_and_revision_of_a_local_path_are_refused(tmp_path: Path) -> None:
@@ -221,7 +221,9 @@ def test_hub_dataset(tmp_path: Path, hub: Callable[[str, Path], None]) -> None:
     write_parquet(tmp_path / "there" / "data" / "test-00000-of-00001.parquet", [row(7)])
     hub("owner/pairs-v0.2", tmp_path / "there")
     first, drop, third, _ = load_pairs("owner/pairs-v0.2")
-    assert isinstance(drop, Drop) and drop.reason == "equal_answers" and drop.where == "owner/pairs-v0.2[1]"
+    assert (
+        isinstance(drop, Drop) and drop.reason == "equal_answers" and drop.location == "owner/pairs-v0.2[1]"
+    )
     assert isinstance(third, PreferencePair) and third.source == "pairs-v0.2"
     local = load_pairs(str(tmp_path / "there" / "data"))
     assert next(local) == first, "the same row has the same id wherever it is read from"

@@ -13,13 +13,13 @@ import pytest
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile
-from reasongenrm.config.evaluate import AskingConfig
+from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.ask import ask_as
+from reasongenrm.judge.ask import sampling_settings
 from reasongenrm.judge.inputs import Prompt
-from reasongenrm.judge.verdicts import Asker
+from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import Comparison
 from reasongenrm.stages import ask as ask_module
 from reasongenrm.stages.ask import ask
@@ -50,8 +50,8 @@ class Lent(Judge):
 
 @pytest.fixture
 def judge(engine: VLLMEngine, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile) -> Lent:
-    asking = ask_as(AskingConfig(max_tokens=16), 17)
-    return Lent(engine, Asker(asking, encoders["direct"], 512), toy_prompts)
+    asking = sampling_settings(JudgingConfig(max_tokens=16), 17)
+    return Lent(engine, VerdictTask(asking, encoders["direct"], 512), toy_prompts)
 
 
 def rows(count: int) -> list[dict[str, Any]]:
@@ -88,7 +88,7 @@ def test_every_row_is_answered_in_its_place_and_bad_ones_are_listed(judge: Lent,
         assert row["winner"] == comparison.winner and len(row["verdicts"]) == 2
         assert row["prob_a"] == pytest.approx(comparison.prob_a, abs=1e-4)
     drops = read(Path(f"{out}.dropped.jsonl"))
-    assert [drop["where"] for drop in drops] == [f"{source}:{n}" for n in (3, 4, 5, 6)]
+    assert [drop["location"] for drop in drops] == [f"{source}:{n}" for n in (3, 4, 5, 6)]
     assert [drop["reason"] for drop in drops] == ["broken_json", "missing_column", "no_messages", "bad_type"]
     with pytest.raises(ConfigError, match="there already"):
         ask("compare", lambda: judge, str(source), str(out))

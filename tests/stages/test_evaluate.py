@@ -24,4 +24,4 @@ def test_adapters_of_another_base_are_refused(tmp_path: Path, monkeypatch: pytes
     write_json(recipe.folder / "manifest" / "train.json", {"settings": {"model": model}})
     with pytest.raises(ConfigError, match="trained on data/other-base") as refused:
         evaluate(recipe)
-    assert refused.value.where == "model"
+    assert refused.value.location == "model"

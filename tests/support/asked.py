@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from reasongenrm.engines.base import Engine
 from reasongenrm.judge.ask import ask_all, read_all
-from reasongenrm.judge.verdicts import Asker
+from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import JudgePrompt, Verdict
 from reasongenrm.store import PartStore
 
@@ -14,7 +14,7 @@ from reasongenrm.store import PartStore
 def judge(
     prompts: Sequence[JudgePrompt],
     engine: Engine,
-    asker: Asker,
+    asker: VerdictTask,
     store: PartStore,
     *,
     adapter: str | None = None,

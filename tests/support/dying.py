@@ -32,8 +32,8 @@ class DyingEngine:
             self.lives -= 1
             yield completion
 
-    def forget(self) -> None:
-        self.engine.forget()
+    def reset_prefix_cache(self) -> None:
+        self.engine.reset_prefix_cache()
 
 
 IMMORTAL = 10**9

@@ -59,7 +59,7 @@ def array(path: Path, rows: Iterable[Any]) -> str:
 
 def dropped(found: Iterable[Row | Drop]) -> list[tuple[str, str]]:
     """The drops as (place after the file's name, reason)."""
-    return [(d.where.rsplit("/", 1)[1].split(".", 1)[1], d.reason) for d in found if isinstance(d, Drop)]
+    return [(d.location.rsplit("/", 1)[1].split(".", 1)[1], d.reason) for d in found if isinstance(d, Drop)]
 
 
 def good(found: Iterable[Row | Drop]) -> list[Row]:

@@ -166,12 +166,12 @@ def test_grpo_rows(tiny_model: Path, encoder: ChatEncoder, sides: list[Sides], t
     prompt_ids: list[list[int]] = []
     generate = trainer.model.generate
 
-    def watched(*args: Any, **kwargs: Any) -> Any:
+    def logprobs(*args: Any, **kwargs: Any) -> Any:
         ids, mask = kwargs["input_ids"], kwargs["attention_mask"]
         prompt_ids.extend(row[keep.bool()].tolist() for row, keep in zip(ids, mask, strict=True))
         return generate(*args, **kwargs)
 
-    trainer.model.generate = watched
+    trainer.model.generate = logprobs
     assert math.isfinite(loss_of(trainer))
     expected = {prompt.messages[0]["content"]: (prompt.winner, 0.25) for prompt, _, _ in sides}
     assert seen and all(expected[text] == tuple(rest) for text, *rest in seen)

@@ -123,7 +123,7 @@ class _Writer:
         return text.strip()
 
 
-def generate(config: AnswersConfig, out: Path, *, where: str = "answers") -> dict[str, int]:
+def generate(config: AnswersConfig, out: Path, *, location: str = "answers") -> dict[str, int]:
     """Write a file of answers, JSONL, as `answers rank` reads it; return the counts.
 
     A line holds `id`, `kind`, `prompt`, `answer`, and how it was made: `model`, `number`, `temperature`, `top_p`,
@@ -139,8 +139,8 @@ def generate(config: AnswersConfig, out: Path, *, where: str = "answers") -> dic
     asked = wanted(config)
     store = PartStore(out.with_name(out.name + ".completions.jsonl"))
     if (store.finished and set(store) != {one.id for one in asked}) or (out.exists() and not store.finished):
-        mend = "name another file, or remove it and what lies beside it"
-        raise ConfigError("it holds other answers than these", where=str(out), mend=mend)
+        hint = "name another file, or remove it and what lies beside it"
+        raise ConfigError("it holds other answers than these", location=str(out), hint=hint)
     out.parent.mkdir(parents=True, exist_ok=True)
     writer = _Writer(config, out.with_name(out.name + ".batches.jsonl"))
     if not store.finished:
@@ -149,11 +149,11 @@ def generate(config: AnswersConfig, out: Path, *, where: str = "answers") -> dic
             stack.callback(engine.close)
             complete_missing(engine, (writer.request(one) for one in asked), store)
         store.finish(one.id for one in asked)
-    rows, drops = _rows(config, asked, writer, store, where)
+    rows, drops = _rows(config, asked, writer, store, location)
     if not rows:
         told = drops[0].detail if drops else "nothing was asked"
         raise DataError(
-            f"not one answer came: {told}", where=str(store.final), mend="mend it, remove that file"
+            f"not one answer came: {told}", location=str(store.final), hint="mend it, remove that file"
         )
     write_jsonl(out.with_name(out.name + ".dropped.jsonl"), map(to_json, drops))
     write_jsonl(out, rows)
@@ -162,7 +162,7 @@ def generate(config: AnswersConfig, out: Path, *, where: str = "answers") -> dic
 
 
 def _rows(
-    config: AnswersConfig, asked: Sequence[Wanted], writer: _Writer, store: PartStore, where: str
+    config: AnswersConfig, asked: Sequence[Wanted], writer: _Writer, store: PartStore, location: str
 ) -> tuple[list[dict[str, Any]], list[Drop]]:
     model = config.server.model if config.server is not None else config.model.path
     rows: list[dict[str, Any]] = []
@@ -173,7 +173,7 @@ def _rows(
         text = writer.text(completion)
         problem = _problem(completion, text, (one.prompt, text) in seen)
         if problem:
-            drops.append(Drop(one.id, where, *problem, "generate"))
+            drops.append(Drop(one.id, location, *problem, "generate"))
             continue
         seen.add((one.prompt, text))
         rows.append(

@@ -46,9 +46,9 @@ def annotator_name(name: str) -> str:
     """
     tidy = " ".join(unicodedata.normalize("NFC", name).split())
     if not tidy or len(tidy) > _LONGEST_NAME or not tidy.isprintable():
-        what = "is empty" if not tidy else "is too long" if tidy.isprintable() else "cannot be printed"
-        mend = f"give a name of 1 to {_LONGEST_NAME} printable characters"
-        raise ConfigError(f"the annotator's name {what}", where="annotator", mend=mend)
+        problem = "is empty" if not tidy else "is too long" if tidy.isprintable() else "cannot be printed"
+        hint = f"give a name of 1 to {_LONGEST_NAME} printable characters"
+        raise ConfigError(f"the annotator's name {problem}", location="annotator", hint=hint)
     return tidy
 
 
@@ -74,11 +74,11 @@ class Journal:
         except FileNotFoundError:
             size, raw = 0, b""
         except OSError as error:
-            mend = "check the path and its permissions"
-            raise DataError(f"cannot be read: {error.strerror}", where=str(self.path), mend=mend) from None
+            hint = "check the path and its permissions"
+            raise DataError(f"cannot be read: {error.strerror}", location=str(self.path), hint=hint) from None
         if size < start:
-            mend = "put it back, or start again"
-            raise DataError("the journal was cut while it was in use", where=str(self.path), mend=mend)
+            hint = "put it back, or start again"
+            raise DataError("the journal was cut while it was in use", location=str(self.path), hint=hint)
         whole = raw[: raw.rfind(b"\n") + 1]
         entries: list[Entry] = []
         for line in whole.split(b"\n")[:-1]:
@@ -91,8 +91,8 @@ class Journal:
     def _broken(self, start: int, after: int) -> None:
         with self.path.open("rb") as lines:
             number = lines.read(start).count(b"\n") + after + 1
-        mend = "delete that line; what the other lines say is kept"
-        raise DataError("the line is no entry of a journal", where=f"{self.path}:{number}", mend=mend)
+        hint = "delete that line; what the other lines say is kept"
+        raise DataError("the line is no entry of a journal", location=f"{self.path}:{number}", hint=hint)
 
     @contextmanager
     def locked(self) -> Iterator[int]:

@@ -46,7 +46,7 @@ def rank(
     target = Path(out).expanduser()
     noted = Journal(Path(journal).expanduser() if journal else _beside(target, ".journal.jsonl"))
     if not web and not (annotator or "").strip():
-        raise ConfigError("who ranks is not said", where="annotator", mend="give --annotator NAME")
+        raise ConfigError("who ranks is not said", location="annotator", hint="give --annotator NAME")
     _check_files(Path(source).expanduser(), target, noted.path)
     answers = _read(source, target)
     check_writable(answers, target)
@@ -86,12 +86,12 @@ def _check_files(source: Path, target: Path, journal: Path) -> None:
     """
     files = [source, target, journal, _beside(target, ".dropped.jsonl")]
     if len({file.resolve() for file in files}) < len(files):
-        raise ConfigError("two of the files are one", where=str(target), mend="give --out another name")
+        raise ConfigError("two of the files are one", location=str(target), hint="give --out another name")
     if target.exists() and not journal.exists():
         raise ConfigError(
             "the output is there already, and there is no journal of how it came to be",
-            where=str(target),
-            mend=f"give --out another name, move the file away, or bring back {journal}",
+            location=str(target),
+            hint=f"give --out another name, move the file away, or bring back {journal}",
         )
 
 
@@ -110,8 +110,8 @@ def _read(source: str, target: Path) -> Answers:
     for note in answers.notes:
         print(f"{source}: {note}", file=sys.stderr)
     if not answers.prompts:
-        mend = f"{dropped} says why" if answers.drops else "give each prompt at least two answers"
-        raise DataError("there is no prompt with two answers to rank", where=source, mend=mend)
+        hint = f"{dropped} says why" if answers.drops else "give each prompt at least two answers"
+        raise DataError("there is no prompt with two answers to rank", location=source, hint=hint)
     return answers
 
 

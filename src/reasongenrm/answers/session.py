@@ -118,11 +118,11 @@ def _check(entry: Entry, known: Mapping[str, Prompt], path: Path) -> None:
             ids == sorted(answer.id for answer in prompt.answers) and all(entry.order)
         ):
             return
-    what = "of a prompt" if prompt is None else "of answers"
+    problem = "of a prompt" if prompt is None else "of answers"
     raise ConfigError(
-        f"the journal holds a ranking {what} that the input does not have ({entry.prompt[:40]!r})",
-        where=str(path),
-        mend="rank the answers it was begun with, or begin another (--journal FILE, or another --out)",
+        f"the journal holds a ranking {problem} that the input does not have ({entry.prompt[:40]!r})",
+        location=str(path),
+        hint="rank the answers it was begun with, or begin another (--journal FILE, or another --out)",
     )
 
 
@@ -223,7 +223,7 @@ class RankingSession:
 
         def taken_back() -> Entry:
             if not self._state.done:
-                raise ConfigError("there is nothing to undo", mend="rank or skip a prompt first")
+                raise ConfigError("there is nothing to undo", hint="rank or skip a prompt first")
             return Entry(self.annotator, "undo", self._state.done[-1].entry.prompt)
 
         self._write(taken_back)
@@ -252,9 +252,9 @@ class RankingSession:
     def _expect(self, prompt: str | None) -> str:
         current = self._state.queue[0] if self._state.queue else None
         if current is None:
-            raise StalePrompt("all prompts are ranked", mend="undo takes the last ranking back")
+            raise StalePrompt("all prompts are ranked", hint="undo takes the last ranking back")
         if prompt not in (None, current):
-            raise StalePrompt("another prompt is to be ranked now", mend="look at it again, then rank it")
+            raise StalePrompt("another prompt is to be ranked now", hint="look at it again, then rank it")
         return current
 
     def _shown(self, prompt: Prompt) -> list[str]:
@@ -269,19 +269,19 @@ def _check_groups(groups: Sequence[Sequence[int]], count: int) -> None:
     Raises:
         WrongRanking: it does not.
     """
-    mend = f"name each of 1 to {count} once, the best first"
+    hint = f"name each of 1 to {count} once, the best first"
     seen: set[int] = set()
     for group in groups:
         if not group:
-            raise WrongRanking("a group is empty", mend=mend)
+            raise WrongRanking("a group is empty", hint=hint)
         for number in group:
             if not 1 <= number <= count:
-                raise WrongRanking(f"there is no answer {number}", mend=mend)
+                raise WrongRanking(f"there is no answer {number}", hint=hint)
             if number in seen:
-                raise WrongRanking(f"answer {number} is named twice", mend=mend)
+                raise WrongRanking(f"answer {number} is named twice", hint=hint)
             seen.add(number)
     missing = [str(number) for number in range(1, count + 1) if number not in seen]
     if missing:
         noun = "answer" if len(missing) == 1 else "answers"
         verb = "is" if len(missing) == 1 else "are"
-        raise WrongRanking(f"{noun} {', '.join(missing)} {verb} not ranked", mend=mend)
+        raise WrongRanking(f"{noun} {', '.join(missing)} {verb} not ranked", hint=hint)

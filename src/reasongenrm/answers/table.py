@@ -42,7 +42,7 @@ class Answer:
 
     id: str
     number: int
-    where: str
+    location: str
     text: str
     extras: dict[str, Any]
 
@@ -98,26 +98,26 @@ def read_answers(path: str) -> Answers:
     ignored: dict[str, None] = {}
     drops: list[Drop] = []
     places: dict[str, str] = {}  # answer id -> where it stands
-    for where, row in _rows(file):
+    for location, row in _rows(file):
         try:
             if isinstance(row, BadRow):
                 raise row
-            history, answer = _answer(row, where, len(places))
+            history, answer = _answer(row, location, len(places))
             key = content_id(_stripped(history))
             _, same = prompts.setdefault(key, (history, {}))
             if first := same.get(answer.text.strip()):
-                detail = f"{first.where} gives the same answer to this prompt; one of the two is enough."
+                detail = f"{first.location} gives the same answer to this prompt; one of the two is enough."
                 raise BadRow("duplicate_answer", detail)
         except BadRow as bad:
-            drops.append(Drop(where, file.stem, bad.reason, bad.detail, "load"))
+            drops.append(Drop(location, file.stem, bad.reason, bad.detail, "load"))
             continue
         if answer.id in places:
             raise DataError(
                 f"the id {answer.id[:40]!r} is that of the answer at {places[answer.id]}, too",
-                where=where,
-                mend="give every answer an id of its own, or rename the column",
+                location=location,
+                hint="give every answer an id of its own, or rename the column",
             )
-        places[answer.id] = where
+        places[answer.id] = location
         same[answer.text.strip()] = answer
         columns |= dict.fromkeys(answer.extras)
         ignored |= dict.fromkeys(name for name in row if name not in NEEDED and name not in answer.extras)
@@ -125,7 +125,7 @@ def read_answers(path: str) -> Answers:
     for prompt in whole:
         if len(prompt.answers) == 1:
             detail = "The prompt has no other usable answer to compare with; give it at least two."
-            drops.append(Drop(prompt.answers[0].where, file.stem, "one_answer", detail, "load"))
+            drops.append(Drop(prompt.answers[0].location, file.stem, "one_answer", detail, "load"))
     notes = [f"the column {name!r} is not taken over" for name in ignored]
     kept = tuple(prompt for prompt in whole if len(prompt.answers) > 1)
     alone = tuple(prompt for prompt in whole if len(prompt.answers) == 1)
@@ -135,21 +135,21 @@ def read_answers(path: str) -> Answers:
 def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any] | BadRow]]:
     """Yield each row that is not blank, and `file:line` of where it begins."""
     if not file.is_file():
-        raise DataError("cannot be read: no such file", where=str(file), mend="check the path")
+        raise DataError("cannot be read: no such file", location=str(file), hint="check the path")
     if file.suffix.lower() != ".jsonl":
         yield from csv_rows(file, NEEDED, once=None)
         return
     for row in read_rows(str(file), required=(), split="train"):
         if isinstance(row, Drop):
-            yield row.where, BadRow(row.reason, row.detail)
+            yield row.location, BadRow(row.reason, row.detail)
         elif missing := [name for name in NEEDED if name not in row.columns]:
             detail = f"There is no {', '.join(missing)}; give prompt and answer, one answer per line."
-            yield row.where, BadRow("missing_column", detail)
+            yield row.location, BadRow("missing_column", detail)
         else:
-            yield row.where, row.columns
+            yield row.location, row.columns
 
 
-def _answer(row: Mapping[str, Any], where: str, number: int) -> tuple[tuple[Message, ...], Answer]:
+def _answer(row: Mapping[str, Any], location: str, number: int) -> tuple[tuple[Message, ...], Answer]:
     prompt = row["prompt"]
     if isinstance(prompt, str) and not prompt.strip():
         raise BadRow("empty_prompt", "The prompt is empty; fill it or remove the row.")
@@ -167,10 +167,10 @@ def _answer(row: Mapping[str, Any], where: str, number: int) -> tuple[tuple[Mess
         raise BadRow("bad_number", detail) from None
     given = row.get("id")
     if given is None or given == "":
-        return history, Answer(content_id(history, text), number, where, text, extras)
+        return history, Answer(content_id(history, text), number, location, text, extras)
     if isinstance(given, int) and not isinstance(given, bool):
         given = str(given)
-    return history, Answer(check_text(given, "id"), number, where, text, extras)
+    return history, Answer(check_text(given, "id"), number, location, text, extras)
 
 
 def _stripped(history: Sequence[Message]) -> list[Message]:
@@ -185,16 +185,16 @@ def check_writable(answers: Answers, out: Path) -> None:
     """
     if out.suffix.lower() == ".jsonl":
         return
-    mend = f"write JSONL instead: --out {out.with_suffix('.jsonl').name}"
+    hint = f"write JSONL instead: --out {out.with_suffix('.jsonl').name}"
     for prompt in answers.prompts:
-        where = prompt.answers[0].where
+        location = prompt.answers[0].location
         if not _one_turn(prompt.history):
-            raise ConfigError("a CSV cannot hold a prompt of several turns", where=where, mend=mend)
+            raise ConfigError("a CSV cannot hold a prompt of several turns", location=location, hint=hint)
         for answer in prompt.answers:
             cells = (prompt.history[0]["content"], answer.text, *map(_cell, answer.extras.values()))
             if max(map(len, cells)) > LONGEST_CELL:
-                what = f"a text of more than {LONGEST_CELL} characters does not fit a cell of a CSV"
-                raise ConfigError(what, where=answer.where, mend=mend)
+                problem = f"a text of more than {LONGEST_CELL} characters does not fit a cell of a CSV"
+                raise ConfigError(problem, location=answer.location, hint=hint)
 
 
 def write_ranks(out: Path, answers: Answers, ranked: Mapping[str, Mapping[str, Order]]) -> int:

@@ -44,13 +44,13 @@ def parse_ranking(text: str) -> list[list[int]]:
     Raises:
         ConfigError: something is no number.
     """
-    mend = "write it like this: 3 1=2 4, or ? for help"
+    hint = "write it like this: 3 1=2 4, or ? for help"
     groups = re.sub(r"\s*=\s*", "=", text).split()
     for number in (part for group in groups for part in group.split("=")):
         if not number:
-            raise ConfigError("a tie (=) needs an answer on both sides", mend=mend)
+            raise ConfigError("a tie (=) needs an answer on both sides", hint=hint)
         if not re.fullmatch("[0-9]{1,6}", number):
-            raise ConfigError(f"{visible(number)[:40]!r} is no number of an answer", mend=mend)
+            raise ConfigError(f"{visible(number)[:40]!r} is no number of an answer", hint=hint)
     return [[int(number) for number in group.split("=")] for group in groups]
 
 
@@ -91,7 +91,9 @@ def rank_in_terminal(
             console.print()  # the line that asks has no end
             return
         except UnicodeDecodeError:
-            raise DataError("what was typed is not UTF-8", where="stdin", mend="set LANG=C.UTF-8") from None
+            raise DataError(
+                "what was typed is not UTF-8", location="stdin", hint="set LANG=C.UTF-8"
+            ) from None
         if typed.lower() == "q" or (not typed and question is None):
             return
         if not typed or typed == "?":

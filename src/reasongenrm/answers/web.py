@@ -56,7 +56,7 @@ def create_app(
 ) -> Any:
     """Return the FastAPI app: the page at /, GET /state?annotator=NAME, and POST /rank, /skip and /undo.
 
-    What cannot be done is answered by a status from 400 on and {"error": what, "mend": how}; 409 says that
+    What cannot be done is answered by a status from 400 on and {"error": what, "hint": how}; 409 says that
     the page shows another prompt than the one to rank.
 
     Args:
@@ -174,14 +174,14 @@ class _OwnPage:
 
     def _refusal(self, method: str, path: str, headers: dict[str, str]) -> Any:
         host = headers.get("host", "")
-        mend = "open the address that the server printed"
+        hint = "open the address that the server printed"
         if self.hosts is not None and _name(host) not in self.hosts:
-            return error_response(403, "this server is not known by that name", mend)
+            return error_response(403, "this server is not known by that name", hint)
         origin = headers.get("origin")
         if origin is not None and _netloc(origin) != host.lower():
-            return error_response(403, "another web page asks", mend)
+            return error_response(403, "another web page asks", hint)
         if path != "/" and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            return error_response(403, "another web page asks", mend)
+            return error_response(403, "another web page asks", hint)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if method == "POST" and kind != "application/json":
             return error_response(
@@ -237,13 +237,13 @@ def serve(
         import fastapi  # noqa: F401
         import uvicorn
     except ImportError as error:
-        raise EngineError(f"cannot serve: {error}", mend="pip install fastapi uvicorn") from None
-    key = Secret(api_key_env, where="api_key_env").reveal() or None
+        raise EngineError(f"cannot serve: {error}", hint="pip install fastapi uvicorn") from None
+    key = Secret(api_key_env, location="api_key_env").reveal() or None
     if not (key or loopback(host)):
         raise ConfigError(
             f"anybody who reaches {host} could rank the answers",
-            where="host",
-            mend="set a key (api_key_env), or listen on 127.0.0.1",
+            location="host",
+            hint="set a key (api_key_env), or listen on 127.0.0.1",
         )
     hosts = (_LOCAL_NAMES | {host.lower()}) if key is None else None
     with ExitStack() as stack:

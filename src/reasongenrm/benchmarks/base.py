@@ -44,7 +44,9 @@ class Benchmark(Protocol):
         """
         ...
 
-    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
+    def score_details(
+        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
+    ) -> ScoredBenchmark:
         """Return the official score with what it was computed from; see `score`."""
         ...
 
@@ -116,7 +118,7 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Working:
+class ScoredBenchmark:
     """An official score, and what it was computed from.
 
     Attributes:
@@ -136,14 +138,16 @@ class Scoring(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
+    def score_details(
+        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
+    ) -> ScoredBenchmark:
         """See `Benchmark`."""
 
     def score(
         self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
     ) -> BenchmarkScore:
         """See `Benchmark`."""
-        return self.work(rows, results, seed=seed).score
+        return self.score_details(rows, results, seed=seed).score
 
 
 def micro_table(name: str, sections: Mapping[str, Mapping[str, int]], published: Mapping[str, int]) -> Table:
@@ -257,7 +261,7 @@ def tally(
     seed: int,
     missing: Sequence[str] | None = None,
     details: Mapping[str, float | None] | None = None,
-) -> Working:
+) -> ScoredBenchmark:
     """Return the result that some subsets' credits make. It does not depend on the order of the rows.
 
     Args:
@@ -306,7 +310,7 @@ def tally(
         counts=Counts.of(every),
         details=dict(details or {}),
     )
-    return Working(score, table, credits)
+    return ScoredBenchmark(score, table, credits)
 
 
 def score_rows(
@@ -318,7 +322,7 @@ def score_rows(
     seed: int,
     missing: Sequence[str] | None = None,
     details: Mapping[str, float | None] | None = None,
-) -> Working:
+) -> ScoredBenchmark:
     """Return the result of some judged rows under a metric; for the arguments see `tally`.
 
     Raises:
@@ -347,10 +351,12 @@ def check_rows(rows: Iterable[Row]) -> None:
         DataError: no rows.
     """
     if not any(True for _ in rows):
-        raise DataError("no rows to score", mend="judge a benchmark first")
+        raise DataError("no rows to score", hint="judge a benchmark first")
 
 
-def score_difference(ours: Working, theirs: Working, *, seed: int = 0) -> tuple[float, Interval]:
+def score_difference(
+    ours: ScoredBenchmark, theirs: ScoredBenchmark, *, seed: int = 0
+) -> tuple[float, Interval]:
     """Return how much higher our official score is than theirs, and the 95% paired bootstrap interval of that.
 
     The difference is exactly that of the two scores. Rows are resampled within their subsets, both models' credits

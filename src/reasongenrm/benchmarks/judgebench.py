@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import (
+    ScoredBenchmark,
     Scoring,
-    Working,
     by_row,
     check_rows,
     decisions_differ,
@@ -77,10 +77,12 @@ class JudgeBench(Scoring):
         """See `Benchmark`; the columns are `question`, `response_A`, `response_B`, `label`, `source`."""
         read = split or self.split
         raw = loading.raw_rows(path, COLUMNS, split=read, revision=revision, limit=limit)
-        mend = "a row has the columns source, question, response_A, response_B and label (A>B or B>A)"
-        return loading.parsed_rows(raw, lambda row: _parse(row, read), where=path, mend=mend)
+        hint = "a row has the columns source, question, response_A, response_B and label (A>B or B>A)"
+        return loading.parsed_rows(raw, lambda row: _parse(row, read), location=path, hint=hint)
 
-    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
+    def score_details(
+        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
+    ) -> ScoredBenchmark:
         """See `Benchmark`.
 
         Details: `net` (share of right pairs less that of wrong ones), `tied` (counter 0), `inconsistent` (the two

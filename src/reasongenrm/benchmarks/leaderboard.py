@@ -31,7 +31,7 @@ def leaderboard_files(
         DataError: a toy benchmark, which has no leaderboard.
     """
     if score.toy:
-        raise DataError("a toy benchmark has no leaderboard", mend="judge RewardBench itself")
+        raise DataError("a toy benchmark has no leaderboard", hint="judge RewardBench itself")
     named: dict[str, str | float | None] = {
         "model": model,
         "model_type": model_type,

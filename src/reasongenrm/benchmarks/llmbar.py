@@ -13,9 +13,9 @@ from pathlib import Path
 
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import (
+    ScoredBenchmark,
     Scoring,
     Table,
-    Working,
     by_row,
     check_rows,
     decisions_differ,
@@ -77,10 +77,12 @@ class LLMBar(Scoring):
             raw = loading.files_rows(files, revision=revision, limit=limit)
         else:
             raw = loading.raw_rows(path, COLUMNS, split=split or self.split, revision=revision, limit=limit)
-        mend = "a row has the columns input, output_1, output_2 and label (1 or 2)"
-        return loading.parsed_rows(raw, _parse, where=path, mend=mend)
+        hint = "a row has the columns input, output_1, output_2 and label (1 or 2)"
+        return loading.parsed_rows(raw, _parse, location=path, hint=hint)
 
-    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
+    def score_details(
+        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
+    ) -> ScoredBenchmark:
         """See `Benchmark`. Detail: `agreement`, upstream's positional agreement rate (None with one order)."""
         check_rows(rows)
         pairs = [result for row in rows for result in found(row, results)]
@@ -99,7 +101,7 @@ def _parse(raw: RawRow) -> Row:
 
 def _subset(raw: RawRow) -> str:
     said = raw.columns.get("subset")
-    named = said if isinstance(said, str) else "/".join(Path(raw.where).parts[-3:])
+    named = said if isinstance(said, str) else "/".join(Path(raw.location).parts[-3:])
     words = set(re.split(r"[^a-z]+", named.lower()))
     for subset in ROWS:
         if subset.lower() in words:

@@ -47,7 +47,9 @@ def files_rows(files: Sequence[Path], *, revision: str | None, limit: int | None
         ConfigError, DataError: see `reading.array_rows`; a negative limit.
     """
     if limit is not None and limit < 0:
-        raise ConfigError(f"limit is {limit}", where="limit", mend="give a number of rows, or none for all")
+        raise ConfigError(
+            f"limit is {limit}", location="limit", hint="give a number of rows, or none for all"
+        )
     return islice(chain.from_iterable([array_rows(file, revision=revision) for file in files]), limit)
 
 
@@ -60,7 +62,7 @@ def _arrays(path: Path) -> list[Path]:
 
 
 def parsed_rows(
-    raw: Iterable[RawRow | Drop], parse: Callable[[RawRow], Row], *, where: str, mend: str
+    raw: Iterable[RawRow | Drop], parse: Callable[[RawRow], Row], *, location: str, hint: str
 ) -> Iterator[Row | Drop]:
     """Yield one item per raw row; what `parse` refuses is a Drop of stage `load`. Row ids are distinct.
 
@@ -80,7 +82,7 @@ def parsed_rows(
         copies[row.id] += 1
         yield row if copies[row.id] == 1 else replace(row, id=f"{row.id}-{copies[row.id]}")
     if not copies:
-        raise DataError("no readable row", where=where, mend=mend)
+        raise DataError("no readable row", location=location, hint=hint)
 
 
 def _parsed(raw: RawRow, parse: Callable[[RawRow], Row]) -> Row | Drop:
@@ -89,7 +91,7 @@ def _parsed(raw: RawRow, parse: Callable[[RawRow], Row]) -> Row | Drop:
     except BadRow as bad:
         names = (raw.columns.get(name) for name in ("subset", "domain", "category_path", "source"))
         source = next((n for n in names if isinstance(n, str) and half_surrogate(n) is None), UNKNOWN_SOURCE)
-        return Drop(raw.where, source, bad.reason, bad.detail, "load")
+        return Drop(raw.location, source, bad.reason, bad.detail, "load")
 
 
 def column(row: RawRow, *names: str) -> Any:
@@ -141,8 +143,8 @@ def prompt(row: RawRow, *names: str) -> list[Message]:
         return [Message(role="user", content=check_text(value, names[0]))]
     turns = read_turns(value, names[0])
     if turns[-1]["role"] != "user":
-        what = f"`{names[0]}` ends in a {turns[-1]['role']} turn; it must end in the user's."
-        raise BadRow("no_final_question", what)
+        problem = f"`{names[0]}` ends in a {turns[-1]['role']} turn; it must end in the user's."
+        raise BadRow("no_final_question", problem)
     return turns
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import (
+    ScoredBenchmark,
     Scoring,
-    Working,
     by_row,
     check_rows,
     mean_credit,
@@ -42,10 +42,12 @@ class Pairs(Scoring):
         Without `subset` it is the file's or the dataset's name.
         """
         raw = loading.raw_rows(path, COLUMNS, split=split or self.split, revision=revision, limit=limit)
-        mend = "a row has the columns prompt, chosen and rejected"
-        return loading.parsed_rows(raw, _parse, where=path, mend=mend)
+        hint = "a row has the columns prompt, chosen and rejected"
+        return loading.parsed_rows(raw, _parse, location=path, hint=hint)
 
-    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
+    def score_details(
+        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
+    ) -> ScoredBenchmark:
         """See `Benchmark`. Nobody published what is missing, so that no result is partial."""
         check_rows(rows)
         judged = Counter(row.subset for row in rows)

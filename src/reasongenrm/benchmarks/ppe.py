@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import (
+    ScoredBenchmark,
     Scoring,
     Table,
-    Working,
     by_row,
     check_rows,
     found,
@@ -73,12 +73,14 @@ class PPE(Scoring):
         Drop.
         """
         raw = loading.raw_rows(path, COLUMNS, split=split or self.split, revision=revision, limit=limit)
-        mend = (
+        hint = (
             "a row has the columns prompt, response_1, response_2 and winner, or prompt, responses and scores"
         )
-        return loading.parsed_rows(raw, _parse, where=path, mend=mend)
+        return loading.parsed_rows(raw, _parse, location=path, hint=hint)
 
-    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
+    def score_details(
+        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
+    ) -> ScoredBenchmark:
         """See `Benchmark`.
 
         Every vote counts alike; of the correctness part every benchmark does, and in it every question.

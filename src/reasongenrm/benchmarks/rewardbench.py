@@ -14,7 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.benchmarks.base import Scoring, Table, Working, tally
+from reasongenrm.benchmarks.base import ScoredBenchmark, Scoring, Table, tally
 from reasongenrm.errors import DataError
 from reasongenrm.metrics.scores import BenchmarkScore
 from reasongenrm.records import Drop, Message, PairResult, PreferencePair, Row
@@ -98,7 +98,7 @@ TOY = Table(
 )
 
 
-def table_for(subsets: Iterable[str], *, where: str = "") -> Table:
+def table_for(subsets: Iterable[str], *, location: str = "") -> Table:
     """Return the table that holds all the given subsets.
 
     Raises:
@@ -109,14 +109,14 @@ def table_for(subsets: Iterable[str], *, where: str = "") -> Table:
     for subset in present:
         if not any(subset in table.subsets for table in (REWARDBENCH, TOY)):
             known = ", ".join(REWARDBENCH.subsets + TOY.subsets)
-            raise DataError(f"unknown subset {subset!r}", where=where, mend=f"known subsets: {known}")
+            raise DataError(f"unknown subset {subset!r}", location=location, hint=f"known subsets: {known}")
     toy = [subset for subset in present if subset in TOY.subsets]
     if toy and len(toy) < len(present):
         real = next(subset for subset in present if subset not in toy)
         raise DataError(
             f"toy subset {toy[0]!r} and RewardBench subset {real!r} in one benchmark",
-            where=where,
-            mend=f"keep them in separate files; toy subsets: {', '.join(TOY.subsets)}; "
+            location=location,
+            hint=f"keep them in separate files; toy subsets: {', '.join(TOY.subsets)}; "
             f"RewardBench's: {', '.join(REWARDBENCH.subsets)}",
         )
     return TOY if toy else REWARDBENCH
@@ -137,7 +137,7 @@ def to_pair(row: RawRow) -> PreferencePair | Drop:
         return parsed
     subset = row.columns.get("subset")
     source = subset if isinstance(subset, str) and half_surrogate(subset) is None else UNKNOWN_SOURCE
-    return Drop(row.where, source, *parsed, "load")
+    return Drop(row.location, source, *parsed, "load")
 
 
 def _parse(columns: Mapping[str, Any]) -> PreferencePair | tuple[str, str]:
@@ -200,11 +200,11 @@ def load_benchmark(
             continue
         if pair.source not in subsets:  # now, not after hours of judging
             subsets.add(pair.source)
-            table_for(subsets, where=row.where)
+            table_for(subsets, location=row.location)
         copies[pair.id] += 1
         yield pair if copies[pair.id] == 1 else replace(pair, id=f"{pair.id}-{copies[pair.id]}")
     if not copies:
-        raise DataError("no readable row", where=path, mend=f"a row has the columns {', '.join(COLUMNS)}")
+        raise DataError("no readable row", location=path, hint=f"a row has the columns {', '.join(COLUMNS)}")
 
 
 def score(results: Iterable[PairResult], *, seed: int = 0) -> BenchmarkScore:
@@ -221,16 +221,16 @@ def score(results: Iterable[PairResult], *, seed: int = 0) -> BenchmarkScore:
     return _worked(results, seed=seed).score
 
 
-def _worked(results: Iterable[PairResult], *, seed: int) -> Working:
+def _worked(results: Iterable[PairResult], *, seed: int) -> ScoredBenchmark:
     by_subset: defaultdict[str, list[PairResult]] = defaultdict(list)
     for result in results:
         by_subset[result.subset].append(result)
     if not by_subset:
-        raise DataError("no rows to score", mend="judge a benchmark first")
+        raise DataError("no rows to score", hint="judge a benchmark first")
     return _tallied(table_for(by_subset), by_subset, seed=seed)
 
 
-def _tallied(table: Table, by_subset: Mapping[str, Sequence[PairResult]], *, seed: int) -> Working:
+def _tallied(table: Table, by_subset: Mapping[str, Sequence[PairResult]], *, seed: int) -> ScoredBenchmark:
     return tally(
         table,
         {name: [row.credit for row in rows] for name, rows in by_subset.items()},
@@ -271,7 +271,9 @@ class RewardBench(Scoring):
         for pair in pairs:
             yield pair if isinstance(pair, Drop) else _row(pair)
 
-    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
+    def score_details(
+        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
+    ) -> ScoredBenchmark:
         """See `Benchmark` and `score`."""
         judged = [results[pair.id] for row in rows for pair in row.pairs]
         if not self.prior_sets or all(result.subset in TOY.subsets for result in judged):

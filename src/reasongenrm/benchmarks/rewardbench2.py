@@ -11,9 +11,9 @@ from typing import Any
 
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import (
+    ScoredBenchmark,
     Scoring,
     Table,
-    Working,
     beats,
     check_rows,
     found,
@@ -193,10 +193,12 @@ class RewardBench2(Scoring):
     ) -> Iterator[Row | Drop]:
         """See `Benchmark`; the columns are `prompt`, `chosen` and `rejected` (lists), `subset`, for Ties `id`."""
         raw = loading.raw_rows(path, COLUMNS, split=split or self.split, revision=revision, limit=limit)
-        mend = f"a row has the columns {', '.join(COLUMNS[:5])}"
-        return loading.parsed_rows(raw, _parse, where=path, mend=mend)
+        hint = f"a row has the columns {', '.join(COLUMNS[:5])}"
+        return loading.parsed_rows(raw, _parse, location=path, hint=hint)
 
-    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
+    def score_details(
+        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
+    ) -> ScoredBenchmark:
         """See `Benchmark`. The details are the terms of Ties."""
         check_rows(rows)
         details = ties_details([row for row in rows if row.subset == TIES], results)
@@ -209,8 +211,8 @@ def _parse(raw: RawRow) -> Row:
     for name, answers in (("num_correct", right), ("num_incorrect", wrong)):
         said = raw.columns.get(name)
         if said is not None and said != len(answers):
-            what = f"`{name}` is {said!r}, but there are {len(answers)} such answers."
-            raise BadRow("bad_count", what)
+            problem = f"`{name}` is {said!r}, but there are {len(answers)} such answers."
+            raise BadRow("bad_count", problem)
     if subset != TIES and len(right) != 1:
         raise BadRow(
             "many_right", f"`chosen` has {len(right)} answers; outside of Ties exactly one is right."

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import (
+    ScoredBenchmark,
     Scoring,
     Table,
-    Working,
     beats,
     by_row,
     check_rows,
@@ -61,10 +61,12 @@ class RMB(Scoring):
         `conversation_input`, `bon_best` and `loser_list`; both have `category_path` (or it is the file's path).
         """
         raw = loading.raw_rows(path, COLUMNS, split=split or self.split, revision=revision, limit=limit)
-        mend = "a row has conversation_input, and chosen and reject, or bon_best and loser_list"
-        return loading.parsed_rows(raw, _parse, where=path, mend=mend)
+        hint = "a row has conversation_input, and chosen and reject, or bon_best and loser_list"
+        return loading.parsed_rows(raw, _parse, location=path, hint=hint)
 
-    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
+    def score_details(
+        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
+    ) -> ScoredBenchmark:
         """See `Benchmark`. In each of the four parts every row counts alike; details: the mean of each goal."""
         check_rows(rows)
         judged = Counter((row.details["section"], row.subset) for row in rows)
@@ -107,7 +109,7 @@ def _answer(value: object, name: str) -> str:
 def _category(raw: RawRow) -> tuple[str, str]:
     """Return the goal, and the path from the goal on: `Helpfulness`, `Helpfulness/Chat/Discussion`."""
     said = raw.columns.get("category_path")
-    file = raw.where.rpartition("[")[0] or raw.where
+    file = raw.location.rpartition("[")[0] or raw.location
     path = Path(check_text(said, "category_path") if said is not None else file).parts
     for goal in GOALS:
         if goal in path:

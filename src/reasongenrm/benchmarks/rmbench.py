@@ -13,9 +13,9 @@ from pathlib import Path
 
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import (
+    ScoredBenchmark,
     Scoring,
     Table,
-    Working,
     aggregate,
     by_row,
     check_rows,
@@ -117,10 +117,12 @@ class RMBench(Scoring):
         whole = Path(path).expanduser() / "total_dataset.json"
         path = str(whole) if whole.is_file() else path
         raw = loading.raw_rows(path, COLUMNS, split=split or self.split, revision=revision, limit=limit)
-        mend = "a row has the columns prompt, chosen, rejected (three answers each) and domain"
-        return loading.parsed_rows(raw, _parse, where=path, mend=mend)
+        hint = "a row has the columns prompt, chosen, rejected (three answers each) and domain"
+        return loading.parsed_rows(raw, _parse, location=path, hint=hint)
 
-    def work(self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0) -> Working:
+    def score_details(
+        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
+    ) -> ScoredBenchmark:
         """See `Benchmark`. The details are the matrix of styles, and hard, normal and easy."""
         check_rows(rows)
         details = _details(rows, results)
@@ -131,8 +133,10 @@ def _parse(raw: RawRow) -> Row:
     right, wrong = loading.texts(raw, "chosen"), loading.texts(raw, "rejected")
     for name, answers in (("chosen", right), ("rejected", wrong)):
         if len(answers) != len(STYLES):
-            what = f"`{name}` has {len(answers)} answers; RM-Bench has one per style ({', '.join(STYLES)})."
-            raise BadRow("bad_count", what)
+            problem = (
+                f"`{name}` has {len(answers)} answers; RM-Bench has one per style ({', '.join(STYLES)})."
+            )
+            raise BadRow("bad_count", problem)
     return Row.make(_domain(raw), loading.prompt(raw, "prompt"), right, wrong)
 
 

@@ -48,18 +48,18 @@ class ChatEncoder:
     def _cut(self, messages: Sequence[Message], generation: bool) -> _Slots:
         """Render with a placeholder per content, then cut the text at the placeholders."""
         marked = [{"role": m["role"], "content": f"\x00{i}\x00"} for i, m in enumerate(messages)]
-        mend = "use configs/prompts/reason.jinja or one like it"
+        hint = "use configs/prompts/reason.jinja or one like it"
         try:
             text = self.tokenizer.apply_chat_template(
                 marked, chat_template=self.template, tokenize=False, add_generation_prompt=generation
             )
         except jinja2.TemplateError as error:
-            what = f"it does not work: {first_line(error)}"
-            raise ConfigError(what, where="chat template", mend=mend) from None
+            problem = f"it does not work: {first_line(error)}"
+            raise ConfigError(problem, location="chat template", hint=hint) from None
         structure = re.split("\x00(\\d+)\x00", text)
         if structure[1::2] != [str(i) for i in range(len(messages))]:
-            what = "it does not write every turn's content exactly once and in order"
-            raise ConfigError(what, where="chat template", mend=mend)
+            problem = "it does not write every turn's content exactly once and in order"
+            raise ConfigError(problem, location="chat template", hint=hint)
         return _Slots(tuple(structure[::2]), tuple(m["content"] for m in messages))
 
     @cached_property
@@ -78,9 +78,9 @@ class ChatEncoder:
         """
         between = self._ends[0]
         if not between.strip():
-            what = "nothing stands between a reason and its verdict"
+            problem = "nothing stands between a reason and its verdict"
             raise ConfigError(
-                what, where="chat template", mend="use configs/prompts/reason.jinja or one like it"
+                problem, location="chat template", hint="use configs/prompts/reason.jinja or one like it"
             )
         return between
 
@@ -92,8 +92,8 @@ class ChatEncoder:
         if len(ids) != 1 or ids[0] in self.content(marker):
             raise ConfigError(
                 f"{marker!r}, which ends a verdict, is no special token of this tokenizer: any text could end a turn",
-                where="chat template",
-                mend="use the markers of the model's own chat template",
+                location="chat template",
+                hint="use the markers of the model's own chat template",
             )
         return marker
 
@@ -182,7 +182,7 @@ def load_tokenizer(model: ModelConfig, *, key: str = "model.path") -> Any:
         )
     except (OSError, ValueError) as error:
         raise EngineError(
-            f"cannot load the tokenizer of {model.path}: {first_line(error)}", where=key
+            f"cannot load the tokenizer of {model.path}: {first_line(error)}", location=key
         ) from None
 
 
@@ -195,7 +195,9 @@ def template_text(path: str, *, key: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except OSError:
-        raise ConfigError(f"chat template {path} not found", where=key, mend="see configs/prompts/") from None
+        raise ConfigError(
+            f"chat template {path} not found", location=key, hint="see configs/prompts/"
+        ) from None
 
 
 def judge_encoder(recipe: Recipe, template: str, tokenizer: Any) -> ChatEncoder:
@@ -206,6 +208,6 @@ def judge_encoder(recipe: Recipe, template: str, tokenizer: Any) -> ChatEncoder:
     """
     files: dict[str, str] = {str(kind): path for kind, path in recipe.templates.items()}
     if template not in files:
-        raise ConfigError(f"no chat template for {template!r}", where="templates", mend="name its file")
+        raise ConfigError(f"no chat template for {template!r}", location="templates", hint="name its file")
     text = template_text(files[template], key=f"templates.{template}")
     return ChatEncoder(tokenizer, text, PromptFile.load(recipe.prompts).verdict)

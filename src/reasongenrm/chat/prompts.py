@@ -90,22 +90,24 @@ class PromptFile(BaseModel):
             raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (FileNotFoundError, IsADirectoryError):
             raise ConfigError(
-                "prompt file not found", where=str(path), mend="check `prompts` in the recipe"
+                "prompt file not found", location=str(path), hint="check `prompts` in the recipe"
             ) from None
         except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8
             problem = getattr(error, "problem", None) or first_line(error)
-            raise ConfigError(f"no valid YAML: {problem}", where=str(path)) from None
+            raise ConfigError(f"no valid YAML: {problem}", location=str(path)) from None
         try:
             prompts = cls.model_validate(raw)
             for pattern in prompts.verdict_phrases:
                 if re.compile(pattern).groups != 1:
-                    raise ConfigError(f"verdict phrase {pattern!r} needs exactly one group", where=str(path))
+                    raise ConfigError(
+                        f"verdict phrase {pattern!r} needs exactly one group", location=str(path)
+                    )
             for delimiter in (*prompts.delimiters, *prompts.rating_delimiters):
                 if len(delimiter) < 2 or "\\" in delimiter:
                     raise ConfigError(
                         f"delimiter {delimiter!r} cannot be broken up",
-                        where=str(path),
-                        mend="give it two characters or more, and no backslash",
+                        location=str(path),
+                        hint="give it two characters or more, and no backslash",
                     )
             shown = (*_SHOWN, "criteria") if prompts.criteria else _SHOWN
             _check_shows(prompts.judge, "judge", shown, path)
@@ -118,10 +120,10 @@ class PromptFile(BaseModel):
                 _check_alone(prompts.rating, "rating", between, path)
         except ValidationError as error:
             first = error.errors()[0]
-            raise ConfigError(first["msg"], where=f"{path}: {'.'.join(map(str, first['loc']))}") from None
+            raise ConfigError(first["msg"], location=f"{path}: {'.'.join(map(str, first['loc']))}") from None
         except (jinja2.TemplateError, re.error) as error:
             raise ConfigError(
-                f"a template or pattern does not work: {first_line(error)}", where=str(path)
+                f"a template or pattern does not work: {first_line(error)}", location=str(path)
             ) from None
         return prompts.model_copy(
             update={"delimiters": tuple(dict.fromkeys((*prompts.delimiters, *ROLE_HEADS.values())))}
@@ -140,7 +142,7 @@ def _check_shows(template: str, name: str, shown: Sequence[str], path: str | Pat
     text = _fill(template, **{value: f"\x00{value}\x00" for value in given})
     missing = [value for value in shown if f"\x00{value}\x00" not in text]
     if missing:
-        raise ConfigError(f"it does not show {', '.join(missing)}", where=f"{path}: {name}", mend="add it")
+        raise ConfigError(f"it does not show {', '.join(missing)}", location=f"{path}: {name}", hint="add it")
 
 
 def _check_alone(template: str, name: str, delimiters: Sequence[str], path: str | Path) -> None:
@@ -159,8 +161,8 @@ def _check_alone(template: str, name: str, delimiters: Sequence[str], path: str 
             if count(delimiter, part) != wanted:
                 raise ConfigError(
                     f"the judged text {part!r} would complete the delimiter {delimiter!r}",
-                    where=f"{path}: {name}",
-                    mend="put every delimiter on a line of its own, and let it begin and end in brackets",
+                    location=f"{path}: {name}",
+                    hint="put every delimiter on a line of its own, and let it begin and end in brackets",
                 )
 
 
@@ -210,7 +212,7 @@ def place(pair_id: str, seed: int) -> Order:
     return "AB" if unit_hash("place", seed, pair_id) < 0.5 else "BA"
 
 
-def swapped(order: Order) -> Order:
+def swap(order: Order) -> Order:
     """Return the other order."""
     return "BA" if order == "AB" else "AB"
 
@@ -274,8 +276,8 @@ def rating_prompt(history: Sequence[Message], answer: str, prompts: PromptFile) 
     if prompts.rating is None:
         raise ConfigError(
             "the prompt file says nothing of rating one answer alone",
-            where="rating",
-            mend="give it the keys `rating` and `rating_delimiters`, as configs/prompts/judge.yaml has them",
+            location="rating",
+            hint="give it the keys `rating` and `rating_delimiters`, as configs/prompts/judge.yaml has them",
         )
     delimiters = (*prompts.delimiters, *prompts.rating_delimiters)
     texts = {"conversation": _conversation(history, delimiters), "answer": neutralise(answer, delimiters)}

@@ -61,8 +61,8 @@ class VerdictTokens:
         if len(ids_a) != len(ids_b) or len(places) != 1:
             raise ConfigError(
                 f"the tokenizer does not tell {grammar.a} from {grammar.b} by one token",
-                where="model.path",
-                mend="name other texts under `verdict` in the prompt file",
+                location="model.path",
+                hint="name other texts under `verdict` in the prompt file",
             )
         at = places[0]
         [end] = encoder.structure(encoder.end)
@@ -71,8 +71,8 @@ class VerdictTokens:
             raise ConfigError(
                 f"{encoder.between.strip()!r}, which ends a reason, is no token of this tokenizer: a reason that "
                 "quotes it could not be told from one that ends there",
-                where="chat template",
-                mend="take the template reason, or a model whose tokenizer has this token",
+                location="chat template",
+                hint="take the template reason, or a model whose tokenizer has this token",
             )
         return cls(tuple(ids_a[:at]), ids_a[at], ids_b[at], tuple(header), end)
 
@@ -85,11 +85,11 @@ def after_header(token_ids: Sequence[int], header: Sequence[int]) -> int | None:
     return None
 
 
-def prob_a(watched: dict[int, float], tokens: VerdictTokens) -> float | None:
+def prob_a(logprobs: dict[int, float], tokens: VerdictTokens) -> float | None:
     """Return P(A) renormalised over A and B from raw log-probabilities; None where one of them is missing."""
-    if tokens.a not in watched or tokens.b not in watched:
+    if tokens.a not in logprobs or tokens.b not in logprobs:
         return None
-    return 1 / (1 + math.exp(min(700.0, watched[tokens.b] - watched[tokens.a])))
+    return 1 / (1 + math.exp(min(700.0, logprobs[tokens.b] - logprobs[tokens.a])))
 
 
 def reason_ids(completion: Completion, tokens: VerdictTokens) -> list[int]:
@@ -132,9 +132,9 @@ def read_completion(
     if start is not None and winner is not None:
         said = encoder.grammar.said(winner)  # a letter elsewhere in the turn is no verdict
         places = [
-            p for p in completion.watched if p >= start and decode(list(ids[start : p + 1])).endswith(said)
+            p for p in completion.logprobs if p >= start and decode(list(ids[start : p + 1])).endswith(said)
         ]
-        probability = prob_a(completion.watched[max(places)], tokens) if places else None
+        probability = prob_a(completion.logprobs[max(places)], tokens) if places else None
     return Verdict(
         completion.id,
         prompt.pair_id,
@@ -181,8 +181,8 @@ def read_rescue(first: Verdict, completion: Completion, tokens: VerdictTokens) -
 
     The letters' probabilities decide; equal ones are a tie.
     """
-    watched = completion.watched.get(0, {})
-    probability = prob_a(watched, tokens)
+    logprobs = completion.logprobs.get(0, {})
+    probability = prob_a(logprobs, tokens)
     if completion.finish_reason == "error" or probability is None:
         return first
     winner: Literal["A", "B", "tie"] = "A" if probability > 0.5 else "B" if probability < 0.5 else "tie"

@@ -131,9 +131,9 @@ def check_model(path: str, *, key: str, file: str = "config.json") -> None:
     if Path(path).is_dir():
         if not (Path(path) / file).is_file():
             raise EngineError(
-                f"{path} holds no {file}", where=key, mend="give a folder saved by transformers or peft"
+                f"{path} holds no {file}", location=key, hint="give a folder saved by transformers or peft"
             )
     elif looks_local:
         raise EngineError(
-            f"{path} is no folder", where=key, mend="give a folder that exists, or a hub id owner/name"
+            f"{path} is no folder", location=key, hint="give a folder that exists, or a hub id owner/name"
         )

@@ -62,7 +62,7 @@ class BenchmarkConfig(Strict):
         return self.path or HUB_IDS[self.kind]
 
 
-class AskingConfig(Strict):
+class JudgingConfig(Strict):
     """How a judge is asked.
 
     Attributes:
@@ -86,7 +86,7 @@ class AskingConfig(Strict):
     server: VLLMServerConfig | None = None
 
     @model_validator(mode="after")
-    def _votes_differ(self) -> AskingConfig:
+    def _votes_differ(self) -> JudgingConfig:
         if self.votes > 1 and self.temperature == 0:
             raise ValueError("votes above 1 want a temperature above 0: greedy votes are all the same")
         return self
@@ -108,7 +108,7 @@ class OtherJudge(Strict):
     max_model_len: int = Field(32768, ge=64)
 
 
-class EvaluateConfig(AskingConfig):
+class EvaluateConfig(JudgingConfig):
     """The benchmarks, and how the judges are asked.
 
     Attributes:

@@ -35,11 +35,11 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
     """Set `a.b.c=value` in nested dictionaries; the value is read as YAML; `a.0.b` indexes a list."""
     key, sign, text = assignment.partition("=")
     if not sign or not key:
-        raise ConfigError(f"{assignment!r} is no override", where="command line", mend="write key=value")
+        raise ConfigError(f"{assignment!r} is no override", location="command line", hint="write key=value")
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-        raise ConfigError(f"{text!r} is no YAML value", where=key, mend=_problem(error)) from None
+        raise ConfigError(f"{text!r} is no YAML value", location=key, hint=_problem(error)) from None
     node: Any = tree
     *path, last = key.split(".")
     for part in path:
@@ -50,13 +50,13 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
                 node[part] = {}
             node = node[part]
         else:
-            raise ConfigError(f"{part!r} stands below a plain value", where=key, mend="check the key")
+            raise ConfigError(f"{part!r} stands below a plain value", location=key, hint="check the key")
     if isinstance(node, list):
         node[_index(node, last, key)] = value
     elif isinstance(node, dict):
         node[last] = value
     else:
-        raise ConfigError(f"{last!r} stands below a plain value", where=key, mend="check the key")
+        raise ConfigError(f"{last!r} stands below a plain value", location=key, hint="check the key")
 
 
 def _problem(error: Exception) -> str:
@@ -67,7 +67,7 @@ def _problem(error: Exception) -> str:
 def _index(node: list[Any], part: str, key: str) -> int:
     if part.isdigit() and int(part) < len(node):
         return int(part)
-    raise ConfigError(f"{part!r} is no index into a list of {len(node)}", where=key, mend="count from 0")
+    raise ConfigError(f"{part!r} is no index into a list of {len(node)}", location=key, hint="count from 0")
 
 
 def _models(kind: Any) -> dict[str, Any]:
@@ -109,10 +109,10 @@ def _explain(error: Any, path: Path, kind: type[BaseModel]) -> ConfigError:
         [section] = _models(_locate(location[:-1], kind)[1]).values()
         known = list(section.model_fields)
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        mend = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        return ConfigError("unknown key", where=f"{path}: {key}", mend=mend)
+        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
+        return ConfigError("unknown key", location=f"{path}: {key}", hint=hint)
     return ConfigError(
-        error["msg"].removeprefix("Value error, "), where=f"{path}: {key}", mend="mend the recipe"
+        error["msg"].removeprefix("Value error, "), location=f"{path}: {key}", hint="mend the recipe"
     )
 
 
@@ -140,14 +140,14 @@ def load_config(
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # a SafeLoader
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(
-            "recipe not found", where=str(path), mend="see configs/ for those that are there"
+            "recipe not found", location=str(path), hint="see configs/ for those that are there"
         ) from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that does not exist
         mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError("no valid YAML", where=where, mend=_problem(error)) from None
+        location = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError("no valid YAML", location=location, hint=_problem(error)) from None
     if not isinstance(raw, dict):
-        raise ConfigError("a recipe is a mapping of keys", where=str(path))
+        raise ConfigError("a recipe is a mapping of keys", location=str(path))
     for assignment in overrides:
         _override(raw, assignment)
     if limit is not None:
@@ -163,7 +163,7 @@ def load_config(
 Section = TypeVar("Section", bound=Strict)
 
 
-def section(kind: type[Section], given: Mapping[str, Any] | Strict, where: str) -> Section:
+def section(kind: type[Section], given: Mapping[str, Any] | Strict, location: str) -> Section:
     """Return a recipe's section from its keys.
 
     Raises:
@@ -175,5 +175,5 @@ def section(kind: type[Section], given: Mapping[str, Any] | Strict, where: str) 
         return kind.model_validate(given.model_dump() if isinstance(given, Strict) else given)
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join([where, *map(str, first["loc"])])
-        raise ConfigError(first["msg"], where=key, mend=f"keys: {', '.join(kind.model_fields)}") from None
+        key = ".".join([location, *map(str, first["loc"])])
+        raise ConfigError(first["msg"], location=key, hint=f"keys: {', '.join(kind.model_fields)}") from None

@@ -87,7 +87,7 @@ def _concordance(prompt: RankedPrompt) -> dict[str, Any] | None:
     if w is None:
         return None
     return {
-        "where": prompt.where,
+        "location": prompt.location,
         "history": content_id(prompt.history),
         "answers": n,
         "annotators": len(rows),

@@ -63,8 +63,8 @@ def benchmark_texts(
     if not found:
         raise DataError(
             "no readable row in this benchmark",
-            where=path,
-            mend=f"a row has some of the columns {', '.join(PROMPTS[:3])}, {', '.join(ANSWERS[:3])}, response_A, …",
+            location=path,
+            hint=f"a row has some of the columns {', '.join(PROMPTS[:3])}, {', '.join(ANSWERS[:3])}, response_A, …",
         )
 
 
@@ -90,8 +90,8 @@ def _texts(row: RawRow) -> BenchmarkText | Drop:
     if not whole and not answers:
         found = ", ".join(sorted(map(str, row.columns))[:12]) or "none"
         detail = f"The row has no text in a column that holds prompts or answers (found: {found})."
-        return Drop(row.where, row.origin, "no_text", detail, "decontaminate")
-    return BenchmarkText(row.where, "\n".join(whole), answers)
+        return Drop(row.location, row.origin, "no_text", detail, "decontaminate")
+    return BenchmarkText(row.location, "\n".join(whole), answers)
 
 
 def _collect(value: Any, role: str, asked: list[str], answered: list[str]) -> None:

@@ -118,7 +118,7 @@ class Decontaminator:
         for match in matches:
             least = self.config.drop_prompt if match.part == "prompt" else self.config.drop_answer
             if least is not None and match.n >= least:
-                what = (
+                problem = (
                     f"is the prompt of {match.row}"
                     if match.whole
                     else f"shares {match.n} words in a row with {match.row}"
@@ -126,7 +126,7 @@ class Decontaminator:
                 shown = match.text[:_SHOWN] + ("…" if len(match.text) > _SHOWN else "")
                 return (
                     f"contaminated_{match.part}",
-                    f"The {match.part} {what} of the benchmark {match.benchmark}: {shown!r}; remove the pair.",
+                    f"The {match.part} {problem} of the benchmark {match.benchmark}: {shown!r}; remove the pair.",
                 )
         return None
 
@@ -145,7 +145,7 @@ class Decontaminator:
             for row in batch:
                 if isinstance(row, Drop):
                     read["unreadable"] += 1
-                    read["first_unreadable"] = read["first_unreadable"] or f"{row.where}: {row.detail}"
+                    read["first_unreadable"] = read["first_unreadable"] or f"{row.location}: {row.detail}"
                     continue
                 read["rows"] += 1
                 good.append((len(self._rows), row))

@@ -82,13 +82,13 @@ def export(recipe: Recipe, to: Target, out: Path | None = None) -> None:
     """
     if to not in LAYOUTS:
         raise ConfigError(
-            f"there is no layout {to!r}", where="export", mend=f"give one of: {', '.join(LAYOUTS)}"
+            f"there is no layout {to!r}", location="export", hint=f"give one of: {', '.join(LAYOUTS)}"
         )
     folder = out or recipe.folder / "export" / to
     there = [name for name in FILES if (recipe.folder / f"{name}.jsonl").exists()]
     if not there:
         raise ConfigError(
-            "there are no records to export", where=str(recipe.folder), mend="run 1_prepare.sh first"
+            "there are no records to export", location=str(recipe.folder), hint="run 1_prepare.sh first"
         )
     written: list[str] = []
     for name in there:
@@ -116,9 +116,9 @@ def _converted(folder: Path, name: str, convert: Callable[[Row], Row], broken: C
     for number, row in enumerate(read_jsonl(path), 1):
         missing = [key for key in keys if key not in row]
         if missing:
-            what = f"the row has no {', '.join(missing)}"
+            problem = f"the row has no {', '.join(missing)}"
             raise DataError(
-                what, where=f"{path}:{number}", mend="it is of another version: run stage 1 again"
+                problem, location=f"{path}:{number}", hint="it is of another version: run stage 1 again"
             )
         safe = {key: _safe(row[key]) for key in keys}
         if any(safe[key] != row[key] for key in safe):

@@ -76,8 +76,8 @@ def mix(
             draw.add(row)
         if draw.wanted and not draw.heap:
             first = f"; the first dropped: {draw.drops[0].detail}" if draw.drops else ""
-            mend = "give rows with prompt and response, or with messages"
-            raise DataError(f"no record can be taken{first}", where=config.path, mend=mend)
+            hint = "give rows with prompt and response, or with messages"
+            raise DataError(f"no record can be taken{first}", location=config.path, hint=hint)
         found = draw.records()
         taken.update(record.id for record in found)
         records += found
@@ -175,7 +175,7 @@ def _record(row: RawRow) -> SFTRecord | Drop:
         prompt, reasons, answer = read(row.columns)
         reason, response = _split(reasons, answer)
     except BadRow as bad:
-        return Drop(row.where, source, bad.reason, bad.detail, "load")
+        return Drop(row.location, source, bad.reason, bad.detail, "load")
     turns = tuple(prompt)
     return SFTRecord(turns, reason, response, content_id("general", turns, reason, response), source)
 

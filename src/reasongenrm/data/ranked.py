@@ -32,7 +32,7 @@ class RankedAnswer:
         ranks: annotator (empty where a row names none) -> rank as it was written, 1 for the best.
     """
 
-    where: str
+    location: str
     text: str
     ranks: dict[str, float] = field(default_factory=dict)
 
@@ -47,7 +47,7 @@ class RankedPrompt:
         answers: in the order of the file.
     """
 
-    where: str
+    location: str
     history: tuple[Message, ...]
     answers: list[RankedAnswer] = field(default_factory=list)
 
@@ -93,22 +93,22 @@ def read_ranked(path: str) -> tuple[list[RankedPrompt], list[Drop]]:
     prompts: dict[tuple[tuple[str, str], ...], RankedPrompt] = {}
     answers: dict[tuple[tuple[str, str], ...], dict[str, RankedAnswer]] = {}
     drops: list[Drop] = []
-    for where, line in _jsonl(file) if file.suffix.lower() == ".jsonl" else _csv(file):
+    for location, line in _jsonl(file) if file.suffix.lower() == ".jsonl" else _csv(file):
         if isinstance(line, _Line):
             key = tuple((turn["role"], turn["content"].strip()) for turn in line.history)
-            prompt = prompts.setdefault(key, RankedPrompt(where, tuple(line.history)))
+            prompt = prompts.setdefault(key, RankedPrompt(location, tuple(line.history)))
             answer = answers.setdefault(key, {}).get(line.text.strip())
             if answer is None:
-                answer = answers[key][line.text.strip()] = RankedAnswer(where, line.text)
+                answer = answers[key][line.text.strip()] = RankedAnswer(location, line.text)
                 prompt.answers.append(answer)
             if line.annotator not in answer.ranks:
                 answer.ranks[line.annotator] = line.rank
                 continue
             by = f" by {line.annotator[:40]!r}" if line.annotator else ""
-            same = f"{answer.where} gives the same answer to this prompt"
+            same = f"{answer.location} gives the same answer to this prompt"
             detail = f"{same} (rank {answer.ranks[line.annotator]:g}{by}); keep one of the two."
             line = BadRow("duplicate_answer", detail)
-        drops.append(Drop(where, file.stem, line.reason, line.detail, "load"))
+        drops.append(Drop(location, file.stem, line.reason, line.detail, "load"))
     return list(prompts.values()), drops
 
 
@@ -164,22 +164,22 @@ def _annotator(name: Any) -> str:
 def _jsonl(file: Path) -> Iterator[tuple[str, _Line | BadRow]]:
     """Yield one ranking per answer of each line, and where it stands."""
     if not file.is_file():
-        raise DataError("cannot be read: no such file", where=str(file), mend="check the path")
+        raise DataError("cannot be read: no such file", location=str(file), hint="check the path")
     for row in read_rows(str(file), required=(), split="train"):
         if isinstance(row, Drop):
-            yield row.where, BadRow(row.reason, row.detail)
+            yield row.location, BadRow(row.reason, row.detail)
         elif "answers" in row.columns or "ranks" in row.columns:
             for line in _spread(row.columns):
-                yield row.where, line
+                yield row.location, line
         else:
             missing = [name for name in COLUMNS if name not in row.columns]
             if missing:
                 detail = (
                     f"There is no {', '.join(missing)}; give prompt, answer and rank, or answers and ranks."
                 )
-                yield row.where, BadRow("missing_column", detail)
+                yield row.location, BadRow("missing_column", detail)
             else:
-                yield row.where, _line(row.columns)
+                yield row.location, _line(row.columns)
 
 
 def _spread(columns: Mapping[str, Any]) -> Iterator[_Line | BadRow]:
@@ -204,8 +204,8 @@ def _spread(columns: Mapping[str, Any]) -> Iterator[_Line | BadRow]:
 
 def _csv(file: Path) -> Iterator[tuple[str, _Line | BadRow]]:
     """Yield each CSV row that is not blank, and the line where it begins."""
-    for where, cells in csv_rows(file, COLUMNS, once=(*COLUMNS, ANNOTATOR)):
-        yield where, cells if isinstance(cells, BadRow) else _line(cells)
+    for location, cells in csv_rows(file, COLUMNS, once=(*COLUMNS, ANNOTATOR)):
+        yield location, cells if isinstance(cells, BadRow) else _line(cells)
 
 
 def csv_rows(
@@ -231,20 +231,20 @@ def csv_rows(
         begin = reader.line_num + 1
         for row in reader:
             if row:
-                where = f"{file}:{begin}"
+                location = f"{file}:{begin}"
                 if any(cell.strip() for cell in row[len(header) :]):
                     detail = (
                         "The row has more fields than the header; put quotes around texts that hold a comma."
                     )
-                    yield where, BadRow("extra_fields", detail)
+                    yield location, BadRow("extra_fields", detail)
                 else:
-                    yield where, {name: row[at] if at < len(row) else "" for name, at in places.items()}
+                    yield location, {name: row[at] if at < len(row) else "" for name, at in places.items()}
             begin = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
             f"the CSV row that begins here cannot be read: {error}",
-            where=f"{file}:{begin}",
-            mend='close every quote, and write a quote inside a quoted answer twice: ""',
+            location=f"{file}:{begin}",
+            hint='close every quote, and write a quote inside a quoted answer twice: ""',
         ) from None
 
 
@@ -252,15 +252,17 @@ def _text(file: Path) -> str:
     try:
         raw = file.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", where=str(file), mend="check the path") from None
+        raise DataError(
+            f"cannot be read: {error.strerror}", location=str(file), hint="check the path"
+        ) from None
     try:
         return raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(
             "the file is not UTF-8",
-            where=f"{file}:{line}",
-            mend="save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')",
+            location=f"{file}:{line}",
+            hint="save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')",
         ) from None
 
 
@@ -278,10 +280,10 @@ def _places(
         problem = (
             f"no column {', '.join(missing)}" if missing else f"column {', '.join(twice)} is there twice"
         )
-        mend = f"make the first line: {','.join(required)}"
+        hint = f"make the first line: {','.join(required)}"
         if len(header) == 1 and any(separator in header[0] for separator in ";\t"):
-            mend += ", and separate the columns with commas"
-        raise DataError(f"{problem}; found: {', '.join(header) or 'none'}", where=f"{file}:1", mend=mend)
+            hint += ", and separate the columns with commas"
+        raise DataError(f"{problem}; found: {', '.join(header) or 'none'}", location=f"{file}:1", hint=hint)
     return {name: header.index(name) for name in dict.fromkeys(header)}
 
 
@@ -317,7 +319,7 @@ def _compare(prompts: list[RankedPrompt], drops: list[Drop], source: str) -> Ite
                 "Only one usable answer" if count == 1 else f"No two of the {count} answers differ in rank"
             )
             detail = f"{problem} for this prompt; give it answers of at least two ranks."
-            yield Drop(prompt.where, source, "nothing_to_compare", detail, "load")
+            yield Drop(prompt.location, source, "nothing_to_compare", detail, "load")
         for better, worse, distance in pairs:
             texts = prompt.answers[better].text, prompt.answers[worse].text
             yield PreferencePair.make(prompt.history, *texts, source, distance=distance)

@@ -235,7 +235,7 @@ class DataReport:
                 {
                     "stage": stage,
                     "reason": reason,
-                    "where": _printable(drop.where),
+                    "location": _printable(drop.location),
                     "detail": _printable(drop.detail),
                 }
                 for (stage, reason), drop in sorted(self._examples.items())

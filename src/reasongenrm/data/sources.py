@@ -38,7 +38,7 @@ def read_pair(row: RawLine | RawRow | Drop) -> PreferencePair | Drop:
         chosen, rejected = (_conversation(row.columns, side) for side in REQUIRED)
         _check_pair(chosen, rejected)
     except BadRow as bad:
-        return Drop(row.where, source, bad.reason, bad.detail, "load")
+        return Drop(row.location, source, bad.reason, bad.detail, "load")
     return PreferencePair.make(chosen[:-1], chosen[-1]["content"], rejected[-1]["content"], source)
 
 
@@ -112,8 +112,8 @@ def raw_pairs(
     """
     local = Path(path).expanduser()
     if local.suffix.lower() == ".csv" and local.is_file():
-        mend = "for a ranked CSV set kind: ranked; else give a .jsonl or .parquet file"
-        raise DataError("a .csv holds no conversations", where=path, mend=mend)
+        hint = "for a ranked CSV set kind: ranked; else give a .jsonl or .parquet file"
+        raise DataError("a .csv holds no conversations", location=path, hint=hint)
     return raw_rows(path, required=REQUIRED, optional=OPTIONAL, split=split, revision=revision, limit=limit)
 
 

@@ -25,8 +25,8 @@ def held_out(prompts: Iterable[str], share: float, seed: int) -> set[str]:
     if len(distinct) < 2:
         raise ConfigError(
             f"{len(distinct)} prompt(s): none can be held out",
-            where="scalar.validation",
-            mend="give answers to two prompts or more, or set 0",
+            location="scalar.validation",
+            hint="give answers to two prompts or more, or set 0",
         )
     return set(distinct[: min(len(distinct) - 1, max(1, round(share * len(distinct))))])
 

@@ -70,12 +70,12 @@ class AnthropicEngine:
             import anthropic
         except ImportError:
             raise EngineError(
-                "the package anthropic is not installed", where=key, mend="pip install anthropic"
+                "the package anthropic is not installed", location=key, hint="pip install anthropic"
             ) from None
         self.max_model_len = max_model_len
         self._config, self._key = config, key
         self._on_event, self._sleep = on_event, sleep
-        self._secret = Secret(config.api_key_env, where=f"{key}.api_key_env")
+        self._secret = Secret(config.api_key_env, location=f"{key}.api_key_env")
         self._ledger = Ledger(state)
         self._client = anthropic.Anthropic(
             api_key=self._secret.reveal(),
@@ -85,7 +85,7 @@ class AnthropicEngine:
         )
         self._batches = self._client.messages.batches
 
-    def forget(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Do nothing: there is no cache of ours."""
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class AnthropicEngine:
                 asked for.
         """
         if adapter is not None:
-            raise EngineError("Anthropic serves no adapters", where=self._key, mend="use vLLM for them")
+            raise EngineError("Anthropic serves no adapters", location=self._key, hint="use vLLM for them")
         return self._complete(requests)
 
     def _complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
@@ -136,7 +136,7 @@ class AnthropicEngine:
         if request.temperature > 1:
             raise EngineError(
                 f"temperature {request.temperature:g} is above 1, the most that Anthropic takes",
-                where=self._key,
+                location=self._key,
             )
         return {"model": self._config.model} | message_params(request)
 
@@ -305,8 +305,8 @@ class AnthropicEngine:
                 raise EngineError(
                     f"all {counts.errored} requests of batch {batch.server_id} failed: "
                     f"{self._secret.hide(completion.error or '')}",
-                    where=self._key,
-                    mend="mend the recipe and run again: none of them was recorded",
+                    location=self._key,
+                    hint="mend the recipe and run again: none of them was recorded",
                 )
         return True
 
@@ -328,17 +328,17 @@ class AnthropicEngine:
         if isinstance(error, anthropic.AuthenticationError | anthropic.PermissionDeniedError):
             return EngineError(
                 f"{host} refuses the key (HTTP {error.status_code})",
-                where=f"{self._key}.api_key_env",
-                mend=f"check the key in {self._config.api_key_env}",
+                location=f"{self._key}.api_key_env",
+                hint=f"check the key in {self._config.api_key_env}",
             )
         if isinstance(error, anthropic.NotFoundError):
             return EngineError(
-                f"{host} answers HTTP 404: {text}", where=self._key, mend="check model and url"
+                f"{host} answers HTTP 404: {text}", location=self._key, hint="check model and url"
             )
         return EngineError(
             f"{host} fails: {text}",
-            where=self._key,
-            mend="run the same command again: batches that were sent are found, and paid for once",
+            location=self._key,
+            hint="run the same command again: batches that were sent are found, and paid for once",
         )
 
 

@@ -39,7 +39,7 @@ class Request:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     allowed: tuple[int, ...] = ()
-    watch: tuple[int, ...] = ()
+    logprob_token_ids: tuple[int, ...] = ()
     messages: tuple[Message, ...] = ()
 
 
@@ -61,7 +61,7 @@ class Engine(Protocol):
         """Yield completions as they are done, in any order; `adapter` is a LoRA folder."""
         ...
 
-    def forget(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Empty the prefix cache, so that what follows does not depend on what came before."""
         ...
 
@@ -97,7 +97,7 @@ def complete_missing(
         return
     while block := list(islice(waiting, engine.block)):
         if any(request.id not in store for request in block):
-            engine.forget()
+            engine.reset_prefix_cache()
             rows = {c.id: convert(c) for c in engine.complete(block, adapter=adapter)}
             store.append(rows[request.id] for request in block)
         progress(len(block))

@@ -200,8 +200,8 @@ class Fleet:
         servers = "; ".join(f"{server.url}: {server.last}" for server in self._servers)
         return EngineError(
             f"no server answers any more ({servers})",
-            where=f"{self._key}.urls",
-            mend="start them again, then the same command: what was answered is kept",
+            location=f"{self._key}.urls",
+            hint="start them again, then the same command: what was answered is kept",
         )
 
     async def _ask(self, server: Server, request: Request) -> Completion:
@@ -234,15 +234,15 @@ class Fleet:
             variable = self._config.api_key_env
             return EngineError(
                 f"{server.url} refuses the key (HTTP {status})",
-                where=f"{self._key}.api_key_env",
-                mend=f"check the key in {variable}" if variable else "name the variable that holds the key",
+                location=f"{self._key}.api_key_env",
+                hint=f"check the key in {variable}" if variable else "name the variable that holds the key",
             )
         if status == 404:
             return EngineError(
                 f"{server.url} knows no model {self._config.model!r} (HTTP 404: {text})",
-                where=f"{self._key}.model",
-                mend="check the model's name and the URL, which usually ends in /v1",
+                location=f"{self._key}.model",
+                hint="check the model's name and the URL, which usually ends in /v1",
             )
         return EngineError(
-            f"{server.url} answers HTTP {status}: {text}", where=self._key, mend="check the URL"
+            f"{server.url} answers HTTP {status}: {text}", location=self._key, hint="check the URL"
         )

@@ -18,20 +18,22 @@ class Secret:
         EngineError: the variable is not set, or holds what cannot be sent as a key.
     """
 
-    def __init__(self, variable: str | None, *, where: str) -> None:
+    def __init__(self, variable: str | None, *, location: str) -> None:
         self._value: str | None = None
         if variable is None:
             return
         value = os.environ.get(variable, "").strip()
         if not value:
             raise EngineError(
-                f"the environment variable {variable} is not set", where=where, mend=f"export {variable}=…"
+                f"the environment variable {variable} is not set",
+                location=location,
+                hint=f"export {variable}=…",
             )
         if not (value.isascii() and value.isprintable()) or " " in value:
             raise EngineError(
                 f"the environment variable {variable} holds characters that no key has",
-                where=where,
-                mend="set it again",
+                location=location,
+                hint="set it again",
             )
         self._value = value
 

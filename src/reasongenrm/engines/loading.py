@@ -98,8 +98,8 @@ def open_server(
     encoder = None
     if server.api == "completions":
         if model is None:
-            mend = "name the model whose tokenizer it has, or take api: chat"
-            raise ConfigError("the completions API takes token ids", where=f"{key}: model", mend=mend)
+            hint = "name the model whose tokenizer it has, or take api: chat"
+            raise ConfigError("the completions API takes token ids", location=f"{key}: model", hint=hint)
         text = template_text(template, key="template")
         encoder = ChatEncoder(load_tokenizer(model), text, grammar)
     return OpenAIEngine(server, max_model_len=max_model_len, key=key, on_event=on_event), encoder

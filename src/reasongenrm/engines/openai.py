@@ -92,13 +92,13 @@ class OpenAIEngine:
             import openai  # noqa: F401
         except ImportError:
             raise EngineError(
-                "the package openai is not installed", where=key, mend="pip install openai"
+                "the package openai is not installed", location=key, hint="pip install openai"
             ) from None
         self.max_model_len = max_model_len
         self._config = config
         self._key = key
         self._on_event = on_event
-        self._secret = Secret(config.api_key_env, where=f"{key}.api_key_env")
+        self._secret = Secret(config.api_key_env, location=f"{key}.api_key_env")
         self._servers = [Server(url) for url in dict.fromkeys(url.rstrip("/") for url in config.urls)]
         self._answered = False  # whether any request has been
         self._logprobs: bool | None = None  # whether the chat servers give them; None until one has answered
@@ -117,8 +117,8 @@ class OpenAIEngine:
         if adapter is not None:
             raise EngineError(
                 "a fleet serves models by name, and no adapter folders",
-                where=self._key,
-                mend="serve the adapter under a name of its own (vLLM: --lora-modules) and give that as model",
+                location=self._key,
+                hint="serve the adapter under a name of its own (vLLM: --lora-modules) and give that as model",
             )
         return self._complete(requests)
 
@@ -171,11 +171,11 @@ class OpenAIEngine:
     def _all_failed(self, held: list[Completion]) -> EngineError:
         return EngineError(
             f"all of the first {len(held)} requests failed, the last one with: {held[-1].error}",
-            where=self._key,
-            mend="mend the recipe or the servers and run again: none of them was recorded",
+            location=self._key,
+            hint="mend the recipe or the servers and run again: none of them was recorded",
         )
 
-    def forget(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Do nothing: the prefix caches are the servers'."""
 
     def close(self) -> None:
@@ -203,8 +203,11 @@ class OpenAIEngine:
             "min_p": 0.0,
             "repetition_penalty": 1.0,
         }
-        if request.watch:
-            extra |= {"logprob_token_ids": list(request.watch), "return_tokens_as_token_ids": True}
+        if request.logprob_token_ids:
+            extra |= {
+                "logprob_token_ids": list(request.logprob_token_ids),
+                "return_tokens_as_token_ids": True,
+            }
         asked = {"model": self._config.model, "prompt": list(request.prompt_ids), "logprobs": 0}
         # Not `completions.create`: it looks at every token of the prompt, which takes longer than all else on this side.
         reply = await server.client.post("/completions", cast_to=httpx.Response, body=asked | body | extra)
@@ -303,29 +306,29 @@ def _read(choice: dict[str, Any], request: Request, *, chat: bool) -> Completion
         raise Failed("a choice without text", empty=True)
     if finish not in ("stop", "length"):
         return Completion(request.id, text, "error", logprob=None, error=f"finish_reason {finish}")
-    logprobs = choice.get("logprobs") or {}
+    reported = choice.get("logprobs") or {}
     usage = choice["usage"] or {}
     asked = int(usage.get("prompt_tokens") or 0)
     if chat:
-        logprob = _sum([t["logprob"] for t in logprobs.get("content") or ()])
+        logprob = _sum([t["logprob"] for t in reported.get("content") or ()])
         billed = usage.get("completion_tokens")
         return Completion(request.id, text, finish, logprob=logprob, billed=billed, prompt_tokens=asked)
     token_ids = tuple(int(token) for token in choice.get("token_ids") or ())
-    watched: dict[int, dict[int, float]] = {}
-    if request.watch:
+    logprobs: dict[int, dict[int, float]] = {}
+    if request.logprob_token_ids:
         for place, (token, entry) in enumerate(
-            zip(token_ids, logprobs.get("top_logprobs") or (), strict=False)
+            zip(token_ids, reported.get("top_logprobs") or (), strict=False)
         ):
-            if token in request.watch:
-                found = ((t, entry.get(f"token_id:{t}")) for t in request.watch)
-                watched[place] = {t: round(value, 6) for t, value in found if value is not None}
+            if token in request.logprob_token_ids:
+                found = ((t, entry.get(f"token_id:{t}")) for t in request.logprob_token_ids)
+                logprobs[place] = {t: round(value, 6) for t, value in found if value is not None}
     return Completion(
         request.id,
         text,
         finish,
         token_ids,
-        _sum(logprobs.get("token_logprobs") or ()),
-        watched,
+        _sum(reported.get("token_logprobs") or ()),
+        logprobs,
         prompt_tokens=asked,
     )
 

@@ -118,11 +118,11 @@ class VLLMServers:
         """
         if adapter not in self._names:
             raise EngineError(
-                f"the servers were started without the adapter {adapter}", where="evaluate.server", mend="start them anew"
+                f"the servers were started without the adapter {adapter}", location="evaluate.server", hint="start them anew"
             )  # fmt: skip
         return self._engines[self._names[adapter]].complete(requests)
 
-    def forget(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Do nothing: results of a server depend on what else it computes anyway."""
 
     def close(self) -> None:
@@ -187,8 +187,8 @@ def _environment(number: int, config: EngineConfig) -> dict[str, str]:
         if len(mine) < width:
             raise EngineError(
                 f"replica {number} wants {width} GPUs, and {len(mine)} are left of {len(devices)}",
-                where="evaluate.server.replicas",
-                mend="ask for fewer replicas, or for less engine.tensor_parallel",
+                location="evaluate.server.replicas",
+                hint="ask for fewer replicas, or for less engine.tensor_parallel",
             )
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         return environment
@@ -224,11 +224,13 @@ def _wait(url: str, process: subprocess.Popen[bytes], seconds: float, log: Path)
         code = process.poll()
         if code is not None or time.monotonic() > end:
             tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:])
-            what = f"ended with code {code}" if code is not None else f"does not answer after {seconds:g} s"
+            problem = (
+                f"ended with code {code}" if code is not None else f"does not answer after {seconds:g} s"
+            )
             raise EngineError(
-                f"a vLLM server {what}; the end of its log:\n{tail}\n",
-                where=str(log),
-                mend="the whole log is there; check model, engine and evaluate.server",
+                f"a vLLM server {problem}; the end of its log:\n{tail}\n",
+                location=str(log),
+                hint="the whole log is there; check model, engine and evaluate.server",
             )
         try:
             if httpx.get(f"{url}/health", timeout=5).status_code == 200:

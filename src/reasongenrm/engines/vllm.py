@@ -56,8 +56,8 @@ class VLLMEngine:
         except ImportError as error:
             raise EngineError(
                 f"vLLM cannot be imported: {error}",
-                where="engine",
-                mend="run `make setup`, or pip install .[gpu]",
+                location="engine",
+                hint="run `make setup`, or pip install .[gpu]",
             ) from None
         if not torch.cuda.is_available():
             keep_freed_memory()
@@ -87,7 +87,7 @@ class VLLMEngine:
         except Exception as error:  # vLLM raises many types; the user needs the first line and the key
             first = _problem(error)
             raise EngineError(
-                f"vLLM cannot serve {model.path}: {first}", where="model", mend=_advice(first)
+                f"vLLM cannot serve {model.path}: {first}", location="model", hint=_advice(first)
             ) from error
         self._engine = self._llm.llm_engine
         self.max_model_len = config.max_model_len
@@ -143,8 +143,8 @@ class VLLMEngine:
                 except (ValueError, VLLMClientError) as error:
                     raise EngineError(
                         f"vLLM cannot score {len(ids) + 1} tokens: {first_line(error)}",
-                        where="engine.max_model_len",
-                        mend="raise it",
+                        location="engine.max_model_len",
+                        hint="raise it",
                     ) from None
                 pending[name] = number, last
             while pending:
@@ -158,7 +158,7 @@ class VLLMEngine:
         finally:
             self._engine.abort_request(list(pending))
 
-    def forget(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Empty the prefix cache, so that what follows does not depend on what came before."""
         self._engine.reset_prefix_cache()
 
@@ -177,8 +177,8 @@ class VLLMEngine:
         ) as error:  # what vLLM cannot serve has many types, and would end the run at its first step
             raise EngineError(
                 f"vLLM cannot serve the adapter: {first_line(error)}",
-                where=adapter,
-                mend="leave modules_to_save out of train.lora, or merge the adapter (train.merge) and serve that",
+                location=adapter,
+                hint="leave modules_to_save out of train.lora, or merge the adapter (train.merge) and serve that",
             ) from error
         return request
 
@@ -226,8 +226,8 @@ def _params(request: Request) -> Any:
         spaces_between_special_tokens=False,
         ignore_eos=request.ignore_eos,
         allowed_token_ids=list(request.allowed) or None,
-        logprobs=None if request.watch else 0,
-        logprob_token_ids=list(request.watch) or None,
+        logprobs=None if request.logprob_token_ids else 0,
+        logprob_token_ids=list(request.logprob_token_ids) or None,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
@@ -252,18 +252,20 @@ def _scoring_params(last: int) -> Any:
 def _completion(output: Any, request: Request) -> Completion:
     [sample] = output.outputs
     token_ids = tuple(sample.token_ids)
-    watched: dict[int, dict[int, float]] = {}
+    logprobs: dict[int, dict[int, float]] = {}
     logprob = 0.0
     for position, (token, entry) in enumerate(zip(token_ids, sample.logprobs or (), strict=False)):
         logprob += entry[token].logprob
-        if token in request.watch:
-            watched[position] = {t: round(entry[t].logprob, 6) for t in request.watch if t in entry}
+        if token in request.logprob_token_ids:
+            logprobs[position] = {
+                t: round(entry[t].logprob, 6) for t in request.logprob_token_ids if t in entry
+            }
     return Completion(
         request.id,
         sample.text,
         sample.finish_reason or "error",
         token_ids,
         round(logprob, 6),
-        watched,
+        logprobs,
         prompt_tokens=len(output.prompt_token_ids),
     )

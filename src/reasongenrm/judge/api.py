@@ -14,20 +14,20 @@ from tempfile import mkdtemp
 from typing import Any, Literal, Self
 
 from reasongenrm.chat.encoder import PROMPTS, ChatEncoder, judge_encoder, load_tokenizer, template_text
-from reasongenrm.chat.prompts import PromptFile, judge_prompt, place, swapped
+from reasongenrm.chat.prompts import PromptFile, judge_prompt, place, swap
 from reasongenrm.config.engines import AnthropicConfig, EngineConfig, ModelConfig, OpenAIConfig
-from reasongenrm.config.evaluate import AskingConfig
+from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.config.loading import load_recipe, section
 from reasongenrm.config.recipe import TEMPLATES, Recipe, Template
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.loading import load_engine, open_server
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.ask import ask_as, ask_now
-from reasongenrm.judge.inputs import Prompt, given_answer, given_pair
-from reasongenrm.judge.rate import HIGHEST, LOWEST, Rater
+from reasongenrm.judge.ask import ask_now, sampling_settings
+from reasongenrm.judge.inputs import Prompt, validated_answer, validated_pair
+from reasongenrm.judge.rate import HIGHEST, LOWEST, RatingTask
 from reasongenrm.judge.tournament import Ranking, rank
-from reasongenrm.judge.verdicts import Asker, compare_orders, preference
-from reasongenrm.records import Comparison, JudgePrompt, PreferencePair, Rated, Verdict
+from reasongenrm.judge.verdicts import VerdictTask, compare_orders, preference
+from reasongenrm.records import Comparison, JudgePrompt, PreferencePair, Rating, Verdict
 
 WINDOW = 1024
 """Comparisons that go to the engine together."""
@@ -64,7 +64,7 @@ class Judge:
     def __init__(
         self,
         engine: Engine,
-        asker: Asker,
+        asker: VerdictTask,
         prompts: PromptFile,
         *,
         adapter: str | None = None,
@@ -95,10 +95,12 @@ class Judge:
         adapter = recipe.folder / "judges" / name / "adapter"
         if name != "base" and name not in recipe.judges:
             raise ConfigError(
-                f"no judge {name!r}", where="judges", mend=f"take base or one of: {', '.join(recipe.judges)}"
+                f"no judge {name!r}",
+                location="judges",
+                hint=f"take base or one of: {', '.join(recipe.judges)}",
             )
         if name != "base" and not adapter.is_dir():
-            raise ConfigError(f"no adapter of {name!r}", where=str(adapter), mend="run 2_train.sh first")
+            raise ConfigError(f"no adapter of {name!r}", location=str(adapter), hint="run 2_train.sh first")
         template = recipe.student_template if name == "base" else recipe.judges[name].template
         encoder = judge_encoder(recipe, template, load_tokenizer(recipe.model))
         path = None if name == "base" else adapter
@@ -120,7 +122,7 @@ class Judge:
         template: Template | None = None,
         prompts: str | Path | None = None,
         engine: EngineConfig | Mapping[str, Any] | None = None,
-        asking: AskingConfig | Mapping[str, Any] | None = None,
+        asking: JudgingConfig | Mapping[str, Any] | None = None,
         seed: int = 17,
     ) -> Judge:
         """Load a model, with or without an adapter, as a judge on vLLM in this process.
@@ -143,14 +145,14 @@ class Judge:
         folder = Path(adapter) if adapter else None
         if folder and not (folder / "adapter_config.json").is_file():
             raise ConfigError(
-                "no adapter is there", where=str(folder), mend="give the folder that peft saved"
+                "no adapter is there", location=str(folder), hint="give the folder that peft saved"
             )
         own = [folder / "chat_template.jinja", folder / PROMPTS] if folder else [Path("-"), Path("-")]
         file = TEMPLATES[template] if template else str(own[0]) if own[0].is_file() else TEMPLATES["reason"]
         wording = prompts or (own[1] if own[1].is_file() else "configs/prompts/judge.yaml")
         texts = PromptFile.load(wording)
         encoder = ChatEncoder(load_tokenizer(base), template_text(file, key="template"), texts.verdict)
-        how = section(AskingConfig, asking or {}, "asking")
+        how = section(JudgingConfig, asking or {}, "asking")
         adapters = [folder] if folder else []
         running = load_engine(base, serving, seed=seed, adapters=adapters, server=how.server)
         return cls._on(running, encoder, texts, how, folder, seed)
@@ -163,7 +165,7 @@ class Judge:
         model: str | Mapping[str, Any] | ModelConfig | None = None,
         template: Template = "reason",
         prompts: str | Path = "configs/prompts/judge.yaml",
-        asking: AskingConfig | Mapping[str, Any] | None = None,
+        asking: JudgingConfig | Mapping[str, Any] | None = None,
         max_model_len: int = 8192,
         state: str | Path | None = None,
         seed: int = 17,
@@ -191,7 +193,9 @@ class Judge:
         kinds = {"openai": OpenAIConfig, "anthropic": AnthropicConfig}
         kind = server.get("kind") if isinstance(server, Mapping) else server.kind
         if kind not in kinds:
-            raise ConfigError(f"unknown kind {kind!r}", where="server.kind", mend="take openai or anthropic")
+            raise ConfigError(
+                f"unknown kind {kind!r}", location="server.kind", hint="take openai or anthropic"
+            )
         texts = PromptFile.load(prompts)
         base = ModelConfig(path=model) if isinstance(model, str) else model
         engine, encoder = open_server(
@@ -203,7 +207,7 @@ class Judge:
             state=Path(state) if state else Path(mkdtemp(prefix="reasongenrm-")) / "batches.jsonl",
             key="server",
         )
-        how = section(AskingConfig, asking or {}, "asking")
+        how = section(JudgingConfig, asking or {}, "asking")
         return cls._on(engine, encoder, texts, how, None, seed)
 
     @classmethod
@@ -212,12 +216,12 @@ class Judge:
         engine: Engine,
         encoder: ChatEncoder | None,
         prompts: PromptFile,
-        config: AskingConfig,
+        config: JudgingConfig,
         adapter: Path | None,
         seed: int,
     ) -> Judge:
-        asking = ask_as(config, seed)
-        asker = Asker(asking, encoder, engine.max_model_len, prompts.verdict)
+        asking = sampling_settings(config, seed)
+        asker = VerdictTask(asking, encoder, engine.max_model_len, prompts.verdict)
         path = str(adapter) if adapter else None
         return cls(engine, asker, prompts, adapter=path, both_orders=config.both_orders, seed=seed)
 
@@ -250,7 +254,7 @@ class Judge:
         """
         numbered = enumerate(rows)
         while window := list(islice(numbered, WINDOW)):
-            pairs = [given_pair(number, *row) for number, row in window]
+            pairs = [validated_pair(number, *row) for number, row in window]
             found = self._compared({pair.id: pair for pair in pairs})
             yield from (found[pair.id] for pair in pairs)
 
@@ -258,7 +262,7 @@ class Judge:
         prompts: list[JudgePrompt] = []
         for pair in pairs.values():
             order = place(pair.id, self.seed)
-            orders = (order, swapped(order)) if self.both_orders else (order,)
+            orders = (order, swap(order)) if self.both_orders else (order,)
             prompts += [judge_prompt(pair, o, self.prompts) for o in orders]
         answered = ask_now(prompts, self.engine, self.asker, adapter=self.adapter)
         verdicts: dict[str, list[Verdict]] = {}
@@ -320,7 +324,7 @@ class Judge:
         rating = next(self.rate_many([(prompt, answer)])).rating
         return None if rating is None else (rating - LOWEST) / (HIGHEST - LOWEST)
 
-    def rate_many(self, rows: Iterable[tuple[Prompt, str]]) -> Iterator[Rated]:
+    def rate_many(self, rows: Iterable[tuple[Prompt, str]]) -> Iterator[Rating]:
         """Yield a rating of 1 to 10 for each (prompt, answer), each answer judged alone, in their order.
 
         Rows are taken from the iterable 1,024 at a time; all requests of those go to the engine at once. A row that
@@ -330,11 +334,11 @@ class Judge:
             ConfigError: the prompt file has no wording to rate an answer alone.
             DataError: see `compare`; the message counts rows from 0.
         """
-        rater = Rater(self.asker.asking, self.asker.encoder, self.asker.max_model_len)
+        rater = RatingTask(self.asker.asking, self.asker.encoder, self.asker.max_model_len)
         numbered = enumerate(rows)
         while window := list(islice(numbered, WINDOW)):
             prompts = [
-                given_answer(number, prompt, answer, self.prompts) for number, (prompt, answer) in window
+                validated_answer(number, prompt, answer, self.prompts) for number, (prompt, answer) in window
             ]
             answered = ask_now(prompts, self.engine, rater, adapter=self.adapter)
             yield from (told.reading for told in answered)

@@ -9,7 +9,7 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.verdict import VerdictTokens, reason_ids
-from reasongenrm.config.evaluate import AskingConfig
+from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.base import Engine, Request, complete_missing, request_seed
 from reasongenrm.records import Completion, Message
 from reasongenrm.store import PartStore, completion_from_json
@@ -22,7 +22,7 @@ RESCUE_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class SamplingSettings:
     """How the judge is asked.
 
     Attributes:
@@ -44,9 +44,9 @@ class Asking:
     margin: float = 0.0
 
 
-def ask_as(config: AskingConfig, seed: int) -> Asking:
+def sampling_settings(config: JudgingConfig, seed: int) -> SamplingSettings:
     """Return the recipe's section as the asker takes it."""
-    return Asking(
+    return SamplingSettings(
         config.max_tokens,
         config.temperature,
         config.rescue,
@@ -80,7 +80,7 @@ R = TypeVar("R", bound=Reading)
 
 
 @dataclass(frozen=True, slots=True)
-class Alone:
+class ForcedChoice:
     """How the thing asked for is spelled when it is asked for alone: `opening`, then what the judge adds.
 
     Attributes:
@@ -97,10 +97,10 @@ class Alone:
     longest: int
     header: tuple[int, ...]
     stop: tuple[str, ...] = ()
-    watch: tuple[int, ...] = ()
+    logprob_token_ids: tuple[int, ...] = ()
 
 
-class Questions(ABC, Generic[P, R]):
+class JudgeTask(ABC, Generic[P, R]):
     """Requests of one kind to one judge, and the reading of what it says.
 
     Args:
@@ -113,15 +113,15 @@ class Questions(ABC, Generic[P, R]):
 
     closing: str
     """Text that ends what is asked for."""
-    plea: str
+    rescue_prompt: str
     """The turn that asks for it alone, by text."""
 
     def __init__(
         self,
-        asking: Asking,
+        asking: SamplingSettings,
         encoder: ChatEncoder | None,
         tokens: VerdictTokens | None,
-        alone: Alone | None,
+        alone: ForcedChoice | None,
         max_model_len: int,
     ) -> None:
         self.asking, self.encoder, self.max_model_len = asking, encoder, max_model_len
@@ -157,10 +157,10 @@ class Questions(ABC, Generic[P, R]):
             seed=seed,
             stop=(self.closing + self.encoder.end,),
             ignore_eos=True,
-            watch=self.alone.watch,
+            logprob_token_ids=self.alone.logprob_token_ids,
         )
 
-    def owes_rescue(self, reading: R) -> bool:
+    def needs_rescue(self, reading: R) -> bool:
         """Whether what was asked for has to be asked for alone."""
         return self.asking.rescue and reading.outcome in ("unparsed", "truncated")
 
@@ -169,7 +169,7 @@ class Questions(ABC, Generic[P, R]):
         name = completion.id + RESCUE
         if self.encoder is None or self.alone is None or self.verdict_tokens is None:
             said = Message(role="assistant", content=completion.text or "…")
-            turns = (*prompt.messages, said, Message(role="user", content=self.plea))
+            turns = (*prompt.messages, said, Message(role="user", content=self.rescue_prompt))
             return Request(name, (), RESCUE_TOKENS, messages=turns)
         alone = self.alone
         ids = self.encoder.encode(prompt.messages, generation=True)
@@ -186,7 +186,7 @@ class Questions(ABC, Generic[P, R]):
             max_tokens=longest,
             allowed=alone.allowed,
             stop=alone.stop,
-            watch=alone.watch,
+            logprob_token_ids=alone.logprob_token_ids,
         )
 
     @abstractmethod
@@ -205,7 +205,7 @@ class Questions(ABC, Generic[P, R]):
 def ask_all(
     prompts: Sequence[P],
     engine: Engine,
-    questions: Questions[P, R],
+    questions: JudgeTask[P, R],
     store: PartStore,
     *,
     adapter: str | None = None,
@@ -231,7 +231,7 @@ def ask_all(
     owed = [
         name
         for name, prompt in of.items()
-        if questions.owes_rescue(questions.read(prompt, _kept(store, name)))
+        if questions.needs_rescue(questions.read(prompt, _kept(store, name)))
     ]
     rescues = (questions.rescue(of[name], _kept(store, name)) for name in owed)
     complete_missing(engine, rescues, store, adapter=adapter)
@@ -242,7 +242,7 @@ def _kept(store: PartStore, name: str) -> Completion:
     return completion_from_json(store[name])
 
 
-def read_all(prompts: Sequence[P], questions: Questions[P, R], store: PartStore) -> list[R]:
+def read_all(prompts: Sequence[P], questions: JudgeTask[P, R], store: PartStore) -> list[R]:
     """Read from stored completions what was said to each prompt, in their order; nothing is asked again."""
 
     def votes(prompt: P) -> Iterator[R]:
@@ -255,7 +255,7 @@ def read_all(prompts: Sequence[P], questions: Questions[P, R], store: PartStore)
 
 
 @dataclass(frozen=True, slots=True)
-class Answered(Generic[R]):
+class TaskResult(Generic[R]):
     """What came of one prompt.
 
     Attributes:
@@ -270,8 +270,8 @@ class Answered(Generic[R]):
 
 
 def ask_now(
-    prompts: Sequence[P], engine: Engine, questions: Questions[P, R], *, adapter: str | None = None
-) -> list[Answered[R]]:
+    prompts: Sequence[P], engine: Engine, questions: JudgeTask[P, R], *, adapter: str | None = None
+) -> list[TaskResult[R]]:
     """Ask what every prompt needs, keeping nothing; return what came of each, in their order.
 
     All requests go to the engine at once, and then all rescues. A prompt that stands there twice is asked once.
@@ -280,7 +280,7 @@ def ask_now(
     of = {name: prompt for prompt in distinct.values() for name in questions.names(prompt)}
     found = {c.id: c for c in engine.complete(questions.requests([*distinct.values()]), adapter=adapter)}
     votes = {name: questions.read(prompt, found[name]) for name, prompt in of.items()}
-    rescues = [questions.rescue(of[name], found[name]) for name in of if questions.owes_rescue(votes[name])]
+    rescues = [questions.rescue(of[name], found[name]) for name in of if questions.needs_rescue(votes[name])]
     for completion in engine.complete(rescues, adapter=adapter) if rescues else ():
         name = completion.id.removesuffix(RESCUE)
         votes[name] = questions.read_rescue(votes[name], completion)
@@ -290,10 +290,10 @@ def ask_now(
 
 
 def _answered(
-    prompt: P, questions: Questions[P, R], found: Mapping[str, Completion], votes: Mapping[str, R]
-) -> Answered[R]:
+    prompt: P, questions: JudgeTask[P, R], found: Mapping[str, Completion], votes: Mapping[str, R]
+) -> TaskResult[R]:
     names = questions.names(prompt)
     both = [c for name in names for c in (found[name], found.get(name + RESCUE)) if c]
     error = next((found[name].error for name in names if found[name].error), None)
     reading = questions.combine(prompt, [votes[name] for name in names])
-    return Answered(reading, sum(completion.prompt_tokens for completion in both), error)
+    return TaskResult(reading, sum(completion.prompt_tokens for completion in both), error)

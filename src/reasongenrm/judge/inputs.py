@@ -14,7 +14,7 @@ Prompt = str | Sequence[Message]
 """What is answered: one user turn, or the turns up to and including the last user turn."""
 
 
-def given_pair(number: int, prompt: Prompt, a: str, b: str) -> PreferencePair:
+def validated_pair(number: int, prompt: Prompt, a: str, b: str) -> PreferencePair:
     """Return two answers to a prompt as a pair, the first one chosen.
 
     Raises:
@@ -24,10 +24,10 @@ def given_pair(number: int, prompt: Prompt, a: str, b: str) -> PreferencePair:
         history = read_prompt(_whole(prompt), "prompt")
         return PreferencePair.make(history, check_text(_whole(a), "a"), check_text(_whole(b), "b"), "")
     except BadRow as bad:
-        raise DataError(bad.reason.replace("_", " "), where=f"row {number}", mend=bad.detail) from None
+        raise DataError(bad.reason.replace("_", " "), location=f"row {number}", hint=bad.detail) from None
 
 
-def given_answer(number: int, prompt: Prompt, answer: str, prompts: PromptFile) -> RatingPrompt:
+def validated_answer(number: int, prompt: Prompt, answer: str, prompts: PromptFile) -> RatingPrompt:
     """Return an answer as it is rated alone.
 
     Raises:
@@ -38,7 +38,7 @@ def given_answer(number: int, prompt: Prompt, answer: str, prompts: PromptFile) 
         history = read_prompt(_whole(prompt), "prompt")
         return rating_prompt(history, check_text(_whole(answer), "answer"), prompts)
     except BadRow as bad:
-        raise DataError(bad.reason.replace("_", " "), where=f"row {number}", mend=bad.detail) from None
+        raise DataError(bad.reason.replace("_", " "), location=f"row {number}", hint=bad.detail) from None
 
 
 def _whole(value: Any) -> Any:

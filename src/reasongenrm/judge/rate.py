@@ -14,9 +14,9 @@ from itertools import chain, takewhile
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.verdict import VerdictTokens, after_header, read_outcome, reason_ids
-from reasongenrm.judge.ask import Alone, Asking, Questions
+from reasongenrm.judge.ask import ForcedChoice, JudgeTask, SamplingSettings
 from reasongenrm.judge.verdicts import mean_of
-from reasongenrm.records import Completion, Rated, RatingPrompt
+from reasongenrm.records import Completion, Rating, RatingPrompt
 
 LOWEST, HIGHEST = 1, 10
 
@@ -83,7 +83,7 @@ class RatingTokens:
         return cls(tuple(opening), allowed, max(map(len, rests)), VerdictTokens.of(encoder))
 
 
-def read_rating(completion: Completion, encoder: ChatEncoder, tokens: RatingTokens) -> Rated:
+def read_rating(completion: Completion, encoder: ChatEncoder, tokens: RatingTokens) -> Rating:
     """Read one completion by its token ids; what cannot be read is `truncated` (out of tokens) or `unparsed`."""
     ids = completion.token_ids
     start = after_header(ids, tokens.verdict.header) if encoder.reasons_first else 0
@@ -99,16 +99,16 @@ def read_rating(completion: Completion, encoder: ChatEncoder, tokens: RatingToke
     return _rated(completion, reason, rating)
 
 
-def read_rating_text(completion: Completion) -> Rated:
+def read_rating_text(completion: Completion) -> Rating:
     """Read a completion of which the text alone is known: the rating that closes it, and the reason before it."""
     found = rating_at_end(completion.text) if completion.finish_reason == "stop" else None
     reason, rating = found if found else (completion.text, None)
     return _rated(completion, reason, rating)
 
 
-def _rated(completion: Completion, reason: str, rating: int | None) -> Rated:
+def _rated(completion: Completion, reason: str, rating: int | None) -> Rating:
     outcome = read_outcome(completion, rating)
-    return Rated(
+    return Rating(
         completion.id,
         None if rating is None or outcome == "error" else float(rating),
         outcome,
@@ -119,7 +119,7 @@ def _rated(completion: Completion, reason: str, rating: int | None) -> Rated:
     )
 
 
-class Rater(Questions[RatingPrompt, Rated]):
+class RatingTask(JudgeTask[RatingPrompt, Rating]):
     """Requests for the ratings of one judge, and their reading.
 
     Args:
@@ -132,24 +132,24 @@ class Rater(Questions[RatingPrompt, Rated]):
     """
 
     closing = CLOSING
-    plea = ALONE
+    rescue_prompt = ALONE
 
-    def __init__(self, asking: Asking, encoder: ChatEncoder | None, max_model_len: int) -> None:
+    def __init__(self, asking: SamplingSettings, encoder: ChatEncoder | None, max_model_len: int) -> None:
         self.tokens = tokens = RatingTokens.of(encoder) if encoder else None
         alone = None
         if tokens:
-            alone = Alone(
+            alone = ForcedChoice(
                 tokens.opening, tokens.allowed, tokens.longest, tokens.verdict.header, stop=(CLOSING,)
             )
         super().__init__(asking, encoder, tokens.verdict if tokens else None, alone, max_model_len)
 
-    def read(self, prompt: RatingPrompt, completion: Completion) -> Rated:
+    def read(self, prompt: RatingPrompt, completion: Completion) -> Rating:
         """Return the rating of one completion; its id is the completion's."""
         if self.encoder is None or self.tokens is None:
             return read_rating_text(completion)
         return read_rating(completion, self.encoder, self.tokens)
 
-    def read_rescue(self, first: Rated, completion: Completion) -> Rated:
+    def read_rescue(self, first: Rating, completion: Completion) -> Rating:
         """Return the rating with what was asked for alone, and its cost; without a rating where that has none either."""
         if self.encoder is None or self.tokens is None:
             rating = last_rating(completion.text)
@@ -166,7 +166,7 @@ class Rater(Questions[RatingPrompt, Rated]):
             return paid
         return replace(paid, rating=float(rating), outcome="ok", rescued=True)
 
-    def combine(self, prompt: RatingPrompt, votes: Sequence[Rated]) -> Rated:
+    def combine(self, prompt: RatingPrompt, votes: Sequence[Rating]) -> Rating:
         """Return the mean of a prompt's votes; those that cannot be read do not count.
 
         Where none can be read, outcome and reason are the first vote's.

@@ -32,7 +32,7 @@ class RemoteJudge:
         self, url: str, *, api_key_env: str | None = None, timeout: float = 600, concurrency: int = 64
     ) -> None:
         self._url, self._timeout, self._concurrency = url.rstrip("/"), timeout, concurrency
-        self._key = Secret(api_key_env, where="api_key_env")
+        self._key = Secret(api_key_env, location="api_key_env")
         # A judge stands near: a proxy of the environment is for what lies outside.
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
@@ -74,11 +74,11 @@ class RemoteJudge:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             kind = DataError if error.code in (400, 413, 422) else EngineError
-            what, mend = _said(error)
-            raise kind(what, where=self._url, mend=mend) from None
+            problem, hint = _said(error)
+            raise kind(problem, location=self._url, hint=hint) from None
         except (OSError, ValueError) as error:
             raise EngineError(
-                f"the judge does not answer: {first_line(error)}", where=self._url, mend="is it served?"
+                f"the judge does not answer: {first_line(error)}", location=self._url, hint="is it served?"
             ) from None
 
 
@@ -86,6 +86,6 @@ def _said(error: urllib.error.HTTPError) -> tuple[str, str]:
     """What a server says is wrong, and how to mend it; another kind of server may say anything."""
     try:
         told = json.load(error)
-        return str(told["error"]), str(told["mend"])
+        return str(told["error"]), str(told["hint"])
     except (ValueError, LookupError, TypeError, OSError):
         return f"HTTP {error.code} {error.reason}", "is this the judge's address?"

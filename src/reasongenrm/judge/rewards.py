@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge.inputs import Prompt
-from reasongenrm.judge.sharing import Compares, Row
+from reasongenrm.judge.sharing import PairwiseJudge, Row
 from reasongenrm.judge.verdicts import preference
 from reasongenrm.records import Comparison, Message, content_id
 
@@ -103,23 +103,23 @@ class GroupReward:
 
     def __init__(
         self,
-        judge: Compares,
+        judge: PairwiseJudge,
         *,
         reference: str | None = None,
         against: Literal["group", "reference"],
         unread: float = 0.5,
     ) -> None:
         if against not in ("group", "reference"):
-            raise ConfigError(f"unknown opponent {against!r}", where="against", mend="group or reference")
+            raise ConfigError(f"unknown opponent {against!r}", location="against", hint="group or reference")
         if against == "reference" and reference is None:
             raise ConfigError(
-                "no column to compare with", where="reference", mend="name the reference answers' column"
+                "no column to compare with", location="reference", hint="name the reference answers' column"
             )
         if against == "group" and reference is not None:
             raise ConfigError(
                 f"nothing is compared with {reference!r}",
-                where="reference",
-                mend='give against="reference", or leave it out',
+                location="reference",
+                hint='give against="reference", or leave it out',
             )
         self._judge, self._reference, self._unread = judge, reference, unread
         self.__name__ = f"judge_{against}"  # TRL logs it as rewards/judge_group/mean
@@ -141,8 +141,8 @@ class GroupReward:
             if self._reference not in columns:
                 raise DataError(
                     "the data set has no such column",
-                    where=self._reference,
-                    mend=f"of {', '.join(columns) or 'none'}",
+                    location=self._reference,
+                    hint=f"of {', '.join(columns) or 'none'}",
                 )
             references = [
                 _answer(value, f"{self._reference}[{i}]") for i, value in enumerate(columns[self._reference])
@@ -151,7 +151,7 @@ class GroupReward:
         return schedule.rewards(list(self._judge.compare_many(schedule.rows)), unread=self._unread)
 
 
-def verl_score(judge: Compares, *, unread: float = 0.5) -> Callable[..., Any]:
+def verl_score(judge: PairwiseJudge, *, unread: float = 0.5) -> Callable[..., Any]:
     """Return verl's custom reward function: P(the solution is better than the ground truth), in [0, 1].
 
     It is called in either of verl's ways: `compute_score(data_source, solution_str, ground_truth, extra_info)` gives a
@@ -198,8 +198,8 @@ def _question(info: Any, number: int) -> Prompt:
     if found is None:
         raise DataError(
             "no question",
-            where=f"extra_info[{number}]",
-            mend="write the prompt into extra_info.question when the data set is made",
+            location=f"extra_info[{number}]",
+            hint="write the prompt into extra_info.question when the data set is made",
         )
     return found if isinstance(found, str) else _prompt(list(found))
 
@@ -220,8 +220,8 @@ def responses(queries: Sequence[str], prompts: Sequence[str], ends: Sequence[str
         if not query.startswith(prompt):
             raise DataError(
                 "the query does not begin with its prompt",
-                where=f"query[{number}]",
-                mend="a tokenizer that changes the text or a prompt cut to the context does so; raise the prompt's limit",
+                location=f"query[{number}]",
+                hint="a tokenizer that changes the text or a prompt cut to the context does so; raise the prompt's limit",
             )
         response = query[len(prompt) :]
         end = next((end for end in ends if response.endswith(end)), "")
@@ -229,13 +229,13 @@ def responses(queries: Sequence[str], prompts: Sequence[str], ends: Sequence[str
     return found
 
 
-def _text(content: Any, where: str) -> str:
+def _text(content: Any, location: str) -> str:
     """The text of a message: a string, or the text parts of a list, as multimodal chat templates take it."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
         return "".join(part["text"] for part in content if part.get("type") == "text")
-    raise DataError("this is no text", where=where, mend="make it a text, or a list of messages")
+    raise DataError("this is no text", location=location, hint="make it a text, or a list of messages")
 
 
 def _prompt(prompt: Any) -> Prompt:
@@ -244,11 +244,11 @@ def _prompt(prompt: Any) -> Prompt:
     return [Message(role=turn["role"], content=_text(turn["content"], "prompt")) for turn in prompt]
 
 
-def _answer(completion: Any, where: str) -> str:
+def _answer(completion: Any, location: str) -> str:
     """The text of a completion; of messages, the last assistant turn: behind tool calls stands the answer."""
     if not isinstance(completion, list):
-        return _text(completion, where)
+        return _text(completion, location)
     said = [turn.get("content") for turn in completion if turn.get("role") == "assistant"]
     if not said:
-        raise DataError("no assistant turn", where=where, mend="end it in one")
-    return _text(said[-1] or "", where)
+        raise DataError("no assistant turn", location=location, hint="end it in one")
+    return _text(said[-1] or "", location)

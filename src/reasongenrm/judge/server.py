@@ -132,8 +132,8 @@ class RewardRequest(BaseModel):
         if self.query and max(alone.values(), default=0) < 2 and not any(labels):
             raise DataError(
                 "there is nothing to compare a sample with",
-                where="query",
-                mend="OpenRLHF posts each sample alone: give reference answers by its label_key",
+                location="query",
+                hint="OpenRLHF posts each sample alone: give reference answers by its label_key",
             )
         prompts = [_judged(prompt, f"prompts[{number}]") for number, prompt in enumerate(self.prompts)]
         return Schedule.of(prompts, responses(self.query, self.prompts, ends), labels)
@@ -144,24 +144,24 @@ def _judged(prompt: Prompt, name: str) -> Prompt:
     try:
         return read_prompt(prompt, name)
     except BadRow as bad:
-        raise DataError(bad.reason.replace("_", " "), where=name, mend=bad.detail) from None
+        raise DataError(bad.reason.replace("_", " "), location=name, hint=bad.detail) from None
 
 
 class TooLarge(ReasonGenRMError):
     """A request holds more than it may; answered by 413."""
 
 
-def at_most(what: str, number: int, most: int) -> None:
+def at_most(problem: str, number: int, most: int) -> None:
     """Raise TooLarge for more than `most` of something."""
     if number > most:
-        raise TooLarge(f"{number} {what}", mend=f"at most {most} are taken")
+        raise TooLarge(f"{number} {problem}", hint=f"at most {most} are taken")
 
 
-def all_short(what: str, texts: Iterable[str], limits: Limits) -> None:
+def all_short(problem: str, texts: Iterable[str], limits: Limits) -> None:
     """Raise TooLarge for a text that is longer than it may be."""
     longest = max(map(len, texts), default=0)
     if longest > limits.text:
-        raise TooLarge(f"{what} has {longest} characters", mend=f"at most {limits.text} are taken")
+        raise TooLarge(f"{problem} has {longest} characters", hint=f"at most {limits.text} are taken")
 
 
 def _told(comparison: Comparison) -> dict[str, Any]:
@@ -304,13 +304,13 @@ def serve(
     try:
         import uvicorn
     except ImportError as error:
-        raise EngineError(f"cannot serve: {error}", mend="pip install fastapi uvicorn") from None
-    key = Secret(api_key_env, where="api_key_env").reveal()
+        raise EngineError(f"cannot serve: {error}", hint="pip install fastapi uvicorn") from None
+    key = Secret(api_key_env, location="api_key_env").reveal()
     if not (key or allow_remote or loopback(host)):
         raise ConfigError(
             f"anybody who reaches {host} could ask the judge",
-            where="host",
-            mend="set a key (api_key_env), or allow it (--allow-remote)",
+            location="host",
+            hint="set a key (api_key_env), or allow it (--allow-remote)",
         )
     with ExitStack() as stack:
         listening = stack.enter_context(listen(host, port))

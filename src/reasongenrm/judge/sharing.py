@@ -20,7 +20,7 @@ Row = tuple[Prompt, str, str]
 """A prompt and two answers to it."""
 
 
-class Compares(Protocol):
+class PairwiseJudge(Protocol):
     """What rewards ask: a `Judge`, a `SharedJudge`, or a server (`judge.remote.RemoteJudge`)."""
 
     def compare_many(self, rows: Iterable[Row]) -> Iterator[Comparison]:

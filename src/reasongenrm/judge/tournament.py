@@ -219,19 +219,21 @@ def best_of_n(n: int, compare: Compare, *, seed: int = 0) -> int:
 
 def _check(n: int, method: str, rating: str, rounds: int | None) -> None:
     if n < 1:
-        raise ConfigError("there is no answer to rank", where="n", mend="give at least one")
+        raise ConfigError("there is no answer to rank", location="n", hint="give at least one")
     for key, value, known in (("method", method, get_args(Method)), ("rating", rating, get_args(Rating))):
         if value not in known:
-            raise ConfigError(f"unknown {key} {value!r}", where=key, mend=f"one of {', '.join(known)}")
+            raise ConfigError(f"unknown {key} {value!r}", location=key, hint=f"one of {', '.join(known)}")
     if rounds is None:
         return
     if method != "swiss":
-        raise ConfigError(f"a {method} has no number of rounds to set", where="rounds", mend="leave it out")
+        raise ConfigError(
+            f"a {method} has no number of rounds to set", location="rounds", hint="leave it out"
+        )
     if not 1 <= rounds <= (n + 1) // 2:
         raise ConfigError(
             f"{rounds} Swiss rounds of {n} answers cannot be played without a rematch",
-            where="rounds",
-            mend=f"1 to {(n + 1) // 2}, or method round_robin, which asks every pair",
+            location="rounds",
+            hint=f"1 to {(n + 1) // 2}, or method round_robin, which asks every pair",
         )
 
 

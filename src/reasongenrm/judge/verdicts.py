@@ -10,7 +10,7 @@ from typing import Literal
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.grammar import DEFAULT, Grammar
 from reasongenrm.chat.verdict import VerdictTokens, read_completion, read_rescue, read_text, read_text_rescue
-from reasongenrm.judge.ask import Alone, Asking, Questions
+from reasongenrm.judge.ask import ForcedChoice, JudgeTask, SamplingSettings
 from reasongenrm.records import Comparison, Completion, JudgePrompt, Outcome, Verdict
 
 Winner = Literal["A", "B", "tie"]
@@ -133,7 +133,7 @@ def preference(comparison: Comparison) -> float | None:
     return {"A": 1.0, "tie": 0.5, "B": 0.0}[comparison.winner]
 
 
-class Asker(Questions[JudgePrompt, Verdict]):
+class VerdictTask(JudgeTask[JudgePrompt, Verdict]):
     """Requests for the verdicts of one judge, and their reading.
 
     Args:
@@ -147,15 +147,23 @@ class Asker(Questions[JudgePrompt, Verdict]):
     """
 
     def __init__(
-        self, asking: Asking, encoder: ChatEncoder | None, max_model_len: int, grammar: Grammar = DEFAULT
+        self,
+        asking: SamplingSettings,
+        encoder: ChatEncoder | None,
+        max_model_len: int,
+        grammar: Grammar = DEFAULT,
     ) -> None:
         tokens = VerdictTokens.of(encoder) if encoder else None
         letters = (tokens.a, tokens.b) if tokens else ()
-        alone = Alone(tokens.opening, letters, 1, tokens.header, watch=letters) if tokens else None
+        alone = (
+            ForcedChoice(tokens.opening, letters, 1, tokens.header, logprob_token_ids=letters)
+            if tokens
+            else None
+        )
         super().__init__(asking, encoder, tokens, alone, max_model_len)
         self.grammar = encoder.grammar if encoder else grammar
         self.closing = self.grammar.closing
-        self.plea = f"Now give your verdict alone: {self.grammar.a} or {self.grammar.b}."
+        self.rescue_prompt = f"Now give your verdict alone: {self.grammar.a} or {self.grammar.b}."
 
     def read(self, prompt: JudgePrompt, completion: Completion) -> Verdict:
         """Return the verdict of one completion; its id is the completion's."""

@@ -31,8 +31,8 @@ def _score() -> Callable[..., Any]:
         return verl_score(SharedJudge(Judge.from_recipe(recipe, os.environ.get("REASONGENRM_JUDGE"))))
     raise ConfigError(
         "no judge is named",
-        where="environment",
-        mend="set REASONGENRM_URL, or REASONGENRM_RECIPE (and REASONGENRM_JUDGE)",
+        location="environment",
+        hint="set REASONGENRM_URL, or REASONGENRM_RECIPE (and REASONGENRM_JUDGE)",
     )
 
 

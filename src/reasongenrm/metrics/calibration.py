@@ -72,8 +72,10 @@ def calibrate(margins: Sequence[float], turned: Sequence[bool]) -> Calibration |
     delta, worse_first = np.asarray(margins, dtype=float), np.asarray(turned, dtype=bool)
     q, y = expit(np.where(worse_first, -delta, delta)), ~worse_first
     bins = len(BIN_EDGES) - 1
-    where = np.minimum(np.searchsorted(BIN_EDGES, q, side="right") - 1, bins - 1)
-    n, predicted, observed = (np.bincount(where, weights=weights, minlength=bins) for weights in (None, q, y))
+    location = np.minimum(np.searchsorted(BIN_EDGES, q, side="right") - 1, bins - 1)
+    n, predicted, observed = (
+        np.bincount(location, weights=weights, minlength=bins) for weights in (None, q, y)
+    )
     return Calibration(
         ece=float(np.abs(observed - predicted).sum() / len(q)),
         brier=float(np.mean((y - q) ** 2)),

@@ -203,9 +203,9 @@ def _calibration(judged: Sequence[PairResult]) -> dict[str, Any]:
     p = np.asarray(found)
     confidence, hit = np.maximum(p, 1 - p), p > 0.5
     bins = len(BIN_EDGES) - 1
-    where = np.minimum(np.searchsorted(BIN_EDGES, confidence, side="right") - 1, bins - 1)
+    location = np.minimum(np.searchsorted(BIN_EDGES, confidence, side="right") - 1, bins - 1)
     n, confidences, hits = (
-        np.bincount(where, weights=weights, minlength=bins) for weights in (None, confidence, hit)
+        np.bincount(location, weights=weights, minlength=bins) for weights in (None, confidence, hit)
     )
     reliability = tuple(
         Bin(low, high, int(n[b]), _share(confidences[b], n[b]), _share(hits[b], n[b]))

@@ -126,7 +126,7 @@ def _merge(own: Any, own_lse: Any, other: Any, other_lse: Any) -> Any:
     return torch.lerp(own, other, torch.sigmoid(other_lse - own_lse).to(own.dtype))
 
 
-def _on_cpu(query: Any, key: Any, value: Any, where: Plan, scale: float | None) -> Any:
+def _on_cpu(query: Any, key: Any, value: Any, location: Plan, scale: float | None) -> Any:
     """Query (heads, tokens, width) to (tokens, heads, width)."""
     import torch
 
@@ -135,18 +135,18 @@ def _on_cpu(query: Any, key: Any, value: Any, where: Plan, scale: float | None) 
     groups = heads // key.shape[0]
     out = query.new_empty(tokens, heads, width)
     lse = torch.empty(tokens, heads, 1)
-    for bucket in where.buckets:
+    for bucket in location.buckets:
         if len(bucket) == 1:
-            start, length = where.segments[bucket[0]]
+            start, length = location.segments[bucket[0]]
             at = slice(start, start + length)
             part, weight = flash(
                 query[None, :, at], key[None, :, at], value[None, :, at], 0.0, True, scale=scale
             )
             out[at], lse[at, :, 0] = part[0].transpose(0, 1), weight[0].T
             continue
-        longest = where.segments[bucket[-1]][1]
-        starts = torch.tensor([where.segments[i][0] for i in bucket])
-        lengths = torch.tensor([where.segments[i][1] for i in bucket])
+        longest = location.segments[bucket[-1]][1]
+        starts = torch.tensor([location.segments[i][0] for i in bucket])
+        lengths = torch.tensor([location.segments[i][1] for i in bucket])
         at = starts[:, None] + torch.arange(longest)
         real = torch.arange(longest) < lengths[:, None]
         at = at.clamp(max=tokens - 1)
@@ -154,7 +154,7 @@ def _on_cpu(query: Any, key: Any, value: Any, where: Plan, scale: float | None) 
         part, weight = flash(q, k, v, 0.0, True, scale=scale)
         out[at[real]] = part.transpose(1, 2)[real]
         lse[at[real], :, 0] = weight.transpose(1, 2)[real]
-    for (start, length), (asked, prompt) in where.crossings:
+    for (start, length), (asked, prompt) in location.crossings:
         at, keys = slice(start, start + length), slice(asked, asked + prompt)
         # Query heads that share a KV head become further queries of it.
         folded = query[:, at].reshape(1, -1, groups * length, width)
@@ -164,19 +164,27 @@ def _on_cpu(query: Any, key: Any, value: Any, where: Plan, scale: float | None) 
     return out
 
 
-def _on_cuda(query: Any, key: Any, value: Any, where: Plan, scale: float | None) -> Any:
+def _on_cuda(query: Any, key: Any, value: Any, location: Plan, scale: float | None) -> Any:
     """Query (heads, tokens, width) to (tokens, heads, width): two calls of variable-length flash attention."""
     import torch
 
     flash = torch.ops.aten._flash_attention_forward
     q, k, v = (part.transpose(0, 1).contiguous() for part in (query, key, value))
-    longest = max(length for _, length in where.segments)
-    ends = where.ends["segments"]
+    longest = max(length for _, length in location.segments)
+    ends = location.ends["segments"]
     out, lse, *_ = flash(q, k, v, ends, ends, longest, longest, 0.0, True, False, scale=scale)
-    first = where.segments[where.prompts][0]
-    reasons, prompts = (max(part[1] for part in side) for side in zip(*where.crossings, strict=True))
+    first = location.segments[location.prompts][0]
+    reasons, prompts = (max(part[1] for part in side) for side in zip(*location.crossings, strict=True))
     part, weight, *_ = flash(
-        *(q[first:], k[:first], v[:first], where.ends["reasons"], where.ends["prompts"], reasons, prompts),
+        *(
+            q[first:],
+            k[:first],
+            v[:first],
+            location.ends["reasons"],
+            location.ends["prompts"],
+            reasons,
+            prompts,
+        ),
         *(0.0, False, False),
         scale=scale,
     )

@@ -141,6 +141,8 @@ def teacher_encoder(recipe: Recipe, name: str) -> ChatEncoder | None:
     tokenizer = load_tokenizer(model, key=f"{key}.path")
     if not tokenizer.chat_template:
         raise EngineError(
-            f"{model.path} has no chat template", where=f"{key}.path", mend="use an instruction-tuned teacher"
+            f"{model.path} has no chat template",
+            location=f"{key}.path",
+            hint="use an instruction-tuned teacher",
         )
     return ChatEncoder(tokenizer, tokenizer.chat_template)

@@ -62,7 +62,9 @@ class Student:
                 use_safetensors=True,
             )
         except (OSError, ValueError) as error:
-            raise EngineError(f"cannot load {model.path}: {first_line(error)}", where="model.path") from None
+            raise EngineError(
+                f"cannot load {model.path}: {first_line(error)}", location="model.path"
+            ) from None
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         if self._device == "cpu":
             keep_freed_memory()

@@ -36,7 +36,7 @@ class VLLMStudent:
         Raises:
             EngineError: prompt, reason and verdict do not fit into `engine.max_model_len`.
         """
-        self._engine.forget()
+        self._engine.reset_prefix_cache()
         for _ in self._engine.complete(
             Request(f"prompt-{number}", group.asked, max_tokens=1)
             for number, group in enumerate(groups)

@@ -63,8 +63,8 @@ def formula(text: str) -> Formula:
 
 
 def _no_formula(text: str, error: Exception) -> ConfigError:
-    mend = "write an expression such as exp(reason) * (2 * exp(verdict) - 1)"
-    return ConfigError(f"{text!r} does not work: {first_line(error)}", where="select.formula", mend=mend)
+    hint = "write an expression such as exp(reason) * (2 * exp(verdict) - 1)"
+    return ConfigError(f"{text!r} does not work: {first_line(error)}", location="select.formula", hint=hint)
 
 
 def right(group: Iterable[ScoredReason]) -> list[ScoredReason]:

@@ -206,7 +206,7 @@ def _check_all_compared(columns: Sequence[_Column], found: Sequence[Comparison])
         if column.label not in met:
             raise DataError(
                 f"no row was judged both by {column.label} and by another model that is compared",
-                mend="compare runs of the same benchmark, under the same name in evaluate.benchmarks",
+                hint="compare runs of the same benchmark, under the same name in evaluate.benchmarks",
             )
 
 
@@ -221,14 +221,14 @@ def _columns(given: Sequence[Path]) -> list[_Column]:
         run = files[folder.resolve()]
         known = list(dict.fromkeys(m.name for benchmark in run.benchmarks for m in benchmark.models))
         if model is not None and model not in known:
-            mend = f"it has {', '.join(known)}"
-            raise ConfigError(f"no model {model!r} in this run", where=str(folder), mend=mend)
+            hint = f"it has {', '.join(known)}"
+            raise ConfigError(f"no model {model!r} in this run", location=str(folder), hint=hint)
         for name in known if model is None else [model]:
             column = _Column(labels[folder.resolve()], run, name)
             columns.setdefault(column.label, column)
     if len(columns) < 2:
-        mend = "name a second run, or a run of several models"
-        raise ConfigError("there is one model, and nothing to compare it with", mend=mend)
+        hint = "name a second run, or a run of several models"
+        raise ConfigError("there is one model, and nothing to compare it with", hint=hint)
     return list(columns.values())
 
 
@@ -239,8 +239,8 @@ def _target(given: Path) -> tuple[Path, str | None]:
     folder, colon, model = str(given).rpartition(":")
     if colon and Path(folder).is_dir():
         return Path(folder), model
-    mend = "name a folder that stage 3 has written, or FOLDER:MODEL for one of its models"
-    raise DataError("not a run folder", where=str(given), mend=mend)
+    hint = "name a folder that stage 3 has written, or FOLDER:MODEL for one of its models"
+    raise DataError("not a run folder", location=str(given), hint=hint)
 
 
 def _labels(folders: Sequence[Path], names: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from reasongenrm.benchmarks.base import Benchmark, Working, found, score_difference
+from reasongenrm.benchmarks.base import Benchmark, ScoredBenchmark, found, score_difference
 from reasongenrm.benchmarks.registry import BENCHMARKS
 from reasongenrm.benchmarks.rewardbench import PRIOR_SETS, RewardBench
 from reasongenrm.errors import DataError
@@ -171,22 +171,22 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _working(side: Side, rows: Sequence[Row]) -> Working:
-    return _benchmark(side, rows).work(rows, side.model.results, seed=side.seed)
+def _working(side: Side, rows: Sequence[Row]) -> ScoredBenchmark:
+    return _benchmark(side, rows).score_details(rows, side.model.results, seed=side.seed)
 
 
 def _benchmark(side: Side, rows: Sequence[Row]) -> Benchmark:
     kind = side.benchmark.kind
     if kind not in BENCHMARKS:
         raise DataError(
-            f"unknown kind of benchmark {kind!r}", where=side.label, mend=f"known: {', '.join(BENCHMARKS)}"
+            f"unknown kind of benchmark {kind!r}", location=side.label, hint=f"known: {', '.join(BENCHMARKS)}"
         )
     if kind == "rewardbench" and any(row.subset in PRIOR_SETS for row in rows):
         return RewardBench(prior_sets=True)
     return BENCHMARKS[kind]
 
 
-def _published(side: Side, one: Working) -> BenchmarkScore:
+def _published(side: Side, one: ScoredBenchmark) -> BenchmarkScore:
     """Return the score of scores.json, whose interval may come from another seed, where it is of the same rows."""
     told = side.model.score
     return told if (told.rows, told.score) == (one.score.rows, one.score.score) else one.score
@@ -243,7 +243,9 @@ def _names(ids: Sequence[str]) -> str:
     return ", ".join(ids[:_NAMED]) + (", …" if len(ids) > _NAMED else "")
 
 
-def _score_notes(sides: tuple[Side, Side], worked: Sequence[Working], rows: Sequence[Row]) -> list[str]:
+def _score_notes(
+    sides: tuple[Side, Side], worked: Sequence[ScoredBenchmark], rows: Sequence[Row]
+) -> list[str]:
     """Say where the files' score is not what the files' verdicts make."""
     return [
         f"{side.label}: scores.json says {side.model.score.score:.6f}, and its verdicts make "

@@ -85,9 +85,9 @@ def _rows(report: Mapping[str, Any]) -> Iterator[Part]:
 
 
 def _first_dropped(report: Mapping[str, Any]) -> Iterator[Part]:
-    keys = ("stage", "reason", "where", "detail")
+    keys = ("stage", "reason", "location", "detail")
     rows = [[first[key] for key in keys] for first in report["first_dropped"]]
-    yield _table(["stage", "reason", "where", "what and how to mend"], rows)
+    yield _table(["stage", "reason", "location", "what and how to mend"], rows)
 
 
 def _balance(report: Mapping[str, Any]) -> Iterator[Part]:

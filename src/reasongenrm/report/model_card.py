@@ -40,7 +40,7 @@ def write_model_card(folder: Path, judge: str) -> Path:
     if judge not in judges:
         known = ", ".join(judges) or "none"
         raise ConfigError(
-            f"the run has no judge {judge!r}", where=str(folder), mend=f"its judges are: {known}"
+            f"the run has no judge {judge!r}", location=str(folder), hint=f"its judges are: {known}"
         )
     path = folder / "judges" / judge / "README.md"
     training = path.with_name("training.json")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from reasongenrm.errors import DataError, first_line
 from reasongenrm.metrics.diagnostics import Diagnostics
 from reasongenrm.metrics.scores import BenchmarkScore
-from reasongenrm.records import Drop, PairResult, Rated, Row
+from reasongenrm.records import Drop, PairResult, Rating, Row
 
 BASE, SCALAR = "base", "scalar"
 _MEND = "run 3_eval_reward_bench.sh again"
@@ -113,7 +113,7 @@ class ModelRun:
     diagnostics: Diagnostics
     cost: Cost | None
     results: Mapping[str, PairResult]
-    ratings: Mapping[str, tuple[Rated, ...]] = field(default_factory=dict)
+    ratings: Mapping[str, tuple[Rating, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ def read_run(folder: Path, *, results: bool = True) -> RunFiles:
     scores = read_json(path, _Scores)
     for name in (*scores.benchmarks, *(m for b in scores.benchmarks.values() for m in b.models)):
         if not _NAME.fullmatch(name):
-            raise DataError(f"{name!r} cannot be the name of a folder", where=str(path), mend=_MEND)
+            raise DataError(f"{name!r} cannot be the name of a folder", location=str(path), hint=_MEND)
     return RunFiles(
         scores.run,
         read_json(folder / "manifest" / "evaluate.json", Manifest),
@@ -195,8 +195,8 @@ def _benchmark(evaluate: Path, key: str, entry: _BenchmarkEntry, with_results: b
         found = {result.pair_id: result for result in lines}
         if found.keys() != owed:
             missing, strange = len(owed - found.keys()), len(found.keys() - owed)
-            what = f"{missing} comparison(s) of rows.jsonl are missing, and {strange} are of no row there"
-            raise DataError(what, where=str(path), mend=_MEND)
+            problem = f"{missing} comparison(s) of rows.jsonl are missing, and {strange} are of no row there"
+            raise DataError(problem, location=str(path), hint=_MEND)
         cost, timed = model.cost, folder / name / "seconds.json"
         if cost is not None and timed.exists():
             cost = replace(cost, seconds=read_json(timed, float))
@@ -224,32 +224,32 @@ def _benchmark(evaluate: Path, key: str, entry: _BenchmarkEntry, with_results: b
     )
 
 
-def _ratings(path: Path, rows: Sequence[Row]) -> dict[str, tuple[Rated, ...]]:
+def _ratings(path: Path, rows: Sequence[Row]) -> dict[str, tuple[Rating, ...]]:
     """Read what was said of every row's answers.
 
     Raises:
         DataError: an answer is missing.
     """
-    found: dict[str, list[Rated]] = {}
+    found: dict[str, list[Rating]] = {}
     for number, line in enumerate(_bytes(path).splitlines(), 1):
-        where = f"{path}:{number}"
-        at = _decode(line, _Place, where)
-        found.setdefault(at.row, []).append(_decode(line, Rated, where))
+        location = f"{path}:{number}"
+        at = _decode(line, _Place, location)
+        found.setdefault(at.row, []).append(_decode(line, Rating, location))
     told = {row.id: tuple(found.get(row.id, ())) for row in rows}
     short = next((row.id for row in rows if len(told[row.id]) != len(row.answers)), None)
     if short is not None:
-        raise DataError(f"ratings of row {short} are missing", where=str(path), mend=_MEND)
+        raise DataError(f"ratings of row {short} are missing", location=str(path), hint=_MEND)
     return told
 
 
 def _check_rows(path: Path, rows: tuple[Row, ...], count: int) -> None:
     if len(rows) != count:
-        raise DataError(f"{len(rows)} rows, and scores.json counts {count}", where=str(path), mend=_MEND)
+        raise DataError(f"{len(rows)} rows, and scores.json counts {count}", location=str(path), hint=_MEND)
     for number, row in enumerate(rows, 1):
         sides = (range(row.right), range(row.right, len(row.answers)))
         if not all(i in sides[0] and j in sides[1] for i, j in row.places):
-            what = "a place is not a right answer and a wrong one"
-            raise DataError(what, where=f"{path}:{number}", mend=_MEND)
+            problem = "a place is not a right answer and a wrong one"
+            raise DataError(problem, location=f"{path}:{number}", hint=_MEND)
 
 
 def read_json(path: Path, kind: type[Record]) -> Record:
@@ -270,12 +270,14 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise DataError("file not found", where=str(path), mend="run 3_eval_reward_bench.sh first") from None
+        raise DataError(
+            "file not found", location=str(path), hint="run 3_eval_reward_bench.sh first"
+        ) from None
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
+        raise DataError(f"cannot be read: {error.strerror or error}", location=str(path)) from None
 
 
-def _decode(text: bytes, kind: type[Record], where: str) -> Record:
+def _decode(text: bytes, kind: type[Record], location: str) -> Record:
     """Return JSON as a record, its types checked."""
     import msgspec
 
@@ -287,4 +289,4 @@ def _decode(text: bytes, kind: type[Record], where: str) -> Record:
         except msgspec.DecodeError:  # half of a surrogate pair, which only Python's own reader takes
             return msgspec.convert(json.loads(text), kind)
     except ValueError as error:  # also of msgspec
-        raise DataError(f"broken: {first_line(error)}", where=where, mend=_MEND) from None
+        raise DataError(f"broken: {first_line(error)}", location=location, hint=_MEND) from None

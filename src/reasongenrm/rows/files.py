@@ -41,7 +41,7 @@ class RawRow:
         columns: column name -> value; every column of a line of JSONL, else those asked for.
     """
 
-    where: str
+    location: str
     origin: str
     columns: dict[str, Any]
 
@@ -65,12 +65,12 @@ class RawLine(NamedTuple):
         """Return the row, or a Drop of stage `load`."""
         import msgspec
 
-        where = f"{self.file}:{self.number}"
+        location = f"{self.file}:{self.number}"
         try:  # twice as fast, and stricter: what it refuses, json may read, or says what is wrong
             row = msgspec.json.decode(self.line)
         except (msgspec.DecodeError, ValueError, RecursionError):
-            return _json_row(self.line, where, self.origin)
-        return RawRow(where, self.origin, row) if isinstance(row, dict) else _no_object(row, where)
+            return _json_row(self.line, location, self.origin)
+        return RawRow(location, self.origin, row) if isinstance(row, dict) else _no_object(row, location)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class _Columns:
     required: Sequence[str]
     optional: Sequence[str]
 
-    def select(self, found: Sequence[str], where: str) -> list[str]:
+    def select(self, found: Sequence[str], location: str) -> list[str]:
         """Return the columns to read.
 
         Raises:
@@ -90,8 +90,8 @@ class _Columns:
         if missing:
             raise DataError(
                 f"there is no column {', '.join(map(repr, missing))}",
-                where=where,
-                mend=f"name the columns {', '.join(self.required)}; found: {', '.join(found) or 'none'}",
+                location=location,
+                hint=f"name the columns {', '.join(self.required)}; found: {', '.join(found) or 'none'}",
             )
         return [name for name in (*self.required, *self.optional) if name in found]
 
@@ -142,9 +142,11 @@ def raw_rows(
         DataError: nothing readable is there, or a Parquet file or hub dataset lacks a required column.
     """
     if limit is not None and limit < 0:
-        raise ConfigError(f"limit is {limit}", where="limit", mend="give a number of rows, or none for all")
+        raise ConfigError(
+            f"limit is {limit}", location="limit", hint="give a number of rows, or none for all"
+        )
     if not path.strip():
-        raise ConfigError("the path is empty", where="path", mend="give a file, a folder or a hub id")
+        raise ConfigError("the path is empty", location="path", hint="give a file, a folder or a hub id")
     columns = _Columns(required, optional)
     local = Path(path).expanduser()
     if not local.exists():
@@ -152,8 +154,8 @@ def raw_rows(
     if revision is not None:
         raise ConfigError(
             f"revision {revision!r} is asked for, but this path is on this disk",
-            where=path,
-            mend="set revision=null, or rename what is here to read from the hub",
+            location=path,
+            hint="set revision=null, or rename what is here to read from the hub",
         )
     files = _folder_files(local, split) if local.is_dir() else [local]
     return islice(chain.from_iterable([_file_rows(file, columns) for file in files]), limit)
@@ -170,25 +172,25 @@ def array_rows(file: Path, *, revision: str | None = None, stage: str = "load") 
         DataError: the file cannot be opened, is no JSON, or holds something else than an array.
     """
     if revision is not None:
-        what = f"revision {revision!r} is asked for, but this path is on this disk"
-        raise ConfigError(what, where=str(file), mend="set revision=null")
-    mend = "write one JSON array of rows, or one row per line into a .jsonl file"
+        problem = f"revision {revision!r} is asked for, but this path is on this disk"
+        raise ConfigError(problem, location=str(file), hint="set revision=null")
+    hint = "write one JSON array of rows, or one row per line into a .jsonl file"
     try:
         rows = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        what = f"cannot be opened: {error.strerror}"
-        raise DataError(what, where=str(file), mend="check its permissions") from None
+        problem = f"cannot be opened: {error.strerror}"
+        raise DataError(problem, location=str(file), hint="check its permissions") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"no JSON: {_one_line(error)}", where=str(file), mend=mend) from None
+        raise DataError(f"no JSON: {_one_line(error)}", location=str(file), hint=hint) from None
     if not isinstance(rows, list):
-        raise DataError(f"the file is {kind_of(rows)}, not an array", where=str(file), mend=mend)
+        raise DataError(f"the file is {kind_of(rows)}, not an array", location=str(file), hint=hint)
     return (_array_row(row, f"{file}[{number}]", file.stem, stage) for number, row in enumerate(rows))
 
 
-def _array_row(row: Any, where: str, origin: str, stage: str) -> RawRow | Drop:
+def _array_row(row: Any, location: str, origin: str, stage: str) -> RawRow | Drop:
     if isinstance(row, dict):
-        return RawRow(where, origin, row)
-    return Drop(where, UNKNOWN_SOURCE, "broken_json", f"The row is {kind_of(row)}, not an object.", stage)
+        return RawRow(location, origin, row)
+    return Drop(location, UNKNOWN_SOURCE, "broken_json", f"The row is {kind_of(row)}, not an object.", stage)
 
 
 def kind_of(value: Any) -> str:
@@ -219,13 +221,13 @@ def _folder_files(folder: Path, split: str) -> list[Path]:
     files = sorted(file for file in folder.iterdir() if _readable(file))
     if not files:
         deeper = sorted({file.parent for file in folder.glob("*/*") if _readable(file)})
-        mend = f"give the folder {deeper[0]}" if deeper else "put .jsonl or .parquet files into it"
-        raise DataError("the folder holds no .jsonl or .parquet file", where=str(folder), mend=mend)
+        hint = f"give the folder {deeper[0]}" if deeper else "put .jsonl or .parquet files into it"
+        raise DataError("the folder holds no .jsonl or .parquet file", location=str(folder), hint=hint)
     shards = {file: named[1] for file in files if (named := _SHARD.fullmatch(file.stem))}
     wanted = [file for file in files if shards.get(file, split) == split]
     if not wanted:
-        mend = f"set the split to one of: {', '.join(sorted(set(shards.values())))}"
-        raise DataError(f"no file of split {split!r}", where=str(folder), mend=mend)
+        hint = f"set the split to one of: {', '.join(sorted(set(shards.values())))}"
+        raise DataError(f"no file of split {split!r}", location=str(folder), hint=hint)
     return wanted
 
 
@@ -239,8 +241,8 @@ def _file_rows(file: Path, columns: _Columns) -> Iterator[RawLine | RawRow | Dro
     if suffix == ".parquet":
         return _parquet_rows(file, columns.select(_parquet_columns(file), str(file)))
     if suffix != ".jsonl":
-        what = f"cannot read a {suffix or 'file without a suffix'}"
-        raise DataError(what, where=str(file), mend="give a .jsonl or .parquet file")
+        problem = f"cannot read a {suffix or 'file without a suffix'}"
+        raise DataError(problem, location=str(file), hint="give a .jsonl or .parquet file")
     _check_opens(file)
     return _jsonl_rows(file)
 
@@ -261,8 +263,8 @@ def _check_opens(file: Path) -> None:
     try:
         file.open("rb").close()
     except OSError as error:
-        what = f"cannot be opened: {error.strerror}"
-        raise DataError(what, where=str(file), mend="check the path and its permissions") from None
+        problem = f"cannot be opened: {error.strerror}"
+        raise DataError(problem, location=str(file), hint="check the path and its permissions") from None
 
 
 def _jsonl_rows(file: Path) -> Iterator[RawLine]:
@@ -279,24 +281,24 @@ def _lines(lines: Iterable[bytes], name: str, origin: str) -> Iterator[RawLine]:
             yield RawLine(name, number, origin, line)
 
 
-def _json_row(line: bytes, where: str, origin: str) -> RawRow | Drop:
+def _json_row(line: bytes, location: str, origin: str) -> RawRow | Drop:
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         detail = f"Byte {error.start} of the line is not UTF-8; save the file as UTF-8."
-        return Drop(where, UNKNOWN_SOURCE, "bad_encoding", detail, "load")
+        return Drop(location, UNKNOWN_SOURCE, "bad_encoding", detail, "load")
     except (ValueError, RecursionError) as error:  # ValueError also for a number of more than 4300 digits
         at = (
             f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else str(error)
         )
         detail = f"The line is no JSON: {at}; write one whole object per line."
-        return Drop(where, UNKNOWN_SOURCE, "broken_json", detail, "load")
-    return RawRow(where, origin, row) if isinstance(row, dict) else _no_object(row, where)
+        return Drop(location, UNKNOWN_SOURCE, "broken_json", detail, "load")
+    return RawRow(location, origin, row) if isinstance(row, dict) else _no_object(row, location)
 
 
-def _no_object(row: Any, where: str) -> Drop:
+def _no_object(row: Any, location: str) -> Drop:
     detail = f"The row is {kind_of(row)}, not a JSON object; write one object per line."
-    return Drop(where, UNKNOWN_SOURCE, "broken_json", detail, "load")
+    return Drop(location, UNKNOWN_SOURCE, "broken_json", detail, "load")
 
 
 def _parquet_columns(file: Path) -> list[str]:
@@ -306,8 +308,8 @@ def _parquet_columns(file: Path) -> list[str]:
     try:
         return list(pq.read_schema(file).names)
     except (pa.ArrowException, OSError) as error:
-        what = f"not a readable Parquet file: {_one_line(error)}"
-        raise DataError(what, where=str(file), mend="fetch or write it again") from None
+        problem = f"not a readable Parquet file: {_one_line(error)}"
+        raise DataError(problem, location=str(file), hint="fetch or write it again") from None
 
 
 def _parquet_rows(file: Path, columns: list[str]) -> Iterator[RawRow | Drop]:
@@ -323,29 +325,29 @@ def _parquet_rows(file: Path, columns: list[str]) -> Iterator[RawRow | Drop]:
                     yield _arrow_row(partial(_batch_row, batch, columns, at), f"{file}[{number}]", file.stem)
                     number += 1
     except (pa.ArrowException, OSError) as error:
-        what = f"cannot be read on: {_one_line(error)}"
-        raise DataError(what, where=f"{file}[{number}]", mend="fetch or write it again") from None
+        problem = f"cannot be read on: {_one_line(error)}"
+        raise DataError(problem, location=f"{file}[{number}]", hint="fetch or write it again") from None
 
 
 def _batch_row(batch: Any, columns: Sequence[str], at: int) -> dict[str, Any]:
     return {name: batch.column(name)[at].as_py() for name in columns}
 
 
-def _arrow_row(decode: partial[dict[str, Any]], where: str, origin: str) -> RawRow | Drop:
+def _arrow_row(decode: partial[dict[str, Any]], location: str, origin: str) -> RawRow | Drop:
     # Arrow does not check that a string is UTF-8 until it is looked at.
     try:
-        return RawRow(where, origin, decode())
+        return RawRow(location, origin, decode())
     except UnicodeDecodeError:
         detail = "A text of the row is not UTF-8; write the file again from UTF-8 texts."
-        return Drop(where, UNKNOWN_SOURCE, "bad_encoding", detail, "load")
+        return Drop(location, UNKNOWN_SOURCE, "bad_encoding", detail, "load")
 
 
 def _hub_rows(name: str, columns: _Columns, split: str, revision: str | None) -> Iterator[RawRow | Drop]:
     """Load a dataset of the hub (memory-mapped from its cache) and return the iterator over its rows."""
     looks_local = Path(name).suffix.lower() in (".jsonl", ".json", ".parquet", ".csv", ".gz", ".zip", ".txt")
     if looks_local or not _HUB_ID.fullmatch(name):
-        mend = "check the path; it is no id of the hub either"
-        raise DataError("no such file or folder", where=name, mend=mend)
+        hint = "check the path; it is no id of the hub either"
+        raise DataError("no such file or folder", location=name, hint=hint)
     import datasets
 
     try:
@@ -353,8 +355,8 @@ def _hub_rows(name: str, columns: _Columns, split: str, revision: str | None) ->
     except Exception as error:  # the hub, its client and the builders raise dozens of classes without a base
         raise DataError(
             f"not found on this disk, and the hub says: {type(error).__name__}: {_one_line(error)}",
-            where=name,
-            mend="check the id, the split and the revision; without a network give a .jsonl or .parquet file",
+            location=name,
+            hint="check the id, the split and the revision; without a network give a .jsonl or .parquet file",
         ) from error
     table = table.select_columns(columns.select(table.column_names, name))
     origin = name.rsplit("/", 1)[-1]

@@ -106,7 +106,7 @@ def check_prompt(turns: Sequence[Message], name: str) -> None:
             f"`{name}` runs {shown}; after at most one system turn, user and assistant must take turns.",
         )
     if dialogue[-1:] != ["user"]:
-        what = f"ends in a {roles[-1]} turn" if roles else "has no turn"
-        raise BadRow("no_final_question", f"`{name}` {what}; it must end in the user's.")
+        problem = f"ends in a {roles[-1]} turn" if roles else "has no turn"
+        raise BadRow("no_final_question", f"`{name}` {problem}; it must end in the user's.")
     if any(turn["role"] == "user" and not turn["content"].strip() for turn in turns):
         raise BadRow("empty_prompt", "The prompt is empty; fill it or remove the row.")

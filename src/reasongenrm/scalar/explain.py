@@ -226,7 +226,7 @@ def show_sequence(
         EngineError: a tokenizer in Python, which does not say where its tokens come from.
     """
     if not tokenizer.is_fast:
-        raise EngineError("the tokenizer does not tell prompt from response", mend="use a fast tokenizer")
+        raise EngineError("the tokenizer does not tell prompt from response", hint="use a fast tokenizer")
     encoded: Any = encode(tokenizer, prompt, response, max_length)
     whole = encode(tokenizer, prompt, response, None)
     ids = encoded["input_ids"]

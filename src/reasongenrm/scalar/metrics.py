@@ -68,15 +68,19 @@ def check_answers(answers: Sequence[ScoredAnswer]) -> None:
     """
     prompts: dict[str, str] = {}
     for answer in answers:
-        where = f"prompt {answer.prompt_id}"
+        location = f"prompt {answer.prompt_id}"
         if not abs(answer.score) <= LARGEST:  # false for NaN too
-            raise DataError(f"the score {answer.score} is not finite", where=where, mend="score it again")
+            raise DataError(
+                f"the score {answer.score} is not finite", location=location, hint="score it again"
+            )
         if answer.rank is not None and not math.isfinite(answer.rank):
             raise DataError(
-                f"the rank {answer.rank} is not finite", where=where, mend="give a number or none"
+                f"the rank {answer.rank} is not finite", location=location, hint="give a number or none"
             )
         if prompts.setdefault(answer.prompt_id, answer.prompt) != answer.prompt:
-            raise DataError("two prompts have this id", where=where, mend="give each prompt an id of its own")
+            raise DataError(
+                "two prompts have this id", location=location, hint="give each prompt an id of its own"
+            )
 
 
 def by_prompt(answers: Sequence[ScoredAnswer]) -> dict[str, list[ScoredAnswer]]:
@@ -250,7 +254,7 @@ def evaluate_scores(
         DataError: a score is not finite in float32, a rank is not finite, or one id has two prompts.
     """
     if not 0 < level < 1:
-        raise ConfigError(f"the level is {level}", where="level", mend="give a share between 0 and 1")
+        raise ConfigError(f"the level is {level}", location="level", hint="give a share between 0 and 1")
     check_answers(answers)
     groups = list(by_prompt(answers).values())
     ranked = [group for group in map(differently_ranked, groups) if group]

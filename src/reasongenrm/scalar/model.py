@@ -61,13 +61,13 @@ def load_base_tokenizer(model: str, revision: str | None, max_length: int) -> An
     except (OSError, ValueError, KeyError) as error:
         raise EngineError(
             f"cannot load the base model: {first_line(error)}",
-            where=model,
-            mend="check the id, the revision and the network, or give a local folder",
+            location=model,
+            hint="check the id, the revision and the network, or give a local folder",
         ) from error
     limit = getattr(config, "max_position_embeddings", None)
     if limit is not None and max_length > limit:
-        what = f"{model} takes at most {limit} tokens, not {max_length}"
-        raise ConfigError(what, where="max_length", mend=f"set {limit}")
+        problem = f"{model} takes at most {limit} tokens, not {max_length}"
+        raise ConfigError(problem, location="max_length", hint=f"set {limit}")
     if tokenizer.eos_token is None:  # BERT-like: RewardTrainer wants one, and falls back on it for padding
         tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.pad_token is None:
@@ -149,41 +149,43 @@ class ScalarRewardModel:
         Raises:
             EngineError: no such folder, not a model, a head that was not trained, or more than one logit.
         """
-        where = str(path)
+        location = str(path)
         if not Path(path).is_dir():
-            raise EngineError("no such folder", where=where, mend="train a scalar head, or correct the path")
+            raise EngineError(
+                "no such folder", location=location, hint="train a scalar head, or correct the path"
+            )
         if not (Path(path) / "config.json").is_file():
             raise EngineError(
-                "not a model: no config.json", where=where, mend="give the folder a training left"
+                "not a model: no config.json", location=location, hint="give the folder a training left"
             )
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         try:
             model, loading = AutoModelForSequenceClassification.from_pretrained(
-                where, local_files_only=True, use_safetensors=True, output_loading_info=True
+                location, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
-            tokenizer = AutoTokenizer.from_pretrained(where, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True)
         except (
             Exception
         ) as error:  # transformers, safetensors and json raise their own kinds for a broken folder
             raise EngineError(
-                f"cannot load the model: {first_line(error)}", where=where, mend="train it again"
+                f"cannot load the model: {first_line(error)}", location=location, hint="train it again"
             ) from error
         if model.config.num_labels != 1:
             raise EngineError(
                 f"the model has {model.config.num_labels} logits, a scalar head has one",
-                where=where,
-                mend="train it with num_labels=1",
+                location=location,
+                hint="train it with num_labels=1",
             )
         if loading["missing_keys"]:
             names = ", ".join(sorted(loading["missing_keys"]))
             raise EngineError(
-                f"the weights lack {names}", where=where, mend="give a trained head, not its base"
+                f"the weights lack {names}", location=location, hint="give a trained head, not its base"
             )
         if tokenizer.pad_token_id is None:
             raise EngineError(
-                "the tokenizer has no padding token", where=where, mend="set pad_token and save it"
+                "the tokenizer has no padding token", location=location, hint="set pad_token and save it"
             )
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(device).eval(), tokenizer, device)
@@ -228,7 +230,7 @@ class ScalarRewardModel:
                 scores[i] = value
         if not all(map(math.isfinite, scores)):
             raise EngineError(
-                "the model gives scores that are not finite", mend="train it again, with a lower rate"
+                "the model gives scores that are not finite", hint="train it again, with a lower rate"
             )
         return scores
 
@@ -240,7 +242,7 @@ class ScalarRewardModel:
             EngineError: a score is not finite.
         """
         if not responses:
-            raise ConfigError("there is nothing to rank", mend="give one response or more")
+            raise ConfigError("there is nothing to rank", hint="give one response or more")
         scores = self.score_batch([prompt] * len(responses), responses)
         order = sorted(range(len(responses)), key=lambda i: -scores[i])
         return Ranked(tuple(order), tuple(scores))

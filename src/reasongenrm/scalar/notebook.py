@@ -68,13 +68,13 @@ def execute(path: Path, *, scalar: Path, out: Path | None = None, timeout: float
         import nbclient  # noqa: F401
         import nbformat
     except ImportError as error:
-        mend = "pip install nbclient nbformat ipykernel"
-        raise EngineError(f"cannot run notebooks: {error}", where=str(path), mend=mend) from None
+        hint = "pip install nbclient nbformat ipykernel"
+        raise EngineError(f"cannot run notebooks: {error}", location=str(path), hint=hint) from None
     notebook = _read(path)
     with TemporaryDirectory() as scratch:
         _run(notebook, path, os.environ | _QUIET | {VARIABLE: str(scalar.resolve())}, scratch, timeout)
     notebook.metadata.get("language_info", {}).pop("version", None)
-    plain_outputs(notebook, where=str(path))
+    plain_outputs(notebook, location=str(path))
     if out is not None:
         write_text(out, nbformat.writes(notebook) + "\n")
     return notebook
@@ -109,15 +109,15 @@ def _run(notebook: Any, path: Path, environment: dict[str, str], scratch: str, t
             preexec_fn=die_with_parent,  # one system call, so safe after a fork
         )
     except CellExecutionError as error:
-        what = f"{error.ename}: {(error.evalue.strip().splitlines() or [''])[0]}"
-        raise EngineError(what, where=f"{path}, code cell {number}") from None
+        problem = f"{error.ename}: {(error.evalue.strip().splitlines() or [''])[0]}"
+        raise EngineError(problem, location=f"{path}, code cell {number}") from None
     except (CellTimeoutError, DeadKernelError) as error:
-        raise EngineError(first_line(error), where=f"{path}, code cell {number}") from error
+        raise EngineError(first_line(error), location=f"{path}, code cell {number}") from error
     except RuntimeError as error:
-        raise EngineError(f"no kernel: {first_line(error)}", where=str(path)) from error
+        raise EngineError(f"no kernel: {first_line(error)}", location=str(path)) from error
 
 
-def plain_outputs(notebook: Any, where: str = "notebook") -> None:
+def plain_outputs(notebook: Any, location: str = "notebook") -> None:
     """Check that no output of a notebook tells where it was run.
 
     Args:
@@ -136,8 +136,8 @@ def plain_outputs(notebook: Any, where: str = "notebook") -> None:
             if found or (len(home) > 1 and home in text):
                 raise DataError(
                     f"an output holds the path {found.group() if found else home}",
-                    where=f"{where}, code cell {number}",
-                    mend="show what does not depend on the machine",
+                    location=f"{location}, code cell {number}",
+                    hint="show what does not depend on the machine",
                 )
 
 
@@ -158,7 +158,7 @@ def _read(path: Path) -> Any:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
     except FileNotFoundError:
-        raise DataError("no such notebook", where=str(path)) from None
+        raise DataError("no such notebook", location=str(path)) from None
     except Exception as error:  # nbformat, jsonschema and json raise their own kinds for a broken file
-        raise DataError(f"not a notebook: {first_line(error)}", where=str(path)) from error
+        raise DataError(f"not a notebook: {first_line(error)}", location=str(path)) from error
     return notebook

@@ -74,7 +74,7 @@ def read_questions(lines: Iterable[RawLine], names: Sequence[str]) -> Iterator[Q
                 prompt = read_prompt(row.columns.get("prompt"), "prompt")
                 answers = _answers(row.columns, names)
             except BadRow as bad:
-                yield Drop(row.where, line.origin, bad.reason, bad.detail, "load")
+                yield Drop(row.location, line.origin, bad.reason, bad.detail, "load")
                 continue
             own = row.columns.get("id")
             name = str(own) if isinstance(own, (str, int)) else content_id(prompt, answers)
@@ -166,7 +166,9 @@ def ask(verb: str, judge: Callable[[], Judge], source: str, target: str) -> None
         else:
             store = PartStore(Path(target))
             if store.finished:
-                raise ConfigError("it is there already", where=target, mend="name another file, or remove it")
+                raise ConfigError(
+                    "it is there already", location=target, hint="name another file, or remove it"
+                )
             drop = stack.enter_context(jsonl_writer(Path(f"{target}.dropped.jsonl")))
             told = _ask(work, judge, questions, store, lambda d: drop(to_json(d)))
     if target != "-":
@@ -177,7 +179,7 @@ def ask(verb: str, judge: Callable[[], Judge], source: str, target: str) -> None
 
 def complain(drop: Drop) -> None:
     """Print a row that is left out to stderr."""
-    print(f"reasongenrm: {drop.where}: left out ({drop.reason}): {drop.detail}", file=sys.stderr)
+    print(f"reasongenrm: {drop.location}: left out ({drop.reason}): {drop.detail}", file=sys.stderr)
 
 
 def _ask(
@@ -216,7 +218,7 @@ def _ask(
         judge.close()
     if store is not None:
         if not order:
-            raise DataError("no row can be read", where=str(store.final), mend="see the file beside it")
+            raise DataError("no row can be read", location=str(store.final), hint="see the file beside it")
         told["rows"] = len(order)
         store.finish(order)
     return told

@@ -23,7 +23,7 @@ from reasongenrm.report.model_card import write_model_card
 from reasongenrm.report.run_report import write_report
 from reasongenrm.report.tables import Entry, markdown_table, rich_table
 from reasongenrm.run import Run, file_hash
-from reasongenrm.stages.judging import SCALAR, Judged, Judges, scored_results
+from reasongenrm.stages.judging import SCALAR, Judges, ModelResults, scored_results
 from reasongenrm.stages.rating import check_rating, rated_results, uncalibrated
 from reasongenrm.store import to_json, write_json, write_jsonl, write_text
 
@@ -55,14 +55,16 @@ def evaluate(recipe: Recipe) -> None:
         if not (recipe.folder / "judges" / name / "adapter").is_dir():
             raise ConfigError(
                 f"no adapter of {name!r}",
-                where=str(recipe.folder / "judges" / name),
-                mend="run 2_train.sh first",
+                location=str(recipe.folder / "judges" / name),
+                hint="run 2_train.sh first",
             )
     _check_base(recipe)
     check_rating(recipe)
     if recipe.scalar is not None and not (recipe.folder / "scalar").is_dir():
         raise ConfigError(
-            "no scalar head", where=str(recipe.folder / "scalar"), mend="run 2_train.sh, or set scalar=null"
+            "no scalar head",
+            location=str(recipe.folder / "scalar"),
+            hint="run 2_train.sh, or set scalar=null",
         )
     run = Run(recipe, "evaluate")
     with run.claim(settings(recipe)):
@@ -82,8 +84,8 @@ def _check_base(recipe: Recipe) -> None:
     if (trained["path"], trained["revision"]) != (given.path, given.revision):
         raise ConfigError(
             f"the adapters were trained on {trained['path']} ({trained['revision'] or 'no revision'})",
-            where="model",
-            mend="evaluate with the same model.path and model.revision, or train under another name",
+            location="model",
+            hint="evaluate with the same model.path and model.revision, or train under another name",
         )
 
 
@@ -111,7 +113,7 @@ def _rows(recipe: Recipe, run: Run, name: str) -> tuple[list[Row], int]:
     if not rows:
         key = f"evaluate.benchmarks.{name}"
         raise DataError(
-            "no benchmark row can be read", where=key, mend="see docs/benchmarks.md for its columns"
+            "no benchmark row can be read", location=key, hint="see docs/benchmarks.md for its columns"
         )
     write_jsonl(run.path("evaluate", name, "rows.jsonl"), (to_json(row) for row in rows))
     write_jsonl(run.path("evaluate", name, "dropped.jsonl"), (to_json(drop) for drop in drops))
@@ -129,7 +131,7 @@ def _evaluated(
     pairs = [pair for row in rows for pair in row.pairs]
     rates = config.mode == "ratings"
 
-    def told(model: str, judged: Judged) -> dict[str, Any]:
+    def told(model: str, judged: ModelResults) -> dict[str, Any]:
         results = judged.results
         folder = run.path("evaluate", name, model)
         write_jsonl(folder / "results.jsonl", (to_json(results[pair.id]) for pair in pairs))
@@ -144,7 +146,7 @@ def _evaluated(
             diagnostics = uncalibrated(diagnostics)
         return {"score": score, "diagnostics": diagnostics, "cost": judged.cost}
 
-    def asked(model: str) -> Judged:
+    def asked(model: str) -> ModelResults:
         if rates:
             return rated_results(recipe, run, judges, model, name, rows)
         return judges.judge(model, name, pairs)

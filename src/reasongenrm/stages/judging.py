@@ -10,13 +10,13 @@ from typing import Any
 
 from reasongenrm.benchmarks.base import judge_result, scalar_result
 from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer
-from reasongenrm.chat.prompts import PromptFile, judge_prompt, place, swapped
+from reasongenrm.chat.prompts import PromptFile, judge_prompt, place, swap
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import bar, say
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.loading import load_engine, open_server
-from reasongenrm.judge.ask import P, Questions, R, ask_all, ask_as, read_all
-from reasongenrm.judge.verdicts import Asker
+from reasongenrm.judge.ask import JudgeTask, P, R, ask_all, read_all, sampling_settings
+from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import JudgePrompt, PairResult, PreferencePair, Verdict
 from reasongenrm.run import Run
 from reasongenrm.scalar.model import ScalarRewardModel
@@ -27,7 +27,7 @@ SCALAR = "scalar"
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class ModelResults:
     """What one model said of a benchmark's pairs.
 
     Attributes:
@@ -45,7 +45,7 @@ def placed_prompts(recipe: Recipe, pairs: Sequence[PreferencePair]) -> list[Judg
     placed = []
     for pair in pairs:
         order = place(pair.id, recipe.seed)
-        orders = (order, swapped(order)) if recipe.evaluate.both_orders else (order,)
+        orders = (order, swap(order)) if recipe.evaluate.both_orders else (order,)
         placed += [judge_prompt(pair, o, prompts) for o in orders]
     return placed
 
@@ -124,17 +124,17 @@ class Judges:
             if engine is not None:
                 engine.close()
 
-    def judge(self, name: str, benchmark: str, pairs: Sequence[PreferencePair]) -> Judged:
+    def judge(self, name: str, benchmark: str, pairs: Sequence[PreferencePair]) -> ModelResults:
         """Have one model judge a benchmark's pairs; what is done already is not asked again."""
         recipe = self._recipe
-        asking = ask_as(recipe.evaluate, recipe.seed)
-        asker = Asker(asking, self.encoder(name), self.context(name), self._prompts.verdict)
+        asking = sampling_settings(recipe.evaluate, recipe.seed)
+        asker = VerdictTask(asking, self.encoder(name), self.context(name), self._prompts.verdict)
         prompts = placed_prompts(recipe, pairs)
         store = self.ask(name, benchmark, "judging", prompts, asker)
         return judged_results(store.final.parent, pairs, prompts, store, asker)
 
     def ask(
-        self, name: str, benchmark: str, doing: str, prompts: Sequence[P], questions: Questions[P, R]
+        self, name: str, benchmark: str, doing: str, prompts: Sequence[P], questions: JudgeTask[P, R]
     ) -> PartStore:
         """Ask one model all of a benchmark's prompts, where it has not been asked yet; return its completions.
 
@@ -159,8 +159,8 @@ def judged_results(
     pairs: Sequence[PreferencePair],
     prompts: Sequence[JudgePrompt],
     store: PartStore,
-    asker: Asker,
-) -> Judged:
+    asker: VerdictTask,
+) -> ModelResults:
     """Read verdicts from completions, write verdicts.jsonl, and return one result per pair."""
     read = read_all(prompts, asker, store)
     write_jsonl(folder / "verdicts.jsonl", (to_json(verdict) for verdict in read))
@@ -174,10 +174,10 @@ def judged_results(
         "prompt_tokens": sum(asked),
         "tokens": sum(verdict.tokens for verdict in read),
     }
-    return Judged(results, cost)
+    return ModelResults(results, cost)
 
 
-def scored_results(run: Run, benchmark: str, pairs: Sequence[PreferencePair]) -> Judged:
+def scored_results(run: Run, benchmark: str, pairs: Sequence[PreferencePair]) -> ModelResults:
     """Score both answers of every pair with the scalar head."""
     store = PartStore(run.path("evaluate", benchmark, SCALAR, "scores.jsonl"))
     if not store.finished:
@@ -197,7 +197,7 @@ def scored_results(run: Run, benchmark: str, pairs: Sequence[PreferencePair]) ->
         store.finish(pair.id for pair in pairs)
     given = _scores(store.final)
     results = {pair.id: scalar_result(pair.id, pair.source, *given[pair.id]) for pair in pairs}
-    return Judged(results, None)
+    return ModelResults(results, None)
 
 
 def _scores(path: Path) -> dict[str, tuple[float, float]]:

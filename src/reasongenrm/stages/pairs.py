@@ -19,7 +19,7 @@ import msgspec
 from reasongenrm.benchmarks.registry import BENCHMARKS
 from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer
 from reasongenrm.chat.grammar import verdict_text
-from reasongenrm.chat.prompts import PromptFile, judge_prompt, place, swapped
+from reasongenrm.chat.prompts import PromptFile, judge_prompt, place, swap
 from reasongenrm.config.prepare import BenchmarkFile, SourceConfig
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.data.benchmark_texts import benchmark_texts
@@ -115,7 +115,7 @@ class _Placer:
 
     def candidate(self, pair: PreferencePair) -> Candidate:
         order = place(pair.id, self._recipe.seed)
-        orders = (order, swapped(order)) if self._recipe.data.both_orders else (order,)
+        orders = (order, swap(order)) if self._recipe.data.both_orders else (order,)
         prompts = tuple(judge_prompt(pair, o, self._prompts) for o in orders)
         tokens = self._tokens(prompts)
         lines = {
@@ -269,9 +269,9 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
                 report.placed(candidate.pair.source, winner)
                 leaks.placed(candidate.pair, winner)
         if not kept:
-            told = f"; the first one dropped: {first[0].where}: {first[0].detail}" if first else ""
-            mend = "mend the data, or raise data.max_tokens"
-            raise DataError(f"no pair is left{told}", where="data.sources", mend=mend)
+            told = f"; the first one dropped: {first[0].location}: {first[0].detail}" if first else ""
+            hint = "mend the data, or raise data.max_tokens"
+            raise DataError(f"no pair is left{told}", location="data.sources", hint=hint)
     report.section("leaks", leaks.to_dict())
     if contamination is not None:
         report.section("contamination", contamination.to_dict())

@@ -12,12 +12,12 @@ from reasongenrm.config.evaluate import BenchmarkKind
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import say
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.ask import ask_as, read_all
-from reasongenrm.judge.rate import Rater
+from reasongenrm.judge.ask import read_all, sampling_settings
+from reasongenrm.judge.rate import RatingTask
 from reasongenrm.metrics.diagnostics import Diagnostics
-from reasongenrm.records import PairResult, PreferencePair, Rated, Row
+from reasongenrm.records import PairResult, PreferencePair, Rating, Row
 from reasongenrm.run import Run
-from reasongenrm.stages.judging import Judged, Judges
+from reasongenrm.stages.judging import Judges, ModelResults
 from reasongenrm.store import read_jsonl, to_json, write_json, write_jsonl
 
 UNREAD: dict[BenchmarkKind, float] = {"rewardbench2": -1.0}
@@ -37,14 +37,14 @@ def check_rating(recipe: Recipe) -> None:
     if rated and PromptFile.load(recipe.prompts).rating is None:
         raise ConfigError(
             f"{recipe.prompts} says nothing of rating one answer alone",
-            where=f"evaluate.benchmarks.{rated[0]}.mode",
-            mend="give it the keys `rating` and `rating_delimiters`, as configs/prompts/judge.yaml has them",
+            location=f"evaluate.benchmarks.{rated[0]}.mode",
+            hint="give it the keys `rating` and `rating_delimiters`, as configs/prompts/judge.yaml has them",
         )
 
 
 def rated_results(
     recipe: Recipe, run: Run, judges: Judges, name: str, benchmark: str, rows: Sequence[Row]
-) -> Judged:
+) -> ModelResults:
     """Have one model rate every answer of a benchmark's rows; what is done already is not asked again.
 
     Two rows that hold the same answer to the same conversation share its rating.
@@ -52,8 +52,8 @@ def rated_results(
     wording = PromptFile.load(recipe.prompts)
     placed = [[rating_prompt(row.history, answer, wording) for answer in row.answers] for row in rows]
     prompts = list({prompt.id: prompt for of_row in placed for prompt in of_row}.values())
-    asking = ask_as(recipe.evaluate, recipe.seed)
-    rater = Rater(asking, judges.encoder(name), judges.context(name))
+    asking = sampling_settings(recipe.evaluate, recipe.seed)
+    rater = RatingTask(asking, judges.encoder(name), judges.context(name))
     store = judges.ask(name, benchmark, "rating", prompts, rater)
     folder = store.final.parent
     found = {rated.id: rated for rated in read_all(prompts, rater, store)}
@@ -70,11 +70,11 @@ def rated_results(
         "prompt_tokens": sum(rated.prompt_tokens for rated in found.values()),
         "tokens": sum(rated.tokens for rated in found.values()),
     }
-    return Judged(results, cost)
+    return ModelResults(results, cost)
 
 
 def rating_result(
-    pair: PreferencePair, right: Rated, wrong: Rated, *, unread: float | None = None
+    pair: PreferencePair, right: Rating, wrong: Rating, *, unread: float | None = None
 ) -> PairResult:
     """Return a comparison of two answers that were rated alone: credit 1 where the right one's rating is the higher.
 
@@ -99,7 +99,7 @@ def rating_result(
     return PairResult(pair.id, pair.source, (), (credit,), (outcome,), known, rescued)
 
 
-def rating_counts(told: Sequence[Rated]) -> dict[str, int]:
+def rating_counts(told: Sequence[Rating]) -> dict[str, int]:
     """Return how many answers there are, how many of each outcome, and how many of the `ok` ones were rescued.
 
     `answers = ok + unparsed + truncated + error` always holds.
@@ -115,7 +115,7 @@ def uncalibrated(diagnostics: Diagnostics) -> Diagnostics:
     return replace(diagnostics, calibrated=0, ece=None, brier=None, reliability=())
 
 
-def _keep(folder: Path, title: str, rows: Sequence[Row], told: Sequence[Sequence[Rated]]) -> None:
+def _keep(folder: Path, title: str, rows: Sequence[Row], told: Sequence[Sequence[Rating]]) -> None:
     """Write ratings.jsonl (one line per answer of every row) and rating_counts.json, and say the counts."""
     write_jsonl(
         folder / "ratings.jsonl",

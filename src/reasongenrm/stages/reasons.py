@@ -170,8 +170,8 @@ def score_all(recipe: Recipe, run: Run, prompts: PromptFile, encoder: ChatEncode
         next(filter(lambda _: first, sort_out(recipe, run, prompts, first.append)), None)
         raise DataError(
             f"no reason is worth scoring; the first one: {first[0].reason}: {first[0].detail}",
-            where="teachers",
-            mend="see the files in reasons/",
+            location="teachers",
+            hint="see the files in reasons/",
         )
     engine: VLLMEngine | None = None
 

@@ -57,8 +57,8 @@ def load(recipe: ScalarRecipe) -> tuple[list[PreferencePair], list[Drop]]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(d.reason for d in drops).items())
         raise DataError(
             f"no pair can be used ({reasons or 'no rows'})",
-            where=", ".join(source.path for source in recipe.sources),
-            mend="give each prompt two answers or more, of different ranks",
+            location=", ".join(source.path for source in recipe.sources),
+            hint="give each prompt two answers or more, of different ranks",
         )
     return pairs, drops
 
@@ -104,7 +104,7 @@ def evaluate(recipe: ScalarRecipe) -> Path:
     """
     head = recipe.folder / "scalar"
     if not head.is_dir():
-        raise ConfigError("no scalar head", where=str(head), mend="run reasongenrm scalar train first")
+        raise ConfigError("no scalar head", location=str(head), hint="run reasongenrm scalar train first")
     run, config = Run(recipe, EVALUATE), recipe.evaluate
     out = run.path("evaluation")
     with run.claim({}):  # nothing is gone on with but new answers, and those know what they are of
@@ -155,7 +155,7 @@ def _answers(recipe: ScalarRecipe, run: Run) -> tuple[list[Unscored], list[Drop]
     if config.generate is not None:
         made = content_id(config.generate.model_dump(mode="json", exclude={"engine"}))
         path = run.path("evaluation", f"answers-{made[:8]}.jsonl")
-        told = generate(config.generate, path, where="evaluate.generate")
+        told = generate(config.generate, path, location="evaluate.generate")
         say(", ".join(f"{count} {name}" for name, count in told.items()))
         return from_file(str(path))
     return _held_out(recipe)
@@ -186,7 +186,7 @@ def from_file(path: str) -> tuple[list[Unscored], list[Drop]]:
             for answer in prompt.answers
         ]
     if not answers:
-        raise DataError("no answer can be used", where=path, mend="see dropped rows for why")
+        raise DataError("no answer can be used", location=path, hint="see dropped rows for why")
     return answers, drops
 
 
@@ -203,8 +203,8 @@ def _held_out(recipe: ScalarRecipe) -> tuple[list[Unscored], list[Drop]]:
     if not recipe.scalar.validation:
         raise ConfigError(
             "the training held nothing out",
-            where="evaluate",
-            mend="set evaluate.answers or evaluate.generate, or train with scalar.validation",
+            location="evaluate",
+            hint="set evaluate.answers or evaluate.generate, or train with scalar.validation",
         )
     # With other sources or another seed, what looks held out may have been trained on.
     Run(recipe, TRAIN).check(_settings(recipe))
@@ -275,7 +275,7 @@ def score_rows(verb: str, model: str, source: str, target: str, *, batch_size: i
         EngineError: the folder holds no trained head.
     """
     if target != "-" and Path(target).exists():
-        raise ConfigError("it is there already", where=target, mend="name another file, or remove it")
+        raise ConfigError("it is there already", location=target, hint="name another file, or remove it")
     head = ScalarRewardModel.from_pretrained(model)
     questions = read_questions(raw_lines(source), COLUMNS[verb])
     with ExitStack() as stack:
@@ -296,7 +296,7 @@ def score_rows(verb: str, model: str, source: str, target: str, *, batch_size: i
                 write(row)
             sys.stdout.flush()
         if not done:
-            raise DataError("no row can be read", where=source, mend=f"a row has {_wanted(verb)}")
+            raise DataError("no row can be read", location=source, hint=f"a row has {_wanted(verb)}")
     if target != "-":
         if not dropped:
             Path(f"{target}.dropped.jsonl").unlink()

@@ -176,8 +176,8 @@ def write_reasoned(recipe: Recipe, run: Run, prompts: PromptFile, encoder: ChatE
     if not tally.kept:
         raise DataError(
             f"no reason was kept; dropped: {dict(tally.dropped)}",
-            where="select",
-            mend="see reasons_dropped.jsonl; lower select.threshold, or take another selector",
+            location="select",
+            hint="see reasons_dropped.jsonl; lower select.threshold, or take another selector",
         )
     records: dict[str, Any] = {"sft": tally.kept.total()}
     if recipe.records.dpo:
@@ -264,7 +264,7 @@ def compare_selectors(
         ConfigError: nothing is scored yet, or the formula does not work.
     """
     if not run.path("scored.jsonl").exists():
-        raise ConfigError("nothing is scored yet", where=str(run.folder), mend="run 1_prepare.sh first")
+        raise ConfigError("nothing is scored yet", location=str(run.folder), hint="run 1_prepare.sh first")
     rules = {name: selector(recipe.select, recipe.seed, name) for name in (*names, against)}
     found = {name: Comparison() for name in names}
     for _, group in read_groups(run):

@@ -35,9 +35,9 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     """Return what this stage's files depend on."""
     keys = ("seed", "model", "templates", "judges", "train", "scalar")
     # Where it runs may change between two starts; what is computed may not.
-    where = {"launch", "launch_args"}
+    location = {"launch", "launch_args"}
     return {
-        **recipe.model_dump(mode="json", include=set(keys), exclude={"train": where}),
+        **recipe.model_dump(mode="json", include=set(keys), exclude={"train": location}),
         "max_tokens": recipe.data.max_tokens,
         "files": {str(path): file_hash(path) for path in _inputs(recipe)},
     }
@@ -57,11 +57,13 @@ def train(recipe: Recipe) -> None:
     check_training(recipe)
     if not Path(recipe.train.launch).is_file():
         raise ConfigError(
-            f"{recipe.train.launch} is no file", where="train.launch", mend="see configs/accelerate/"
+            f"{recipe.train.launch} is no file", location="train.launch", hint="see configs/accelerate/"
         )
     for path in _inputs(recipe):
         if not path.exists():
-            raise ConfigError(f"{path} is missing", where=str(recipe.folder), mend="run 1_prepare.sh first")
+            raise ConfigError(
+                f"{path} is missing", location=str(recipe.folder), hint="run 1_prepare.sh first"
+            )
     run = Run(recipe, "train")
     if machine_rank(recipe) > 0:
         _follow(recipe, run)
@@ -88,7 +90,7 @@ def machine_rank(recipe: Recipe) -> int:
     value = dict(pairwise([*words, ""]))["--machine_rank"]
     if not value.isdigit():
         raise ConfigError(
-            f"--machine_rank {value!r} is no number", where="train.launch_args", mend="count from 0"
+            f"--machine_rank {value!r} is no number", location="train.launch_args", hint="count from 0"
         )
     return int(value)
 
@@ -147,13 +149,13 @@ def _check_exit(code: int, work: Path) -> None:
     """Raise what the training process met, or an EngineError with the tail of its log."""
     if (work / "error.json").exists():
         told = json.loads((work / "error.json").read_text(encoding="utf-8"))
-        raise getattr(errors, told.pop("kind"))(told.pop("what"), **told)
+        raise getattr(errors, told.pop("kind"))(told.pop("problem"), **told)
     if code != 0:
         log = work / "train.log"
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
         raise EngineError(
-            f"accelerate launch ended with code {code}; the end of its log:\n{tail}\n", where=str(log),
-            mend="the whole log is there; run the same command again to go on from the last checkpoint",
+            f"accelerate launch ended with code {code}; the end of its log:\n{tail}\n", location=str(log),
+            hint="the whole log is there; run the same command again to go on from the last checkpoint",
         )  # fmt: skip
 
 

@@ -86,11 +86,11 @@ def train_scalar(
         EngineError: the base cannot be loaded, or the loss is no longer a finite number.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise EngineError("the scalar head trains in one process", mend="start it without a launcher")
+        raise EngineError("the scalar head trains in one process", hint="start it without a launcher")
     check_config(config)
     if config.margin and not any(pair.distance for pair in pairs):
         raise ConfigError(
-            "no pair comes from ranks", where="scalar.margin", mend="set 0, or give ranked answers"
+            "no pair comes from ranks", location="scalar.margin", hint="set 0, or give ranked answers"
         )
     arguments = _arguments(config.args)
     given = [[pair.id, pair.distance] for pair in pairs]
@@ -122,10 +122,10 @@ def _prepared(
     rows, truncated, dropped = _tokenise(learned, tokenizer, config)
     held, cut, identical = _tokenise(out, tokenizer, config)
     if not rows:
-        raise DataError("no pairs are left to train on", mend="give pairs whose answers differ")
+        raise DataError("no pairs are left to train on", hint="give pairs whose answers differ")
     if config.validation and not held:
         raise DataError(
-            "of the prompts held out, no pair is left", where="scalar.validation", mend="hold out more"
+            "of the prompts held out, no pair is left", location="scalar.validation", hint="hold out more"
         )
     report = {
         "pairs": len(pairs),
@@ -147,11 +147,11 @@ def check_config(config: ScalarConfig) -> None:
     """
     from trl import RewardConfig
 
-    check_args(RewardConfig, config.args, where=WHERE, reserved=RESERVED)
+    check_args(RewardConfig, config.args, location=WHERE, reserved=RESERVED)
     if config.lora is not None:
         from peft import LoraConfig
 
-        check_args(LoraConfig, config.lora, where="scalar.lora", reserved=("task_type",))
+        check_args(LoraConfig, config.lora, location="scalar.lora", reserved=("task_type",))
 
 
 def _arguments(args: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,8 +168,8 @@ def _finished_report(output_dir: Path, fingerprint: str) -> dict[str, Any]:
     if done.get("fingerprint") != fingerprint:
         raise ConfigError(
             "the folder holds something else than this training",
-            where=str(output_dir),
-            mend="choose another output folder, or delete this one",
+            location=str(output_dir),
+            hint="choose another output folder, or delete this one",
         )
     report = done["report"]
     return report | {"dropped_identical": [Drop(**drop) for drop in report["dropped_identical"]]}
@@ -237,7 +237,7 @@ def _reward_config(config: ScalarConfig, arguments: dict[str, Any], checkpoints:
             output_dir=str(checkpoints), seed=seed, max_length=None, model_init_kwargs=loading, **arguments
         )
     except (TypeError, ValueError) as error:
-        raise ConfigError(first_line(error), where=WHERE, mend="see trl.RewardConfig") from error
+        raise ConfigError(first_line(error), location=WHERE, hint="see trl.RewardConfig") from error
     # On a node of several GPUs one process would split every batch over all of them, and make it as much larger.
     found._n_gpu = min(found.n_gpu, 1)
     return found
@@ -267,7 +267,7 @@ def _lora(config: ScalarConfig) -> Any:
     try:
         return LoraConfig(**({"modules_to_save": heads} | config.lora | {"task_type": "SEQ_CLS"}))
     except (TypeError, ValueError) as error:
-        raise ConfigError(first_line(error), where="scalar.lora", mend="see peft.LoraConfig") from error
+        raise ConfigError(first_line(error), location="scalar.lora", hint="see peft.LoraConfig") from error
 
 
 def _run(
@@ -297,7 +297,7 @@ def _run(
             peft_config=_lora(config),
         )
     except (OSError, ValueError) as error:
-        raise EngineError(f"the trainer refuses: {first_line(error)}", where=config.model) from error
+        raise EngineError(f"the trainer refuses: {first_line(error)}", location=config.model) from error
     assert len(trainer.train_dataset) == len(rows), "RewardTrainer dropped pairs"
     if config.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(config.patience))

@@ -52,12 +52,12 @@ def check_training(recipe: Recipe) -> None:
     from peft import LoraConfig
     from trl import SFTConfig
 
-    check_args(LoraConfig, recipe.train.lora, where="train.lora")
-    check_args(SFTConfig, recipe.train.args, where="train.args", reserved=RESERVED)
+    check_args(LoraConfig, recipe.train.lora, location="train.lora")
+    check_args(SFTConfig, recipe.train.args, location="train.args", reserved=RESERVED)
     if recipe.scalar is not None:
         check_config(recipe.scalar)
     for name, judge in recipe.judges.items():
-        check_args(SFTConfig, judge.args, where=f"judges.{name}.args", reserved=RESERVED)
+        check_args(SFTConfig, judge.args, location=f"judges.{name}.args", reserved=RESERVED)
 
 
 def record_files(recipe: Recipe, name: str) -> list[Path]:
@@ -81,8 +81,8 @@ def training_rows(
             if len(asked) + len(written) > max_tokens:
                 raise DataError(
                     f"{len(asked) + len(written)} tokens, more than data.max_tokens = {max_tokens}",
-                    where=f"{file}:{line}",
-                    mend="run 1_prepare.sh again with this limit",
+                    location=f"{file}:{line}",
+                    hint="run 1_prepare.sh again with this limit",
                 )
             yield {"input_ids": asked + written, "completion_mask": [0] * len(asked) + [1] * len(written)}
 
@@ -106,7 +106,7 @@ def tokenise(recipe: Recipe, name: str, encoder: ChatEncoder, work: Path) -> Non
         fingerprint=content_id("tokens", name, recipe.name),
     )
     if not len(rows):
-        raise DataError("no records to train on", where=str(files[0]), mend="see data_report.html for why")
+        raise DataError("no records to train on", location=str(files[0]), hint="see data_report.html for why")
     temporary = work / "tokens.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     rows.save_to_disk(str(temporary))
@@ -146,7 +146,7 @@ def _config(recipe: Recipe, name: str, work: Path, kernel: str) -> Any:
             **args,
         )
     except (TypeError, ValueError) as error:
-        raise ConfigError(first_line(error), where="train.args", mend="see trl.SFTConfig") from error
+        raise ConfigError(first_line(error), location="train.args", hint="see trl.SFTConfig") from error
 
 
 def _steps_for(tokens: int, dataset: Any, config: Any) -> int:
@@ -191,7 +191,9 @@ def train(recipe: Recipe, name: str, work: Path) -> None:
         peft_config=LoraConfig(**(LORA_DEFAULTS | recipe.train.lora)),
     )
     if not config.packing and len(trainer.train_dataset) != len(rows):
-        raise DataError(f"the trainer kept {len(trainer.train_dataset)} of {len(rows)} rows", where=str(work))
+        raise DataError(
+            f"the trainer kept {len(trainer.train_dataset)} of {len(rows)} rows", location=str(work)
+        )
     trainer.add_callback(guard_callback("train.args"))
     trainer.train(resume_from_checkpoint=last_checkpoint(work / "checkpoints"))
     check_weights(trainer.model, config.learning_rate, "train.args")
@@ -255,9 +257,9 @@ def main() -> None:
                 json.dumps(
                     {
                         "kind": type(error).__name__,
-                        "what": error.what,
-                        "where": error.where,
-                        "mend": error.mend,
+                        "problem": error.problem,
+                        "location": error.location,
+                        "hint": error.hint,
                     }
                 )
             )

@@ -22,7 +22,9 @@ _VARIES = ("num_tokens", "_runtime", "_per_second")
 """Ends of the names of what differs between two equal runs: clocks, and a counter that a resume sets to zero."""
 
 
-def check_args(config: type, args: Mapping[str, Any], *, where: str, reserved: Collection[str] = ()) -> None:
+def check_args(
+    config: type, args: Mapping[str, Any], *, location: str, reserved: Collection[str] = ()
+) -> None:
     """Check the names of a config dataclass's keys, and that its numbers are numbers.
 
     Args:
@@ -36,19 +38,19 @@ def check_args(config: type, args: Mapping[str, Any], *, where: str, reserved: C
     """
     valid = {field.name: field for field in fields(config) if field.init}
     for key, value in args.items():
-        place = f"{where}.{key}"
+        place = f"{location}.{key}"
         if key in reserved:
-            raise ConfigError(f"{key} is set by the suite", where=place, mend="remove it here")
+            raise ConfigError(f"{key} is set by the suite", location=place, hint="remove it here")
         if key not in valid:
             close = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
-            what = f"{config.__name__} has no key {key!r}"
-            raise ConfigError(what, where=place, mend=f"did you mean {close!r}?")
+            problem = f"{config.__name__} has no key {key!r}"
+            raise ConfigError(problem, location=place, hint=f"did you mean {close!r}?")
         if isinstance(value, str) and valid[key].type in (float, "float"):
-            what = f"{value!r} is text, not a number"
-            raise ConfigError(what, where=place, mend="YAML wants a dot: 5.0e-5")
+            problem = f"{value!r} is text, not a number"
+            raise ConfigError(problem, location=place, hint="YAML wants a dot: 5.0e-5")
         if key in BREAKS_RESUME and value == BREAKS_RESUME[key]:
-            what = f"with {key}={value} a killed run may have nothing to go on from"
-            raise ConfigError(what, where=place, mend="remove it here; the default is safe")
+            problem = f"with {key}={value} a killed run may have nothing to go on from"
+            raise ConfigError(problem, location=place, hint="remove it here; the default is safe")
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -57,19 +59,21 @@ def last_checkpoint(folder: Path) -> str | None:
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
-def diverged(what: str, learning_rate: float, where: str) -> EngineError:
+def diverged(problem: str, learning_rate: float, location: str) -> EngineError:
     """Return the error for a loss or weights that are no longer finite."""
-    return EngineError(what, where=f"{where}.learning_rate", mend=f"lower it: {learning_rate} is too high")
+    return EngineError(
+        problem, location=f"{location}.learning_rate", hint=f"lower it: {learning_rate} is too high"
+    )
 
 
-def check_weights(model: Any, learning_rate: float, where: str) -> None:
+def check_weights(model: Any, learning_rate: float, location: str) -> None:
     """Raise `diverged` when trained weights are not finite: the last steps may lie after the last logged loss."""
     for name, weights in model.named_parameters():
         if weights.requires_grad and not bool(weights.isfinite().all()):
-            raise diverged(f"the weights {name} are not finite after training", learning_rate, where)
+            raise diverged(f"the weights {name} are not finite after training", learning_rate, location)
 
 
-def guard_callback(where: str) -> Any:
+def guard_callback(location: str) -> Any:
     """Return a trainer callback that marks whole checkpoints, never one of the last step, and stops on NaN.
 
     A checkpoint of the last step would be of no use: what follows it at once is the finished model, and a
@@ -98,8 +102,8 @@ def guard_callback(where: str) -> Any:
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
             if not math.isfinite(logs.get("loss", 0.0)):
-                what = f"the loss is {logs['loss']} at step {state.global_step}"
-                raise diverged(what, args.learning_rate, where)
+                problem = f"the loss is {logs['loss']} at step {state.global_step}"
+                raise diverged(problem, args.learning_rate, location)
 
     return Guard()
 
