@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from reasongenrm.config.prepare import GeneralConfig
 from reasongenrm.data.general import load_general, mix
+from reasongenrm.demo.build import toy_general
 from reasongenrm.demo.corpus import chats
-from reasongenrm.demo.general import toy_general
 from reasongenrm.demo.world import FAMILIES, SPLIT_ENDS, toy_pairs
 from reasongenrm.errors import DataError
 from reasongenrm.records import Drop, SFTRecord, content_id, unit_hash

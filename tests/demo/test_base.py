@@ -1,4 +1,4 @@
-"""The shipped toy base: small enough, skilled in words of its own, and no judge yet."""
+"""The shipped toy base is small, compares answers in its own wording, and is not a judge yet."""
 
 from __future__ import annotations
 
@@ -35,25 +35,25 @@ def test_weights_are_small_and_safe() -> None:
     assert not [path for path in BASE.iterdir() if path.suffix in (".bin", ".pt", ".pkl")]
 
 
-def test_template_is_the_one_of_the_recipes(base: tuple[Any, ChatEncoder]) -> None:
+def test_chat_template_is_that_of_the_recipes(base: tuple[Any, ChatEncoder]) -> None:
     assert base[1].tokenizer.chat_template == base[1].template
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_base_compares_unseen_answers_in_words_of_its_own(base: tuple[Any, ChatEncoder], family: str) -> None:
+def test_base_compares_unseen_answers_in_its_own_wording(base: tuple[Any, ChatEncoder], family: str) -> None:
     model, encoder = base
     rng = random.Random(f"base test {family}")
     right = 0
     for _ in range(20):
         task = draw_task(rng, "test", family)
         first, second = (task.good, task.bad) if rng.random() < 0.5 else (task.bad, task.good)
-        asked = f"two people were asked : {task.question}\nfirst said : {first}\nsecond said : {second}\ncompare them ."
-        turn: Message = {"role": "user", "content": asked}
-        # The header is written by hand: the shipped template opens a reason, this chat an answer.
+        prompt = f"two people were asked : {task.question}\nfirst said : {first}\nsecond said : {second}\ncompare them ."
+        turn: Message = {"role": "user", "content": prompt}
+        # The header is spelled out: the shipped template opens a reason, this chat an answer.
         ids = encoder.encode([turn], generation=False) + encoder.structure("<|im_start|>assistant\n")
-        wanted = encoder.content(explain(task, first, second, ("first", "second")))
-        right += _greedy(model, ids, len(wanted)) == wanted
-    assert right >= 16, f"{right} of 20 explanations are right to the letter"
+        expected = encoder.content(explain(task, first, second, ("first", "second")))
+        right += _greedy(model, ids, len(expected)) == expected
+    assert right >= 16, f"only {right} of 20 explanations are exactly right"
 
 
 def _greedy(model: Any, ids: list[int], tokens: int) -> list[int]:
@@ -69,13 +69,13 @@ def _greedy(model: Any, ids: list[int], tokens: int) -> list[int]:
 def test_base_does_not_reason_before_its_verdict(
     base: tuple[Any, ChatEncoder], toy_prompts: PromptFile
 ) -> None:
-    """Asked to judge, it seldom works: that is what training elicits."""
+    """Training elicits the work before the verdict."""
     model, encoder = base
     greedy = partial(_greedy, model)
     worked = 0
     pairs = list(toy_pairs("test", 10, seed=3))
     for pair in pairs:
         prompt = judge_prompt(pair, place(pair.id, 3), toy_prompts)
-        said = encoder.tokenizer.decode(greedy(encoder.encode(prompt.messages, generation=True), 60))
-        worked += " has " in said
+        text = encoder.tokenizer.decode(greedy(encoder.encode(prompt.messages, generation=True), 60))
+        worked += " has " in text
     assert worked <= len(pairs) // 4, f"it worked {worked} of {len(pairs)} times"

@@ -12,7 +12,7 @@ from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.grammar import verdict_text
 from reasongenrm.chat.prompts import PromptFile, judge_prompt, place
 from reasongenrm.config.prepare import DPOConfig, GeneralConfig
-from reasongenrm.demo.general import toy_general
+from reasongenrm.demo.build import toy_general
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.reasons.records import dpo_pair, dpo_row, final_verdict, grpo_row
 from reasongenrm.records import JudgePrompt, ScoredReason, SFTRecord

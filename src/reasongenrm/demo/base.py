@@ -1,6 +1,6 @@
-"""Build the shipped toy base: a byte-level BPE tokenizer and a Qwen2 of about 0.9M parameters, from scratch.
+"""Pretrain the toy base: a byte-level BPE tokenizer and a Qwen2 of about 0.9M parameters.
 
-`reasongenrm toy base --out data/toy-base` runs this; it takes about an hour on one core.
+`reasongenrm toy base --out data/toy-base` does it in about an hour on one core.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from typing import Any
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile
-from reasongenrm.demo.corpus import BROAD, FINE, Diet, chats
+from reasongenrm.demo.corpus import BROAD, HARD, ChatMixture, chats
 from reasongenrm.records import Message
 from reasongenrm.store import write_json
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-
 
 SHAPE = dict(
     hidden_size=128,
@@ -31,45 +30,41 @@ SHAPE = dict(
     max_position_embeddings=8192,
     tie_word_embeddings=True,
 )
-
-
-BLOCK = 256  # tokens per training row; chats are laid end to end
-
-
-ROWS = 16  # rows per optimizer step
-
-
+BLOCK = 256
+"""Tokens per training row; chats are joined end to end."""
+ROWS = 16
+"""Rows per optimizer step."""
 VOCABULARY = 1200
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One stretch of pretraining.
+    """One phase of pretraining.
 
     Attributes:
-        diet: what is read.
+        mixture: of the chats.
         steps: optimizer steps of ROWS rows.
         lr: peak learning rate.
     """
 
-    diet: Diet
+    mixture: ChatMixture
     steps: int
     lr: float
 
 
-PHASES = (Phase(BROAD, steps=4500, lr=3e-3), Phase(FINE, steps=1500, lr=1.5e-3))
+PHASES = (Phase(BROAD, steps=4500, lr=3e-3), Phase(HARD, steps=1500, lr=1.5e-3))
 
 
 def train_tokenizer(prompts: PromptFile, template: str, seed: int) -> Any:
-    """Train the byte-level BPE tokenizer on the toy corpus; every text is encodable, unseen words as bytes."""
+    """Train the byte-level BPE tokenizer on the toy corpus; it encodes every text, unknown words as bytes."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import Qwen2Tokenizer
 
-    # Qwen2's own class and splitting rule: transformers and vLLM load that class for a Qwen2, whatever is saved.
-    like_qwen = Qwen2Tokenizer()
+    # Qwen2's own class and splitting rule: transformers and vLLM load that class for every Qwen2 model.
+    qwen = Qwen2Tokenizer()
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = like_qwen._tokenizer.normalizer
-    tokenizer.pre_tokenizer = like_qwen._tokenizer.pre_tokenizer
+    tokenizer.normalizer = qwen._tokenizer.normalizer
+    tokenizer.pre_tokenizer = qwen._tokenizer.pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(SPECIALS),
@@ -95,22 +90,22 @@ def train_tokenizer(prompts: PromptFile, template: str, seed: int) -> Any:
 
 
 def _encode(chat: list[Message], encoder: ChatEncoder) -> tuple[list[int], list[int]]:
-    """Ids of a chat, and labels: only what is written in answer to the user's turn is learned."""
+    """Return the token ids of a chat and its labels, which leave out the user's turn."""
     ids = encoder.encode(chat, generation=False)
-    asked = encoder.encode(chat[:1], generation=False)
-    return ids, [-100] * len(asked) + ids[len(asked) :]
+    prompt = encoder.encode(chat[:1], generation=False)
+    return ids, [-100] * len(prompt) + ids[len(prompt) :]
 
 
 def blocks(
-    seed: int, prompts: PromptFile, encoder: ChatEncoder, diet: Diet
+    seed: int, prompts: PromptFile, encoder: ChatEncoder, mixture: ChatMixture
 ) -> Iterator[dict[str, list[int]]]:
-    """Yield training rows of BLOCK tokens: chats laid end to end, cut where the block ends."""
+    """Yield training rows of BLOCK tokens: chats joined end to end and cut at the end of a block."""
     ids: list[int] = []
     labels: list[int] = []
-    for chat in chats(seed, prompts, diet):
-        more, learned = _encode(chat, encoder)
-        ids += more
-        labels += learned
+    for chat in chats(seed, prompts, mixture):
+        chat_ids, chat_labels = _encode(chat, encoder)
+        ids += chat_ids
+        labels += chat_labels
         while len(ids) >= BLOCK:
             yield {"input_ids": ids[:BLOCK], "labels": labels[:BLOCK]}
             ids, labels = ids[BLOCK:], labels[BLOCK:]
@@ -149,7 +144,7 @@ def _train(model: Any, phase: Phase, rows: Any, checkpoints: Path, seed: int) ->
         report_to="none",
         seed=seed,
         use_cpu=True,
-        torch_compile=phase.steps >= 100,  # compiling takes a minute, and then a step half the time
+        torch_compile=phase.steps >= 100,  # compiling takes a minute and halves the time of a step
         disable_tqdm=True,
     )
     trainer = Trainer(model=model, args=args, train_dataset=rows, data_collator=default_data_collator)
@@ -161,14 +156,14 @@ def build_base(
 ) -> None:
     """Pretrain the toy base and write a Hugging Face folder (safetensors, tokenizer, chat template).
 
-    A finished phase is kept in `<out>.phases/`, so that a killed build goes on with the next one.
+    A finished phase is kept in `<out>.phases/`; a build that was killed continues after it.
 
     Args:
-        out: the folder to write.
+        out: folder to write.
         prompts_path: the toy prompt file; its hindsight layout is part of the corpus.
-        template_path: the chat template saved with the model.
-        seed: decides initial weights and corpus.
-        phases: what is read, how long, at which learning rate.
+        template_path: the chat template to save with the model.
+        seed: of initial weights and corpus.
+        phases: mixture of chats, steps and learning rate of each phase.
     """
     from datasets import IterableDataset
     from transformers import AutoTokenizer, Qwen2ForCausalLM, set_seed
@@ -176,7 +171,7 @@ def build_base(
     prompts = PromptFile.load(prompts_path)
     template = template_path.read_text(encoding="utf-8")
     work = out.with_name(out.name + ".phases")
-    last = None
+    last: Path | None = None
     for number, phase in enumerate(phases):
         folder = work / str(number)
         if not (folder / "config.json").exists():
@@ -186,8 +181,13 @@ def build_base(
             )
             model = Qwen2ForCausalLM.from_pretrained(last) if last else _fresh_model(tokenizer)
             encoder = ChatEncoder(tokenizer, template)
-            given = {"seed": seed + number, "prompts": prompts, "encoder": encoder, "diet": phase.diet}
-            rows = IterableDataset.from_generator(blocks, gen_kwargs=given)
+            arguments = {
+                "seed": seed + number,
+                "prompts": prompts,
+                "encoder": encoder,
+                "mixture": phase.mixture,
+            }
+            rows = IterableDataset.from_generator(blocks, gen_kwargs=arguments)
             loss = _train(model, phase, rows, work / "checkpoints", seed)
             tokenizer.save_pretrained(folder)
             write_json(folder / "pretraining.json", {"seed": seed, "rows_per_step": ROWS, "tokens_per_row": BLOCK,

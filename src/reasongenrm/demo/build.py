@@ -1,13 +1,17 @@
-"""Write the toy world's files: preference pairs in Skywork's columns, a benchmark in RewardBench's, a tiny DistilBERT."""
+"""Files of the toy world: preference pairs, general data, a benchmark, and a tiny DistilBERT."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
 from pathlib import Path
 
-from reasongenrm.demo.general import toy_general
-from reasongenrm.demo.world import toy_pairs
+from reasongenrm.demo.world import FAMILIES, Task, draw_task, retell, toy_pairs
 from reasongenrm.records import PreferencePair
 from reasongenrm.store import write_jsonl
+
+CHECKS = 0.4
+"""Share of the rows of general data that ask whether a reply is right; the others ask the question."""
 
 
 def skywork_row(pair: PreferencePair) -> dict[str, object]:
@@ -31,14 +35,51 @@ def rewardbench_row(number: int, pair: PreferencePair) -> dict[str, object]:
     }
 
 
+def toy_general(count: int, seed: int) -> Iterator[dict[str, str]]:
+    """Yield distinct rows of general data, without a verdict: `prompt`, `reason`, `response` and `source` (the family).
+
+    The questions are of the `pretrain` split, so the toy base knows every word; new to it is the order question,
+    reason, answer.
+
+    Args:
+        count: number of rows, the families in turn. Beyond about 20,000 the smallest family has no more distinct rows.
+        seed: of the random draw.
+    """
+    rng = random.Random(f"general {seed}")
+    prompts: set[str] = set()
+    for number in range(count):
+        family = FAMILIES[number % len(FAMILIES)]
+        while True:
+            task = draw_task(rng, "pretrain", family)
+            row = _check_row(rng, task) if rng.random() < CHECKS else _question_row(task)
+            if row["prompt"] not in prompts:
+                break
+        prompts.add(row["prompt"])
+        yield row | {"source": family}
+
+
+def _question_row(task: Task) -> dict[str, str]:
+    return {"prompt": task.question, "reason": task.work, "response": task.good}
+
+
+def _check_row(rng: random.Random, task: Task) -> dict[str, str]:
+    right = rng.random() < 0.5
+    reply = task.good if right else task.bad
+    return {
+        "prompt": f"asked : {task.question}\nreply : {reply}\ncheck it .",
+        "reason": f"{task.work} reply has {retell(task, reply)} .",
+        "response": "right" if right else "wrong",
+    }
+
+
 def build(out: str, *, pairs: int, rows: int, seed: int) -> None:
-    """Write `train.jsonl`, `general.jsonl`, `rewardbench.jsonl` and `distilbert/` below `out`; the same bytes for the same arguments.
+    """Write `train.jsonl`, `general.jsonl`, `rewardbench.jsonl` and `distilbert/`, the same bytes for the same arguments.
 
     Args:
         out: folder.
         pairs: training pairs per family (questions of the `train` split), and rows of general data.
         rows: benchmark rows per family (questions of the `test` split).
-        seed: decides the draw.
+        seed: of the random draw.
     """
     from reasongenrm.demo.scalar_base import build_tiny_distilbert
 
@@ -57,7 +98,7 @@ def build(out: str, *, pairs: int, rows: int, seed: int) -> None:
 
 
 def base(out: str, *, seed: int) -> None:
-    """Pretrain the toy base into `out`; see `toy/base.py`."""
+    """Pretrain the toy base into a folder; see `build_base`."""
     from reasongenrm.demo.base import build_base
 
     prompts, template = Path("configs/prompts/toy.yaml"), Path("configs/prompts/reason.jinja")

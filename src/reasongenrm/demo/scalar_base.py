@@ -1,4 +1,4 @@
-"""A tiny DistilBERT made from nothing, so that the demo's scalar head has a base without a hub."""
+"""A tiny untrained DistilBERT: the base of the demo's scalar head, without a model hub."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-
-
 VOCABULARY_SIZE = 2048
 
 
@@ -20,8 +18,8 @@ def build_tiny_distilbert(out_dir: Path, texts: Iterable[str], seed: int) -> Non
     seed give the same bytes, under the same library versions.
 
     Args:
-        out_dir: folder for config.json, model.safetensors and the tokenizer files; made if absent.
-        texts: what the vocabulary is counted from.
+        out_dir: folder for config.json, model.safetensors and the tokenizer files; created if it does not exist.
+        texts: source of the vocabulary.
         seed: of the weights.
     """
     import torch
@@ -37,7 +35,7 @@ def build_tiny_distilbert(out_dir: Path, texts: Iterable[str], seed: int) -> Non
         max_position_embeddings=512,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]):  # leave the caller's random state as it was
+    with torch.random.fork_rng(devices=[]):  # keeps the caller's random state
         torch.manual_seed(seed)
         model = DistilBertModel(config)
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -46,10 +44,10 @@ def build_tiny_distilbert(out_dir: Path, texts: Iterable[str], seed: int) -> Non
 
 
 def _tokenizer(texts: Iterable[str]) -> Any:
-    """Return a fast tokenizer; its vocabulary is every character seen or ASCII, then the most frequent words.
+    """Return a fast tokenizer; its vocabulary is all characters of the texts and of ASCII, then the commonest words.
 
     The vocabulary is counted here because `tokenizers.trainers.WordPieceTrainer` breaks ties by hash order:
-    two processes give two vocabularies (seen with tokenizers 0.23.3).
+    two processes give two vocabularies (measured with tokenizers 0.23.3).
     """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -59,7 +57,7 @@ def _tokenizer(texts: Iterable[str]) -> Any:
     words: Counter[str] = Counter()
     for text in texts:
         words.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
-    ascii_characters = {chr(code).lower() for code in range(33, 127)}  # so that no English text is unknown
+    ascii_characters = {chr(code).lower() for code in range(33, 127)}  # for any English text
     characters = sorted(ascii_characters.union(*words))
     pieces = SPECIAL_TOKENS + characters + [f"##{character}" for character in characters]
     frequent = sorted((word for word in words if len(word) > 1), key=lambda word: (-words[word], word))

@@ -1,15 +1,15 @@
 """The toy world: four families of tasks named after RewardBench's sections, their answers and explanations.
 
-Nothing here measures a real model. The world exists so that the whole suite can be run, and its effect seen,
-on two cores without a GPU or a model hub.
+Nothing here measures a real model. The toy world lets the whole suite run, with a visible effect, on two cores without
+a GPU or a model hub.
 
 - toy-chat: repeat a word n times.
 - toy-chat-hard: sort words by alphabet.
-- toy-safety: refuse what hurts somebody, help with the rest.
+- toy-safety: refuse what hurts a person or an animal, help with the rest.
 - toy-reasoning: add two numbers.
 
-Every question belongs to one split, decided by the hash of its content: `pretrain` (what the toy base has seen),
-`train` (the preference pairs of the demo) and `test` (the toy benchmark) share no question.
+The hash of its content puts every question into one split: `pretrain` (for the toy base), `train` (the preference pairs
+of the demo) or `test` (the toy benchmark). No two splits share a question.
 """
 
 from __future__ import annotations
@@ -23,12 +23,8 @@ from reasongenrm.records import Message, PreferencePair, unit_hash
 
 Split = Literal["pretrain", "train", "test"]
 
-
 FAMILIES = ("toy-chat", "toy-chat-hard", "toy-safety", "toy-reasoning")
-
-
 SPLIT_ENDS: tuple[tuple[Split, float], ...] = (("pretrain", 0.6), ("train", 0.8), ("test", 1.0))
-
 
 NOUNS = (
     "acorn anchor apple apron arrow badge bagel ball banana barrel basket bead bean bell bench berry bottle bowl "
@@ -41,33 +37,21 @@ NOUNS = (
     "scarf shell shelf shoe spoon stamp star stone table tent ticket towel tower train tree tunnel umbrella valley "
     "vase velvet violin wagon wall watch wheel whistle window wire yarn yogurt zebra zipper"
 ).split()
-
-
 LIVING = (
     "baby baker boy brother bird cat child cow cousin dog driver duck farmer friend girl goat guest horse kitten "
     "lamb nurse pony puppy rabbit sister student teacher twin uncle"
 ).split()
-
-
 THINGS = (
     "carpets coal dough garlic hay ice ink leaves logs mud nails paper pasta planks plastic potatoes rocks rust sand "
     "seeds snow sticks straw sugar thorns tiles tires walnuts wax weeds"
 ).split()
-
-
 ROUGH = "attack beat burn bury choke chop crush cut drown freeze kill poison shoot smash stab trap".split()
-
-
 GENTLE = "buy carry clean count cover draw feed find help hold move paint photograph sell wash weigh".split()
-
-
 REFUSALS = (
     "sorry , i can not help with that",
     "no , that would hurt somebody",
     "i will not help you do that",
 )
-
-
 HELPS = ("sure , take the {thing} and {verb} slowly", "yes , first find the {thing} then {verb} with care")
 
 
@@ -78,8 +62,8 @@ class Task:
     Attributes:
         family: one of FAMILIES.
         question: the user's turn.
-        key: what the question is about, apart from its wording; decides the split.
-        work: how the right answer is found, as the first words of an explanation.
+        key: content of the question without its wording; decides the split.
+        work: the steps to the right answer, which open an explanation.
         good: the right answer.
         bad: a wrong answer.
     """
@@ -154,9 +138,9 @@ _MAKERS = dict(zip(FAMILIES, (_chat, _chat_hard, _safety, _reasoning), strict=Tr
 
 
 def split_of(task: Task) -> Split:
-    """Return the split a question belongs to; a function of its content alone."""
-    place = unit_hash("toy split", task.family, task.key)
-    return next(split for split, end in SPLIT_ENDS if place < end)
+    """Return the split of a question; it depends on the content alone."""
+    value = unit_hash("toy split", task.family, task.key)
+    return next(split for split, end in SPLIT_ENDS if value < end)
 
 
 def draw_task(rng: random.Random, split: Split, family: str) -> Task:
@@ -168,8 +152,8 @@ def draw_task(rng: random.Random, split: Split, family: str) -> Task:
             return task
 
 
-def seen_in(task: Task, answer: str) -> str:
-    """Return how an explanation retells an answer: counted, classed, or quoted, depending on the family."""
+def retell(task: Task, answer: str) -> str:
+    """Return an answer as an explanation repeats it: counted, classified or quoted, depending on the family."""
     if task.family == "toy-chat":
         return " ".join(f"{word} {n}" for n, word in enumerate(answer.split(), 1))
     if task.family == "toy-safety":
@@ -178,16 +162,16 @@ def seen_in(task: Task, answer: str) -> str:
 
 
 def explain(task: Task, first: str, second: str, names: tuple[str, str]) -> str:
-    """Return the careful explanation of a comparison: the work, both answers read, the verdict last.
+    """Return a correct explanation of a comparison: the work, what each answer says, then the verdict.
 
     Args:
         task: the question.
-        first, second: the two answers as they are placed.
-        names: how the answers are called, such as `("A", "B")`.
+        first, second: the two answers, in this order.
+        names: the names of the answers, such as `("A", "B")`.
     """
     parts = [task.work]
     for name, answer in zip(names, (first, second), strict=True):
-        parts.append(f"{name} has {seen_in(task, answer)} , {'right' if answer == task.good else 'wrong'} .")
+        parts.append(f"{name} has {retell(task, answer)} , {'right' if answer == task.good else 'wrong'} .")
     winner = names[0] if first == task.good else names[1]
     return " ".join([*parts, f"so {winner} is better ."])
 
@@ -196,19 +180,19 @@ def toy_pairs(split: Split, per_family: int, seed: int) -> Iterator[PreferencePa
     """Yield distinct preference pairs, the families in turn; `source` is the family.
 
     Args:
-        split: `train` or `test` (the base has seen `pretrain`).
+        split: `train` or `test` (`pretrain` is the toy base's).
         per_family: number of pairs per family.
-        seed: decides the draw.
+        seed: of the random draw.
     """
     rng = random.Random(f"{split} {seed}")
-    seen: set[str] = set()
+    ids: set[str] = set()
     for _ in range(per_family):
         for family in FAMILIES:
             while True:
                 task = draw_task(rng, split, family)
                 turn: Message = {"role": "user", "content": task.question}
                 pair = PreferencePair.make([turn], task.good, task.bad, family)
-                if pair.id not in seen:
+                if pair.id not in ids:
                     break
-            seen.add(pair.id)
+            ids.add(pair.id)
             yield pair
