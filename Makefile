@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test unit lint format demo lock clean
+.PHONY: help setup test test-slow test-all unit coverage browser lint format demo lock clean
 
 # Which pin file .venv is filled from: cpu, gpu-py311 or gpu-py312. Once set up, .venv remembers.
 INSTALLED := $(shell cat .venv/.installed 2>/dev/null)
@@ -11,9 +11,11 @@ ACTIVATE := . .venv/bin/activate
 PYTEST_ARGS ?=
 # Processes that run tests side by side, each on cores of its own; a file's tests stay together, in their order.
 TEST_WORKERS ?= 2
+# Files of long tests come first in the tree's order; a worker takes the next file when it is done with one.
+PYTEST = $(ACTIVATE) && python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## */\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' Makefile | expand -t 10
 	@echo
 	@echo "On a GPU machine: make setup PINS=gpu-py312 (or gpu-py311). Another interpreter: make setup PYTHON=path/to/python3.11"
 
@@ -26,12 +28,24 @@ ifneq ($(INSTALLED),$(PINS))
 .PHONY: .venv/.installed # filled from other pins, or never
 endif
 
-test: lint ## lint, types, and every test
-	@requirements/browser.sh
-	$(ACTIVATE) && python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+test: lint browser ## lint, types, and all tests but the slow ones (10 minutes on two cores)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
-unit: setup ## the quick tests alone
-	$(ACTIVATE) && python -m pytest -n $(TEST_WORKERS) --dist loadfile -m unit $(PYTEST_ARGS)
+test-slow: setup browser ## the slow tests: many kills, long chains of stages, pages in a browser (20 minutes)
+	$(PYTEST) -m slow $(PYTEST_ARGS)
+
+test-all: lint browser ## every test
+	$(PYTEST) $(PYTEST_ARGS)
+
+unit: setup ## the quick tests alone (2 minutes)
+	$(PYTEST) -m unit $(PYTEST_ARGS)
+
+coverage: setup ## branch coverage of the quick tests, per room
+	$(PYTEST) -m unit --cov --cov-report= $(PYTEST_ARGS)
+	$(ACTIVATE) && python tests/support/coverage_by_room.py
+
+browser: setup
+	@requirements/browser.sh
 
 lint: setup ## style and types, changing nothing
 	$(ACTIVATE) && ruff check . && ruff format --check . && mypy && lint-imports --no-logo

@@ -83,3 +83,13 @@ def tiny_model(toy_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     model.save_pretrained(folder)
     toy_tokenizer.save_pretrained(folder)
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files with the longest tests first, so that no worker begins one when the others are done."""
+    first = {"slow": 0, "e2e": 1, "engine": 2}
+    rank: dict[Path, int] = {}
+    for item in items:
+        ranks = [first[mark.name] for mark in item.iter_markers() if mark.name in first]
+        rank[item.path] = min([rank.get(item.path, 3), *ranks])
+    items.sort(key=lambda item: rank[item.path])

@@ -23,7 +23,7 @@ from reasongenrm.engines.openai import break_markers
 from reasongenrm.errors import ConfigError
 from reasongenrm.records import Completion, JudgePrompt, Message, PreferencePair, Verdict
 from support.attacks import ATTACKS, DELIMITERS, LATER, LONG, MARKERS, SHORT, UNDOCUMENTED, Attack
-from support.tokenizers import KNOWN, found, grown, is_broken_up, seen
+from support.marked_tokenizers import KNOWN, found, grown, is_broken_up, seen
 
 pytestmark = pytest.mark.unit
 

@@ -16,7 +16,7 @@ from reasongenrm.answers.session import RankingSession
 from reasongenrm.answers.table import read_answers
 from reasongenrm.answers.web import create_app
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 EVIL = "<img src=x onerror=\"document.title='pwned'\"><script>document.title='pwned'</script>\u202e"
 ENTER, BACKSPACE = "\ue007", "\ue003"

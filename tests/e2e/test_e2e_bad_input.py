@@ -97,6 +97,7 @@ def test_what_vllm_refuses_is_told_in_one_line(direct: Bench) -> None:
     refused(direct.run(PREPARE, "vllm", *words), "vLLM cannot serve", "20000", "engine.max_model_len")
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_says_so(direct: Bench) -> None:
     """The error is met in a training process, and told by the script."""
     folder = direct.folder("diverged")

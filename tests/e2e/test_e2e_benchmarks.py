@@ -11,7 +11,7 @@ import pytest
 from support.scripts import EVALUATE, Chain, rows_of, value_of
 from support.servers import Asked, Reply, serving
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 ROWS = 3
 OUTCOMES = ("correct", "wrong", "tie", "unparsed", "truncated", "error")

@@ -10,7 +10,7 @@ import pytest
 
 from support.scripts import FIRST_STAGE, PREPARE, Chain, lines, same_first_stage
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 @pytest.fixture

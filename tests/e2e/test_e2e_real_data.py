@@ -14,7 +14,7 @@ from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.records import PreferencePair
 from support.scripts import EVALUATE, PREPARE, TRAIN, Bench, Done, rows_of, value_of
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 CONTEXT, RECORD, ROWS = 1440, 2200, 36
 

@@ -13,7 +13,7 @@ import pytest
 from reasongenrm.report.run_report import write_report
 from support.judged_run import EVIL_ANSWER, EVIL_PROMPT, judged, rows_of, toy_run, write_run
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 
 DESKTOP, PHONE = (1280, 900), (390, 844)

@@ -58,6 +58,7 @@ def trained(recipe: list[str]) -> Path:
     return ROOT / "runs" / NAME
 
 
+@pytest.mark.slow
 def test_collect_and_rank(tiny_model: Path, tmp_path: Path) -> None:
     answers, ranked = tmp_path / "answers.jsonl", tmp_path / "answers.csv"
     words = ["configs/answers/demo.yaml", f"model.path={tiny_model}", "--out", str(answers)]
@@ -104,6 +105,7 @@ def test_train_and_evaluate_in_the_toy_world(trained: Path, recipe: list[str]) -
     assert "scalar-train was begun here with other settings: seed was 17 and is 18" in told
 
 
+@pytest.mark.slow
 def test_evaluate_on_a_file_and_on_new_answers(
     trained: Path, recipe: list[str], tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -122,6 +124,7 @@ def test_evaluate_on_a_file_and_on_new_answers(
         assert all(row["score"] and not row["rank"] for row in rows)
 
 
+@pytest.mark.slow
 def test_the_verbs_over_jsonl_and_what_they_refuse(trained: Path, recipe: list[str], tmp_path: Path) -> None:
     model = str(trained / "scalar")
     rows = [{"id": "a", "prompt": "say hi", "answer": "hi"}, {"prompt": "no answer"}]
@@ -158,6 +161,7 @@ def test_the_notebook_runs_with_the_trained_head(trained: Path, recipe: list[str
     assert code and all(cell["execution_count"] for cell in code)
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_head(trained: Path, recipe: list[str]) -> None:
     name, draw = f"{NAME}-killed", random.Random(5)
     words = [COMMAND, "scalar", "train", *recipe, f"name={name}"]
@@ -173,6 +177,7 @@ def test_a_killed_training_ends_with_the_same_head(trained: Path, recipe: list[s
         assert (folder / "scalar" / file).read_bytes() == (trained / "scalar" / file).read_bytes(), file
 
 
+@pytest.mark.slow
 def test_awkward_files_are_read_whole(toy: Path, recipe: list[str], tmp_path: Path) -> None:
     """A BOM, CRLF, quotes, newlines inside answers, and an answer of more than 512 tokens."""
     rows: list[tuple[Any, ...]] = [

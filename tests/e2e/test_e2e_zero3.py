@@ -12,7 +12,7 @@ import pytest
 from reasongenrm.chat.encoder import ChatEncoder
 from support.scripts import TRAIN, Bench, Chain, kill_at, rows_of, value_of
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 STAGE_1 = ("pairs.jsonl", "sft.jsonl", "genrm.jsonl", "general.jsonl")
 

@@ -39,7 +39,7 @@ from reasongenrm.records import Completion, JudgePrompt, Message, PairResult, Pr
 from reasongenrm.stages.rating import UNREAD, check_rating, rating_counts, rating_result, uncalibrated
 from reasongenrm.store import PartStore, to_json
 from support.attacks import ATTACKS, DELIMITERS, SHORT
-from support.tokenizers import KNOWN, found, grown, is_broken_up, seen
+from support.marked_tokenizers import KNOWN, found, grown, is_broken_up, seen
 
 pytestmark = pytest.mark.unit
 
