@@ -23,9 +23,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from reasongenrm.config.prepare import DecontaminateConfig, NearDuplicateConfig
-from reasongenrm.data.benchmark_texts import BenchmarkText
-from reasongenrm.data.decontaminate import Decontaminator, Match, decontaminate
-from reasongenrm.data.near import drop_near_duplicates
+from reasongenrm.data.clean import drop_near_duplicates
+from reasongenrm.data.decontaminate import BenchmarkText, Decontaminator, Match, decontaminate
 from reasongenrm.records import Drop, Message, PreferencePair
 
 BENCHMARK_ROWS = 2985

@@ -176,9 +176,9 @@ def test_a_bad_line_is_a_drop(tmp_path: Path, row: object, reason: str) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("prompt;answer\n", r"in\.csv:1: no column prompt, answer.*prompt,answer, and separate"),
-        ("prompt,text\np,x\n", r"in\.csv:1: no column answer; found: prompt, text"),
-        ("prompt,answer,k,k\n", r"in\.csv:1: column k is there twice"),
+        ("prompt;answer\n", r"in\.csv:1: missing column prompt, answer.*prompt,answer, and separate"),
+        ("prompt,text\np,x\n", r"in\.csv:1: missing column answer; found: prompt, text"),
+        ("prompt,answer,k,k\n", r"in\.csv:1: repeated column k"),
         ("", r"found: none"),
         ('prompt,answer\np,x\np,"y\n', r"in\.csv:3: .*close every quote"),
         ('prompt,answer\np,"y" z\n', r"in\.csv:2: .*close every quote"),

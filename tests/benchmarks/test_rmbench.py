@@ -195,7 +195,7 @@ def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
 
 def test_files_that_are_no_rows_stop_the_load(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
-    for text, said in (("{", "no JSON"), ("{}", "an object, not an array"), ("[]", "no readable row")):
+    for text, said in (("{", "invalid JSON"), ("{}", "an object, not an array"), ("[]", "no readable row")):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(DataError, match=said):
             list(BENCH.rows(str(file)))

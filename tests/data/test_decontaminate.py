@@ -14,8 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.config.prepare import DecontaminateConfig
-from reasongenrm.data.benchmark_texts import BenchmarkText, benchmark_texts
-from reasongenrm.data.decontaminate import BATCH, Contamination, Decontaminator, Match, decontaminate
+from reasongenrm.data.decontaminate import (
+    BATCH,
+    BenchmarkText,
+    Contamination,
+    Decontaminator,
+    Match,
+    benchmark_texts,
+    decontaminate,
+)
 from reasongenrm.data.sources import load_pairs
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Drop, Message, PreferencePair
@@ -41,7 +48,11 @@ def index(*rows: BenchmarkText | Drop, config: DecontaminateConfig = CONFIG) -> 
     return Decontaminator(config, [("bench", rows)])
 
 
-def found(matches: Sequence[Match]) -> list[tuple[str, int, str, int, bool]]:
+def matches_of(decontaminator: Decontaminator, one: PreferencePair) -> list[Match]:
+    return decontaminator.matches([one])[0]
+
+
+def figures(matches: Sequence[Match]) -> list[tuple[str, int, str, int, bool]]:
     return [(m.part, m.n, m.row, m.count, m.whole) for m in matches]
 
 
@@ -49,10 +60,10 @@ ROW = BenchmarkText("b:1", run("p", 0, 30), (run("a", 0, 40), run("c", 0, 40)))
 
 
 def test_matches_name_part_size_row_and_words() -> None:
-    looked = index(ROW, BenchmarkText("b:2", run("q", 0, 30), ()))
+    benchmark = index(ROW, BenchmarkText("b:2", run("q", 0, 30), ()))
     held = pair(f"Well: {run('P', 5, 14)}!", chosen=f"{run('x', 0, 20)} {run('c', 3, 9)}", rejected="no")
-    matches = looked.matches(held)
-    assert found(matches) == [
+    matches = matches_of(benchmark, held)
+    assert figures(matches) == [
         ("prompt", 8, "b:1", 7, False),
         ("prompt", 13, "b:1", 2, False),
         ("answer", 8, "b:1", 2, False),
@@ -63,16 +74,16 @@ def test_matches_name_part_size_row_and_words() -> None:
     assert matches[2].text == run("c", 3, 8)
     json.dumps([asdict(match) for match in matches])
     # A prompt is no answer, and an answer is no prompt.
-    assert looked.matches(pair(run("c", 0, 20), chosen=run("p", 0, 20))) == []
+    assert matches_of(benchmark, pair(run("c", 0, 20), chosen=run("p", 0, 20))) == []
 
 
 def test_turns_are_matched_by_their_role_and_not_across_each_other() -> None:
-    looked = index(ROW)
-    assert found(looked.matches(pair([run("x", 0, 9), run("a", 0, 8), "go on"]))) == [
+    benchmark = index(ROW)
+    assert figures(matches_of(benchmark, pair([run("x", 0, 9), run("a", 0, 8), "go on"]))) == [
         ("answer", 8, "b:1", 1, False)
     ]
-    assert looked.matches(pair([run("p", 0, 7), "ok", run("p", 7, 7)])) == []
-    assert looked.matches(pair("p", chosen=run("a", 0, 7), rejected=run("a", 7, 7))) == []
+    assert matches_of(benchmark, pair([run("p", 0, 7), "ok", run("p", 7, 7)])) == []
+    assert matches_of(benchmark, pair("p", chosen=run("a", 0, 7), rejected=run("a", 7, 7))) == []
 
 
 benchmark_words = st.integers(0, 5).map(lambda at: f"b{at}")
@@ -94,7 +105,7 @@ def test_n_planted_words_are_always_found_and_fewer_never(
     """Own words stand on both sides, so that no longer run than the planted one is shared."""
     texts = [" ".join(row) for row in rows]
     part = "prompt" if location == "prompt" else "answer"
-    looked = index(
+    benchmark = index(
         *(
             BenchmarkText(f"b:{at}", text if part == "prompt" else "", () if part == "prompt" else (text,))
             for at, text in enumerate(texts)
@@ -106,7 +117,7 @@ def test_n_planted_words_are_always_found_and_fewer_never(
     for count in (n, n - 1):
         planted = [*before, "own", *rows[at][start : start + count], "own", *after]
         held = pair(**{"prompt": "own", location: " ".join(planted)})
-        matches = looked.matches(held)
+        matches = matches_of(benchmark, held)
         if count < n:
             assert matches == []
             continue
@@ -119,31 +130,31 @@ def test_n_planted_words_are_always_found_and_fewer_never(
 
 
 def test_short_prompts_match_whole_from_four_words_on() -> None:
-    looked = index(
+    benchmark = index(
         BenchmarkText("b:1", "What is the capital of France?", ("Paris.", "It is the city of Lyon.")),
         BenchmarkText("b:2", "Tell a joke!", ()),
         BenchmarkText("b:3", run("z", 0, 10), ()),
     )
-    whole = found(looked.matches(pair("what is the CAPITAL of france")))
+    whole = figures(matches_of(benchmark, pair("what is the CAPITAL of france")))
     assert whole == [("prompt", 8, "b:1", 1, True), ("prompt", 13, "b:1", 1, True)]
-    assert found(looked.matches(pair(["hi", "hello", "What is the capital of France"]))) == whole
-    assert found(looked.matches(pair(["What is the", "eh?", "capital of France"]))) == whole
-    assert looked.matches(pair("So what is the capital of France")) == []
-    assert looked.matches(pair("tell a joke")) == [], "three words say too little"
-    assert looked.matches(pair("x", chosen="It is the city of Lyon", rejected="paris")) == []
-    ten = found(looked.matches(pair(run("z", 0, 10))))
+    assert figures(matches_of(benchmark, pair(["hi", "hello", "What is the capital of France"]))) == whole
+    assert figures(matches_of(benchmark, pair(["What is the", "eh?", "capital of France"]))) == whole
+    assert matches_of(benchmark, pair("So what is the capital of France")) == []
+    assert matches_of(benchmark, pair("tell a joke")) == [], "three words say too little"
+    assert matches_of(benchmark, pair("x", chosen="It is the city of Lyon", rejected="paris")) == []
+    ten = figures(matches_of(benchmark, pair(run("z", 0, 10))))
     assert ten == [("prompt", 8, "b:3", 3, False), ("prompt", 13, "b:3", 1, True)]
-    assert found(looked.matches(pair(run("z", 0, 9)))) == [("prompt", 8, "b:3", 2, False)]
+    assert figures(matches_of(benchmark, pair(run("z", 0, 9)))) == [("prompt", 8, "b:3", 2, False)]
 
 
 def test_boilerplate_of_more_than_common_rows_is_no_match() -> None:
     refusal = "I am sorry but I can not help you with that at all today"
     rows = [BenchmarkText(f"b:{at}", "please do this thing now", (refusal, refusal)) for at in range(4)]
     asked = pair("please do this thing now", chosen=refusal)
-    assert index(*rows, config=DecontaminateConfig(common=3)).matches(asked) == []
-    assert len(index(*rows, config=DecontaminateConfig(common=4)).matches(asked)) == 16
+    assert matches_of(index(*rows, config=DecontaminateConfig(common=3)), asked) == []
+    assert len(matches_of(index(*rows, config=DecontaminateConfig(common=4)), asked)) == 16
     two = Decontaminator(DecontaminateConfig(common=3), [("one", rows[:2]), ("two", rows[2:])])
-    assert Counter(match.benchmark for match in two.matches(asked)) == {"one": 8, "two": 8}
+    assert Counter(match.benchmark for match in matches_of(two, asked)) == {"one": 8, "two": 8}
 
 
 def test_what_is_dropped_and_what_is_only_listed() -> None:
@@ -152,8 +163,8 @@ def test_what_is_dropped_and_what_is_only_listed() -> None:
     rows = [clean, prompt8, prompt13, answer13] * BATCH
     drops: list[Drop] = []
     matches: list[Match] = []
-    looked = index(ROW)
-    kept = list(decontaminate(rows, looked, drops.append, matches.append))
+    benchmark = index(ROW)
+    kept = list(decontaminate(rows, benchmark, drops.append, matches.append))
     assert kept == [clean, prompt8] * BATCH
     assert {(drop.location, drop.source, drop.reason, drop.stage) for drop in drops} == {
         (prompt13.id, "s", "contaminated_prompt", "clean"),
@@ -173,10 +184,10 @@ def test_what_is_dropped_and_what_is_only_listed() -> None:
 
 
 def test_counts_for_the_report() -> None:
-    looked = index(ROW, Drop("b:9", "?", "no_text", "The row has no text.", "decontaminate"))
-    counts = Contamination(looked.read)
+    benchmark = index(ROW, Drop("b:9", "?", "no_text", "The row has no text.", "decontaminate"))
+    counts = Contamination(benchmark.benchmarks)
     rows = [pair(run("p", 0, 8)), pair(run("p", 0, 13)), pair("x")]
-    list(decontaminate(rows, looked, lambda drop: None, counts.add))
+    list(decontaminate(rows, benchmark, lambda drop: None, counts.add))
     assert counts.to_dict() == {
         "benchmarks": [
             {
@@ -195,9 +206,9 @@ def test_counts_for_the_report() -> None:
 
 def test_no_benchmark_and_no_pairs() -> None:
     nothing = Decontaminator(CONFIG, [])
-    assert nothing.matches(pair(run("p", 0, 30))) == []
-    assert nothing.batch_matches([]) == []
-    assert index(BenchmarkText("b:1", "", ())).matches(pair("", "", "")) == []
+    assert nothing.matches([pair(run("p", 0, 30))]) == [[]]
+    assert nothing.matches([]) == []
+    assert matches_of(index(BenchmarkText("b:1", "", ())), pair("", "", "")) == []
 
 
 def user(text: str) -> dict[str, str]:
@@ -255,9 +266,9 @@ def test_unreadable_rows_are_said_and_a_benchmark_of_nothing_else_is_an_error(tm
     file.write_text('{"prompt": "p"}\n{oops\n{"other": "x"}\n', encoding="utf-8")
     rows = list(benchmark_texts(str(file)))
     assert [row.location for row in rows if isinstance(row, Drop)] == [f"{file}:2", f"{file}:3"]
-    read = Decontaminator(CONFIG, [("b", benchmark_texts(str(file)))]).read["b"]
-    assert (read["rows"], read["unreadable"]) == (1, 2)
-    assert read["first_unreadable"].startswith(f"{file}:2: ")
+    counts = Decontaminator(CONFIG, [("b", benchmark_texts(str(file)))]).benchmarks["b"]
+    assert (counts["rows"], counts["unreadable"]) == (1, 2)
+    assert counts["first_unreadable"].startswith(f"{file}:2: ")
     file.write_text('{"other": "x"}\n', encoding="utf-8")
     with pytest.raises(DataError, match=r"b.jsonl: no readable row"):
         list(benchmark_texts(str(file)))
@@ -288,15 +299,15 @@ def test_real_benchmarks_and_pairs(shared: Path) -> None:
         "rmbench_safety_refuse.json": 284,
     }
     folder = shared / "benchmarks"
-    looked = Decontaminator(CONFIG, [(name, benchmark_texts(str(folder / name))) for name in files])
-    assert {name: (read["rows"], read["unreadable"]) for name, read in looked.read.items()} == {
-        name: (count, 0) for name, count in files.items()
-    }
+    benchmark = Decontaminator(CONFIG, [(name, benchmark_texts(str(folder / name))) for name in files])
+    assert {
+        name: (counts["rows"], counts["unreadable"]) for name, counts in benchmark.benchmarks.items()
+    } == {name: (count, 0) for name, count in files.items()}
     rows = load_pairs(str(shared / "preferences" / "real_pairs_skywork_schema.jsonl"))
     pairs = [row for row in rows if isinstance(row, PreferencePair)]
     drops: list[Drop] = []
     matches: list[Match] = []
-    kept = list(decontaminate(pairs, looked, drops.append, matches.append))
+    kept = list(decontaminate(pairs, benchmark, drops.append, matches.append))
     assert len(kept) + len(drops) == len(pairs) == 500
     # MT-Bench's questions stand in RM-Bench and LLMBar too.
     inequality = next(
@@ -311,5 +322,5 @@ def test_real_benchmarks_and_pairs(shared: Path) -> None:
         for text in own
         if isinstance(text, BenchmarkText) and len(text.answers) == 2
     ]
-    hit = sum(looked.problem(found) is not None for found in looked.batch_matches(own_pairs))
+    hit = sum(benchmark.problem(own_matches) is not None for own_matches in benchmark.matches(own_pairs))
     assert hit / len(own_pairs) > 0.97

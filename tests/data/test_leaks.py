@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.data import leaks as leaks_module
-from reasongenrm.data.leaks import LEAST_DECIDED, LONGEST, MEASURES, LeakDetector, marks, measures
+from reasongenrm.data.leaks import LONGEST, MEASURES, MIN_DECIDED, LeakDetector, measures, phrases
 from reasongenrm.data.report import UNKNOWN, language, pair_language
 from reasongenrm.data.sources import load_pairs
 from reasongenrm.metrics.intervals import wilson_interval
@@ -123,7 +123,7 @@ def test_leaks_of_every_kind_are_found(change: Any, name: str, side: str) -> Non
 def test_few_pairs_and_weak_features_are_no_leaks() -> None:
     rng = random.Random(4)
     rows = [pair(answer(rng), answer(rng)) for _ in range(200)]
-    few = [pair(answer(rng), answer(rng) + " <tag>") for _ in range(LEAST_DECIDED - 1)]
+    few = [pair(answer(rng), answer(rng) + " <tag>") for _ in range(MIN_DECIDED - 1)]
     assert leaks(detect(rows + few)) == set()
     assert ("all pairs", "marker <tag>") in leaks(detect(rows + few + few[:1]))
     # Nine of ten is not sure, and so few of all pairs that it does not matter.
@@ -156,7 +156,7 @@ def test_swapping_all_answers_turns_the_prediction_and_not_the_accuracy(rows: li
 
 
 def test_memory_is_bounded_and_what_is_frequent_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leaks_module, "MOST_MARKS", 400)
+    monkeypatch.setattr(leaks_module, "MOST_PHRASES", 400)
     monkeypatch.setattr(leaks_module, "MOST_SOURCES", 4)
     rng = random.Random(5)
     detector = LeakDetector()
@@ -164,7 +164,7 @@ def test_memory_is_bounded_and_what_is_frequent_is_kept(monkeypatch: pytest.Monk
         mark = "<im_start>" if at % 10 == 0 else f"<t{at}>"
         detector.add(pair(f"x{at} y", f"z{at} w {mark}", source=f"source {rng.random()}"))
     assert len(detector._sources) == 5
-    assert all(len(counts.marks) <= 400 for counts in detector._sources.values())
+    assert all(len(counts.phrases) <= 400 for counts in detector._sources.values())
     assert feature(detector.to_dict(), "marker <im_start>")["decided"] > 190
 
 
@@ -174,11 +174,11 @@ def test_a_letter_that_hangs_on_the_conversation_is_a_leak() -> None:
     for at in range(400):
         one = pair(answer(rng), answer(rng), source=f"s{at % 2}", turns=1 + at % 3)
         detector.add(one)
-        detector.placed(one, "B" if one.source == "s1" else rng.choice("AB"))  # type: ignore[arg-type]
+        detector.add_placement(one, "B" if one.source == "s1" else rng.choice("AB"))  # type: ignore[arg-type]
     found = detector.to_dict()
     assert ("placement", "source s1") in leaks(found) and ("placement", "source s0") not in leaks(found)
     assert {scope for scope, _ in leaks(found)} == {"placement"}
-    assert found["placed"] == 400
+    assert found["placements"] == 400
     by_name = {row["feature"]: row for row in found["placement"]}
     assert by_name["source s1"]["predicts"] == "B" and by_name["source s1"]["accuracy"] == 1
     assert {"turns 1", "turns 3", "turns 5", "prompt under 2 characters"} <= set(by_name)
@@ -212,11 +212,11 @@ def test_measures_of_one_answer() -> None:
 @given(st.text(max_size=200))
 def test_any_text_can_be_looked_at(text: str) -> None:
     assert len(measures(text)) == len(MEASURES)
-    assert all(isinstance(mark, str) for mark in marks(text))
+    assert all(isinstance(name, str) for name in phrases(text))
 
 
 def test_the_end_of_a_very_long_answer_is_seen() -> None:
-    assert "marker <|im_end|>" in marks("a b " * LONGEST + "<|im_end|>")
+    assert "marker <|im_end|>" in phrases("a b " * LONGEST + "<|im_end|>")
     assert measures("x" * 10 * LONGEST)[0] == 10 * LONGEST
 
 

@@ -151,7 +151,7 @@ def test_the_verbs_over_jsonl_and_what_they_refuse(trained: Path, recipe: list[s
     told = run(
         "scalar", "train", *recipe, f"name={NAME}-bad", f"sources=[{{path: {empty}, kind: ranked}}]", code=2
     ).stderr
-    assert "empty.csv:1: no column prompt, answer, rank" in told and told.count("\n") == 1
+    assert "empty.csv:1: missing column prompt, answer, rank" in told and told.count("\n") == 1
 
 
 def test_the_notebook_runs_with_the_trained_head(trained: Path, recipe: list[str]) -> None:

@@ -15,10 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.config.prepare import DecontaminateConfig, NearDuplicateConfig
-from reasongenrm.data.benchmark_texts import benchmark_texts
-from reasongenrm.data.decontaminate import Contamination, Decontaminator, decontaminate
+from reasongenrm.data.clean import drop_near_duplicates
+from reasongenrm.data.decontaminate import Contamination, Decontaminator, benchmark_texts, decontaminate
 from reasongenrm.data.leaks import LeakDetector
-from reasongenrm.data.near import drop_near_duplicates
 from reasongenrm.data.report import DataReport
 from reasongenrm.data.sources import load_pairs
 from reasongenrm.records import Drop, Message, PreferencePair
@@ -126,7 +125,7 @@ def leak_report(source: str) -> dict[str, Any]:
     for at in range(40):
         one = pair(f"word{at} a", f"other{at} b {EVIL}", source)
         detector.add(one)
-        detector.placed(one, "A")
+        detector.add_placement(one, "A")
     return detector.to_dict()
 
 
@@ -211,7 +210,7 @@ def test_a_whole_run_over_real_pairs(shared: Path, tmp_path: Path) -> None:
     report, detector = DataReport(), LeakDetector()
     bench = shared / "benchmarks" / "rewardbench_llmbar.jsonl"
     looked = Decontaminator(DecontaminateConfig(), [("llmbar", benchmark_texts(str(bench)))])
-    counts = Contamination(looked.read)
+    counts = Contamination(looked.benchmarks)
     rows = report.watch(load_pairs(str(shared / "preferences" / "real_pairs_skywork_schema.jsonl")))
     pairs = (row for row in rows if isinstance(row, PreferencePair))
     distinct = drop_near_duplicates(pairs, NearDuplicateConfig(), report.dropped)

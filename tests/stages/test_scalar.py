@@ -20,7 +20,7 @@ def recipe(path: Path, **changes: object) -> ScalarRecipe:
 
 
 BAD: list[tuple[str, bytes, str]] = [
-    ("empty.csv", b"", "no column prompt, answer, rank"),
+    ("empty.csv", b"", "missing column prompt, answer, rank"),
     ("header.csv", b"prompt,answer,rank\n", r"no pair can be used \(no rows\)"),
     ("one.csv", b"prompt,answer,rank\nq,a,1\n", "1 nothing_to_compare"),
     ("same.csv", b"prompt,answer,rank\nq,a,1\nq,b,1\n", "1 nothing_to_compare"),

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.data.ranked import ANNOTATOR, COLUMNS, csv_rows
+from reasongenrm.data.ranked import ANNOTATOR, COLUMNS
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Drop, Message, content_id
-from reasongenrm.rows.files import half_surrogate, read_rows
-from reasongenrm.rows.turns import BadRow, check_text, read_prompt
+from reasongenrm.rows.files import csv_rows, read_rows
+from reasongenrm.rows.turns import BadRow, check_text, is_text, read_prompt
 from reasongenrm.store import replacing, write_jsonl
 
 NEEDED = ("prompt", "answer")
@@ -136,10 +136,7 @@ def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any] | BadRow]]:
     """Yield each row that is not blank, and `file:line` of where it begins."""
     if not file.is_file():
         raise DataError("cannot be read: no such file", location=str(file), hint="check the path")
-    if file.suffix.lower() != ".jsonl":
-        yield from csv_rows(file, NEEDED, once=None)
-        return
-    for row in read_rows(str(file), required=(), split="train"):
+    for row in read_rows(str(file)) if file.suffix.lower() == ".jsonl" else csv_rows(file, NEEDED):
         if isinstance(row, Drop):
             yield row.location, BadRow(row.reason, row.detail)
         elif missing := [name for name in NEEDED if name not in row.columns]:
@@ -253,7 +250,7 @@ def _cell(value: Any) -> str:
         return ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     # Half of a surrogate pair has no UTF-8: then the JSON of it stands there.
-    return text if half_surrogate(text) is None else json.dumps(value)
+    return text if is_text(text) else json.dumps(value)
 
 
 def _csv_line(cells: Sequence[str]) -> bytes:

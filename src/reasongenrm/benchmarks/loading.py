@@ -11,8 +11,8 @@ from typing import Any
 
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Drop, Message, Row
-from reasongenrm.rows.files import UNKNOWN_SOURCE, RawRow, array_rows, half_surrogate, kind_of, read_rows
-from reasongenrm.rows.turns import BadRow, check_text, is_list, read_turns
+from reasongenrm.rows.files import UNKNOWN_SOURCE, RawRow, read_rows
+from reasongenrm.rows.turns import BadRow, check_text, is_list, is_text, kind_of, read_turns
 
 
 def raw_rows(
@@ -44,13 +44,13 @@ def files_rows(files: Sequence[Path], *, revision: str | None, limit: int | None
     """Stream the rows of some `.json` files, each of which holds one array.
 
     Raises:
-        ConfigError, DataError: see `reading.array_rows`; a negative limit.
+        ConfigError, DataError: see `files.read_rows`; a negative limit.
     """
     if limit is not None and limit < 0:
         raise ConfigError(
             f"limit is {limit}", location="limit", hint="give a number of rows, or none for all"
         )
-    return islice(chain.from_iterable([array_rows(file, revision=revision) for file in files]), limit)
+    return islice(chain.from_iterable([read_rows(str(file), revision=revision) for file in files]), limit)
 
 
 def _arrays(path: Path) -> list[Path]:
@@ -90,7 +90,7 @@ def _parsed(raw: RawRow, parse: Callable[[RawRow], Row]) -> Row | Drop:
         return parse(raw)
     except BadRow as bad:
         names = (raw.columns.get(name) for name in ("subset", "domain", "category_path", "source"))
-        source = next((n for n in names if isinstance(n, str) and half_surrogate(n) is None), UNKNOWN_SOURCE)
+        source = next((n for n in names if is_text(n)), UNKNOWN_SOURCE)
         return Drop(raw.location, source, bad.reason, bad.detail, "load")
 
 

@@ -26,8 +26,8 @@ from reasongenrm.benchmarks.base import (
     score_rows,
 )
 from reasongenrm.records import Drop, PairResult, Row, content_id
-from reasongenrm.rows.files import RawRow, kind_of
-from reasongenrm.rows.turns import BadRow, check_text, is_list
+from reasongenrm.rows.files import RawRow
+from reasongenrm.rows.turns import BadRow, check_text, is_list, kind_of
 
 HUMAN = "Human preference"
 CORRECTNESS = "Correctness"

@@ -18,7 +18,8 @@ from reasongenrm.benchmarks.base import ScoredBenchmark, Scoring, Table, tally
 from reasongenrm.errors import DataError
 from reasongenrm.metrics.scores import BenchmarkScore
 from reasongenrm.records import Drop, Message, PairResult, PreferencePair, Row
-from reasongenrm.rows.files import UNKNOWN_SOURCE, RawRow, half_surrogate, kind_of, read_rows
+from reasongenrm.rows.files import UNKNOWN_SOURCE, RawRow, read_rows
+from reasongenrm.rows.turns import is_text, kind_of
 
 # Upstream constants.py. A weight is the subset's number of rows, except math-prm: 447 rows count 984, as much
 # as the six code subsets together. The xstest numbers were swapped in upstream's early versions; 154 rows
@@ -136,7 +137,7 @@ def to_pair(row: RawRow) -> PreferencePair | Drop:
     if isinstance(parsed, PreferencePair):
         return parsed
     subset = row.columns.get("subset")
-    source = subset if isinstance(subset, str) and half_surrogate(subset) is None else UNKNOWN_SOURCE
+    source = subset if is_text(subset) else UNKNOWN_SOURCE
     return Drop(row.location, source, *parsed, "load")
 
 
@@ -152,7 +153,7 @@ def _parse(columns: Mapping[str, Any]) -> PreferencePair | tuple[str, str]:
     history = _history(prompt)
     if history is None:
         return "bad_type", "`prompt` is neither a string nor a list of messages that ends with a user turn."
-    if any(half_surrogate(text) is not None for text in (*texts, *(turn["content"] for turn in history))):
+    if not all(map(is_text, (*texts, *(turn["content"] for turn in history)))):
         return "bad_encoding", "A text of the row holds half a surrogate pair; write the whole character."
     return PreferencePair.make(history, *texts)
 

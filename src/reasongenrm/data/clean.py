@@ -1,4 +1,8 @@
-"""Filters over loaded pairs: sources that leak their label, and rows that repeat or contradict others."""
+"""Filters over pairs: unwanted sources, duplicates, contradictions, and near-duplicates found by MinHash.
+
+MinHash: Broder 1997, "On the resemblance and containment of documents". Bands: Leskovec, Rajaraman & Ullman,
+"Mining of Massive Datasets", ch. 3.4.
+"""
 
 from __future__ import annotations
 
@@ -6,37 +10,57 @@ import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from reasongenrm.records import Drop, HasPair, Message, PreferencePair
+from reasongenrm.config.prepare import NearDuplicateConfig
+from reasongenrm.data.ngrams import HashedTexts, batches, hash_factors, normalized, words
+from reasongenrm.records import Drop, HasPair, PreferencePair
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Row = TypeVar("Row", bound=HasPair)
 
+BATCH = 256
+SEED = 17
+RECALL = 0.98
+"""The probability with which two pairs exactly at the threshold must share a band."""
+BUCKET = 32
+"""Rows kept per band value. rensa's own index keeps all of them, and takes quadratic time on rows that share a
+template and are not near-duplicates. Under a template shared by more rows than this, an exact copy is still found,
+and an edited one may be missed."""
+_FULL_STOPS = " .!?。"
 
-class Sight(NamedTuple):
-    """What `clean` looks at in a pair.
+
+class PairKey(NamedTuple):
+    """Identifies a pair for `clean`.
 
     Attributes:
         id, source: the pair's.
-        key: 63 bits of a hash of history and answers, whatever the answers' order.
-        first: whether the chosen answer is the one that sorts first.
+        content: 63 bits of a hash of history and answers, independent of the answers' order.
+        sorted: whether the chosen answer sorts before the rejected one.
     """
 
     id: str
     source: str
-    key: int
-    first: bool
+    content: int
+    sorted: bool
 
 
-def sight(pair: PreferencePair) -> Sight:
-    """Look at a pair for `clean`; nearly all the time goes here, so that it may run in other processes."""
-    first = pair.chosen <= pair.rejected
-    answers = (pair.chosen, pair.rejected) if first else (pair.rejected, pair.chosen)
-    return Sight(pair.id, pair.source, _key(pair.history, answers), first)
+def pair_key(pair: PreferencePair) -> PairKey:
+    """Return a pair's key; `clean` spends nearly all its time here, so that it may run in other processes."""
+    ordered = pair.chosen <= pair.rejected
+    answers = (pair.chosen, pair.rejected) if ordered else (pair.rejected, pair.chosen)
+    texts = [text for turn in pair.history for text in (turn["role"], turn["content"])] + [*answers]
+    # With their lengths in front, so that two lists of texts never have the same bytes.
+    content = f"{','.join([str(len(text)) for text in texts])}:{''.join(texts)}".encode()
+    digest = hashlib.blake2b(content, digest_size=8).digest()
+    return PairKey(pair.id, pair.source, int.from_bytes(digest, "big") >> 1, ordered)
 
 
-def _sight_of(row: HasPair) -> Sight:
-    return sight(row.pair)
+def _key_of_row(row: HasPair) -> PairKey:
+    return pair_key(row.pair)
 
 
 def clean(
@@ -44,76 +68,209 @@ def clean(
     *,
     drop_sources: Sequence[str],
     on_drop: Callable[[Drop], None],
-    look: Callable[[Row], Sight] = _sight_of,
+    key: Callable[[Row], PairKey] = _key_of_row,
 ) -> Iterator[Row]:
-    """Yield the rows worth training on, in their order; hand every other row to `on_drop`.
+    """Yield the rows worth training on, in their order; pass every other row to `on_drop`.
 
-    Drops of earlier stages pass to `on_drop` as they are. Of rows that repeat or contradict each other the
-    first one is kept: later ones are dropped. Which rows came is kept in a temporary file, so that memory does not
-    grow with their number.
+    Drops of earlier stages pass to `on_drop` unchanged. Of rows that repeat or contradict each other the first one
+    is kept. The keys of all rows are in a temporary file, so that memory does not grow with their number.
 
     Args:
-        rows: pairs, or what holds a `pair`.
-        drop_sources: sources to leave out whole. In Skywork-80K v0.2 `magpie_ultra` belongs here: every
-            rejected answer of it holds `<im_start>` and no chosen one does, so a judge learns the marker.
-        on_drop: called once for each row left out; new Drops have stage `clean` and the pair's id as `where`.
-        look: returns what `sight` says of a row's pair.
+        rows: pairs, or objects with a `pair`.
+        drop_sources: sources to leave out whole. `magpie_ultra` of Skywork-80K v0.2 belongs here: all its
+            rejected answers contain `<im_start>` and no chosen one does, so a judge learns the marker.
+        on_drop: called once for each row left out; new Drops have stage `clean` and the pair's id as location.
+        key: returns the `pair_key` of a row's pair.
     """
     unwanted = frozenset(drop_sources)
-    with closing(_Earlier()) as earlier:
+    with closing(_KeyTable()) as earlier:
         for row in rows:
             if isinstance(row, Drop):
                 on_drop(row)
                 continue
-            seen = look(row)
-            problem = _unwanted(seen.source) if seen.source in unwanted else earlier.problem(seen)
+            pair = key(row)
+            if pair.source in unwanted:
+                detail = (
+                    f"The source {pair.source[:80]!r} is in drop_sources; remove it there to keep the row."
+                )
+                problem: tuple[str, str] | None = ("unwanted_source", detail)
+            else:
+                problem = earlier.problem(pair)
             if problem is None:
                 yield row
             else:
-                on_drop(Drop(seen.id, seen.source, *problem, "clean"))
+                on_drop(Drop(pair.id, pair.source, *problem, "clean"))
 
 
-def _unwanted(source: str) -> tuple[str, str]:
-    return (
-        "unwanted_source",
-        f"The source {source[:80]!r} is in drop_sources; take it off to keep.",
-    )
-
-
-class _Earlier:
-    """The pairs that came, in a temporary SQLite file: their keys, and which of the two answers was chosen."""
+class _KeyTable:
+    """The keys of earlier pairs, in a temporary SQLite file."""
 
     def __init__(self) -> None:
-        self._base = sqlite3.connect("")  # a temporary file, which goes with the connection
+        self._base = sqlite3.connect("")  # a temporary file, deleted with the connection
         self._base.execute("PRAGMA journal_mode = OFF")
         self._base.execute("PRAGMA synchronous = OFF")
         self._base.execute("PRAGMA cache_size = -16384")  # KiB
-        self._base.execute("CREATE TABLE seen (key INTEGER PRIMARY KEY, first INTEGER)")
+        self._base.execute("CREATE TABLE pairs (content INTEGER PRIMARY KEY, sorted INTEGER)")
 
     def close(self) -> None:
         self._base.close()
 
-    def problem(self, seen: Sight) -> tuple[str, str] | None:
-        """Note a pair; return slug and detail if it came before."""
-        row = (seen.key, seen.first)
-        if self._base.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", row).rowcount:
+    def problem(self, pair: PairKey) -> tuple[str, str] | None:
+        """Add a pair; return slug and detail if an earlier one has the same history and answers."""
+        row = (pair.content, pair.sorted)
+        if self._base.execute("INSERT OR IGNORE INTO pairs VALUES (?, ?)", row).rowcount:
             return None
-        [(earlier,)] = self._base.execute("SELECT first FROM seen WHERE key = ?", (seen.key,))
-        if earlier == seen.first:
-            return (
-                "duplicate",
-                "An earlier row has the same history and the same two answers; remove one of them.",
-            )
+        [(ordered,)] = self._base.execute("SELECT sorted FROM pairs WHERE content = ?", (pair.content,))
+        if ordered == pair.sorted:
+            detail = "An earlier row has the same history and the same two answers; remove one of them."
+            return "duplicate", detail
+        detail = "An earlier row prefers the other of these two answers; remove one of them."
+        return "contradicts_earlier_row", detail
+
+
+def drop_near_duplicates(
+    rows: Iterable[Row],
+    config: NearDuplicateConfig,
+    on_drop: Callable[[Drop], None],
+) -> Iterator[Row]:
+    """Yield the pairs that are not near-duplicates of an earlier pair that was kept, in their order.
+
+    See `NearDuplicates` for the definition. Pairs are read 256 at a time. Time grows linearly, and memory is about
+    2.5 KB per pair kept (128 permutations, threshold 0.8).
+
+    Args:
+        rows: pairs, or objects with a `pair`.
+        config: threshold, shingle size and number of permutations.
+        on_drop: called once for each pair left out: stage `clean`, reason `near_duplicate`, the pair's id as
+            location; the detail names the earlier pair.
+    """
+    index = NearDuplicates(config)
+    for batch in batches(rows, BATCH):
+        pairs = [row.pair for row in batch]
+        for row, pair, detail in zip(batch, pairs, index.problems(pairs), strict=True):
+            if detail is None:
+                yield row
+            else:
+                on_drop(Drop(pair.id, pair.source, "near_duplicate", detail, "clean"))
+
+
+def bands_for(threshold: float, permutations: int) -> tuple[int, int]:
+    """Return the number of bands and the rows of each, for signatures of `permutations` rows.
+
+    b bands of r rows let two texts of similarity s share a band with probability 1 - (1 - s^r)^b. The longest bands
+    are taken (they have the fewest chance matches) with which texts at the threshold share one with RECALL.
+    """
+    for rows in range(permutations, 1, -1):
+        bands = permutations // rows
+        if 1 - (1 - threshold**rows) ** bands >= RECALL:
+            return bands, rows
+    return permutations, 1
+
+
+class NearDuplicates:
+    """The MinHash index of the pairs that have no near-duplicate before them.
+
+    Two pairs are near-duplicates when
+    - the estimated Jaccard similarity of their word shingles, of the user's and assistant's turns and both answers
+      together, reaches the threshold, and
+    - the similarity of their answers, in the same or in the other order, reaches half of it for both answers: two
+      comparisons under one long prompt are not near-duplicates if their answers differ.
+    A shingle never spans two texts, so that the order of the answers does not matter. System turns are left out.
+    A text of fewer words than a shingle is one shingle, with its punctuation (2+2 is not 2-2) except at its end.
+    """
+
+    def __init__(self, config: NearDuplicateConfig) -> None:
+        self.config = config
+        self.bands, self.rows = bands_for(config.threshold, config.permutations)
+        self._ids: list[str] = []
+        # Of each signature the lower 16 of 32 bits are kept (b-bit MinHash, Li & König 2010, arXiv 0910.3349):
+        # they agree by chance once in 65,536. Shape (3, permutations): whole, chosen, rejected.
+        self._signatures: list[NDArray[np.uint16]] = []
+        self._buckets: dict[int, int | list[int]] = {}  # most have one row: an int takes a third of a list
+
+    def problems(self, pairs: Sequence[PreferencePair]) -> Iterator[str | None]:
+        """Yield for each pair a sentence that names its earlier near-duplicate; else None, and add it to the index.
+
+        Some hundred pairs at once are much faster than one.
+        """
+        import numpy as np
+
+        parts = self._minhashes(pairs)  # (pairs, 3, permutations) uint32: history, chosen, rejected
+        parts[:, 0] = parts.min(axis=1)  # the MinHash of a union is the minimum of the MinHashes
+        bands = parts[:, 0, : self.bands * self.rows].reshape(len(pairs), self.bands, self.rows)
+        factors = np.array(hash_factors(self.config.permutations), np.uint64)
+        band_factors = factors[: self.bands * self.rows].reshape(self.bands, self.rows)
+        keys = (bands * band_factors).sum(axis=2, dtype=np.uint64)
+        # And one band of all rows: a copy is found however full the buckets of its bands are.
+        keys = np.column_stack((keys, (parts[:, 0] * factors).sum(axis=1, dtype=np.uint64))).tolist()
+        signatures = parts.astype(np.uint16)
+        for pair, signature, row_keys in zip(pairs, signatures, keys, strict=True):
+            problem = self._problem(signature, row_keys)
+            if problem is None:
+                self._add(pair.id, signature, row_keys)
+            yield problem
+
+    def _minhashes(self, pairs: Sequence[PreferencePair]) -> NDArray[np.uint32]:
+        import numpy as np
+        from rensa import RMinHash
+
+        texts: list[list[str]] = []
+        groups: list[int] = []  # text -> 3 * pair + (0 history, 1 chosen, 2 rejected)
+        for number, pair in enumerate(pairs):
+            turns = [turn["content"] for turn in pair.history if turn["role"] != "system"]
+            texts += map(self._words, (*turns, pair.chosen, pair.rejected))
+            groups += [3 * number] * len(turns) + [3 * number + 1, 3 * number + 2]
+        hashed = HashedTexts(texts)
+        shingles, starts = hashed.ngrams(self.config.shingle)
+        sizes = np.bincount(np.array(groups)[hashed.owner[starts]], minlength=3 * len(pairs))
+        ends = np.concatenate(([0], np.cumsum(sizes))).astype(np.uint64)
+        matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+            np.ascontiguousarray(shingles), ends, self.config.permutations, SEED
+        )
+        return np.array(matrix.to_rows(), np.uint32).reshape(len(pairs), 3, self.config.permutations)
+
+    def _words(self, text: str) -> list[str]:
+        """Return the words of a text; a text shorter than a shingle is one word, padded to a shingle."""
+        text_words = words(text)
+        if len(text_words) < self.config.shingle:
+            text = normalized(text)
+            return [text.rstrip(_FULL_STOPS) or text] + [""] * (self.config.shingle - 1)
+        return text_words
+
+    def _problem(self, signature: NDArray[np.uint16], keys: Sequence[int]) -> str | None:
+        """Return a sentence about the most similar earlier pair, the first one of several, or None."""
+        import numpy as np
+
+        candidates: set[int] = set()
+        for key in keys:
+            bucket = self._buckets.get(key, [])
+            candidates.update([bucket] if isinstance(bucket, int) else bucket)
+        if not candidates:
+            return None
+        rows = sorted(candidates)
+        earlier = np.stack([self._signatures[row] for row in rows])  # (candidates, 3, permutations)
+        whole, chosen, rejected = np.moveaxis((earlier == signature).mean(axis=2), 1, 0)
+        swapped = (earlier[:, [2, 1]] == signature[1:]).mean(axis=2).min(axis=1)
+        straight = np.minimum(chosen, rejected)
+        answers = np.maximum(straight, swapped)
+        alike = (whole >= self.config.threshold) & (answers >= self.config.threshold / 2)
+        if not alike.any():
+            return None
+        best = int(np.argmax(np.where(alike, whole, -1)))
+        preference = ", and prefers the other answer" if swapped[best] > straight[best] else ""
         return (
-            "contradicts_earlier_row",
-            "An earlier row prefers the other of these two answers; remove one of them.",
+            f"Near-duplicate of the earlier row {self._ids[rows[best]]} (similarity about {whole[best]:.2f})"
+            f"{preference}; remove one of them, or raise data.near_duplicates.threshold."
         )
 
-
-def _key(history: Sequence[Message], answers: Sequence[str]) -> int:
-    texts = [text for turn in history for text in (turn["role"], turn["content"])] + [*answers]
-    # With their lengths in front: no two lists of texts run together.
-    whole = f"{','.join([str(len(text)) for text in texts])}:{''.join(texts)}".encode(
-        "utf-8", "surrogatepass"
-    )
-    return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "big") >> 1
+    def _add(self, pair_id: str, signature: NDArray[np.uint16], keys: Sequence[int]) -> None:
+        row = len(self._ids)
+        self._ids.append(pair_id)
+        self._signatures.append(signature)
+        for key in keys:
+            bucket = self._buckets.setdefault(key, row)
+            if isinstance(bucket, list):
+                if len(bucket) < BUCKET:
+                    bucket.append(row)
+            elif bucket != row:
+                self._buckets[key] = [bucket, row]

@@ -9,21 +9,108 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from reasongenrm.config.prepare import DecontaminateConfig
-from reasongenrm.data.benchmark_texts import BenchmarkText
-from reasongenrm.data.ngrams import Grams, Texts, batches, joined, without_common, words
+from reasongenrm.data.ngrams import HashedTexts, NgramIndex, batches, distinct_entries, without_common, words
+from reasongenrm.errors import DataError
 from reasongenrm.records import Drop, HasPair, PreferencePair
+from reasongenrm.rows.files import RawRow, read_rows
 
 Row = TypeVar("Row", bound=HasPair)
 Part = Literal["prompt", "answer"]
 PARTS: tuple[Part, ...] = ("prompt", "answer")
 BATCH = 256
 SHORTEST = 4
-"""A prompt of fewer words than an n-gram is matched whole, from this many words on."""
+"""A prompt shorter than an n-gram is compared as a whole if it has at least this many words."""
+PROMPTS = ("prompt", "question", "instruction", "query", "input", "messages", "conversation")
+"""Columns with prompts."""
+ANSWERS = (
+    *("chosen", "rejected", "answer", "answers", "response", "responses", "output", "outputs", "completion"),
+    *(
+        f"{name}_{side}"
+        for name in ("response", "output", "answer")
+        for side in ("1", "2", "a", "b", "A", "B")
+    ),
+)
+"""Columns with answers."""
 _BATCH_ROWS = 1024
-_SHOWN = 200
+_MAX_QUOTE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkText:
+    """The texts of one row of a benchmark.
+
+    Attributes:
+        row: `file:line`, `file[row]` or `dataset[row]`.
+        prompt: its user turns, one per line.
+        answers: its answers, and the assistant turns of its prompt.
+    """
+
+    row: str
+    prompt: str
+    answers: tuple[str, ...]
+
+
+def benchmark_texts(
+    path: str, *, split: str = "train", revision: str | None = None
+) -> Iterator[BenchmarkText | Drop]:
+    """Yield the texts of a benchmark, one item per row; a row without any is a Drop of stage `decontaminate`.
+
+    A column of PROMPTS or ANSWERS is a text, a list of texts (RM-Bench, RewardBench 2), one or more messages
+    of `role` and `content`, or lists of those; other columns are ignored. System turns are left out: many rows
+    share them.
+
+    Args:
+        path, split, revision: see `rows.files.read_rows`.
+
+    Raises:
+        ConfigError: a revision of a local path.
+        DataError: `path` does not exist, cannot be opened, or no row of it has a text.
+    """
+    readable = 0
+    for row in read_rows(path, optional=(*PROMPTS, *ANSWERS), split=split, revision=revision):
+        text = row if isinstance(row, Drop) else _texts_of_row(row)
+        readable += isinstance(text, BenchmarkText)
+        yield text
+    if not readable:
+        hint = (
+            f"a row has some of the columns {', '.join(PROMPTS[:3])}, {', '.join(ANSWERS[:3])}, response_A, …"
+        )
+        raise DataError("no readable row in this benchmark", location=path, hint=hint)
+
+
+def _texts_of_row(row: RawRow) -> BenchmarkText | Drop:
+    prompts: list[str] = []
+    answers: list[str] = []
+    for name in PROMPTS:
+        _collect(row.columns.get(name), "user", prompts, answers)
+    prompts = [text for text in prompts if text.strip()]
+    # The messages of an answer may repeat the conversation before it; it is the prompt of a row without one.
+    repeated: list[str] = []
+    for name in ANSWERS:
+        _collect(row.columns.get(name), "assistant", repeated, answers)
+    prompts = prompts or [text for text in dict.fromkeys(repeated) if text.strip()]
+    answers = [text for text in dict.fromkeys(answers) if text.strip()]
+    if not prompts and not answers:
+        present = ", ".join(sorted(map(str, row.columns))[:12]) or "none"
+        detail = f"No column with prompts or answers has a text (found: {present})."
+        return Drop(row.location, row.origin, "no_text", detail, "decontaminate")
+    return BenchmarkText(row.location, "\n".join(prompts), tuple(answers))
+
+
+def _collect(value: Any, role: str, prompts: list[str], answers: list[str]) -> None:
+    """Add the texts of a column's value to prompts or answers; `role` is that of a text without one."""
+    if isinstance(value, str):
+        (prompts if role == "user" else answers).append(value)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _collect(item, role, prompts, answers)
+    elif isinstance(value, Mapping) and isinstance(value.get("content"), str):
+        message_role = value.get("role")
+        if message_role != "system":
+            _collect(value["content"], "user" if message_role == "user" else "assistant", prompts, answers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +124,9 @@ class Match:
         n: the size of the n-gram, in words.
         benchmark: its name.
         row: `file:line` or `dataset[row]` of the benchmark.
-        count: n-grams shared, counted in the pair.
+        count: number of shared n-grams, counted in the pair.
         whole: whether the prompts are the same and shorter than n words (then `count` is 1).
-        text: the first of the n-grams shared, folded and without punctuation.
+        text: the first of the shared n-grams, casefolded and without punctuation.
     """
 
     pair_id: str
@@ -53,13 +140,25 @@ class Match:
     text: str
 
 
+class _Overlap(NamedTuple):
+    """The n-grams that a pair shares with a row: their number, and `whole` and `text` of `Match`."""
+
+    ngrams: int
+    whole: bool
+    text: str
+
+
+Overlaps = dict[tuple[int, int], _Overlap]
+"""(pair number, row number) -> overlap."""
+
+
 class Decontaminator:
-    """The n-grams of the benchmarks, prompts and answers apart, and the training pairs that hold them.
+    """The n-grams of the benchmarks, prompts and answers apart, to compare with training pairs.
 
     A training prompt shorter than n words matches a benchmark's prompt if the two are the same, word for word, and
-    have at least SHORTEST words; compared are each user turn alone, and all of them together. Answers shorter than n
-    words never match: "Yes, that is right." answers a thousand questions. What stands in more than `config.common`
-    rows of one benchmark (instructions, refusals) is no match. Memory is 12 bytes per word and n-gram size of the
+    have at least SHORTEST words; each user turn is compared, and all of them together. Answers shorter than n
+    words never match: "Yes, that is right." answers a thousand questions. N-grams of more than `config.common`
+    rows of one benchmark (instructions, refusals) are ignored. Memory is 12 bytes per word and n-gram size of the
     benchmarks, and at most 16 MiB of filter for each size and part.
     """
 
@@ -68,7 +167,7 @@ class Decontaminator:
         config: DecontaminateConfig,
         benchmarks: Iterable[tuple[str, Iterable[BenchmarkText | Drop]]],
     ) -> None:
-        """Read the benchmarks.
+        """Index the benchmarks.
 
         Args:
             benchmarks: name and rows of each.
@@ -78,55 +177,52 @@ class Decontaminator:
         """
         self.config = config
         self.sizes = sorted(set(config.ngrams))
-        self.read: dict[str, dict[str, Any]] = {}
-        """Of each benchmark: rows read, rows unreadable, and the first unreadable one with its detail."""
+        self.benchmarks: dict[str, dict[str, Any]] = {}
+        """Of each benchmark: number of rows, of unreadable rows, and the first unreadable one with its detail."""
         self._rows: list[tuple[str, str]] = []  # (benchmark, row) by number
-        self._whole: dict[str, list[int]] = {}  # a short prompt's words -> rows
-        found: dict[tuple[Part, int], list[tuple[Any, Any]]] = defaultdict(list)
+        self._short_prompts: dict[str, list[int]] = {}  # a short prompt's words -> row numbers
+        entries: dict[tuple[Part, int], list[tuple[Any, Any]]] = defaultdict(list)
         for name, rows in benchmarks:
-            self._add(name, rows, found)
-        self._grams = {key: Grams.of(*joined(parts)) for key, parts in found.items()}
+            self._add(name, rows, entries)
+        self._indexes = {key: NgramIndex.build(parts) for key, parts in entries.items()}
 
-    def matches(self, pair: PreferencePair) -> list[Match]:
-        """Return what the pair shares with the benchmarks, by part, size and row; at most one Match for each."""
-        return self.batch_matches([pair])[0]
+    def matches(self, pairs: Sequence[PreferencePair]) -> list[list[Match]]:
+        """Return the matches of each pair, by part, size and row; at most one for each of these.
 
-    def batch_matches(self, pairs: Sequence[PreferencePair]) -> list[list[Match]]:
-        """Do `matches` for each of the pairs; some hundred at once are much faster than one."""
-        found: list[list[Match]] = [[] for _ in pairs]
+        Some hundred pairs at once are much faster than one.
+        """
+        matches: list[list[Match]] = [[] for _ in pairs]
         for part in PARTS:
             owners: list[int] = []
             texts: list[list[str]] = []
             for number, pair in enumerate(pairs):
-                for text in _texts_of(pair, part):
+                for text in _texts_of_pair(pair, part):
                     owners.append(number)
                     texts.append(words(text))
-            flat = Texts(texts)
+            hashed = HashedTexts(texts)
             for n in self.sizes:
-                hits = self._hits(flat, part, n, owners, texts)
+                overlaps = self._shared_ngrams(hashed, part, n, owners, texts)
                 if part == "prompt":
-                    self._whole_hits(pairs, n, hits)
-                for (number, row), (count, whole, text) in sorted(hits.items()):
+                    self._add_short_prompts(pairs, n, overlaps)
+                for (number, row), overlap in sorted(overlaps.items()):
                     pair, (benchmark, name) = pairs[number], self._rows[row]
-                    found[number].append(
-                        Match(pair.id, pair.source, part, n, benchmark, name, count, whole, text)
-                    )
-        return found
+                    matches[number].append(Match(pair.id, pair.source, part, n, benchmark, name, *overlap))
+        return matches
 
     def problem(self, matches: Iterable[Match]) -> tuple[str, str] | None:
-        """Return the slug and the sentence for a pair whose matches drop it; a prompt's come before an answer's."""
+        """Return slug and detail of a pair to drop for its matches; those of the prompt come first."""
         for match in matches:
-            least = self.config.drop_prompt if match.part == "prompt" else self.config.drop_answer
-            if least is not None and match.n >= least:
+            smallest = self.config.drop_prompt if match.part == "prompt" else self.config.drop_answer
+            if smallest is not None and match.n >= smallest:
                 problem = (
                     f"is the prompt of {match.row}"
                     if match.whole
                     else f"shares {match.n} words in a row with {match.row}"
                 )
-                shown = match.text[:_SHOWN] + ("…" if len(match.text) > _SHOWN else "")
+                quote = match.text[:_MAX_QUOTE] + ("…" if len(match.text) > _MAX_QUOTE else "")
                 return (
                     f"contaminated_{match.part}",
-                    f"The {match.part} {problem} of the benchmark {match.benchmark}: {shown!r}; remove the pair.",
+                    f"The {match.part} {problem} of the benchmark {match.benchmark}: {quote!r}; remove the pair.",
                 )
         return None
 
@@ -134,36 +230,36 @@ class Decontaminator:
         self,
         name: str,
         rows: Iterable[BenchmarkText | Drop],
-        found: dict[tuple[Part, int], list[tuple[Any, Any]]],
+        entries: dict[tuple[Part, int], list[tuple[Any, Any]]],
     ) -> None:
-        """Read one benchmark; its n-grams go to `found`, as arrays of hashes and row numbers."""
-        read = self.read.setdefault(name, {"rows": 0, "unreadable": 0, "first_unreadable": None})
+        """Read one benchmark, and add its n-grams to `entries` as arrays of hashes and row numbers."""
+        counts = self.benchmarks.setdefault(name, {"rows": 0, "unreadable": 0, "first_unreadable": None})
         own: dict[tuple[Part, int], list[tuple[Any, Any]]] = defaultdict(list)
-        whole: dict[str, list[int]] = defaultdict(list)
+        short_prompts: dict[str, list[int]] = defaultdict(list)
         for batch in batches(rows, _BATCH_ROWS):
-            good: list[tuple[int, BenchmarkText]] = []
+            readable: list[tuple[int, BenchmarkText]] = []
             for row in batch:
                 if isinstance(row, Drop):
-                    read["unreadable"] += 1
-                    read["first_unreadable"] = read["first_unreadable"] or f"{row.location}: {row.detail}"
+                    counts["unreadable"] += 1
+                    counts["first_unreadable"] = counts["first_unreadable"] or f"{row.location}: {row.detail}"
                     continue
-                read["rows"] += 1
-                good.append((len(self._rows), row))
+                counts["rows"] += 1
+                readable.append((len(self._rows), row))
                 self._rows.append((name, row.row))
             for part in PARTS:
-                self._index(part, good, own, whole)
-        for key, pieces in own.items():
-            found[key].append(without_common(*joined(pieces), self.config.common))
-        for text, numbers in whole.items():
+                self._add_ngrams(part, readable, own, short_prompts)
+        for key, parts in own.items():
+            entries[key].append(without_common(distinct_entries(parts), self.config.common))
+        for text, numbers in short_prompts.items():
             if len(numbers) <= self.config.common:
-                self._whole.setdefault(text, []).extend(numbers)
+                self._short_prompts.setdefault(text, []).extend(numbers)
 
-    def _index(
+    def _add_ngrams(
         self,
         part: Part,
         rows: Sequence[tuple[int, BenchmarkText]],
         own: dict[tuple[Part, int], list[tuple[Any, Any]]],
-        whole: dict[str, list[int]],
+        short_prompts: dict[str, list[int]],
     ) -> None:
         import numpy as np
 
@@ -171,39 +267,38 @@ class Decontaminator:
         texts: list[list[str]] = []
         for number, row in rows:
             for text in (row.prompt,) if part == "prompt" else row.answers:
-                found = words(text)
+                text_words = words(text)
                 numbers.append(number)
-                texts.append(found)
-                if part == "prompt" and SHORTEST <= len(found) < self.sizes[-1]:
-                    whole[" ".join(found)].append(number)
-        flat, of_text = Texts(texts), np.array(numbers, np.int32)
+                texts.append(text_words)
+                if part == "prompt" and SHORTEST <= len(text_words) < self.sizes[-1]:
+                    short_prompts[" ".join(text_words)].append(number)
+        hashed, row_of_text = HashedTexts(texts), np.array(numbers, np.int32)
         for n in self.sizes:
-            hashes, starts = flat.ngrams(n)
-            own[part, n].append((hashes, of_text[flat.owner[starts]]))
+            hashes, starts = hashed.ngrams(n)
+            own[part, n].append((hashes, row_of_text[hashed.owner[starts]]))
 
-    def _hits(
-        self, flat: Texts, part: Part, n: int, owners: Sequence[int], texts: Sequence[Sequence[str]]
-    ) -> dict[tuple[int, int], tuple[int, bool, str]]:
-        """Return (pair number, row number) -> (n-grams shared, False, the first of them)."""
-        hits: dict[tuple[int, int], tuple[int, bool, str]] = {}
-        if (part, n) not in self._grams:
-            return hits
-        hashes, starts = flat.ngrams(n)
-        for place, rows in self._grams[part, n].find(hashes):
+    def _shared_ngrams(
+        self, hashed: HashedTexts, part: Part, n: int, owners: Sequence[int], texts: Sequence[Sequence[str]]
+    ) -> Overlaps:
+        overlaps: Overlaps = {}
+        if (part, n) not in self._indexes:
+            return overlaps
+        hashes, starts = hashed.ngrams(n)
+        for place, rows in self._indexes[part, n].find(hashes):
             start = int(starts[place])
-            text = int(flat.owner[start])
-            first = start - int(flat.first[text])
+            text = int(hashed.owner[start])
+            first = start - int(hashed.first[text])
             for row in rows.tolist():
-                count, _, shown = hits.get((owners[text], row), (0, False, ""))
-                shown = shown or " ".join(texts[text][first : first + n])
-                hits[owners[text], row] = (count + 1, False, shown)
-        return hits
+                key = (owners[text], row)
+                if earlier := overlaps.get(key):
+                    overlaps[key] = earlier._replace(ngrams=earlier.ngrams + 1)
+                else:
+                    overlaps[key] = _Overlap(1, False, " ".join(texts[text][first : first + n]))
+        return overlaps
 
-    def _whole_hits(
-        self, pairs: Sequence[PreferencePair], n: int, hits: dict[tuple[int, int], tuple[int, bool, str]]
-    ) -> None:
-        """Add the rows whose short prompt is a user turn of the pair, or all of them together."""
-        if not self._whole:
+    def _add_short_prompts(self, pairs: Sequence[PreferencePair], n: int, overlaps: Overlaps) -> None:
+        """Add the rows whose short prompt is a user turn of the pair, or all user turns together."""
+        if not self._short_prompts:
             return
         for number, pair in enumerate(pairs):
             turns = [words(turn["content"]) for turn in pair.history if turn["role"] == "user"]
@@ -212,16 +307,16 @@ class Decontaminator:
             for turn in turns:
                 if SHORTEST <= len(turn) < n:
                     text = " ".join(turn)
-                    for row in self._whole.get(text, ()):
-                        hits.setdefault((number, row), (1, True, text))
+                    for row in self._short_prompts.get(text, ()):
+                        overlaps.setdefault((number, row), _Overlap(1, True, text))
 
 
 class Contamination:
-    """Counts matches for the data report; memory is one number per benchmark row matched."""
+    """Match counts for the data report; memory is one number per matching row of a benchmark."""
 
     def __init__(self, benchmarks: Mapping[str, Mapping[str, Any]]) -> None:
-        """Args: benchmarks: `Decontaminator.read`."""
-        self._read = benchmarks
+        """Args: benchmarks: `Decontaminator.benchmarks`."""
+        self._benchmarks = benchmarks
         self._pairs: Counter[tuple[str, Part, int]] = Counter()
         self._matches: Counter[tuple[str, Part, int]] = Counter()
         self._rows: dict[tuple[str, Part, int], set[str]] = defaultdict(set)
@@ -236,9 +331,11 @@ class Contamination:
         self._last[key] = match.pair_id
 
     def to_dict(self) -> dict[str, Any]:
-        """Return `benchmarks` (what was read of each) and `matches`, a list of counts by benchmark, part and n."""
+        """Return `benchmarks` (row counts of each) and `matches`, a list of counts by benchmark, part and n."""
         return {
-            "benchmarks": [{"benchmark": name, **read} for name, read in sorted(self._read.items())],
+            "benchmarks": [
+                {"benchmark": name, **counts} for name, counts in sorted(self._benchmarks.items())
+            ],
             "matches": [
                 {
                     "benchmark": name,
@@ -262,15 +359,15 @@ def decontaminate(
     """Yield the pairs that the config does not drop for their matches, in their order, read 256 at a time.
 
     Args:
-        rows: pairs, or what holds a `pair`.
-        decontaminator: what they are compared with.
+        rows: pairs, or objects with a `pair`.
+        decontaminator: the benchmarks to compare with.
         on_drop: called once for each pair left out: stage `clean`, reason `contaminated_prompt` or
-            `contaminated_answer`, the pair's id as `where`.
-        on_match: called for every match of every pair, those listed alone included.
+            `contaminated_answer`, the pair's id as location.
+        on_match: called for every match of every pair, also of pairs that are not dropped.
     """
     for batch in batches(rows, BATCH):
         pairs = [row.pair for row in batch]
-        for row, pair, matches in zip(batch, pairs, decontaminator.batch_matches(pairs), strict=True):
+        for row, pair, matches in zip(batch, pairs, decontaminator.matches(pairs), strict=True):
             for match in matches:
                 on_match(match)
             problem = decontaminator.problem(matches)
@@ -280,7 +377,7 @@ def decontaminate(
                 on_drop(Drop(pair.id, pair.source, *problem, "clean"))
 
 
-def _texts_of(pair: PreferencePair, part: Part) -> Iterator[str]:
+def _texts_of_pair(pair: PreferencePair, part: Part) -> Iterator[str]:
     for turn in pair.history:
         if (turn["role"] == "assistant") == (part == "answer"):
             yield turn["content"]

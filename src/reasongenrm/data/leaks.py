@@ -1,4 +1,4 @@
-"""The surface of an answer: what can be seen without understanding it (lengths, marks, openings, chat markers)."""
+"""Label leaks: surface features of answers (lengths, openings, chat markers) that predict which one is chosen."""
 
 from __future__ import annotations
 
@@ -10,49 +10,40 @@ from reasongenrm.metrics.intervals import wilson_interval
 from reasongenrm.records import Letter, PreferencePair
 
 LONGEST = 4000
-"""Characters of an answer that are looked at; longer ones are measured by their first and last halves of it. Lengths
+"""Characters of an answer that are examined: of a longer one, the first and the last half of this number. Lengths
 in characters are those of the whole answer."""
-
-
+MIN_DECIDED = 20
+"""Pairs that a feature must decide to be called a leak."""
+MIN_DECIDED_ACCURACY = 0.95
+"""A leak has this accuracy among the pairs that the feature decides, or …"""
+MIN_ACCURACY_ALONE = 0.7
+"""… the lower end of the 95% interval of its accuracy over all pairs, ties counted half, is above this."""
+MOST_SOURCES = 50
+MOST_PHRASES = 10_000
+MOST_LISTED = 40
 MEASURES = (
-    *(
-        "characters",
-        "white space",
-        "lines",
-        "leading white space",
-        "trailing white space",
-        "ends with a line end",
-    ),
-    *("ends in a letter or digit", "ends with . ! or ?", "headings", "bullets", "numbered items", "bold"),
-    *("code fences", "tables", "share of digits", "share of capitals", "share of bytes not ASCII", "emoji"),
-    *("question marks", "exclamation marks", "opens with a refusal", "speaks as an AI"),
+    *("characters", "white space", "lines", "leading white space", "trailing white space"),
+    *("ends with a line end", "ends in a letter or digit", "ends with . ! or ?", "headings", "bullets"),
+    *("numbered items", "bold", "code fences", "tables", "share of digits", "share of capitals"),
+    *("share of bytes not ASCII", "emoji", "question marks", "exclamation marks", "opens with a refusal"),
+    "speaks as an AI",
 )
-"""The names of what `measures` returns, in its order."""
-
+"""The names of the values that `measures` returns, in its order."""
 
 # A marker looks like a tag or an instruction mark: <|im_start|>, <im_start>, </s>, [INST], [[A]], <<SYS>>.
 _MARKER = re.compile(
     r"<\|[^<>|\s]{1,40}\|>|<<?/?[A-Za-z_][\w.-]{0,30}>>?|\[/?[A-Z_]{2,20}\]|\[\[[^\[\]\s]{1,20}\]\]"
 )
-
-
+_MOST_MARKERS = 64  # of one answer
 _ROLES = ("\nHuman:", "\nAssistant:", "\nUser:", "\nSystem:", "### Instruction", "### Response")
-
-
 _EMOJI = re.compile("[\u2600-\u27bf\U0001f300-\U0001faff]")
-
-
 _REFUSAL = re.compile(
     r"\W*(?:i['’]?m (?:so |very |really )?sorry|sorry|i apologi[sz]e|i (?:can(?:['’]t|not| not)|won['’]t|will not)|"
     r"i['’]?m (?:not able|unable)|i am (?:not able|unable|sorry)|as an ai|unfortunately,? i)\b"
 )
-
-
 _AS_AI = ("as an ai", "as a language model", "as a large language model")
-
-
 _NUMBERED = ("\n1.", "\n2.", "\n3.", "\n4.")
-
+_OTHER_SOURCES = "(further sources)"
 
 # Each byte of UTF-8 as its kind: white space, digit, capital, other ASCII (- or itself), not ASCII.
 _KINDS = bytes(
@@ -66,24 +57,21 @@ _KINDS = bytes(
 )  # fmt: skip
 
 
-_MOST_NAMES = 64
-
-
 def measures(text: str) -> tuple[float, ...]:
     """Return the MEASURES of an answer: counts, shares in [0, 1], and yes (1) or no (0)."""
-    seen = shortened(text)
-    kinds = seen.encode("utf-8", "replace").translate(_KINDS)
+    part = head_and_tail(text)
+    kinds = part.encode().translate(_KINDS)
     size = len(kinds) or 1
-    # Of each line its beginning: to look for the marks there is a tenth of the work of looking in the text.
-    heads = "\n".join(["", *[line.lstrip()[:3] for line in seen.split("\n")]])
-    last = seen[-1:]
-    end = seen[-40:].rstrip()[-1:]
-    opening = seen[:200].lower()
+    # The first characters of each line: searching them takes a tenth of the time of searching the text.
+    heads = "\n".join(["", *[line.lstrip()[:3] for line in part.split("\n")]])
+    last = part[-1:]
+    end = part[-40:].rstrip()[-1:]
+    opening = part[:200].lower()
     return (
         len(text),
         kinds.count(b" "),
         heads.count("\n") - 1,
-        seen[:1].isspace(),
+        part[:1].isspace(),
         last.isspace(),
         last == "\n",
         end.isalnum(),
@@ -91,13 +79,13 @@ def measures(text: str) -> tuple[float, ...]:
         heads.count("\n#"),
         heads.count("\n- ") + heads.count("\n* ") + heads.count("\n• "),
         sum([heads.count(mark) for mark in _NUMBERED]),
-        seen.count("**"),
-        seen.count("```"),
+        part.count("**"),
+        part.count("```"),
         heads.count("\n|"),
         kinds.count(b"0") / size,
         kinds.count(b"A") / size,
         kinds.count(b"x") / size,
-        0 if seen.isascii() else len(_EMOJI.findall(seen)),
+        0 if part.isascii() else len(_EMOJI.findall(part)),
         kinds.count(b"?"),
         kinds.count(b"!"),
         _REFUSAL.match(opening) is not None,
@@ -105,58 +93,34 @@ def measures(text: str) -> tuple[float, ...]:
     )
 
 
-def marks(text: str) -> set[str]:
-    """Return the names of what an answer holds or not: its chat markers and tags, its first and last words."""
-    seen = shortened(text)
-    found: set[str] = set()
-    if "<" in seen or "[" in seen:
-        found = {f"marker {mark}" for mark in sorted(set(_MARKER.findall(seen)))[:_MOST_NAMES]}
-    found.update(f"marker {role.strip()}" for role in _ROLES if role in seen)
-    first = seen[:80].lower().split(None, 2)[:2]
+def phrases(text: str) -> set[str]:
+    """Return the names of an answer's phrases: its chat markers and tags, its first and last words."""
+    part = head_and_tail(text)
+    names: set[str] = set()
+    if "<" in part or "[" in part:
+        names = {f"marker {marker}" for marker in sorted(set(_MARKER.findall(part)))[:_MOST_MARKERS]}
+    names.update(f"marker {role.strip()}" for role in _ROLES if role in part)
+    first = part[:80].lower().split(None, 2)[:2]
     if first:
-        found.add(f"first word {first[0]}")
-        found.add(f"first words {' '.join(first)}")
-        found.add(f"last words {' '.join(seen[-40:].lower().split()[-2:])}")
-    return found
+        names.add(f"first word {first[0]}")
+        names.add(f"first words {' '.join(first)}")
+        names.add(f"last words {' '.join(part[-40:].lower().split()[-2:])}")
+    return names
 
 
-def shortened(text: str) -> str:
+def head_and_tail(text: str) -> str:
     """Return the first and the last half of LONGEST characters, or the whole text if it has no more."""
     if len(text) <= LONGEST:
         return text
     return text[: LONGEST // 2] + text[-LONGEST // 2 :]
 
 
-LEAST_DECIDED = 20
-"""Pairs that a feature must decide before it is called a leak."""
-
-
-SURE = 0.95
-"""A leak: this accuracy among the pairs that the feature decides, however few of all they are, or …"""
-
-
-ALONE = 0.7
-"""… the lower end of the 95% interval of its accuracy over all pairs, ties counted half, above this."""
-
-
-MOST_SOURCES = 50
-
-
-MOST_MARKS = 10_000
-
-
-MOST_LISTED = 40
-
-
-_REST = "(further sources)"
-
-
-class Comparison(NamedTuple):
-    """What the surfaces of a pair's answers differ in.
+class SurfaceDifference(NamedTuple):
+    """How the surfaces of a pair's answers differ.
 
     Attributes:
-        signs: of each of MEASURES, 1 where the chosen answer has more, -1 where the rejected one has, else 0.
-        chosen, rejected: marks that this answer alone has, sorted.
+        signs: for each of MEASURES, 1 if the chosen answer has more, -1 if the rejected one has more, else 0.
+        chosen, rejected: phrases of only this answer, sorted.
     """
 
     signs: tuple[int, ...]
@@ -164,46 +128,44 @@ class Comparison(NamedTuple):
     rejected: tuple[str, ...]
 
 
-def compare(pair: PreferencePair) -> Comparison:
-    """Look at a pair for `LeakDetector.add`; nearly all the time goes here, so that it may run in other processes."""
-    both = zip(measures(pair.chosen), measures(pair.rejected), strict=True)
-    in_chosen, in_rejected = marks(pair.chosen), marks(pair.rejected)
-    return Comparison(
-        tuple([(left > right) - (left < right) for left, right in both]),
-        tuple(sorted(in_chosen - in_rejected)),  # a set's own order differs between processes
-        tuple(sorted(in_rejected - in_chosen)),
+def surface_difference(pair: PreferencePair) -> SurfaceDifference:
+    """Compare a pair's answers; the leak detector spends nearly all its time here, so that it may run in other
+    processes."""
+    values = zip(measures(pair.chosen), measures(pair.rejected), strict=True)
+    chosen, rejected = phrases(pair.chosen), phrases(pair.rejected)
+    return SurfaceDifference(
+        tuple([(left > right) - (left < right) for left, right in values]),
+        tuple(sorted(chosen - rejected)),  # a set's own order differs between processes
+        tuple(sorted(rejected - chosen)),
     )
 
 
 @dataclass(slots=True)
 class _Counts:
-    """Of one source: how often the chosen answer has more of a measure, or alone has a mark; and the other way."""
+    """Counts over the pairs of one source: name -> [chosen has more of it, rejected has more of it]."""
 
     pairs: int = 0
-    chosen_more: list[int] = field(default_factory=lambda: [0] * len(MEASURES))
-    rejected_more: list[int] = field(default_factory=lambda: [0] * len(MEASURES))
-    marks: dict[str, list[int]] = field(default_factory=dict)  # name -> [chosen alone, rejected alone]
+    measures: dict[str, list[int]] = field(default_factory=lambda: {name: [0, 0] for name in MEASURES})
+    phrases: dict[str, list[int]] = field(default_factory=dict)
 
     def merge(self, other: _Counts) -> None:
         self.pairs += other.pairs
-        for at in range(len(MEASURES)):
-            self.chosen_more[at] += other.chosen_more[at]
-            self.rejected_more[at] += other.rejected_more[at]
-        for name, (chosen, rejected) in other.marks.items():
-            both = self.marks.setdefault(name, [0, 0])
-            both[0] += chosen
-            both[1] += rejected
+        for mine, others in ((self.measures, other.measures), (self.phrases, other.phrases)):
+            for name, (chosen, rejected) in others.items():
+                counts = mine.setdefault(name, [0, 0])
+                counts[0] += chosen
+                counts[1] += rejected
 
-    def forget(self) -> None:
-        """Keep the half of the marks that was met most; of those met equally often, the ones met last."""
-        latest_first = list(self.marks.items())[::-1]
-        kept = sorted(latest_first, key=lambda item: -sum(item[1]))[: MOST_MARKS // 2]
-        self.marks = dict(kept[::-1])
+    def drop_rare(self) -> None:
+        """Keep the half of the phrases that is most frequent; of equally frequent ones, the latest."""
+        latest_first = list(self.phrases.items())[::-1]
+        frequent = sorted(latest_first, key=lambda item: -sum(item[1]))[: MOST_PHRASES // 2]
+        self.phrases = dict(frequent[::-1])
 
 
 @dataclass(frozen=True, slots=True)
 class _Feature:
-    """How a feature splits some pairs: for each way to decide, how many it would decide so."""
+    """A feature's decisions over some pairs: how many it decides one way, and how many the other way."""
 
     name: str
     first: int
@@ -211,19 +173,19 @@ class _Feature:
     pairs: int
 
     @property
-    def alone(self) -> float:
-        """Accuracy over all pairs when this feature alone decides and a coin decides its ties."""
+    def accuracy_alone(self) -> float:
+        """Accuracy over all pairs when only this feature decides, with a coin for its ties."""
         decided = self.first + self.second
         return (max(self.first, self.second) + (self.pairs - decided) / 2) / self.pairs
 
     def to_dict(self, first: str, second: str) -> dict[str, Any]:
-        """Return its figures; `first` and `second` say what it predicts when the first or second count is higher."""
+        """Return its figures; `first` and `second` name the prediction when the first or second count is higher."""
         decided = self.first + self.second
-        right = max(self.first, self.second)
-        accuracy = right / decided
-        low, high = wilson_interval(right, decided)
-        whole = wilson_interval(int(self.alone * self.pairs), self.pairs)
-        leak = decided >= LEAST_DECIDED and (accuracy >= SURE or whole[0] > ALONE)
+        correct = max(self.first, self.second)
+        accuracy = correct / decided
+        low, high = wilson_interval(correct, decided)
+        low_alone, _ = wilson_interval(int(self.accuracy_alone * self.pairs), self.pairs)
+        leak = decided >= MIN_DECIDED and (accuracy >= MIN_DECIDED_ACCURACY or low_alone > MIN_ACCURACY_ALONE)
         return {
             "feature": self.name,
             "predicts": first if self.first >= self.second else second,
@@ -232,7 +194,7 @@ class _Feature:
             "coverage": round(decided / self.pairs, 4),
             "accuracy": round(accuracy, 4),
             "interval": [round(low, 4), round(high, 4)],
-            "accuracy_alone": round(self.alone, 4),
+            "accuracy_alone": round(self.accuracy_alone, 4),
             "leak": leak,
         }
 
@@ -241,67 +203,64 @@ class LeakDetector:
     """Counts, pair by pair, what surface features would have predicted.
 
     A feature that compares the two answers predicts that the one with more of it is chosen, or the one with less,
-    whichever is right more often. One of the conversation (its source, turns, length) cannot tell the answers apart,
-    but could predict the winner's letter if answers were placed badly: `placed` counts that.
+    whichever is right more often. A feature of the conversation (its source, turns, length) cannot distinguish the
+    answers, but could predict the winner's letter if answers were placed badly: `add_placement` counts that.
 
-    Memory is bounded: of each source at most MOST_MARKS markers and opening or closing words are held, the rarer
-    half being forgotten when there are more (so a count can be too low, and never too high); sources beyond MOST_SOURCES are counted together.
+    Memory is bounded: of each source at most MOST_PHRASES phrases are kept, and the rarer half is dropped when there
+    are more (so a count can be too low, and never too high); sources beyond MOST_SOURCES are counted together.
     """
 
     def __init__(self) -> None:
         self._sources: dict[str, _Counts] = {}
         self._letters: dict[str, list[int]] = {}  # feature of the conversation -> [A won, B won]
-        self._placed = 0
+        self._placements = 0
 
-    def add(self, pair: PreferencePair, compared: Comparison | None = None) -> None:
+    def add(self, pair: PreferencePair, difference: SurfaceDifference | None = None) -> None:
         """Count a pair.
 
         Args:
-            compared: `compare(pair)`, where it was done before.
+            difference: `surface_difference(pair)`, if it is known already.
         """
-        signs, *alone = compared or compare(pair)
-        counts = self._of(pair.source)
+        signs, *phrases_by_side = difference or surface_difference(pair)
+        counts = self._counts_of(pair.source)
         counts.pairs += 1
-        for at, sign in enumerate(signs):
-            if sign > 0:
-                counts.chosen_more[at] += 1
-            elif sign:
-                counts.rejected_more[at] += 1
-        for side, names in enumerate(alone):
+        for sign, measure in zip(signs, counts.measures.values(), strict=True):
+            if sign:
+                measure[sign < 0] += 1
+        for side, names in enumerate(phrases_by_side):
             for name in names:
-                counts.marks.setdefault(name, [0, 0])[side] += 1
-        if len(counts.marks) > MOST_MARKS:
-            counts.forget()
+                counts.phrases.setdefault(name, [0, 0])[side] += 1
+        if len(counts.phrases) > MOST_PHRASES:
+            counts.drop_rare()
 
-    def placed(self, pair: PreferencePair, winner: Letter) -> None:
-        """Count under which letter the chosen answer of a pair stands."""
-        self._placed += 1
-        at = 0 if winner == "A" else 1
-        source = pair.source if pair.source in self._sources else _REST
+    def add_placement(self, pair: PreferencePair, winner: Letter) -> None:
+        """Count the letter of a pair's chosen answer."""
+        self._placements += 1
+        source = pair.source if pair.source in self._sources else _OTHER_SOURCES
         size = sum([len(turn["content"]) for turn in pair.history]).bit_length()
         for name in (
             f"source {source}",
             f"turns {min(len(pair.history), 20)}",
             f"prompt under {1 << size} characters",
         ):
-            self._letters.setdefault(name, [0, 0])[at] += 1
+            self._letters.setdefault(name, [0, 0])[winner == "B"] += 1
 
     def to_dict(self) -> dict[str, Any]:
         """Return the findings as plain JSON values.
 
-        `leaks`: what is flagged, over all pairs or in one source or in the placement (`scope`). `features`: over
-        all pairs, every measure and the strongest marks. `placement`: the conversation's features against the
-        letter. Of each: what it predicts, `pairs`, the pairs it decides (`decided`, and their share `coverage`), its
+        `leaks`: the leaks over all pairs, in one source or in the placement (`scope`). `features`: over all pairs,
+        every measure and the strongest phrases. `placement`: the conversation's features against the letter. Each
+        feature has its prediction, `pairs`, the pairs it decides (`decided`, and their share `coverage`), its
         `accuracy` on those with its 95% Wilson interval, and `accuracy_alone` over all pairs, ties counted half.
         """
         total = _Counts()
         for counts in self._sources.values():
             total.merge(counts)
-        features = _features(total, every_measure=True)
+        features = _features(total, every_feature=True)
         leaks = [{"scope": "all pairs", **row} for row in features if row["leak"]]
         if len(self._sources) > 1:
             for name, counts in sorted(self._sources.items()):
-                rows = _features(counts, every_measure=False)
+                rows = _features(counts, every_feature=False)
                 leaks += [{"scope": f"source {name}", **row} for row in rows if row["leak"]]
         placement = [
             _Feature(name, a, b, a + b).to_dict("A", "B") for name, (a, b) in sorted(self._letters.items())
@@ -309,39 +268,43 @@ class LeakDetector:
         leaks += [{"scope": "placement", **row} for row in placement if row["leak"]]
         return {
             "pairs": total.pairs,
-            "placed": self._placed,
-            "rule": f"a feature that decides at least {LEAST_DECIDED} pairs is a leak if it is right in {SURE:.0%} of"
-            f" those, or if the lower end of the 95% interval of its accuracy over all pairs is above {ALONE:.0%}",
+            "placements": self._placements,
+            "rule": f"a feature that decides at least {MIN_DECIDED} pairs is a leak if it is right in"
+            f" {MIN_DECIDED_ACCURACY:.0%} of those, or if the lower end of the 95% interval of its accuracy over all"
+            f" pairs is above {MIN_ACCURACY_ALONE:.0%}",
             "leaks": leaks,
             "features": features,
             "placement": placement,
         }
 
-    def _of(self, source: str) -> _Counts:
+    def _counts_of(self, source: str) -> _Counts:
         if source not in self._sources and len(self._sources) >= MOST_SOURCES:
-            source = _REST
+            source = _OTHER_SOURCES
         return self._sources.setdefault(source, _Counts())
 
 
-def _features(counts: _Counts, *, every_measure: bool) -> list[dict[str, Any]]:
-    """Return the features of some pairs, the strongest first; of the marks, the MOST_LISTED strongest."""
-    measured = [
-        _Feature(name, more, less, counts.pairs)
-        for name, more, less in zip(MEASURES, counts.chosen_more, counts.rejected_more, strict=True)
-        if more + less
-    ]
-    marked = [
-        _Feature(name, chosen, rejected, counts.pairs) for name, (chosen, rejected) in counts.marks.items()
-    ]
-    marked = sorted(marked, key=lambda one: (-one.alone, one.name))[:MOST_LISTED]
+def _features(counts: _Counts, *, every_feature: bool) -> list[dict[str, Any]]:
+    """Return the features of some pairs, the strongest first, with the MOST_LISTED strongest phrases.
+
+    Args:
+        every_feature: also those that decide fewer than MIN_DECIDED pairs.
+    """
+    measured, phrased = (
+        [
+            _Feature(name, first, second, counts.pairs)
+            for name, (first, second) in group.items()
+            if first + second
+        ]
+        for group in (counts.measures, counts.phrases)
+    )
+    phrased = sorted(phrased, key=lambda one: (-one.accuracy_alone, one.name))[:MOST_LISTED]
     rows = [
-        one.to_dict("more is chosen", "more is rejected")
-        for one in measured
-        if every_measure or one.first + one.second >= LEAST_DECIDED
-    ]
-    rows += [
-        one.to_dict("chosen has it", "rejected has it")
-        for one in marked
-        if one.first + one.second >= LEAST_DECIDED or every_measure
+        one.to_dict(*predictions)
+        for group, predictions in (
+            (measured, ("more is chosen", "more is rejected")),
+            (phrased, ("chosen has it", "rejected has it")),
+        )
+        for one in group
+        if every_feature or one.first + one.second >= MIN_DECIDED
     ]
     return sorted(rows, key=lambda row: (not row["leak"], -row["accuracy_alone"], row["feature"]))

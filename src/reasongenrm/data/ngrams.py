@@ -1,4 +1,4 @@
-"""Texts as words, runs of words as 64-bit hashes, and an index of the n-grams of benchmarks."""
+"""Texts as words, n-grams as 64-bit hashes, and an index of the n-grams of benchmarks."""
 
 from __future__ import annotations
 
@@ -13,26 +13,19 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
     Entries = tuple[NDArray[np.uint64], NDArray[np.int32]]
-    """Hashes of n-grams, and the row in which each stands."""
-
+    """Hashes of n-grams, and the number of the row that contains each."""
 
 Row = TypeVar("Row")
 
-
-# Scripts that put no space between words: each of their characters counts as a word. Thai, Lao, Myanmar,
+# Scripts without spaces between words: each of their characters counts as a word. Thai, Lao, Myanmar,
 # Khmer, the kana, Han.
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     "\U00020000-\U0003ffff]"
 )
-
-
-# ASCII alone: lower case, and a space for all that is no letter and no digit.
+# For ASCII texts: letters to lower case, digits unchanged, and a space for everything else.
 _ASCII = {code: chr(code).lower() if chr(code).isalnum() else " " for code in range(128)}
 
 
@@ -43,21 +36,16 @@ def batches(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
         yield batch
 
 
-def fold(text: str) -> str:
-    """Return the text in Unicode's NFKC form and casefolded, each run of white space as one space.
-
-    Half of a surrogate pair becomes a question mark, as no hash function takes one.
-    """
-    folded = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-    return folded.encode("utf-8", "replace").decode("utf-8")
+def normalized(text: str) -> str:
+    """Return the text in Unicode's NFKC form and casefolded, each run of white space as one space."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text, folded and without punctuation.
+    """Return the words of a text, normalized and without punctuation.
 
-    A word is a run of letters, digits and the marks on them; an underscore parts words. A character of a script
-    that is written without spaces (Chinese, Japanese, Thai, …) is a word of its own, so that an n-gram is n
-    characters there.
+    A word is a run of letters, digits and the marks on them; an underscore separates words. A character of a script
+    without spaces (Chinese, Japanese, Thai, …) is a word of its own, so that an n-gram is n characters there.
     """
     if text.isascii():
         return text.translate(_ASCII).split()
@@ -67,7 +55,7 @@ def words(text: str) -> list[str]:
 
 @cache
 def _word() -> re.Pattern[str]:
-    """`\\w` leaves out the marks that stand for vowels in Indic and Semitic scripts, and would cut words there."""
+    r"""The pattern of a word: `\w` and the marks for vowels in Indic and Semitic scripts, which `\w` leaves out."""
     marks = [
         code
         for code in range(0x0300, 0x3000)
@@ -76,14 +64,13 @@ def _word() -> re.Pattern[str]:
     return re.compile(rf"[\w{''.join(map(chr, marks))}]+")
 
 
-class Texts:
-    """Some texts as one array of word hashes.
+class HashedTexts:
+    """Several texts as one array of word hashes.
 
     Attributes:
-        hashes: 64-bit hash of each word, texts one after the other; uint64, shape (words,). The same in every
-            process.
-        owner: which text a word belongs to, counted from 0; int64, shape (words,), never falling.
-        first: where each text begins in `hashes`; int64, shape (texts,).
+        hashes: 64-bit hash of each word, text after text; uint64, shape (words,). The same in every process.
+        owner: the number of the text of each word, from 0; int64, shape (words,), ascending.
+        first: the position in `hashes` where each text begins; int64, shape (texts,).
     """
 
     def __init__(self, texts: Sequence[Sequence[str]]) -> None:
@@ -99,10 +86,10 @@ class Texts:
         self.first: NDArray[np.int64] = np.cumsum(lengths) - lengths
 
     def ngrams(self, n: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-        """Return every run of n words within one text: its hash, and where in `hashes` it begins.
+        """Return the hash of every run of n words within one text, and the position in `hashes` where it begins.
 
         The hash is sum(c_i * h_i) mod 2^64 over the word hashes h_i with fixed odd c_i (multilinear hashing,
-        Lemire & Kaser 2014, arXiv 1202.4961): the word hashes are well mixed, so two runs that differ have the
+        Lemire & Kaser 2014, arXiv 1202.4961): the word hashes are well mixed, so two different runs have the
         same hash with a probability near 2^-64.
         """
         import numpy as np
@@ -111,33 +98,33 @@ class Texts:
         if count <= 0:
             return np.empty(0, np.uint64), np.empty(0, np.int64)
         total = np.zeros(count, np.uint64)
-        for at, factor in enumerate(factors(n)):
+        for at, factor in enumerate(hash_factors(n)):
             total += self.hashes[at : at + count] * np.uint64(factor)
         starts = np.flatnonzero(self.owner[:count] == self.owner[n - 1 :])
         return total[starts], starts
 
 
 @cache
-def factors(n: int) -> list[int]:
+def hash_factors(n: int) -> list[int]:
     """Return n fixed odd 64-bit numbers: the outputs of splitmix64 (Steele, Lea & Flood 2014) from 0, made odd."""
-    found, state, mask = [], 0, 2**64 - 1
+    factors, state, mask = [], 0, 2**64 - 1
     for _ in range(n):
         state = (state + 0x9E3779B97F4A7C15) & mask
         mixed = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
         mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & mask
-        found.append((mixed ^ (mixed >> 31)) | 1)
-    return found
+        factors.append((mixed ^ (mixed >> 31)) | 1)
+    return factors
 
 
 @dataclass(frozen=True, slots=True)
-class Grams:
+class NgramIndex:
     """The n-grams of one size in one part of all benchmarks.
 
     Attributes:
         hashes: ascending; one entry per n-gram and row; shape (entries,).
         rows: the row of each entry; shape (entries,).
         filter: whether some hash begins with these bits; most lookups end here.
-        shift: by how many bits a hash is shifted to give its place in `filter`.
+        shift: the number of bits by which a hash is shifted to give its position in `filter`.
     """
 
     hashes: NDArray[np.uint64]
@@ -146,18 +133,19 @@ class Grams:
     shift: int
 
     @classmethod
-    def of(cls, hashes: NDArray[np.uint64], rows: NDArray[np.int32]) -> Grams:
+    def build(cls, parts: Sequence[Entries]) -> NgramIndex:
+        """Index the n-grams of several benchmarks."""
         import numpy as np
 
-        order = np.argsort(hashes, kind="stable")
+        hashes, rows = distinct_entries(parts)
         bits = min(24, max(10, (8 * len(hashes)).bit_length()))
         shift = 64 - bits
         filter_ = np.zeros(1 << bits, np.bool_)
         filter_[hashes >> np.uint64(shift)] = True
-        return cls(hashes[order], rows[order], filter_, shift)
+        return cls(hashes, rows, filter_, shift)
 
     def find(self, hashes: NDArray[np.uint64]) -> Iterator[tuple[int, NDArray[np.int32]]]:
-        """Yield the place of each hash that is there, and its rows."""
+        """Yield the position of each hash that is in the index, and its rows."""
         import numpy as np
 
         places = np.flatnonzero(self.filter[hashes >> np.uint64(self.shift)])
@@ -168,8 +156,8 @@ class Grams:
                 yield int(places[at]), self.rows[left[at] : right[at]]
 
 
-def joined(parts: Sequence[Entries]) -> Entries:
-    """Return the parts' hashes and rows, each n-gram once per row."""
+def distinct_entries(parts: Sequence[Entries]) -> Entries:
+    """Return the hashes and rows of all parts in ascending order, each n-gram once per row."""
     import numpy as np
 
     hashes = np.concatenate([hashes for hashes, _ in parts]).astype(np.uint64)
@@ -181,10 +169,11 @@ def joined(parts: Sequence[Entries]) -> Entries:
     return hashes[new], rows[new]
 
 
-def without_common(hashes: NDArray[np.uint64], rows: NDArray[np.int32], common: int) -> Entries:
-    """Leave out the n-grams that stand in more than `common` rows; `hashes` ascend."""
+def without_common(entries: Entries, common: int) -> Entries:
+    """Return the entries without the n-grams of more than `common` rows."""
     import numpy as np
 
+    hashes, rows = entries
     _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
-    good = counts[inverse] <= common
-    return hashes[good], rows[good]
+    rare = counts[inverse] <= common
+    return hashes[rare], rows[rare]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from reasongenrm.chat.prompts import PromptFile, rating_prompt
 from reasongenrm.errors import DataError
 from reasongenrm.records import Message, PreferencePair, RatingPrompt
-from reasongenrm.rows.turns import BadRow, check_text, read_prompt
+from reasongenrm.rows.turns import BadRow, check_text, read_prompt, replace_surrogates
 
 Prompt = str | Sequence[Message]
 """What is answered: one user turn, or the turns up to and including the last user turn."""
@@ -21,8 +20,8 @@ def validated_pair(number: int, prompt: Prompt, a: str, b: str) -> PreferencePai
         DataError: the prompt or an answer is no text, or the turns do not end in the user's; names the row.
     """
     try:
-        history = read_prompt(_whole(prompt), "prompt")
-        return PreferencePair.make(history, check_text(_whole(a), "a"), check_text(_whole(b), "b"), "")
+        prompt, a, b = replace_surrogates([prompt, a, b])
+        return PreferencePair.make(read_prompt(prompt, "prompt"), check_text(a, "a"), check_text(b, "b"), "")
     except BadRow as bad:
         raise DataError(bad.reason.replace("_", " "), location=f"row {number}", hint=bad.detail) from None
 
@@ -35,16 +34,7 @@ def validated_answer(number: int, prompt: Prompt, answer: str, prompts: PromptFi
         DataError: see `given_pair`.
     """
     try:
-        history = read_prompt(_whole(prompt), "prompt")
-        return rating_prompt(history, check_text(_whole(answer), "answer"), prompts)
+        prompt, answer = replace_surrogates([prompt, answer])
+        return rating_prompt(read_prompt(prompt, "prompt"), check_text(answer, "answer"), prompts)
     except BadRow as bad:
         raise DataError(bad.reason.replace("_", " "), location=f"row {number}", hint=bad.detail) from None
-
-
-def _whole(value: Any) -> Any:
-    """A text, or turns, in which half of a surrogate pair is a question mark, as the tokenizer reads it."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, Mapping):
-        return {name: _whole(part) for name, part in value.items()}
-    return [_whole(part) for part in value] if isinstance(value, Sequence) else value

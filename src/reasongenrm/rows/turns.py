@@ -1,12 +1,11 @@
-"""Checks of texts and conversations that the loaders of rows share; what fails carries a slug and a sentence."""
+"""Checks of texts and conversations: a valid one is returned, an invalid one raises `BadRow`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from reasongenrm.records import Message
-from reasongenrm.rows.files import half_surrogate, kind_of
 
 ROLES = ("system", "user", "assistant")
 
@@ -24,19 +23,39 @@ class BadRow(Exception):
         self.reason, self.detail = reason, detail
 
 
+def is_text(value: Any) -> TypeGuard[str]:
+    """Whether a value is a string without lone surrogates, which JSON can escape and UTF-8 cannot hold."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.isascii() or value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_text(value: Any, name: str) -> str:
-    """Return a text as it is.
+    """Return a text unchanged.
 
     Raises:
-        BadRow: it is no string, or holds half a surrogate pair.
+        BadRow: the value is not a string (`bad_type`), or contains a lone surrogate (`bad_encoding`).
     """
+    if is_text(value):
+        return value
     if not isinstance(value, str):
         raise BadRow("bad_type", f"`{name}` is {kind_of(value)}; make it a string.")
-    at = half_surrogate(value)
-    if at is not None:
-        detail = f"`{name}` holds half a surrogate pair at character {at}; write the whole character."
-        raise BadRow("bad_encoding", detail)
-    return value
+    at = next(place for place, character in enumerate(value) if "\ud800" <= character <= "\udfff")
+    detail = f"`{name}` contains half of a surrogate pair at character {at}; write the whole character."
+    raise BadRow("bad_encoding", detail)
+
+
+def replace_surrogates(value: Any) -> Any:
+    """Return a text, or all texts in lists and mappings, with a question mark for every lone surrogate."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, Mapping):
+        return {name: replace_surrogates(part) for name, part in value.items()}
+    return [replace_surrogates(part) for part in value] if is_list(value) else value
 
 
 def is_list(value: Any) -> bool:
@@ -44,35 +63,40 @@ def is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
+def kind_of(value: Any) -> str:
+    """Name a value's type in the words of JSON."""
+    if value is None:
+        return "missing or null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, (int, float)):
+        return "a number"
+    names: dict[type, str] = {str: "a string", list: "a list", tuple: "a list", dict: "an object"}
+    return names.get(type(value), f"of type {type(value).__name__}")
+
+
 def read_turns(value: Any, name: str, roles: Sequence[str] = ROLES) -> list[Message]:
     """Return a list of `{role, content}` objects as messages; other keys are ignored.
 
     Raises:
-        BadRow: it is no list, is empty, or holds something else than such objects in the given roles.
+        BadRow: the value is not a list, is empty, or has an item that is not such an object or has another role.
     """
     if not is_list(value):
-        raise BadRow(
-            "bad_type", f"`{name}` is {kind_of(value)}; make it a list of {{role, content}} objects."
-        )
+        detail = f"`{name}` is {kind_of(value)}; make it a list of {{role, content}} objects."
+        raise BadRow("bad_type", detail)
     if not value:
         raise BadRow("no_messages", f"`{name}` has no messages; it needs at least a user turn.")
     return [_turn(turn, name, number, roles) for number, turn in enumerate(value)]
 
 
 def _turn(turn: Any, name: str, number: int, roles: Sequence[str]) -> Message:
-    if isinstance(turn, dict):  # nearly all are good: their names are not spelled out
+    if isinstance(turn, dict):  # fast path: no names of places are formatted for a valid turn
         role, content = turn.get("role"), turn.get("content")
-        if (
-            isinstance(role, str)
-            and role in roles
-            and isinstance(content, str)
-            and half_surrogate(content) is None
-        ):
+        if isinstance(role, str) and role in roles and is_text(content):
             return Message(role=role, content=content)
     place = f"{name}[{number}]"
     if not isinstance(turn, Mapping):
-        detail = f"`{place}` is {kind_of(turn)}; make it an object with role and content."
-        raise BadRow("bad_type", detail)
+        raise BadRow("bad_type", f"`{place}` is {kind_of(turn)}; make it an object with role and content.")
     role = check_text(turn.get("role"), f"{place}.role")
     if role not in roles:
         raise BadRow("bad_role", f"`{place}` has the role {role[:40]!r}; use {', '.join(roles)}.")
@@ -80,19 +104,35 @@ def _turn(turn: Any, name: str, number: int, roles: Sequence[str]) -> Message:
 
 
 def read_prompt(value: Any, name: str) -> list[Message]:
-    """Return what an answer answers: a text becomes one user turn, a list of messages is checked.
+    """Return a prompt as messages: a text becomes one user turn, a list of messages is checked.
 
     Raises:
-        BadRow: it is neither, or does not run [system], user, assistant, user, …, user with filled user turns.
+        BadRow: the value is neither, or the turns are not [system], user, assistant, user, …, user (see
+            `check_prompt`).
     """
-    turns = [Message(role="user", content=check_text(value, name))] if isinstance(value, str) else None
-    turns = turns or read_turns(value, name)
+    if isinstance(value, str):
+        turns = [Message(role="user", content=check_text(value, name))]
+    else:
+        turns = read_turns(value, name)
     check_prompt(turns, name)
     return turns
 
 
 def check_prompt(turns: Sequence[Message], name: str) -> None:
-    """Check that turns run [system], user, assistant, user, …, user, with filled user turns.
+    """Check that turns are [system], user, assistant, user, …, user, and that no user turn is empty.
+
+    Raises:
+        BadRow: they are not.
+    """
+    check_order(turns, name)
+    if not turns or turns[-1]["role"] != "user":
+        problem = f"ends in a {turns[-1]['role']} turn" if turns else "has no turn"
+        raise BadRow("no_final_question", f"`{name}` {problem}; it must end in the user's.")
+    check_filled(turns, name)
+
+
+def check_order(turns: Sequence[Message], name: str) -> None:
+    """Check that user and assistant take turns, after at most one system turn.
 
     Raises:
         BadRow: they do not.
@@ -100,13 +140,16 @@ def check_prompt(turns: Sequence[Message], name: str) -> None:
     roles = [turn["role"] for turn in turns]
     dialogue = roles[1:] if roles[:1] == ["system"] else roles
     if dialogue != (["user", "assistant"] * len(dialogue))[: len(dialogue)]:
-        shown = " ".join(roles[:8]) + (" …" if len(roles) > 8 else "")
-        raise BadRow(
-            "roles_not_alternating",
-            f"`{name}` runs {shown}; after at most one system turn, user and assistant must take turns.",
-        )
-    if dialogue[-1:] != ["user"]:
-        problem = f"ends in a {roles[-1]} turn" if roles else "has no turn"
-        raise BadRow("no_final_question", f"`{name}` {problem}; it must end in the user's.")
+        order = " ".join(roles[:8]) + (" …" if len(roles) > 8 else "")
+        detail = f"`{name}` has the turns {order}; user and assistant must alternate, after at most one system turn."
+        raise BadRow("roles_not_alternating", detail)
+
+
+def check_filled(turns: Sequence[Message], name: str) -> None:
+    """Check that no user turn is empty.
+
+    Raises:
+        BadRow: a user turn is empty.
+    """
     if any(turn["role"] == "user" and not turn["content"].strip() for turn in turns):
-        raise BadRow("empty_prompt", "The prompt is empty; fill it or remove the row.")
+        raise BadRow("empty_prompt", f"A user turn of `{name}` is empty; fill it or remove the row.")

@@ -17,7 +17,7 @@ from reasongenrm.judge.api import Judge
 from reasongenrm.judge.tournament import Ranking, rank, seated
 from reasongenrm.judge.verdicts import preference
 from reasongenrm.records import Comparison, Drop, Message, content_id
-from reasongenrm.rows.files import RawLine, RawRow, raw_lines
+from reasongenrm.rows.files import JsonLine, RawRow, json_lines
 from reasongenrm.rows.turns import BadRow, check_text, is_list, read_prompt
 from reasongenrm.store import PartStore, dump_line, jsonl_writer, to_json
 
@@ -59,7 +59,7 @@ def _answers(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
     return tuple(check_text(answer, f"answers[{number}]") for number, answer in enumerate(answers))
 
 
-def read_questions(lines: Iterable[RawLine], names: Sequence[str]) -> Iterator[Question | Drop]:
+def read_questions(lines: Iterable[JsonLine], names: Sequence[str]) -> Iterator[Question | Drop]:
     """Yield one item per line.
 
     Args:
@@ -68,7 +68,7 @@ def read_questions(lines: Iterable[RawLine], names: Sequence[str]) -> Iterator[Q
     """
     met: Counter[str] = Counter()
     for line in lines:
-        row = line.read()
+        row = line.decode()
         if isinstance(row, RawRow):
             try:
                 prompt = read_prompt(row.columns.get("prompt"), "prompt")
@@ -159,7 +159,7 @@ def ask(verb: str, judge: Callable[[], Judge], source: str, target: str) -> None
         EngineError: the judge cannot be served.
     """
     work, names = VERBS[verb]
-    questions = read_questions(raw_lines(source), names)
+    questions = read_questions(json_lines(source), names)
     with ExitStack() as stack:
         if target == "-":
             told = _ask(work, judge, questions, None, complain)
