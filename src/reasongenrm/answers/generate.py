@@ -11,7 +11,7 @@ from typing import Any
 from reasongenrm.chat.encoder import ChatEncoder, load_tokenizer
 from reasongenrm.config.scalar import AnswersConfig
 from reasongenrm.engines.base import Engine, Request, complete_missing, request_seed
-from reasongenrm.engines.loading import load_engine
+from reasongenrm.engines.loading import load_engine, open_server
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Completion, Drop, Message, content_id
 from reasongenrm.store import PartStore, completion_from_json, to_json, write_jsonl
@@ -71,15 +71,9 @@ class _Writer:
         config, server = self.config, self.config.server
         if server is None:
             return load_engine(config.model, config.engine, seed=config.seed)
-        if server.kind == "anthropic":
-            from reasongenrm.engines.anthropic import AnthropicEngine
-
-            return AnthropicEngine(
-                server, max_model_len=config.engine.max_model_len, state=self._state, key="server"
-            )
-        from reasongenrm.engines.openai import OpenAIEngine
-
-        return OpenAIEngine(server, max_model_len=config.engine.max_model_len, key="server")
+        return open_server(
+            server, max_model_len=config.engine.max_model_len, state=self._state, key="server"
+        )
 
     def request(self, asked: Wanted) -> Request:
         """Return the request for one answer."""

@@ -1,4 +1,4 @@
-"""Open the engine of a model: vLLM in this process, vLLM servers, or a server of others."""
+"""Open engines from a recipe: vLLM in this process, vLLM servers on this machine, or the API of another server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reasongenrm.config.engines import (
 )
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.vllm import VLLMEngine
-from reasongenrm.errors import ConfigError
+from reasongenrm.errors import ConfigError, EngineError
 
 
 def load_engine(
@@ -30,21 +30,22 @@ def load_engine(
     logs: Path | None = None,
     on_event: Callable[[str], None] = lambda text: None,
 ) -> Engine:
-    """Start vLLM in this process, or as servers of its own.
+    """Start vLLM in this process, or as servers on this machine.
 
     Args:
         model: the base.
         config: serving options.
         seed: of the engine.
-        adapters: LoRA folders that will be asked for.
+        adapters: LoRA folders to serve on top of the base.
         server: the servers to start; None for this process.
         logs: folder for the servers' logs.
-        on_event: told, in one line each, what a user should know of the servers.
+        on_event: called with one line about each event of the servers that the user should see.
 
     Raises:
-        EngineError: it cannot be served.
+        EngineError: vLLM cannot serve the model.
     """
-    rank = max((_rank(path) for path in adapters), default=0)
+    configs = [path / "adapter_config.json" for path in adapters]
+    rank = max((int(json.loads(file.read_text(encoding="utf-8"))["r"]) for file in configs), default=0)
     if server is None:
         return VLLMEngine(model, config, seed=seed, max_lora_rank=rank)
     from reasongenrm.engines.serve import VLLMServers
@@ -55,51 +56,66 @@ def load_engine(
     )
 
 
-def _rank(adapter: Path) -> int:
-    return int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
-
-
 def open_server(
     server: OpenAIConfig | AnthropicConfig,
     *,
-    model: ModelConfig | None,
-    template: str,
-    grammar: Grammar,
     max_model_len: int,
     state: Path,
     key: str,
     on_event: Callable[[str], None] = lambda text: None,
-) -> tuple[Engine, ChatEncoder | None]:
-    """Return the engine of a judge that somebody else serves, and its encoder where it takes token ids.
+) -> Engine:
+    """Return the client of a model that is served elsewhere.
 
     Args:
-        server: where it is.
-        model: whose tokenizer a server of the completions API is asked with.
-        template: the chat template file for it.
-        grammar: how the judge writes its verdict.
+        server: URLs, model and limits.
         max_model_len: tokens of prompt and completion together, of the server.
-        state: where Anthropic's batches are noted, so that a killed process finds them again.
-        key: the recipe key of the server.
-        on_event: told, in one line each, what a user should know.
+        state: file that records Anthropic's batches, so that a restarted run finds them.
+        key: the recipe key of `server`, named in errors.
+        on_event: called with one line about each event that the user should see.
 
     Raises:
-        ConfigError: a completions server without a model.
-        EngineError: the key is missing.
+        EngineError: the SDK is not installed, or the API key is not in the environment.
     """
-    if server.kind == "anthropic":
-        from reasongenrm.engines.anthropic import AnthropicEngine
+    try:
+        if server.kind == "anthropic":
+            from reasongenrm.engines.anthropic import AnthropicEngine
 
-        return (
-            AnthropicEngine(server, max_model_len=max_model_len, state=state, key=key, on_event=on_event),
-            None,
-        )
-    from reasongenrm.engines.openai import OpenAIEngine
+            return AnthropicEngine(
+                server, max_model_len=max_model_len, state=state, key=key, on_event=on_event
+            )
+        from reasongenrm.engines.openai import OpenAIEngine
 
-    encoder = None
-    if server.api == "completions":
-        if model is None:
-            hint = "name the model whose tokenizer it has, or take api: chat"
-            raise ConfigError("the completions API takes token ids", location=f"{key}: model", hint=hint)
-        text = template_text(template, key="template")
-        encoder = ChatEncoder(load_tokenizer(model), text, grammar)
-    return OpenAIEngine(server, max_model_len=max_model_len, key=key, on_event=on_event), encoder
+        return OpenAIEngine(server, max_model_len=max_model_len, key=key, on_event=on_event)
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"the package {error.name} is not installed", location=key, hint=f"pip install {error.name}"
+        ) from None
+
+
+def server_encoder(
+    server: OpenAIConfig | AnthropicConfig,
+    model: ModelConfig | None,
+    template: str,
+    grammar: Grammar,
+    *,
+    key: str,
+) -> ChatEncoder | None:
+    """Return the encoder for a judge that is served elsewhere; None where the server takes messages.
+
+    Args:
+        server: the server.
+        model: whose tokenizer the server uses; needed by the completions API.
+        template: the chat template file.
+        grammar: how the judge writes its verdict.
+        key: the recipe key of `server`, named in errors.
+
+    Raises:
+        ConfigError: a server of the completions API without a model.
+        EngineError: the tokenizer or the template cannot be loaded.
+    """
+    if server.kind == "anthropic" or server.api == "chat":
+        return None
+    if model is None:
+        hint = "name the model whose tokenizer it has, or set api: chat"
+        raise ConfigError("the completions API takes token ids", location=f"{key}: model", hint=hint)
+    return ChatEncoder(load_tokenizer(model), template_text(template, key="template"), grammar)

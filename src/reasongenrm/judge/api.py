@@ -20,7 +20,7 @@ from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.config.loading import load_recipe, section
 from reasongenrm.config.recipe import TEMPLATES, Recipe, Template
 from reasongenrm.engines.base import Engine
-from reasongenrm.engines.loading import load_engine, open_server
+from reasongenrm.engines.loading import load_engine, open_server, server_encoder
 from reasongenrm.errors import ConfigError
 from reasongenrm.judge.ask import ask_now, sampling_settings
 from reasongenrm.judge.inputs import Prompt, validated_answer, validated_pair
@@ -198,15 +198,11 @@ class Judge:
             )
         texts = PromptFile.load(prompts)
         base = ModelConfig(path=model) if isinstance(model, str) else model
-        engine, encoder = open_server(
-            section(kinds[kind], server, "server"),
-            model=section(ModelConfig, base, "model") if base else None,
-            template=TEMPLATES[template],
-            grammar=texts.verdict,
-            max_model_len=max_model_len,
-            state=Path(state) if state else Path(mkdtemp(prefix="reasongenrm-")) / "batches.jsonl",
-            key="server",
-        )
+        checked = section(kinds[kind], server, "server")
+        tokenizer_model = section(ModelConfig, base, "model") if base else None
+        encoder = server_encoder(checked, tokenizer_model, TEMPLATES[template], texts.verdict, key="server")
+        batches = Path(state) if state else Path(mkdtemp(prefix="reasongenrm-")) / "batches.jsonl"
+        engine = open_server(checked, max_model_len=max_model_len, state=batches, key="server")
         how = section(JudgingConfig, asking or {}, "asking")
         return cls._on(engine, encoder, texts, how, None, seed)
 

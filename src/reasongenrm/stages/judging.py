@@ -14,7 +14,7 @@ from reasongenrm.chat.prompts import PromptFile, judge_prompt, place, swap
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import bar, say
 from reasongenrm.engines.base import Engine
-from reasongenrm.engines.loading import load_engine, open_server
+from reasongenrm.engines.loading import load_engine, open_server, server_encoder
 from reasongenrm.judge.ask import JudgeTask, P, R, ask_all, read_all, sampling_settings
 from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import JudgePrompt, PairResult, PreferencePair, Verdict
@@ -88,16 +88,13 @@ class Judges:
     def _other(self, name: str) -> tuple[Engine, ChatEncoder | None]:
         if name not in self._others:
             config = self._recipe.evaluate.others[name]
-            self._others[name] = open_server(
-                config.server,
-                model=config.model,
-                template=self._recipe.templates[config.template],
-                grammar=self._prompts.verdict,
-                max_model_len=config.max_model_len,
-                state=self._run.path("evaluate", f"{name}.batches.jsonl"),
-                key=f"evaluate.others.{name}.server",
-                on_event=say,
+            key, template = f"evaluate.others.{name}.server", self._recipe.templates[config.template]
+            encoder = server_encoder(config.server, config.model, template, self._prompts.verdict, key=key)
+            state = self._run.path("evaluate", f"{name}.batches.jsonl")
+            engine = open_server(
+                config.server, max_model_len=config.max_model_len, state=state, key=key, on_event=say
             )
+            self._others[name] = engine, encoder
         return self._others[name]
 
     def adapter(self, name: str) -> str | None:
