@@ -1,11 +1,11 @@
-"""Scoring reasons under the student: the plain way against `reasongenrm.reasons`, in one run.
+"""Score reasons under the student: a plain implementation against `reasongenrm.reasons`, in one run.
 
     python bench/rstar.py [--quick] [--vllm] [--repeats 5] [--vocabulary 8000 151936]
 
 Plain: one forward pass per prompt + reason, a log-softmax over the whole vocabulary at every position, batch 1.
 Ours: `Student.score` on the same token ids (`--vllm`: `VLLMStudent.score` too). The models are untrained Qwen2s from a
-fixed seed. Each way has a process of its own, so that neither's memory settings touch the other's; they are timed in
-turn, after one turn to warm up. A ratio is that of the fastest turns, which other work on the machine disturbs least.
+fixed seed. Each method has its own process, so that its memory settings do not affect the others; they are timed in
+turn, after one warm-up turn. A ratio is that of the fastest turns, which other work on the machine disturbs least.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Work:
         """The same random tokens in every process."""
         import torch
 
-        from reasongenrm.reasons.score import Group, Line
+        from reasongenrm.reasons.score import Continuation, EncodedGroup
         from reasongenrm.records import JudgePrompt, Reason
 
         generator = torch.Generator().manual_seed(17)
@@ -57,8 +57,8 @@ class Work:
         def ids(length: int) -> tuple[int, ...]:
             return tuple(torch.randint(self.vocabulary, (length,), generator=generator).tolist())
 
-        lines = tuple(
-            Line(
+        continuations = tuple(
+            Continuation(
                 Reason(f"p#{n}", "p", "", "A", None, REASON, "stop", "bench", "blind"),
                 ids(REASON + HEADER + VERDICT),
                 REASON,
@@ -66,7 +66,7 @@ class Work:
             )
             for n in range(self.samples)
         )
-        return Group(JudgePrompt("p", "p", "AB", (), "A", "bench"), ids(self.prompt), lines)
+        return EncodedGroup(JudgePrompt("p", "p", "AB", (), "A", "bench"), ids(self.prompt), continuations)
 
 
 def tokenizer() -> Any:
@@ -102,7 +102,7 @@ def build(folder: Path, vocabulary: int) -> None:
 
 
 class Plain:
-    """Mean log p of reason and verdict, the way one would write it down."""
+    """Mean log p of reason and verdict, in the simplest code."""
 
     def __init__(self, folder: str) -> None:
         import torch
@@ -113,15 +113,16 @@ class Plain:
     def score(self, group: Any) -> list[tuple[float, float]]:
         import torch
 
-        found = []
-        for line in group.lines:
-            ids = torch.tensor([[*group.asked, *line.ids]])
+        scores = []
+        for continuation in group.continuations:
+            ids = torch.tensor([[*group.prompt_ids, *continuation.ids]])
             with torch.inference_mode():
                 logprobs = torch.log_softmax(self._model(input_ids=ids, use_cache=False).logits[0], dim=-1)
-            at = torch.tensor([len(group.asked) + place for place in line.scored])
+            at = torch.tensor([len(group.prompt_ids) + place for place in continuation.scored_positions])
             values = logprobs[at - 1, ids[0, at]]
-            found.append((values[: line.said].mean().item(), values[line.said :].mean().item()))
-        return found
+            reason, verdict = values.split([continuation.reason_tokens, continuation.verdict_tokens])
+            scores.append((reason.mean().item(), verdict.mean().item()))
+        return scores
 
 
 class Ours:
@@ -131,7 +132,7 @@ class Ours:
         from reasongenrm.config.engines import EngineConfig, ModelConfig
 
         model = ModelConfig(path=folder, dtype="float32")
-        encoder: Any = None  # the groups are laid out already
+        encoder: Any = None  # the groups are encoded already
         if kind == "transformers":
             from reasongenrm.reasons.score_transformers import Student
 
@@ -147,10 +148,10 @@ class Ours:
         return [(scored.reason_logprob, scored.verdict_logprob) for scored in self._scorer.score([group])]
 
 
-def serve(way: str, folder: str, pipe: Connection) -> None:
+def serve(method: str, folder: str, pipe: Connection) -> None:
     """Time one way at whatever comes down the pipe: (seconds, scores) for each piece of work, until None."""
-    scorer: Any = Plain(folder) if way == "plain" else Ours(folder, way.removeprefix("ours, "))
-    pipe.send(way)
+    scorer: Any = Plain(folder) if method == "plain" else Ours(folder, method.removeprefix("ours, "))
+    pipe.send(method)
     while work := pipe.recv():
         group = work.group()
         start = time.perf_counter()
@@ -158,21 +159,21 @@ def serve(way: str, folder: str, pipe: Connection) -> None:
         pipe.send((time.perf_counter() - start, scores))
 
 
-class Ways:
-    """One process per way over one model; used as a context."""
+class Methods:
+    """One process per method and model; used as a context."""
 
-    def __init__(self, ways: list[str], folder: Path) -> None:
+    def __init__(self, methods: list[str], folder: Path) -> None:
         spawn = get_context("spawn")
         self._pipes: dict[str, Connection] = {}
         self._processes = []
-        for way in ways:
-            self._pipes[way], theirs = spawn.Pipe()
-            self._processes.append(spawn.Process(target=serve, args=(way, str(folder), theirs)))
+        for method in methods:
+            self._pipes[method], theirs = spawn.Pipe()
+            self._processes.append(spawn.Process(target=serve, args=(method, str(folder), theirs)))
             self._processes[-1].start()
             theirs.close()
-            self._pipes[way].recv()
+            self._pipes[method].recv()
 
-    def __enter__(self) -> Ways:
+    def __enter__(self) -> Methods:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -182,23 +183,25 @@ class Ways:
             process.join()
 
     def row(self, work: Work, repeats: int) -> str:
-        """Time the ways in turn; one row of a table."""
-        seconds: dict[str, list[float]] = {way: [] for way in self._pipes}
+        """Time the methods in turn; return one row of a table."""
+        seconds: dict[str, list[float]] = {method: [] for method in self._pipes}
         scores: dict[str, list[tuple[float, float]]] = {}
         for turn in range(repeats + 1):
-            for way, pipe in self._pipes.items():
+            for method, pipe in self._pipes.items():
                 pipe.send(work)
-                taken, scores[way] = pipe.recv()
-                seconds[way] += [taken] if turn else []
-        best = {way: min(taken) for way, taken in seconds.items()}
+                elapsed, scores[method] = pipe.recv()
+                seconds[method] += [elapsed] if turn else []
+        best = {method: min(elapsed) for method, elapsed in seconds.items()}
         gap = max(
             abs(a - b)
-            for way in scores
-            for one, other in zip(scores[way], scores["plain"], strict=True)
+            for method in scores
+            for one, other in zip(scores[method], scores["plain"], strict=True)
             for a, b in zip(one, other, strict=True)
         )
-        ratios = " / ".join(f"{best['plain'] / taken:.2f}x" for way, taken in best.items() if way != "plain")
-        times = " | ".join(f"{taken:.2f} s" for taken in best.values())
+        ratios = " / ".join(
+            f"{best['plain'] / elapsed:.2f}x" for method, elapsed in best.items() if method != "plain"
+        )
+        times = " | ".join(f"{elapsed:.2f} s" for elapsed in best.values())
         return (
             f"| {work.vocabulary:,} | {work.samples} | {work.prompt:,} | {times} | **{ratios}** "
             f"| {work.limit:.2f}x | {gap:.0e} |"
@@ -222,9 +225,9 @@ def machine() -> str:
     )
 
 
-def table(title: str, ways: list[str], running: Ways, works: list[Work], repeats: int) -> None:
+def table(title: str, methods: list[str], running: Methods, works: list[Work], repeats: int) -> None:
     """Print one table row by row."""
-    print(f"\n{title}\n\n{HEAD.format(' | '.join(ways))}\n|{'---:|' * (6 + len(ways))}", flush=True)
+    print(f"\n{title}\n\n{HEAD.format(' | '.join(methods))}\n|{'---:|' * (6 + len(methods))}", flush=True)
     for work in works:
         print(running.row(work, repeats), flush=True)
 
@@ -238,23 +241,23 @@ def main() -> None:
     parser.add_argument("--vllm", action="store_true", help="also time the scorer on vLLM")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--vocabulary", type=int, nargs="+", default=VOCABULARIES, help="sizes to measure")
-    asked = parser.parse_args()
-    repeats = 1 if asked.quick else asked.repeats
-    ways = ["plain", "ours, transformers", *(["ours, vllm"] if asked.vllm else [])]
+    options = parser.parse_args()
+    repeats = 1 if options.quick else options.repeats
+    methods = ["plain", "ours, transformers", *(["ours, vllm"] if options.vllm else [])]
     print(machine())
     with tempfile.TemporaryDirectory() as folder:
-        for vocabulary in asked.vocabulary:
+        for vocabulary in options.vocabulary:
             model = Path(folder) / str(vocabulary)
             build(model, vocabulary)
-            with Ways(ways, model) as running:
+            with Methods(methods, model) as running:
                 title = f"8 reasons of {REASON} tokens (+ {HEADER + VERDICT} of header and verdict)"
-                table(title, ways, running, [Work(vocabulary, 8, 1000)], repeats)
-                if vocabulary == VOCABULARIES[0] and not asked.quick:
+                table(title, methods, running, [Work(vocabulary, 8, 1000)], repeats)
+                if vocabulary == VOCABULARIES[0] and not options.quick:
                     few = max(1, repeats // 2)
                     by_n = [Work(vocabulary, samples, 1000) for samples in (1, 2, 4, 8, 16)]
-                    table("By the number of reasons", ways, running, by_n, few)
+                    table("By the number of reasons", methods, running, by_n, few)
                     by_length = [Work(vocabulary, 8, prompt) for prompt in (125, 250, 500, 1000, 2000)]
-                    table("By the prompt's length", ways, running, by_length, few)
+                    table("By the prompt's length", methods, running, by_length, few)
 
 
 if __name__ == "__main__":

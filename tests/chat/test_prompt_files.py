@@ -14,8 +14,8 @@ from reasongenrm.chat.verdict import VerdictTokens
 from reasongenrm.errors import ConfigError
 from reasongenrm.judge.ask import SamplingSettings
 from reasongenrm.judge.verdicts import VerdictTask
+from reasongenrm.reasons.records import direct_record
 from reasongenrm.records import Completion, PreferencePair
-from reasongenrm.stages.selection import direct_record
 
 pytestmark = pytest.mark.unit
 

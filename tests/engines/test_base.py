@@ -63,7 +63,7 @@ def test_killed_sampling_ends_with_the_same_bytes(
 
     def sample(dying: DyingEngine, store: PartStore) -> None:
         sample_reasons(
-            lambda: work, dying, encoders["reason"], toy_prompts, teacher, seed=17, name="tiny", store=store
+            work, dying, encoders["reason"], toy_prompts, teacher, seed=17, name="tiny", store=store
         )
 
     calm, killed = tmp_path / "calm.jsonl", tmp_path / "killed.jsonl"

@@ -1,4 +1,4 @@
-"""DPO and GRPO records: the four corners, who may stand in them, and the rows that are written."""
+"""DPO and GRPO records: the four corners, their candidates, and the rows."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ GROUP = [
         ("wrong_disfluent", "odd, says A"),  # 0.891
     ],
 )
-def test_the_reason_in_each_corner(corner: Corner, name: str) -> None:
-    found = in_corner(GROUP, corner)
-    assert found is not None and found.text == name
+def test_the_best_reason_of_each_corner(corner: Corner, name: str) -> None:
+    reason = in_corner(GROUP, corner)
+    assert reason is not None and reason.text == name
 
 
 @pytest.mark.parametrize(
@@ -101,16 +101,16 @@ def test_pairs_are_optimal_and_no_order_matters(
     group: list[ScoredReason], rng: random.Random, chosen: Corner, rejected: Corner
 ) -> None:
     config = DPOConfig(chosen=chosen, rejected=rejected)
-    found = dpo_pair(group, config)
-    assert found == dpo_pair(rng.sample(group, len(group)), config)
+    pair = dpo_pair(group, config)
+    assert pair == dpo_pair(rng.sample(group, len(group)), config)
     rights = [s for s in group if s.verdict == "B" and math.exp(s.verdict_logprob) >= 0.5]
     wrongs = [s for s in group if s not in rights]
     pools = [rights if corner.startswith("right") else wrongs for corner in (chosen, rejected)]
-    if found is None:
+    if pair is None:
         one, other = in_corner(group, chosen), in_corner(group, rejected)
         assert one is None or other is None or (one.text == other.text and pools[0] is pools[1])
         return
-    for corner, side, pool in zip((chosen, rejected), found, pools, strict=True):
+    for corner, side, pool in zip((chosen, rejected), pair, pools, strict=True):
         assert side in pool
         best = max(_value(corner, s) for s in pool)
         assert _value(corner, side) == pytest.approx(best, rel=1e-12)
@@ -157,14 +157,14 @@ def sample(verdict: Letter | None, finish: str = "stop", mode: str = "blind") ->
     return Reason("p#s#0", "p", "…", verdict, None, 3, finish, "s", mode)  # type: ignore[arg-type]
 
 
-def test_the_solve_rate_counts_what_the_student_did() -> None:
+def test_the_solve_rate_counts_blind_samples() -> None:
     samples = [
         sample("B"),
         sample("A"),
         sample(None),  # unreadable: not solved
         sample("B", "length"),  # cut: not solved
         sample("B", "error"),  # the engine's fault: not counted
-        sample("B", mode="hindsight"),  # it was told: not counted
+        sample("B", mode="hindsight"),  # hindsight: not counted
     ]
     assert solve_rate(samples, "B") == (1, 4)
     assert solve_rate(samples, "A") == (1, 4)

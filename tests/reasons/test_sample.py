@@ -1,4 +1,4 @@
-"""What is asked of a teacher, and how its answer is read."""
+"""Requests to teachers, and how their answers are read."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def pair() -> PreferencePair:
     return PreferencePair.make([{"role": "user", "content": "which ?"}], "this one", "that one", "s")
 
 
-def read(text: str, mode: Any, told: Any = "A") -> tuple[str, str | None]:
+def read(text: str, mode: Any, winner: Any = "A") -> tuple[str, str | None]:
     completion = Completion("p#t#0", text, "stop", (1, 2, 3), -4.5)
-    made = read_reason(completion, text, "t", mode, told, PromptFile.load(JUDGE))
-    assert (made.id, made.prompt_id, made.teacher, made.mode) == ("p#t#0", "p", "t", mode)
-    assert (made.logprob, made.tokens) == (-4.5, 3)
-    return made.text, made.verdict
+    reason = read_reason(completion, text, "t", mode, winner, PromptFile.load(JUDGE))
+    assert (reason.id, reason.prompt_id, reason.teacher, reason.mode) == ("p#t#0", "p", "t", mode)
+    assert (reason.logprob, reason.tokens) == (-4.5, 3)
+    return reason.text, reason.verdict
 
 
 @pytest.mark.parametrize(
@@ -52,40 +52,40 @@ def test_a_blind_teachers_text(text: str, reason: str | None, verdict: str | Non
     assert read(text, "blind") == (text if reason is None else reason, verdict)
 
 
-def test_a_told_teacher_means_what_it_was_told_unless_it_says_otherwise() -> None:
-    assert read("It is shorter.", "hindsight", told="B")[1] == "B"
-    assert read("It is shorter. Therefore Answer A is better.", "hindsight", told="B")[1] == "A"
+def test_a_hindsight_teacher_means_the_winner_unless_it_states_another_verdict() -> None:
+    assert read("It is shorter.", "hindsight", winner="B")[1] == "B"
+    assert read("It is shorter. Therefore Answer A is better.", "hindsight", winner="B")[1] == "A"
     # A reason that ends in a quoted verdict concludes it: the label is A, so it is no right reason.
-    assert read("Answer A says: [[B]]", "hindsight", told="A")[1] == "B"
+    assert read("Answer A says: [[B]]", "hindsight", winner="A")[1] == "B"
 
 
-def test_blind_is_asked_what_the_judge_is_asked(pair: PreferencePair, toy_prompts: PromptFile) -> None:
+def test_a_blind_teacher_gets_the_judges_prompt(pair: PreferencePair, toy_prompts: PromptFile) -> None:
     prompt = judge_prompt(pair, "BA", toy_prompts)
     assert teacher_messages(pair, prompt, "blind", toy_prompts) == prompt.messages
-    [told] = teacher_messages(pair, prompt, "hindsight", toy_prompts)
-    assert "the better answer is B" in told["content"]
+    [message] = teacher_messages(pair, prompt, "hindsight", toy_prompts)
+    assert "the better answer is B" in message["content"]
 
 
-def test_requests_have_seeds_and_ids_of_their_own(
+def test_requests_have_their_own_seeds_and_ids(
     pair: PreferencePair, toy_prompts: PromptFile, toy_tokenizer: Any
 ) -> None:
     encoder = ChatEncoder(toy_tokenizer, toy_tokenizer.chat_template)
     prompt = judge_prompt(pair, "AB", toy_prompts)
-    work = [(pair, prompt)]
-    asked = [
+    pair_prompts = [(pair, prompt)]
+    requests = [
         request
         for name in ("one", "two")
         for request in reason_requests(
-            work, encoder, toy_prompts, TeacherConfig(samples=3, mode="blind"), name=name, seed=1
+            pair_prompts, encoder, toy_prompts, TeacherConfig(samples=3, mode="blind"), name=name, seed=1
         )
     ]
-    assert [r.id for r in asked] == [f"{prompt.id}#{t}#{n}" for t in ("one", "two") for n in range(3)]
-    assert len({r.seed for r in asked}) == 6
-    assert {r.prompt_ids for r in asked} == {tuple(encoder.encode(prompt.messages, generation=True))}
-    assert all(r.messages == prompt.messages for r in asked)
-    [served] = reason_requests(work, None, toy_prompts, TeacherConfig(samples=1), name="x", seed=1)
+    assert [r.id for r in requests] == [f"{prompt.id}#{t}#{n}" for t in ("one", "two") for n in range(3)]
+    assert len({r.seed for r in requests}) == 6
+    assert {r.prompt_ids for r in requests} == {tuple(encoder.encode(prompt.messages, generation=True))}
+    assert all(r.messages == prompt.messages for r in requests)
+    [request] = reason_requests(pair_prompts, None, toy_prompts, TeacherConfig(samples=1), name="x", seed=1)
     assert (
-        served.prompt_ids == ()
-        and served.stop == ()
-        and "the better answer is A" in served.messages[0]["content"]
+        request.prompt_ids == ()
+        and request.stop == ()
+        and "the better answer is A" in request.messages[0]["content"]
     )

@@ -1,4 +1,4 @@
-"""The student's log-probabilities: equal to the plain way, whatever the batch and the engine; a kill changes nothing."""
+"""Scores of the student: equal to a plain log-softmax for every batch and engine, and unchanged by a kill."""
 
 from __future__ import annotations
 
@@ -22,9 +22,15 @@ from reasongenrm.config.engines import ModelConfig
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import EngineError
-from reasongenrm.reasons import forward as score_shared
-from reasongenrm.reasons import score
-from reasongenrm.reasons.score import Group, Line, Scorer, lay_out, packs, score_reasons
+from reasongenrm.reasons import forward, score
+from reasongenrm.reasons.score import (
+    Continuation,
+    EncodedGroup,
+    Scorer,
+    encode_group,
+    group_batches,
+    score_reasons,
+)
 from reasongenrm.reasons.score_transformers import Student
 from reasongenrm.reasons.score_vllm import VLLMStudent
 from reasongenrm.records import JudgePrompt, Reason, ScoredReason
@@ -72,26 +78,30 @@ def scorer(student: ModelConfig, encoders: dict[str, ChatEncoder]) -> Student:
 
 
 @pytest.fixture(scope="module")
-def groups(prompts: Prompts, encoders: dict[str, ChatEncoder]) -> list[Group]:
-    return [lay_out(encoders["reason"], prompt, reasons) for prompt, reasons in prompts]
+def groups(prompts: Prompts, encoders: dict[str, ChatEncoder]) -> list[EncodedGroup]:
+    return [encode_group(encoders["reason"], prompt, reasons) for prompt, reasons in prompts]
 
 
-def plain_scores(group: Group, line: Line, logprobs: Any) -> tuple[float, float]:
+def plain_scores(group: EncodedGroup, continuation: Continuation, logprobs: Any) -> tuple[float, float]:
     """(mean log p(R | U), mean log p(A | U, R)) from log-softmaxes over the vocabulary at every position."""
-    start, end = len(group.asked), len(group.asked) + len(line.ids)
+    start, end = len(group.prompt_ids), len(group.prompt_ids) + len(continuation.ids)
 
     def mean(first: int, part: Sequence[int]) -> float:
         return math.fsum(float(logprobs[first + n - 1, token]) for n, token in enumerate(part)) / len(part)
 
-    return mean(start, line.ids[: line.said]), mean(end - line.verdict, line.ids[-line.verdict :])
+    return mean(start, continuation.ids[: continuation.reason_tokens]), mean(
+        end - continuation.verdict_tokens, continuation.ids[-continuation.verdict_tokens :]
+    )
 
 
 @pytest.fixture(scope="module")
-def plainly(groups: list[Group], plain_logprobs: Any) -> dict[str, tuple[float, float]]:
+def expected_scores(groups: list[EncodedGroup], plain_logprobs: Any) -> dict[str, tuple[float, float]]:
     return {
-        line.reason.id: plain_scores(group, line, plain_logprobs(group.asked + line.ids))
+        continuation.reason.id: plain_scores(
+            group, continuation, plain_logprobs(group.prompt_ids + continuation.ids)
+        )
         for group in groups
-        for line in group.lines
+        for continuation in group.continuations
     }
 
 
@@ -102,28 +112,32 @@ def gap(scored: Iterable[ScoredReason], expected: dict[str, tuple[float, float]]
 
 
 @engine_test
-@pytest.mark.parametrize("way", ["shared", "padded", "single"])
+@pytest.mark.parametrize("method", ["shared", "padded", "single"])
 @pytest.mark.parametrize("size", [1, 3, 40])
-def test_scores_are_those_of_the_plain_way_in_any_batch(
+def test_scores_equal_plain_log_softmax_in_any_batch(
     scorer: Student,
-    groups: list[Group],
-    plainly: dict[str, tuple[float, float]],
+    groups: list[EncodedGroup],
+    expected_scores: dict[str, tuple[float, float]],
     monkeypatch: pytest.MonkeyPatch,
     size: int,
-    way: str,
+    method: str,
 ) -> None:
-    assert scorer.way == "shared"
-    monkeypatch.setattr(scorer, "way", way)
+    assert scorer.method == "shared"
+    monkeypatch.setattr(scorer, "method", method)
     shuffled = random.Random(size).sample(groups, len(groups))
     for start in range(0, len(shuffled), size):
         batch = shuffled[start : start + size]
-        lines = [line for group in batch for line in group.lines]
+        continuations = [continuation for group in batch for continuation in group.continuations]
         scored = scorer.score(batch)
-        assert [s.id for s in scored] == [line.reason.id for line in lines]
-        assert not scored or gap(scored, plainly) <= BATCH_TOLERANCE
-        for one, line in zip(scored, lines, strict=True):
-            assert (one.text, one.verdict, one.mode) == (line.reason.text, line.reason.verdict, "blind")
-            assert one.tokens == line.said and one.teacher == "nobody"
+        assert [s.id for s in scored] == [continuation.reason.id for continuation in continuations]
+        assert not scored or gap(scored, expected_scores) <= BATCH_TOLERANCE
+        for one, continuation in zip(scored, continuations, strict=True):
+            assert (one.text, one.verdict, one.mode) == (
+                continuation.reason.text,
+                continuation.reason.verdict,
+                "blind",
+            )
+            assert one.tokens == continuation.reason_tokens and one.teacher == "nobody"
 
 
 @engine_test
@@ -132,9 +146,11 @@ def test_a_wrong_reason_is_scored_with_the_right_verdict(
 ) -> None:
     prompt, reasons = next((p, r) for p, r in prompts if r)
     for verdict in ("A", "B"):
-        group = lay_out(encoders["reason"], prompt, [replace(reasons[0], verdict=verdict)])
+        group = encode_group(encoders["reason"], prompt, [replace(reasons[0], verdict=verdict)])
         assert (
-            encoders["reason"].tokenizer.decode(group.lines[0].ids[-group.lines[0].verdict :])
+            encoders["reason"].tokenizer.decode(
+                group.continuations[0].ids[-group.continuations[0].verdict_tokens :]
+            )
             == f"[[{prompt.winner}]]"
         )
         [scored] = scorer.score([group])
@@ -142,20 +158,22 @@ def test_a_wrong_reason_is_scored_with_the_right_verdict(
 
 
 @engine_test
-def test_the_line_is_what_the_judge_would_have_to_write(
+def test_a_continuation_is_what_the_judge_would_have_to_write(
     prompts: Prompts, encoders: dict[str, ChatEncoder]
 ) -> None:
     encoder = encoders["reason"]
     for prompt, reasons in prompts:
-        group = lay_out(encoder, prompt, reasons)
+        group = encode_group(encoder, prompt, reasons)
         end = len(encoder.structure(encoder.end))
-        assert list(group.asked) == encoder.encode(prompt.messages, generation=True)
-        for reason, line in zip(reasons, group.lines, strict=True):
-            assert list(line.ids) == encoder.completion(reason.text, verdict_text(prompt.winner))[:-end]
-            assert encoder.tokenizer.decode(line.ids[: line.said]) == reason.text
-            assert [line.ids[place] for place in line.scored] == [
-                *line.ids[: line.said],
-                *line.ids[-line.verdict :],
+        assert list(group.prompt_ids) == encoder.encode(prompt.messages, generation=True)
+        for reason, continuation in zip(reasons, group.continuations, strict=True):
+            assert (
+                list(continuation.ids) == encoder.completion(reason.text, verdict_text(prompt.winner))[:-end]
+            )
+            assert encoder.tokenizer.decode(continuation.ids[: continuation.reason_tokens]) == reason.text
+            assert [continuation.ids[place] for place in continuation.scored_positions] == [
+                *continuation.ids[: continuation.reason_tokens],
+                *continuation.ids[-continuation.verdict_tokens :],
             ]
 
 
@@ -198,7 +216,7 @@ def architecture(name: str, vocabulary: int) -> Any:
 
 @engine_test
 @pytest.mark.parametrize(
-    ("name", "way"),
+    ("name", "method"),
     [
         ("Llama", "shared"),
         ("Qwen3", "shared"),
@@ -208,8 +226,8 @@ def architecture(name: str, vocabulary: int) -> Any:
         ("Bloom", "padded"),  # positions that stand in a mask (ALiBi)
     ],
 )
-def test_other_architectures_give_their_own_numbers(
-    name: str, way: str, groups: list[Group], encoders: dict[str, ChatEncoder], tmp_path: Path
+def test_scores_of_other_architectures_equal_their_own_logits(
+    name: str, method: str, groups: list[EncodedGroup], encoders: dict[str, ChatEncoder], tmp_path: Path
 ) -> None:
     import torch
     from transformers import AutoModelForCausalLM
@@ -218,16 +236,24 @@ def test_other_architectures_give_their_own_numbers(
     student = Student(
         save_model(tmp_path, architecture(name, len(encoders["reason"].tokenizer))), encoders["reason"]
     )
-    assert student.way == way
+    assert student.method == method
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     expected = {}
     for group in groups:
-        for line in group.lines:
+        for continuation in group.continuations:
             with torch.inference_mode():
-                logits = model(input_ids=torch.tensor([[*group.asked, *line.ids]]), use_cache=False).logits[0]
-            expected[line.reason.id] = plain_scores(group, line, torch.log_softmax(logits.double(), dim=-1))
-    lengths = [len(group.asked) + len(line.ids) for group in groups for line in group.lines]
-    assert name != "Gemma3Text" or min(lengths) < student.reach == 64 < max(lengths)
+                logits = model(
+                    input_ids=torch.tensor([[*group.prompt_ids, *continuation.ids]]), use_cache=False
+                ).logits[0]
+            expected[continuation.reason.id] = plain_scores(
+                group, continuation, torch.log_softmax(logits.double(), dim=-1)
+            )
+    lengths = [
+        len(group.prompt_ids) + len(continuation.ids)
+        for group in groups
+        for continuation in group.continuations
+    ]
+    assert name != "Gemma3Text" or min(lengths) < student.window == 64 < max(lengths)
     assert gap(student.score(groups), expected) <= 2e-5
     assert gap([s for group in groups for s in student.score([group])], expected) <= 2e-5
 
@@ -238,7 +264,7 @@ class Dying:
     def __init__(self, scorer: Scorer, lives: float) -> None:
         self.encoder, self._scorer, self._lives = scorer.encoder, scorer, lives
 
-    def score(self, groups: Sequence[Group]) -> list[ScoredReason]:
+    def score(self, groups: Sequence[EncodedGroup]) -> list[ScoredReason]:
         if self._lives == 0:
             raise KeyboardInterrupt
         self._lives -= 1
@@ -280,9 +306,11 @@ def test_killed_scoring_ends_with_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
         run(killed, lives)
     part = PartStore(killed).part
-    lines = part.read_bytes().splitlines(keepends=True)
-    assert [json.loads(line)["id"] for line in lines] == reasons[: sum(progress[:lives])], "kept in order"
-    part.write_bytes(b"".join(lines)[:-50])  # the last line is torn
+    continuations = part.read_bytes().splitlines(keepends=True)
+    assert [json.loads(continuation)["id"] for continuation in continuations] == reasons[
+        : sum(progress[:lives])
+    ], "kept in order"
+    part.write_bytes(b"".join(continuations)[:-50])  # the last line is torn
     assert sum(run(killed, math.inf)) == len(reasons)
     assert killed.read_bytes() == calm.read_bytes()
     assert [row["id"] for row in read_jsonl(calm)] == reasons
@@ -290,7 +318,7 @@ def test_killed_scoring_ends_with_the_same_bytes(
 
 
 @engine_test
-def test_whole_chunks_that_are_done_are_not_laid_out_again(
+def test_completed_chunks_are_not_encoded_again(
     scorer: Student, prompts: Prompts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(score, "CHUNK", 2)
@@ -298,8 +326,13 @@ def test_whole_chunks_that_are_done_are_not_laid_out_again(
         score_reasons(
             _dies_after(prompts, 6), lambda: scorer, PartStore(tmp_path / "s.jsonl"), batch_tokens=10**6
         )
-    seen = []
-    monkeypatch.setattr(score, "lay_out", lambda *asked: seen.append(asked[1].id) or lay_out(*asked))
+    seen: list[str] = []
+
+    def noting(encoder: ChatEncoder, prompt: JudgePrompt, reasons: Sequence[Reason]) -> EncodedGroup:
+        seen.append(prompt.id)
+        return encode_group(encoder, prompt, reasons)
+
+    monkeypatch.setattr(score, "encode_group", noting)
     store = PartStore(tmp_path / "s.jsonl")
     score_reasons(iter(prompts), lambda: scorer, store, batch_tokens=10**6)
     assert seen == [prompt.id for prompt, _ in prompts[6:]] and store.finished
@@ -320,12 +353,13 @@ def test_nothing_to_score_is_an_empty_file(tmp_path: Path, without_reasons: int)
     assert (tmp_path / "scored.jsonl").read_bytes() == b""
 
 
-def made_group(number: int, asked: int, lines: Sequence[int]) -> Group:
+def made_group(number: int, prompt_ids: int, continuations: Sequence[int]) -> EncodedGroup:
     prompt = JudgePrompt(f"p{number}", "pair", "AB", (), "A", "source")
     made = tuple(
-        Line(sampled(prompt, n, "x", "A"), (n,) * length, length - 1, 1) for n, length in enumerate(lines)
+        Continuation(sampled(prompt, n, "x", "A"), (n,) * length, length - 1, 1)
+        for n, length in enumerate(continuations)
     )
-    return Group(prompt, (0,) * asked, made)
+    return EncodedGroup(prompt, (0,) * prompt_ids, made)
 
 
 @pytest.mark.unit
@@ -333,24 +367,37 @@ def made_group(number: int, asked: int, lines: Sequence[int]) -> Group:
     st.lists(st.tuples(st.integers(1, 60), st.lists(st.integers(2, 40), max_size=5)), max_size=12),
     st.integers(1, 200),
 )
-def test_packs_hold_every_reason_once_in_order_and_stay_below_the_limit(
+def test_batches_hold_every_reason_once_in_order_and_stay_below_the_limit(
     sizes: list[tuple[int, list[int]]], batch_tokens: int
 ) -> None:
-    groups = [made_group(number, asked, lines) for number, (asked, lines) in enumerate(sizes)]
-    made = list(packs(groups, batch_tokens))
-
-    def tokens(batch: Iterable[Group]) -> int:
-        return sum(len(group.asked) + sum(len(line.ids) for line in group.lines) for group in batch)
-
-    assert [(part.prompt.id, line) for batch in made for part in batch for line in part.lines] == [
-        (group.prompt.id, line) for group in groups for line in group.lines
+    groups = [
+        made_group(number, prompt_ids, continuations)
+        for number, (prompt_ids, continuations) in enumerate(sizes)
     ]
-    assert all(part.lines for batch in made for part in batch), "a prompt without reasons is not computed"
+    made = list(group_batches(groups, batch_tokens))
+
+    def tokens(batch: Iterable[EncodedGroup]) -> int:
+        return sum(
+            len(group.prompt_ids) + sum(len(continuation.ids) for continuation in group.continuations)
+            for group in batch
+        )
+
+    assert [
+        (part.prompt.id, continuation)
+        for batch in made
+        for part in batch
+        for continuation in part.continuations
+    ] == [(group.prompt.id, continuation) for group in groups for continuation in group.continuations]
+    assert all(part.continuations for batch in made for part in batch), (
+        "a prompt without reasons is not computed"
+    )
     for batch in made:
-        assert tokens(batch) <= batch_tokens or (len(batch) == 1 and len(batch[0].lines) == 1)
+        assert tokens(batch) <= batch_tokens or (len(batch) == 1 and len(batch[0].continuations) == 1)
     for batch, following in pairwise(made):
-        first = replace(following[0], lines=following[0].lines[:1])
-        assert tokens([*batch, first]) > batch_tokens or len(following[0].lines) > 1, "batches are filled"
+        first = replace(following[0], continuations=following[0].continuations[:1])
+        assert tokens([*batch, first]) > batch_tokens or len(following[0].continuations) > 1, (
+            "batches are filled"
+        )
 
 
 @pytest.mark.unit
@@ -361,16 +408,18 @@ def test_packs_hold_every_reason_once_in_order_and_stay_below_the_limit(
         max_size=8,
     )
 )
-def test_a_plan_covers_the_packed_sequence_and_pads_little(sizes: list[tuple[int, list[int]]]) -> None:
-    plan = score_shared.plan([asked for asked, _ in sizes], [lines for _, lines in sizes], "cpu")
-    covered = [place for start, length in plan.segments for place in range(start, start + length)]
-    assert covered == list(range(sum(asked + sum(lines) for asked, lines in sizes)))
-    assert sorted(i for bucket in plan.buckets for i in bucket) == list(range(len(plan.segments)))
-    for bucket in plan.buckets:
-        lengths = [plan.segments[i][1] for i in bucket]
-        assert lengths == sorted(lengths) and len(lengths) * lengths[-1] <= score_shared.PADDED * sum(lengths)
-    crossed = [(own[1], prompt) for own, prompt in plan.crossings]
-    assert crossed == [(sum(lines), plan.segments[i]) for i, (_, lines) in enumerate(sizes)]
+def test_a_layout_covers_the_packed_sequence_and_pads_little(sizes: list[tuple[int, list[int]]]) -> None:
+    layout = forward.packed_layout(
+        [prompt_ids for prompt_ids, _ in sizes], [continuations for _, continuations in sizes], "cpu"
+    )
+    covered = [place for start, length in layout.segments for place in range(start, start + length)]
+    assert covered == list(range(sum(prompt_ids + sum(continuations) for prompt_ids, continuations in sizes)))
+    assert sorted(i for bucket in layout.buckets for i in bucket) == list(range(len(layout.segments)))
+    for bucket in layout.buckets:
+        lengths = [layout.segments[i][1] for i in bucket]
+        assert lengths == sorted(lengths) and len(lengths) * lengths[-1] <= forward.PADDED * sum(lengths)
+    crossed = [(own[1], prompt) for own, prompt in layout.reason_blocks]
+    assert crossed == [(sum(continuations), layout.segments[i]) for i, (_, continuations) in enumerate(sizes)]
 
 
 @engine_test
@@ -384,31 +433,34 @@ def test_an_unknown_student_is_named(encoders: dict[str, ChatEncoder], tmp_path:
 @engine_test
 def test_vllm_gives_the_same_scores(
     engine: VLLMEngine,
-    groups: list[Group],
+    groups: list[EncodedGroup],
     encoders: dict[str, ChatEncoder],
-    plainly: dict[str, tuple[float, float]],
+    expected_scores: dict[str, tuple[float, float]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     judge = VLLMStudent(engine, encoders["reason"])
-    assert gap(judge.score(groups), plainly) <= ENGINE_TOLERANCE
+    assert gap(judge.score(groups), expected_scores) <= ENGINE_TOLERANCE
     # Prompts of several cache blocks: one that ends with a block, reasons that share blocks beyond it.
     block = engine.cached_tokens
     source = groups[3]
-    tokens = [token for group in groups for line in group.lines for token in line.ids]
-    reason = source.lines[0]
-    tail = reason.ids[reason.said :]
+    tokens = [token for group in groups for continuation in group.continuations for token in continuation.ids]
+    reason = source.continuations[0]
+    tail = reason.ids[reason.reason_tokens :]
     longer = []
     for number, length in enumerate((block - 1, block, 2 * block, 2 * block + 7)):
-        said = tokens[: block + 5]
-        texts = [said, [*said[:-3], *tokens[9:12]], tokens[3:20], said]
-        lines = [
+        reason_tokens = tokens[: block + 5]
+        texts = [reason_tokens, [*reason_tokens[:-3], *tokens[9:12]], tokens[3:20], reason_tokens]
+        continuations = [
             replace(
-                reason, reason=replace(reason.reason, id=f"{number}#{n}"), ids=(*text, *tail), said=len(text)
+                reason,
+                reason=replace(reason.reason, id=f"{number}#{n}"),
+                ids=(*text, *tail),
+                reason_tokens=len(text),
             )
             for n, text in enumerate(texts)
         ]
-        asked = tuple(tokens[50 + number : 50 + number + length])
-        longer.append(Group(source.prompt, asked, tuple(lines)))
+        prompt_ids = tuple(tokens[50 + number : 50 + number + length])
+        longer.append(EncodedGroup(source.prompt, prompt_ids, tuple(continuations)))
     firsts: list[list[int]] = []
     real = engine.prompt_logprobs
 
@@ -429,6 +481,6 @@ def test_vllm_gives_the_same_scores(
     ).score(longer)
     assert gap(scored, {s.id: (s.reason_logprob, s.verdict_logprob) for s in again}) <= ENGINE_TOLERANCE
     assert judge.score(longer) == scored, "a batch's scores do not depend on what was scored before"
-    too_long = replace(longer[0], asked=tuple(tokens[:600]))
+    too_long = replace(longer[0], prompt_ids=tuple(tokens[:600]))
     with pytest.raises(EngineError, match=r"^engine\.max_model_len: "):
         judge.score([too_long])

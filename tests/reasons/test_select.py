@@ -1,4 +1,4 @@
-"""Which reasons are fit, which one each selector keeps, and what becomes of the others."""
+"""Unfit reasons, the selectors, and the drops of the other reasons."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.prepare import SelectConfig, Selector
 from reasongenrm.errors import ConfigError
-from reasongenrm.reasons.select import formula, groups, losers, right, selector, unfit
+from reasongenrm.reasons.select import (
+    compile_formula,
+    group_by_prompt,
+    right_reasons,
+    selector,
+    unfit_drop,
+    unselected_drops,
+)
 from reasongenrm.records import JudgePrompt, Reason, ScoredReason
 
 pytestmark = pytest.mark.unit
@@ -55,7 +62,9 @@ def reason(text: str, finish: str = "stop", verdict: Any = "A", error: str | Non
     ],
 )
 def test_the_shipped_formula(reason_logprob: float, verdict_logprob: float, value: float) -> None:
-    assert formula(SelectConfig().formula)(reason_logprob, verdict_logprob) == pytest.approx(value, abs=1e-7)
+    assert compile_formula(SelectConfig().formula)(reason_logprob, verdict_logprob) == pytest.approx(
+        value, abs=1e-7
+    )
 
 
 nats = st.floats(-30, 0)
@@ -65,7 +74,7 @@ nats = st.floats(-30, 0)
 def test_rstar_grows_with_the_verdict_and_its_sign_is_the_verdicts(
     r: float, v: float, r2: float, v2: float
 ) -> None:
-    rstar = formula(SelectConfig().formula)
+    rstar = compile_formula(SelectConfig().formula)
     assert -1 <= rstar(r, v) <= 1
     assert abs(v + LN2) < 1e-9 or (rstar(r, v) > 0) == (v > -LN2)
     low, high = sorted((v, v2))
@@ -75,7 +84,7 @@ def test_rstar_grows_with_the_verdict_and_its_sign_is_the_verdicts(
         assert rstar(low, v) <= rstar(high, v)
 
 
-def test_another_formula_decides_otherwise() -> None:
+def test_another_formula_selects_another_reason() -> None:
     group = [scored("p#0", -0.1, -0.6), scored("p#1", -3.0, -0.01)]
     kept = {
         text: selector(SelectConfig(formula=text, threshold=-99), 1)(group)
@@ -89,9 +98,9 @@ def test_another_formula_decides_otherwise() -> None:
     ["exp(reason", "", "logprob", "exp(reson)", "'words'", "1 / (reason - reason)", "log(reason)",
      "reason.__class__", "''.__class__.__mro__", "[].append(1)", "exp"],
 )  # fmt: skip
-def test_a_formula_that_does_not_work_is_an_error_at_once(text: str) -> None:
+def test_an_invalid_formula_is_an_error_at_once(text: str) -> None:
     with pytest.raises(ConfigError, match=r"^select\.formula: ") as caught:
-        formula(text)
+        compile_formula(text)
     assert "\n" not in str(caught.value)
 
 
@@ -130,7 +139,7 @@ groups_of_reasons = st.lists(
 
 
 @given(groups_of_reasons, st.integers(0, 5), st.sampled_from(SELECTORS))
-def test_every_selector_keeps_one_right_reason_and_accounts_for_the_others(
+def test_every_selector_selects_one_right_reason_and_drops_the_others(
     rows: list[tuple[float, float, str, int, str]], seed: int, name: Selector
 ) -> None:
     group = [
@@ -142,12 +151,12 @@ def test_every_selector_keeps_one_right_reason_and_accounts_for_the_others(
     assert rule(random.Random(seed).sample(group, len(group))) == choice, (
         "the order of reasons decides nothing"
     )
-    dropped = list(losers(group, choice, "s"))
+    dropped = list(unselected_drops(group, choice, "s"))
     assert sorted([d.location for d in dropped] + ([choice.reason.id] if choice else [])) == [
         r.id for r in group
     ]
     if name in ("random_correct", "longest_correct", "shortest_correct", "max_p_verdict"):
-        assert (choice is None) == (not right(group))
+        assert (choice is None) == (not right_reasons(group))
     if choice is None:
         assert {d.reason for d in dropped} <= {"not_selected", "wrong_verdict", "contradicts_verdict"}
         return
@@ -161,7 +170,7 @@ def test_every_selector_keeps_one_right_reason_and_accounts_for_the_others(
         "rstar": lambda r: math.exp(r.reason_logprob) * (2 * math.exp(r.verdict_logprob) - 1),
     }
     if name in best:
-        assert best[name](kept) == max(map(best[name], right(group)))
+        assert best[name](kept) == max(map(best[name], right_reasons(group)))
     if name == "rstar":
         assert choice.value > CONFIG.threshold
     assert {d.reason for d in dropped} <= {"not_the_best", "wrong_verdict", "contradicts_verdict"}
@@ -169,7 +178,7 @@ def test_every_selector_keeps_one_right_reason_and_accounts_for_the_others(
 
 def test_a_reason_at_the_threshold_is_not_above_it() -> None:
     group = [scored("p#0", 0.0, math.log(0.75))]
-    exact = formula(CONFIG.formula)(0.0, math.log(0.75))
+    exact = compile_formula(CONFIG.formula)(0.0, math.log(0.75))
     assert selector(SelectConfig(threshold=exact), 1)(group) is None
     assert selector(SelectConfig(threshold=math.nextafter(exact, -1)), 1)(group)
 
@@ -181,21 +190,23 @@ def test_random_correct_is_a_function_of_the_seed_and_takes_each_about_as_often(
     assert all(70 <= ids.count(f"p#{n}") <= 130 for n in range(4))
 
 
-def test_the_told_have_no_vote_where_somebody_judged_blind() -> None:
-    told = [scored(f"p#{n}") for n in range(3)]
-    lost = [scored("p#8", says="B", mode="blind"), scored("p#9", says="B", mode="blind")]
+def test_hindsight_samples_do_not_vote_beside_blind_ones() -> None:
+    hindsight = [scored(f"p#{n}") for n in range(3)]
+    blind = [scored("p#8", says="B", mode="blind"), scored("p#9", says="B", mode="blind")]
     vote = selector(CONFIG, 1, "self_consistency")
-    assert vote(told) and vote([*told, *lost]) is None
-    assert vote([*told, lost[0], scored("p#7", mode="blind")]) is None, "half of the votes is no majority"
+    assert vote(hindsight) and vote([*hindsight, *blind]) is None
+    assert vote([*hindsight, blind[0], scored("p#7", mode="blind")]) is None, (
+        "half of the votes is no majority"
+    )
 
 
-def test_a_prompts_reasons_stand_together() -> None:
+def test_reasons_are_grouped_by_prompt() -> None:
     rows = [scored("p#0"), scored("p#1"), scored("q#0")]
-    assert [(name, [r.id for r in group]) for name, group in groups(rows)] == [
+    assert [(name, [r.id for r in group]) for name, group in group_by_prompt(rows)] == [
         ("p", ["p#0", "p#1"]),
         ("q", ["q#0"]),
     ]
-    assert list(groups([])) == []
+    assert list(group_by_prompt([])) == []
 
 
 # --- fitness
@@ -219,7 +230,7 @@ def test_a_prompts_reasons_stand_together() -> None:
     ],
 )
 def test_unfit(text: str, finish: str, slug: str | None, toy_prompts: PromptFile) -> None:
-    drop = unfit(reason(text, finish, error="boom"), prompt(), toy_prompts, 3)
+    drop = unfit_drop(reason(text, finish, error="boom"), prompt(), toy_prompts, 3)
     assert (drop.reason if drop else None) == slug
     if drop:
         assert (drop.location, drop.source, drop.stage) == ("p#t#0", "source of p", "reason") and drop.detail
@@ -227,17 +238,17 @@ def test_unfit(text: str, finish: str, slug: str | None, toy_prompts: PromptFile
 
 
 def test_a_blind_reason_without_a_verdict_is_unfit(toy_prompts: PromptFile) -> None:
-    drop = unfit(reason("hard to say .", verdict=None), prompt(), toy_prompts, 3)
+    drop = unfit_drop(reason("hard to say .", verdict=None), prompt(), toy_prompts, 3)
     assert drop and drop.reason == "no_verdict"
 
 
 def test_fitness_is_the_same_for_both_letters(toy_prompts: PromptFile) -> None:
     turned = str.maketrans("AB", "BA")
     for text in ("so well now A is better .", "so well now B is better .", "A is better .", "B is better ."):
-        one = unfit(reason(text), prompt(winner="A"), toy_prompts, 3)
-        two = unfit(reason(text.translate(turned)), prompt(winner="B"), toy_prompts, 3)
+        one = unfit_drop(reason(text), prompt(winner="A"), toy_prompts, 3)
+        two = unfit_drop(reason(text.translate(turned)), prompt(winner="B"), toy_prompts, 3)
         assert (one and one.reason) == (two and two.reason)
 
 
 def test_no_giveaway_words_means_that_none_is_a_giveaway(toy_prompts: PromptFile) -> None:
-    assert unfit(reason("A is better ."), prompt(), toy_prompts, 0) is None
+    assert unfit_drop(reason("A is better ."), prompt(), toy_prompts, 0) is None

@@ -1,7 +1,7 @@
-"""Records for preference and reinforcement learning, from reasons that were sampled and scored: pure functions.
+"""Training records from prompts and scored reasons: genrm, sft, dpo, grpo and general data.
 
 A reason is *right* when it concludes the label and does not lead the student away from it, P(A|U,R) >= 1/2; otherwise
-it is *wrong*: it concludes the other verdict, or it leads there. It is *fluent* as far as the student would write it
+it is *wrong*: it concludes the other verdict, or leads to it. It is *fluent* as far as the student would write it
 itself, P(R|U). Both are the probabilities of R* (`reasons/select.py`): exponentials of mean log-probabilities, so
 geometric means per token.
 """
@@ -9,27 +9,60 @@ geometric means per token.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.grammar import DEFAULT, Grammar, verdict_text
+from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.prepare import Corner, DPOConfig, GRPOConfig
-from reasongenrm.records import JudgePrompt, Letter, Message, Reason, ScoredReason
+from reasongenrm.config.recipe import Recipe, is_blind_student
+from reasongenrm.data.general import mix
+from reasongenrm.reasons.select import Choice, selector, unfit_drop, unselected_drops
+from reasongenrm.records import Drop, JudgePrompt, Letter, Message, Reason, ScoredReason, SFTRecord
+from reasongenrm.run import Run
+from reasongenrm.store import jsonl_writer, to_json, write_jsonl
 
 
-def p_reason(scored: ScoredReason) -> float:
+def direct_record(prompt: JudgePrompt, grammar: Grammar) -> SFTRecord:
+    """Return a prompt's verdict-only record."""
+    return SFTRecord(
+        prompt=prompt.messages,
+        reason="",
+        response=verdict_text(prompt.winner, grammar),
+        id=prompt.id,
+        source=prompt.source,
+        pair_id=prompt.pair_id,
+        order=prompt.order,
+    )
+
+
+def reasoned_record(prompt: JudgePrompt, choice: Choice, grammar: Grammar) -> SFTRecord:
+    """Return a prompt's record with the selected reason."""
+    return replace(
+        direct_record(prompt, grammar),
+        reason=choice.reason.text,
+        teacher=choice.reason.teacher,
+        score=choice.value,
+    )
+
+
+def p_reason(reason: ScoredReason) -> float:
     """Return P(R|U) in (0, 1], per token."""
-    return math.exp(scored.reason_logprob)
+    return math.exp(reason.reason_logprob)
 
 
-def p_verdict(scored: ScoredReason) -> float:
+def p_verdict(reason: ScoredReason) -> float:
     """Return P(A|U,R) of the right verdict in (0, 1], per token."""
-    return math.exp(scored.verdict_logprob)
+    return math.exp(reason.verdict_logprob)
 
 
-def is_right(scored: ScoredReason) -> bool:
+def is_right(reason: ScoredReason) -> bool:
     """Whether a reason concludes the label and does not lead the student to the other verdict."""
-    return scored.verdict == scored.winner and p_verdict(scored) >= 0.5
+    return reason.verdict == reason.winner and p_verdict(reason) >= 0.5
 
 
 CORNERS: dict[Corner, tuple[bool, Callable[[ScoredReason], float]]] = {
@@ -38,23 +71,23 @@ CORNERS: dict[Corner, tuple[bool, Callable[[ScoredReason], float]]] = {
     "wrong_fluent": (False, lambda s: (1 - p_verdict(s)) * p_reason(s)),
     "wrong_disfluent": (False, lambda s: (1 - p_verdict(s)) * (1 - p_reason(s))),
 }
-"""Corner -> whether its reasons are right, and its value in [0, 1]; the reason of the highest value stands in it."""
+"""Corner -> whether its reasons are right, and the value in [0, 1] by which the best of them is chosen."""
 
 
 def in_corner(group: Iterable[ScoredReason], corner: Corner) -> ScoredReason | None:
-    """Return the reason of one prompt that stands furthest in a corner, or None where none is right (or wrong).
+    """Return a prompt's reason with the highest value of a corner, or None where none is right (or wrong).
 
     `wrong_fluent` is the argmin of −(1 − P(A|U,R))·P(R|U). Ties go to the lowest id.
     """
     right, value = CORNERS[corner]
-    candidates = [scored for scored in group if is_right(scored) == right]
-    return min(candidates, key=lambda scored: (-value(scored), scored.id), default=None)
+    candidates = [reason for reason in group if is_right(reason) == right]
+    return min(candidates, key=lambda reason: (-value(reason), reason.id), default=None)
 
 
 def dpo_pair(group: Iterable[ScoredReason], config: DPOConfig) -> tuple[ScoredReason, ScoredReason] | None:
     """Return the chosen and the rejected reason of one prompt's group.
 
-    None where a corner is empty, or where both corners hold the same text: it cannot be better than itself.
+    None where a corner is empty, or where both corners give the same text.
     """
     group = list(group)
     chosen, rejected = in_corner(group, config.chosen), in_corner(group, config.rejected)
@@ -64,21 +97,21 @@ def dpo_pair(group: Iterable[ScoredReason], config: DPOConfig) -> tuple[ScoredRe
     return None if same else (chosen, rejected)
 
 
-def final_verdict(scored: ScoredReason) -> Letter:
-    """Return the verdict that is written behind a reason: of a right one the label, of a wrong one the other.
+def final_verdict(reason: ScoredReason) -> Letter:
+    """Return the verdict to write after a reason: the label after a right one, the other letter after a wrong one.
 
-    That is what the reason concludes, but for one that concludes the label and leads the student away from it: behind
-    that one stands what the student would write, so that no rejected completion ends in the right verdict.
+    This is what the reason concludes, except for a reason that concludes the label but leads the student away from
+    it: there it is what the student would write, so that no rejected completion ends in the right verdict.
     """
-    if is_right(scored):
-        return scored.winner
-    return "B" if scored.winner == "A" else "A"
+    if is_right(reason):
+        return reason.winner
+    return "B" if reason.winner == "A" else "A"
 
 
-def _completion(scored: ScoredReason, grammar: Grammar = DEFAULT) -> list[Message]:
+def _completion(reason: ScoredReason, grammar: Grammar = DEFAULT) -> list[Message]:
     return [
-        Message(role="reason", content=scored.text),
-        Message(role="assistant", content=verdict_text(final_verdict(scored), grammar)),
+        Message(role="reason", content=reason.text),
+        Message(role="assistant", content=verdict_text(final_verdict(reason), grammar)),
     ]
 
 
@@ -87,29 +120,28 @@ def dpo_row(
 ) -> dict[str, Any]:
     """Return a row of `dpo.jsonl` in TRL's conversational preference format (`prompt`, `chosen`, `rejected`).
 
-    Beside these stand `id` (the judge prompt's), `pair_id`, `source`, and for both sides `scores` (P(R|U) as `reason`,
+    Further columns: `id` (the judge prompt's), `pair_id`, `source`, and for both sides `scores` (P(R|U) as `reason`,
     P(A|U,R) as `verdict`) and `teachers`.
     """
     sides = {"chosen": chosen, "rejected": rejected}
     return {
         "prompt": list(prompt.messages),
-        **{name: _completion(scored, grammar) for name, scored in sides.items()},
+        **{name: _completion(reason, grammar) for name, reason in sides.items()},
         "id": prompt.id,
         "pair_id": prompt.pair_id,
         "source": prompt.source,
         "scores": {
-            name: {"reason": round(p_reason(scored), 6), "verdict": round(p_verdict(scored), 6)}
-            for name, scored in sides.items()
+            name: {"reason": round(p_reason(reason), 6), "verdict": round(p_verdict(reason), 6)}
+            for name, reason in sides.items()
         },
-        "teachers": {name: scored.teacher for name, scored in sides.items()},
+        "teachers": {name: reason.teacher for name, reason in sides.items()},
     }
 
 
 def solve_rate(reasons: Sequence[Reason], winner: Letter) -> tuple[int, int]:
-    """Return how many of the student's blind samples of one prompt end in the right verdict, and of how many.
+    """Return the number of the student's blind samples that end in the right verdict, and of those counted.
 
-    A sample that was cut, or states no verdict, is not solved; one that the engine failed on is not counted, nor is
-    a reason in hindsight.
+    A truncated sample, and one without a verdict, is not solved. Engine errors and hindsight reasons are not counted.
 
     Args:
         reasons: the student's samples of one prompt.
@@ -121,21 +153,20 @@ def solve_rate(reasons: Sequence[Reason], winner: Letter) -> tuple[int, int]:
 
 
 def worth_learning(solved: int, samples: int, config: GRPOConfig) -> bool:
-    """Whether a prompt's solve rate lies between the bounds, both excluded; never without a sample."""
+    """Whether a prompt's solve rate is between the bounds, both excluded; False without samples."""
     return samples > 0 and config.above < solved / samples < config.below
 
 
 def grpo_row(prompt: JudgePrompt, solved: int, samples: int) -> dict[str, Any]:
     """Return a row of `grpo.jsonl`: TRL's conversational `prompt`; the other columns go to the reward function.
 
-    These are `winner` (A or B), `solve_rate` in [0, 1] and the number of `samples` it is over, `id`, `pair_id` and
-    `source`.
+    These are `winner` (A or B), `solve_rate` in [0, 1], the number of `samples` behind it, `id`, `pair_id` and `source`.
 
     Raises:
         ValueError: no samples.
     """
     if samples < 1:
-        raise ValueError("a solve rate wants at least one sample")
+        raise ValueError("a solve rate needs at least one sample")
     return {
         "prompt": list(prompt.messages),
         "winner": prompt.winner,
@@ -145,3 +176,188 @@ def grpo_row(prompt: JudgePrompt, solved: int, samples: int) -> dict[str, Any]:
         "pair_id": prompt.pair_id,
         "source": prompt.source,
     }
+
+
+@dataclass
+class RecordCounts:
+    """How many reasons were sampled, kept and dropped, and how many records were written.
+
+    Attributes:
+        prompts: judge prompts.
+        pairs: pairs with a kept reason in one of their orders.
+        sampled, kept: reasons by teacher.
+        dropped: reasons by the slug of their `Drop`.
+        tokens: tokens of all kept reasons, under the student's tokenizer.
+        records: records by file (`genrm`, `sft`, `dpo`, `grpo`), and `dpo_too_long`.
+    """
+
+    prompts: int = 0
+    pairs: int = 0
+    sampled: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    tokens: int = 0
+    records: Counter[str] = field(default_factory=Counter)
+
+    def to_dict(self, recipe: Recipe) -> dict[str, Any]:
+        """Return the section `reasons` of the data report."""
+        sampled, kept = self.sampled.total(), self.kept.total()
+        assert sampled == kept + self.dropped.total(), "a reason was lost or counted twice"
+        return {
+            "prompts": self.prompts,
+            "prompts_without_reason": self.prompts - kept,
+            "sampled": sampled,
+            "kept": kept,
+            "dropped": dict(sorted(self.dropped.items())),
+            "mean_tokens_kept": round(self.tokens / kept, 1) if kept else None,
+            "teachers": {
+                name: {"mode": teacher.mode, "sampled": self.sampled[name], "kept": self.kept[name]}
+                for name, teacher in recipe.teachers.items()
+            },
+            "pairs_with_reason": self.pairs,
+        }
+
+
+class RecordWriter:
+    """Write the records of one judge prompt after the other.
+
+    Use it as a context: its files are complete when it ends without an error, and otherwise unchanged. These are
+    `genrm.jsonl`; and where the recipe has a reasoning judge, `sft.jsonl`, `reasons_dropped.jsonl`, and `dpo.jsonl` and
+    `grpo.jsonl` as it sets `records.dpo` and `records.grpo`.
+
+    Args:
+        recipe: the recipe.
+        run: the run folder.
+        prompt_file: wording of the prompts and verdict phrases.
+        encoder: tokenizer and chat template of the reasoning judge, for the length limit.
+
+    Attributes:
+        counts: counts so far.
+
+    Raises:
+        ConfigError: the selector's formula does not work.
+    """
+
+    def __init__(self, recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: ChatEncoder) -> None:
+        self._recipe, self._run, self._prompt_file, self._encoder = recipe, run, prompt_file, encoder
+        self._selector = selector(recipe.select, recipe.seed)
+        self._students = {name for name, teacher in recipe.teachers.items() if is_blind_student(teacher)}
+        self._files = ExitStack()
+        self._write: dict[str, Callable[[dict[str, Any]], None]] = {}
+        self.counts = RecordCounts()
+        self._last_pair = ""
+
+    def __enter__(self) -> RecordWriter:
+        config, names = self._recipe.records, ["genrm"]
+        if self._recipe.needs_reasons():
+            names += ["sft", "reasons_dropped", *["dpo"] * bool(config.dpo), *["grpo"] * bool(config.grpo)]
+        for name in names:
+            self._write[name] = self._files.enter_context(jsonl_writer(self._run.path(f"{name}.jsonl")))
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._files.__exit__(*error)
+
+    def add_direct(self, prompt: JudgePrompt) -> None:
+        """Write a prompt's verdict-only record."""
+        self._add("genrm", direct_record(prompt, self._prompt_file.verdict).to_row())
+
+    def add_reasoned(
+        self, prompt: JudgePrompt, reasons: Sequence[Reason], scored_reasons: Sequence[ScoredReason]
+    ) -> None:
+        """Write a prompt's records with reasons.
+
+        Args:
+            prompt: the judge prompt; prompts of a pair come one after the other.
+            reasons: all of its reasons.
+            scored_reasons: those of them that were worth scoring.
+        """
+        self.counts.prompts += 1
+        self.counts.sampled.update(reason.teacher for reason in reasons)
+        scored_ids = {reason.id for reason in scored_reasons}
+        for reason in reasons:
+            if reason.id not in scored_ids:
+                words = self._recipe.select.giveaway_words
+                self._drop(unfit_drop(reason, prompt, self._prompt_file, words))
+        choice = self._selector(scored_reasons)
+        self._add_sft(prompt, choice)
+        for drop in unselected_drops(scored_reasons, choice, prompt.source):
+            self._drop(drop)
+        self._add_dpo(prompt, scored_reasons)
+        self._add_grpo(prompt, reasons)
+
+    def _add(self, name: str, row: dict[str, Any]) -> None:
+        self._write[name](row)
+        self.counts.records[name] += 1
+
+    def _drop(self, drop: Drop | None) -> None:
+        if drop is not None:
+            self.counts.dropped[drop.reason] += 1
+            self._write["reasons_dropped"](to_json(drop))
+
+    def _add_sft(self, prompt: JudgePrompt, choice: Choice | None) -> None:
+        """Write the selected reason's record, or drop the reason where the record is too long."""
+        if choice is None:
+            return
+        reason, limit = choice.reason, self._recipe.data.max_tokens
+        length = self._length(prompt, reason.text)
+        if length > limit:
+            detail = f"{length} tokens; data.max_tokens is {limit}"
+            self._drop(Drop(reason.id, prompt.source, "record_too_long", detail, "reason"))
+            return
+        self._add("sft", reasoned_record(prompt, choice, self._encoder.grammar).to_row())
+        self.counts.kept[reason.teacher] += 1
+        self.counts.tokens += reason.tokens
+        self.counts.pairs += prompt.pair_id != self._last_pair
+        self._last_pair = prompt.pair_id
+
+    def _length(self, prompt: JudgePrompt, reason: str) -> int:
+        prompt_ids = self._encoder.encode(prompt.messages, generation=True)
+        return len(prompt_ids) + len(
+            self._encoder.completion(reason, verdict_text("A", self._encoder.grammar))
+        )
+
+    def _add_dpo(self, prompt: JudgePrompt, scored_reasons: Sequence[ScoredReason]) -> None:
+        config = self._recipe.records.dpo
+        pair = dpo_pair(scored_reasons, config) if config else None
+        if pair is None:
+            return
+        if max(self._length(prompt, side.text) for side in pair) > self._recipe.data.max_tokens:
+            self.counts.records["dpo_too_long"] += 1
+            return
+        self._add("dpo", dpo_row(prompt, *pair, self._encoder.grammar))
+
+    def _add_grpo(self, prompt: JudgePrompt, reasons: Sequence[Reason]) -> None:
+        config = self._recipe.records.grpo
+        if config is None:
+            return
+        student_reasons = [reason for reason in reasons if reason.teacher in self._students]
+        solved, samples = solve_rate(student_reasons, prompt.winner)
+        if worth_learning(solved, samples, config):
+            self._add("grpo", grpo_row(prompt, solved, samples))
+
+
+def write_general(recipe: Recipe, run: Run, encoder: ChatEncoder, judge_records: int) -> dict[str, Any]:
+    """Write general.jsonl and general_dropped.jsonl; return the counts.
+
+    Args:
+        recipe: the recipe.
+        run: the run folder.
+        encoder: tokenizer and chat template of the reasoning judge, for the length limit.
+        judge_records: number of the judge's own records, which the weights refer to.
+
+    Raises:
+        DataError: a dataset gives no record.
+    """
+
+    def too_long(record: SFTRecord) -> Drop | None:
+        length = sum(map(len, encoder.record(record.prompt, record.reason, record.response)))
+        if length <= recipe.data.max_tokens:
+            return None
+        detail = f"{length} tokens; data.max_tokens is {recipe.data.max_tokens}"
+        return Drop(record.id, record.source, "record_too_long", detail, "general")
+
+    records, counts, drops = mix(recipe.records.general, judge_records, recipe.seed, too_long)
+    write_jsonl(run.path("general.jsonl"), (record.to_row() for record in records))
+    write_jsonl(run.path("general_dropped.jsonl"), map(to_json, drops))
+    return counts

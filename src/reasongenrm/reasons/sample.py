@@ -1,4 +1,4 @@
-"""Sample explanations of verdicts from a teacher: in hindsight (it is told the verdict) or blind (it judges)."""
+"""Sample reasons from a teacher: in hindsight (its prompt names the verdict) or blind (it judges)."""
 
 from __future__ import annotations
 
@@ -14,62 +14,64 @@ from reasongenrm.errors import EngineError
 from reasongenrm.records import Completion, JudgePrompt, Letter, Message, PreferencePair, Reason, TeacherMode
 from reasongenrm.store import PartStore, to_json
 
+PairPrompt = tuple[PreferencePair, JudgePrompt]
+"""A judge prompt with the pair it was rendered from."""
+
 
 def teacher_messages(
-    pair: PreferencePair, prompt: JudgePrompt, mode: TeacherMode, prompts: PromptFile
+    pair: PreferencePair, prompt: JudgePrompt, mode: TeacherMode, prompt_file: PromptFile
 ) -> tuple[Message, ...]:
-    """Return what a teacher reads: the judge's own prompt when it is blind, else one that names the winner."""
-    return prompt.messages if mode == "blind" else hindsight_prompt(pair, prompt.order, prompts)
+    """Return a teacher's prompt: the judge's own for a blind teacher, else one that names the winner."""
+    return prompt.messages if mode == "blind" else hindsight_prompt(pair, prompt.order, prompt_file)
 
 
-def reason_id(prompt: JudgePrompt, teacher: str, number: int) -> str:
+def reason_id(prompt_id: str, teacher: str, number: int) -> str:
     """Return the id of a teacher's n-th sample."""
-    return f"{prompt.id}#{teacher}#{number}"
+    return f"{prompt_id}#{teacher}#{number}"
 
 
 def reason_requests(
-    work: Iterable[tuple[PreferencePair, JudgePrompt]],
+    pair_prompts: Iterable[PairPrompt],
     encoder: ChatEncoder | None,
-    prompts: PromptFile,
+    prompt_file: PromptFile,
     config: TeacherConfig,
     *,
     name: str,
     seed: int,
 ) -> Iterator[Request]:
-    """Yield `samples` requests per judge prompt, each with a seed of its own."""
+    """Yield `samples` requests per judge prompt, each with its own seed."""
     stop = (encoder.tokenizer.eos_token,) if encoder else ()
-    for pair, prompt in work:
-        messages = teacher_messages(pair, prompt, config.mode, prompts)
+    for pair, prompt in pair_prompts:
+        messages = teacher_messages(pair, prompt, config.mode, prompt_file)
         ids = tuple(encoder.encode(messages, generation=True)) if encoder else ()
         for number in range(config.samples):
-            request = reason_id(prompt, name, number)
+            request_id = reason_id(prompt.id, name, number)
             yield Request(
-                request,
+                request_id,
                 ids,
                 max_tokens=config.max_tokens,
                 temperature=config.temperature,
                 top_p=config.top_p,
-                seed=request_seed(seed, request),
+                seed=request_seed(seed, request_id),
                 stop=stop,
                 messages=messages,
             )
 
 
 def read_reason(
-    completion: Completion, text: str, name: str, mode: TeacherMode, told: Letter, prompts: PromptFile
+    completion: Completion, text: str, name: str, mode: TeacherMode, winner: Letter, prompt_file: PromptFile
 ) -> Reason:
     """Read one sample.
 
-    Its verdict is the last one it states. A hindsight teacher that states none meant the one it was told. A verdict
-    in the judge's own grammar that closes a blind teacher's text is no part of the reason: the judge writes it in a
-    turn of its own.
+    Its verdict is the last one that it states; a hindsight teacher that states none means the winner its prompt names.
+    A verdict in the judge's own grammar at the end of the text is removed: the judge writes it in a separate turn.
     """
-    stated = stated_verdicts(text, prompts.verdict_phrases, prompts.verdict)
-    verdict = stated[-1][1] if stated else told if mode == "hindsight" else None
+    stated = stated_verdicts(text, prompt_file.verdict_phrases, prompt_file.verdict)
+    verdict = stated[-1][1] if stated else winner if mode == "hindsight" else None
     return Reason(
         id=completion.id,
         prompt_id=completion.id.partition("#")[0],
-        text=prompts.verdict.without_closing(text),
+        text=prompt_file.verdict.without_closing(text),
         verdict=verdict,
         logprob=completion.logprob,
         tokens=completion.tokens,
@@ -81,10 +83,10 @@ def read_reason(
 
 
 def sample_reasons(
-    work: Callable[[], Iterable[tuple[PreferencePair, JudgePrompt]]],
+    pair_prompts: Iterable[PairPrompt],
     engine: Engine,
     encoder: ChatEncoder | None,
-    prompts: PromptFile,
+    prompt_file: PromptFile,
     config: TeacherConfig,
     *,
     name: str,
@@ -92,13 +94,13 @@ def sample_reasons(
     store: PartStore,
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Sample all of a teacher's reasons into the store (rows are `Reason`), in the order of the work.
+    """Sample all of a teacher's reasons into the store (rows are `Reason`), in the order of the prompts.
 
     Args:
-        work: gives pairs with their judge prompts, from the beginning at each call.
+        pair_prompts: judge prompts with their pairs, in an order that is the same in every run.
         engine: holds the teacher.
         encoder: tokenizer and chat template of the teacher; None for a server that reads messages.
-        prompts: wording.
+        prompt_file: wording.
         config: mode, number of samples and sampling options.
         name: of the teacher, recorded with each reason.
         seed: of the run.
@@ -106,26 +108,23 @@ def sample_reasons(
         progress: called with the number of requests just done.
     """
     end = encoder.tokenizer.eos_token if encoder else ""
-    winners: dict[str, Letter] = {}
+    winners: dict[str, Letter] = {}  # by prompt id, in the order of the prompts
 
-    def noted() -> Iterator[tuple[PreferencePair, JudgePrompt]]:
-        for pair, prompt in work():
+    def noting_winners() -> Iterator[PairPrompt]:
+        for pair, prompt in pair_prompts:
             winners[prompt.id] = prompt.winner
             yield pair, prompt
 
-    def as_reason(completion: Completion) -> dict[str, object]:
-        told = winners[completion.id.partition("#")[0]]
+    def convert(completion: Completion) -> dict[str, object]:
+        winner = winners[completion.id.partition("#")[0]]
         text = completion.text.removesuffix(end).strip()
-        return to_json(read_reason(completion, text, name, config.mode, told, prompts))
+        return to_json(read_reason(completion, text, name, config.mode, winner, prompt_file))
 
-    complete_missing(
-        engine,
-        reason_requests(noted(), encoder, prompts, config, name=name, seed=seed),
-        store,
-        progress=progress,
-        convert=as_reason,
+    requests = reason_requests(noting_winners(), encoder, prompt_file, config, name=name, seed=seed)
+    complete_missing(engine, requests, store, progress=progress, convert=convert)
+    store.finish(
+        reason_id(prompt_id, name, number) for prompt_id in winners for number in range(config.samples)
     )
-    store.finish(reason_id(prompt, name, number) for _, prompt in work() for number in range(config.samples))
 
 
 def teacher_encoder(recipe: Recipe, name: str) -> ChatEncoder | None:

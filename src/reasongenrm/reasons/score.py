@@ -1,6 +1,6 @@
-"""Score reasons under the student: log p(R | U) and log p(A | U, R), from which the selectors work.
+"""Score reasons under the student: log p(R | U) and log p(A | U, R), the input of the selectors.
 
-The work is laid out here; `score_transformers.py` and `score_vllm.py` do it.
+This module forms batches and stores their scores; `score_transformers.py` and `score_vllm.py` hold the scorers.
 """
 
 from __future__ import annotations
@@ -16,44 +16,45 @@ from reasongenrm.records import JudgePrompt, Reason, ScoredReason
 from reasongenrm.store import PartStore, to_json
 
 CHUNK = 256
-"""Prompts that are laid out together: batches do not reach across, so that done chunks need no tokenising again."""
+"""Prompts that are tokenized together. No batch crosses chunks, so a resumed run skips the completed ones."""
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """What the judge would have to write after one prompt: a reason, the header, and the right verdict.
+class Continuation:
+    """What the judge would have to write after a prompt: a reason, the header, and the right verdict.
 
     Attributes:
         reason: the reason.
         ids: token ids of reason, header and verdict.
-        said: number of reason tokens, which come first.
-        verdict: number of verdict tokens, which come last.
+        reason_tokens: number of reason tokens, which come first.
+        verdict_tokens: number of verdict tokens, which come last.
     """
 
     reason: Reason
     ids: tuple[int, ...]
-    said: int
-    verdict: int
+    reason_tokens: int
+    verdict_tokens: int
 
     @property
-    def scored(self) -> list[int]:
-        """Places in `ids` of the tokens whose log-probabilities are wanted: the reason's, then the verdict's."""
-        return [*range(self.said), *range(len(self.ids) - self.verdict, len(self.ids))]
+    def scored_positions(self) -> list[int]:
+        """Positions in `ids` of the tokens to score: the reason's, then the verdict's."""
+        verdict_start = len(self.ids) - self.verdict_tokens
+        return [*range(self.reason_tokens), *range(verdict_start, len(self.ids))]
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """One prompt and the reasons that share it.
+class EncodedGroup:
+    """The token ids of one prompt and its reasons.
 
     Attributes:
         prompt: the judge prompt.
-        asked: its token ids, up to and including the header that the judge answers to.
-        lines: its reasons.
+        prompt_ids: its token ids, up to and including the header of the judge's turn.
+        continuations: its reasons.
     """
 
     prompt: JudgePrompt
-    asked: tuple[int, ...]
-    lines: tuple[Line, ...]
+    prompt_ids: tuple[int, ...]
+    continuations: tuple[Continuation, ...]
 
 
 class Scorer(Protocol):
@@ -65,64 +66,50 @@ class Scorer(Protocol):
 
     encoder: ChatEncoder
 
-    def score(self, groups: Sequence[Group]) -> list[ScoredReason]:
+    def score(self, groups: Sequence[EncodedGroup]) -> list[ScoredReason]:
         """Return the scores of one batch in its order: a function of the batch alone."""
         ...
 
 
-def lay_out(encoder: ChatEncoder, prompt: JudgePrompt, reasons: Sequence[Reason]) -> Group:
+def encode_group(encoder: ChatEncoder, prompt: JudgePrompt, reasons: Sequence[Reason]) -> EncodedGroup:
     """Return the token ids of a prompt and of what the judge would have to write for each reason."""
     header = encoder.structure(encoder.between)
     verdict = encoder.content(verdict_text(prompt.winner, encoder.grammar))
-    lines = []
+    continuations = []
     for reason in reasons:
-        said = encoder.content(reason.text)
-        lines.append(Line(reason, (*said, *header, *verdict), len(said), len(verdict)))
-    return Group(prompt, tuple(encoder.encode(prompt.messages, generation=True)), tuple(lines))
+        ids = encoder.content(reason.text)
+        continuations.append(Continuation(reason, (*ids, *header, *verdict), len(ids), len(verdict)))
+    return EncodedGroup(prompt, tuple(encoder.encode(prompt.messages, generation=True)), tuple(continuations))
 
 
-def scored_reason(group: Group, line: Line, logprobs: Sequence[float]) -> ScoredReason:
-    """Average the log-probabilities (nats) of the line's scored tokens over the reason, and over the verdict."""
-    assert line.reason.verdict is not None, "a reason without a verdict is not scored"
+def scored_reason(prompt: JudgePrompt, continuation: Continuation, logprobs: Sequence[float]) -> ScoredReason:
+    """Average the log-probabilities (nats) of the scored tokens over the reason, and over the verdict."""
+    reason, tokens = continuation.reason, continuation.reason_tokens
+    assert reason.verdict is not None, "a reason without a verdict is not scored"
     return ScoredReason(
-        id=line.reason.id,
-        prompt_id=line.reason.prompt_id,
-        text=line.reason.text,
-        verdict=line.reason.verdict,
-        winner=group.prompt.winner,
-        reason_logprob=round(sum(logprobs[: line.said]) / line.said, 6),
-        verdict_logprob=round(sum(logprobs[line.said :]) / line.verdict, 6),
-        tokens=line.said,
-        teacher=line.reason.teacher,
-        mode=line.reason.mode,
+        id=reason.id,
+        prompt_id=reason.prompt_id,
+        text=reason.text,
+        verdict=reason.verdict,
+        winner=prompt.winner,
+        reason_logprob=round(sum(logprobs[:tokens]) / tokens, 6),
+        verdict_logprob=round(sum(logprobs[tokens:]) / continuation.verdict_tokens, 6),
+        tokens=tokens,
+        teacher=reason.teacher,
+        mode=reason.mode,
     )
 
 
-def batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Group indices by length into batches of at most `batch_tokens` padded tokens (one row at least).
-
-    A function of the lengths alone: a resumed run forms the same batches, and so the same scores.
-    """
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def packs(groups: Iterable[Group], batch_tokens: int) -> Iterator[list[Group]]:
+def group_batches(groups: Iterable[EncodedGroup], batch_tokens: int) -> Iterator[list[EncodedGroup]]:
     """Fill batches of at most `batch_tokens` tokens in the given order, each prompt counted once.
 
-    A group that is larger by itself is cut into several, which repeat its prompt; one reason stands alone if need be.
+    A larger group is split into several, which repeat its prompt; a reason that is too long by itself is a batch.
     """
-    batch: list[Group] = []
+    batch: list[EncodedGroup] = []
     room = batch_tokens
     for group in groups:
-        for part in _parts(group, batch_tokens):
-            tokens = len(part.asked) + sum(len(line.ids) for line in part.lines)
+        for part in _split_group(group, batch_tokens):
+            tokens = len(part.prompt_ids) + sum(len(c.ids) for c in part.continuations)
             if batch and tokens > room:
                 yield batch
                 batch, room = [], batch_tokens
@@ -132,21 +119,21 @@ def packs(groups: Iterable[Group], batch_tokens: int) -> Iterator[list[Group]]:
         yield batch
 
 
-def _parts(group: Group, batch_tokens: int) -> Iterator[Group]:
-    lines: list[Line] = []
-    room = batch_tokens - len(group.asked)
-    for line in group.lines:
-        if lines and len(line.ids) > room:
-            yield replace(group, lines=tuple(lines))
-            lines, room = [], batch_tokens - len(group.asked)
-        lines.append(line)
-        room -= len(line.ids)
-    if lines:
-        yield replace(group, lines=tuple(lines))
+def _split_group(group: EncodedGroup, batch_tokens: int) -> Iterator[EncodedGroup]:
+    part: list[Continuation] = []
+    room = batch_tokens - len(group.prompt_ids)
+    for continuation in group.continuations:
+        if part and len(continuation.ids) > room:
+            yield replace(group, continuations=tuple(part))
+            part, room = [], batch_tokens - len(group.prompt_ids)
+        part.append(continuation)
+        room -= len(continuation.ids)
+    if part:
+        yield replace(group, continuations=tuple(part))
 
 
 def score_reasons(
-    groups: Iterable[tuple[JudgePrompt, Sequence[Reason]]],
+    prompts: Iterable[tuple[JudgePrompt, Sequence[Reason]]],
     load: Callable[[], Scorer],
     store: PartStore,
     *,
@@ -155,12 +142,12 @@ def score_reasons(
 ) -> None:
     """Score every reason into the store (rows are `ScoredReason`), in the order of the prompts and their reasons.
 
-    The groups are read as a stream, `CHUNK` prompts at a time. Batches depend on the groups alone, so a resumed run
-    forms the same ones; a batch that a kill left half written is scored again.
+    The prompts are read as a stream, `CHUNK` at a time. Batches depend on prompts and reasons alone, so a resumed run
+    forms the same ones; a batch that was interrupted while it was written is scored again.
 
     Args:
-        groups: each prompt with its reasons that are worth scoring: whole, not empty, with a verdict; maybe none.
-        load: gives the student; called only when something is left to score.
+        prompts: each prompt with its reasons that are worth scoring: complete, not empty, with a verdict; maybe none.
+        load: returns the student; called only when something is left to score.
         store: of scored reasons.
         batch_tokens: tokens per batch, each prompt counted once.
         progress: called with the number of reasons just done.
@@ -169,7 +156,7 @@ def score_reasons(
         return
     scorer: Scorer | None = None
     order: list[str] = []
-    stream = iter(groups)
+    stream = iter(prompts)
     while chunk := list(islice(stream, CHUNK)):
         ids = [reason.id for _, reasons in chunk for reason in reasons]
         order += ids
@@ -177,10 +164,10 @@ def score_reasons(
             progress(len(ids))
             continue
         scorer = scorer or load()
-        encoder = scorer.encoder
-        for batch in packs((lay_out(encoder, prompt, reasons) for prompt, reasons in chunk), batch_tokens):
-            lines = [line for group in batch for line in group.lines]
-            if any(line.reason.id not in store for line in lines):
-                store.append(to_json(scored) for scored in scorer.score(batch))
-            progress(len(lines))
+        groups = (encode_group(scorer.encoder, prompt, reasons) for prompt, reasons in chunk)
+        for batch in group_batches(groups, batch_tokens):
+            reason_ids = [c.reason.id for group in batch for c in group.continuations]
+            if any(row not in store for row in reason_ids):
+                store.append(to_json(score) for score in scorer.score(batch))
+            progress(len(reason_ids))
     store.finish(order)

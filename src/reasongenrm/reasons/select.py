@@ -1,10 +1,10 @@
-"""Choose one reason per prompt: pure functions over a prompt's scored reasons, behind one interface.
+"""Select one reason per prompt: pure functions of a prompt's scored reasons.
 
 `rstar` follows R* (ReasonGRM, arXiv 2506.16712): it favours reasons that the student would write itself and that lead
-it to the verdict. With the shipped formula, exp(mean log p(R|U)) · (2·exp(mean log p(A|U,R)) − 1), it lies in (−1, 1)
-and is above 0 where the student finds the verdict likelier than not. The other selectors are what papers compare with:
-rejection sampling (a random, the longest or the shortest right reason; STaR, arXiv 2203.14465), the reason after which
-the verdict is surest, and self-consistency (arXiv 2203.11171).
+it to the verdict. With the shipped formula, exp(mean log p(R|U)) · (2·exp(mean log p(A|U,R)) − 1), it is in (−1, 1)
+and above 0 where the student gives the verdict a probability above 1/2. The other selectors are what papers compare
+with: rejection sampling (a random, the longest or the shortest right reason; STaR, arXiv 2203.14465), the reason with
+the most probable verdict, and self-consistency (arXiv 2203.11171).
 """
 
 from __future__ import annotations
@@ -30,108 +30,106 @@ Formula = Callable[[float, float], float]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The reason kept for a prompt, and the value its selector gave it."""
+    """The reason selected for a prompt, and the value its selector gave it."""
 
     reason: ScoredReason
     value: float
 
 
 Rule = Callable[[Sequence[ScoredReason]], Choice | None]
-"""What every selector is: the scored reasons of one prompt, in any order, to the one that is kept."""
+"""A selector: from the scored reasons of one prompt, in any order, to one of them, or None."""
 
 
-def formula(text: str) -> Formula:
+def compile_formula(text: str) -> Formula:
     """Compile a formula of `reason`, `verdict`, `exp` and `log`, in Jinja2's sandboxed expression language.
 
     Raises:
-        ConfigError: it is no expression, or gives no number.
+        ConfigError: the text is not an expression, or its value is not a number.
     """
     environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined)
     try:
         compiled: Any = environment.compile_expression(text, undefined_to_none=False)
     except jinja2.TemplateError as error:
-        raise _no_formula(text, error) from None
+        raise _formula_error(text, error) from None
 
     def value(reason: float, verdict: float) -> float:
         try:
             return float(compiled(reason=reason, verdict=verdict, exp=math.exp, log=math.log))
         except (jinja2.TemplateError, ArithmeticError, TypeError, ValueError) as error:
-            raise _no_formula(text, error) from None
+            raise _formula_error(text, error) from None
 
-    value(-0.5, -0.25)  # an unknown name, or a value that is no number
+    value(-0.5, -0.25)  # raises here for an unknown name, or a value that is not a number
     return value
 
 
-def _no_formula(text: str, error: Exception) -> ConfigError:
+def _formula_error(text: str, error: Exception) -> ConfigError:
     hint = "write an expression such as exp(reason) * (2 * exp(verdict) - 1)"
-    return ConfigError(f"{text!r} does not work: {first_line(error)}", location="select.formula", hint=hint)
+    return ConfigError(f"cannot evaluate {text!r}: {first_line(error)}", location="select.formula", hint=hint)
 
 
-def right(group: Iterable[ScoredReason]) -> list[ScoredReason]:
+def right_reasons(group: Iterable[ScoredReason]) -> list[ScoredReason]:
     """Return the reasons that conclude the label."""
     return [reason for reason in group if reason.verdict == reason.winner]
 
 
-def _best(group: Sequence[ScoredReason], value: Callable[[ScoredReason], float]) -> Choice | None:
-    """The right reason of the highest value; ties go to the lowest id."""
-    candidates = right(group)
+def _best_right(group: Sequence[ScoredReason], value: Callable[[ScoredReason], float]) -> Choice | None:
+    """Return the right reason of the highest value; ties go to the lowest id."""
+    candidates = [(value(reason), reason) for reason in right_reasons(group)]
     if not candidates:
         return None
-    valued = [(value(reason), reason) for reason in candidates]
-    best, reason = min(valued, key=lambda pair: (-pair[0], pair[1].id))
+    best, reason = min(candidates, key=lambda pair: (-pair[0], pair[1].id))
     return Choice(reason, round(best, 6))
 
 
 def selector(config: SelectConfig, seed: int, name: Selector | None = None) -> Rule:
     """Return a selector as a function of one prompt's scored reasons.
 
-    All of them keep reasons that conclude the label alone; `rstar` also wants a value above `config.threshold`.
+    Every selector selects only reasons that conclude the label; `rstar` also needs a value above `config.threshold`.
     Ties go to the lowest id.
 
     Args:
         config: names the selector, and holds R*'s formula and threshold.
         seed: of `random_correct`.
-        name: another selector than the config's.
+        name: the selector, instead of the config's.
 
     Raises:
-        ConfigError: the formula does not work.
+        ConfigError: the formula cannot be evaluated.
     """
-    value = formula(config.formula)
+    formula = compile_formula(config.formula)
+
+    def rstar_value(reason: ScoredReason) -> float:
+        return formula(reason.reason_logprob, reason.verdict_logprob)
 
     def rstar(group: Sequence[ScoredReason]) -> Choice | None:
-        best = _best(group, lambda r: value(r.reason_logprob, r.verdict_logprob))
-        # Not the rounded value: a threshold compares with what the formula gave.
-        return (
-            best
-            if best and value(best.reason.reason_logprob, best.reason.verdict_logprob) > config.threshold
-            else None
-        )
+        best = _best_right(group, rstar_value)
+        # Compare the value itself with the threshold, not the rounded one.
+        return best if best and rstar_value(best.reason) > config.threshold else None
 
     rules: dict[Selector, Rule] = {
         "rstar": rstar,
-        "random_correct": lambda group: _best(group, lambda r: unit_hash("select", seed, r.id)),
-        "longest_correct": lambda group: _best(group, lambda r: r.tokens),
-        "shortest_correct": lambda group: _best(group, lambda r: -r.tokens),
-        "max_p_verdict": lambda group: _best(group, lambda r: r.verdict_logprob),
+        "random_correct": lambda group: _best_right(group, lambda r: unit_hash("select", seed, r.id)),
+        "longest_correct": lambda group: _best_right(group, lambda r: r.tokens),
+        "shortest_correct": lambda group: _best_right(group, lambda r: -r.tokens),
+        "max_p_verdict": lambda group: _best_right(group, lambda r: r.verdict_logprob),
         "self_consistency": _self_consistency,
     }
     return rules[name or config.selector]
 
 
 def _self_consistency(group: Sequence[ScoredReason]) -> Choice | None:
-    """The likeliest right reason, where most samples conclude the label; valued by their share.
+    """Select the likeliest right reason, where most samples conclude the label; its value is their share.
 
-    Where there are blind samples they alone vote: the others were told.
+    Where there are blind samples, only they vote: hindsight teachers know the label.
     """
     voters = [reason for reason in group if reason.mode == "blind"] or list(group)
-    share = len(right(voters)) / len(voters) if voters else 0.0
-    best = _best(group, lambda r: r.reason_logprob)
+    share = len(right_reasons(voters)) / len(voters) if voters else 0.0
+    best = _best_right(group, lambda r: r.reason_logprob)
     return Choice(best.reason, round(share, 6)) if best and share > 0.5 else None
 
 
-def groups(scored: Iterable[ScoredReason]) -> Iterator[tuple[str, list[ScoredReason]]]:
-    """Yield each prompt's id and scored reasons; a prompt's reasons stand together, as in `scored.jsonl`."""
-    for prompt_id, group in groupby(scored, key=lambda reason: reason.prompt_id):
+def group_by_prompt(reasons: Iterable[ScoredReason]) -> Iterator[tuple[str, list[ScoredReason]]]:
+    """Yield each prompt's id and scored reasons; a prompt's reasons are adjacent, as in `scored.jsonl`."""
+    for prompt_id, group in groupby(reasons, key=lambda reason: reason.prompt_id):
         yield prompt_id, list(group)
 
 
@@ -139,41 +137,43 @@ def _drop(reason: Reason | ScoredReason, source: str, slug: str, detail: str) ->
     return Drop(reason.id, source, slug, detail, "reason")
 
 
-def unfit(reason: Reason, prompt: JudgePrompt, prompts: PromptFile, giveaway_words: int) -> Drop | None:
-    """Return why a reason is not worth scoring, or None.
+def unfit_drop(
+    reason: Reason, prompt: JudgePrompt, prompt_file: PromptFile, giveaway_words: int
+) -> Drop | None:
+    """Return why a reason is not worth scoring, or None where it is.
 
-    A reason is unfit when it failed, was cut, is empty, reaches no verdict, or states a verdict within its first
-    `giveaway_words` words (it was copied from the hint instead of reasoned). One that concludes the other verdict
-    is scored: it may become the rejected side of a preference record.
+    A reason is not worth scoring when it failed, was truncated, is empty, has no verdict, or states a verdict within
+    its first `giveaway_words` words (then it copies the hint instead of reasoning). One that concludes the other
+    verdict is scored: it may become the rejected side of a preference record.
     """
     if reason.finish_reason == "error":
-        return _drop(reason, prompt.source, "engine_error", f"the engine says: {reason.error}")
+        return _drop(reason, prompt.source, "engine_error", f"engine error: {reason.error}")
     if reason.finish_reason == "length":
-        detail = f"the reason hit teachers.{reason.teacher}.max_tokens; raise it if there are many"
+        detail = f"truncated at teachers.{reason.teacher}.max_tokens; raise it if this is frequent"
         return _drop(reason, prompt.source, "truncated", detail)
     if not reason.text:
-        return _drop(reason, prompt.source, "empty_reason", "the teacher wrote nothing")
+        return _drop(reason, prompt.source, "empty_reason", "the teacher wrote no text")
     if reason.verdict is None:
         return _drop(reason, prompt.source, "no_verdict", "the blind teacher stated no verdict")
-    stated = stated_verdicts(reason.text, prompts.verdict_phrases, prompts.verdict)
+    stated = stated_verdicts(reason.text, prompt_file.verdict_phrases, prompt_file.verdict)
     if stated and stated[0][0] < giveaway_words:
         detail = f"verdict stated after {stated[0][0]} words"
         return _drop(reason, prompt.source, "gives_verdict_away", detail)
     return None
 
 
-def losers(group: Iterable[ScoredReason], kept: Choice | None, source: str) -> Iterator[Drop]:
-    """Yield a Drop for every scored reason of a prompt that was not kept.
+def unselected_drops(group: Iterable[ScoredReason], choice: Choice | None, source: str) -> Iterator[Drop]:
+    """Yield a Drop for every scored reason of a prompt that was not selected.
 
-    Where nothing was kept, right reasons are `not_selected`: below the threshold, or without a majority.
+    Where none was selected, right reasons are `not_selected`: below the threshold, or without a majority.
     """
     for reason in group:
-        if kept and reason.id == kept.reason.id:
+        if choice and reason.id == choice.reason.id:
             continue
         if reason.verdict != reason.winner:
             slug = "contradicts_verdict" if reason.mode == "hindsight" else "wrong_verdict"
-            detail = f"it ends in {reason.verdict}, the label is {reason.winner}"
+            detail = f"it concludes {reason.verdict}, the label is {reason.winner}"
             yield _drop(reason, source, slug, detail)
         else:
-            odds = f"log p(R|U) {reason.reason_logprob:.3f}, log p(A|U,R) {reason.verdict_logprob:.3f}"
-            yield _drop(reason, source, "not_the_best" if kept else "not_selected", odds)
+            detail = f"log p(R|U) {reason.reason_logprob:.3f}, log p(A|U,R) {reason.verdict_logprob:.3f}"
+            yield _drop(reason, source, "not_the_best" if choice else "not_selected", detail)

@@ -1,35 +1,42 @@
-"""Second step of stage 1: every teacher's reasons are sampled, then scored under the student."""
+"""Stage 1, second part: sample every teacher's reasons, score them under the student, select, and write records."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.engines import ModelConfig, check_model
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import bar, say
-from reasongenrm.engines.anthropic import AnthropicEngine
 from reasongenrm.engines.base import Engine
-from reasongenrm.engines.openai import OpenAIEngine
+from reasongenrm.engines.loading import open_server
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import DataError
-from reasongenrm.reasons.sample import sample_reasons, teacher_encoder
+from reasongenrm.reasons.records import RecordWriter
+from reasongenrm.reasons.sample import PairPrompt, sample_reasons, teacher_encoder
 from reasongenrm.reasons.score import Scorer, score_reasons
 from reasongenrm.reasons.score_transformers import Student
-from reasongenrm.reasons.select import unfit
-from reasongenrm.records import Drop, JudgePrompt, PreferencePair, Reason
+from reasongenrm.reasons.score_vllm import VLLMStudent
+from reasongenrm.reasons.select import group_by_prompt, unfit_drop
+from reasongenrm.records import Drop, JudgePrompt, PreferencePair, Reason, ScoredReason
 from reasongenrm.run import Run
 from reasongenrm.store import PartStore, read_jsonl
 
-Work = tuple[PreferencePair, JudgePrompt]
+
+def read_prompts(run: Run) -> Iterator[JudgePrompt]:
+    """Yield the judge prompts of `prompts.jsonl`."""
+    for row in read_jsonl(run.path("prompts.jsonl")):
+        yield JudgePrompt(**(row | {"messages": tuple(row["messages"])}))
 
 
-def read_work(run: Run) -> Iterator[Work]:
-    """Yield every judge prompt with its pair, as the first step has written them."""
-    prompts = map(_prompt, read_jsonl(run.path("prompts.jsonl")))
+def read_pair_prompts(run: Run) -> Iterator[PairPrompt]:
+    """Yield the judge prompts with the pairs of `pairs.jsonl` that they were rendered from."""
+    prompts = read_prompts(run)
     prompt = next(prompts, None)
     for row in read_jsonl(run.path("pairs.jsonl")):
         pair = PreferencePair(**(row | {"history": tuple(row["history"])}))
@@ -39,97 +46,12 @@ def read_work(run: Run) -> Iterator[Work]:
     assert prompt is None, "prompts.jsonl and pairs.jsonl are of different runs"
 
 
-def _prompt(row: dict[str, object]) -> JudgePrompt:
-    return JudgePrompt(**(row | {"messages": tuple(row["messages"])}))  # type: ignore[arg-type]
-
-
-def reasons_file(run: Run, teacher: str) -> Path:
-    """Return where a teacher's reasons are."""
-    return run.path("reasons", f"{teacher}.jsonl")
-
-
-def check_teachers(recipe: Recipe) -> None:
-    """Fail before any work: a local model that is no folder, or a key that is not in the environment.
-
-    Raises:
-        EngineError: names the recipe key.
-    """
-    for name, teacher in recipe.teachers.items():
-        if teacher.model is not None:
-            check_model(teacher.model.path, key=f"teachers.{name}.model.path")
-        if teacher.server is not None:
-            _served(recipe, name, Path()).close()
-
-
-def _served(recipe: Recipe, name: str, folder: Path) -> OpenAIEngine | AnthropicEngine:
-    """Return the client of a teacher that is served elsewhere."""
-    server = recipe.teachers[name].server
-    assert server is not None
-    key, context = f"teachers.{name}.server", recipe.engine.max_model_len
-    if server.kind == "openai":
-        return OpenAIEngine(server, max_model_len=context, key=key, on_event=say)
-    state = folder / f"{name}.batches.jsonl"
-    return AnthropicEngine(server, max_model_len=context, state=state, key=key, on_event=say)
-
-
-class _Engines:
-    """The one in-process engine at a time: teachers of the same model share it, one after the other."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
-        self._model: ModelConfig | None = None
-        self._engine: VLLMEngine | None = None
-
-    def of(self, model: ModelConfig) -> VLLMEngine:
-        if self._engine is None or model != self._model:
-            self.close()
-            self._engine = VLLMEngine(model, self._recipe.engine, seed=self._recipe.seed)
-            self._model = model
-        return self._engine
-
-    def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
-
-
-def sample_all(recipe: Recipe, run: Run, prompts: PromptFile, count: int) -> None:
-    """Sample the reasons of every teacher that has not finished.
-
-    Args:
-        count: number of judge prompts.
-
-    Raises:
-        EngineError: a model cannot be loaded, or a server cannot be used; what is done is kept.
-    """
-    engines = _Engines(recipe)
-    # Teachers of one model stand side by side, so that it is loaded once.
-    for name in sorted(recipe.teachers, key=lambda n: str(recipe.teachers[n].model)):
-        teacher = recipe.teachers[name]
-        store = PartStore(reasons_file(run, name))
-        if store.finished:
-            continue
-        engine: Engine
-        if teacher.server is not None:
-            engine = _served(recipe, name, run.path("reasons"))
-        else:
-            engine = engines.of(teacher.model or recipe.model)
-        with bar(f"reasons of {name}", count * teacher.samples) as progress:
-            sample_reasons(
-                lambda: read_work(run), engine, teacher_encoder(recipe, name), prompts, teacher,
-                name=name, seed=recipe.seed, store=store, progress=progress,
-            )  # fmt: skip
-        if teacher.server is not None:
-            engine.close()
-    engines.close()
-
-
 def read_reasons(recipe: Recipe, run: Run) -> Iterator[tuple[JudgePrompt, list[Reason]]]:
     """Yield every judge prompt with the reasons of all teachers."""
     streams = {
         name: (Reason(**row) for row in read_jsonl(reasons_file(run, name))) for name in recipe.teachers
     }
-    for _, prompt in read_work(run):
+    for prompt in read_prompts(run):
         reasons = [
             reason
             for name, stream in streams.items()
@@ -139,23 +61,126 @@ def read_reasons(recipe: Recipe, run: Run) -> Iterator[tuple[JudgePrompt, list[R
         yield prompt, reasons
 
 
-def sort_out(
-    recipe: Recipe, run: Run, prompts: PromptFile, on_drop: Callable[[Drop], None] = lambda drop: None
+def read_scored(run: Run) -> Iterator[tuple[str, list[ScoredReason]]]:
+    """Yield each prompt's id with its scored reasons."""
+    return group_by_prompt(ScoredReason(**row) for row in read_jsonl(run.path("scored.jsonl")))
+
+
+def reasons_file(run: Run, teacher: str) -> Path:
+    """Return the file of a teacher's reasons."""
+    return run.path("reasons", f"{teacher}.jsonl")
+
+
+def check_teachers(recipe: Recipe) -> None:
+    """Fail before any work where a teacher's model directory or API key is missing.
+
+    Raises:
+        EngineError: names the recipe key.
+    """
+    for name, teacher in recipe.teachers.items():
+        if teacher.model is not None:
+            check_model(teacher.model.path, key=f"teachers.{name}.model.path")
+        if teacher.server is not None:
+            _open_teacher(recipe, name, Path()).close()
+
+
+def _open_teacher(recipe: Recipe, name: str, folder: Path) -> Engine:
+    """Return the engine of a teacher; `folder` is for a file that records Anthropic's batches."""
+    teacher = recipe.teachers[name]
+    if teacher.server is None:
+        return VLLMEngine(teacher.model or recipe.model, recipe.engine, seed=recipe.seed)
+    return open_server(
+        teacher.server,
+        max_model_len=recipe.engine.max_model_len,
+        state=folder / f"{name}.batches.jsonl",
+        key=f"teachers.{name}.server",
+        on_event=say,
+    )
+
+
+def sample_all(recipe: Recipe, run: Run, prompt_file: PromptFile, count: int) -> None:
+    """Sample the reasons of every teacher that has not finished.
+
+    Args:
+        recipe: the recipe.
+        run: the run folder.
+        prompt_file: wording of the prompts.
+        count: number of judge prompts.
+
+    Raises:
+        EngineError: a model cannot be loaded, or a server cannot be used; completed reasons are kept.
+    """
+
+    def local_model(name: str) -> ModelConfig | None:
+        teacher = recipe.teachers[name]
+        return (teacher.model or recipe.model) if teacher.server is None else None
+
+    engine: Engine | None = None
+    loaded: ModelConfig | None = None
+    # Teachers of the same model in this process come one after the other, so that it is loaded once.
+    for name in sorted(recipe.teachers, key=lambda name: str(local_model(name))):
+        store = PartStore(reasons_file(run, name))
+        if store.finished:
+            continue
+        model = local_model(name)
+        if engine is None or model is None or model != loaded:
+            if engine is not None:
+                engine.close()
+            engine, loaded = _open_teacher(recipe, name, run.path("reasons")), model
+        teacher = recipe.teachers[name]
+        with bar(f"reasons of {name}", count * teacher.samples) as progress:
+            sample_reasons(
+                read_pair_prompts(run), engine, teacher_encoder(recipe, name), prompt_file, teacher,
+                name=name, seed=recipe.seed, store=store, progress=progress,
+            )  # fmt: skip
+    if engine is not None:
+        engine.close()
+
+
+def fit_reasons(
+    recipe: Recipe, run: Run, prompt_file: PromptFile, on_unfit: Callable[[int], None] = lambda count: None
 ) -> Iterator[tuple[JudgePrompt, list[Reason]]]:
-    """Yield every judge prompt with its reasons worth scoring; hand a Drop for each other one to `on_drop`."""
+    """Yield every judge prompt with its reasons that are worth scoring.
+
+    Args:
+        recipe: the recipe.
+        run: the run folder.
+        prompt_file: the verdict phrases.
+        on_unfit: called at the end with the number of the other reasons.
+
+    Raises:
+        DataError: at the end, where no reason is worth scoring.
+    """
+    fit_count = unfit_count = 0
+    first: Drop | None = None
     for prompt, reasons in read_reasons(recipe, run):
         fit = []
         for reason in reasons:
-            drop = unfit(reason, prompt, prompts, recipe.select.giveaway_words)
-            if drop:
-                on_drop(drop)
-            else:
+            drop = unfit_drop(reason, prompt, prompt_file, recipe.select.giveaway_words)
+            if drop is None:
                 fit.append(reason)
+            first = first or drop
+        fit_count += len(fit)
+        unfit_count += len(reasons) - len(fit)
         yield prompt, fit
+    if first and not fit_count:
+        raise DataError(
+            f"no reason is worth scoring; the first one: {first.reason}: {first.detail}",
+            location="teachers",
+            hint="see the files in reasons/",
+        )
+    on_unfit(unfit_count)
 
 
-def score_all(recipe: Recipe, run: Run, prompts: PromptFile, encoder: ChatEncoder) -> None:
-    """Score every reason worth it under the student into `scored.jsonl`.
+def score_all(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: ChatEncoder, count: int) -> None:
+    """Score every reason that is worth scoring under the student into `scored.jsonl`.
+
+    Args:
+        recipe: the recipe.
+        run: the run folder.
+        prompt_file: the verdict phrases.
+        encoder: tokenizer and chat template of the reasoning judge.
+        count: number of judge prompts.
 
     Raises:
         EngineError: the student cannot be loaded.
@@ -164,30 +189,60 @@ def score_all(recipe: Recipe, run: Run, prompts: PromptFile, encoder: ChatEncode
     store = PartStore(run.path("scored.jsonl"))
     if store.finished:
         return
-    total = sum(len(fit) for _, fit in sort_out(recipe, run, prompts))
-    if not total:
-        first: list[Drop] = []
-        next(filter(lambda _: first, sort_out(recipe, run, prompts, first.append)), None)
+    with ExitStack() as stack:
+
+        def load() -> Scorer:
+            if recipe.select.scorer == "transformers":
+                return Student(recipe.model, encoder)
+            engine = VLLMEngine(recipe.model, recipe.engine, seed=recipe.seed)
+            stack.callback(engine.close)
+            return VLLMStudent(engine, encoder)
+
+        samples = sum(teacher.samples for teacher in recipe.teachers.values())
+        progress = stack.enter_context(bar("scoring", count * samples))
+        prompts = fit_reasons(recipe, run, prompt_file, progress)
+        score_reasons(prompts, load, store, batch_tokens=recipe.select.batch_tokens, progress=progress)
+
+
+def read_scored_prompts(
+    recipe: Recipe, run: Run
+) -> Iterator[tuple[JudgePrompt, list[Reason], list[ScoredReason]]]:
+    """Yield every judge prompt with the reasons of all teachers, and those of them that were scored."""
+    groups = read_scored(run)
+    group = next(groups, None)
+    for prompt, reasons in read_reasons(recipe, run):
+        scored_reasons: list[ScoredReason] = []
+        if group is not None and group[0] == prompt.id:
+            scored_reasons = group[1]
+            group = next(groups, None)
+        yield prompt, reasons, scored_reasons
+    assert group is None, "scored.jsonl and prompts.jsonl are of different runs"
+
+
+def write_records(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: ChatEncoder) -> dict[str, Any]:
+    """Write the training records of all judge prompts; return the data report's sections `reasons` and `records`.
+
+    Raises:
+        ConfigError: the selector's formula cannot be evaluated.
+        DataError: no reason was kept.
+    """
+    with RecordWriter(recipe, run, prompt_file, encoder) as writer:
+        if recipe.needs_reasons():
+            for prompt, reasons, scored_reasons in read_scored_prompts(recipe, run):
+                writer.add_direct(prompt)
+                writer.add_reasoned(prompt, reasons, scored_reasons)
+        else:
+            for prompt in read_prompts(run):
+                writer.add_direct(prompt)
+    counts, config = writer.counts, recipe.records
+    if not recipe.needs_reasons():
+        return {"records": {"genrm": counts.records["genrm"]}}
+    if not counts.kept:
         raise DataError(
-            f"no reason is worth scoring; the first one: {first[0].reason}: {first[0].detail}",
-            location="teachers",
-            hint="see the files in reasons/",
+            f"no reason was kept; dropped: {dict(counts.dropped)}",
+            location="select",
+            hint="see reasons_dropped.jsonl; lower select.threshold, or set another selector",
         )
-    engine: VLLMEngine | None = None
-
-    def load() -> Scorer:
-        nonlocal engine
-        if recipe.select.scorer == "transformers":
-            return Student(recipe.model, encoder)
-        engine = VLLMEngine(recipe.model, recipe.engine, seed=recipe.seed)
-        from reasongenrm.reasons.score_vllm import VLLMStudent
-
-        return VLLMStudent(engine, encoder)
-
-    with bar("scoring", total) as progress:
-        score_reasons(
-            sort_out(recipe, run, prompts), load, store,
-            batch_tokens=recipe.select.batch_tokens, progress=progress,
-        )  # fmt: skip
-    if engine is not None:
-        engine.close()
+    names = ["sft", *["dpo", "dpo_too_long"] * bool(config.dpo), *["grpo"] * bool(config.grpo), "genrm"]
+    records = {name: counts.records[name] for name in names}
+    return {"reasons": counts.to_dict(recipe), "records": records}
