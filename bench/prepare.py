@@ -78,7 +78,7 @@ def run_one(problem: str, rows: Path) -> None:
     """Do the work in this process, and print seconds, pairs and peak memory (MiB; of the largest worker, too)."""
     from reasongenrm.data.clean import clean
     from reasongenrm.run import Run
-    from reasongenrm.stages.pairs import candidates, write_pairs
+    from reasongenrm.stages.pairs import rendered_pairs, write_pairs
 
     overrides = [f"data.sources=[{{path: {rows}}}]", "prompts=configs/prompts/judge.yaml", "records={}",
                  "judges={judge: {template: direct}}", "teachers={student: {}}", "data.max_tokens=6144",
@@ -96,15 +96,15 @@ def run_one(problem: str, rows: Path) -> None:
                 name: stack.enter_context((rows.parent / name).open("wb", buffering=1 << 20))
                 for name in ("pairs", "prompts")
             }
-            for candidate in clean(
-                candidates(recipe, measured=False),
+            for pair in clean(
+                rendered_pairs(recipe, measure=False),
                 drop_sources=["magpie_ultra"],
                 on_drop=lambda drop: None,
-                look=attrgetter("seen"),
+                key=attrgetter("key"),
             ):
                 kept += 1
                 for name, file in out.items():
-                    file.write(candidate.lines[name])
+                    file.write(pair.lines[name])
     seconds = time.perf_counter() - began
     peaks = [
         resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

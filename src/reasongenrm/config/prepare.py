@@ -10,17 +10,20 @@ from reasongenrm.config.engines import AnthropicConfig, ModelConfig, OpenAIConfi
 
 
 class SourceConfig(Strict):
-    """Where preference pairs come from.
+    """A source of preference pairs.
 
     Attributes:
         path: hub dataset id, `.jsonl`, `.parquet`, a folder of those, or a `.csv` of ranked answers.
         kind: `skywork` (columns chosen, rejected, source) or `ranked` (columns prompt, answer, rank).
+        weight: share of its rows to use, chosen by a hash of their content. Under `limit` the sources take turns: a
+            source of weight 1 yields two rows for each row of a source of weight 0.5.
         split: split of a hub dataset.
         revision: revision of a hub dataset.
     """
 
     path: str
     kind: Literal["skywork", "ranked"] = "skywork"
+    weight: float = Field(1.0, gt=0, le=1)
     split: str = "train"
     revision: str | None = None
 
@@ -80,15 +83,15 @@ class DecontaminateConfig(Strict):
 
 
 class DataConfig(Strict):
-    """Which pairs are used.
+    """Sources of pairs, and the filters that they pass.
 
     Attributes:
-        sources: read one after the other.
-        drop_sources: values of the source column that are left out (Skywork v0.2's magpie_ultra leaks its label).
-        near_duplicates: what counts as a near duplicate; null keeps them all.
-        decontaminate: what is dropped for standing in a benchmark; null looks for nothing.
-        both_orders: make a judge prompt for each order instead of one seeded order.
-        max_tokens: prompt, reason and verdict together; a longer training record is dropped and listed.
+        sources: in this order; under `limit`, in turn.
+        drop_sources: values of the source column to leave out (magpie_ultra of Skywork v0.2 leaks its label).
+        near_duplicates: definition of a near-duplicate; null keeps all near-duplicates.
+        decontaminate: n-grams that a pair must not share with a benchmark; null skips the comparison.
+        both_orders: make two judge prompts per pair, one per order, instead of one in a seeded order.
+        max_tokens: limit for prompt, reason and verdict together; longer training records are dropped and listed.
     """
 
     sources: Annotated[list[SourceConfig], Field(min_length=1)]

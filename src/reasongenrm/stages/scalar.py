@@ -16,17 +16,17 @@ from reasongenrm.answers.table import read_answers
 from reasongenrm.config.scalar import ScalarRecipe
 from reasongenrm.console import say
 from reasongenrm.data.clean import clean
+from reasongenrm.data.mixing import load_sources
 from reasongenrm.data.ranked import has_ranks, read_ranked
 from reasongenrm.data.split import prompt_id, split_pairs
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Drop, Message, PreferencePair, content_id
-from reasongenrm.rows.files import raw_lines
+from reasongenrm.rows.files import json_lines
 from reasongenrm.run import Run, file_hash
 from reasongenrm.scalar.metrics import ScalarMetrics, ScoredAnswer, evaluate_scores
 from reasongenrm.scalar.model import ScalarRewardModel, prompt_text
 from reasongenrm.scalar.report import write_scalar_report
 from reasongenrm.stages.ask import Question, complain, read_questions
-from reasongenrm.stages.pairs import load_sources
 from reasongenrm.stages.train import told
 from reasongenrm.store import dump_line, jsonl_writer, to_json, write_jsonl
 from reasongenrm.train.scalar import check_config, train_scalar
@@ -277,7 +277,7 @@ def score_rows(verb: str, model: str, source: str, target: str, *, batch_size: i
     if target != "-" and Path(target).exists():
         raise ConfigError("it is there already", location=target, hint="name another file, or remove it")
     head = ScalarRewardModel.from_pretrained(model)
-    questions = read_questions(raw_lines(source), COLUMNS[verb])
+    questions = read_questions(json_lines(source), COLUMNS[verb])
     with ExitStack() as stack:
         write: Callable[[dict[str, Any]], None] = lambda row: print(dump_line(row), end="")  # noqa: E731
         drop: Callable[[Drop], None] = complain
