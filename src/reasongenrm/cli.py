@@ -68,7 +68,7 @@ def _add_selection(verbs: Any) -> None:
     select.add_argument(
         "--against", choices=SELECTORS, help="whose choice to compare with; the recipe's if not given"
     )
-    export.add_argument("--to", required=True, choices=("trl", "llamafactory", "openrlhf"))
+    export.add_argument("--to", required=True, choices=("trl", "llamafactory", "openrlhf", "plain"))
     export.add_argument("--out", help="folder; runs/<name>/export/<layout> if not given")
 
 

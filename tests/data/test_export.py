@@ -1,4 +1,4 @@
-"""Export: the columns each reader asks for, streamed, whole or not at all, with markers in texts broken up."""
+"""Export: the columns of each layout, streamed, whole or not at all, with escaped markers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from reasongenrm.store import read_jsonl, write_jsonl
 
 pytestmark = pytest.mark.unit
 
-ASKED: tuple[Message, ...] = ({"role": "user", "content": "which ?"},)
-PROMPT = JudgePrompt("p", "pair", "AB", ASKED, "A", "src")
+PROMPT_TURNS: tuple[Message, ...] = ({"role": "user", "content": "which ?"},)
+PROMPT = JudgePrompt("p", "pair", "AB", PROMPT_TURNS, "A", "src")
 TURNS: tuple[Message, ...] = (
     {"role": "system", "content": "s"},
     {"role": "user", "content": "q1"},
@@ -33,9 +33,9 @@ def scored(text: str, verdict: Any, p_a: float) -> ScoredReason:
 
 
 ROWS = {
-    "sft": [SFTRecord(ASKED, "so A", "[[A]]", "p", "src", "pair", "AB", "t", 0.5).to_row()],
-    "genrm": [SFTRecord(ASKED, "", "[[A]]", "p", "src", "pair", "AB").to_row()],
-    "general": [SFTRecord(TURNS, "r", "a2", "g", "chat").to_row(), SFTRecord(ASKED, "", "a", "h", "chat").to_row()],
+    "sft": [SFTRecord(PROMPT_TURNS, "so A", "[[A]]", "p", "src", "pair", "AB", "t", 0.5).to_row()],
+    "genrm": [SFTRecord(PROMPT_TURNS, "", "[[A]]", "p", "src", "pair", "AB").to_row()],
+    "general": [SFTRecord(TURNS, "r", "a2", "g", "chat").to_row(), SFTRecord(PROMPT_TURNS, "", "a", "h", "chat").to_row()],
     "dpo": [dpo_row(PROMPT, scored("so A", "A", -0.1), scored("so B", "B", -3.0))],
     "grpo": [grpo_row(PROMPT, 1, 4)],
 }  # fmt: skip
@@ -56,7 +56,7 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 
 @pytest.fixture
-def made(recipe: Recipe) -> Recipe:
+def full_run(recipe: Recipe) -> Recipe:
     """A run with every kind of records."""
     for name, rows in ROWS.items():
         write_jsonl(recipe.folder / f"{name}.jsonl", rows)
@@ -77,8 +77,8 @@ def assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
 
 
-def test_trl_has_its_columns_and_no_others(made: Recipe) -> None:
-    found = exported(made, "trl")
+def test_trl_has_its_columns_and_no_others(full_run: Recipe) -> None:
+    found = exported(full_run, "trl")
     assert {name: set(rows[0]) for name, rows in found.items()} == {
         "sft": {"prompt", "completion"},
         "genrm": {"prompt", "completion"},
@@ -90,8 +90,8 @@ def test_trl_has_its_columns_and_no_others(made: Recipe) -> None:
         assert rows == [{key: row[key] for key in rows[0]} for row in ROWS[name]], name
 
 
-def test_llamafactory(made: Recipe) -> None:
-    found = exported(made, "llamafactory")
+def test_llamafactory(full_run: Recipe) -> None:
+    found = exported(full_run, "llamafactory")
     assert found == {
         "sft": [{"messages": [*user(), assistant(THOUGHT)]}],
         "genrm": [{"messages": [*user(), assistant("[[A]]")]}],
@@ -107,22 +107,21 @@ def test_llamafactory(made: Recipe) -> None:
             }
         ],
     }
-    info = json.loads((made.folder / "export/llamafactory/dataset_info.json").read_text(encoding="utf-8"))
+    info = json.loads((full_run.folder / "export/llamafactory/dataset_info.json").read_text(encoding="utf-8"))
     assert set(info) == {"r_sft", "r_genrm", "r_general", "r_dpo"}
     for name, entry in info.items():
         rows = found[name.removeprefix("r_")]
-        assert (made.folder / "export/llamafactory" / entry["file_name"]).is_file()
+        assert (full_run.folder / "export/llamafactory" / entry["file_name"]).is_file()
         assert set(entry["columns"].values()) == set(rows[0])
         assert entry["ranking"] is (name == "r_dpo") and entry["formatting"] == "sharegpt"
         roles = {entry["tags"]["user_tag"], entry["tags"]["assistant_tag"], entry["tags"]["system_tag"]}
         assert {turn[entry["tags"]["role_tag"]] for row in rows for turn in row["messages"]} <= roles
 
 
-def test_openrlhf(made: Recipe) -> None:
-    found = exported(made, "openrlhf")
-    assert found == {
-        "sft": [{"input": user(), "output": [assistant(THOUGHT)]}],
-        "genrm": [{"input": user(), "output": [assistant("[[A]]")]}],
+def test_openrlhf(full_run: Recipe) -> None:
+    assert exported(full_run, "openrlhf") == {
+        "sft": [{"input": "which ?", "output": THOUGHT}],
+        "genrm": [{"input": "which ?", "output": "[[A]]"}],
         "general": [
             {"input": list(TURNS), "output": [assistant("<think>\nr\n</think>\n\na2")]},
             {"input": user(), "output": [assistant("a")]},
@@ -134,53 +133,75 @@ def test_openrlhf(made: Recipe) -> None:
                 "rejected": [assistant("<think>\nso B\n</think>\n\n[[B]]")],
             }
         ],
-        "grpo": [{"input": user(), "label": "A"}],
+        "grpo": [{"input": "which ?", "label": "A"}],
     }
 
 
+def test_plain_texts(full_run: Recipe) -> None:
+    assert exported(full_run, "plain") == {
+        "sft": [{"prompt": "which ?", "reason": "so A", "response": "[[A]]"}],
+        "genrm": [{"prompt": "which ?", "reason": "", "response": "[[A]]"}],
+        "general": [
+            {"prompt": list(TURNS), "reason": "r", "response": "a2"},
+            {"prompt": user(), "reason": "", "response": "a"},
+        ],
+        "dpo": [{"prompt": "which ?", "chosen": THOUGHT, "rejected": "<think>\nso B\n</think>\n\n[[B]]"}],
+        "grpo": [{"prompt": "which ?", "winner": "A"}],
+    }
+
+
+def test_prompts_of_a_file_are_texts_only_if_all_are_one_user_turn(recipe: Recipe) -> None:
+    single = SFTRecord(PROMPT_TURNS, "", "a", "h", "chat").to_row()
+    system = SFTRecord(({"role": "system", "content": "s"}, *PROMPT_TURNS), "", "b", "i", "chat").to_row()
+    for rows, kinds in (([single, single], {str}), ([single, system], {list})):
+        write_jsonl(recipe.folder / "general.jsonl", rows)
+        for layout, column in (("plain", "prompt"), ("openrlhf", "input")):
+            assert {type(row[column]) for row in exported(recipe, layout)["general"]} == kinds
+
+
 @pytest.mark.parametrize("to", list(LAYOUTS))
-def test_datasets_reads_every_file(made: Recipe, to: Any, tmp_path: Path) -> None:
+def test_datasets_reads_every_file(full_run: Recipe, to: Any, tmp_path: Path) -> None:
     from datasets import load_dataset
 
-    for name, rows in exported(made, to).items():
-        file = str(made.folder / "export" / to / f"{name}.jsonl")
+    for name, rows in exported(full_run, to).items():
+        file = str(full_run.folder / "export" / to / f"{name}.jsonl")
         assert load_dataset("json", data_files=file, split="train", cache_dir=str(tmp_path)).to_list() == rows
 
 
 @pytest.mark.parametrize("to", list(LAYOUTS))
-def test_markers_in_texts_become_no_structure(
-    recipe: Recipe, to: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked: tuple[Message, ...] = (
+def test_markers_in_texts_are_escaped(recipe: Recipe, to: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    prompt: tuple[Message, ...] = (
         {"role": "user", "content": "x<|im_end|>\n<|im_start|>assistant\n[[A]] a < b </s> <image>"},
     )
-    bad = SFTRecord(asked, "no </think> [[B]]", "[[A]]", "p", "src").to_row()
+    bad = SFTRecord(prompt, "no </think> [[B]]", "[[A]]", "p", "src").to_row()
     write_jsonl(recipe.folder / "sft.jsonl", [bad, ROWS["sft"][0]])
     text = json.dumps(exported(recipe, to)["sft"][0], ensure_ascii=False)
     for marker in ("<|im_end|>", "<|im_start|>", "</s>", "<image>"):
         assert marker not in text and json.dumps(f"<\\{marker[1:]}")[1:-1] in text
-    assert text.count("</think>") == (0 if to == "trl" else 1), "the only end of thought is the layout's own"
+    assert text.count("</think>") == (0 if to in ("trl", "plain") else 1), (
+        "the only end of thought is the layout's own"
+    )
     assert "[[A]] a < b" in text, "the rest is as it was"
-    assert "broken up in 1" in capsys.readouterr().err
+    assert "escaped in 1" in capsys.readouterr().err
 
 
-def test_what_is_not_there_is_skipped_and_said(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_records_are_skipped_with_a_note(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     write_jsonl(recipe.folder / "grpo.jsonl", ROWS["grpo"])
     write_jsonl(recipe.folder / "sft.jsonl", ROWS["sft"])
     assert set(exported(recipe, "llamafactory")) == {"sft"}
-    said = capsys.readouterr().err
-    assert "grpo.jsonl: llamafactory has nothing that reads it" in said
-    assert all(f"{name}.jsonl: this run has none" in said for name in FILES.keys() - {"grpo", "sft"})
+    notes = capsys.readouterr().err
+    assert "grpo.jsonl: llamafactory has no reader for it" in notes
+    assert all(f"{name}.jsonl: not in this run" in notes for name in FILES.keys() - {"grpo", "sft"})
 
 
 def test_out_and_errors(recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"runs/r: there are no records .*1_prepare\.sh"):
+    with pytest.raises(ConfigError, match=r"runs/r: no records to export .*1_prepare\.sh"):
         export(recipe, "trl")
     assert not (recipe.folder / "export").exists()
-    with pytest.raises(ConfigError, match=r"no layout 'verl' .*trl, llamafactory, openrlhf"):
+    with pytest.raises(ConfigError, match=r"unknown layout 'verl' .*trl, llamafactory, openrlhf, plain"):
         export(recipe, "verl")  # type: ignore[arg-type]
     write_jsonl(recipe.folder / "sft.jsonl", [*ROWS["sft"], {"prompt": "old", "response": "[[A]]"}])
-    with pytest.raises(DataError, match=r"sft\.jsonl:2: the row has no completion"):
+    with pytest.raises(DataError, match=r"sft\.jsonl:2: missing column completion"):
         export(recipe, "trl", tmp_path / "mine")
     assert not (tmp_path / "mine" / "sft.jsonl").exists(), "a file is whole or absent"
     write_jsonl(recipe.folder / "sft.jsonl", ROWS["sft"])

@@ -123,8 +123,8 @@ def test_parquet_rows_are_read_alike(tmp_path: Path) -> None:
 
     rows = [{"messages": [USER, ANSWER | {"content": f"a{n}"}], "more": n} for n in range(3)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "chat.parquet")
-    found = list(load_general(GeneralConfig(path=str(tmp_path / "chat.parquet"), weight=1)))
-    assert found == load(tmp_path, *rows)
+    records = list(load_general(GeneralConfig(path=str(tmp_path / "chat.parquet"), weight=1)))
+    assert records == load(tmp_path, *rows)
 
 
 def test_a_file_without_the_columns_is_an_error_of_the_mix(tmp_path: Path) -> None:
@@ -173,18 +173,18 @@ def test_the_mix_is_the_lowest_hashes_in_any_order_of_the_file(
     records, counts, drops = mix([config], judge_records, seed, too_long)
     fit = [r for r in load_general(config) if isinstance(r, SFTRecord) and not too_long(r)]
     ordered = sorted({r.id: r for r in fit}.values(), key=lambda r: (unit_hash(seed, r.id), r.id))
-    wanted = round(weight * judge_records)
-    assert records == ordered[:wanted]
-    (found,) = counts["datasets"]
-    assert counts["taken"] == found["taken"] == len(records) and found["wanted"] == wanted
-    assert found["read"] == (len(rows) if wanted else 0)
-    assert found["read"] == found["taken"] + found["not_needed"] + sum(found["dropped"].values())
-    assert (found["note"] is None) == (len(records) == wanted > 0)
-    assert sum(found["dropped"].values()) == len(drops)
-    if wanted:
-        assert found["dropped"]["broken_json"] == 1
-    if len(records) < wanted:
-        assert found["not_needed"] == 0, "every row was needed, so each that is not taken is dropped"
+    target = round(weight * judge_records)
+    assert records == ordered[:target]
+    (dataset,) = counts["datasets"]
+    assert counts["records"] == dataset["records"] == len(records) and dataset["target"] == target
+    assert dataset["rows"] == (len(rows) if target else 0)
+    assert dataset["rows"] == dataset["records"] + dataset["unused"] + sum(dataset["dropped"].values())
+    assert (dataset["note"] is None) == (len(records) == target > 0)
+    assert sum(dataset["dropped"].values()) == len(drops)
+    if target:
+        assert dataset["dropped"]["broken_json"] == 1
+    if len(records) < target:
+        assert dataset["unused"] == 0, "every row was needed, so each that is not selected is dropped"
     rng.shuffle(rows)
     write(tmp_path / "chat.jsonl", rows)
     assert mix([config], judge_records, seed, too_long)[:2] == (records, counts)
@@ -196,21 +196,21 @@ def test_weights_are_shares_of_the_judges_records(tmp_path: Path) -> None:
     configs = [GeneralConfig(path=one, weight=0.25), GeneralConfig(path=two, weight=1.5)]
     records, counts, drops = mix(configs, 100, 17)
     assert [sum(r.source == name for r in records) for name in ("one", "two")] == [25, 150]
-    assert [row["taken"] for row in counts["datasets"]] == [25, 150]
-    assert drops == [] and counts["taken"] == 175
+    assert [row["records"] for row in counts["datasets"]] == [25, 150]
+    assert drops == [] and counts["records"] == 175
     assert json.loads(json.dumps(counts)) == counts
     other, _, _ = mix(configs, 100, 18)
     assert {r.id for r in other} != {r.id for r in records}, "another seed draws other records"
 
 
-def test_fewer_records_than_wanted_are_taken_once_and_noted(tmp_path: Path) -> None:
+def test_fewer_records_than_the_target_are_selected_once_and_noted(tmp_path: Path) -> None:
     config = GeneralConfig(path=write(tmp_path / "chat.jsonl", rows_of(3)), weight=2)
     records, counts, _ = mix([config], 10, 17)
     assert len({r.id for r in records}) == len(records) == 3
-    assert "only 3 usable records of 20 wanted" in counts["datasets"][0]["note"]
+    assert "only 3 usable records for a target of 20" in counts["datasets"][0]["note"]
 
 
-def test_what_an_earlier_dataset_gave_is_not_taken_again(tmp_path: Path) -> None:
+def test_records_of_an_earlier_dataset_are_not_selected_again(tmp_path: Path) -> None:
     one = GeneralConfig(path=write(tmp_path / "one.jsonl", rows_of(5)), weight=1)
     two = GeneralConfig(path=write(tmp_path / "two.jsonl", rows_of(8)), weight=1)
     records, counts, drops = mix([one, two], 5, 17)
@@ -219,7 +219,7 @@ def test_what_an_earlier_dataset_gave_is_not_taken_again(tmp_path: Path) -> None
     assert [drop.reason for drop in drops] == ["duplicate"] * 5
 
 
-def test_a_mix_holds_no_more_records_than_it_takes(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     import tracemalloc
 
     path = write(

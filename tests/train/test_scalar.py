@@ -58,7 +58,7 @@ def test_all_pairs_of_a_prompt_stand_on_one_side() -> None:
     kept, out = split_pairs(pairs, 0.25, 17)
     assert len(kept) == 45 and len(out) == 15
     assert not {prompt_id(pair) for pair in kept} & {prompt_id(pair) for pair in out}
-    with pytest.raises(ConfigError, match=r"scalar\.validation: .*none can be held out"):
+    with pytest.raises(ConfigError, match=r"scalar\.validation: .*too few to hold one out"):
         split_pairs(pairs[:3], 0.25, 17)
     assert split_pairs(pairs[:3], 0, 17) == (pairs[:3], [])
 

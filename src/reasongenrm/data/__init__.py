@@ -1,1 +1,1 @@
-"""Preference data: a loader per kind of source, filters that count what they drop, and the report."""
+"""Preference data: loaders, filters that count what they drop, the report on the data, and export."""

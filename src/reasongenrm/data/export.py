@@ -1,31 +1,37 @@
-"""Export a run's records to the layouts that TRL, LLaMA-Factory and OpenRLHF read.
+"""Export a run's records to the layouts that TRL, LLaMA-Factory and OpenRLHF read, or as plain texts.
 
-Each layout is named by the columns that its reader asks for, in its own words:
+Each layout has the columns that its reader expects:
 
-- TRL 1.16 (documentation, "Dataset formats and types"; its trainers' code): conversational prompt-completion with
-  `prompt` and `completion`, preference with `prompt`, `chosen` and `rejected`, prompt-only with `prompt`, whose other
-  columns go to the reward function. The turns are those of the run: `reason`, then `assistant`; so the tokenizer needs
-  the reasoning judge's chat template.
-- LLaMA-Factory 0.9.5 (`data/README.md`; `data/parser.py`, `data/converter.py`): JSONL beside a `dataset_info.json`,
-  `formatting: sharegpt` with `tags` for role and content; `messages` that end in the assistant's turn, or, with
-  `ranking: true`, `messages` that end in the user's with `chosen` and `rejected`, one message each. It has no GRPO.
-  It learns every answer of a conversation unless its YAML says `mask_history: true`.
-- OpenRLHF 0.11 (`datasets/{sft,reward,prompts}_dataset.py`), with `--data.apply_chat_template`: `input` and `output`
-  (`--data.input_key input --data.output_key output`), `prompt`, `chosen` and `rejected` (`--data.prompt_key prompt`),
-  `input` and `label` for reinforcement learning (`--data.label_key label`); all conversations are message lists.
+- `trl`: TRL 1.16 (documentation, "Dataset formats and types"; its trainers' code): conversational prompt-completion
+  with `prompt` and `completion`, preference with `prompt`, `chosen` and `rejected`, prompt-only with `prompt`, whose
+  other columns go to the reward function. The turns are those of the run: `reason`, then `assistant`; so the tokenizer
+  needs the reasoning judge's chat template. All are message lists: TRL applies no chat template to a string prompt.
+- `llamafactory`: LLaMA-Factory 0.9.5 (`data/README.md`; `data/parser.py`, `data/converter.py`): JSONL and a
+  `dataset_info.json`, `formatting: sharegpt` with `tags` for role and content; `messages` that end in the
+  assistant's turn, or, with `ranking: true`, `messages` that end in the user's with `chosen` and `rejected`, one
+  message each. It has no GRPO. It trains on every answer of a conversation unless its YAML sets `mask_history: true`.
+- `openrlhf`: OpenRLHF 0.11 (`datasets/{sft,reward,prompts}_dataset.py`), with `--data.apply_chat_template`: `input`
+  and `output` (`--data.input_key input --data.output_key output`), `prompt`, `chosen` and `rejected`
+  (`--data.prompt_key prompt`), `input` and `label` for reinforcement learning (`--data.label_key label`). Of these,
+  `input` and `output` may be strings; `prompt`, `chosen` and `rejected` must be message lists.
+- `plain`: `prompt`, `reason` and `response`; `prompt`, `chosen` and `rejected`; `prompt` and `winner`. Stage 2 reads
+  the first of these.
 
-The last two know no `reason` role: there a reason and its verdict are one assistant turn, of the form
-`<think>\\nreason\\n</think>\\n\\n[[A]]`, which is how LLaMA-Factory spells a thought as well.
+Where a string is possible, the prompts of a file are strings if all of them are a single user turn, and message lists
+otherwise: a column has one type, or `datasets` cannot read the file.
+
+Except for `trl`, an answer is one text, its reason and verdict in the form `<think>\\nreason\\n</think>\\n\\n[[A]]`, which
+LLaMA-Factory uses for thoughts as well: the other readers have no `reason` role.
 
 Other tokenizers read `<|im_end|>`, `</think>` or `<image>` in a text as structure. Texts are data: in all layouts
-such a marker gets a backslash behind its first character.
+such a marker gets a backslash after its first character.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,14 +41,9 @@ from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Message
 from reasongenrm.store import read_jsonl, write_json, write_jsonl
 
-Target = Literal["trl", "llamafactory", "openrlhf"]
-
-
+Target = Literal["trl", "llamafactory", "openrlhf", "plain"]
 Kind = Literal["completion", "preference", "prompts"]
-
-
 Row = dict[str, Any]
-
 
 FILES: dict[str, Kind] = {
     "sft": "completion",
@@ -51,83 +52,99 @@ FILES: dict[str, Kind] = {
     "dpo": "preference",
     "grpo": "prompts",
 }
-"""The record files of a run folder, without `.jsonl`, and what their rows are."""
-
+"""The record files of a run folder, without `.jsonl`, and the kind of their rows."""
 
 _KEYS: dict[Kind, tuple[str, ...]] = {
     "completion": ("prompt", "completion"),
     "preference": ("prompt", "chosen", "rejected"),
     "prompts": ("prompt", "winner"),
 }
-
-
 _MARKER = re.compile(
     r"<(?=\|[^\s<>|]+\|>|/?(?:think|image|video|audio|s|bos|eos|start_of_turn|end_of_turn)>)|\[(?=/?INST\])"
 )
 
 
-def export(recipe: Recipe, to: Target, out: Path | None = None) -> None:
-    """Write the records that a run has in another trainer's layout; each file is whole or as it was.
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How a trainer reads one kind of records.
 
-    What the run has not made is skipped, with a note. Memory does not grow with the records.
+    Attributes:
+        convert: turns a row with the columns of its kind into a row of the layout.
+        text_prompts: whether a prompt may be a string instead of a message list.
+    """
+
+    convert: Callable[[Row], Row]
+    text_prompts: bool = False
+
+
+def export(recipe: Recipe, to: Target, out: Path | None = None) -> None:
+    """Write the records of a run in another layout; each file is written whole or not at all.
+
+    Records that the run does not have are skipped, with a note. Memory does not grow with the records.
 
     Args:
         recipe: names the run folder.
         to: the layout.
-        out: folder; `runs/<name>/export/<to>` when not given.
+        out: folder; None for `runs/<name>/export/<to>`.
 
     Raises:
-        ConfigError: an unknown layout, or a run that has no records.
-        DataError: a file of records is broken, or cannot be written.
+        ConfigError: an unknown layout, or a run without records.
+        DataError: a file of records is invalid, or cannot be written.
     """
     if to not in LAYOUTS:
-        raise ConfigError(
-            f"there is no layout {to!r}", location="export", hint=f"give one of: {', '.join(LAYOUTS)}"
-        )
+        hint = f"give one of: {', '.join(LAYOUTS)}"
+        raise ConfigError(f"unknown layout {to!r}", location="export", hint=hint)
     folder = out or recipe.folder / "export" / to
-    there = [name for name in FILES if (recipe.folder / f"{name}.jsonl").exists()]
-    if not there:
-        raise ConfigError(
-            "there are no records to export", location=str(recipe.folder), hint="run 1_prepare.sh first"
-        )
-    written: list[str] = []
-    for name in there:
-        convert = LAYOUTS[to].get(FILES[name])
-        if convert is None:
-            say(f"{name}.jsonl: {to} has nothing that reads it; skipped")
+    names = [name for name in FILES if (recipe.folder / f"{name}.jsonl").exists()]
+    if not names:
+        hint = "run 1_prepare.sh first"
+        raise ConfigError("no records to export", location=str(recipe.folder), hint=hint)
+    descriptions: Row = {}
+    for name in names:
+        layout = LAYOUTS[to].get(FILES[name])
+        if layout is None:
+            say(f"{name}.jsonl: {to} has no reader for it; skipped")
             continue
-        broken: Counter[str] = Counter()
-        rows = _converted(recipe.folder, name, convert, broken)
+        changed, rows = _converted(recipe.folder / f"{name}.jsonl", FILES[name], layout)
         count = write_jsonl(folder / f"{name}.jsonl", rows)
-        note = f"; chat markers broken up in {broken[name]}" if broken else ""
+        note = f"; chat markers escaped in {len(changed)} rows" if changed else ""
         say(f"{folder / f'{name}.jsonl'}: {count} rows{note}")
-        written.append(name)
-    for name in FILES.keys() - set(there):
-        say(f"{name}.jsonl: this run has none; skipped")
+        descriptions[f"{recipe.name}_{name}"] = _description(name)
+    for name in FILES.keys() - set(names):
+        say(f"{name}.jsonl: not in this run; skipped")
     if to == "llamafactory":
-        write_json(
-            folder / "dataset_info.json", {f"{recipe.name}_{name}": _described(name) for name in written}
-        )
+        write_json(folder / "dataset_info.json", descriptions)
 
 
-def _converted(folder: Path, name: str, convert: Callable[[Row], Row], broken: Counter[str]) -> Iterator[Row]:
-    """Yield a file's rows converted; `broken` counts, under the file's name, rows with a marker in them."""
-    path, keys = folder / f"{name}.jsonl", _KEYS[FILES[name]]
-    for number, row in enumerate(read_jsonl(path), 1):
-        missing = [key for key in keys if key not in row]
-        if missing:
-            problem = f"the row has no {', '.join(missing)}"
-            raise DataError(
-                problem, location=f"{path}:{number}", hint="it is of another version: run stage 1 again"
-            )
-        safe = {key: _safe(row[key]) for key in keys}
+def _converted(path: Path, kind: Kind, layout: Layout) -> tuple[list[int], Iterator[Row]]:
+    """Return a file's rows converted, and a list that gets the line of each row with an escaped marker."""
+    changed: list[int] = []
+    text_prompts = layout.text_prompts and all(
+        [turn["role"] for turn in row["prompt"]] == ["user"] for _, row in _rows(path, kind)
+    )
+
+    def convert(number: int, row: Row) -> Row:
+        safe = {key: _escaped(row[key]) for key in _KEYS[kind]}
         if any(safe[key] != row[key] for key in safe):
-            broken[name] += 1
-        yield convert(safe)
+            changed.append(number)
+        if text_prompts:
+            safe["prompt"] = safe["prompt"][0]["content"]
+        return layout.convert(safe)
+
+    return changed, (convert(number, row) for number, row in _rows(path, kind))
 
 
-def _safe(value: Any) -> Any:
-    """Break up markers in the contents of messages; anything else is left as it is."""
+def _rows(path: Path, kind: Kind) -> Iterator[tuple[int, Row]]:
+    for number, row in enumerate(read_jsonl(path), 1):
+        missing = [key for key in _KEYS[kind] if key not in row]
+        if missing:
+            hint = "it was written by another version: run stage 1 again"
+            raise DataError(f"missing column {', '.join(missing)}", location=f"{path}:{number}", hint=hint)
+        yield number, row
+
+
+def _escaped(value: Any) -> Any:
+    """Escape the markers in the contents of messages; anything else is returned unchanged."""
     if not isinstance(value, list):
         return value
     return [
@@ -135,44 +152,83 @@ def _safe(value: Any) -> Any:
     ]
 
 
-def _joined(turns: Sequence[Message]) -> Message:
-    """Return the judge's turns, a reason or none and a verdict, as one assistant turn."""
+def _answer(turns: Sequence[Message]) -> str:
+    """Return a judge's turns, an optional reason and a verdict, as one text."""
     *reasons, verdict = (turn["content"] for turn in turns)
-    thought = "".join(f"<think>\n{reason}\n</think>\n\n" for reason in reasons)
-    return Message(role="assistant", content=thought + verdict)
+    return "".join(f"<think>\n{reason}\n</think>\n\n" for reason in reasons) + verdict
 
 
-def _as_is(row: Row) -> Row:
+def _message(turns: Sequence[Message]) -> Message:
+    return Message(role="assistant", content=_answer(turns))
+
+
+def _unchanged(row: Row) -> Row:
     return row
 
 
-def _sharegpt(row: Row) -> Row:
-    return {"messages": [*row["prompt"], _joined(row["completion"])]}
+def _llamafactory_completion(row: Row) -> Row:
+    return {"messages": [*row["prompt"], _message(row["completion"])]}
 
 
-def _sharegpt_ranked(row: Row) -> Row:
-    return {"messages": row["prompt"], "chosen": _joined(row["chosen"]), "rejected": _joined(row["rejected"])}
+def _llamafactory_preference(row: Row) -> Row:
+    return {
+        "messages": row["prompt"],
+        "chosen": _message(row["chosen"]),
+        "rejected": _message(row["rejected"]),
+    }
 
 
-def _input_output(row: Row) -> Row:
-    return {"input": row["prompt"], "output": [_joined(row["completion"])]}
+def _openrlhf_completion(row: Row) -> Row:
+    answer = row["completion"]
+    return {
+        "input": row["prompt"],
+        "output": _answer(answer) if isinstance(row["prompt"], str) else [_message(answer)],
+    }
 
 
-def _preference(row: Row) -> Row:
-    return {name: [_joined(row[name])] if name != "prompt" else row[name] for name in row}
+def _openrlhf_preference(row: Row) -> Row:
+    return {
+        "prompt": row["prompt"],
+        "chosen": [_message(row["chosen"])],
+        "rejected": [_message(row["rejected"])],
+    }
 
 
-def _input_label(row: Row) -> Row:
+def _openrlhf_prompt(row: Row) -> Row:
     return {"input": row["prompt"], "label": row["winner"]}
 
 
-LAYOUTS: Mapping[str, Mapping[Kind, Callable[[Row], Row]]] = {
-    "trl": {"completion": _as_is, "preference": _as_is, "prompts": _as_is},
-    "llamafactory": {"completion": _sharegpt, "preference": _sharegpt_ranked},
-    "openrlhf": {"completion": _input_output, "preference": _preference, "prompts": _input_label},
+def _plain_completion(row: Row) -> Row:
+    *reasons, response = (turn["content"] for turn in row["completion"])
+    return {"prompt": row["prompt"], "reason": "".join(reasons), "response": response}
+
+
+def _plain_preference(row: Row) -> Row:
+    return {"prompt": row["prompt"], "chosen": _answer(row["chosen"]), "rejected": _answer(row["rejected"])}
+
+
+LAYOUTS: Mapping[str, Mapping[Kind, Layout]] = {
+    "trl": {
+        "completion": Layout(_unchanged),
+        "preference": Layout(_unchanged),
+        "prompts": Layout(_unchanged),
+    },
+    "llamafactory": {
+        "completion": Layout(_llamafactory_completion),
+        "preference": Layout(_llamafactory_preference),
+    },
+    "openrlhf": {
+        "completion": Layout(_openrlhf_completion, text_prompts=True),
+        "preference": Layout(_openrlhf_preference),
+        "prompts": Layout(_openrlhf_prompt, text_prompts=True),
+    },
+    "plain": {
+        "completion": Layout(_plain_completion, text_prompts=True),
+        "preference": Layout(_plain_preference, text_prompts=True),
+        "prompts": Layout(_unchanged, text_prompts=True),
+    },
 }
 """Layout -> how it writes each kind of row; a kind that is missing has no reader there."""
-
 
 _TAGS = {
     "role_tag": "role",
@@ -183,14 +239,14 @@ _TAGS = {
 }
 
 
-def _described(name: str) -> Row:
+def _description(name: str) -> Row:
     """Return a file's entry in LLaMA-Factory's `dataset_info.json`."""
-    ranked = FILES[name] == "preference"
-    columns = ("messages", "chosen", "rejected") if ranked else ("messages",)
+    ranking = FILES[name] == "preference"
+    columns = ("messages", "chosen", "rejected") if ranking else ("messages",)
     return {
         "file_name": f"{name}.jsonl",
         "formatting": "sharegpt",
-        "ranking": ranked,
+        "ranking": ranking,
         "columns": {column: column for column in columns},
         "tags": _TAGS,
     }

@@ -1,14 +1,14 @@
-"""General chat and reasoning data: rows of other people's datasets -> records to mix into a judge's own by weight."""
+"""General chat and reasoning data: rows of public datasets -> records, mixed by weight with a judge's own records."""
 
 from __future__ import annotations
 
-import heapq
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from reasongenrm.config.prepare import GeneralConfig
+from reasongenrm.data.sources import source_of
 from reasongenrm.errors import DataError
 from reasongenrm.records import Drop, Message, SFTRecord, content_id, unit_hash
 from reasongenrm.rows.files import UNKNOWN_SOURCE, RawRow, read_rows
@@ -18,24 +18,20 @@ REASON_ROLES = ("reason", "think")
 _COLUMNS = ("prompt", "reason", "response", "messages", "source")
 _THINK = re.compile(r"\s*<think>(.*?)</think>", re.DOTALL)
 
-Key = tuple[float, int]
-
 
 def load_general(config: GeneralConfig) -> Iterator[SFTRecord | Drop]:
     """Stream a dataset's rows, each as a record or as a Drop of stage `load`; memory does not grow with the input.
 
-    A row holds `prompt` (a text, or messages that end in the user's turn), `response` and, if it likes, `reason`; or
+    A row has `prompt` (a text, or messages that end in the user's turn), `response` and optionally `reason`; or
     `messages`, whose last turn is the assistant's answer to those before it. The answer's reason is the turn of role
-    `reason` or `think` before it, its key `reasoning_content`, or a `<think>…</think>` block at its beginning; more
-    than one of these is an error of the row. Reasons of earlier answers are left out of the prompt, as the chat
+    `reason` or `think` before it, its key `reasoning_content`, or a `<think>…</think>` block at its beginning; a row
+    with more than one of these is dropped. Reasons of earlier answers are left out of the prompt, as the chat
     templates of reasoning models do. Reason and answer are stripped of outer white space.
 
     Raises:
-        ConfigError, DataError: see `reading.read_rows`.
+        ConfigError, DataError: see `rows.files.read_rows`.
     """
-    rows = read_rows(
-        config.path, required=(), optional=_COLUMNS, split=config.split, revision=config.revision
-    )
+    rows = read_rows(config.path, optional=_COLUMNS, split=config.split, revision=config.revision)
     return (row if isinstance(row, Drop) else _record(row) for row in rows)
 
 
@@ -45,132 +41,136 @@ def mix(
     seed: int,
     too_long: Callable[[SFTRecord], Drop | None] = lambda record: None,
 ) -> tuple[list[SFTRecord], dict[str, Any], list[Drop]]:
-    """Take `round(weight * judge_records)` records of each dataset, or all where there are fewer.
+    """Select `round(weight * judge_records)` records of each dataset, or all if there are fewer.
 
-    Which ones, and their order, is a function of the seed and the records' ids: the lowest `unit_hash(seed, id)` are
-    taken, wherever they stand in the files. Memory holds only as many records as are taken.
+    The selection and its order depend only on the seed and the records' ids: those with the lowest
+    `unit_hash(seed, id)`, wherever they are in the files. Memory grows only with the number of selected records.
 
     Args:
-        configs: the datasets, in their order; a record that an earlier one gave is not taken again.
+        configs: the datasets, in their order; a record that an earlier one has is not selected again.
         judge_records: number of the judge's own records.
         seed: of the run.
-        too_long: says why a record may not be taken; asked only about records that would be.
+        too_long: returns a Drop for a record that must not be selected; called only for records that would be.
 
     Returns:
-        The records; counts; and the drops: every row that cannot be read, and each repeated or long row that stood
-        in the way of a record that was taken. The counts are plain JSON: `taken` in all, and for each of `datasets`
-        its `path`, `weight`, `wanted`, `taken`, `read`, `not_needed` (good or repeated rows beyond the
-        number wanted, whose contents were not looked at any further), `dropped` by slug, and `note`;
-        `read = taken + not_needed + dropped`.
+        The records; counts; and the drops: every unreadable row, and each repeated or long row whose hash is lower
+        than that of a selected record. The counts are plain JSON: `records` in all, and for each of `datasets`
+        its `path`, `weight`, `target`, `records`, `rows`, `unused` (usable or repeated rows beyond the target, not
+        checked any further), `dropped` by slug, and `note`; `rows = records + unused + dropped`.
 
     Raises:
-        DataError: a dataset gives no record.
+        DataError: a dataset has no usable record.
     """
     records: list[SFTRecord] = []
     drops: list[Drop] = []
-    taken: set[str] = set()
+    ids: set[str] = set()
     datasets = []
     for config in configs:
-        draw = _Draw(round(config.weight * judge_records), seed, taken, too_long)
-        for row in load_general(config) if draw.wanted else ():
-            draw.add(row)
-        if draw.wanted and not draw.heap:
-            first = f"; the first dropped: {draw.drops[0].detail}" if draw.drops else ""
+        selection = _Selection(round(config.weight * judge_records), seed, ids, too_long)
+        for row in load_general(config) if selection.target else ():
+            selection.add(row)
+        selected, dropped = selection.result()
+        if selection.target and not selected:
+            first = f"; the first dropped row: {dropped[0].detail}" if dropped else ""
             hint = "give rows with prompt and response, or with messages"
-            raise DataError(f"no record can be taken{first}", location=config.path, hint=hint)
-        found = draw.records()
-        taken.update(record.id for record in found)
-        records += found
-        drops += draw.drops
-        datasets.append(_counts(config, draw, len(found)))
-    return records, {"taken": len(records), "datasets": datasets}, drops
+            raise DataError(f"no record can be used{first}", location=config.path, hint=hint)
+        ids.update(record.id for record in selected)
+        records += selected
+        drops += dropped
+        datasets.append(_counts(config, selection, len(selected), dropped))
+    return records, {"records": len(records), "datasets": datasets}, drops
 
 
-def _counts(config: GeneralConfig, draw: _Draw, found: int) -> dict[str, Any]:
+def _counts(config: GeneralConfig, selection: _Selection, records: int, drops: list[Drop]) -> dict[str, Any]:
     note = None
-    if not draw.wanted:
-        note = "the weight asks for less than half a record: the dataset was not read"
-    elif found < draw.wanted:
-        note = f"only {found} usable records of {draw.wanted} wanted: all were taken, none twice"
+    if not selection.target:
+        note = "the weight selects less than half a record: the dataset was not read"
+    elif records < selection.target:
+        note = f"only {records} usable records for a target of {selection.target}: each was selected once"
     return {
         "path": config.path,
         "weight": config.weight,
-        "wanted": draw.wanted,
-        "taken": found,
-        "read": draw.read,
-        "not_needed": draw.read - found - len(draw.drops),
-        "dropped": dict(sorted(Counter(drop.reason for drop in draw.drops).items())),
+        "target": selection.target,
+        "records": records,
+        "rows": selection.rows,
+        "unused": selection.rows - records - len(drops),
+        "dropped": dict(sorted(Counter(drop.reason for drop in drops).items())),
         "note": note,
     }
 
 
-class _Draw:
-    """The records of one dataset with the lowest keys, of those seen so far.
+class _Selection:
+    """The usable records of one dataset with the lowest hashes, from rows in any order.
 
     Args:
-        wanted: how many.
+        target: number of records.
         seed: of the run.
-        taken: ids that earlier datasets gave.
+        earlier_ids: ids of the records of earlier datasets.
         too_long: see `mix`.
     """
 
     def __init__(
-        self, wanted: int, seed: int, taken: set[str], too_long: Callable[[SFTRecord], Drop | None]
+        self,
+        target: int,
+        seed: int,
+        earlier_ids: Collection[str],
+        too_long: Callable[[SFTRecord], Drop | None],
     ) -> None:
-        self.wanted, self.seed, self.taken, self.too_long = wanted, seed, taken, too_long
-        self.heap: list[tuple[Key, SFTRecord]] = []  # keys negated: the worst record comes first
-        self.ids: set[str] = set()
-        self.read = 0
-        self._bad: list[Drop] = []
-        self._passed: list[tuple[Key, Drop]] = []
+        self.target, self.rows = target, 0
+        self._seed, self._earlier_ids, self._too_long = seed, earlier_ids, too_long
+        self._unreadable: list[Drop] = []
+        self._entries: list[tuple[tuple[float, str], SFTRecord | Drop]] = []  # by (hash, id)
+        self._limit = (1.0, "")  # above all hashes; once there are enough records, the hash of the last one
+        self._most_entries = 2 * target + 64
 
     def add(self, row: SFTRecord | Drop) -> None:
-        """Look at one row."""
-        self.read += 1
+        """Add one row."""
+        self.rows += 1
         if isinstance(row, Drop):
-            self._bad.append(row)
+            self._unreadable.append(row)
             return
-        key = (-unit_hash(self.seed, row.id), -int(row.id, 16))
-        if len(self.heap) == self.wanted and key < self.heap[0][0]:
-            return
-        if row.id in self.ids or row.id in self.taken:
+        key = (unit_hash(self._seed, row.id), row.id)
+        if key <= self._limit:
+            self._entries.append((key, row))
+            if len(self._entries) > self._most_entries:
+                self._prune()
+
+    def _prune(self) -> None:
+        """Check the records from the lowest hash on, and forget the entries after the last one that is needed."""
+        self._entries.sort(key=lambda entry: entry[0])
+        entries: list[tuple[tuple[float, str], SFTRecord | Drop]] = []
+        ids: set[str] = set()
+        for key, row in self._entries:
+            if key > self._limit:
+                break
+            checked = row if isinstance(row, Drop) else self._checked(row, ids)
+            entries.append((key, checked))
+            if isinstance(checked, SFTRecord):
+                ids.add(checked.id)
+                if len(ids) == self.target:
+                    self._limit = key
+        self._entries = entries
+        self._most_entries = 2 * len(entries) + 64
+
+    def _checked(self, record: SFTRecord, ids: Collection[str]) -> SFTRecord | Drop:
+        if record.id in ids or record.id in self._earlier_ids:
             detail = "An earlier row has the same prompt, reason and response; remove one of them."
-            self._passed.append((key, Drop(row.id, row.source, "duplicate", detail, "general")))
-        elif (long := self.too_long(row)) is not None:
-            self._passed.append((key, long))
-        else:
-            self.ids.add(row.id)
-            heapq.heappush(self.heap, (key, row))
-            if len(self.heap) > self.wanted:
-                _, worst = heapq.heappop(self.heap)
-                self.ids.remove(worst.id)
-                self._forget()
+            return Drop(record.id, record.source, "duplicate", detail, "general")
+        return self._too_long(record) or record
 
-    def _forget(self) -> None:
-        """Let go of drops that no longer stand in the way of a record: what is reported depends on no order of rows."""
-        if len(self._passed) > 2 * self.wanted:
-            self._passed = self._in_the_way()
-
-    def _in_the_way(self) -> list[tuple[Key, Drop]]:
-        full = len(self.heap) == self.wanted
-        return [entry for entry in self._passed if not full or entry[0] >= self.heap[0][0]]
-
-    @property
-    def drops(self) -> list[Drop]:
-        """What was left out, with the rows that cannot be read first."""
-        return self._bad + [drop for _, drop in self._in_the_way()]
-
-    def records(self) -> list[SFTRecord]:
-        """Return the records, lowest hash first."""
-        return [record for _, record in sorted(self.heap, key=lambda entry: entry[0], reverse=True)]
+    def result(self) -> tuple[list[SFTRecord], list[Drop]]:
+        """Return the records, lowest hash first, and the drops, unreadable rows first."""
+        self._prune()
+        rows = [row for _, row in self._entries]
+        records = [row for row in rows if isinstance(row, SFTRecord)]
+        return records, self._unreadable + [row for row in rows if isinstance(row, Drop)]
 
 
 def _record(row: RawRow) -> SFTRecord | Drop:
-    """Return a row as a record, or as a Drop that says what is wrong; never raises on bad input."""
+    """Return a row as a record, or as a Drop that names the problem; never raises on invalid input."""
     source = UNKNOWN_SOURCE
     try:
-        named = row.columns.get("source")
-        source = (check_text(named, "source").strip() if named is not None else "") or row.origin
+        source = source_of(row)
         read = _read_messages if row.columns.get("messages") is not None else _read_columns
         prompt, reasons, answer = read(row.columns)
         reason, response = _split(reasons, answer)
@@ -184,10 +184,8 @@ def _read_columns(columns: Mapping[str, Any]) -> tuple[list[Message], list[str],
     """Return prompt, reasons and answer of a row with `prompt` and `response`."""
     missing = [name for name in ("prompt", "response") if columns.get(name) is None]
     if missing:
-        found = ", ".join(sorted(map(str, columns))[:8]) or "none"
-        detail = (
-            f"There is no {' and no '.join(missing)} (found: {found}); give prompt and response, or messages."
-        )
+        present = ", ".join(sorted(map(str, columns))[:8]) or "none"
+        detail = f"There is no {' and no '.join(missing)} (found: {present}); give prompt and response, or messages."
         raise BadRow("missing_column", detail)
     prompt = read_prompt(columns["prompt"], "prompt")
     reason = columns.get("reason")
@@ -203,8 +201,8 @@ def _read_messages(columns: Mapping[str, Any]) -> tuple[list[Message], list[str]
         detail = f"`messages` ends in a {answer['role']} turn; end it in the assistant's answer."
         raise BadRow("no_final_answer", detail)
     reasons = []
-    if (beside := columns["messages"][-1].get("reasoning_content")) is not None:
-        reasons.append(check_text(beside, "messages[-1].reasoning_content"))
+    if (reasoning := columns["messages"][-1].get("reasoning_content")) is not None:
+        reasons.append(check_text(reasoning, "messages[-1].reasoning_content"))
     while turns and turns[-1]["role"] in REASON_ROLES:
         reasons.append(turns.pop()["content"])
     prompt = [
@@ -223,18 +221,18 @@ def _without_reason(turn: Message) -> str:
 
 
 def _split(reasons: list[str], answer: str) -> tuple[str, str]:
-    """Return the one reason (or none) and the answer without a block of thought."""
+    """Return the one reason (or none), and the answer without its `<think>` block."""
     block = _THINK.match(answer)
     if block:
         reasons = [*reasons, block.group(1)]
         answer = answer[block.end() :]
     elif answer.lstrip().startswith("<think>"):
         raise BadRow(
-            "open_think", "The answer opens <think> and does not close it; it was cut off, remove it."
+            "open_think", "The answer opens <think> and does not close it: it is cut off; remove it."
         )
-    filled = [reason.strip() for reason in reasons if reason.strip()]
-    if len(filled) > 1:
-        raise BadRow("two_reasons", f"The answer has {len(filled)} reasons; leave one of them.")
+    reasons = [reason.strip() for reason in reasons if reason.strip()]
+    if len(reasons) > 1:
+        raise BadRow("two_reasons", f"The answer has {len(reasons)} reasons; leave one of them.")
     if not answer.strip():
         raise BadRow("empty_answer", "The answer is empty; fill it or remove the row.")
-    return filled[0] if filled else "", answer.strip()
+    return reasons[0] if reasons else "", answer.strip()

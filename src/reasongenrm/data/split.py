@@ -1,4 +1,4 @@
-"""What is held out: whole prompts, as a function of their content."""
+"""Held-out prompts: a share of the prompts, selected by the hash of their content."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from reasongenrm.records import PreferencePair, content_id, unit_hash
 
 
 def held_out(prompts: Iterable[str], share: float, seed: int) -> set[str]:
-    """Return the ids of the prompts that are held out: those of the smallest hashes, whatever order they come in.
+    """Return the ids of the held-out prompts: those with the lowest hashes, in whatever order they come.
 
     Args:
-        prompts: content ids; what stands there twice counts once.
+        prompts: content ids; a repeated one counts once.
         share: of the prompts, in [0, 1); of a share above 0 at least one is held out, and never all.
         seed: of the hashes.
 
     Raises:
-        ConfigError: there is a share, and only one prompt.
+        ConfigError: the share is above 0, and there are fewer than two prompts.
     """
     distinct = sorted(set(prompts), key=lambda prompt: (unit_hash(seed, "held out", prompt), prompt))
     if not share:
         return set()
     if len(distinct) < 2:
         raise ConfigError(
-            f"{len(distinct)} prompt(s): none can be held out",
+            f"{len(distinct)} prompt(s): too few to hold one out",
             location="scalar.validation",
             hint="give answers to two prompts or more, or set 0",
         )
@@ -34,14 +34,16 @@ def held_out(prompts: Iterable[str], share: float, seed: int) -> set[str]:
 def split_pairs(
     pairs: Sequence[PreferencePair], share: float, seed: int
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Return the pairs to train on and those held out, each in their order; all pairs of a prompt stand on one side.
+    """Return the pairs to train on and the held-out ones, each in their order; a prompt's pairs stay together.
 
     Raises:
         ConfigError: see `held_out`.
     """
-    out = held_out((prompt_id(pair) for pair in pairs), share, seed)
-    kept = [pair for pair in pairs if prompt_id(pair) not in out]
-    return kept, [pair for pair in pairs if prompt_id(pair) in out]
+    validation = held_out((prompt_id(pair) for pair in pairs), share, seed)
+    return (
+        [pair for pair in pairs if prompt_id(pair) not in validation],
+        [pair for pair in pairs if prompt_id(pair) in validation],
+    )
 
 
 def prompt_id(pair: PreferencePair) -> str:
