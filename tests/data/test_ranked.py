@@ -206,7 +206,7 @@ def test_any_text_gives_pairs_drops_or_a_data_error(tmp_path: Path, body: str) -
 def test_the_shipped_answers() -> None:
     with ANSWERS.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["prompt", "answer", "rank"]
+    assert list(rows[0]) == ["prompt", "answer", "rank", "annotator", "model"]
     prompts = {row["prompt"] for row in rows}
     assert len(prompts) == 5
     for prompt in prompts:
