@@ -128,7 +128,7 @@ def test_a_key_close_to_none_is_told_the_known_ones(tmp_path: Path) -> None:
     error = refused(write(tmp_path, changed("select.xyz", 1)))
     assert error.hint == "known keys: selector, formula, threshold, giveaway_words, scorer, batch_tokens"
     error = refused(write(tmp_path, changed("data.sources.0.xyz", 1)))
-    assert error.hint == "known keys: path, kind, split, revision"
+    assert error.hint == "known keys: path, kind, weight, split, revision"
 
 
 def test_the_keys_of_other_libraries_pass_through_untouched(tmp_path: Path) -> None:
