@@ -1,17 +1,14 @@
 #!/usr/bin/env bash
 # Pairs -> sampled reasons -> the best ones kept -> training files, under runs/<recipe>/.
+# usage: ./1_prepare.sh [RECIPE.yaml] [key=value ...]    without a recipe: $RECIPE, else configs/qwen2.5-7b.yaml
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
-if [[ $# -eq 0 ]]; then
-  echo "usage: ./1_prepare.sh RECIPE.yaml [key=value ...]    e.g. ./1_prepare.sh configs/demo.yaml" >&2
-  exit 2
-fi
 for bin in "${VIRTUAL_ENV:-$PWD/.venv}/bin" "$PWD/.venv/bin"; do # an active environment, else the one here
   if [[ -x $bin/reasongenrm ]]; then
     export PATH="$bin:$PATH"
     break
   fi
 done
-command -v reasongenrm >/dev/null || { echo "1_prepare.sh: no reasongenrm found: run 'make setup' first" >&2; exit 2; }
+command -v reasongenrm >/dev/null || { echo "1_prepare.sh: reasongenrm not found: run 'make setup' first" >&2; exit 2; }
 exec reasongenrm prepare "$@"

@@ -1,4 +1,4 @@
-"""The command line: quick help, and one line for every error a user can mend."""
+"""The command line: quick help, lazy imports, a clean console, and one line for every error of the user."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from reasongenrm.config.recipe import Recipe
 
 pytestmark = pytest.mark.unit
 
-PROMPTS = Path("configs/prompts").resolve()
+ROOT = Path(__file__).resolve().parent.parent
+PROMPTS = ROOT / "configs" / "prompts"
 ROW = '{"chosen": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "good"}], "rejected": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "bad"}], "source": "s"}\n'
 LOADED = """
 import sys
@@ -89,28 +90,46 @@ def test_help_answers_in_half_a_second() -> None:
     def seconds() -> float:
         start = time.perf_counter()
         command = [sys.executable, "-m", "reasongenrm.cli", "--help"]
-        told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        assert all(verb in told for verb in cli.STAGES)
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert all(verb in text for verb in cli.STAGES)
         return time.perf_counter() - start
 
     assert min(seconds() for _ in range(3)) < 0.5
 
 
-# --- errors a user can mend
+def test_the_public_face_loads_what_is_used() -> None:
+    code = (
+        "import sys, reasongenrm\n"
+        "assert set(reasongenrm.__all__) == {'Judge', 'ScalarRewardModel', 'load_recipe'}\n"
+        "heavy = {'torch', 'transformers', 'pydantic', 'numpy', 'yaml', 'rich'}\n"
+        "assert not heavy & sys.modules.keys()\n"
+        "from reasongenrm import load_recipe\n"
+        "assert 'pydantic' in sys.modules and not {'torch', 'transformers'} & sys.modules.keys()\n"
+        "from reasongenrm import Judge, ScalarRewardModel\n"
+        "assert (Judge.__name__, ScalarRewardModel.__name__) == ('Judge', 'ScalarRewardModel')\n"
+        "reasongenrm.judges\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.endswith("AttributeError: module 'reasongenrm' has no attribute 'judges'\n"), (
+        done.stderr
+    )
+
+
+# --- errors that a user can correct
 
 ERRORS: list[tuple[str, list[str], str]] = [
     ("no recipe", ["prepare", "none.yaml"], "none.yaml: recipe not found (see configs/"),
     ("unknown key", ["prepare", "r.yaml", "teachers.student.sample=2"], "r.yaml: teachers.student.sample: unknown key (did you mean 'samples'?)"),
     ("bad value", ["evaluate", "r.yaml", "evaluate.max_tokens=0"], "r.yaml: evaluate.max_tokens: "),
-    ("no override", ["train", "r.yaml", "seed"], "command line: 'seed' is no override"),
+    ("no override", ["train", "r.yaml", "seed"], "command line: 'seed' is not an override (write key=value)"),
     ("limit", ["prepare", "r.yaml", "--limit", "0"], "r.yaml: limit: "),
     ("no data", ["prepare", "r.yaml", "--dry-run", "data.sources.0.path=./none.jsonl"], "./none.jsonl"),
     ("no prompts", ["prepare", "r.yaml", "--dry-run", "prompts=none.yaml"], "none.yaml: prompt file not found"),
-    ("no adapter", ["evaluate", "r.yaml"], "runs/r/judges/mine: no adapter of 'mine' (run 2_train.sh first)"),
-    ("no model", ["prepare", "r.yaml"], "model.path: ./model is no folder"),
-    ("no hub name", ["prepare", "r.yaml", "model.path=runs/old"], "model.path: runs/old is no folder"),
-    ("empty model", ["prepare", "r.yaml", "model.path=."], "model.path: . holds no config.json"),
-    ("no launch file", ["train", "r.yaml"], "train.launch: launch.yaml is no file (see configs/accelerate/)"),
+    ("no adapter", ["evaluate", "r.yaml"], "runs/r/judges/mine/adapter: directory not found (run 2_train.sh first)"),
+    ("no model", ["prepare", "r.yaml"], "model.path: directory not found: ./model"),
+    ("no hub name", ["prepare", "r.yaml", "model.path=runs/old"], "model.path: directory not found: runs/old"),
+    ("empty model", ["prepare", "r.yaml", "model.path=."], "model.path: config.json not found in ."),
+    ("no launch file", ["train", "r.yaml"], "train.launch: file not found: launch.yaml (see configs/accelerate/)"),
     ("not prepared", ["train", "r.yaml", "train.launch=r.yaml"], "(run 1_prepare.sh first)"),
     ("typo for TRL", ["prepare", "r.yaml", "model.path=hub/id", "train.args.learning_rat=1"], "train.args.learning_rat: SFTConfig has no key 'learning_rat' (did you mean 'learning_rate'?)"),
     ("typo for peft", ["train", "r.yaml", "train.lora.alpha=1"], "train.lora.alpha: LoraConfig has no key 'alpha'"),
@@ -119,28 +138,30 @@ ERRORS: list[tuple[str, list[str], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("words", "told"), [e[1:] for e in ERRORS], ids=[e[0] for e in ERRORS])
-def test_what_a_user_can_mend_is_told_in_one_line(words: list[str], told: str, run: Cli) -> None:
+@pytest.mark.parametrize(("words", "message"), [e[1:] for e in ERRORS], ids=[e[0] for e in ERRORS])
+def test_errors_of_the_user_are_one_line(words: list[str], message: str, run: Cli) -> None:
     code, _, stderr = run(*words)
     assert code == 2
     assert stderr.startswith("reasongenrm: ") and stderr.count("\n") == 1 and stderr.endswith("\n")
-    assert told in stderr
+    assert message in stderr
 
 
 def test_an_error_ends_the_process_with_code_2_and_no_traceback(workplace: Path) -> None:
     command = [sys.executable, "-m", "reasongenrm.cli", "prepare", "none.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "reasongenrm: none.yaml: recipe not found (see configs/ for those that are there)\n"
+    assert done.stderr == "reasongenrm: none.yaml: recipe not found (see configs/ for examples)\n"
 
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["prepar", "r.yaml"], ["prepare"], ["prepare", "r.yaml", "--limt", "3"], ["prepare", "r.yaml", "--limit", "x"],
+    [[], ["prepar", "r.yaml"], ["prepare", "r.yaml", "--limt", "3"], ["prepare", "r.yaml", "--limit", "x"],
      ["toy"], ["toy", "base"], ["toy", "build", "x=1"], ["prepare", "r.yaml", "-v"]],
     ids=" ".join,
 )  # fmt: skip
-def test_a_wrong_command_line_is_told_its_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_command_line_prints_the_usage(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2
@@ -162,6 +183,56 @@ def test_overrides_reach_the_stage_from_both_sides_of_an_option(
     assert (recipe.seed, recipe.limit, recipe.name, recipe.scalar) == (1, 7, "other", None)
 
 
+@pytest.mark.parametrize(
+    ("words", "variable", "line", "name"),
+    [
+        (["name=x"], "r.yaml", "recipe: r.yaml (from $RECIPE)", "x"),
+        ([], "r.yaml", "recipe: r.yaml (from $RECIPE)", "r"),
+        (["--limit", "7", "name=y"], "", "recipe: configs/qwen2.5-7b.yaml (the default)", "y"),
+        (["r.yaml", "name=z"], "none.yaml", "", "z"),
+        (["./r=1/r.yaml"], "none.yaml", "", "r"),
+    ],
+)
+def test_a_missing_recipe_is_the_one_of_the_environment_or_the_default(
+    words: list[str],
+    variable: str,
+    line: str,
+    name: str,
+    run: Cli,
+    workplace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import reasongenrm.stages.train as stage
+
+    for copy in (workplace / "configs" / "qwen2.5-7b.yaml", workplace / "r=1" / "r.yaml"):
+        copy.parent.mkdir()
+        copy.write_text((workplace / "r.yaml").read_text())
+    seen: list[Recipe] = []
+    monkeypatch.setattr(stage, "train", seen.append)
+    monkeypatch.setenv("RECIPE", variable)
+    code, _, stderr = run("train", *words)
+    assert (code, stderr) == (0, f"{line}\n" if line else "")
+    assert [recipe.name for recipe in seen] == [name]
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ("1_prepare.sh", "recipe not found"),
+        ("2_train.sh", "recipe not found"),
+        ("3_eval_reward_bench.sh", "recipe not found"),
+    ],
+)
+def test_the_scripts_take_overrides_without_a_recipe(script: str, message: str) -> None:
+    environment = os.environ | {"VIRTUAL_ENV": sys.prefix, "RECIPE": "none.yaml"}
+    done = subprocess.run(
+        [str(ROOT / script), "name=x"], env=environment, capture_output=True, text=True, check=False
+    )
+    first, second = done.stderr.splitlines()
+    assert done.returncode == 2 and first == "recipe: none.yaml (from $RECIPE)"
+    assert second.startswith(f"reasongenrm: none.yaml: {message}")
+
+
 def test_a_dry_run_writes_nothing(run: Cli, workplace: Path) -> None:
     before = sorted(workplace.rglob("*"))
     code, stdout, _ = run("prepare", "r.yaml", "--dry-run", "seed=5")
@@ -170,7 +241,7 @@ def test_a_dry_run_writes_nothing(run: Cli, workplace: Path) -> None:
     assert sorted(workplace.rglob("*")) == before
 
 
-def test_an_interrupt_is_no_error_to_mend(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_prints_one_line(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(options: Any) -> None:
         raise KeyboardInterrupt
 

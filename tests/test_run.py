@@ -1,4 +1,4 @@
-"""A run folder has one writer at a time, and holds work made with one set of settings."""
+"""A run folder has one writer at a time, and files made with one set of settings."""
 
 from __future__ import annotations
 
@@ -92,13 +92,13 @@ def test_an_error_frees_the_folder() -> None:
     claim(SETTINGS)
 
 
-def test_settings_that_failed_before_anything_was_made_may_be_mended() -> None:
+def test_settings_that_failed_before_any_file_was_written_may_change() -> None:
     with pytest.raises(EngineError), run().claim({"model": "modle"}):
         raise EngineError("no folder")
     claim({"model": "model"})
 
 
-def test_settings_that_something_was_made_with_hold_after_a_failure() -> None:
+def test_settings_of_written_files_are_kept_after_a_failure() -> None:
     def fails_late() -> None:
         run().path("pairs.jsonl").touch()
         raise EngineError("no memory")
@@ -106,11 +106,11 @@ def test_settings_that_something_was_made_with_hold_after_a_failure() -> None:
     for _ in range(2):  # the second time nothing new is made, but something had been
         with pytest.raises(EngineError), run().claim({"model": "model"}):
             fails_late()
-    with pytest.raises(ConfigError, match="model was 'model' and is 'other'"):
+    with pytest.raises(ConfigError, match="model changed from model to other"):
         claim({"model": "other"})
 
 
-def test_the_same_settings_are_taken_again() -> None:
+def test_equal_settings_are_accepted_again() -> None:
     claim(SETTINGS)
     claim(json.loads(json.dumps(SETTINGS)))
 
@@ -118,12 +118,12 @@ def test_the_same_settings_are_taken_again() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"seed": 2}, "seed was 1 and is 2"),
-        ({"model": {"path": "m", "dtype": "float16"}}, "model.dtype was 'bfloat16' and is 'float16'"),
-        ({"rate": 1e-5}, "rate was 5e-05 and is 1e-05"),
-        ({"scalar": None}, "scalar was {'args': {}} and is None"),
-        ({"list": [1, 2, 3]}, "list was [1, 2] and is [1, 2, 3]"),
-        ({"new": "x"}, "new was None and is 'x'"),
+        ({"seed": 2}, "seed changed from 1 to 2"),
+        ({"model": {"path": "m", "dtype": "float16"}}, "model.dtype changed from bfloat16 to float16"),
+        ({"rate": 1e-5}, "rate changed from 5e-05 to 1e-05"),
+        ({"scalar": None}, 'scalar changed from {"args": {}} to null'),
+        ({"list": [1, 2, 3]}, "list changed from [1, 2] to [1, 2, 3]"),
+        ({"new": "x"}, "new changed from null to x"),
     ],
     ids=lambda item: item if isinstance(item, str) else None,
 )
@@ -136,7 +136,7 @@ def test_changed_settings_are_refused_by_key(change: dict[str, Any], named: str)
     with pytest.raises(ConfigError) as caught:
         claim(before | change)
     text = str(caught.value)
-    assert named in text and text.startswith("runs/r: prepare was begun here with other settings: ")
+    assert named in text and text.startswith("runs/r: ")
     assert "name=" in text and "\n" not in text
     assert run().path("manifest", "prepare.json").read_bytes() == manifest
     claim(before, "train")  # another stage has settings of its own
@@ -145,18 +145,18 @@ def test_changed_settings_are_refused_by_key(change: dict[str, Any], named: str)
 
 def test_many_changes_are_cut_short() -> None:
     claim(dict.fromkeys("abcdefgh", 1))
-    with pytest.raises(ConfigError, match=r"a was 1 and is 2, b .*, c .*, d was 1 and is 2, … \("):
+    with pytest.raises(ConfigError, match=r"a changed from 1 to 2, b .*, c .*, d changed from 1 to 2, … \("):
         claim(dict.fromkeys("abcdefgh", 2))
 
 
-def test_a_manifest_tells_what_is_needed_to_repeat_the_stage() -> None:
+def test_a_manifest_holds_everything_needed_to_repeat_the_stage() -> None:
     claim(SETTINGS)
-    told = json.loads(run().path("manifest", "prepare.json").read_text())
-    assert told["settings"] == SETTINGS
-    assert Recipe.model_validate(told["recipe"]) == Recipe.model_validate(RECIPE)
-    assert told["python"] == platform.python_version()
-    assert {"transformers", "trl", "peft", "torch"} <= told["versions"].keys()
-    assert told["git"] == "unknown"  # this folder is no repository
+    manifest = json.loads(run().path("manifest", "prepare.json").read_text())
+    assert manifest["settings"] == SETTINGS
+    assert Recipe.model_validate(manifest["recipe"]) == Recipe.model_validate(RECIPE)
+    assert manifest["python"] == platform.python_version()
+    assert {"transformers", "trl", "peft", "torch"} <= manifest["versions"].keys()
+    assert manifest["git"] == "unknown"  # this folder is no repository
 
 
 def test_a_files_hash_is_that_of_its_content(tmp_path: Path) -> None:

@@ -1,3 +1,28 @@
 """Generative reasoning reward models: prepare reasons, train a judge, count its verdicts."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reasongenrm.config.loading import load_recipe
+    from reasongenrm.judge.api import Judge
+    from reasongenrm.scalar.model import ScalarRewardModel
+
 __version__ = "0.1.0"
+__all__ = ["Judge", "ScalarRewardModel", "load_recipe"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: torch and pydantic take seconds to load."""
+    if name == "Judge":
+        from reasongenrm.judge.api import Judge
+
+        return Judge
+    if name == "ScalarRewardModel":
+        from reasongenrm.scalar.model import ScalarRewardModel
+
+        return ScalarRewardModel
+    if name == "load_recipe":
+        from reasongenrm.config.loading import load_recipe
+
+        return load_recipe
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

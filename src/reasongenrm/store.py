@@ -1,4 +1,4 @@
-"""Append-only JSONL that survives SIGKILL: a torn last line is owed again, and the finished file is canonical."""
+"""Files that survive SIGKILL: atomic writes, and append-only JSONL whose incomplete last line is discarded."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from reasongenrm.errors import DataError
 from reasongenrm.records import Completion
 
 _READABLE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False)
-
-
 _ESCAPED = json.JSONEncoder(ensure_ascii=True, allow_nan=False)
 
 
@@ -32,12 +30,12 @@ def dump_line(row: dict[str, Any]) -> str:
 
 
 def dump_texts(record: Any) -> bytes:
-    """Return a record of texts, with no number in it, as a line of JSON; several times faster than `dump_line`."""
+    """Return a record that holds no numbers as a line of JSON; several times faster than `dump_line`."""
     import msgspec
 
     try:
-        return msgspec.json.encode(record) + b"\n"  # would write NaN as null
-    except UnicodeEncodeError:  # half of a surrogate pair
+        return msgspec.json.encode(record) + b"\n"  # NaN would become null
+    except UnicodeEncodeError:  # a lone surrogate
         return dump_line(record if isinstance(record, dict) else to_json(record)).encode("utf-8")
 
 
@@ -45,7 +43,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file that this suite wrote.
 
     Raises:
-        DataError: the file is missing, or a line is no JSON object in UTF-8; names `file:line`.
+        DataError: the file is missing, or a line is not a JSON object in UTF-8; names `file:line`.
     """
     if not path.exists():
         raise DataError("file not found", location=str(path), hint="run the stage that writes it first")
@@ -55,9 +53,9 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 row = json.loads(line.decode("utf-8"))
             except ValueError as error:
                 raise DataError(
-                    f"broken JSON: {getattr(error, 'msg', error)}",
+                    f"invalid JSON: {getattr(error, 'msg', error)}",
                     location=f"{path}:{number}",
-                    hint="delete the file and run again",
+                    hint="the file was changed after it was written: restore it, or use another name=…",
                 ) from None
             if not isinstance(row, dict):
                 raise DataError("not a JSON object", location=f"{path}:{number}")
@@ -65,11 +63,11 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def explain_write_errors(path: Path) -> Iterator[None]:
     """Turn a failed write, such as one to a full disk, into an error that names the file.
 
     Raises:
-        DataError: the system refuses to write.
+        DataError: the operating system cannot write.
     """
     try:
         yield
@@ -77,15 +75,15 @@ def writing(path: Path) -> Iterator[None]:
         raise DataError(
             f"cannot be written: {error.strerror or error}",
             location=str(path),
-            hint="make room there; then the same command goes on, what is done is kept",
+            hint="make room there; then the same command resumes from here",
         ) from error
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write to a temporary file that takes the place of `path` when all of it is on the disk, and never before."""
+def atomic_writer(path: Path) -> Iterator[BinaryIO]:
+    """Yield a temporary file that replaces `path` at the end, when all of it is on the disk."""
     temporary = path.with_name(path.name + ".tmp")
-    with writing(path):
+    with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with temporary.open("wb", buffering=1 << 20) as out:
@@ -94,12 +92,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 os.fsync(out.fileno())
             temporary.replace(path)
         except BaseException:
-            temporary.unlink(missing_ok=True)  # the room it takes may be what is missing
+            temporary.unlink(missing_ok=True)  # the disk may be full
             raise
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Write rows to a temporary file and move it into place, so that `path` is whole or absent. Return the count."""
+    """Write rows atomically: `path` is complete or unchanged. Return the count."""
     count = 0
     with jsonl_writer(path) as write:
         for row in rows:
@@ -110,8 +108,8 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
 
 @contextmanager
 def jsonl_writer(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yield a function that writes one row; `path` takes its place when the block ends without an error."""
-    with replacing(path) as out:
+    """Yield a function that writes one row; `path` is replaced when the block ends without an error."""
+    with atomic_writer(path) as out:
 
         def write(row: dict[str, Any]) -> None:
             out.write(dump_line(row).encode("utf-8"))
@@ -120,8 +118,8 @@ def jsonl_writer(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is whole or as it was."""
-    with replacing(path) as out:
+    """Write a text file atomically: it is complete or unchanged."""
+    with atomic_writer(path) as out:
         out.write(text.encode("utf-8"))
 
 
@@ -131,31 +129,30 @@ def write_json(path: Path, value: Any) -> None:
 
 
 class PartStore:
-    """Work in progress, `<name>.part.jsonl`: rows keyed by `id`, appended as they are done.
+    """Work in progress, `<name>.part.jsonl`: rows with an `id`, appended one after the other.
 
-    In memory are the ids and where their rows begin, not the rows. A process killed while writing leaves at most one
-    torn line; opening the store cuts it off, so that this row is owed again. `finish` puts the rows into canonical
-    order as the final file.
+    Memory holds the ids and the offsets of their rows, not the rows. A process killed while writing leaves at most one
+    incomplete line; the next start cuts it off, and the row has to be computed again. `finish` writes the rows in
+    canonical order to the final file.
     """
 
     def __init__(self, final: Path) -> None:
         self.final = final
         self.part = final.with_name(final.stem + ".part" + final.suffix)
-        self._index: dict[str, int] | None = None  # of a finished file, made when a row is asked for
+        self._offsets: dict[str, int] | None = None  # of a finished file: None until a row is read
         self._out: FileIO | None = None
         if final.exists():
-            self.part.unlink(missing_ok=True)  # left by a kill in `finish`
+            self.part.unlink(missing_ok=True)  # a kill in `finish` may leave it
             return
-        with writing(self.part):
+        with explain_write_errors(self.part):
             self.part.parent.mkdir(parents=True, exist_ok=True)
             self._out = self.part.open("ab", buffering=0)
-        self._index, good = _offsets(self.part)
-        self._out.truncate(good)
-        self._end = good
+        self._offsets, self._end = _read_offsets(self.part)
+        self._out.truncate(self._end)
 
     @property
     def finished(self) -> bool:
-        """Whether the final file is there."""
+        """Whether the final file exists."""
         return self._out is None
 
     @property
@@ -163,55 +160,55 @@ class PartStore:
         return self.final if self.finished else self.part
 
     @property
-    def _at(self) -> dict[str, int]:
-        if self._index is None:
-            self._index, _ = _offsets(self.final)
-        return self._index
+    def _offset_by_id(self) -> dict[str, int]:
+        if self._offsets is None:
+            self._offsets, _ = _read_offsets(self.final)
+        return self._offsets
 
     @cached_property
     def _reader(self) -> BinaryIO:
         return self._path.open("rb")
 
     def __contains__(self, key: str) -> bool:
-        return key in self._at
+        return key in self._offset_by_id
 
     def __len__(self) -> int:
-        return len(self._at)
+        return len(self._offset_by_id)
 
     def __iter__(self) -> Iterator[str]:
         """Yield the ids, in the order of the file."""
-        return iter(self._at)
+        return iter(self._offset_by_id)
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         """Return one row, read from the file.
 
         Raises:
-            KeyError: it is not there.
+            KeyError: no row has this id.
         """
         row: dict[str, Any] = json.loads(self._line(key))
         return row
 
     def _line(self, key: str) -> bytes:
-        self._reader.seek(self._at[key])
+        self._reader.seek(self._offset_by_id[key])
         return self._reader.readline()
 
     def append(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Add rows that are not there yet, and hand them to the operating system before returning.
+        """Write the rows whose id is new; they survive a kill as soon as this returns.
 
         Raises:
-            DataError: the system refuses to write; rows that were written whole are kept.
+            DataError: the operating system cannot write; rows that were written completely are kept.
         """
         assert self._out is not None, "the store is finished"
-        fresh: dict[str, bytes] = {}
+        new_lines: dict[str, bytes] = {}
         for row in rows:
-            if row["id"] not in self._at and row["id"] not in fresh:
-                fresh[row["id"]] = dump_line(row).encode("utf-8")
-        with writing(self.part):
-            left = memoryview(b"".join(fresh.values()))
-            while left:  # a full disk takes a part, and refuses the next
-                left = left[self._out.write(left) :]
-        for key, line in fresh.items():
-            self._at[key] = self._end
+            if row["id"] not in self._offset_by_id and row["id"] not in new_lines:
+                new_lines[row["id"]] = dump_line(row).encode("utf-8")
+        with explain_write_errors(self.part):
+            content = memoryview(b"".join(new_lines.values()))
+            while content:  # a full disk accepts a part of it, and raises at the next write
+                content = content[self._out.write(content) :]
+        for key, line in new_lines.items():
+            self._offset_by_id[key] = self._end
             self._end += len(line)
 
     def finish(self, order: Iterable[str]) -> None:
@@ -219,45 +216,45 @@ class PartStore:
 
         Raises:
             KeyError: an id has no row yet.
-            DataError: the system refuses to write.
+            DataError: the operating system cannot write.
         """
         if self._out is None:
             return
-        with writing(self.part):
+        with explain_write_errors(self.part):
             os.fsync(self._out.fileno())
         order = list(order)
-        if order == list(self._at):
-            with writing(self.final):
+        if order == list(self._offset_by_id):
+            with explain_write_errors(self.final):
                 self.part.replace(self.final)
         else:
-            with replacing(self.final) as out:
+            with atomic_writer(self.final) as out:
                 out.writelines(map(self._line, order))
             self.part.unlink()
         self._out.close()
-        self._out = self._index = None
+        self._out = self._offsets = None
         self.__dict__.pop("_reader", None)
 
 
-def _offsets(path: Path) -> tuple[dict[str, int], int]:
-    """Return where the row of each id begins, and where the whole lines end."""
-    found: dict[str, int] = {}
-    good = 0
+def _read_offsets(path: Path) -> tuple[dict[str, int], int]:
+    """Return the offset of each id's row, and the offset where the complete lines end."""
+    offsets: dict[str, int] = {}
+    end = 0
     with path.open("rb") as lines:
         for line in lines:
             try:
                 row = json.loads(line)
                 if not line.endswith(b"\n"):
                     break
-                found.setdefault(row["id"], good)
+                offsets.setdefault(row["id"], end)
             except (ValueError, KeyError, TypeError):
                 break
-            good += len(line)
-    return found, good
+            end += len(line)
+    return offsets, end
 
 
 def to_json(record: Any) -> dict[str, Any]:
     """Return a record as a plain JSON object."""
-    # What `dataclasses.asdict` does, without its deep copy of every text and turn.
+    # Like `dataclasses.asdict`, but without its deep copies.
     row = {name: getattr(record, name) for name in record.__slots__}
     for name, value in row.items():
         if isinstance(value, tuple) and value and is_dataclass(value[0]):
@@ -266,7 +263,7 @@ def to_json(record: Any) -> dict[str, Any]:
 
 
 def completion_to_json(completion: Completion) -> dict[str, Any]:
-    """Return a completion as JSON; the watched positions and token ids become strings."""
+    """Return a completion as JSON; the positions and token ids of `logprobs` become strings."""
     row = to_json(completion)
     row["logprobs"] = {
         str(place): {str(t): value for t, value in entry.items()}

@@ -1,8 +1,9 @@
-"""Bad input at the command line: counted in dropped.jsonl, or exit code 2 and one line that says how to mend it."""
+"""Bad input at the command line: counted in dropped.jsonl, or exit code 2 and one line with a hint."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,7 +12,18 @@ from pathlib import Path
 import pytest
 
 from reasongenrm.records import SFTRecord
-from support.scripts import BAD_LINES, EVALUATE, PREPARE, ROOT, TRAIN, Bench, Done, rows_of, value_of
+from support.scripts import (
+    BAD_LINES,
+    ENVIRONMENT,
+    EVALUATE,
+    PREPARE,
+    ROOT,
+    TRAIN,
+    Bench,
+    Done,
+    rows_of,
+    value_of,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -74,32 +86,34 @@ def test_a_file_without_one_good_row_is_refused(direct: Bench, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "parts"),
     [
         (["data.sources.0.path=/nowhere/pairs.jsonl"], ["/nowhere/pairs.jsonl", "no such file"]),
-        (["model.path=/nowhere/model"], ["model.path", "/nowhere/model is no folder"]),
+        (["model.path=/nowhere/model"], ["model.path", "directory not found: /nowhere/model"]),
         (["modle.path=x"], ["modle", "did you mean 'model'"]),
         (["train.args.learning_rat=0.1"], ["train.args.learning_rat", "learning_rate"]),
         (["engine.max_model_len=many"], ["engine.max_model_len"]),
     ],
 )
-def test_what_stage_1_cannot_use_is_named(direct: Bench, words: list[str], told: list[str]) -> None:
-    refused(direct.run(PREPARE, "refused", *words), *told)
+def test_invalid_settings_of_stage_1_are_named(direct: Bench, words: list[str], parts: list[str]) -> None:
+    refused(direct.run(PREPARE, "refused", *words), *parts)
 
 
 def test_stages_out_of_order_are_refused(direct: Bench) -> None:
-    refused(direct.run(TRAIN, "order"), "genrm.jsonl is missing", "run 1_prepare.sh first")
-    refused(direct.run(EVALUATE, "order"), "no adapter of 'genrm'", "run 2_train.sh first")
+    refused(direct.run(TRAIN, "order"), "genrm.jsonl: file not found", "run 1_prepare.sh first")
+    refused(
+        direct.run(EVALUATE, "order"), "judges/genrm/adapter: directory not found", "run 2_train.sh first"
+    )
 
 
-def test_what_vllm_refuses_is_told_in_one_line(direct: Bench) -> None:
+def test_an_error_of_vllm_is_one_line(direct: Bench) -> None:
     words = ["judges={r: {template: reason}}", "engine.max_model_len=20000"]
     refused(direct.run(PREPARE, "vllm", *words), "vLLM cannot serve", "20000", "engine.max_model_len")
 
 
 @pytest.mark.slow
 def test_a_training_that_diverges_says_so(direct: Bench) -> None:
-    """The error is met in a training process, and told by the script."""
+    """The error occurs in a training process, and the script prints it."""
     folder = direct.folder("diverged")
     folder.mkdir(parents=True)
     direct.names.add(direct.name("diverged"))
@@ -114,6 +128,9 @@ def test_a_training_that_diverges_says_so(direct: Bench) -> None:
 
 
 @pytest.mark.parametrize("script", [PREPARE, TRAIN, EVALUATE])
-def test_a_script_without_a_recipe_shows_how_to_call_it(direct: Bench, script: str) -> None:
-    done = subprocess.run([f"./{script}"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and done.stderr.startswith(f"usage: ./{script} RECIPE.yaml")
+def test_a_script_without_a_recipe_takes_the_one_in_the_environment(script: str) -> None:
+    environment = os.environ | ENVIRONMENT | {"RECIPE": "configs/demo.yaml"}
+    words = [f"./{script}", "seed=1", "--limit", "1", "--dry-run", "data.sources.0.path=./none.jsonl", "name=none", "evaluate.benchmarks.toy.path=./none.jsonl"]  # fmt: skip
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[0] == "recipe: configs/demo.yaml (from $RECIPE)"
+    assert "seed: 1\n" in done.stdout and "limit: 1\n" in done.stdout

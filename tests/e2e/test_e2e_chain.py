@@ -256,7 +256,7 @@ def test_a_second_run_is_quick_and_changes_nothing(chain: Chain, script: str) ->
 def test_other_settings_are_refused_and_named(chain: Chain) -> None:
     before = snapshot(chain.folder)
     done = chain.bench.run(EVALUATE, "calm", "evaluate.max_tokens=17")
-    assert done.code == 2 and "evaluate.max_tokens was 16 and is 17" in done.stderr
+    assert done.code == 2 and "evaluate.max_tokens changed from 16 to 17" in done.stderr
     assert snapshot(chain.folder) == before
 
 

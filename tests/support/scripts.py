@@ -165,10 +165,10 @@ def value_of(path: Path) -> Any:
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """Hash of every file of a run; of a manifest without the git state, as others may commit meanwhile."""
+    """Hash of every file of a run but its logs; of a manifest without the git state, as others may commit meanwhile."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        if path.is_file() and path.parent.name != "logs":
             content = path.read_bytes()
             if path.parent.name == "manifest":
                 content = json.dumps(json.loads(content) | {"git": ""}, sort_keys=True).encode()

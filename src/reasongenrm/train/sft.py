@@ -17,12 +17,20 @@ from typing import Any
 from reasongenrm.chat.encoder import PROMPTS, ChatEncoder
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
+from reasongenrm.console import TrainingStep
 from reasongenrm.errors import ConfigError, DataError, ReasonGenRMError, first_line
 from reasongenrm.processes import die_with_parent, is_gone
-from reasongenrm.records import content_id
+from reasongenrm.records import Message, content_id
 from reasongenrm.store import read_jsonl, write_json
 from reasongenrm.train.scalar import check_config
-from reasongenrm.train.trainer import check_args, check_weights, guard_callback, last_checkpoint, loss_log
+from reasongenrm.train.trainer import (
+    check_args,
+    check_weights,
+    guard_callback,
+    last_checkpoint,
+    loss_log,
+    progress_callback,
+)
 
 RESERVED = ("output_dir", "seed", "data_seed", "max_length", "resume_from_checkpoint", "model_init_kwargs",
             "completion_only_loss", "packing", "padding_free", "chat_template_path", "report_to")  # fmt: skip
@@ -34,7 +42,9 @@ DEFAULTS: dict[str, Any] = {
     "gradient_checkpointing": False,
 }
 STAGE_PROCESS = "REASONGENRM_STAGE_PROCESS"
-"""Environment variable that tells a training process the id of the stage that launched it."""
+"""Environment variable with the process id of the stage that launched a training process."""
+PROGRESS = "progress.jsonl"
+"""File in the work folder to which the first training process appends its `TrainingStep`s."""
 LORA_DEFAULTS: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
 
 
@@ -44,7 +54,7 @@ def judge_args(recipe: Recipe, name: str) -> dict[str, Any]:
 
 
 def check_training(recipe: Recipe) -> None:
-    """Check the pass-through keys of all judges, so that a typo fails in the first stage and not in the second.
+    """Check the pass-through keys of all judges; stage 1 does it, too, so that a typo fails early.
 
     Raises:
         ConfigError: an unknown or reserved key.
@@ -61,7 +71,7 @@ def check_training(recipe: Recipe) -> None:
 
 
 def record_files(recipe: Recipe, name: str) -> list[Path]:
-    """Return the records a judge learns from: its template's, and general data for a wGen judge."""
+    """Return the record files a judge is trained on: those of its template, and general data for a wGen judge."""
     judge = recipe.judges[name]
     names = ["genrm.jsonl" if judge.template == "direct" else "sft.jsonl"]
     return [recipe.folder / file for file in ([*names, "general.jsonl"] if judge.general else names)]
@@ -72,19 +82,40 @@ def training_rows(
 ) -> Iterator[dict[str, list[int]]]:
     """Yield `input_ids` and `completion_mask` (1 on reason, header and verdict) of every record.
 
+    A record's `prompt` is a list of messages, or a string: one user turn.
+
     Raises:
-        DataError: a record is longer than `max_tokens`: the trainer would cut off its verdict.
+        DataError: a record without prompt, reason and response, or longer than `max_tokens`, which would make the
+            trainer cut off the verdict; names `file:line`.
     """
     for file in files:
         for line, row in enumerate(read_jsonl(file), 1):
-            asked, written = encoder.record(row["prompt"], row["reason"], row["response"])
+            location = f"{file}:{line}"
+            asked, written = encoder.record(*_record_parts(row, location))
             if len(asked) + len(written) > max_tokens:
                 raise DataError(
                     f"{len(asked) + len(written)} tokens, more than data.max_tokens = {max_tokens}",
-                    location=f"{file}:{line}",
+                    location=location,
                     hint="run 1_prepare.sh again with this limit",
                 )
             yield {"input_ids": asked + written, "completion_mask": [0] * len(asked) + [1] * len(written)}
+
+
+def _record_parts(row: dict[str, Any], location: str) -> tuple[list[Message], str, str]:
+    """Return a record's prompt, reason and response."""
+    turns, reason, response = (row.get(key) for key in ("prompt", "reason", "response"))
+    if isinstance(turns, str):
+        turns = [Message(role="user", content=turns)]
+    texts = [reason, response]
+    if isinstance(turns, list) and turns and all(isinstance(turn, dict) for turn in turns):
+        texts += [turn.get(key) for turn in turns for key in ("role", "content")]
+        if all(isinstance(text, str) for text in texts):
+            return turns, reason, response  # type: ignore[return-value]  # both are among the texts
+    raise DataError(
+        "a training record needs the texts `reason` and `response`, and a `prompt`: a text or a list of messages",
+        location=location,
+        hint="see the columns of sft.jsonl",
+    )
 
 
 def tokenise(recipe: Recipe, name: str, encoder: ChatEncoder, work: Path) -> None:
@@ -94,19 +125,23 @@ def tokenise(recipe: Recipe, name: str, encoder: ChatEncoder, work: Path) -> Non
         DataError: no records, or one that is too long.
     """
     from datasets import Dataset
+    from datasets.exceptions import DatasetGenerationError
 
     target = work / "tokens"
     if target.exists():
         return
     files = record_files(recipe, name)
-    rows = Dataset.from_generator(
-        training_rows,
-        gen_kwargs={"files": tuple(files), "encoder": encoder, "max_tokens": recipe.data.max_tokens},
-        cache_dir=str(work / "cache"),
-        fingerprint=content_id("tokens", name, recipe.name),
-    )
-    if not len(rows):
+    if not any(file.stat().st_size for file in files):
         raise DataError("no records to train on", location=str(files[0]), hint="see data_report.html for why")
+    try:
+        rows = Dataset.from_generator(
+            training_rows,
+            gen_kwargs={"files": tuple(files), "encoder": encoder, "max_tokens": recipe.data.max_tokens},
+            cache_dir=str(work / "cache"),
+            fingerprint=content_id("tokens", name, recipe.name),
+        )
+    except DatasetGenerationError as error:
+        raise error.__cause__ or error from None
     temporary = work / "tokens.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     rows.save_to_disk(str(temporary))
@@ -114,13 +149,13 @@ def tokenise(recipe: Recipe, name: str, encoder: ChatEncoder, work: Path) -> Non
     shutil.rmtree(work / "cache", ignore_errors=True)
 
 
-def attention(wanted: str) -> str:
-    """Return the attention implementation: flash attention where `auto` finds it, else PyTorch's."""
+def attention(setting: str) -> str:
+    """Return the attention implementation: for `auto` flash attention where it is installed, else PyTorch's."""
     import torch
     from transformers.utils import is_flash_attn_2_available
 
-    if wanted != "auto":
-        return wanted
+    if setting != "auto":
+        return setting
     return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
 
 
@@ -136,11 +171,11 @@ def _config(recipe: Recipe, name: str, work: Path, kernel: str) -> Any:
             data_seed=recipe.seed,
             max_length=recipe.data.max_tokens,
             completion_only_loss=True,
-            # Rows packed into one sequence see each other unless the kernel keeps them apart.
+            # Rows packed into one sequence attend to each other unless the kernel separates them.
             packing=kernel.startswith("flash_attention"),
             bf16=args.pop("bf16", recipe.model.dtype == "bfloat16"),
-            # accelerate's launcher does not tell the trainer that a DeepSpeed run is one of CPU processes; without
-            # this each process takes itself for the only one.
+            # accelerate's launcher does not tell the trainer that a DeepSpeed run has CPU processes; without this each
+            # process believes that it is the only one.
             use_cpu=args.pop("use_cpu", not torch.cuda.is_available()),
             report_to="none",
             **args,
@@ -157,12 +192,12 @@ def _steps_for(tokens: int, dataset: Any, config: Any) -> int:
 
 
 def train(recipe: Recipe, name: str, work: Path) -> None:
-    """Train one judge; leaves `work/final` (adapter, tokenizer, chat template, loss) when all is done.
+    """Train one judge; at the end write `work/final` (adapter, tokenizer, chat template, loss).
 
     Args:
         recipe: the resolved recipe.
         name: which judge.
-        work: holds `tokens` already; checkpoints go there too, and a killed run goes on from the last whole one.
+        work: the folder with `tokens`; checkpoints go there, too, and a killed run resumes from the last whole one.
     """
     import torch
     from datasets import load_from_disk
@@ -195,11 +230,16 @@ def train(recipe: Recipe, name: str, work: Path) -> None:
             f"the trainer kept {len(trainer.train_dataset)} of {len(rows)} rows", location=str(work)
         )
     trainer.add_callback(guard_callback("train.args"))
-    trainer.train(resume_from_checkpoint=last_checkpoint(work / "checkpoints"))
+    with (work / PROGRESS).open("a", encoding="utf-8", buffering=1) as progress:
+
+        def append(step: TrainingStep) -> None:
+            progress.write(json.dumps(step._asdict()) + "\n")
+
+        trainer.add_callback(progress_callback(append))
+        trainer.train(resume_from_checkpoint=last_checkpoint(work / "checkpoints"))
     check_weights(trainer.model, config.learning_rate, "train.args")
-    trainer.save_model(
-        str(work / "final" / "adapter")
-    )  # gathers what ZeRO-3 has spread; all processes take part
+    # All processes take part: ZeRO-3 has to gather the weights.
+    trainer.save_model(str(work / "final" / "adapter"))
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         _finish(trainer, tokenizer, work / "final", name, rows, kernel)
@@ -208,11 +248,11 @@ def train(recipe: Recipe, name: str, work: Path) -> None:
 
 
 def _finish(trainer: Any, tokenizer: Any, final: Path, name: str, rows: Any, kernel: str) -> None:
-    """Write what stands beside the adapter weights."""
+    """Write the files beside the adapter weights."""
     from reasongenrm.report.charts import loss_curve
 
     tokenizer.save_pretrained(final / "adapter")
-    (final / "adapter" / "training_args.bin").unlink(missing_ok=True)  # a pickle: nobody should load it
+    (final / "adapter" / "training_args.bin").unlink(missing_ok=True)  # a pickle, which is not safe to load
     log = loss_log(trainer.state.log_history)
     write_json(final / "loss.json", log)
     loss_curve(log, final / "loss.png", f"{name}: training loss")
@@ -242,7 +282,7 @@ def _rows_per_step(config: Any) -> int:
 def main() -> None:
     """Entry of every training process: `python -m reasongenrm.train.sft RECIPE --judge NAME --work FOLDER`."""
     die_with_parent()
-    if is_gone(int(os.environ.get(STAGE_PROCESS, os.getpid()))):  # killed while this one started
+    if is_gone(int(os.environ.get(STAGE_PROCESS, os.getpid()))):  # it was killed while this process started
         sys.exit(f"{STAGE_PROCESS}: the process that launched this one is gone")
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe")
@@ -253,16 +293,7 @@ def main() -> None:
         train(load_recipe(options.recipe), options.judge, options.work)
     except ReasonGenRMError as error:
         if os.environ.get("RANK", "0") == "0":
-            (options.work / "error.json").write_text(
-                json.dumps(
-                    {
-                        "kind": type(error).__name__,
-                        "problem": error.problem,
-                        "location": error.location,
-                        "hint": error.hint,
-                    }
-                )
-            )
+            write_json(options.work / "error.json", {"kind": type(error).__name__} | vars(error))
         sys.exit(2)
 
 

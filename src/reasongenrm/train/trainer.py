@@ -1,40 +1,42 @@
-"""What every Hugging Face trainer of this suite shares: checked arguments, whole checkpoints, a finite loss."""
+"""Parts that all Hugging Face trainers of this suite share: checked arguments, whole checkpoints, progress."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.console import TrainingStep
 from reasongenrm.errors import ConfigError, EngineError
 
 WHOLE = "whole"
 """Name of the file that marks a checkpoint as completely written."""
 
 BREAKS_RESUME = {"save_total_limit": 1, "save_only_model": True}
-"""Values with which a kill may leave no checkpoint to go on from: the trainer removes the older checkpoint
-before the newer is marked, or saves no optimiser."""
+"""Values with which a kill may leave no checkpoint to resume from: the trainer removes the older checkpoint before the
+newer is marked, or saves no optimizer."""
 
 _VARIES = ("num_tokens", "_runtime", "_per_second")
-"""Ends of the names of what differs between two equal runs: clocks, and a counter that a resume sets to zero."""
+"""Name endings of log values that differ between two equal runs: clocks, and a counter that a resume sets to zero."""
 
 
 def check_args(
     config: type, args: Mapping[str, Any], *, location: str, reserved: Collection[str] = ()
 ) -> None:
-    """Check the names of a config dataclass's keys, and that its numbers are numbers.
+    """Check that a config dataclass has the user's keys, and that its numbers are given as numbers.
 
     Args:
         config: a dataclass, such as `trl.SFTConfig` or `peft.LoraConfig`.
         args: the user's keys.
-        where: dotted key of `args` in the recipe.
+        location: dotted key of `args` in the recipe.
         reserved: keys that the suite sets itself.
 
     Raises:
-        ConfigError: names the key, and the closest valid one; or a value that would break a resume.
+        ConfigError: an unknown key (the closest valid one is named), or a value that would break a resume.
     """
     valid = {field.name: field for field in fields(config) if field.init}
     for key, value in args.items():
@@ -47,55 +49,56 @@ def check_args(
             raise ConfigError(problem, location=place, hint=f"did you mean {close!r}?")
         if isinstance(value, str) and valid[key].type in (float, "float"):
             problem = f"{value!r} is text, not a number"
-            raise ConfigError(problem, location=place, hint="YAML wants a dot: 5.0e-5")
+            raise ConfigError(
+                problem, location=place, hint="in YAML a number with an exponent needs a dot: 5.0e-5"
+            )
         if key in BREAKS_RESUME and value == BREAKS_RESUME[key]:
-            problem = f"with {key}={value} a killed run may have nothing to go on from"
+            problem = f"with {key}={value} a killed run may have no checkpoint to resume from"
             raise ConfigError(problem, location=place, hint="remove it here; the default is safe")
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Return the latest checkpoint that was completely written, or None; a kill leaves torn ones behind."""
+    """Return the latest checkpoint that was completely written, or None; a kill may leave incomplete ones."""
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}")]
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
 def diverged(problem: str, learning_rate: float, location: str) -> EngineError:
-    """Return the error for a loss or weights that are no longer finite."""
+    """Return the error for a loss or weights that are not finite."""
     return EngineError(
         problem, location=f"{location}.learning_rate", hint=f"lower it: {learning_rate} is too high"
     )
 
 
 def check_weights(model: Any, learning_rate: float, location: str) -> None:
-    """Raise `diverged` when trained weights are not finite: the last steps may lie after the last logged loss."""
+    """Raise `diverged` when trained weights are not finite: the last steps may come after the last logged loss."""
     for name, weights in model.named_parameters():
         if weights.requires_grad and not bool(weights.isfinite().all()):
             raise diverged(f"the weights {name} are not finite after training", learning_rate, location)
 
 
 def guard_callback(location: str) -> Any:
-    """Return a trainer callback that marks whole checkpoints, never one of the last step, and stops on NaN.
+    """Return a trainer callback that marks whole checkpoints, except one of the last step, and stops on NaN.
 
-    A checkpoint of the last step would be of no use: what follows it at once is the finished model, and a
-    trainer that resumed from it would take one more step. It is not even saved, unless something else than
-    steps and epochs asks for it, or the best weights are kept; and it is never marked.
+    A checkpoint of the last step is useless: the finished model follows at once, and a trainer that resumed from the
+    checkpoint would take one more step. It is not saved, unless the best weights are kept; and it is never marked.
     """
     import torch.distributed as dist
     from transformers import TrainerCallback
 
     class Guard(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            # Where the best weights are kept, the last may be the best.
+            # With load_best_model_at_end the last weights may be the best.
             if state.global_step >= state.max_steps and not args.load_best_model_at_end:
                 control.should_save = False
-            # A run that goes on from a checkpoint begins a new mean of the loss there; so does every other run.
+            # A resumed run starts a new mean of the loss at its checkpoint; so an undisturbed run has to do it, too.
             control.should_log = control.should_log or control.should_save
 
         on_epoch_end = on_step_end  # save_strategy "epoch" asks only then
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if dist.is_available() and dist.is_initialized():
-                dist.barrier()  # every process has written its part
+                dist.barrier()  # now every process has written its part
             ended = control.should_training_stop or state.global_step >= state.max_steps
             if state.is_world_process_zero and not ended:
                 (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
@@ -108,7 +111,44 @@ def guard_callback(location: str) -> Any:
     return Guard()
 
 
+def progress_callback(report: Callable[[TrainingStep], None]) -> Any:
+    """Return a trainer callback that reports where the training is: at its start, at each logged loss, and between
+    them at most twice a second; from one process only.
+
+    Args:
+        report: such as the function that `console.training_bar` yields.
+    """
+    from transformers import TrainerCallback
+
+    class Progress(TrainerCallback):
+        loss: float | None = None
+        rate: float | None = None
+        began = reported = 0.0
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.began = time.monotonic()
+            self.send(state)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if time.monotonic() - self.reported >= 0.5 or state.global_step >= state.max_steps:
+                self.send(state)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
+            if "loss" in logs:
+                self.loss = logs["loss"]
+                if tokens := logs.get("num_tokens"):  # TRL counts from the start of this process
+                    self.rate = tokens / max(time.monotonic() - self.began, 1e-9)
+                self.send(state)
+
+        def send(self, state: Any) -> None:
+            if state.is_world_process_zero:
+                self.reported = time.monotonic()
+                report(TrainingStep(state.global_step, state.max_steps, self.loss, self.rate))
+
+    return Progress()
+
+
 def loss_log(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the entries that log a loss, without what differs between two equal runs."""
+    """Return the entries that log a loss, without the values that differ between two equal runs."""
     entries = [entry for entry in history if "loss" in entry or "eval_loss" in entry]
     return [{key: value for key, value in entry.items() if not key.endswith(_VARIES)} for entry in entries]
