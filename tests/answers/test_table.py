@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from reasongenrm.answers.rank import rank, summary
 from reasongenrm.answers.table import Answers, Order, check_writable, ranks_of, read_answers, write_ranks
-from reasongenrm.data.agreement import pairwise_tau
-from reasongenrm.data.ranked import read_ranked
+from reasongenrm.data.ranked import pairwise_tau, read_ranked
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import content_id
 

@@ -128,7 +128,7 @@ def summary(answers: Answers, target: Path, journal: Journal) -> str:
 
 
 def _agreement(target: Path) -> str:
-    from reasongenrm.data.agreement import agreement, pairwise_tau
+    from reasongenrm.data.ranked import agreement, pairwise_tau
 
     concordance, correlation = agreement(str(target)), pairwise_tau(str(target))
     w = concordance and concordance["mean_w"]

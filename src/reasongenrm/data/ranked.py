@@ -1,4 +1,4 @@
-"""Ranked answers of one or several annotators, CSV or JSONL, and the pairs that follow from the ranks."""
+"""Ranked answers of one or several annotators, CSV or JSONL: the pairs that follow from the ranks, and agreement."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reasongenrm.errors import DataError
-from reasongenrm.records import Drop, Message, PreferencePair
+from reasongenrm.metrics.agreement import kendall_w, pairwise_tau_b
+from reasongenrm.records import Drop, Message, PreferencePair, content_id
 from reasongenrm.rows.files import RawRow, csv_rows, read_rows
 from reasongenrm.rows.turns import BadRow, check_text, is_list, kind_of, read_prompt
 
@@ -247,3 +248,73 @@ def _comparisons(prompt: RankedPrompt) -> Iterator[tuple[int, int, float]]:
 def _mean(index: int, ranks: Mapping[str, Mapping[int, float]]) -> float:
     values = [by_index[index] for by_index in ranks.values() if index in by_index]
     return sum(values) / len(values)
+
+
+def agreement(path: str) -> dict[str, Any] | None:
+    """Return Kendall's W of the annotators in a file of ranked answers, or None with fewer than two annotators.
+
+    The W of a prompt is over the annotators who ranked all of its answers, of whom there must be two.
+
+    Returns:
+        Plain JSON values: `annotators` and `prompts` in the file; `rated`, the number of prompts that have a W;
+        `mean_w` over these (None where there are none); `per_prompt`: for each of these `location`, `history` (content
+        hash of the prompt's turns), `answers`, `annotators`, `w` and `p_value`.
+
+    Raises:
+        DataError: as `load_ranked`.
+    """
+    prompts, annotators = _annotated_prompts(path)
+    if len(annotators) < 2:
+        return None
+    per_prompt = [row for prompt in prompts if (row := _concordance(prompt))]
+    return {
+        "annotators": len(annotators),
+        "prompts": len(prompts),
+        "rated": len(per_prompt),
+        "mean_w": round(sum(row["w"] for row in per_prompt) / len(per_prompt), 6) if per_prompt else None,
+        "per_prompt": per_prompt,
+    }
+
+
+def pairwise_tau(path: str) -> dict[str, Any] | None:
+    """Return the mean of Kendall's tau-b over prompts and pairs of annotators, or None with fewer than two annotators.
+
+    Returns:
+        `compared`: the number of pairs that have a tau-b; `undefined`: the number of pairs that have none, because one
+        annotator ties all answers; `mean_tau_b` over the compared pairs (None where there are none).
+
+    Raises:
+        DataError: as `load_ranked`.
+    """
+    prompts, annotators = _annotated_prompts(path)
+    if len(annotators) < 2:
+        return None
+    values = [tau for prompt in prompts for tau in pairwise_tau_b(prompt.mean_ranks())]
+    taus = [tau for tau in values if tau is not None]
+    return {
+        "compared": len(taus),
+        "undefined": len(values) - len(taus),
+        "mean_tau_b": round(math.fsum(taus) / len(taus), 6) if taus else None,
+    }
+
+
+def _annotated_prompts(path: str) -> tuple[list[RankedPrompt], set[str]]:
+    prompts, _ = read_ranked(path)
+    return prompts, {name for prompt in prompts for answer in prompt.answers for name in answer.ranks}
+
+
+def _concordance(prompt: RankedPrompt) -> dict[str, Any] | None:
+    n = len(prompt.answers)
+    ranks = [[row[index] for index in range(n)] for row in prompt.mean_ranks().values() if len(row) == n]
+    result = kendall_w(ranks) if n >= 2 and len(ranks) >= 2 else None
+    if result is None:
+        return None
+    w, p_value = result
+    return {
+        "location": prompt.location,
+        "history": content_id(prompt.history),
+        "answers": n,
+        "annotators": len(ranks),
+        "w": round(w, 6),
+        "p_value": round(p_value, 6),
+    }

@@ -11,7 +11,7 @@ from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.engines import check_model
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import say
-from reasongenrm.data.agreement import agreement
+from reasongenrm.data.ranked import agreement
 from reasongenrm.reasons.records import write_general
 from reasongenrm.reasons.select import compile_formula
 from reasongenrm.report.data_page import write_report
