@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from reasongenrm.config.prepare import NearDuplicateConfig
 from reasongenrm.data.clean import BATCH, BUCKET, NearDuplicates, bands_for, drop_near_duplicates
 from reasongenrm.data.ngrams import HashedTexts, words
-from reasongenrm.data.sources import load_pairs
 from reasongenrm.records import Drop, Message, PreferencePair
+from support.pairs import load_pairs
 
 pytestmark = pytest.mark.unit
 

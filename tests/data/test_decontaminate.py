@@ -23,9 +23,9 @@ from reasongenrm.data.decontaminate import (
     benchmark_texts,
     decontaminate,
 )
-from reasongenrm.data.sources import load_pairs
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Drop, Message, PreferencePair
+from support.pairs import load_pairs
 
 pytestmark = pytest.mark.unit
 

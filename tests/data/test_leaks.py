@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from reasongenrm.data import leaks as leaks_module
 from reasongenrm.data.leaks import LONGEST, MEASURES, MIN_DECIDED, LeakDetector, measures, phrases
 from reasongenrm.data.report import UNKNOWN, language, pair_language
-from reasongenrm.data.sources import load_pairs
 from reasongenrm.metrics.intervals import wilson_interval
 from reasongenrm.records import Message, PreferencePair
+from support.pairs import load_pairs
 
 pytestmark = pytest.mark.unit
 

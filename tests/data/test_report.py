@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from reasongenrm.data import clean as clean_module
 from reasongenrm.data.ranked import load_ranked
 from reasongenrm.data.report import UNIT, DataReport
-from reasongenrm.data.sources import load_pairs
 from reasongenrm.records import Drop, Message, PreferencePair
 from reasongenrm.report.data_page import write_report
+from support.pairs import load_pairs
 
 pytestmark = pytest.mark.unit
 

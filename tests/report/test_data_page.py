@@ -19,9 +19,9 @@ from reasongenrm.data.clean import drop_near_duplicates
 from reasongenrm.data.decontaminate import Contamination, Decontaminator, benchmark_texts, decontaminate
 from reasongenrm.data.leaks import LeakDetector
 from reasongenrm.data.report import DataReport
-from reasongenrm.data.sources import load_pairs
 from reasongenrm.records import Drop, Message, PreferencePair
 from reasongenrm.report.data_page import page, write_report
+from support.pairs import load_pairs
 
 pytestmark = pytest.mark.unit
 

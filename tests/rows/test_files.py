@@ -1,4 +1,4 @@
-"""Where pairs come from: files, folders, the hub; what is refused whole, and how rows are numbered."""
+"""Files, folders and hub datasets: their rows, locations and errors."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from reasongenrm.data.sources import load_pairs
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Drop, PreferencePair
+from reasongenrm.rows.files import read_rows
+from support.pairs import load_pairs
 
 pytestmark = pytest.mark.unit
 
@@ -71,8 +72,9 @@ def test_limit_counts_rows_read_good_and_bad(tmp_path: Path) -> None:
     assert [type(item) for item in load_pairs(str(file), limit=2)] == [Drop, PreferencePair]
     assert list(load_pairs(str(file), limit=0)) == []
     assert len(list(load_pairs(str(file), limit=99))) == 3
+    assert len(list(read_rows(str(file), limit=2))) == 2
     with pytest.raises(ConfigError, match="limit"):
-        load_pairs(str(file), limit=-1)
+        read_rows(str(file), limit=-1)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xef\xbb\xbf"])
@@ -82,7 +84,7 @@ def test_empty_file_has_no_rows(tmp_path: Path, content: bytes) -> None:
     assert list(load_pairs(str(file))) == []
 
 
-def test_parquet_gives_what_jsonl_gives(tmp_path: Path) -> None:
+def test_parquet_and_jsonl_give_the_same_pairs(tmp_path: Path) -> None:
     rows = [row(number) for number in range(10)]
     rows[3]["chosen"][-1]["content"] = " "
     rows[4]["source"] = None
@@ -129,7 +131,7 @@ def test_torn_parquet_is_refused(tmp_path: Path, keep: int) -> None:
         load_pairs(str(file))
 
 
-def test_parquet_with_a_spoilt_page_names_the_row(tmp_path: Path) -> None:
+def test_parquet_with_a_corrupt_page_names_the_row(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "p.parquet", [row(number) for number in range(9)])
     data = bytearray(file.read_bytes())
     data[10:200] = b"\x00" * 190
@@ -181,7 +183,7 @@ def test_other_files_are_refused(tmp_path: Path, name: str, says: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/nowhere/x.jsonl", "nowhere/x.parquet", "a/b/c", "../up", "has space/x", "word"]
 )
-def test_what_is_neither_here_nor_a_hub_id_is_refused_without_asking_the_hub(
+def test_invalid_hub_ids_are_refused_without_a_request_to_the_hub(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)  # importing it would raise
@@ -240,11 +242,11 @@ def test_hub_dataset_without_a_column(tmp_path: Path, hub: Callable[[str, Path],
         load_pairs("owner/other")
 
 
-def test_hub_id_that_cannot_be_had_offline_fails_fast_in_one_line() -> None:
+def test_hub_id_without_a_network_fails_fast_in_one_line() -> None:
     program = (
-        "from reasongenrm.data.sources import load_pairs\n"
+        "from reasongenrm.rows.files import read_rows\n"
         "from reasongenrm.errors import DataError\n"
-        "try:\n    load_pairs('nobody/nothing-of-this-name')\n"
+        "try:\n    read_rows('nobody/nothing-of-this-name')\n"
         "except DataError as error:\n    print(error)\n"
     )
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY / "src")}

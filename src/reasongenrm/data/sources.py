@@ -1,68 +1,113 @@
-"""Preference datasets with the columns chosen, rejected, source: one pair or one drop per row.
+"""The sources of a recipe: preference datasets and ranked answers, mixed, as one pair or one drop per row.
 
-The columns are those of Skywork-Reward-Preference-80K-v0.2: `chosen` and `rejected` contain the whole
-conversation, each with its own answer at the end, and `source` (optional) names the row's origin.
+The columns of a preference dataset are those of Skywork-Reward-Preference-80K-v0.2: `chosen` and `rejected` contain
+the whole conversation, each with its own answer at the end, and `source` (optional) names the row's origin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.config.prepare import SourceConfig
+from reasongenrm.data.ranked import load_ranked
 from reasongenrm.errors import DataError
-from reasongenrm.records import Drop, Message, PreferencePair
+from reasongenrm.records import Drop, Message, PreferencePair, unit_hash
 from reasongenrm.rows.files import UNKNOWN_SOURCE, JsonLine, RawRow, undecoded_rows
 from reasongenrm.rows.turns import BadRow, check_filled, check_order, check_text, read_turns
 
 REQUIRED = ("chosen", "rejected")
 OPTIONAL = ("source",)
 
+SourceRow = JsonLine | RawRow | PreferencePair | Drop
+"""A row of a source: a pair that follows from ranks, or a row that `read_pair` turns into a pair."""
 
-def undecoded_pairs(
-    path: str, *, split: str = "train", revision: str | None = None, limit: int | None = None
-) -> Iterator[JsonLine | RawRow | Drop]:
-    """Stream the rows of a preference dataset unchecked; `read_pair` turns each into a pair.
+
+def load_sources(
+    sources: Sequence[SourceConfig], limit: int | None = None
+) -> Iterator[PreferencePair | Drop]:
+    """Yield the rows of all sources as pairs; see `source_rows`."""
+    return map(read_pair, source_rows(sources, limit))
+
+
+def source_rows(sources: Sequence[SourceConfig], limit: int | None = None) -> Iterator[SourceRow]:
+    """Yield the rows of all sources, not decoded yet where another process can decode them.
+
+    Without a limit, the sources are read one after the other. Under a limit they take turns, so that every source has
+    a share of the rows: one of weight 1 yields two rows for each row of one of weight 0.5, and the rest of a source
+    that ends early comes from the others. The rows of one source are in its order, and the same arguments yield the
+    same rows.
+
+    A weight w < 1 keeps the share w of a source's rows, chosen by a hash of their content: a larger weight keeps the
+    same rows and more. Rows that cannot be read are always kept, to be counted as dropped.
 
     Args:
-        path, split, revision, limit: see `rows.files.undecoded_rows`.
+        sources: where the rows are.
+        limit: number of rows of all sources together; None for all rows.
 
     Raises:
-        ConfigError: a negative limit, or a revision of a local path.
-        DataError: nothing readable at `path`, or a Parquet file or hub dataset lacks a required column.
+        ConfigError, DataError: a source cannot be opened; raised at the call. Later, a row cannot be read from a file.
     """
-    local = Path(path).expanduser()
+    streams = [_share(_rows(source), source.weight) for source in sources]
+    if limit is None:
+        return chain.from_iterable(streams)
+    return islice(_in_turn(streams, [source.weight for source in sources]), limit)
+
+
+def _rows(source: SourceConfig) -> Iterator[SourceRow]:
+    if source.kind == "ranked":
+        return load_ranked(source.path)
+    local = Path(source.path).expanduser()
     if local.suffix.lower() == ".csv" and local.is_file():
         hint = "for a ranked CSV set kind: ranked; otherwise give a .jsonl or .parquet file"
-        raise DataError("a .csv file cannot contain conversations", location=path, hint=hint)
+        raise DataError("a .csv file cannot contain conversations", location=source.path, hint=hint)
     return undecoded_rows(
-        path, required=REQUIRED, optional=OPTIONAL, split=split, revision=revision, limit=limit
+        source.path,
+        required=REQUIRED,
+        optional=OPTIONAL,
+        split=source.split,
+        revision=source.revision,
     )
 
 
-def load_pairs(
-    path: str, *, split: str = "train", revision: str | None = None, limit: int | None = None
-) -> Iterator[PreferencePair | Drop]:
-    """Stream the rows of a preference dataset, each as a pair or as a Drop of stage `load`.
-
-    Returns:
-        An iterator with exactly one item per input row.
-
-    Raises:
-        ConfigError, DataError: see `undecoded_pairs`.
-    """
-    return map(read_pair, undecoded_pairs(path, split=split, revision=revision, limit=limit))
+def _share(rows: Iterator[SourceRow], weight: float) -> Iterator[SourceRow]:
+    if weight >= 1:
+        return rows
+    return (row for row in rows if isinstance(row, Drop) or unit_hash("weight", _content(row)) < weight)
 
 
-def read_pair(row: JsonLine | RawRow | Drop) -> PreferencePair | Drop:
+def _content(row: JsonLine | RawRow | PreferencePair) -> str:
+    """Return a text that identifies the content of a row."""
+    if isinstance(row, JsonLine):
+        return row.line.strip().decode("utf-8", "replace")
+    return row.id if isinstance(row, PreferencePair) else repr(row.columns)
+
+
+def _in_turn(streams: Sequence[Iterator[SourceRow]], weights: Sequence[float]) -> Iterator[SourceRow]:
+    """Yield the next row of the source with the fewest rows for its weight; of several such sources, the first."""
+    counts = [0] * len(streams)
+    unfinished = list(range(len(streams)))
+    while unfinished:
+        source = min(unfinished, key=lambda number: counts[number] / weights[number])
+        row = next(streams[source], None)
+        if row is None:
+            unfinished.remove(source)
+        else:
+            counts[source] += 1
+            yield row
+
+
+def read_pair(row: SourceRow) -> PreferencePair | Drop:
     """Return one row as a pair, or as a Drop of stage `load`; never raises on invalid input.
 
-    A Drop is returned unchanged. Texts are not stripped; keys of a message other than `role` and `content` are
-    ignored. A row without a source gets the row's origin as its source.
+    A pair or a Drop is returned unchanged. Texts are not stripped; keys of a message other than `role` and `content`
+    are ignored. A row without a source gets the row's origin as its source.
     """
     if isinstance(row, JsonLine):
         row = row.decode()
-    if isinstance(row, Drop):
+    if isinstance(row, PreferencePair | Drop):
         return row
     source = UNKNOWN_SOURCE
     try:

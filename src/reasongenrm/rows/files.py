@@ -328,33 +328,33 @@ def _parquet_columns(file: Path) -> list[str]:
 
 
 def _parquet_rows(file: Path, columns: list[str]) -> Iterator[RawRow | Drop]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    # A row group may be the whole file; buffer_size without pre_buffer reads it page by page.
+    with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as table:
+        batches = table.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns)
+        yield from _arrow_rows(batches, str(file), file.stem)
+
+
+def _arrow_rows(batches: Iterable[Any], name: str, origin: str) -> Iterator[RawRow | Drop]:
+    """Yield the rows of Arrow tables or record batches."""
+    import pyarrow as pa
 
     number = 0
     try:
-        # A row group may be the whole file; buffer_size without pre_buffer reads it page by page.
-        with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20) as table:
-            for batch in table.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns):
-                for at in range(batch.num_rows):
-                    yield _arrow_row(partial(_batch_row, batch, columns, at), f"{file}[{number}]", file.stem)
-                    number += 1
+        for batch in batches:
+            for at in range(batch.num_rows):
+                location = f"{name}[{number}]"
+                try:  # Arrow checks that a string is UTF-8 only when it is decoded
+                    row = {column: batch.column(column)[at].as_py() for column in batch.schema.names}
+                    yield RawRow(location, origin, row)
+                except UnicodeDecodeError:
+                    detail = "A text of the row is not UTF-8; write the file again from UTF-8 texts."
+                    yield Drop(location, UNKNOWN_SOURCE, "bad_encoding", detail, "load")
+                number += 1
     except (pa.ArrowException, OSError) as error:
         problem = f"reading failed here: {_one_line(error)}"
-        raise DataError(problem, location=f"{file}[{number}]", hint="download or write it again") from None
-
-
-def _batch_row(batch: Any, columns: Sequence[str], at: int) -> dict[str, Any]:
-    return {name: batch.column(name)[at].as_py() for name in columns}
-
-
-def _arrow_row(decode: partial[dict[str, Any]], location: str, origin: str) -> RawRow | Drop:
-    # Arrow checks that a string is UTF-8 only when it is decoded.
-    try:
-        return RawRow(location, origin, decode())
-    except UnicodeDecodeError:
-        detail = "A text of the row is not UTF-8; write the file again from UTF-8 texts."
-        return Drop(location, UNKNOWN_SOURCE, "bad_encoding", detail, "load")
+        raise DataError(problem, location=f"{name}[{number}]", hint="download or write it again") from None
 
 
 def _hub_rows(
@@ -374,10 +374,8 @@ def _hub_rows(
             location=name,
             hint="check the id, the split and the revision; without a network give a .jsonl or .parquet file",
         ) from error
-    table = table.select_columns(select(table.column_names, name))
-    origin = name.rsplit("/", 1)[-1]
-    rows = range(len(table))
-    return (_arrow_row(partial(table.__getitem__, at), f"{name}[{at}]", origin) for at in rows)
+    table = table.select_columns(select(table.column_names, name)).with_format("arrow")
+    return _arrow_rows(table.iter(batch_size=_ROWS_PER_BATCH), name, name.rsplit("/", 1)[-1])
 
 
 def _one_line(error: BaseException) -> str:
