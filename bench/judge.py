@@ -98,7 +98,7 @@ def placed(recipe: Recipe, asker: VerdictTask, pairs: Sequence[PreferencePair]) 
 
 def engine_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> dict[str, Any]:
     """Compare the judge with a bare `LLM.generate`."""
-    from reasongenrm.engines.vllm import VLLMEngine, _params
+    from reasongenrm.engines.vllm import VLLMEngine, sampling_params
     from reasongenrm.judge.api import Judge
 
     asked = [(list(pair.history), pair.chosen, pair.rejected) for pair in pairs]
@@ -111,7 +111,7 @@ def engine_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> di
         def bare() -> None:
             engine._llm.generate(
                 [{"prompt_token_ids": list(request.prompt_ids)} for request in requests],
-                [_params(request) for request in requests],
+                [sampling_params(request) for request in requests],
                 lora_request=lora,
                 use_tqdm=False,
             )

@@ -465,12 +465,12 @@ def test_custom_ids_are_allowed_and_mean_one_request(
     batches: list[list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     ledger = Ledger(tmp_path_factory.mktemp("ledger") / "s")
-    planned = [ledger.plan(ids, None) for ids in batches]
-    names = [(batch, place) for batch in planned for place in range(len(batch.ids))]
+    batches_added = [ledger.add(ids, None) for ids in batches]
+    names = [(batch, place) for batch in batches_added for place in range(len(batch.ids))]
     custom = [batch.custom_id(place) for batch, place in names]
     assert len(set(custom)) == len(names) and all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", c) for c in custom)
     for (owner, place), name in zip(names, custom, strict=True):
-        for batch in planned:
+        for batch in batches_added:
             assert batch.request_id(name) == (batch.ids[place] if batch is owner else None)
     last = max((Batch("0" * 16, None, range(100_000)).custom_id(99_999)), "")  # type: ignore[arg-type]
     assert len(last) <= 64
@@ -480,7 +480,7 @@ def test_custom_ids_are_allowed_and_mean_one_request(
     "name", ["", "x", "{nonce}", "{nonce}-", "{nonce}-2", "{nonce}--1", "{nonce}-٣", "{nonce}-1x"]
 )
 def test_a_strange_custom_id_means_nothing(tmp_path: Path, name: str) -> None:
-    batch = Ledger(tmp_path / "s").plan(["a", "b"], None)
+    batch = Ledger(tmp_path / "s").add(["a", "b"], None)
     assert batch.request_id(batch.custom_id(1)) == "b"
     assert batch.request_id(name.format(nonce=batch.nonce)) is None
 
@@ -488,11 +488,11 @@ def test_a_strange_custom_id_means_nothing(tmp_path: Path, name: str) -> None:
 def test_a_torn_ledger_forgets_its_last_line_alone(tmp_path: Path) -> None:
     path = tmp_path / "s"
     ledger = Ledger(path)
-    first = ledger.plan(["a", "b"], None)
-    ledger.taken(first, "one")
-    ledger.void(ledger.plan(["c"], "one"), "refused")
-    second = ledger.plan(["b", "d"], "one")
-    ledger.taken(second, "two")
+    first = ledger.add(["a", "b"], None)
+    ledger.confirm(first, "one")
+    ledger.discard(ledger.add(["c"], "one"), "refused")
+    second = ledger.add(["b", "d"], "one")
+    ledger.confirm(second, "two")
     whole = path.read_bytes()
     ends = [at + 1 for at, byte in enumerate(whole) if byte == ord("\n")]
     for cut in range(len(whole) + 1):
@@ -500,14 +500,14 @@ def test_a_torn_ledger_forgets_its_last_line_alone(tmp_path: Path) -> None:
         read = Ledger(path)
         lines = sum(end <= cut for end in ends)
         assert path.read_bytes() == whole[: ([0, *ends])[lines]]
-        a, b, c, d = (read.home(name) for name in "abcd")
+        a, b, c, d = (read.batch_of(name) for name in "abcd")
         assert (
             (a is not None) == (lines >= 1)
             and (c is not None) == (lines == 3)
             and (d is not None) == (lines >= 5)
         )
         assert read.server_ids() == set(["one", "two"][: (lines >= 2) + (lines >= 6)])
-        assert read.repeated("b") == (lines >= 5) and not read.repeated("c")
+        assert read.sent_twice("b") == (lines >= 5) and not read.sent_twice("c")
         assert not b or b is (d or a)
 
 

@@ -227,11 +227,11 @@ FAULTS: dict[str, tuple[Callable[[Asked], Reply | None], str]] = {
     "500": (lambda asked: failing(500, "out of\norder"), "HTTP 500: out of"),
     "429": (lambda asked: failing(429, "slow down"), "HTTP 429: slow down"),
     "hang": (after(1.2), "no answer within 0.4 s"),
-    "broken": (lambda asked: (200, b'{"choices": [{"te'), "an answer that cannot be read: "),
-    "no object": (lambda asked: (200, []), "an answer that cannot be read: it is no completion"),
+    "broken": (lambda asked: (200, b'{"choices": [{"te'), "invalid answer: "),
+    "no object": (lambda asked: (200, []), "invalid answer: it is not a completion"),
     "nan": (
         lambda asked: (200, b'{"choices": [{"text": "x", "finish_reason": "stop", "logprobs": NaN}]}'),
-        "NaN is no JSON",
+        "NaN is not JSON",
     ),
     "hung up": (lambda asked: None, "no connection: "),
 }
@@ -356,8 +356,8 @@ def test_when_all_servers_are_dead_what_was_done_is_kept(tmp_path: Path) -> None
         with pytest.raises(EngineError) as caught:
             complete_missing(fleet(*urls, max_retries=1), requests, store, progress=kill_both)
         text = str(caught.value)
-        assert text.startswith(f"{KEY}.urls: no server answers any more (") and "\n" not in text
-        assert all(url in text for url in urls) and "what was answered is kept" in text
+        assert text.startswith(f"{KEY}.urls: no server is left (") and "\n" not in text
+        assert all(url in text for url in urls) and "completed requests are kept" in text
         kept = set(PartStore(tmp_path / "x.jsonl"))
         assert 15 <= len(kept) < 40
         complete_missing(fleet(later.url), requests, PartStore(tmp_path / "x.jsonl"))
@@ -388,7 +388,7 @@ def test_nothing_listens_at_all() -> None:
     with serving(answer) as server:
         url = server.url
     started = time.monotonic()
-    with pytest.raises(EngineError, match=r"no server answers any more \(.*no connection"):
+    with pytest.raises(EngineError, match=r"no server is left \(.*no connection"):
         list(fleet(url).complete(asks(50)))
     assert time.monotonic() - started < 3
 
@@ -397,7 +397,7 @@ def test_nothing_listens_at_all() -> None:
 def test_one_request_is_enough_to_find_the_last_server_dead(fault: str) -> None:
     reply, text = FAULTS[fault]
     with serving(reply) as server:
-        with pytest.raises(EngineError, match="no server answers any more") as caught:
+        with pytest.raises(EngineError, match="no server is left") as caught:
             list(fleet(server.url).complete(asks(1)))
         assert text in str(caught.value) and len(server.asked) <= 6
 
@@ -478,7 +478,7 @@ def test_a_wrong_model_or_url_ends_the_work(status: int, text: str) -> None:
 
 
 def test_an_adapter_is_refused() -> None:
-    with pytest.raises(EngineError, match=f"^{WHERE}: a fleet serves models by name"):
+    with pytest.raises(EngineError, match=f"^{WHERE}: OpenAI-compatible servers have models by name"):
         fleet("http://127.0.0.1:9").complete([], adapter="folder")
 
 

@@ -229,7 +229,7 @@ def test_an_adapter_is_served_as_peft_computes_it(
 
 def test_an_unknown_adapter_is_named(engine: VLLMEngine, tmp_path: Path) -> None:
     request = Request("x", (5, 6), max_tokens=1)
-    for folder, text in ((tmp_path, "adapter_config.json"), (tmp_path / "none", "is no folder")):
+    for folder, text in ((tmp_path, "adapter_config.json"), (tmp_path / "none", "directory not found")):
         with pytest.raises(EngineError, match=text) as caught:
             list(engine.complete([request], adapter=str(folder)))
         assert str(caught.value).startswith("adapter: ") and "\n" not in str(caught.value)
@@ -250,7 +250,11 @@ def test_an_adapter_that_cannot_be_served_is_named(engine: VLLMEngine, adapter: 
 
 @pytest.mark.parametrize(
     ("path", "text"),
-    [("{tmp}/none", "is no folder"), ("{tmp}", "holds no config.json"), ("data/none", "is no folder")],
+    [
+        ("{tmp}/none", "directory not found"),
+        ("{tmp}", "config.json not found"),
+        ("data/none", "directory not found"),
+    ],
 )
 def test_an_unknown_model_is_named(tmp_path: Path, path: str, text: str) -> None:
     with pytest.raises(EngineError, match=text) as caught:

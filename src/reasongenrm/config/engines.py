@@ -11,6 +11,8 @@ from reasongenrm.errors import EngineError
 
 
 class Strict(BaseModel):
+    """Base of all settings: unknown keys are errors, values are frozen."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
@@ -21,7 +23,7 @@ class ModelConfig(Strict):
         path: hub id or local folder with safetensors.
         revision: branch, tag or commit on the hub.
         dtype: `bfloat16`, `float16` or `float32`, for scoring, training and serving.
-        trust_remote_code: run code that the model's repository ships.
+        trust_remote_code: run code from the model's repository.
     """
 
     path: str
@@ -31,16 +33,16 @@ class ModelConfig(Strict):
 
 
 class EngineConfig(Strict):
-    """How vLLM serves a model.
+    """Serving options of vLLM.
 
     Attributes:
         max_model_len: tokens of prompt and completion together.
         max_num_seqs: sequences decoded at the same time.
-        gpu_memory_utilization: share of GPU memory vLLM may take.
+        gpu_memory_utilization: share of GPU memory that vLLM may use.
         cpu_kv_gib: GiB for the KV cache on the CPU build.
         tensor_parallel: number of GPUs that share one model.
-        enforce_eager: skip compilation; starts faster, runs slower on a GPU.
-        args: further `vllm.LLM` arguments, passed through untouched.
+        enforce_eager: no compilation: a faster start, but slower on a GPU.
+        args: further `vllm.LLM` arguments, passed through unchanged.
     """
 
     max_model_len: int = Field(8192, ge=64)
@@ -53,18 +55,18 @@ class EngineConfig(Strict):
 
 
 class OpenAIConfig(Strict):
-    """OpenAI-compatible servers of one model: each request goes to the one with the fewest outstanding.
+    """OpenAI-compatible servers of one model: each request goes to the one with the fewest open requests.
 
     Attributes:
         kind: `openai`.
         urls: base URLs, such as `http://127.0.0.1:8000/v1`.
-        model: the name the servers know the model by.
-        api: `completions` sends token ids (vLLM and its kin; judged text cannot become structure), `chat` sends
-            messages, which the server renders.
-        api_key_env: environment variable that holds the key; null for servers that want none.
-        max_concurrent: requests in flight per server; the SDK opens 1000 connections at most.
+        model: the model's name on the servers.
+        api: `completions` sends token ids (vLLM, SGLang: judged text cannot become structure), `chat` sends messages,
+            which the server renders.
+        api_key_env: environment variable with the key; null for servers that need none.
+        max_concurrent: open requests per server; the SDK opens 1000 connections at most.
         timeout: seconds until a request counts as failed.
-        max_retries: how often the SDK repeats a failed request, with exponential backoff.
+        max_retries: retries of a failed request by the SDK, with exponential backoff.
     """
 
     kind: Literal["openai"]
@@ -78,17 +80,17 @@ class OpenAIConfig(Strict):
 
 
 class AnthropicConfig(Strict):
-    """Anthropic's Message Batches: half the price, done within a day.
+    """Anthropic's Message Batches: half the price, results within a day.
 
     Attributes:
         kind: `anthropic`.
         model: the model's name.
-        url: another base URL than Anthropic's.
-        api_key_env: environment variable that holds the key.
+        url: base URL; null is Anthropic's.
+        api_key_env: environment variable with the key.
         batch: requests per message batch.
-        poll_seconds: time between two looks at a batch.
+        poll_seconds: time between two polls of a batch.
         timeout: seconds until a call counts as failed.
-        max_retries: how often the SDK repeats a failed call, with exponential backoff.
+        max_retries: retries of a failed call by the SDK, with exponential backoff.
     """
 
     kind: Literal["anthropic"]
@@ -102,14 +104,14 @@ class AnthropicConfig(Strict):
 
 
 class VLLMServerConfig(Strict):
-    """Stock vLLM servers, started by us on this machine, in place of vLLM in process.
+    """Stock vLLM servers on this machine, started by this suite, instead of vLLM in process.
 
     Attributes:
         kind: `vllm`.
         replicas: servers, each with `engine.tensor_parallel` GPUs: data parallel.
-        startup_seconds: how long they may take to answer.
+        startup_seconds: time limit until they answer.
         timeout: seconds until a request counts as failed.
-        args: further arguments of the server's command line.
+        args: further arguments for the server's command line.
     """
 
     kind: Literal["vllm"]
@@ -120,20 +122,20 @@ class VLLMServerConfig(Strict):
 
 
 def check_model(path: str, *, key: str, file: str = "config.json") -> None:
-    """Fail early when `path` is meant to be a local folder and is none.
+    """Fail early where `path` looks like a local directory and is not one, or has no `file`.
 
     Raises:
-        EngineError: names the recipe key and how to mend it.
+        EngineError: names the recipe key, with a hint.
     """
-    looks_local = (
-        path.startswith((".", "/", "~")) or path.count("/") != 1 or Path(path).parts[0] in ("data", "runs")
-    )
     if Path(path).is_dir():
         if not (Path(path) / file).is_file():
             raise EngineError(
-                f"{path} holds no {file}", location=key, hint="give a folder saved by transformers or peft"
+                f"{file} not found in {path}",
+                location=key,
+                hint="give a directory saved by transformers or peft",
             )
-    elif looks_local:
-        raise EngineError(
-            f"{path} is no folder", location=key, hint="give a folder that exists, or a hub id owner/name"
-        )
+        return
+    is_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
+    if not is_hub_id or Path(path).parts[0] in ("data", "runs"):
+        hint = "give an existing directory or a hub id such as owner/name"
+        raise EngineError(f"directory not found: {path}", location=key, hint=hint)

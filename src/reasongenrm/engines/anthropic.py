@@ -1,4 +1,4 @@
-"""Anthropic's Message Batches: half the price of single calls, done within a day."""
+"""Anthropic's Message Batches: half the price of single calls, results within a day."""
 
 from __future__ import annotations
 
@@ -9,48 +9,52 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anthropic
+
 from reasongenrm.config.engines import AnthropicConfig
 from reasongenrm.engines.base import Request
-from reasongenrm.engines.batches import Batch, Ledger, failure, message_params, read_result
+from reasongenrm.engines.batches import Batch, Ledger, error_completion, message_params, read_result
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import EngineError, first_line
 from reasongenrm.records import Completion
 
 IN_FLIGHT = 4
-"""Batches that are worked on at the same time; their requests are held in memory."""
+"""Batches that are processed at the same time; their requests are held in memory."""
 
 MAX_BYTES = 200 * 2**20
-"""Of one batch. The service takes 256 MB (docs.anthropic.com, Message Batches, limits)."""
+"""Size of one batch. The service accepts 256 MB (docs.anthropic.com, Message Batches, limits)."""
 
 POLLS = 10
-"""Looks at the batches that may fail in a row, each after the SDK's own retries, before the work is given up."""
+"""Polls that may fail in a row, each after the SDK's own retries, before the work stops."""
 
 ALL_REFUSED = 32
-"""A batch of so many requests that are all refused is the recipe's fault, and none of them is recorded."""
+"""Where at least so many requests are all refused, the recipe is wrong, and none of them is recorded."""
+
+_NO_ANSWER = (anthropic.APIConnectionError, anthropic.InternalServerError)
 
 
 class AnthropicEngine:
     """Sends requests as message batches, waits for them and yields their results.
 
-    A batch costs money when it is made. So each is noted in `state` before and after it is sent, and a run that was
-    killed waits for the batches of the last one and fetches their results; results stay fetchable for 29 days. Where
-    it is not known whether the server took a batch (killed, or no answer, in between), the batches that are newer than
-    the newest one before it are looked through for one of its size, and that one's results for its custom ids, which no
-    other batch has. This may mean waiting for someone else's batch of the same size to end, but never paying twice.
+    A batch costs money when it is created. So each is recorded in `state` before and after it is sent: a restarted run
+    waits for the batches of the run before and fetches their results, which the service keeps for 29 days. Where it is
+    unknown whether the server received a batch (the run was killed, or no answer came), the engine looks at the
+    server's newer batches of the same size, and finds its own by the custom ids of the results, which no other batch
+    has. It may then wait for another program's batch of the same size to end, but it never pays twice.
 
-    A request that expires, or that fails by the server's fault, is sent once more. There are no seeds, token ids or
-    log-probabilities here. Texts reach the model as data of a message, so that markers in them need no care.
+    A request that expires, or that fails by a server error, is sent once more. There are no seeds, token ids or
+    log-probabilities. Texts reach the model as data of a message, so markers in them cannot become structure.
 
     Args:
         config: model and limits.
         max_model_len: tokens of prompt and completion together.
-        state: the file of batches, one per work; can be deleted when the work is finished.
+        state: the file of batches, one per step; it can be deleted when the step is finished.
         key: the recipe key of `config`, named in errors.
-        on_event: told, in one line each, of batches made and ended.
+        on_event: called with one line about each batch that is sent or lost.
         sleep: waits for some seconds.
 
     Raises:
-        EngineError: the SDK is missing, or the key is not in the environment.
+        EngineError: the API key is not in the environment.
         DataError: the state cannot be read.
     """
 
@@ -66,12 +70,6 @@ class AnthropicEngine:
         on_event: Callable[[str], None] = lambda text: None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        try:
-            import anthropic
-        except ImportError:
-            raise EngineError(
-                "the package anthropic is not installed", location=key, hint="pip install anthropic"
-            ) from None
         self.max_model_len = max_model_len
         self._config, self._key = config, key
         self._on_event, self._sleep = on_event, sleep
@@ -86,243 +84,219 @@ class AnthropicEngine:
         self._batches = self._client.messages.batches
 
     def reset_prefix_cache(self) -> None:
-        """Do nothing: there is no cache of ours."""
+        """Do nothing: this engine has no cache."""
 
     def close(self) -> None:
-        """Close the connections; batches go on, and the next run finds them."""
+        """Close the connections; batches continue, and the next run finds them."""
         self._client.close()
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
         """Yield the completions of one batch after the other, each request's exactly once.
 
-        Stopping early leaves the batches to the next call.
+        The next call continues with the batches of a call that was stopped early.
 
         Raises:
-            EngineError: the key, the model or a whole batch is refused; the service cannot be reached; an adapter is
-                asked for.
+            EngineError: the key, the model or a whole batch is refused; the service cannot be reached; `adapter` is
+                set.
         """
         if adapter is not None:
             raise EngineError("Anthropic serves no adapters", location=self._key, hint="use vLLM for them")
         return self._complete(requests)
 
     def _complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        waiting = iter(requests)
-        fresh: list[Request] = []  # in no batch
-        size = 0  # bytes of those
-        flying: dict[Batch, dict[str, Request]] = {}
-        more = True
+        source = iter(requests)
+        exhausted = False
+        queue: list[Request] = []  # requests in no batch
+        queue_bytes = 0
+        in_flight: dict[Batch, dict[str, Request]] = {}
         while True:
-            full = len(fresh) >= self._config.batch or size >= MAX_BYTES
-            while more and not full and len(flying) < IN_FLIGHT:
-                request = next(waiting, None)
+            full = len(queue) >= self._config.batch or queue_bytes >= MAX_BYTES
+            while not exhausted and not full and len(in_flight) < IN_FLIGHT:
+                request = next(source, None)
                 if request is None:
-                    more = False
-                elif home := self._home(request):
-                    flying.setdefault(home, {})[request.id] = request
+                    exhausted = True
+                elif earlier := self._earlier_batch(request):
+                    in_flight.setdefault(earlier, {})[request.id] = request
                 else:
-                    fresh.append(request)
-                    size += len(json.dumps(self._params(request)))
-                    full = len(fresh) >= self._config.batch or size >= MAX_BYTES
-            if fresh and (full or not more) and len(flying) < IN_FLIGHT:
-                now, fresh, size = fresh[: self._config.batch], fresh[self._config.batch :], 0
-                flying[self._submit(now)] = {request.id: request for request in now}
-            elif flying:
-                for batch in self._ended(flying):
-                    fresh += yield from self._results(batch, flying.pop(batch))
-            elif not more:
+                    queue.append(request)
+                    queue_bytes += len(json.dumps(self._params(request)))
+                    full = len(queue) >= self._config.batch or queue_bytes >= MAX_BYTES
+            if queue and (full or exhausted) and len(in_flight) < IN_FLIGHT:
+                batch_requests, queue, queue_bytes = (
+                    queue[: self._config.batch],
+                    queue[self._config.batch :],
+                    0,
+                )
+                in_flight[self._submit(batch_requests)] = {request.id: request for request in batch_requests}
+            elif in_flight:
+                for batch in self._wait(in_flight):
+                    queue += yield from self._results(batch, in_flight.pop(batch))
+            elif exhausted:
                 return
 
     def _params(self, request: Request) -> dict[str, Any]:
         if request.temperature > 1:
             raise EngineError(
-                f"temperature {request.temperature:g} is above 1, the most that Anthropic takes",
-                location=self._key,
+                f"temperature {request.temperature:g} is above 1, Anthropic's maximum", location=self._key
             )
         return {"model": self._config.model} | message_params(request)
 
-    def _home(self, request: Request) -> Batch | None:
-        """The batch in which a request stands, once it is known that the server has that batch."""
-        batch = self._ledger.home(request.id)
+    def _earlier_batch(self, request: Request) -> Batch | None:
+        """Return the batch that holds a request already, once it is certain that the server has that batch."""
+        batch = self._ledger.batch_of(request.id)
         if batch and not batch.server_id:
             self._on_event(f"{self._key}: looking for a batch that the last run may have sent")
-            with self._reaching():
-                found = self._find(batch)
-            if not found:
-                self._ledger.void(batch, "never reached the server")
+            with self._sdk_errors():
+                server_id = self._find(batch)
+            if not server_id:
+                self._ledger.discard(batch, "never reached the server")
                 return None
-            self._ledger.taken(batch, found)
+            self._ledger.confirm(batch, server_id)
         return batch
 
     def _submit(self, requests: list[Request]) -> Batch:
-        with self._reaching():
+        with self._sdk_errors():
             newest = next(iter(self._batches.list(limit=1)), None)
-        batch = self._ledger.plan([request.id for request in requests], newest.id if newest else None)
+        batch = self._ledger.add([request.id for request in requests], newest.id if newest else None)
         body = [
             {"custom_id": batch.custom_id(place), "params": self._params(request)}
             for place, request in enumerate(requests)
         ]
-        server_id = self._create(batch, body)
-        self._ledger.taken(batch, server_id)
+        with self._sdk_errors():
+            server_id = self._create(batch, body)
+        self._ledger.confirm(batch, server_id)
         self._on_event(f"{self._key}: batch {server_id} of {len(requests)} requests is sent")
         return batch
 
     def _create(self, batch: Batch, body: list[dict[str, Any]]) -> str:
-        """Make a batch, and return its id. The SDK must not repeat this call: the server may have heard the first."""
-        import anthropic
-
-        once = self._client.with_options(max_retries=0).messages.batches
-        doubtful = False
+        """Create a batch, and return its id. The SDK must not retry: the server may have received the first call."""
+        without_retries = self._client.with_options(max_retries=0).messages.batches
+        may_exist = False
         for attempt in range(self._config.max_retries + 1):
             if attempt:
                 self._back_off(attempt)
-            if doubtful:
-                with self._reaching():
-                    found = self._find(batch)
-                if found:
-                    return found
+            if may_exist and (server_id := self._find(batch)):
+                return server_id
             try:
-                return str(once.create(requests=body).id)
-            except (anthropic.APIConnectionError, anthropic.InternalServerError) as error:
-                doubtful = True
-                problem: anthropic.APIError = error
-            except (anthropic.RateLimitError, anthropic.ConflictError) as error:
-                problem = error
+                return str(without_retries.create(requests=body).id)
+            except (*_NO_ANSWER, anthropic.RateLimitError, anthropic.ConflictError) as error:
+                may_exist = may_exist or isinstance(error, _NO_ANSWER)
+                last: anthropic.APIError = error
             except anthropic.APIStatusError as error:
-                self._ledger.void(batch, f"HTTP {error.status_code}")
-                raise self._problem(error) from None
-        raise self._problem(problem) from None
+                self._ledger.discard(batch, f"HTTP {error.status_code}")
+                raise
+        raise last
 
     def _back_off(self, attempt: int) -> None:
         self._sleep(min(0.5 * 2 ** (attempt - 1), 8))
 
     def _find(self, batch: Batch) -> str | None:
-        """The server's id of a batch that was sent, if it was."""
+        """Return the server's id of a batch that may have been sent, or None where the server does not have it."""
         known = self._ledger.server_ids()
-        for seen in self._batches.list(limit=100):  # the newest first
-            if seen.id == batch.after:
+        for candidate in self._batches.list(limit=100):  # the newest first
+            if candidate.id == batch.after:
                 break
-            if seen.id in known or _total(seen.request_counts) != len(batch.ids):
+            if candidate.id in known or _total(candidate.request_counts) != len(batch.ids):
                 continue
-            while seen.processing_status != "ended":
+            while candidate.processing_status != "ended":
                 self._sleep(self._config.poll_seconds)
-                seen = self._batches.retrieve(seen.id)
-            first = next(iter(self._batches.results(seen.id)), None) if seen.results_url else None
+                candidate = self._batches.retrieve(candidate.id)
+            first = next(iter(self._batches.results(candidate.id)), None) if candidate.results_url else None
             if first and batch.request_id(first.custom_id) is not None:
-                return str(seen.id)
+                return str(candidate.id)
         return None
 
-    def _ended(self, flying: Iterable[Batch]) -> list[Batch]:
-        """Wait until some of the batches have ended, and return those."""
-        import anthropic
+    def _retrieve(self, batch: Batch) -> Any:
+        """Return the server's view of a batch; None where it does not have the batch any more."""
+        assert batch.server_id
+        try:
+            return self._batches.retrieve(batch.server_id)
+        except anthropic.NotFoundError:
+            return None
 
+    def _wait(self, batches: Iterable[Batch]) -> list[Batch]:
+        """Wait until some of the batches have ended or are gone, and return those."""
         failures = 0
         while True:
             try:
-                ended = [batch for batch in flying if self._has_ended(batch)]
+                views = {batch: self._retrieve(batch) for batch in batches}
                 failures = 0
-            except (
-                anthropic.APIConnectionError,
-                anthropic.InternalServerError,
-                anthropic.RateLimitError,
-            ) as error:
-                ended = []
+            except (*_NO_ANSWER, anthropic.RateLimitError) as error:
+                views = {}
                 failures += 1
                 if failures == POLLS:
-                    raise self._problem(error) from None
+                    raise self._engine_error(error) from None
+            except anthropic.APIError as error:
+                raise self._engine_error(error) from None
+            ended = [b for b, view in views.items() if view is None or view.processing_status == "ended"]
             if ended:
                 return ended
             self._sleep(self._config.poll_seconds)
 
-    def _has_ended(self, batch: Batch) -> bool:
-        import anthropic
-
-        assert batch.server_id
-        try:
-            return bool(self._batches.retrieve(batch.server_id).processing_status == "ended")
-        except anthropic.NotFoundError:
-            return True  # as far as it concerns us
-        except (anthropic.AuthenticationError, anthropic.PermissionDeniedError) as error:
-            raise self._problem(error) from None
-
-    def _results(self, batch: Batch, left: dict[str, Request]) -> Generator[Completion, None, list[Request]]:
-        """Yield the completions of a batch that has ended; return the requests that must be sent again."""
-        import anthropic
-
-        assert batch.server_id
-        try:
-            with_results = self._check(batch)
-        except anthropic.NotFoundError:
-            with_results = False
-        if not with_results:
-            self._ledger.void(batch, "gone")
-            self._on_event(f"{self._key}: batch {batch.server_id} is gone, its requests are sent again")
-            return list(left.values())
+    def _results(
+        self, batch: Batch, missing: dict[str, Request]
+    ) -> Generator[Completion, None, list[Request]]:
+        """Yield the completions of a batch that has ended; return the requests to send again."""
+        with self._sdk_errors():
+            view = self._retrieve(batch)
+            if view is None or not view.results_url:
+                self._ledger.discard(batch, "gone")
+                self._on_event(f"{self._key}: batch {batch.server_id} is gone, its requests are sent again")
+                return list(missing.values())
+            self._refuse_if_all_failed(batch, view.request_counts)
         again: list[Request] = []
         problem: Exception | None = None
         for attempt in range(self._config.max_retries + 1):
-            if not left:
+            if not missing:
                 break
             if attempt:
                 self._back_off(attempt)
             try:
-                for line in self._batches.results(batch.server_id):
-                    request = left.pop(batch.request_id(line.custom_id) or "", None)
+                for line in self._batches.results(batch.server_id or ""):
+                    request = missing.pop(batch.request_id(line.custom_id) or "", None)
                     if request is None:
                         continue
-                    completion, owed = read_result(request, line.result)
-                    if owed and not self._ledger.repeated(request.id):
+                    completion, server_fault = read_result(request, line.result)
+                    if server_fault and not self._ledger.sent_twice(request.id):
                         again.append(request)
                     else:
                         yield completion
                 problem = None
-            except Exception as error:  # inside the stream, these are the transport's and the parser's own
+            except Exception as error:  # the stream raises errors of the transport and the parser
                 problem = error
-        if left and problem:
-            raise self._problem(problem) from None
-        for request in left.values():
-            if self._ledger.repeated(request.id):
-                yield failure(request, "not among the batch's results")
+        if missing and problem:
+            raise self._engine_error(problem) from None
+        for request in missing.values():
+            if self._ledger.sent_twice(request.id):
+                yield error_completion(request, "missing in the batch's results")
             else:
                 again.append(request)
         return again
 
-    def _check(self, batch: Batch) -> bool:
-        """Return whether a batch that has ended has results.
-
-        Raises:
-            EngineError: it was refused as a whole.
-        """
-        assert batch.server_id
-        seen = self._batches.retrieve(batch.server_id)
-        if not seen.results_url:
-            return False
-        counts = seen.request_counts
-        if counts.errored == _total(counts) >= ALL_REFUSED:
-            first = next(iter(self._batches.results(batch.server_id)), None)
-            completion, owed = read_result(Request("", (), 1), first.result) if first else (None, True)
-            if completion and not owed:
-                self._ledger.void(batch, "refused")
-                raise EngineError(
-                    f"all {counts.errored} requests of batch {batch.server_id} failed: "
-                    f"{self._secret.hide(completion.error or '')}",
-                    location=self._key,
-                    hint="mend the recipe and run again: none of them was recorded",
-                )
-        return True
+    def _refuse_if_all_failed(self, batch: Batch, counts: Any) -> None:
+        """Raise an EngineError where all requests of a large batch were refused."""
+        if not counts.errored == _total(counts) >= ALL_REFUSED:
+            return
+        first = next(iter(self._batches.results(batch.server_id or "")), None)
+        completion, server_fault = read_result(Request("", (), 1), first.result) if first else (None, True)
+        if completion and not server_fault:
+            self._ledger.discard(batch, "refused")
+            raise EngineError(
+                f"all {counts.errored} requests of batch {batch.server_id} failed: "
+                f"{self._secret.hide(completion.error or '')}",
+                location=self._key,
+                hint="correct the recipe and run again: none of them was recorded",
+            )
 
     @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        import anthropic
-
+    def _sdk_errors(self) -> Iterator[None]:
+        """Raise errors of the SDK as EngineError."""
         try:
             yield
         except anthropic.APIError as error:
-            raise self._problem(error) from None
+            raise self._engine_error(error) from None
 
-    def _problem(self, error: Exception) -> EngineError:
-        """What an error of the SDK says to a user."""
-        import anthropic
-
+    def _engine_error(self, error: Exception) -> EngineError:
         host = self._client.base_url.host
         text = self._secret.hide(first_line(error))
         if isinstance(error, anthropic.AuthenticationError | anthropic.PermissionDeniedError):

@@ -1,4 +1,4 @@
-"""`Engine`: requests in, completions out; and how a killed run of requests is resumed."""
+"""`Engine`: requests in, completions out; and how an interrupted run continues."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from reasongenrm.store import PartStore, completion_to_json
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt to be completed.
+    """A prompt and the sampling options of its completion.
 
     Attributes:
-        id: comes back with the completion.
-        prompt_ids: token ids (never a string: a string would be tokenised with special tokens added); may be empty
-            for an engine that reads messages.
+        id: id of the completion.
+        prompt_ids: token ids (not a string: vLLM adds special tokens to a string); may be empty for an engine that
+            takes messages.
         max_tokens: limit of sampled tokens.
         temperature: 0 is greedy.
         top_p: nucleus sampling.
-        seed: of this request alone, so that a sample does not depend on what is sampled beside it.
+        seed: of this request alone, so that a sample does not depend on the other requests.
         stop: strings that end the completion; they stay in its text.
-        ignore_eos: go on after the end-of-turn token (the judge writes two turns).
+        ignore_eos: continue after the end-of-turn token (the judge writes two turns).
         allowed: the only token ids that may be sampled; all when empty.
+        logprob_token_ids: token ids whose log-probabilities are returned wherever one of them is sampled.
         messages: the same prompt as a conversation, for servers that take no token ids.
-        watch: token ids whose log-probabilities are kept wherever one of them is sampled.
     """
 
     id: str
@@ -53,8 +53,8 @@ class Engine(Protocol):
 
     @property
     def block(self) -> int | None:
-        """Requests that are handed over together, and repeated together after a kill; None for servers, whose
-        completions are kept one by one as they come."""
+        """Number of requests that are completed, stored and, after a kill, repeated together; None for servers, whose
+        completions are stored one by one."""
         ...
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
@@ -62,11 +62,11 @@ class Engine(Protocol):
         ...
 
     def reset_prefix_cache(self) -> None:
-        """Empty the prefix cache, so that what follows does not depend on what came before."""
+        """Empty the prefix cache, so that later completions do not depend on earlier ones."""
         ...
 
     def close(self) -> None:
-        """Free what the engine holds."""
+        """Free memory and connections."""
         ...
 
 
@@ -79,23 +79,23 @@ def complete_missing(
     progress: Callable[[int], None] = lambda done: None,
     convert: Callable[[Completion], dict[str, object]] = completion_to_json,
 ) -> None:
-    """Complete every request that the store does not hold: block by block, or one by one where `block` is None.
+    """Complete every request that is not in the store: block by block, or one by one where `block` is None.
 
     A completion with `finish_reason` error is stored like any other.
 
     Args:
         engine: the engine; its `block` is the number of requests per block.
-        requests: all requests of the work, in an order that is the same in every run.
-        store: where completions go; rows are keyed by the request's id.
+        requests: all requests of the step, in the same order in every run.
+        store: for the completions, keyed by the request's id.
         adapter: a LoRA folder.
         progress: called with the number of requests just found or done.
-        convert: what is stored of a completion.
+        convert: returns the row to store for a completion.
     """
-    waiting = iter(requests)
+    source = iter(requests)
     if engine.block is None:
-        _stream(engine, waiting, store, adapter, progress, convert)
+        _stream(engine, source, store, adapter, progress, convert)
         return
-    while block := list(islice(waiting, engine.block)):
+    while block := list(islice(source, engine.block)):
         if any(request.id not in store for request in block):
             engine.reset_prefix_cache()
             rows = {c.id: convert(c) for c in engine.complete(block, adapter=adapter)}
@@ -123,7 +123,7 @@ def _stream(
         for completion in completions:
             store.append([convert(completion)])
             progress(1)
-    finally:  # an error above must not leave the engine's connections and threads behind
+    finally:  # after an error, close the engine's connections and threads
         if isinstance(completions, Generator):
             completions.close()
 

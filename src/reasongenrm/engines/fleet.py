@@ -1,4 +1,4 @@
-"""Scheduling over several servers of one model: which one is asked, and who is to blame when an answer fails."""
+"""Scheduling over several servers of one model: the choice of a server, retries, and dead servers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass, field
 from typing import Any
 
+import openai
+
 from reasongenrm.config.engines import OpenAIConfig
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.keys import Secret
@@ -14,20 +16,20 @@ from reasongenrm.errors import EngineError, first_line
 from reasongenrm.records import Completion
 
 PATIENCE = 3
-"""A server that fails so many requests in a row is dead; a request that fails so often is answered with an error."""
+"""A server is dead after so many failed requests in a row; a request gets an error after so many failed attempts."""
 
 CONNECT_SECONDS = 10.0
-"""A server that takes no connection for so long is down, however long its answers may take."""
+"""Limit for a new connection; an answer may take longer."""
 
 
-class Failed(Exception):
-    """One try that a server did not answer as it should.
+class AttemptFailed(Exception):
+    """An attempt to get an answer from a server failed.
 
     Args:
         text: what happened, in one line.
-        gone: nothing listens there any more.
-        limited: the server has more to do than it takes, which is no request's fault.
-        empty: the server speaks as it should, but has nothing to say to this request.
+        gone: the server accepts no connection any more.
+        limited: the server has too much work, which is not the request's fault.
+        empty: the server works, but its answer to this request is empty.
     """
 
     def __init__(self, text: str, *, gone: bool = False, limited: bool = False, empty: bool = False) -> None:
@@ -35,20 +37,20 @@ class Failed(Exception):
         self.text, self.gone, self.limited, self.empty = text, gone, limited, empty
 
 
-class Refused(Exception):
-    """The request itself cannot be answered by any server: it is too long, or holds what they do not take."""
+class InvalidRequest(Exception):
+    """No server can answer the request: it is too long, or has a field that they do not accept."""
 
 
 @dataclass(eq=False)
 class Server:
-    """What is known of one server.
+    """The state of one server.
 
     Attributes:
         url: its base URL.
-        calls: the tries that wait for it.
-        failing: the requests it failed since it answered one.
+        calls: the attempts that wait for it.
+        failing: the requests that failed since its last answer.
         last: its last failure.
-        dead: it is asked no more.
+        dead: it gets no more requests.
         client: the SDK's, while a `Fleet` is open.
     """
 
@@ -61,22 +63,22 @@ class Server:
 
 
 class Fleet:
-    """Answers requests in an event loop: each by the live server with the fewest outstanding, `max_concurrent` at most.
+    """Answers requests in an event loop: each by the live server with the fewest open ones, `max_concurrent` at most.
 
-    A try that fails goes to another server, where there is one. A server that fails three requests in a row, or takes
-    no connection any more, is dead, and what waits for it goes to the others. A request that has failed three times is
-    answered with `finish_reason` error, but only when it is known that the request is to blame: a server that is asked
-    for one token then answers. So neither does a broken server spoil requests, nor a request that no server can answer
-    end the work. Backoff and the first retries are the SDK's.
+    A failed attempt is repeated on another server, if there is one. A server is dead when three requests in a row fail,
+    or when it accepts no connection; its open requests go to the others. A request that failed three times gets
+    `finish_reason` error, but only when the request is the cause: when a server answers a test request of one token.
+    So a broken server does not spoil requests, and a bad request does not end the work. Backoff and the first retries
+    are the SDK's.
 
     Args:
-        servers: dead ones are not asked.
+        servers: dead ones get no requests.
         config: the model's name and the limits.
         secret: the servers' key.
-        send: asks one server for one completion. Raises the SDK's errors, `ValueError`, `TypeError`, `KeyError` or
-            `IndexError` on an answer it cannot read, `Failed` or `Refused`.
+        send: gets one completion from one server. Raises the SDK's errors, `ValueError`, `TypeError`, `KeyError` or
+            `IndexError` on an invalid answer, `AttemptFailed` or `InvalidRequest`.
         key: the recipe key of `config`.
-        tell: told, in one line, of a server's death.
+        on_event: called with one line when a server is given up.
     """
 
     def __init__(
@@ -86,14 +88,12 @@ class Fleet:
         secret: Secret,
         send: Callable[[Server, Request], Awaitable[Completion]],
         key: str,
-        tell: Callable[[str], None],
+        on_event: Callable[[str], None],
     ) -> None:
         self._servers, self._config, self._secret = servers, config, secret
-        self._send, self._key, self._tell = send, key, tell
+        self._send, self._key, self._on_event = send, key, on_event
 
     async def __aenter__(self) -> Fleet:
-        import openai
-
         self._freed = asyncio.Condition()
         seconds = self._config.timeout
         for server in self._servers:
@@ -111,15 +111,15 @@ class Fleet:
             await server.client.close()
 
     async def answer(self, request: Request) -> Completion:
-        """Return the request's completion; it may have moved from server to server before.
+        """Return the request's completion, after attempts on several servers if need be.
 
         Raises:
-            EngineError: no server is left, or they refuse the key or the model.
+            EngineError: no server is left, or a server refuses the key or the model.
         """
         failures = 0
         failed_by: set[Server] = set()
         while True:
-            server, outcome = await self._try(request, failed_by)
+            server, outcome = await self._attempt(request, failed_by)
             if isinstance(outcome, Completion):
                 return outcome
             if outcome is None:
@@ -130,32 +130,32 @@ class Fleet:
                 return Completion(request.id, "", "error", logprob=None, error=outcome.text)
 
     async def _probe(self, request: Request, number: int) -> bool:
-        """Whether a server answers a request of one token."""
+        """Return whether a server answers a test request of one token."""
         probe = Request(
-            f"probe {number} of {request.id}",  # each counts as a request of its own
+            f"probe {number} of {request.id}",  # each counts as another request
             request.prompt_ids[:1],
             max_tokens=1,
             messages=({"role": "user", "content": "Hi"},) if request.messages else (),
         )
-        _, outcome = await self._try(probe, ())
+        _, outcome = await self._attempt(probe, ())
         return isinstance(outcome, Completion)
 
-    async def _try(
+    async def _attempt(
         self, request: Request, avoid: Container[Server]
-    ) -> tuple[Server, Completion | Failed | None]:
-        """Ask one server, and note what that says of it; None when the server died of other requests' failures."""
+    ) -> tuple[Server, Completion | AttemptFailed | None]:
+        """Ask one server, and update its state; the outcome is None when other requests made the server dead."""
         server, call = await self._start(request, avoid)
         try:
             completion = await call
-        except Refused as refusal:
+        except InvalidRequest as refusal:
             completion = Completion(request.id, "", "error", logprob=None, error=str(refusal))
-        except Failed as failure:
-            self._blame(server, failure, request)
+        except AttemptFailed as failure:
+            self._record_failure(server, failure, request)
             return server, failure
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not server.dead or (task is not None and task.cancelling()):
-                raise  # it is the caller who stopped
+                raise  # the caller stopped
             return server, None
         finally:
             server.calls.discard(call)
@@ -167,14 +167,14 @@ class Fleet:
     async def _start(
         self, request: Request, avoid: Container[Server]
     ) -> tuple[Server, asyncio.Task[Completion]]:
-        """Wait for a free server, of those to avoid only where there is no other, and ask it."""
+        """Wait for a free server and ask it; one of `avoid` only where no other is alive."""
 
         def free() -> list[Server]:
             live = [server for server in self._servers if not server.dead]
             if not live:
                 raise self._all_dead()
-            wanted = [server for server in live if server not in avoid] or live
-            return [server for server in wanted if len(server.calls) < self._config.max_concurrent]
+            preferred = [server for server in live if server not in avoid] or live
+            return [server for server in preferred if len(server.calls) < self._config.max_concurrent]
 
         async with self._freed:
             candidates = await self._freed.wait_for(free)
@@ -183,59 +183,57 @@ class Fleet:
             server.calls.add(call)
         return server, call
 
-    def _blame(self, server: Server, failure: Failed, request: Request) -> None:
+    def _record_failure(self, server: Server, failure: AttemptFailed, request: Request) -> None:
         server.last = failure.text
         if failure.limited:
-            server.failing.add(object())  # it may have too much to do for the same request again and again
+            server.failing.add(object())  # the same request may meet this limit several times
         elif not failure.empty:
             server.failing.add(request.id)
         if server.dead or not (failure.gone or len(server.failing) >= PATIENCE):
             return
         server.dead = True
-        self._tell(f"{self._key}: {server.url} is given up: {failure.text}")
+        self._on_event(f"{self._key}: {server.url} is given up: {failure.text}")
         for call in server.calls:
             call.cancel()
 
     def _all_dead(self) -> EngineError:
         servers = "; ".join(f"{server.url}: {server.last}" for server in self._servers)
         return EngineError(
-            f"no server answers any more ({servers})",
+            f"no server is left ({servers})",
             location=f"{self._key}.urls",
-            hint="start them again, then the same command: what was answered is kept",
+            hint="restart the servers, then run the same command: completed requests are kept",
         )
 
     async def _ask(self, server: Server, request: Request) -> Completion:
-        """Ask one server, and translate what the SDK raises."""
-        import openai
-
+        """Ask one server; errors of the SDK become `AttemptFailed`, `InvalidRequest` or EngineError."""
         try:
             return await self._send(server, request)
         except openai.APITimeoutError:
-            raise Failed(f"no answer within {self._config.timeout:g} s") from None
+            raise AttemptFailed(f"no answer within {self._config.timeout:g} s") from None
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             gone = type(cause).__name__ == "ConnectError"
-            raise Failed(self._secret.hide(f"no connection: {first_line(cause)}"), gone=gone) from None
+            raise AttemptFailed(self._secret.hide(f"no connection: {first_line(cause)}"), gone=gone) from None
         except openai.APIStatusError as error:
-            raise self._status(server, error) from None
+            raise self._status_error(server, error) from None
         except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise Failed(f"an answer that cannot be read: {first_line(error)}") from None
+            raise AttemptFailed(f"invalid answer: {first_line(error)}") from None
 
-    def _status(self, server: Server, error: Any) -> Exception:
-        """What an HTTP status says of the request, the server or the recipe."""
+    def _status_error(self, server: Server, error: Any) -> Exception:
+        """Return the exception for an HTTP status: a fault of the request, the server or the recipe."""
         status = error.status_code
-        said = error.body.get("message") if isinstance(error.body, dict) else None
-        text = self._secret.hide((str(said or error.message).strip().splitlines() or ["no message"])[0])
+        message = error.body.get("message") if isinstance(error.body, dict) else None
+        text = self._secret.hide((str(message or error.message).strip().splitlines() or ["no message"])[0])
         if status in (400, 413, 422):
-            return Refused(text)
+            return InvalidRequest(text)
         if status in (408, 409, 429) or status >= 500:
-            return Failed(f"HTTP {status}: {text}", limited=status == 429)
+            return AttemptFailed(f"HTTP {status}: {text}", limited=status == 429)
         if status in (401, 403):
             variable = self._config.api_key_env
             return EngineError(
                 f"{server.url} refuses the key (HTTP {status})",
                 location=f"{self._key}.api_key_env",
-                hint=f"check the key in {variable}" if variable else "name the variable that holds the key",
+                hint=f"check the key in {variable}" if variable else "set it to the variable with the key",
             )
         if status == 404:
             return EngineError(

@@ -1,4 +1,4 @@
-"""API keys: read from the environment, and kept out of everything that is shown or written."""
+"""API keys: read from the environment, and hidden in messages and files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Secret:
     """The key of a server.
 
     Args:
-        variable: environment variable that holds it; None for servers that want none.
-        where: the recipe key that names the variable, shown in errors.
+        variable: environment variable with the key; None for servers that need none.
+        location: the recipe key that names the variable, shown in errors.
 
     Raises:
-        EngineError: the variable is not set, or holds what cannot be sent as a key.
+        EngineError: the variable is not set, or its value cannot be sent as a key.
     """
 
     def __init__(self, variable: str | None, *, location: str) -> None:
@@ -31,16 +31,16 @@ class Secret:
             )
         if not (value.isascii() and value.isprintable()) or " " in value:
             raise EngineError(
-                f"the environment variable {variable} holds characters that no key has",
+                f"the environment variable {variable} has characters that are not allowed in a key",
                 location=location,
                 hint="set it again",
             )
         self._value = value
 
     def reveal(self, otherwise: str = "") -> str:
-        """Return the key for a client, or what such a client is given when there is none."""
+        """Return the key for a client, or `otherwise` when there is none."""
         return self._value or otherwise
 
     def hide(self, text: str) -> str:
-        """Return a text, such as what a server says of a refused key, without the key."""
+        """Return a text, such as a server's error message, with the key replaced by `***`."""
         return text.replace(self._value, "***") if self._value else text

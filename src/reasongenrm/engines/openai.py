@@ -1,4 +1,4 @@
-"""A fleet of OpenAI-compatible servers of one model: vLLM and its kin by token ids, any other by messages."""
+"""Client of OpenAI-compatible servers of one model: token ids for vLLM and SGLang, messages for any other server."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import httpx
+import openai
 
 from reasongenrm.config.engines import OpenAIConfig
 from reasongenrm.engines.base import Request
-from reasongenrm.engines.fleet import Failed, Fleet, Refused, Server
+from reasongenrm.engines.fleet import AttemptFailed, Fleet, InvalidRequest, Server
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import EngineError
-from reasongenrm.records import Completion, Message
+from reasongenrm.records import Completion
 
-if TYPE_CHECKING:
-    import httpx
-
-HELD = 32
-"""Until one request has been answered, this many failed ones are kept back: where all of them fail, the recipe or the
-server is wrong, and none of them may be recorded as done."""
+FIRST_FAILURES = 32
+"""Failed requests that are held back until one succeeds: where all fail, the recipe or the server is wrong, and none of
+them may be recorded as done."""
 
 _NAMES = (
     "s|bos|eos|pad|unk|sep|mask|cls|sop|eop|think|tool_call|tool_response|tools|arg_key|arg_value"
@@ -44,38 +44,38 @@ _MARKER_START = re.compile(
 
 
 def break_markers(text: str) -> str:
-    """Return a text in which no chat marker is left: a space stands behind the bracket that opened each.
+    """Return a text without chat markers: a space is inserted after the first bracket of each.
 
-    A server of the chat API renders contents and structure into one string before it tokenises them, so that a
+    A server of the chat API renders contents and structure into one string before it tokenizes them, so a
     `<|im_end|>` inside a judged answer would end the turn. Covered are the markers of the usual families: ChatML, Llama
-    2 to 4, Mistral, Gemma, DeepSeek, GLM, EXAONE, and tags of reasoning and tools. A template that marks turns by plain
-    words (`### Instruction:`) cannot be told from text; serve such a model with `api: completions`.
+    2 to 4, Mistral, Gemma, DeepSeek, GLM, EXAONE, and tags of reasoning and tools. Turns marked by plain words
+    (`### Instruction:`) cannot be distinguished from text; serve such a model with `api: completions`.
     """
-    return _MARKER_START.sub(lambda found: found[0] + " ", text)
+    return _MARKER_START.sub(lambda match: match[0] + " ", text)
 
 
 class OpenAIEngine:
-    """Sends each request to the live server with the fewest outstanding; a dead server's work goes to the others.
+    """Sends each request to the live server with the fewest open requests; the others take over a dead server's work.
 
-    `api: completions` posts token ids, and the same request gives the same completion as vLLM in this process: text
-    with special tokens and stop string, token ids, log-probabilities, watched tokens. For that, some of vLLM's own
-    fields are always sent: `skip_special_tokens`, `spaces_between_special_tokens`, `include_stop_str_in_output`,
-    `return_token_ids`, and `top_k`, `min_p` and `repetition_penalty` at their neutral values, since a server takes
-    defaults from the model's `generation_config.json`. Others (`ignore_eos`, `allowed_token_ids`, `logprob_token_ids`)
-    go out where a request uses them. SGLang and llama.cpp ignore those they do not know.
+    `api: completions` posts token ids. A request gets the same completion as from vLLM in this process: text
+    with special tokens and stop string, token ids, log-probabilities. This needs some fields of vLLM in every request:
+    `skip_special_tokens`, `spaces_between_special_tokens`, `include_stop_str_in_output`, `return_token_ids`, and
+    `top_k`, `min_p` and `repetition_penalty` at their neutral values, since a server takes defaults from the model's
+    `generation_config.json`. `ignore_eos`, `allowed_token_ids` and `logprob_token_ids` are sent where a request uses
+    them. SGLang and llama.cpp ignore fields that they do not know.
 
-    `api: chat` posts the messages with broken-up markers (`break_markers`), the role `reason` as `assistant`, and no
-    field beyond OpenAI's own except `ignore_eos` and `allowed_token_ids` where a request uses them. It gives no token ids and no watched tokens, and
-    log-probabilities where the server has them. The server's own defaults hold for what a request does not set.
+    `api: chat` posts the messages with broken markers (`break_markers`) and the role `reason` as `assistant`. Of
+    vLLM's fields it sends only `ignore_eos` and `allowed_token_ids`, where a request uses them. The completion has no
+    token ids, and log-probabilities only if the server gives them. What a request does not set is the server's default.
 
     Args:
         config: servers, model, limits.
         max_model_len: tokens of prompt and completion together, of the servers.
         key: the recipe key of `config`, named in errors.
-        on_event: told, in one line each, what a user should know while the work goes on: a server that is given up.
+        on_event: called with one line when a server is given up, or gives no log-probabilities.
 
     Raises:
-        EngineError: the SDK is missing, or the key is not in the environment.
+        EngineError: the API key is not in the environment.
     """
 
     block: int | None = None
@@ -88,176 +88,171 @@ class OpenAIEngine:
         key: str,
         on_event: Callable[[str], None] = lambda text: None,
     ) -> None:
-        try:
-            import openai  # noqa: F401
-        except ImportError:
-            raise EngineError(
-                "the package openai is not installed", location=key, hint="pip install openai"
-            ) from None
         self.max_model_len = max_model_len
         self._config = config
         self._key = key
         self._on_event = on_event
         self._secret = Secret(config.api_key_env, location=f"{key}.api_key_env")
         self._servers = [Server(url) for url in dict.fromkeys(url.rstrip("/") for url in config.urls)]
-        self._answered = False  # whether any request has been
-        self._logprobs: bool | None = None  # whether the chat servers give them; None until one has answered
-        self._tell: Callable[[str], None] = on_event
-        self._limit = "max_tokens"  # what the chat servers call it
+        self._any_success = False
+        self._finished: SimpleQueue[Future[Completion] | str] = (
+            SimpleQueue()
+        )  # results, and lines for `on_event`
+        self._has_logprobs: bool | None = None  # of the chat servers; None until one has answered
+        self._limit_name = "max_tokens"  # of the chat servers
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
         """Yield completions as they are done, each request's exactly once; the caller may stop at any time.
 
-        Requests are taken from the iterable as servers get free. One that the servers refuse, or that they fail at
-        three times while they answer others, comes back with `finish_reason` error.
+        Requests are taken from the iterable as servers become free. A request that the servers refuse, or that fails
+        three times while others succeed, comes back with `finish_reason` error.
 
         Raises:
-            EngineError: no server is left; a key, a model or all requests are refused; an adapter is asked for.
+            EngineError: no server is left; a key, a model or all requests are refused; `adapter` is set.
         """
         if adapter is not None:
             raise EngineError(
-                "a fleet serves models by name, and no adapter folders",
+                "OpenAI-compatible servers have models by name, and no adapter folders",
                 location=self._key,
-                hint="serve the adapter under a name of its own (vLLM: --lora-modules) and give that as model",
+                hint="serve the adapter under its own name (vLLM: --lora-modules) and set model to that name",
             )
         return self._complete(requests)
 
     def _complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         from anyio.from_thread import start_blocking_portal
 
-        waiting = iter(requests)
-        arrived: SimpleQueue[Future[Completion] | str] = SimpleQueue()
-        flying: set[Future[Completion]] = set()
-        held: list[Completion] = []
-        self._tell = arrived.put
-        fleet = Fleet(self._servers, self._config, self._secret, self._send, self._key, arrived.put)
+        source = iter(requests)
+        self._finished = SimpleQueue()
+        in_flight: set[Future[Completion]] = set()
+        held_back: list[Completion] = []
+        fleet = Fleet(self._servers, self._config, self._secret, self._send, self._key, self._finished.put)
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(fleet):
             try:
                 while True:
-                    while (
-                        len(flying) < self._room(len(held)) and (request := next(waiting, None)) is not None
-                    ):
+                    while len(in_flight) < self._max_in_flight(len(held_back)):
+                        request = next(source, None)
+                        if request is None:
+                            break
                         future = portal.start_task_soon(fleet.answer, request)
-                        flying.add(future)
-                        future.add_done_callback(arrived.put)
-                    if not flying:
+                        in_flight.add(future)
+                        future.add_done_callback(self._finished.put)
+                    if not in_flight:
                         break
-                    news = arrived.get()
-                    if isinstance(news, str):
-                        self._on_event(news)
+                    finished = self._finished.get()
+                    if isinstance(finished, str):
+                        self._on_event(finished)
                         continue
-                    flying.remove(news)
-                    completion = news.result()
-                    if completion.finish_reason == "error" and not self._answered:
-                        held.append(completion)
+                    in_flight.remove(finished)
+                    completion = finished.result()
+                    if completion.finish_reason == "error" and not self._any_success:
+                        held_back.append(completion)
                         continue
-                    self._answered = True
-                    yield from held
-                    held.clear()
+                    self._any_success = True
+                    yield from held_back
+                    held_back.clear()
                     yield completion
-                if next(waiting, None) is not None:
-                    raise self._all_failed(held)
-                yield from held
+                if next(source, None) is not None:
+                    raise EngineError(
+                        f"all of the first {len(held_back)} requests failed, the last one with: {held_back[-1].error}",
+                        location=self._key,
+                        hint="correct the recipe or the servers and run again: none of them was recorded",
+                    )
+                yield from held_back
             finally:
-                for future in flying:
+                for future in in_flight:
                     future.cancel()
 
-    def _room(self, held: int) -> int:
-        """How many requests may be in flight."""
+    def _max_in_flight(self, held_back: int) -> int:
         live = sum(not server.dead for server in self._servers)
-        room = self._config.max_concurrent * max(live, 1)  # where none is left, the next request says so
-        return room if self._answered else min(room, max(room, HELD) - held)
-
-    def _all_failed(self, held: list[Completion]) -> EngineError:
-        return EngineError(
-            f"all of the first {len(held)} requests failed, the last one with: {held[-1].error}",
-            location=self._key,
-            hint="mend the recipe or the servers and run again: none of them was recorded",
-        )
+        limit = self._config.max_concurrent * max(
+            live, 1
+        )  # where none is left, the next request raises the error
+        return limit if self._any_success else min(limit, max(limit, FIRST_FAILURES) - held_back)
 
     def reset_prefix_cache(self) -> None:
-        """Do nothing: the prefix caches are the servers'."""
+        """Do nothing: the servers have their own prefix caches."""
 
     def close(self) -> None:
         """Do nothing: connections last as long as a call of `complete`."""
 
     async def _send(self, server: Server, request: Request) -> Completion:
-        """Ask one server once (the SDK repeats); see `Fleet` for what it raises."""
-        import httpx
-
+        """Send a request to one server (the SDK retries); see `Fleet` for its exceptions."""
         if self._config.api == "chat":
-            return await self._chat(server, request)
+            return await self._send_chat(server, request)
         room = self.max_model_len - len(request.prompt_ids)
         if room <= 0:
-            raise Refused(
+            raise InvalidRequest(
                 f"a prompt of {len(request.prompt_ids)} tokens leaves no room in a context of {self.max_model_len}"
             )
-        # In process, a completion ends where the context does; a server refuses what could go beyond.
-        body = _sampling(request) | {"max_tokens": min(request.max_tokens, room)}
-        extra = _extra(request) | {
+        body = _sampling_fields(request) | {
+            "model": self._config.model,
+            "prompt": list(request.prompt_ids),
+            "logprobs": 0,
+            # In process, a completion ends where the context does; a server refuses a request that could exceed it.
+            "max_tokens": min(request.max_tokens, room),
             "skip_special_tokens": False,
             "spaces_between_special_tokens": False,
-            "include_stop_str_in_output": True,  # holds for the end-of-turn token too
+            "include_stop_str_in_output": True,  # also keeps the end-of-turn token
             "return_token_ids": True,
             "top_k": -1,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
         }
         if request.logprob_token_ids:
-            extra |= {
+            body |= {
                 "logprob_token_ids": list(request.logprob_token_ids),
                 "return_tokens_as_token_ids": True,
             }
-        asked = {"model": self._config.model, "prompt": list(request.prompt_ids), "logprobs": 0}
-        # Not `completions.create`: it looks at every token of the prompt, which takes longer than all else on this side.
-        reply = await server.client.post("/completions", cast_to=httpx.Response, body=asked | body | extra)
-        return _read(_choice(reply), request, chat=False)
+        # Not `completions.create`: it checks every token of the prompt, which takes longer than the rest of the client.
+        reply = await server.client.post(
+            "/completions", cast_to=httpx.Response, body=body | _vllm_fields(request)
+        )
+        return _read_completion(_first_choice(reply), request)
 
-    async def _chat(self, server: Server, request: Request) -> Completion:
-        import openai
-
+    async def _send_chat(self, server: Server, request: Request) -> Completion:
         refusals = (openai.BadRequestError, openai.UnprocessableEntityError, openai.PermissionDeniedError)
-        wanted = self._logprobs is not False
+        with_logprobs = self._has_logprobs is not False
         try:
-            completion = await self._chat_once(server, request, logprobs=wanted)
-            self._logprobs = wanted
+            completion = await self._send_chat_once(server, request, logprobs=with_logprobs)
+            self._has_logprobs = with_logprobs
         except refusals:
-            if self._logprobs or not wanted:
+            if self._has_logprobs or not with_logprobs:
                 raise
-            # Raises again where it is not the log-probabilities that are refused.
-            completion = await self._chat_once(server, request, logprobs=False)
-            if self._logprobs is None:
-                self._tell(f"{self._key}: {server.url} gives no log-probabilities")
-            self._logprobs = False
+            # Raises again where the reason is another one than the log-probabilities.
+            completion = await self._send_chat_once(server, request, logprobs=False)
+            if self._has_logprobs is None:
+                self._finished.put(f"{self._key}: {server.url} gives no log-probabilities")
+            self._has_logprobs = False
         return completion
 
-    async def _chat_once(self, server: Server, request: Request, *, logprobs: bool) -> Completion:
-        import openai
-
-        body: dict[str, Any] = _sampling(request) | {
+    async def _send_chat_once(self, server: Server, request: Request, *, logprobs: bool) -> Completion:
+        body: dict[str, Any] = _sampling_fields(request) | {
             "model": self._config.model,
-            "messages": [_plain(message) for message in request.messages],
+            "messages": [
+                {
+                    "role": "assistant" if message["role"] == "reason" else message["role"],
+                    "content": break_markers(message["content"]),
+                }
+                for message in request.messages
+            ],
         }
         if logprobs:
             body["logprobs"] = True
         create = server.client.chat.completions.with_raw_response.create
-        limit = self._limit
+        limit = self._limit_name
         try:
-            reply = await create(**body, **{limit: request.max_tokens}, extra_body=_extra(request))
+            reply = await create(**body, **{limit: request.max_tokens}, extra_body=_vllm_fields(request))
         except openai.BadRequestError as error:
             if limit == "max_completion_tokens" or "max_completion_tokens" not in str(error):
                 raise
-            self._limit = "max_completion_tokens"  # OpenAI's newer models know no other
-            reply = await create(**body, max_completion_tokens=request.max_tokens, extra_body=_extra(request))
-        return _read(_choice(reply.http_response), request, chat=True)
+            self._limit_name = "max_completion_tokens"  # the only name that OpenAI's newer models accept
+            reply = await create(
+                **body, max_completion_tokens=request.max_tokens, extra_body=_vllm_fields(request)
+            )
+        return _read_chat_completion(_first_choice(reply.http_response), request)
 
 
-def _plain(message: Message) -> dict[str, str]:
-    role = "assistant" if message["role"] == "reason" else message["role"]
-    return {"role": role, "content": break_markers(message["content"])}
-
-
-def _sampling(request: Request) -> dict[str, Any]:
+def _sampling_fields(request: Request) -> dict[str, Any]:
     body: dict[str, Any] = {"temperature": request.temperature, "top_p": request.top_p}
     if request.seed is not None:
         body["seed"] = request.seed
@@ -266,71 +261,72 @@ def _sampling(request: Request) -> dict[str, Any]:
     return body
 
 
-def _extra(request: Request) -> dict[str, Any]:
-    """vLLM's own fields, as far as the request uses them."""
-    extra: dict[str, Any] = {}
+def _vllm_fields(request: Request) -> dict[str, Any]:
+    """Return the fields of vLLM that the request uses."""
+    fields: dict[str, Any] = {}
     if request.ignore_eos:
-        extra["ignore_eos"] = True
+        fields["ignore_eos"] = True
     if request.allowed:
-        extra["allowed_token_ids"] = list(request.allowed)
-    return extra
+        fields["allowed_token_ids"] = list(request.allowed)
+    return fields
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")
+def _reject_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
 
 
-def _choice(reply: httpx.Response) -> dict[str, Any]:
-    """The first choice of an answer.
+def _first_choice(reply: httpx.Response) -> dict[str, Any]:
+    """Return the first choice of an answer, with the answer's `usage`.
 
     Raises:
-        ValueError, TypeError, KeyError: the answer is no completion.
-        Failed: it holds no choice.
+        ValueError, TypeError, KeyError: the answer is not a completion.
+        AttemptFailed: it has no choice.
     """
-    body = json.loads(reply.content, parse_constant=_no_constant)
+    body = json.loads(reply.content, parse_constant=_reject_constant)
     if not isinstance(body, dict) or not isinstance(body["choices"], list):
-        raise TypeError("it is no completion")
+        raise TypeError("it is not a completion")
     if not body["choices"]:
-        raise Failed("an answer without a choice", empty=True)
+        raise AttemptFailed("an answer without a choice", empty=True)
     choice: dict[str, Any] = body["choices"][0]
-    return choice | {"usage": body.get("usage")}
+    return choice | {"usage": body.get("usage") or {}, "logprobs": choice.get("logprobs") or {}}
 
 
-def _read(choice: dict[str, Any], request: Request, *, chat: bool) -> Completion:
-    """The completion in a choice; the same as vLLM's in this process where a server gives token ids."""
-    finish = choice.get("finish_reason")
-    text = choice["message"].get("content") if chat else choice["text"]
-    if text is None and finish == "length":
-        text = ""  # a reasoning model that was cut before it came to its answer
-    if not isinstance(text, str):
-        raise Failed("a choice without text", empty=True)
-    if finish not in ("stop", "length"):
-        return Completion(request.id, text, "error", logprob=None, error=f"finish_reason {finish}")
-    reported = choice.get("logprobs") or {}
-    usage = choice["usage"] or {}
-    asked = int(usage.get("prompt_tokens") or 0)
-    if chat:
-        logprob = _sum([t["logprob"] for t in reported.get("content") or ()])
-        billed = usage.get("completion_tokens")
-        return Completion(request.id, text, finish, logprob=logprob, billed=billed, prompt_tokens=asked)
+def _read_chat_completion(choice: dict[str, Any], request: Request) -> Completion:
+    text = choice["message"].get("content")
+    logprob = _sum([token["logprob"] for token in choice["logprobs"].get("content") or ()])
+    billed = choice["usage"].get("completion_tokens")
+    return _checked(choice, request, text, logprob=logprob, billed=billed)
+
+
+def _read_completion(choice: dict[str, Any], request: Request) -> Completion:
+    """Return the same completion as vLLM in this process, where the server gives token ids."""
     token_ids = tuple(int(token) for token in choice.get("token_ids") or ())
     logprobs: dict[int, dict[int, float]] = {}
-    if request.logprob_token_ids:
-        for place, (token, entry) in enumerate(
-            zip(token_ids, reported.get("top_logprobs") or (), strict=False)
-        ):
-            if token in request.logprob_token_ids:
-                found = ((t, entry.get(f"token_id:{t}")) for t in request.logprob_token_ids)
-                logprobs[place] = {t: round(value, 6) for t, value in found if value is not None}
-    return Completion(
-        request.id,
-        text,
-        finish,
-        token_ids,
-        _sum(reported.get("token_logprobs") or ()),
-        logprobs,
-        prompt_tokens=asked,
-    )
+    ids = request.logprob_token_ids
+    top_logprobs = (choice["logprobs"].get("top_logprobs") or ()) if ids else ()
+    for position, (token, entry) in enumerate(zip(token_ids, top_logprobs, strict=False)):
+        if token in ids:
+            values = ((other, entry.get(f"token_id:{other}")) for other in ids)
+            logprobs[position] = {other: round(value, 6) for other, value in values if value is not None}
+    logprob = _sum(choice["logprobs"].get("token_logprobs") or ())
+    return _checked(choice, request, choice["text"], token_ids=token_ids, logprob=logprob, logprobs=logprobs)
+
+
+def _checked(choice: dict[str, Any], request: Request, text: Any, **fields: Any) -> Completion:
+    """Return the completion, or one with an error where the server reports another end than stop and length.
+
+    Raises:
+        AttemptFailed: the choice has no text.
+    """
+    finish = choice.get("finish_reason")
+    if text is None and finish == "length":
+        text = ""  # a reasoning model that was truncated before its answer
+    if not isinstance(text, str):
+        raise AttemptFailed("a choice without text", empty=True)
+    if finish not in ("stop", "length"):
+        return Completion(request.id, text, "error", logprob=None, error=f"finish_reason {finish}")
+    prompt_tokens = int(choice["usage"].get("prompt_tokens") or 0)
+    return Completion(request.id, text, finish, prompt_tokens=prompt_tokens, **fields)
 
 
 def _sum(logprobs: Sequence[float | None]) -> float | None:

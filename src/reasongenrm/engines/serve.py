@@ -1,4 +1,4 @@
-"""vLLM's stock server, started by us: on free loopback ports, watched until it answers, and ended by pid."""
+"""vLLM's stock servers as child processes of this one, on free loopback ports."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from reasongenrm.records import Completion
 
 BASE = "base"
 TAIL = 15
-"""Lines of a server's log that are shown when it fails."""
+"""Lines of a server's log that an error shows."""
 KEY = "REASONGENRM_SERVER_KEY"
-"""The environment variable that holds the key of servers started here."""
+"""The environment variable with the key of these servers."""
 
 
 class VLLMServers:
     """Replicas of one model behind stock vLLM servers, each with all adapters; requests go to the least busy one.
 
-    A server listens on loopback alone, wants a random key, dies with this process, and writes its log to a file.
+    A server listens on loopback only, requires a random key, ends with this process, and writes its log to a file.
 
     Args:
         model: the base model.
         config: serving options; each replica takes `tensor_parallel` GPUs.
-        servers: how many replicas, and how long they may take to start.
-        adapters: LoRA folders to serve beside the base.
+        servers: number of replicas, and time limits.
+        adapters: LoRA folders to serve on top of the base.
         max_lora_rank: the highest rank among them.
         seed: of the engines.
-        logs: folder for the logs; a temporary one, which goes with the servers, when not given.
-        on_event: told, in one line each, what a user should know.
+        logs: folder for the logs; a temporary one, deleted by `close`, when None.
+        on_event: called with one line about each event that the user should see.
 
     Raises:
-        EngineError: a server ends or does not answer in time; the end of its log is shown.
+        EngineError: a server ends or does not answer in time; the error shows the end of its log.
     """
 
     block: int | None = None
@@ -72,7 +72,7 @@ class VLLMServers:
         self._engines: dict[str, OpenAIEngine] = {}
         folder = logs or Path(tempfile.mkdtemp(prefix="reasongenrm-servers-"))
         folder.mkdir(parents=True, exist_ok=True)
-        self._passing = None if logs else folder
+        self._temporary = None if logs else folder
         try:
             started = [
                 self._start(_command(model, config, servers, self._names, max_lora_rank, seed), number, config, folder)
@@ -114,16 +114,16 @@ class VLLMServers:
         """Yield completions as they are done; see `OpenAIEngine`.
 
         Raises:
-            EngineError: the adapter is not among those that were named at the start.
+            EngineError: the adapter is not one of `adapters`.
         """
         if adapter not in self._names:
             raise EngineError(
-                f"the servers were started without the adapter {adapter}", location="evaluate.server", hint="start them anew"
+                f"the servers were started without the adapter {adapter}", location="evaluate.server", hint="restart them"
             )  # fmt: skip
         return self._engines[self._names[adapter]].complete(requests)
 
     def reset_prefix_cache(self) -> None:
-        """Do nothing: results of a server depend on what else it computes anyway."""
+        """Do nothing: results of a server depend on its other requests in any case."""
 
     def close(self) -> None:
         """End the servers."""
@@ -135,8 +135,8 @@ class VLLMServers:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        if self._processes and self._passing and self._engines:  # logs of a failed start stay
-            shutil.rmtree(self._passing, ignore_errors=True)
+        if self._processes and self._temporary and self._engines:  # keep the logs of a failed start
+            shutil.rmtree(self._temporary, ignore_errors=True)
         self._processes.clear()
 
 
@@ -148,7 +148,7 @@ def _command(
     rank: int,
     seed: int,
 ) -> list[str]:
-    # `vllm serve` asks for the metadata of a package called vllm, which the CPU build has not.
+    # `vllm serve` reads the metadata of a package named vllm, which the CPU build does not have.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
     options: dict[str, Any] = {
         "model": model.path,
@@ -167,7 +167,7 @@ def _command(
     command += [
         part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))
     ]
-    # As in process: the CPU build cannot rewind the seeded generator of a prompt that was cut in two.
+    # As in process: the CPU build would lose the seeded generator of a prompt that is prefilled in parts.
     command += ["--enable-prefix-caching", "--no-enable-chunked-prefill"]
     command += ["--enforce-eager"] * config.enforce_eager + ["--trust-remote-code"] * model.trust_remote_code
     served = [f"{name}={Path(path).resolve()}" for path, name in names.items() if path]
@@ -186,15 +186,15 @@ def _environment(number: int, config: EngineConfig) -> dict[str, str]:
         mine = devices[number * width : (number + 1) * width]
         if len(mine) < width:
             raise EngineError(
-                f"replica {number} wants {width} GPUs, and {len(mine)} are left of {len(devices)}",
+                f"replica {number} needs {width} GPUs, but {len(mine)} of {len(devices)} are left",
                 location="evaluate.server.replicas",
-                hint="ask for fewer replicas, or for less engine.tensor_parallel",
+                hint="lower replicas or engine.tensor_parallel",
             )
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(mine)
         return environment
     for limit in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"):
-        environment.setdefault(limit, str(2**31 - 1))  # as `keep_freed_memory` does it in process
-    if cores() > 1:  # else the server's own thread stalls all of the engine's at every step
+        environment.setdefault(limit, str(2**31 - 1))  # as `keep_freed_memory` in process
+    if cores() > 1:  # else the server's thread delays the engine's threads at every step
         environment.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "1")
     return environment
 
@@ -230,7 +230,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], seconds: float, log: Path)
             raise EngineError(
                 f"a vLLM server {problem}; the end of its log:\n{tail}\n",
                 location=str(log),
-                hint="the whole log is there; check model, engine and evaluate.server",
+                hint="read the log, and check model, engine and evaluate.server",
             )
         try:
             if httpx.get(f"{url}/health", timeout=5).status_code == 200:

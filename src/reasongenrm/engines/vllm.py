@@ -1,4 +1,4 @@
-"""vLLM in this process: on a GPU, or with its CPU build."""
+"""In-process vLLM engine (GPU or CPU build)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ from reasongenrm.records import Completion
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep large freed buffers: a forward pass on a CPU allocates and frees them at every step, and giving
-    them back to the system each time took a third of an evaluation's wall time."""
+    """Have glibc keep large freed buffers for reuse.
+
+    A forward pass on a CPU allocates and frees them at every step; returning them to the system each time took a third
+    of an evaluation's wall time.
+    """
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):  # musl has none
+        if hasattr(libc, "mallopt"):  # not in musl
             for threshold in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
                 libc.mallopt(threshold, 2**31 - 1)
 
@@ -30,13 +33,17 @@ def keep_freed_memory() -> None:
 class VLLMEngine:
     """Continuous batching over a stream of requests; LoRA adapters are served on top of the base.
 
-    Beside what every `Engine` has, `cached_tokens` is the number of tokens in a block of the prefix cache.
 
     Args:
         model: the base model.
         config: serving options.
         max_lora_rank: highest rank among the adapters to be served; 0 serves none.
         seed: of the engine; each request has its own.
+
+    Attributes:
+        max_model_len: tokens of prompt and completion together.
+        block: requests that are completed together.
+        cached_tokens: number of tokens in a block of the prefix cache.
 
     Raises:
         EngineError: vLLM is missing, or cannot load the model.
@@ -46,7 +53,7 @@ class VLLMEngine:
         self, model: ModelConfig, config: EngineConfig, *, max_lora_rank: int = 0, seed: int = 0
     ) -> None:
         check_model(model.path, key="model.path")
-        # One process: nothing outlives a SIGKILL of this one, and results do not depend on timing.
+        # One process: a SIGKILL ends all of vLLM, and results do not depend on timing.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_gib))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -74,7 +81,7 @@ class VLLMEngine:
             load_format="safetensors",
             enable_prefix_caching=True,
             use_tqdm_on_load=False,
-            # A prompt is prefilled whole: vLLM's CPU build cannot rewind the seeded generator of a prompt cut in two.
+            # No prompt is prefilled in parts: vLLM's CPU build would lose the prompt's seeded generator.
             enable_chunked_prefill=False,
             max_num_batched_tokens=max(config.max_model_len, 8192),
             seed=seed,
@@ -84,10 +91,10 @@ class VLLMEngine:
             options |= dict(enable_lora=True, max_lora_rank=served_rank(max_lora_rank), max_loras=1)
         try:
             self._llm = LLM(**(options | config.args))
-        except Exception as error:  # vLLM raises many types; the user needs the first line and the key
-            first = _problem(error)
+        except Exception as error:  # vLLM raises many types
+            problem, hint = _explain(error)
             raise EngineError(
-                f"vLLM cannot serve {model.path}: {first}", location="model", hint=_advice(first)
+                f"vLLM cannot serve {model.path}: {problem}", location="model", hint=hint
             ) from error
         self._engine = self._llm.llm_engine
         self.max_model_len = config.max_model_len
@@ -96,7 +103,7 @@ class VLLMEngine:
         self._adapters: dict[str, int] = {}
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
-        """Yield completions as they are done. A request that vLLM refuses comes back with `finish_reason` error."""
+        """Yield completions as they are done; that of a request that vLLM refuses has `finish_reason` error."""
         from vllm.exceptions import VLLMClientError
 
         lora = self._lora(adapter)
@@ -107,7 +114,7 @@ class VLLMEngine:
                     self._engine.add_request(
                         request.id,
                         {"prompt_token_ids": list(request.prompt_ids)},
-                        _params(request),
+                        sampling_params(request),
                         lora_request=lora,
                     )
                     pending[request.id] = request
@@ -117,14 +124,14 @@ class VLLMEngine:
                 for output in self._engine.step():
                     if output.finished:
                         yield _completion(output, pending.pop(output.request_id))
-        finally:  # the caller stopped early: what is left must not come back to the next caller
+        finally:  # where the caller stops early, its requests must not be in the next call's results
             self._engine.abort_request(list(pending))
 
     def prompt_logprobs(self, sequences: Iterable[Sequence[int]]) -> Iterator[tuple[int, int, list[float]]]:
-        """Yield log p of given tokens, as they are done: number of the sequence, `first`, log p of `sequence[first:]`.
+        """Yield log-probabilities of given tokens: the sequence's number, `first`, and log p of `sequence[first:]`.
 
-        The prefix cache is read, and holds no log-probabilities: what it knew of a sequence comes back as
-        `first > 1`. To have those too, ask for `sequence[:first]`.
+        Sequences come as they are done. The prefix cache has no log-probabilities: where a sequence begins with cached
+        tokens, `first` is above 1. A further call with `sequence[:first]` gives those.
 
         Args:
             sequences: token ids, two or more each.
@@ -152,14 +159,14 @@ class VLLMEngine:
                     number, last = pending.pop(output.request_id)
                     first = (output.num_cached_tokens or 0) + 1
                     known = len(output.prompt_token_ids) - first
-                    # Aligned at the end: in front stands nothing, or nothing that is meant, for cached tokens.
+                    # Aligned at the end: the entries of cached tokens are missing or without meaning.
                     values = output.prompt_logprobs.logprobs[-known:] if known else []
                     yield number, first, [*values, output.outputs[0].logprobs[0][last].logprob]
         finally:
             self._engine.abort_request(list(pending))
 
     def reset_prefix_cache(self) -> None:
-        """Empty the prefix cache, so that what follows does not depend on what came before."""
+        """Empty the prefix cache, so that later completions do not depend on earlier ones."""
         self._engine.reset_prefix_cache()
 
     def _lora(self, adapter: str | None) -> Any:
@@ -172,18 +179,16 @@ class VLLMEngine:
         request = LoRARequest(f"adapter-{number}", number, adapter)
         try:
             self._engine.add_lora(request)
-        except (
-            Exception
-        ) as error:  # what vLLM cannot serve has many types, and would end the run at its first step
+        except Exception as error:  # vLLM raises many types
             raise EngineError(
                 f"vLLM cannot serve the adapter: {first_line(error)}",
                 location=adapter,
-                hint="leave modules_to_save out of train.lora, or merge the adapter (train.merge) and serve that",
+                hint="remove modules_to_save from train.lora, or merge the adapter (train.merge) and serve the merged model",
             ) from error
         return request
 
     def close(self) -> None:
-        """Free the model; a second engine may then be started in the same process."""
+        """Free the model; then another engine can start in the same process."""
         import torch
 
         self._engine.engine_core.shutdown()
@@ -194,24 +199,25 @@ class VLLMEngine:
 
 
 def served_rank(rank: int) -> int:
-    """Return the rank to serve an adapter with: vLLM accepts some only, and pads a smaller adapter."""
+    """Return the lowest of vLLM's LoRA ranks that is not below `rank`; vLLM pads a smaller adapter."""
     return next((r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), rank)
 
 
-def _problem(error: Exception) -> str:
-    """The first line that says what is wrong; a pydantic error begins with a count of errors."""
-    if isinstance(error, ValidationError):
-        return error.errors()[0]["msg"].removeprefix("Value error, ").strip().splitlines()[0]
-    return first_line(error)
+def _explain(error: Exception) -> tuple[str, str]:
+    """Return the first line that says what is wrong, and a hint."""
+    problem = first_line(error)
+    if isinstance(error, ValidationError):  # its first line is a count of errors
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ").strip().splitlines()[0]
+    if "max_model_len" in problem or "KV cache" in problem:
+        return (
+            problem,
+            "lower engine.max_model_len or raise engine.cpu_kv_gib / engine.gpu_memory_utilization",
+        )
+    return problem, "check model.path, model.dtype and the engine section of the recipe"
 
 
-def _advice(message: str) -> str:
-    if "max_model_len" in message or "KV cache" in message:
-        return "lower engine.max_model_len or raise engine.cpu_kv_gib / engine.gpu_memory_utilization"
-    return "check model.path, model.dtype and the engine section of the recipe"
-
-
-def _params(request: Request) -> Any:
+def sampling_params(request: Request) -> Any:
+    """Return a request's options as vLLM's `SamplingParams`."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -233,7 +239,7 @@ def _params(request: Request) -> Any:
 
 
 def _scoring_params(last: int) -> Any:
-    """Of a prompt whose log-probabilities are wanted, and that of the token that follows it."""
+    """Return options for the log-probabilities of a prompt, and of the token `last` after it."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -243,7 +249,7 @@ def _scoring_params(last: int) -> Any:
         prompt_logprobs=0,
         logprob_token_ids=[last],
         skip_reading_prefix_cache=False,
-        detokenize=False,  # the places of cached tokens hold no ids
+        detokenize=False,  # the entries of cached tokens have no ids
         flat_logprobs=True,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
