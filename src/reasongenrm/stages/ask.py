@@ -1,8 +1,7 @@
-"""The judge over JSONL: `reasongenrm judge compare | rank | best | score`, from a file or stdin."""
+"""`reasongenrm judge compare | rank | best | score`: judge the rows of a JSONL file, or of stdin."""
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -11,31 +10,35 @@ from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.console import judging_bar, say
+from reasongenrm.console import judging_bar, say, stdout
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.tournament import Ranking, rank, seated
+from reasongenrm.judge.tournament import Ranking, game_order, rank
 from reasongenrm.judge.verdicts import preference
 from reasongenrm.records import Comparison, Drop, Message, content_id
-from reasongenrm.rows.files import JsonLine, RawRow, json_lines
+from reasongenrm.rows.files import JsonLine, json_lines
 from reasongenrm.rows.turns import BadRow, check_text, is_list, read_prompt
 from reasongenrm.store import PartStore, dump_line, jsonl_writer, to_json
 
 WINDOW = 512
-"""Rows that go to the judge together, and are kept together."""
+"""Rows that are judged together."""
 
 MOST_ANSWERS = 256
-"""Answers of one row: a round robin of them asks for 32,640 comparisons."""
+"""Limit for one row: a round robin of 256 answers takes 32,640 comparisons."""
+
+
+Result = tuple[dict[str, Any], list[Comparison]]
+"""A row's result as JSON, and the comparisons behind it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """One row of the input.
+class AnswersRow:
+    """One row of the input: a prompt with answers.
 
     Attributes:
-        id: the row's own, else a content hash; a repeated one gets `-2`, `-3`, …
+        id: the row's id, or a content hash; a repeated one gets `-2`, `-3`, …
         prompt: the turns up to and including the last user turn.
-        answers: two or more; of `score` the answer and its reference.
+        answers: one or more; for `score` the answer and its reference.
     """
 
     id: str
@@ -59,166 +62,173 @@ def _answers(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
     return tuple(check_text(answer, f"answers[{number}]") for number, answer in enumerate(answers))
 
 
-def read_questions(lines: Iterable[JsonLine], names: Sequence[str]) -> Iterator[Question | Drop]:
-    """Yield one item per line.
+def read_answer_rows(lines: Iterable[JsonLine], names: Sequence[str]) -> Iterator[AnswersRow | Drop]:
+    """Yield a row, or a Drop, for each line.
 
     Args:
-        lines: of JSON objects with `prompt` (a text or messages), answers, and perhaps `id`.
-        names: the columns that hold the answers; a column `answers` holds a list when none are given.
+        lines: JSON objects with `prompt` (a text or messages), answers, and optionally `id`.
+        names: the columns that hold the answers; without names, the column `answers` holds a list.
     """
-    met: Counter[str] = Counter()
+    repeats: Counter[str] = Counter()
     for line in lines:
         row = line.decode()
-        if isinstance(row, RawRow):
-            try:
-                prompt = read_prompt(row.columns.get("prompt"), "prompt")
-                answers = _answers(row.columns, names)
-            except BadRow as bad:
-                yield Drop(row.location, line.origin, bad.reason, bad.detail, "load")
-                continue
-            own = row.columns.get("id")
-            name = str(own) if isinstance(own, (str, int)) else content_id(prompt, answers)
-            met[name] += 1
-            yield Question(name if met[name] == 1 else f"{name}-{met[name]}", prompt, answers)
-        else:
+        if isinstance(row, Drop):
             yield row
+            continue
+        try:
+            prompt = read_prompt(row.columns.get("prompt"), "prompt")
+            answers = _answers(row.columns, names)
+        except BadRow as bad:
+            yield Drop(row.location, line.origin, bad.reason, bad.detail, "load")
+            continue
+        own = row.columns.get("id")
+        name = str(own) if isinstance(own, (str, int)) else content_id(prompt, answers)
+        repeats[name] += 1
+        yield AnswersRow(name if repeats[name] == 1 else f"{name}-{repeats[name]}", prompt, answers)
 
 
-def compared(
-    judge: Judge, questions: Sequence[Question]
-) -> Iterator[tuple[dict[str, Any], list[Comparison]]]:
-    """Yield what the judge says of each question's two answers."""
-    for found in judge.compare_many([(q.prompt, *q.answers) for q in questions]):  # type: ignore[misc]
-        yield to_json(found), [found]
+def _compare(judge: Judge, rows: Sequence[AnswersRow]) -> Iterator[Result]:
+    for comparison in judge.compare_many([(row.prompt, *row.answers) for row in rows]):  # type: ignore[misc]
+        yield to_json(comparison), [comparison]
 
 
-def scored(judge: Judge, questions: Sequence[Question]) -> Iterator[tuple[dict[str, Any], list[Comparison]]]:
-    """Yield P(answer beats reference) for each question."""
-    for row, [found] in compared(judge, questions):
-        yield {"score": preference(found), **row}, [found]
+def _score(judge: Judge, rows: Sequence[AnswersRow]) -> Iterator[Result]:
+    """Yield P(answer beats reference) for each row."""
+    for columns, [comparison] in _compare(judge, rows):
+        yield {"score": preference(comparison), **columns}, [comparison]
 
 
-def _told(ranking: Ranking) -> dict[str, Any]:
+def _ranking_columns(ranking: Ranking) -> dict[str, Any]:
+    names = ("winner", "prob_a", "outcome", "reason", "reasons")
     games = [
-        {"first": g.first, "second": g.second, **{k: getattr(g.comparison, k) for k in ("winner", "prob_a", "outcome", "reason")}}
-        for g in ranking.games
-    ]  # fmt: skip
+        {
+            "first": game.first,
+            "second": game.second,
+            **{name: getattr(game.comparison, name) for name in names},
+        }
+        for game in ranking.games
+    ]
     return {"order": ranking.order, "ratings": ranking.ratings, "unread": ranking.unread, "games": games}
 
 
-def ranked(judge: Judge, questions: Sequence[Question]) -> Iterator[tuple[dict[str, Any], list[Comparison]]]:
-    """Yield a round robin's ranking for each question; the games of all questions go to the engine together."""
+def _rank(judge: Judge, rows: Sequence[AnswersRow]) -> Iterator[Result]:
+    """Yield a round robin's ranking for each row; the games of all rows go to the engine together."""
     games = [
-        (number, *seated(pair))
-        for number, q in enumerate(questions)
-        for pair in combinations(range(len(q.answers)), 2)
+        (number, *game_order(pair))
+        for number, row in enumerate(rows)
+        for pair in combinations(range(len(row.answers)), 2)
     ]
-    rows = [(questions[n].prompt, questions[n].answers[i], questions[n].answers[j]) for n, i, j in games]
-    found = dict(zip(games, judge.compare_many(rows), strict=True))
-    for number, question in enumerate(questions):
+    answers = [
+        (rows[n].prompt, rows[n].answers[first], rows[n].answers[second]) for n, first, second in games
+    ]
+    comparisons = dict(zip(games, judge.compare_many(answers), strict=True))
+    for number, row in enumerate(rows):
 
-        def played(asked: Sequence[tuple[int, int]], number: int = number) -> list[Comparison]:
-            return [found[number, i, j] for i, j in asked]
+        def play(pairs: Sequence[tuple[int, int]], number: int = number) -> list[Comparison]:
+            return [comparisons[number, first, second] for first, second in pairs]
 
-        ranking = rank(len(question.answers), played, method="round_robin")
-        yield _told(ranking), [game.comparison for game in ranking.games]
-
-
-def best(judge: Judge, questions: Sequence[Question]) -> Iterator[tuple[dict[str, Any], list[Comparison]]]:
-    """Yield the winner of a knockout for each question."""
-    for question in questions:
-        found = judge.best_of_n(question.prompt, question.answers)
-        row = {"index": found.index, "answer": found.answer, **_told(found.ranking)}
-        yield row, [game.comparison for game in found.ranking.games]
+        ranking = rank(len(row.answers), play, method="round_robin")
+        yield _ranking_columns(ranking), [game.comparison for game in ranking.games]
 
 
-VERBS: dict[str, tuple[Callable[..., Iterator[tuple[dict[str, Any], list[Comparison]]]], tuple[str, ...]]] = {
-    "compare": (compared, ("a", "b")),
-    "rank": (ranked, ()),
-    "best": (best, ()),
-    "score": (scored, ("answer", "reference")),
+def _best(judge: Judge, rows: Sequence[AnswersRow]) -> Iterator[Result]:
+    """Yield the winner of a knockout for each row."""
+    for row in rows:
+        best = judge.best_of_n(row.prompt, row.answers)
+        columns = {"index": best.index, "answer": best.answer, **_ranking_columns(best.ranking)}
+        yield columns, [game.comparison for game in best.ranking.games]
+
+
+Verb = Callable[[Judge, Sequence[AnswersRow]], Iterator[Result]]
+
+VERBS: dict[str, tuple[Verb, tuple[str, ...]]] = {
+    "compare": (_compare, ("a", "b")),
+    "rank": (_rank, ()),
+    "best": (_best, ()),
+    "score": (_score, ("answer", "reference")),
 }
+"""Verb -> its function, and the columns with the answers; without columns, `answers` holds a list."""
 
 
 def ask(verb: str, judge: Callable[[], Judge], source: str, target: str) -> None:
     """Judge every row of `source` and write one result per row to `target`, in their order.
 
-    A file is written as a whole when all is done; what a killed command had done is kept beside it, and the same
-    command goes on from there. Rows that cannot be read are counted, and written to `<target>.dropped.jsonl`, or to
-    stderr where the results go to stdout.
+    The file is complete or absent; a partial file beside it keeps the results of an interrupted command, and the same
+    command continues. Rows that cannot be read are counted, and written to `<target>.dropped.jsonl`, or to stderr where
+    the results go to stdout.
 
     Args:
         verb: one of VERBS.
-        judge: starts the judge, when there is something left to ask.
+        judge: starts the judge; called only when a row is left to judge.
         source: a JSONL file, or `-` for stdin.
         target: a JSONL file, or `-` for stdout.
 
     Raises:
-        ConfigError: `target` is there already.
-        DataError: `source` cannot be opened.
+        ConfigError: `target` exists.
+        DataError: `source` cannot be opened, or no row can be read.
         EngineError: the judge cannot be served.
     """
-    work, names = VERBS[verb]
-    questions = read_questions(json_lines(source), names)
+    judge_rows, names = VERBS[verb]
+    rows = read_answer_rows(json_lines(source), names)
     with ExitStack() as stack:
         if target == "-":
-            told = _ask(work, judge, questions, None, complain)
+            counts = _ask(judge_rows, judge, rows, None, print_drop)
         else:
             store = PartStore(Path(target))
             if store.finished:
-                raise ConfigError(
-                    "it is there already", location=target, hint="name another file, or remove it"
-                )
+                raise ConfigError("the file exists", location=target, hint="name another file, or remove it")
             drop = stack.enter_context(jsonl_writer(Path(f"{target}.dropped.jsonl")))
-            told = _ask(work, judge, questions, store, lambda d: drop(to_json(d)))
+            counts = _ask(judge_rows, judge, rows, store, lambda d: drop(to_json(d)))
     if target != "-":
-        if not told["dropped"]:
+        if not counts["dropped"]:
             Path(f"{target}.dropped.jsonl").unlink()
-        say(f"{target}: {', '.join(f'{count} {name}' for name, count in told.items() if count)}")
+        say(f"{target}: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}")
 
 
-def complain(drop: Drop) -> None:
-    """Print a row that is left out to stderr."""
-    print(f"reasongenrm: {drop.location}: left out ({drop.reason}): {drop.detail}", file=sys.stderr)
+def print_drop(drop: Drop) -> None:
+    """Print a dropped row to stderr."""
+    say(f"reasongenrm: {drop.location}: dropped ({drop.reason}): {drop.detail}")
 
 
 def _ask(
-    work: Callable[..., Iterator[tuple[dict[str, Any], list[Comparison]]]],
+    judge_rows: Verb,
     start: Callable[[], Judge],
-    questions: Iterator[Question | Drop],
+    rows: Iterator[AnswersRow | Drop],
     store: PartStore | None,
     on_drop: Callable[[Drop], None],
 ) -> Counter[str]:
-    told: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     order: list[str] = []
     judge: Judge | None = None
     with judging_bar("judging") as progress:
-        while window := list(islice(questions, WINDOW)):
+        while window := list(islice(rows, WINDOW)):
             for drop in (item for item in window if isinstance(item, Drop)):
-                told["dropped"] += 1
+                counts["dropped"] += 1
                 on_drop(drop)
-            good = [item for item in window if isinstance(item, Question)]
+            missing = [item for item in window if isinstance(item, AnswersRow)]
             if store is not None:
-                order += [question.id for question in good]
-                known = [question for question in good if question.id in store]
-                progress(len(known), [])
-                good = [question for question in good if question.id not in store]
-            if not good:
+                order += [row.id for row in missing]
+                count = len(missing)
+                missing = [row for row in missing if row.id not in store]
+                progress(count - len(missing), [])
+            if not missing:
                 continue
             judge = judge or start()
-            for question, (row, comparisons) in zip(good, work(judge, good), strict=True):
-                line = {**row, "id": question.id}
+            for row, (columns, comparisons) in zip(missing, judge_rows(judge, missing), strict=True):
+                line = {**columns, "id": row.id}
                 if store is not None:
                     store.append([line])
                 else:
-                    sys.stdout.write(dump_line(line))
+                    stdout().write(dump_line(line))
                 progress(1, comparisons)
-            sys.stdout.flush()
+            stdout().flush()
     if judge is not None:
         judge.close()
     if store is not None:
         if not order:
-            raise DataError("no row can be read", location=str(store.final), hint="see the file beside it")
-        told["rows"] = len(order)
+            raise DataError(
+                "no row can be read", location=str(store.final), hint="see the file of dropped rows"
+            )
+        counts["rows"] = len(order)
         store.finish(order)
-    return told
+    return counts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -14,10 +13,10 @@ from typing import Any
 from reasongenrm.answers.generate import generate
 from reasongenrm.answers.table import read_answers
 from reasongenrm.config.scalar import ScalarRecipe
-from reasongenrm.console import say
+from reasongenrm.console import say, stdout
 from reasongenrm.data.clean import clean
-from reasongenrm.data.mixing import load_sources
 from reasongenrm.data.ranked import has_ranks, read_ranked
+from reasongenrm.data.sources import load_sources
 from reasongenrm.data.split import prompt_id, split_pairs
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Drop, Message, PreferencePair, content_id
@@ -26,8 +25,8 @@ from reasongenrm.run import Run, file_hash
 from reasongenrm.scalar.metrics import ScalarMetrics, ScoredAnswer, evaluate_scores
 from reasongenrm.scalar.model import ScalarRewardModel, prompt_text
 from reasongenrm.scalar.report import write_scalar_report
-from reasongenrm.stages.ask import Question, complain, read_questions
-from reasongenrm.stages.train import told
+from reasongenrm.stages.ask import AnswersRow, print_drop, read_answer_rows
+from reasongenrm.stages.train import scalar_summary
 from reasongenrm.store import dump_line, jsonl_writer, to_json, write_jsonl
 from reasongenrm.train.scalar import check_config, train_scalar
 
@@ -76,7 +75,7 @@ def train(recipe: ScalarRecipe) -> Path:
         write_jsonl(run.path("dropped.jsonl"), map(to_json, drops))
         say(f"{len(pairs)} pairs{_reasons(drops)}")
         report = train_scalar(pairs, recipe.scalar, output_dir=run.path("scalar"), seed=recipe.seed)
-        say(told(report, recipe.scalar))
+        say(scalar_summary(report, recipe.scalar))
     return run.path("scalar")
 
 
@@ -277,10 +276,10 @@ def score_rows(verb: str, model: str, source: str, target: str, *, batch_size: i
     if target != "-" and Path(target).exists():
         raise ConfigError("it is there already", location=target, hint="name another file, or remove it")
     head = ScalarRewardModel.from_pretrained(model)
-    questions = read_questions(json_lines(source), COLUMNS[verb])
+    questions = read_answer_rows(json_lines(source), COLUMNS[verb])
     with ExitStack() as stack:
-        write: Callable[[dict[str, Any]], None] = lambda row: print(dump_line(row), end="")  # noqa: E731
-        drop: Callable[[Drop], None] = complain
+        write: Callable[[dict[str, Any]], None] = lambda row: print(dump_line(row), end="", file=stdout())  # noqa: E731
+        drop: Callable[[Drop], None] = print_drop
         if target != "-":
             write = stack.enter_context(jsonl_writer(Path(target)))
             drops = stack.enter_context(jsonl_writer(Path(f"{target}.dropped.jsonl")))
@@ -291,10 +290,10 @@ def score_rows(verb: str, model: str, source: str, target: str, *, batch_size: i
                 if isinstance(item, Drop):
                     dropped += 1
                     drop(item)
-            for row in _rows(verb, head, [item for item in window if isinstance(item, Question)], batch_size):
+            for row in _rows(verb, head, [item for item in window if isinstance(item, AnswersRow)], batch_size):
                 done += 1
                 write(row)
-            sys.stdout.flush()
+            stdout().flush()
         if not done:
             raise DataError("no row can be read", location=source, hint=f"a row has {_wanted(verb)}")
     if target != "-":
@@ -308,7 +307,7 @@ def _wanted(verb: str) -> str:
 
 
 def _rows(
-    verb: str, head: ScalarRewardModel, questions: Iterable[Question], batch_size: int
+    verb: str, head: ScalarRewardModel, questions: Iterable[AnswersRow], batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """Yield a result per row; the answers of all rows are scored together."""
     rows = list(questions)
