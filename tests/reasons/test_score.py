@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.grammar import verdict_text
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.config.engines import ModelConfig
 from reasongenrm.demo.world import toy_pairs
@@ -168,7 +167,8 @@ def test_a_continuation_is_what_the_judge_would_have_to_write(
         assert list(group.prompt_ids) == encoder.encode(prompt.messages, generation=True)
         for reason, continuation in zip(reasons, group.continuations, strict=True):
             assert (
-                list(continuation.ids) == encoder.completion(reason.text, verdict_text(prompt.winner))[:-end]
+                list(continuation.ids)
+                == encoder.completion(reason.text, encoder.grammar.text(prompt.winner))[:-end]
             )
             assert encoder.tokenizer.decode(continuation.ids[: continuation.reason_tokens]) == reason.text
             assert [continuation.ids[place] for place in continuation.scored_positions] == [

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.grammar import DEFAULT, Grammar, verdict_text
+from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, Grammar
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.prepare import Corner, DPOConfig, GRPOConfig
 from reasongenrm.config.recipe import Recipe, is_blind_student
@@ -32,7 +32,7 @@ def direct_record(prompt: JudgePrompt, grammar: Grammar) -> SFTRecord:
     return SFTRecord(
         prompt=prompt.messages,
         reason="",
-        response=verdict_text(prompt.winner, grammar),
+        response=grammar.text(prompt.winner),
         id=prompt.id,
         source=prompt.source,
         pair_id=prompt.pair_id,
@@ -108,15 +108,15 @@ def final_verdict(reason: ScoredReason) -> Letter:
     return "B" if reason.winner == "A" else "A"
 
 
-def _completion(reason: ScoredReason, grammar: Grammar = DEFAULT) -> list[Message]:
+def _completion(reason: ScoredReason, grammar: Grammar = DEFAULT_GRAMMAR) -> list[Message]:
     return [
         Message(role="reason", content=reason.text),
-        Message(role="assistant", content=verdict_text(final_verdict(reason), grammar)),
+        Message(role="assistant", content=grammar.text(final_verdict(reason))),
     ]
 
 
 def dpo_row(
-    prompt: JudgePrompt, chosen: ScoredReason, rejected: ScoredReason, grammar: Grammar = DEFAULT
+    prompt: JudgePrompt, chosen: ScoredReason, rejected: ScoredReason, grammar: Grammar = DEFAULT_GRAMMAR
 ) -> dict[str, Any]:
     """Return a row of `dpo.jsonl` in TRL's conversational preference format (`prompt`, `chosen`, `rejected`).
 
@@ -313,9 +313,7 @@ class RecordWriter:
 
     def _length(self, prompt: JudgePrompt, reason: str) -> int:
         prompt_ids = self._encoder.encode(prompt.messages, generation=True)
-        return len(prompt_ids) + len(
-            self._encoder.completion(reason, verdict_text("A", self._encoder.grammar))
-        )
+        return len(prompt_ids) + len(self._encoder.completion(reason, self._encoder.grammar.text("A")))
 
     def _add_dpo(self, prompt: JudgePrompt, scored_reasons: Sequence[ScoredReason]) -> None:
         config = self._recipe.records.dpo

@@ -11,7 +11,6 @@ from itertools import islice
 from typing import Protocol
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.grammar import verdict_text
 from reasongenrm.records import JudgePrompt, Reason, ScoredReason
 from reasongenrm.store import PartStore, to_json
 
@@ -74,7 +73,7 @@ class Scorer(Protocol):
 def encode_group(encoder: ChatEncoder, prompt: JudgePrompt, reasons: Sequence[Reason]) -> EncodedGroup:
     """Return the token ids of a prompt and of what the judge would have to write for each reason."""
     header = encoder.structure(encoder.between)
-    verdict = encoder.content(verdict_text(prompt.winner, encoder.grammar))
+    verdict = encoder.content(encoder.grammar.text(prompt.winner))
     continuations = []
     for reason in reasons:
         ids = encoder.content(reason.text)

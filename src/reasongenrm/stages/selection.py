@@ -8,6 +8,7 @@ from typing import get_args
 
 from reasongenrm.config.prepare import Selector
 from reasongenrm.config.recipe import Recipe
+from reasongenrm.console import stdout
 from reasongenrm.errors import ConfigError
 from reasongenrm.reasons.select import selector
 from reasongenrm.run import Run
@@ -91,4 +92,4 @@ def select(recipe: Recipe, names: Sequence[Selector], against: Selector | None) 
             name, str(row.prompts), str(row.kept), f"{100 * row.kept / max(1, row.prompts):.1f} %",
             f"{row.mean_tokens:.1f}", f"{100 * row.overlap:.1f} %",
         )  # fmt: skip
-    Console(width=110).print(table)
+    Console(file=stdout(), width=110).print(table)
