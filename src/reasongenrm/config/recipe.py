@@ -76,7 +76,7 @@ class Recipe(Strict):
     Attributes:
         name: the run folder is `runs/<name>`.
         seed: placement, sampling, training.
-        limit: use only the first N rows of the data and of each benchmark.
+        limit: use N rows of the data, a share of every source, and the first N rows of each benchmark.
         model: the student, which is trained into the judge.
         prompts: prompt file.
         templates: chat template file for each judge template; one that is not given is the shipped one.

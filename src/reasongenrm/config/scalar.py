@@ -124,7 +124,7 @@ class ScalarRecipe(Strict):
         seed: of the head's initial weights, the order of the pairs and what is held out.
         sources: ranked answers, or pairs; read one after the other.
         drop_sources: values of the source column that are left out.
-        limit: use only the first rows.
+        limit: use this number of rows, a share of every source.
         scalar: the head and its training.
         evaluate: what it is measured on.
     """

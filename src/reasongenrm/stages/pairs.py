@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from reasongenrm.benchmarks.registry import BENCHMARKS
-from reasongenrm.chat.prompts import PromptFile, judge_prompt, place, swap
+from reasongenrm.chat.prompts import PromptFile, placed_prompts
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.data.clean import PairKey, clean, drop_near_duplicates, pair_key
 from reasongenrm.data.decontaminate import (
@@ -28,14 +28,14 @@ from reasongenrm.data.decontaminate import (
     decontaminate,
 )
 from reasongenrm.data.leaks import LeakDetector, SurfaceDifference, surface_difference
-from reasongenrm.data.mixing import SourceRow, pair_of, source_rows
-from reasongenrm.data.report import UNKNOWN, DataReport, pair_language
+from reasongenrm.data.report import UNKNOWN_LANGUAGE, DataReport, pair_language
+from reasongenrm.data.sources import SourceRow, read_pair, source_rows
 from reasongenrm.errors import DataError
 from reasongenrm.processes import map_chunks
 from reasongenrm.reasons.lengths import LengthPolicy
 from reasongenrm.records import Drop, Letter, PreferencePair
 from reasongenrm.run import Run
-from reasongenrm.store import dump_texts, jsonl_writer, replacing, to_json
+from reasongenrm.store import atomic_writer, dump_texts, jsonl_writer, to_json
 
 CHUNK = 256
 """Rows per task of a worker process."""
@@ -88,13 +88,12 @@ class _Renderer:
         self._lengths = LengthPolicy(recipe, self._prompt_file) if measure else None
 
     def render(self, pair: PreferencePair) -> RenderedPair:
-        order = place(pair.id, self._recipe.seed)
-        orders = (order, swap(order)) if self._recipe.data.both_orders else (order,)
-        prompts = tuple(judge_prompt(pair, order, self._prompt_file) for order in orders)
+        seed, both_orders = self._recipe.seed, self._recipe.data.both_orders
+        prompts = placed_prompts(pair, self._prompt_file, seed=seed, both_orders=both_orders)
         winners = tuple(prompt.winner for prompt in prompts)
         lines = {"pairs": dump_texts(pair), "prompts": b"".join(map(dump_texts, prompts))}
         if self._lengths is None:
-            return RenderedPair(pair_key(pair), winners, lines, {}, None, UNKNOWN, None)
+            return RenderedPair(pair_key(pair), winners, lines, {}, None, UNKNOWN_LANGUAGE, None)
         tokens = self._lengths.tokens(prompts)
         too_long = self._lengths.problem(pair, prompts, tokens)
         language, difference = pair_language(pair), surface_difference(pair)
@@ -111,7 +110,7 @@ def _start_worker(recipe: Recipe, measure: bool) -> None:
 
 def _render_rows(rows: list[SourceRow]) -> list[RenderedPair | Drop]:
     assert _renderer is not None
-    return [pair if isinstance(pair, Drop) else _renderer.render(pair) for pair in map(pair_of, rows)]
+    return [pair if isinstance(pair, Drop) else _renderer.render(pair) for pair in map(read_pair, rows)]
 
 
 def rendered_pairs(recipe: Recipe, *, measure: bool = True) -> Iterator[RenderedPair | Drop]:
@@ -171,7 +170,8 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
     kept = 0
     with ExitStack() as stack:
         outputs = {
-            name: stack.enter_context(replacing(run.path(f"{name}.jsonl"))) for name in ("pairs", "prompts")
+            name: stack.enter_context(atomic_writer(run.path(f"{name}.jsonl")))
+            for name in ("pairs", "prompts")
         }
         write_drop = stack.enter_context(jsonl_writer(run.path("dropped.jsonl")))
         write_match = stack.enter_context(jsonl_writer(run.path("contamination.jsonl")))
@@ -180,26 +180,26 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
             nonlocal first_drop
             first_drop = first_drop or drop
             write_drop(to_json(drop))
-            report.dropped(drop)
+            report.add_drop(drop)
 
         def on_match(match: Match) -> None:
             write_match(to_json(match))
             contamination.add(match)
 
-        rows = report.watch(rendered_pairs(recipe))
+        rows = report.count_loaded(rendered_pairs(recipe))
         for rendered in _filtered(recipe, rows, decontaminator, on_drop, on_match):
             for template, tokens in rendered.tokens.items():
-                report.tokens(template, tokens)
+                report.add_tokens(template, tokens)
             if rendered.too_long:
                 on_drop(rendered.too_long)
                 continue
             kept += 1
             for name, file in outputs.items():
                 file.write(rendered.lines[name])
-            report.kept(rendered.pair, rendered.language)
+            report.add_kept(rendered.pair, rendered.language)
             leaks.add(rendered.pair, rendered.difference)
             for winner in rendered.winners:
-                report.placed(rendered.source, winner)
+                report.add_placement(rendered.source, winner)
                 leaks.add_placement(rendered.pair, winner)
         if not kept:
             reason = (
@@ -207,7 +207,7 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
             )
             hint = "correct the data, or raise data.max_tokens"
             raise DataError(f"no pair is left{reason}", location="data.sources", hint=hint)
-    report.section("leaks", leaks.to_dict())
+    report.add_section("leaks", leaks.to_dict())
     if decontaminator:
-        report.section("contamination", contamination.to_dict())
+        report.add_section("contamination", contamination.to_dict())
     return report.to_dict()

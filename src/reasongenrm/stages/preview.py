@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 
 import yaml
 
-from reasongenrm.chat.prompts import PromptFile, judge_prompt, place
+from reasongenrm.chat.prompts import PromptFile, placed_prompts
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.data.mixing import load_sources
+from reasongenrm.console import show
+from reasongenrm.data.sources import load_sources
 from reasongenrm.records import Drop, JudgePrompt, PreferencePair
 from reasongenrm.stages.evaluate import benchmark_rows
 from reasongenrm.store import read_jsonl
@@ -25,7 +26,7 @@ def preview(recipe: Recipe, stage: str) -> None:
         recipe: the resolved recipe.
         stage: `prepare`, `train` or `evaluate`.
     """
-    print(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    show(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     if stage == "train":
         _preview_records(recipe)
     elif stage == "prepare":
@@ -47,11 +48,11 @@ def _preview_pairs(recipe: Recipe, pairs: Iterable[PreferencePair | Drop]) -> No
     for pair in pairs:
         counts[f"dropped: {pair.reason}" if isinstance(pair, Drop) else f"source {pair.source}"] += 1
         if isinstance(pair, PreferencePair) and len(examples) < EXAMPLES:
-            examples.append(judge_prompt(pair, place(pair.id, recipe.seed), prompt_file))
+            examples += placed_prompts(pair, prompt_file, seed=recipe.seed, both_orders=False)
     _print_counts(counts)
     for prompt in examples:
-        print(f"--- prompt {prompt.id} (the better answer is {prompt.winner})")
-        print(prompt.messages[-1]["content"])
+        show(f"--- prompt {prompt.id} (the better answer is {prompt.winner})")
+        show(prompt.messages[-1]["content"])
 
 
 def _preview_records(recipe: Recipe) -> None:
@@ -60,7 +61,7 @@ def _preview_records(recipe: Recipe) -> None:
     examples: dict[str, str] = {}
     for path in dict.fromkeys(file for name in recipe.judges for file in record_files(recipe, name)):
         if not path.exists():
-            print(f"{path}: not found; run 1_prepare.sh first")
+            show(f"{path}: not found; run 1_prepare.sh first")
             continue
         for row in read_jsonl(path):
             counts[path.name] += 1
@@ -68,10 +69,10 @@ def _preview_records(recipe: Recipe) -> None:
                 examples[row["id"]] = row["prompt"][-1]["content"]
     _print_counts(counts)
     for prompt_id, text in examples.items():
-        print(f"--- prompt {prompt_id}\n{text}")
+        show(f"--- prompt {prompt_id}\n{text}")
 
 
 def _print_counts(counts: Counter[str]) -> None:
-    print(f"rows: {counts.total()}")
+    show(f"rows: {counts.total()}")
     for name, count in sorted(counts.items()):
-        print(f"  {name}: {count}")
+        show(f"  {name}: {count}")

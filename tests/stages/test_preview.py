@@ -1,0 +1,62 @@
+"""`--dry-run` counts the rows of every source and shows two prompts; it writes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.demo.build import skywork_row
+from reasongenrm.demo.world import toy_pairs
+from reasongenrm.stages.preview import preview
+from reasongenrm.store import write_jsonl
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    write_jsonl(tmp_path / "train.jsonl", [*map(skywork_row, toy_pairs("train", 5, 17)), {}])
+    (tmp_path / "ranked.csv").write_text(
+        "prompt,answer,rank\nq,one,1\nq,two,2\nq,three,3\n", encoding="utf-8"
+    )
+    return Recipe.model_validate(
+        {
+            "name": "never-written",
+            "model": {"path": "data/toy-base", "dtype": "float32"},
+            "prompts": "configs/prompts/toy.yaml",
+            "data": {
+                "sources": [
+                    {"path": str(tmp_path / "train.jsonl")},
+                    {"path": str(tmp_path / "ranked.csv"), "kind": "ranked"},
+                ]
+            },
+            "judges": {"reasongenrm": {}},
+            "train": {"launch": "configs/accelerate/cpu-2proc.yaml"},
+        }
+    )
+
+
+def test_every_row_is_counted(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    preview(recipe, "prepare")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "name: never-written" and "rows: 24" in lines
+    assert {"  dropped: missing_column: 1", "  source ranked: 3", "  source toy-chat: 5"} <= set(lines)
+    assert sum(line.startswith("--- prompt ") for line in lines) == 2
+    assert not recipe.folder.exists()
+
+
+def test_limit_counts_a_share_of_every_source(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    preview(recipe.model_copy(update={"limit": 4}), "prepare")
+    lines = capsys.readouterr().out.splitlines()
+    assert {"rows: 4", "  source ranked: 2", "  source toy-chat: 1", "  source toy-chat-hard: 1"} <= set(
+        lines
+    )
+
+
+def test_missing_records_name_the_script_that_writes_them(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preview(recipe, "train")
+    assert f"{recipe.folder / 'sft.jsonl'}: not found; run 1_prepare.sh first" in capsys.readouterr().out
