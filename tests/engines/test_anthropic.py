@@ -450,7 +450,7 @@ def test_an_unknown_model_ends_the_work(tmp_path: Path) -> None:
 def test_what_anthropic_does_not_take(tmp_path: Path) -> None:
     engine = claude("http://127.0.0.1:9", tmp_path / "s")
     with pytest.raises(EngineError, match=f"^{WHERE}: Anthropic serves no adapters"):
-        engine.complete([], adapter="folder")
+        list(engine.complete([], adapter="folder"))
     hot = Request("x", (), 5, temperature=1.5, messages=({"role": "user", "content": "a"},))
     with pytest.raises(EngineError, match=f"^{WHERE}: temperature 1.5 is above 1"):
         list(engine.complete([hot]))

@@ -214,7 +214,7 @@ def test_the_context_is_used_to_its_last_token_and_not_beyond(
     """One prompt for every length around the limit: each is judged, rescued, or counted; none is lost."""
     encoder = encoders["reason"]
     limit = engine.max_model_len
-    letters = VerdictTokens.of(encoder)
+    letters = VerdictTokens.from_encoder(encoder)
     by_length: dict[int, JudgePrompt] = {}
     for words in range(20, 600):
         pair = PreferencePair.make([{"role": "user", "content": "say hi"}], "," * words, "no", "toy-chat")

@@ -479,7 +479,7 @@ def test_a_wrong_model_or_url_ends_the_work(status: int, text: str) -> None:
 
 def test_an_adapter_is_refused() -> None:
     with pytest.raises(EngineError, match=f"^{WHERE}: OpenAI-compatible servers have models by name"):
-        fleet("http://127.0.0.1:9").complete([], adapter="folder")
+        list(fleet("http://127.0.0.1:9").complete([], adapter="folder"))
 
 
 CHAT: tuple[Message, ...] = (

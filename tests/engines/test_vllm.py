@@ -117,7 +117,7 @@ def test_watched_log_probabilities_are_those_of_the_raw_distribution(
     encoders: dict[str, ChatEncoder],
     plain_logprobs: Callable[..., Any],
 ) -> None:
-    letters = VerdictTokens.of(encoders["reason"])
+    letters = VerdictTokens.from_encoder(encoders["reason"])
     logprob_token_ids = (letters.a, letters.b)
     narrow = requests_of(
         prompts[:6],
@@ -205,7 +205,7 @@ def test_an_adapter_is_served_as_peft_computes_it(
     plain_logprobs: Callable[..., Any],
 ) -> None:
     encoder = encoders["reason"]
-    letters = VerdictTokens.of(encoder)
+    letters = VerdictTokens.from_encoder(encoder)
     logprob_token_ids = (letters.a, letters.b)
     asked = [
         (*ids, *encoder.content("the first one counts right ."), *letters.header, *letters.opening)

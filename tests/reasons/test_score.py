@@ -163,7 +163,7 @@ def test_a_continuation_is_what_the_judge_would_have_to_write(
     encoder = encoders["reason"]
     for prompt, reasons in prompts:
         group = encode_group(encoder, prompt, reasons)
-        end = len(encoder.structure(encoder.end))
+        end = len(encoder.structure(encoder.end_marker))
         assert list(group.prompt_ids) == encoder.encode(prompt.messages, generation=True)
         for reason, continuation in zip(reasons, group.continuations, strict=True):
             assert (

@@ -101,9 +101,6 @@ class AnthropicEngine:
         """
         if adapter is not None:
             raise EngineError("Anthropic serves no adapters", location=self._key, hint="use vLLM for them")
-        return self._complete(requests)
-
-    def _complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         source = iter(requests)
         exhausted = False
         queue: list[Request] = []  # requests in no batch

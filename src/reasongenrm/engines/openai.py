@@ -116,9 +116,6 @@ class OpenAIEngine:
                 location=self._key,
                 hint="serve the adapter under its own name (vLLM: --lora-modules) and set model to that name",
             )
-        return self._complete(requests)
-
-    def _complete(self, requests: Iterable[Request]) -> Iterator[Completion]:
         from anyio.from_thread import start_blocking_portal
 
         source = iter(requests)

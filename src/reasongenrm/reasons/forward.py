@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,15 +111,7 @@ def packed_attention(
 ) -> tuple[Any, None]:
     """Attend within segments, and from reasons to their prompt.
 
-    Args:
-        module: the attention layer; not used.
-        query: (1, heads, tokens, width).
-        key: (1, KV heads, tokens, width).
-        value: (1, KV heads, tokens, width).
-        attention_mask: must be None.
-        scaling: of the attention scores.
-        packed_layout: positions of prompts and reasons.
-        options: further options; those with an effect must be None.
+    Query is (1, heads, tokens, width), key and value (1, KV heads, tokens, width).
 
     Returns:
         The attended values (1, tokens, heads, width), and no weights.
@@ -211,50 +202,22 @@ def shared_logprobs(model: Any, trees: Sequence[Tree]) -> list[list[float]]:
     positions = [place for prompt in prompts for place in range(len(prompt))]
     rows: list[int] = []  # of the hidden states that predict the targets
     targets: list[int] = []
-    prompt_ends: list[int] = []
     end, start = -1, sum(map(len, prompts))
-    first = start
     for prompt, continuations in trees:
         end += len(prompt)
-        prompt_ends.append(end)
         for ids, scored in continuations:
             positions += range(len(prompt), len(prompt) + len(ids) - 1)
             rows += [start + place - 1 if place else end for place in scored]
             targets += [ids[place] for place in scored]
             start += len(ids) - 1
-    needed = torch.tensor([*prompt_ends, *range(first, len(packed))], device=device)
-    with _last_mlp_on(model, needed, len(packed)):
-        hidden = model.base_model(
-            input_ids=torch.tensor([packed], device=device),
-            position_ids=torch.tensor([positions], device=device),
-            use_cache=False,
-            packed_layout=layout,
-        ).last_hidden_state[0]
+    hidden = model.base_model(
+        input_ids=torch.tensor([packed], device=device),
+        position_ids=torch.tensor([positions], device=device),
+        use_cache=False,
+        packed_layout=layout,
+    ).last_hidden_state[0]
     values = iter(token_logprobs(model, hidden[torch.tensor(rows, device=device)], targets))
     return [[next(values) for _ in scored] for _, continuations in trees for _, scored in continuations]
-
-
-@contextmanager
-def _last_mlp_on(model: Any, rows: Any, total: int) -> Iterator[None]:
-    """Have the last layer's MLP compute only the given rows of the `total`: the output of the others is not read."""
-    from torch import nn
-
-    layers = getattr(model.base_model, "layers", None)
-    mlp: Any = getattr(layers[-1], "mlp", None) if layers else None
-    if not isinstance(getattr(mlp, "down_proj", None), nn.Linear):  # no dense MLP under its usual name
-        yield
-        return
-    hooks = [
-        mlp.register_forward_pre_hook(lambda _, inputs: (inputs[0][:, rows],)),
-        mlp.register_forward_hook(
-            lambda _, inputs, out: out.new_zeros(1, total, out.shape[2]).index_copy_(1, rows, out)
-        ),
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def padded_logprobs(model: Any, trees: Sequence[Tree]) -> list[list[float]]:

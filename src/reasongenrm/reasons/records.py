@@ -338,11 +338,7 @@ class RecordWriter:
 def write_general(recipe: Recipe, run: Run, encoder: ChatEncoder, judge_records: int) -> dict[str, Any]:
     """Write general.jsonl and general_dropped.jsonl; return the counts.
 
-    Args:
-        recipe: the recipe.
-        run: the run folder.
-        encoder: tokenizer and chat template of the reasoning judge, for the length limit.
-        judge_records: number of the judge's own records, which the weights refer to.
+    The weights of the datasets refer to `judge_records`, the number of the judge's own records.
 
     Raises:
         DataError: a dataset gives no record.

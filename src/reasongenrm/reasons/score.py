@@ -72,7 +72,7 @@ class Scorer(Protocol):
 
 def encode_group(encoder: ChatEncoder, prompt: JudgePrompt, reasons: Sequence[Reason]) -> EncodedGroup:
     """Return the token ids of a prompt and of what the judge would have to write for each reason."""
-    header = encoder.structure(encoder.between)
+    header = encoder.structure(encoder.reason_verdict_separator)
     verdict = encoder.content(encoder.grammar.text(prompt.winner))
     continuations = []
     for reason in reasons:

@@ -99,13 +99,7 @@ def _open_teacher(recipe: Recipe, name: str, folder: Path) -> Engine:
 
 
 def sample_all(recipe: Recipe, run: Run, prompt_file: PromptFile, count: int) -> None:
-    """Sample the reasons of every teacher that has not finished.
-
-    Args:
-        recipe: the recipe.
-        run: the run folder.
-        prompt_file: wording of the prompts.
-        count: number of judge prompts.
+    """Sample the reasons of every teacher that has not finished; `count` is the number of judge prompts.
 
     Raises:
         EngineError: a model cannot be loaded, or a server cannot be used; completed reasons are kept.
@@ -140,32 +134,27 @@ def sample_all(recipe: Recipe, run: Run, prompt_file: PromptFile, count: int) ->
 def fit_reasons(
     recipe: Recipe, run: Run, prompt_file: PromptFile, on_unfit: Callable[[int], None] = lambda count: None
 ) -> Iterator[tuple[JudgePrompt, list[Reason]]]:
-    """Yield every judge prompt with its reasons that are worth scoring.
-
-    Args:
-        recipe: the recipe.
-        run: the run folder.
-        prompt_file: the verdict phrases.
-        on_unfit: called at the end with the number of the other reasons.
+    """Yield every judge prompt with its reasons that are worth scoring; at the end, call `on_unfit` with the number of
+    the other reasons.
 
     Raises:
         DataError: at the end, where no reason is worth scoring.
     """
-    fit_count = unfit_count = 0
-    first: Drop | None = None
+    unfit: Drop | None = None
+    unfit_count, any_fit = 0, False
     for prompt, reasons in read_reasons(recipe, run):
         fit = []
         for reason in reasons:
             drop = unfit_drop(reason, prompt, prompt_file, recipe.select.giveaway_words)
             if drop is None:
                 fit.append(reason)
-            first = first or drop
-        fit_count += len(fit)
+            unfit = unfit or drop
         unfit_count += len(reasons) - len(fit)
+        any_fit = any_fit or bool(fit)
         yield prompt, fit
-    if first and not fit_count:
+    if unfit and not any_fit:
         raise DataError(
-            f"no reason is worth scoring; the first one: {first.reason}: {first.detail}",
+            f"no reason is worth scoring; the first one: {unfit.reason}: {unfit.detail}",
             location="teachers",
             hint="see the files in reasons/",
         )
@@ -173,14 +162,8 @@ def fit_reasons(
 
 
 def score_all(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: ChatEncoder, count: int) -> None:
-    """Score every reason that is worth scoring under the student into `scored.jsonl`.
-
-    Args:
-        recipe: the recipe.
-        run: the run folder.
-        prompt_file: the verdict phrases.
-        encoder: tokenizer and chat template of the reasoning judge.
-        count: number of judge prompts.
+    """Score every reason that is worth scoring under the student into `scored.jsonl`; `count` is the number of judge
+    prompts.
 
     Raises:
         EngineError: the student cannot be loaded.
