@@ -87,9 +87,9 @@ items = st.one_of(
 def test_sums_hold_and_no_pair_is_kept_twice_or_both_ways(rows: list[PreferencePair | Drop]) -> None:
     report = DataReport()
     kept = []
-    for one in clean(report.watch(rows), drop_sources=["c"], on_drop=report.dropped):
+    for one in clean(report.count_loaded(rows), drop_sources=["c"], on_drop=report.add_drop):
         kept.append((one.history[0]["content"], one.chosen, one.rejected))
-        report.kept(one)
+        report.add_kept(one)
     assert len(set(kept)) == len(kept)
     assert not {(p, r, c) for p, c, r in kept} & set(kept)
     whole = report.to_dict()
@@ -108,13 +108,13 @@ def test_report_through_four_stages(tmp_path: Path) -> None:
     report = DataReport()
     long, short = pair("q", "long answer", "x"), pair("r", "ab", "abcd", source="t")
     rows: list[PreferencePair | Drop] = [pair(), LOST, pair(), long, short, pair("z")]
-    kept = list(clean(report.watch(rows), drop_sources=[], on_drop=report.dropped))
-    report.dropped(Drop(kept[-1].id, "s", "too_long", "Longer than the model's limit.", "length"))
+    kept = list(clean(report.count_loaded(rows), drop_sources=[], on_drop=report.add_drop))
+    report.add_drop(Drop(kept[-1].id, "s", "too_long", "Longer than the model's limit.", "length"))
     for one in kept[:-1]:
-        report.kept(one, "eng" if one is long else "und")
-    report.placed(long.source, "A")
-    report.placed(long.source, "B")
-    report.placed(short.source, "A")
+        report.add_kept(one, "eng" if one is long else "und")
+    report.add_placement(long.source, "A")
+    report.add_placement(long.source, "B")
+    report.add_placement(short.source, "A")
     whole = report.to_dict()
     assert whole["unit"] == UNIT
     assert whole["total"] == {
@@ -145,11 +145,11 @@ def test_report_through_four_stages(tmp_path: Path) -> None:
 
 def test_sums_that_do_not_hold_are_an_error() -> None:
     report = DataReport()
-    report.seen("s")
+    report.add_loaded("s")
     with pytest.raises(AssertionError, match=r"source 's': 1 in, but 0 kept \+ 0 dropped"):
         report.to_dict()
-    report.dropped(LOST)
-    report.kept(pair())
+    report.add_drop(LOST)
+    report.add_kept(pair())
     with pytest.raises(AssertionError, match=r"1 in, but 1 kept \+ 1 dropped"):
         report.to_dict()
 
@@ -160,9 +160,9 @@ def test_report_does_not_hang_on_the_order_of_rows(tmp_path: Path) -> None:
     for order in (rows, rows[::-1]):
         report = DataReport()
         for one in order:
-            report.seen(one.source)
-            report.kept(one, "eng")
-            report.tokens(f"template {one.source}", 100)
+            report.add_loaded(one.source)
+            report.add_kept(one, "eng")
+            report.add_tokens(f"template {one.source}", 100)
         write_report(report.to_dict(), tmp_path / "d.json", tmp_path / "d.html")
         written.append((tmp_path / "d.json").read_bytes() + (tmp_path / "d.html").read_bytes())
     assert written[0] == written[1]
@@ -171,8 +171,8 @@ def test_report_does_not_hang_on_the_order_of_rows(tmp_path: Path) -> None:
 def test_sources_that_read_the_same_count_as_one() -> None:
     report = DataReport()
     for name in ("a\nb", "a\\nb", "\ud800", "", "a"):
-        report.seen(name)
-        report.kept(pair(source=name))
+        report.add_loaded(name)
+        report.add_kept(pair(source=name))
     assert {name: row["in"] for name, row in report.to_dict()["sources"].items()} == {
         "a\\nb": 2,
         "\\ud800": 1,
@@ -185,8 +185,8 @@ def test_sources_that_read_the_same_count_as_one() -> None:
 def test_every_answer_stands_in_the_length_histogram(lengths: list[tuple[int, int]]) -> None:
     report = DataReport()
     for short, long in lengths:
-        report.seen("s")
-        report.kept(pair(chosen="c" * short, rejected="r" * long))
+        report.add_loaded("s")
+        report.add_kept(pair(chosen="c" * short, rejected="r" * long))
     bins = report.to_dict()["length_histogram"]
     starts = [row["characters_from"] for row in bins]
     assert starts == sorted(set(starts))
@@ -199,8 +199,8 @@ def test_every_answer_stands_in_the_length_histogram(lengths: list[tuple[int, in
 def test_token_lengths_per_template() -> None:
     report = DataReport({"reason": 150})
     for tokens in (10, 20, 130, 200):
-        report.tokens("reason", tokens)
-    report.tokens("direct", 64)
+        report.add_tokens("reason", tokens)
+    report.add_tokens("direct", 64)
     assert report.to_dict()["tokens"] == {
         "direct": {
             "prompts": 1,
@@ -231,11 +231,11 @@ def test_token_lengths_per_template() -> None:
 
 def test_sections_of_others_and_the_report_s_own_parts() -> None:
     report = DataReport()
-    report.section("leaks", {"a": 1})
+    report.add_section("leaks", {"a": 1})
     assert report.to_dict()["leaks"] == {"a": 1}
     for name in ("leaks", "total"):
         with pytest.raises(ValueError, match=name):
-            report.section(name, {})
+            report.add_section(name, {})
 
 
 def test_empty_report() -> None:
@@ -248,8 +248,8 @@ def test_ranked_lines_and_pairs_add_up(tmp_path: Path) -> None:
     file = tmp_path / "r.csv"
     file.write_text("prompt,answer,rank\np,a,1\np,b,2\np,c,3\np,d,x\nq,a,1\n", encoding="utf-8")
     report = DataReport()
-    for one in clean(report.watch(load_ranked(str(file))), drop_sources=[], on_drop=report.dropped):
-        report.kept(one)
+    for one in clean(report.count_loaded(load_ranked(str(file))), drop_sources=[], on_drop=report.add_drop):
+        report.add_kept(one)
     counts = report.to_dict()["sources"]["r"]
     assert (counts["in"], counts["kept"], counts["dropped"]) == (5, 3, 2)
     assert counts["dropped_by_stage"] == {"load": {"bad_rank": 1, "nothing_to_compare": 1}}
@@ -258,8 +258,8 @@ def test_ranked_lines_and_pairs_add_up(tmp_path: Path) -> None:
 def test_real_rows_add_up(shared: Path) -> None:
     rows = load_pairs(str(shared / "preferences" / "real_pairs_skywork_schema.jsonl"))
     report = DataReport()
-    for one in clean(report.watch(rows), drop_sources=["magpie_ultra"], on_drop=report.dropped):
-        report.kept(one)
+    for one in clean(report.count_loaded(rows), drop_sources=["magpie_ultra"], on_drop=report.add_drop):
+        report.add_kept(one)
     total = report.to_dict()["total"]
     assert (total["in"], total["kept"]) == (500, 490)
     assert total["dropped_by_stage"] == {"clean": {"duplicate": 10}}

@@ -135,7 +135,8 @@ def test_a_row_opens_to_prompt_answers_reasons_and_verdicts(browser: Any, report
     for heading in ("Prompt", "Answers", "system", "be brief", "user", "assistant", "toy-chat 0:"):
         assert heading in shown, heading
     assert "right answer: " in shown and "wrong answer: " in shown and "comparison" in shown
-    assert shown.count("right answer first (A)") == shown.count("right answer second (B)") == 3
+    assert shown.count("order AB: A is the right answer, B the wrong one") == 3
+    assert shown.count("order BA: A is the wrong answer, B the right one") == 3
     assert shown.count("P(A)") == 6 and "verdict: A" in shown and "20 tokens" in shown
     assert "reasongenrm1" in shown and "score of the right answer" in shown
     page.one(".rows tr.row .open").click()

@@ -28,7 +28,7 @@ from reasongenrm.metrics.diagnostics import diagnose
 from reasongenrm.records import PairResult, Row
 from reasongenrm.report.compare import compare_runs
 from reasongenrm.report.comparison import holm
-from reasongenrm.report.pages import row_outcome
+from reasongenrm.report.explorer import pair_outcome
 from reasongenrm.store import read_jsonl, write_json, write_jsonl
 from support.html_pages import Page
 from support.judged import judged as says
@@ -252,7 +252,7 @@ def test_identical_runs_differ_in_nothing(toy: Path, tmp_path: Path) -> None:
     assert told["settings"] == [{"run": "other/toy", "differences": []}]
     text = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
     assert "rows that changed\n\nNone.\n" in text and "+0.0 \\[+0.0, +0.0\\]" in text
-    assert "Nothing that the manifests know." in text
+    assert "The manifests show no difference." in text
     page = Page((tmp_path / "out" / "compare.html").read_text(encoding="utf-8"))
     assert page.inside["script"] and page.values("script", "id") == []
 
@@ -375,7 +375,7 @@ def test_every_change_is_listed_and_no_other_row(toy: Path, tmp_path: Path) -> N
     }
     outcomes = {
         name: {
-            key: row_outcome(PairResult(key, "", (), tuple(r["correct"]), tuple(r["outcomes"])))
+            key: pair_outcome(PairResult(key, "", (), tuple(r["correct"]), tuple(r["outcomes"])))
             for key, r in found.items()
         }
         for name, found in results.items()
@@ -435,7 +435,7 @@ def test_a_benchmark_that_the_reference_has_not_judged(tmp_path: Path) -> None:
     assert any("p (pairs) was not judged by a/base" in note for note in told["notes"])
     told = compared([first, second], tmp_path / "out")
     assert any("p (pairs) was judged by b/base alone" in note for note in told["notes"])
-    with pytest.raises(DataError, match="no row was judged both by a/base and by another"):
+    with pytest.raises(DataError, match="a/base shares no judged row"):
         compare_runs([first, third], tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -446,7 +446,7 @@ def test_runs_without_a_shared_row_cannot_be_compared(tmp_path: Path) -> None:
         write_run(tmp_path / name, {"toy": (some, {"base": judged(some, name)})})
         for name, some in (("one", rows[:5]), ("two", rows[5:]))
     ]
-    with pytest.raises(DataError, match="no row was judged both by one/base") as caught:
+    with pytest.raises(DataError, match="one/base shares no judged row") as caught:
         compare_runs(runs, tmp_path / "out")
     assert "evaluate.benchmarks" in caught.value.hint
 
@@ -464,7 +464,7 @@ def test_what_is_asked_for_wrongly_is_named(toy: Path, tmp_path: Path) -> None:
     assert "file not found" in refused(toy, tmp_path / "empty").problem
     wrong = refused(f"{toy}:gpt")
     assert "no model 'gpt'" in wrong.problem and wrong.hint == "it has base, genrm, reasongenrm, scalar"
-    assert "nothing to compare it with" in refused(f"{toy}:base", f"{toy}/../toy:base").problem
+    assert "only one model" in refused(f"{toy}:base", f"{toy}/../toy:base").problem
     broken = shutil.copytree(toy, tmp_path / "broken")
     (broken / "evaluate" / "toy" / "genrm" / "results.jsonl").unlink()
     assert refused(toy, broken).location.endswith("genrm/results.jsonl")

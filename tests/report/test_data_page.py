@@ -72,13 +72,13 @@ def pair(chosen: str = "good", rejected: str = "bad", source: str = "s") -> Pref
 def report_of(*pairs: PreferencePair, drops: tuple[Drop, ...] = ()) -> DataReport:
     report = DataReport({"reason": 100})
     for one in pairs:
-        report.seen(one.source)
-        report.kept(one, "eng")
-        report.placed(one.source, "A")
-        report.tokens("reason", len(one.chosen))
+        report.add_loaded(one.source)
+        report.add_kept(one, "eng")
+        report.add_placement(one.source, "A")
+        report.add_tokens("reason", len(one.chosen))
     for drop in drops:
-        report.seen(drop.source)
-        report.dropped(drop)
+        report.add_loaded(drop.source)
+        report.add_drop(drop)
     return report
 
 
@@ -111,8 +111,8 @@ def test_a_report_is_one_page_with_pictures(tmp_path: Path) -> None:
 def test_text_of_the_data_stays_text() -> None:
     drop = Drop(EVIL, EVIL, EVIL, f'{EVIL} {{{{ 7 * 7 }}}} "quoted" & $x$', EVIL)
     report = report_of(pair(source=EVIL), pair(source="a$b_{c"), drops=(drop,))
-    report.section("leaks", leak_report(EVIL))
-    report.section(EVIL, {EVIL: EVIL, "table": [{EVIL: EVIL}], "deep": {EVIL: {"x": [1]}}})
+    report.add_section("leaks", leak_report(EVIL))
+    report.add_section(EVIL, {EVIL: EVIL, "table": [{EVIL: EVIL}], "deep": {EVIL: {"x": [1]}}})
     seen = Page(page(report.to_dict()))
     assert "script" not in seen.tags
     assert seen.cells.count(EVIL) > 6
@@ -131,12 +131,12 @@ def leak_report(source: str) -> dict[str, Any]:
 
 def test_leaks_are_said_loudly_and_their_absence_too() -> None:
     report = report_of(pair())
-    report.section("leaks", leak_report("s"))
+    report.add_section("leaks", leak_report("s"))
     seen = Page(page(report.to_dict()))
     assert ("class", "alarm") in seen.attributes and "suspected label leak(s)" in seen.text
     assert "marker <script>" in seen.cells
     calm = report_of(pair())
-    calm.section("leaks", LeakDetector().to_dict())
+    calm.add_section("leaks", LeakDetector().to_dict())
     seen = Page(page(calm.to_dict()))
     assert ("class", "alarm") not in seen.attributes and "No label leak was found." in seen.text
 
@@ -211,14 +211,14 @@ def test_a_whole_run_over_real_pairs(shared: Path, tmp_path: Path) -> None:
     bench = shared / "benchmarks" / "rewardbench_llmbar.jsonl"
     looked = Decontaminator(DecontaminateConfig(), [("llmbar", benchmark_texts(str(bench)))])
     counts = Contamination(looked.benchmarks)
-    rows = report.watch(load_pairs(str(shared / "preferences" / "real_pairs_skywork_schema.jsonl")))
+    rows = report.count_loaded(load_pairs(str(shared / "preferences" / "real_pairs_skywork_schema.jsonl")))
     pairs = (row for row in rows if isinstance(row, PreferencePair))
-    distinct = drop_near_duplicates(pairs, NearDuplicateConfig(), report.dropped)
-    for one in decontaminate(distinct, looked, report.dropped, counts.add):
-        report.kept(one)
+    distinct = drop_near_duplicates(pairs, NearDuplicateConfig(), report.add_drop)
+    for one in decontaminate(distinct, looked, report.add_drop, counts.add):
+        report.add_kept(one)
         detector.add(one)
-    report.section("leaks", detector.to_dict())
-    report.section("contamination", counts.to_dict())
+    report.add_section("leaks", detector.to_dict())
+    report.add_section("contamination", counts.to_dict())
     whole = report.to_dict()
     assert whole["total"]["dropped_by_stage"]["clean"]["near_duplicate"] == 10
     assert whole["total"]["dropped_by_stage"]["clean"]["contaminated_prompt"] >= 5

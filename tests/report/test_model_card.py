@@ -83,7 +83,7 @@ def test_it_says_what_the_judge_is_was_taught_and_cannot_do(folder: Path) -> Non
     for fact in (
         "Training records: 2,650",
         "Training tokens: 900,997",
-        "Optimiser steps: 319",
+        "Optimizer steps: 319",
         "0.03818 nats",
     ):
         assert fact in body, fact
@@ -120,7 +120,7 @@ def test_the_code_in_it_calls_what_is_there(folder: Path) -> None:
     said = {
         node.attr
         for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "said"
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "comparison"
     }
     from reasongenrm.records import Comparison
 

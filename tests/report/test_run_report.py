@@ -23,10 +23,11 @@ from reasongenrm.errors import DataError
 from reasongenrm.metrics.diagnostics import diagnose, probability_right
 from reasongenrm.metrics.intervals import wilson_interval
 from reasongenrm.records import PairResult, Row, Verdict
-from reasongenrm.report.pages import LONGEST, embedded_json, payload, row_outcome, shorten
+from reasongenrm.report.explorer import LONGEST, pair_outcome, payload, shorten
+from reasongenrm.report.pages import embedded_json
 from reasongenrm.report.run_files import read_run
 from reasongenrm.report.run_report import write_report
-from reasongenrm.report.run_table import lines, section_estimates, subset_estimates
+from reasongenrm.report.run_table import metric_lines, section_estimates, subset_estimates
 from support.html_pages import Page
 from support.judged_run import EVIL_ANSWER, EVIL_PROMPT, evil_row, judged, rows_of, scored, toy_run, write_run
 
@@ -132,7 +133,7 @@ def test_the_table_holds_the_scores_of_the_metric_itself(folder: Path, page: Pag
     assert [model.name for model in benchmark.models] == ["base", "genrm", "reasongenrm", "scalar"]
     for at, model in enumerate(benchmark.models):
         real = score(model.results.values())
-        cells = {line.label: line.cells[at] for line in lines(benchmark)}
+        cells = {line.label: line.cells[at] for line in metric_lines(benchmark)}
         assert cells["score [95%]"].startswith(f"{100 * real.score:.1f} [{100 * real.interval[0]:.1f}, ")
         assert cells["score [95%]"].endswith("]‡")
         assert cells["strict"] == f"{100 * real.strict:.1f}" and cells["n"] == str(real.counts.n)
@@ -145,12 +146,12 @@ def test_the_table_holds_the_scores_of_the_metric_itself(folder: Path, page: Pag
             and cells["length bias"] == f"{100 * (found.length_bias or 0):+.1f}"
         )
         assert set(cells.values()) <= set(page.cells)
-    labels = [line.label for line in lines(benchmark)]
+    labels = [line.label for line in metric_lines(benchmark)]
     assert labels[:5] == [
         "score [95%]",
         *(f"{name} [95%]" for name in ("Chat", "Chat Hard", "Safety", "Reasoning")),
     ]
-    scalar = {line.label: line.cells[3] for line in lines(benchmark)}
+    scalar = {line.label: line.cells[3] for line in metric_lines(benchmark)}
     assert scalar["consistency [95%]"] == scalar["share of A"] == scalar["sampled tokens"] == "–"
     assert "1 more could not be read" in (folder / "report.md").read_text(encoding="utf-8")
 
@@ -180,7 +181,7 @@ def outcome_of(*said: str) -> str:
         Verdict("v", "p", order, problem if problem in ("A", "B", "tie") else None, None, "ok" if problem in ("A", "B") else problem, "")  # type: ignore[arg-type]
         for order, problem in zip(("AB", "BA"), said, strict=False)
     ]  # fmt: skip
-    return row_outcome(judge_result("p", "s", verdicts))
+    return pair_outcome(judge_result("p", "s", verdicts))
 
 
 def test_what_becomes_of_a_comparison() -> None:
@@ -189,7 +190,7 @@ def test_what_becomes_of_a_comparison() -> None:
     assert outcome_of("A", "A") == outcome_of("B", "B") == "inconsistent"
     assert outcome_of("tie", "B") == outcome_of("tie", "tie") == "tie"
     assert outcome_of("A", "unparsed") == outcome_of("error", "tie") == outcome_of("truncated") == "unread"
-    assert row_outcome(PairResult("p", "s", (), (), ())) == "unread"
+    assert pair_outcome(PairResult("p", "s", (), (), ())) == "unread"
 
 
 def test_long_texts_are_cut_and_say_so() -> None:

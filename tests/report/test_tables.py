@@ -11,7 +11,7 @@ from reasongenrm.benchmarks.base import judge_result, scalar_result
 from reasongenrm.benchmarks.rewardbench import score
 from reasongenrm.records import Verdict
 from reasongenrm.report.charts import loss_curve
-from reasongenrm.report.tables import escape_markdown, grid, markdown_table, rich_table
+from reasongenrm.report.tables import escape_markdown, grid, score_table
 
 pytestmark = pytest.mark.unit
 
@@ -29,7 +29,7 @@ def entries() -> list:
 
 
 def test_markdown() -> None:
-    lines = markdown_table(entries()).splitlines()
+    lines = score_table(entries()).markdown().splitlines()
     cells = [[cell.strip() for cell in line.replace("\\|", "¦").strip("|").split("|")] for line in lines[:4]]
     assert cells[0] == [
         "model",
@@ -76,7 +76,7 @@ def test_a_whole_real_benchmark_has_no_footnote() -> None:
         for s in REWARDBENCH.subsets
         for i in range(REWARDBENCH.published_rows[s])
     ]
-    text = markdown_table([("m", score(rows), {})])
+    text = score_table([("m", score(rows), {})]).markdown()
     assert len(text.splitlines()) == 3 and "†" not in text and "100.0 \\[100.0, 100.0\\]" in text
 
 
@@ -84,7 +84,7 @@ def test_rich_shows_names_as_they_are() -> None:
     from rich.console import Console
 
     out = io.StringIO()
-    Console(file=out, width=400).print(rich_table(entries()))
+    Console(file=out, width=400).print(score_table(entries()).rich())
     assert "[red]judge[/red]" in out.getvalue() and "a|b *c* d" in out.getvalue()
     assert "† partial benchmark" in out.getvalue() and "‡ toy" in out.getvalue()
 

@@ -1,4 +1,4 @@
-"""Charts as PNG or SVG."""
+"""Charts as PNG: the same values give the same bytes, and no display is needed."""
 
 from __future__ import annotations
 
@@ -11,20 +11,40 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reasongenrm.metrics.diagnostics import Bin
 
-
 Estimate = tuple[float, float | None, float | None]
-"""A value with the ends of its interval, or None where nobody knows them."""
+"""A value with the ends of its interval; None where they are not known."""
+
+
+def figure(height: float, lines: int = 1, columns: int = 1) -> tuple[Any, Any]:
+    """Return a figure 7 inches wide and `height` inches high, and its axes, an array of shape (lines, columns)."""
+    # The object interface needs no display and leaves pyplot's global state alone.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawing = Figure(figsize=(7, height), layout="constrained")
+    FigureCanvasAgg(drawing)
+    return drawing, drawing.subplots(lines, columns, squeeze=False)
+
+
+def encode_png(drawing: Any, *, dpi: int = 100) -> bytes:
+    """Return a figure as a PNG without a version of matplotlib in its bytes."""
+    out = io.BytesIO()
+    with warnings.catch_warnings():
+        # A label in a script that matplotlib's own font lacks is drawn as boxes; the table beside it has the text.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        drawing.savefig(out, dpi=dpi, format="png", metadata={"Software": None})
+    return out.getvalue()
 
 
 def loss_curve(log: Sequence[Mapping[str, Any]], png_path: Path, title: str) -> None:
-    """Draw a trainer's log history as a PNG: the losses over optimiser steps.
+    """Draw a trainer's log history as a PNG: the losses over optimizer steps.
 
     Args:
         log: entries of `Trainer.state.log_history`; those with `step` and `loss` or `eval_loss` are drawn.
-        png_path: the file to write; the same log gives the same bytes.
-        title: stands above the curve.
+        png_path: the file to write.
+        title: the text above the curve.
     """
-    figure, axes = _figure(height=4)
+    drawing, [[axes]] = figure(height=4)
     for key, label in (("loss", "training loss"), ("eval_loss", "evaluation loss")):
         points = [(entry["step"], entry[key]) for entry in log if key in entry and "step" in entry]
         if points:
@@ -35,35 +55,32 @@ def loss_curve(log: Sequence[Mapping[str, Any]], png_path: Path, title: str) -> 
     else:
         axes.text(0.5, 0.5, "no loss was logged", ha="center", va="center", transform=axes.transAxes)
     axes.set(xlabel="step", ylabel="loss (nats)")
-    axes.set_title(title, parse_math=False)  # a `$` in a name is a dollar
+    axes.set_title(title, parse_math=False)
     axes.grid(alpha=0.3)
     png_path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(png_path, dpi=120, metadata={"Software": None})
+    png_path.write_bytes(encode_png(drawing, dpi=120))
 
 
 def bar_chart(
     values: Mapping[str, float], title: str, axis: str, *, marks: Mapping[str, float] | None = None
 ) -> bytes:
-    """Draw one horizontal bar per value, the first on top, and return a PNG; the same values give the same bytes.
+    """Draw one horizontal bar per value, the first on top, and return a PNG.
 
     Args:
         values: label -> length; labels longer than 48 characters are shortened.
+        title: the text above the bars.
         axis: what the lengths are, with their unit.
-        marks: name -> a value at which a vertical line stands.
+        marks: name -> the value of a vertical line.
     """
-    figure, axes = _figure(height=1.2 + 0.28 * max(len(values), 2))
-    places = range(len(values))
-    axes.barh(places, list(values.values()), color="#4878a8", height=0.7)
-    axes.set_yticks(places, labels=[_short(label) for label in values])
-    _plain(axes.get_yticklabels())
-    axes.set_ylim(len(values) - 0.4, -0.6)  # the first on top
-    for number, (name, value) in enumerate((marks or {}).items()):
-        axes.axvline(value, color=f"C{number + 1}", linestyle="--", label=name)
+    drawing, [[axes]] = figure(height=1.2 + 0.28 * max(len(values), 2))
+    axes.barh(range(len(values)), list(values.values()), color="#4878a8", height=0.7)
+    _label_bars(axes, list(values))
+    _draw_marks(axes, marks, 1)
     if marks:
         axes.legend()
     axes.set(xlabel=axis)
-    axes.grid(axis="x", alpha=0.3)
-    return _png(figure, axes, title)
+    axes.set_title(title, parse_math=False)
+    return encode_png(drawing)
 
 
 def histogram(
@@ -75,30 +92,31 @@ def histogram(
     logarithmic: bool = False,
     marks: Mapping[str, float] | None = None,
 ) -> bytes:
-    """Draw counts over bins as one step line per series, and return a PNG; the same counts give the same bytes.
+    """Draw counts over bins as one step line per series, and return a PNG.
 
     Args:
-        lower_ends: where each bin begins, ascending; the last bin is as wide as the one before.
+        lower_ends: the lower end of each bin, ascending; the last bin is as wide as the one before.
         series: name -> count in each bin.
+        title: the text above the bins.
         axis: what is binned, with its unit.
         logarithmic: whether the horizontal axis is.
-        marks: name -> a value at which a vertical line stands.
+        marks: name -> the value of a vertical line.
     """
-    figure, axes = _figure(height=3.4)
+    drawing, [[axes]] = figure(height=3.4)
     if lower_ends:
         ends = list(lower_ends)
         ends.append(ends[-1] + (ends[-1] - ends[-2] if len(ends) > 1 else 1))
         for name, counts in series.items():
             axes.stairs(counts, ends, label=name, fill=len(series) == 1, linewidth=1.5)
-    for number, (name, value) in enumerate((marks or {}).items()):
-        axes.axvline(value, color=f"C{len(series) + number}", linestyle="--", label=name)
+    _draw_marks(axes, marks, len(series))
     if logarithmic:
         axes.set_xscale("symlog", linthresh=1)
     if lower_ends or marks:
-        _plain(axes.legend().get_texts())
+        _no_math(axes.legend().get_texts())
     axes.set(xlabel=axis, ylabel="count")
+    axes.set_title(title, parse_math=False)
     axes.grid(alpha=0.3)
-    return _png(figure, axes, title)
+    return encode_png(drawing)
 
 
 def interval_bars(
@@ -106,147 +124,126 @@ def interval_bars(
 ) -> bytes:
     """Draw one bar per group and series, with its interval, on a scale from 0 to 1, and return a PNG.
 
-    The first group stands on top, and within it the first series.
-
     Args:
-        groups: what stands on the vertical axis.
-        series: name -> one estimate per group, None where there is none.
+        groups: labels of the vertical axis, the first on top.
+        series: name -> one estimate per group, None where there is none; the first is on top within its group.
+        title: the text above the bars.
         axis: what the lengths are, with their unit.
     """
-    thick = 0.8 / max(len(series), 1)
-    figure, axes = _figure(height=1.3 + max(len(groups), 1) * max(0.34, 0.17 * len(series)))
+    height = 0.8 / max(len(series), 1)
+    drawing, [[axes]] = figure(height=1.3 + max(len(groups), 1) * max(0.34, 0.17 * len(series)))
     for number, (name, estimates) in enumerate(series.items()):
-        drawn = [(at, *known) for at, known in enumerate(estimates) if known is not None]
-        places = [at + thick * (number - (len(series) - 1) / 2) for at, *_ in drawn]
-        color = f"C{number}"
-        axes.barh(places, [value for _, value, *_ in drawn], height=thick, color=color, label=name)
-        whiskers = [
-            (place, value, low, high)
-            for place, (_, value, low, high) in zip(places, drawn, strict=True)
-            if low is not None and high is not None
-        ]
+        offset = height * (number - (len(series) - 1) / 2)
+        bars = [(group + offset, *known) for group, known in enumerate(estimates) if known is not None]
+        places, values = [place for place, *_ in bars], [value for _, value, *_ in bars]
+        axes.barh(places, values, height=height, color=f"C{number}", label=name)
+        whiskers = [bar for bar in bars if None not in bar]
         if whiskers:
-            at, values, lows, highs = zip(*whiskers, strict=True)
-            # An interval need not hold its value in the last bit.
-            ends = [
-                [max(v - low, 0) for v, low in zip(values, lows, strict=True)],
-                [max(high - v, 0) for v, high in zip(values, highs, strict=True)],
-            ]
-            axes.errorbar(values, at, xerr=ends, fmt="none", ecolor="#333", elinewidth=0.9, capsize=1.5)
-    axes.set_yticks(range(len(groups)), labels=[_short(group) for group in groups])
-    _plain(axes.get_yticklabels())
-    axes.set_ylim(max(len(groups), 1) - 0.4, -0.6)
+            at, middles, lows, highs = zip(*whiskers, strict=True)
+            # An interval need not contain its value in the last bit.
+            below = [max(value - low, 0) for value, low in zip(middles, lows, strict=True)]
+            above = [max(high - value, 0) for value, high in zip(middles, highs, strict=True)]
+            style = {"fmt": "none", "ecolor": "#333", "elinewidth": 0.9, "capsize": 1.5}
+            axes.errorbar(middles, at, xerr=[below, above], **style)
+    _label_bars(axes, groups)
     axes.set(xlabel=axis, xlim=(0, 1))
-    axes.grid(axis="x", alpha=0.3)
+    axes.set_title(title, parse_math=False)
     if series:
-        legend = figure.legend(loc="outside lower center", ncols=min(len(series), 4), frameon=False)
-        _plain(legend.get_texts())
-    return _png(figure, axes, title)
+        legend = drawing.legend(loc="outside lower center", ncols=min(len(series), 4), frameon=False)
+        _no_math(legend.get_texts())
+    return encode_png(drawing)
 
 
 def reliability_diagram(series: Mapping[str, Sequence[Bin]], title: str) -> bytes:
     """Draw accuracy over confidence, one panel per series, and return a PNG.
 
-    A dot is a bin, its area the share of the series that lies in it; on the diagonal, confidence is accuracy.
+    The area of a dot is the share of the series that lies in its bin; on the diagonal, confidence is accuracy.
     """
     columns = min(len(series), 4) or 1
     lines = -(-len(series) // columns) or 1
-    figure, panels = _figure(height=0.8 + (4.2, 3.2, 2.5, 2.1)[columns - 1] * lines, shape=(lines, columns))
-    for number, axes in enumerate(panels.flat):
-        axes.set_visible(number < max(len(series), 1))
-    for number, (axes, (name, bins)) in enumerate(zip(panels.flat, series.items(), strict=False)):
+    drawing, grid = figure(0.8 + (4.2, 3.2, 2.5, 2.1)[columns - 1] * lines, lines, columns)
+    for axes in grid.flat[max(len(series), 1) :]:
+        axes.set_visible(False)
+    for number, (axes, (name, bins)) in enumerate(zip(grid.flat, series.items(), strict=False)):
         full = [b for b in bins if b.confidence is not None and b.accuracy is not None]
         total = sum(b.n for b in full)
         if not full:
             axes.text(0.75, 0.25, "no probabilities", ha="center", va="center")
+        confidences, accuracies = [b.confidence for b in full], [b.accuracy for b in full]
         axes.plot([0.5, 1], [0.5, 1], color="#999", linestyle="--", linewidth=1)
-        axes.plot([b.confidence for b in full], [b.accuracy for b in full], color=f"C{number}", linewidth=1)
-        sizes = [8 + 220 * b.n / total for b in full]
-        axes.scatter([b.confidence for b in full], [b.accuracy for b in full], s=sizes, color=f"C{number}")
+        axes.plot(confidences, accuracies, color=f"C{number}", linewidth=1)
+        axes.scatter(confidences, accuracies, s=[8 + 220 * b.n / total for b in full], color=f"C{number}")
         axes.set(xlim=(0.48, 1.02), ylim=(-0.03, 1.03), xlabel="confidence", ylabel="accuracy")
         axes.set_title(_short(name, 28), fontsize=10, parse_math=False)
         axes.grid(alpha=0.3)
-    figure.suptitle(title, parse_math=False)
-    return _encoded(figure)
+    drawing.suptitle(title, parse_math=False)
+    return encode_png(drawing)
 
 
 def bias_chart(biases: Mapping[str, tuple[float | None, float | None]], title: str) -> bytes:
-    """Draw position and length bias side by side, one bar per model, and return a PNG.
+    """Draw position and length bias in two panels, one bar per model, and return a PNG.
 
     Args:
         biases: name -> (share of A, length bias); None is left out.
+        title: the text above both panels.
     """
-    figure, panels = _figure(height=1.4 + 0.3 * max(len(biases), 2), shape=(1, 2))
-    names = list(biases)
-    for column, (axes, axis, unbiased) in enumerate(
-        zip(panels.flat, ("share of A among verdicts", "length bias"), (0.5, 0.0), strict=True)
-    ):
-        drawn = [(at, value) for at, name in enumerate(names) if (value := biases[name][column]) is not None]
-        reach = 0.5 if column == 0 else max(0.1, *(1.1 * abs(value) for _, value in drawn), 0)
+    drawing, grid = figure(1.4 + 0.3 * max(len(biases), 2), columns=2)
+    panels = (("share of A among verdicts", 0.5), ("length bias", 0.0))
+    for column, (axes, (label, unbiased)) in enumerate(zip(grid.flat, panels, strict=True)):
+        bars = [(at, share) for at, pair in enumerate(biases.values()) if (share := pair[column]) is not None]
+        reach = 0.5 if column == 0 else max(0.1, *(1.1 * abs(value) for _, value in bars), 0)
         axes.barh(
-            [at for at, _ in drawn],
-            [value - unbiased for _, value in drawn],
+            [at for at, _ in bars],
+            [value - unbiased for _, value in bars],
             left=unbiased,
             height=0.7,
-            color=[f"C{at}" for at, _ in drawn],
+            color=[f"C{at}" for at, _ in bars],
         )
         axes.axvline(unbiased, color="#333", linewidth=1)
-        axes.set(xlabel=axis, xlim=(unbiased - reach, unbiased + reach))
-        axes.set_yticks(range(len(names)), labels=[_short(name, 28) for name in names] if column == 0 else [])
-        _plain(axes.get_yticklabels())
-        axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
-        axes.grid(axis="x", alpha=0.3)
-    figure.suptitle(title, parse_math=False)
-    return _encoded(figure)
+        axes.set(xlabel=label, xlim=(unbiased - reach, unbiased + reach))
+        _label_bars(axes, list(biases), 28)
+        if column:
+            axes.set_yticks(range(len(biases)), labels=[])
+    drawing.suptitle(title, parse_math=False)
+    return encode_png(drawing)
 
 
 def panels(draw: Sequence[Callable[[Any], None]], title: str) -> bytes:
-    """Draw pictures, two beside each other, and return a PNG; the same pictures give the same bytes.
+    """Draw pictures in two columns and return a PNG.
 
     Args:
-        draw: each draws into the matplotlib axes that it is given.
-        title: stands above all; shortened.
+        draw: functions that draw into the matplotlib axes that they are passed.
+        title: the text above all; shortened.
     """
     lines = -(-len(draw) // 2) or 1
-    figure, grid = _figure(height=0.6 + 3 * lines, shape=(lines, 2))
+    drawing, grid = figure(0.6 + 3 * lines, lines, 2)
     for axes in grid.flat[len(draw) :]:
         axes.set_visible(False)
     for axes, picture in zip(grid.flat, draw, strict=False):
         picture(axes)
-    figure.suptitle(_short(" ".join(title.split()), 80), parse_math=False)
-    return _encoded(figure)
+    drawing.suptitle(_short(" ".join(title.split()), 80), parse_math=False)
+    return encode_png(drawing)
 
 
 def _short(label: str, longest: int = 48) -> str:
     return label if len(label) <= longest else label[: longest - 1] + "…"
 
 
-def _plain(texts: Sequence[Any]) -> None:
-    """Take a `$` in a label for a dollar."""
+def _no_math(texts: Sequence[Any]) -> None:
+    """Show a `$` in a label as a dollar."""
     for text in texts:
         text.set_parse_math(False)
 
 
-def _figure(height: float, shape: tuple[int, int] | None = None) -> tuple[Any, Any]:
-    """Return a figure of 7 by `height` inches, and its axes, or an array of axes of some shape (lines, columns)."""
-    # The object interface needs no display and leaves pyplot's global state alone.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.add_subplot() if shape is None else figure.subplots(*shape, squeeze=False)
+def _label_bars(axes: Any, labels: Sequence[str], longest: int = 48) -> None:
+    """Label horizontal bars at 0, 1, 2, …, the first on top."""
+    axes.set_yticks(range(len(labels)), labels=[_short(label, longest) for label in labels])
+    _no_math(axes.get_yticklabels())
+    axes.set_ylim(max(len(labels), 1) - 0.4, -0.6)
+    axes.grid(axis="x", alpha=0.3)
 
 
-def _png(figure: Any, axes: Any, title: str) -> bytes:
-    axes.set_title(title, parse_math=False)  # a `$` in a name is a dollar
-    return _encoded(figure)
-
-
-def _encoded(figure: Any) -> bytes:
-    out = io.BytesIO()
-    with warnings.catch_warnings():
-        # A label in a script that matplotlib's own font lacks is drawn as boxes; the table beside it has the text.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(out, dpi=100, format="png", metadata={"Software": None})
-    return out.getvalue()
+def _draw_marks(axes: Any, marks: Mapping[str, float] | None, first_color: int) -> None:
+    """Draw a named vertical line at each value."""
+    for number, (name, value) in enumerate((marks or {}).items(), first_color):
+        axes.axvline(value, color=f"C{number}", linestyle="--", label=name)

@@ -1,90 +1,261 @@
-"""Compare runs from their folders: every model against the first, on the rows that both have judged."""
+"""Write a comparison of runs: tables for the terminal and Markdown, one HTML page, all numbers as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.report.compare_table import (
-    Difference,
-    Report,
-    RunFacts,
-    differences,
-    excerpt,
-    markdown,
-    tables,
-    transitions,
-    versus,
-)
-from reasongenrm.report.comparison import CHANGES, Comparison, Side, compare_models, corrected
-from reasongenrm.report.pages import OUTCOME_NOTES, embedded_json, payload, printable, render
-from reasongenrm.report.run_files import RunFiles, read_run
+from reasongenrm.report.compared_runs import RunsComparison, compare_all, read_runs
+from reasongenrm.report.comparison import CHANGES, ROW_OUTCOMES, ModelComparison, RowChange
+from reasongenrm.report.explorer import OUTCOME_NOTES, payload
+from reasongenrm.report.pages import embedded_json, printable, render
+from reasongenrm.report.tables import TextTable, escape_markdown, footnotes, one_line, points, score_cell
 from reasongenrm.store import write_json, write_jsonl, write_text
 
+_LONGEST_EXCERPT = 80
+_MOST_ROWS = 25  # changed rows of a kind in compare.md; changes.jsonl and the page have all of them
+_NO_DIFFERENCE = "The manifests show no difference."
+_EXPLANATIONS = (
+    "Scores are the benchmark's official ones, in %. The difference is that of the two scores, in points, with its 95% "
+    "paired bootstrap interval: rows are resampled within their subsets, both models' results of a row together.",
+    "Better and worse: rows that the model alone, and that the reference alone, has right in every order of every "
+    "comparison. p: McNemar's exact test of whether both are equally likely (McNemar 1947, Psychometrika 12:153-157).",
+    "The last three columns count the rows that changed from the reference to the model: right to wrong and wrong to "
+    "right in every order of every comparison, and every other change of outcome. Outcomes: "
+    + "; ".join(f"{name}: {note}" for name, note in ROW_OUTCOMES.items())
+    + ".",
+)
+_HOLM = (
+    "{count} comparisons are listed here; p (Holm) is corrected for their number (Holm 1979, Scandinavian Journal of Statistics "
+    "6:65-70). The intervals are not: each holds for its own comparison."
+)
 
-def page(report: Report) -> str:
+
+def compare_runs(runs: list[Path], out: Path) -> None:
+    """Compare every model of some runs with the first one, print the tables, and write the results.
+
+    Writes `compare.html`, `compare.md`, `compare.json` and `changes.jsonl`. The same folders give the same bytes.
+
+    Args:
+        runs: run folders after stage 3, or `RUN:MODEL` for a single model of one. A repeated model counts once.
+        out: the folder to write to.
+
+    Raises:
+        ConfigError: a model that a run does not have, or only one model in all.
+        DataError: not a run folder, a broken file in one, or no row that two models have both judged.
+    """
+    from rich.console import Console
+
+    comparison = compare_all(*read_runs(runs))
+    write_jsonl(out / "changes.jsonl", _changed_rows(comparison))
+    write_json(out / "compare.json", _numbers(comparison))
+    write_text(out / "compare.md", _markdown(comparison))
+    write_text(out / "compare.html", _page(comparison))
+    console = Console(width=160, highlight=False)
+    for table, _ in _benchmark_tables(comparison):
+        console.print(table.rich(narrow=True))
+    first, *others = comparison.runs
+    settings = [
+        f"{run.label}: {len(run.differences)} settings differ from those of {first.label}; see compare.md."
+        for run in others
+    ]
+    for line in (*_correction(comparison), *comparison.notes, *settings, str(out / "compare.html")):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _title(comparison: RunsComparison) -> str:
+    first, *others = [run.label for run in comparison.runs]
+    return f"{', '.join(others)} against {first}" if others else f"The models of {first}"
+
+
+def _correction(comparison: RunsComparison) -> list[str]:
+    """Return how p-values are corrected for several comparisons."""
+    number = len(comparison.comparisons)
+    return [_HOLM.format(count=number)] if number > 1 else []
+
+
+def _notes(comparison: RunsComparison) -> list[str]:
+    """Return what the columns mean, and what was not compared."""
+    return [*_EXPLANATIONS, *_correction(comparison), *comparison.notes]
+
+
+def _benchmark_tables(comparison: RunsComparison) -> list[tuple[TextTable, list[ModelComparison]]]:
+    """Return one table per benchmark, with the comparisons in it."""
+    tables = []
+    for _, group in groupby(
+        comparison.comparisons, lambda one: (one.reference.benchmark.key, one.reference.benchmark.kind)
+    ):
+        rows = list(group)
+        reference = rows[0].reference
+        table = TextTable(
+            ("", *_cells(rows[0])),
+            tuple((one.model.label, *_cells(one).values()) for one in rows),
+            title=f"{reference.benchmark.name}, against {reference.label}",
+            notes=(
+                *footnotes([score for one in rows for score in one.scores]),
+                *dict.fromkeys(note for one in rows for note in one.notes),
+            ),
+        )
+        tables.append((table, rows))
+    return tables
+
+
+def _cells(one: ModelComparison) -> dict[str, str]:
+    """Return the cells by their headings."""
+    reference, model = map(score_cell, one.scores)
+    low, high = map(points, one.interval)
+    return {
+        "rows": f"{one.rows:,}",
+        "reference [95%]": reference,
+        "score [95%]": model,
+        "difference [95%]": f"{points(one.difference)} [{low}, {high}]",
+        "better": f"{one.paired.better:,}",
+        "worse": f"{one.paired.worse:,}",
+        "p": _p_value(one.paired.p),
+        **({} if one.p_holm is None else {"p (Holm)": _p_value(one.p_holm)}),
+        **{kind: f"{rows:,}" for kind, rows in one.counts.items()},
+    }
+
+
+def _p_value(p: float) -> str:
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def _runs_table(comparison: RunsComparison) -> TextTable:
+    rows = [(run.label, ", ".join(run.models), run.git) for run in comparison.runs]
+    return TextTable(("run", "models", "git"), tuple(rows), text_columns=3)
+
+
+def _settings_tables(comparison: RunsComparison) -> list[TextTable]:
+    """Return for every other run a table of the settings that differ from the first run's."""
+    first, *others = comparison.runs
+    return [
+        TextTable(
+            ("setting", first.label, run.label),
+            tuple((one.setting, one.before, one.after) for one in run.differences),
+            text_columns=3,
+            title=f"{run.label} against {first.label}",
+        )
+        for run in others
+    ]
+
+
+def _transitions_table(one: ModelComparison) -> TextTable:
+    """Return how many rows went from which outcome to which other one."""
+    rows = [
+        (before, after, f"{rows:,}") for (before, after), rows in one.transitions.items() if before != after
+    ]
+    return TextTable(("with the reference", "with the model", "rows"), tuple(rows), text_columns=2)
+
+
+def _markdown(comparison: RunsComparison) -> str:
+    """Return the comparison as Markdown; of long lists of rows the beginning."""
+    blocks = [f"# {escape_markdown(_title(comparison))}", _runs_table(comparison).markdown()]
+    blocks += map(escape_markdown, _notes(comparison))
+    for table, comparisons in _benchmark_tables(comparison):
+        blocks += [f"## {escape_markdown(table.title)}", table.markdown()]
+        for one in comparisons:
+            blocks += _changes_markdown(one)
+    settings = _settings_tables(comparison)
+    blocks += ["## Other differences", *([] if settings else ["All models are of one run."])]
+    for table in settings:
+        blocks += [f"### {escape_markdown(table.title)}", table.markdown() if table.rows else _NO_DIFFERENCE]
+    return printable("\n\n".join(block.rstrip("\n") for block in blocks)) + "\n"
+
+
+def _changes_markdown(one: ModelComparison) -> Iterator[str]:
+    yield f"### {escape_markdown(one.title)}: rows that changed"
+    if not one.changes:
+        yield "None."
+        return
+    transitions = _transitions_table(one)
+    if transitions.rows:
+        yield transitions.markdown()
+    for kind in CHANGES:
+        changes = [change for change in one.changes if change.kind == kind]
+        if changes:
+            cut = (
+                f" (the first {_MOST_ROWS}; all of them are in changes.jsonl)"
+                if len(changes) > _MOST_ROWS
+                else ""
+            )
+            yield f"#### {kind}: {len(changes):,}{cut}"
+            rows = tuple(
+                (c.row.id, c.row.subset, c.before, c.after, _excerpt(c)) for c in changes[:_MOST_ROWS]
+            )
+            headings = ("row", "subset", "with the reference", "with the model", "prompt")
+            yield TextTable(headings, rows, text_columns=5).markdown()
+
+
+def _excerpt(change: RowChange) -> str:
+    """Return the beginning of the row's last turn, on one line."""
+    return one_line(change.row.history[-1]["content"], _LONGEST_EXCERPT) if change.row.history else ""
+
+
+def _page(comparison: RunsComparison) -> str:
     """Return the comparison as one HTML document."""
-    parts = report.parts
-    numbered = enumerate((one for part in parts for one in part.comparisons), 1)
-    changed = [[_changed(next(numbered)) for _ in part.comparisons] for part in parts]
+    ids = (f"rows-{number}" for number in count(1))
     return render(
         "compare_runs.html.jinja",
-        report=report,
-        parts=list(zip(parts, changed, strict=True)),
+        title=_title(comparison),
+        runs=_runs_table(comparison),
+        notes=_notes(comparison),
+        benchmarks=[
+            {"table": table, "changed": [_changed_part(one, next(ids)) for one in comparisons]}
+            for table, comparisons in _benchmark_tables(comparison)
+        ],
+        settings=_settings_tables(comparison),
+        no_difference=_NO_DIFFERENCE,
         outcomes=OUTCOME_NOTES,
         changes=CHANGES,
     )
 
 
-def _changed(numbered: tuple[int, Comparison]) -> dict[str, Any]:
+def _changed_part(one: ModelComparison, element_id: str) -> dict[str, Any]:
     """Return what the page shows of the rows on which two models differ."""
-    from markupsafe import Markup
-
-    number, one = numbered
     return {
-        "id": f"rows-{number}",
-        "title": f"{versus(one)}: {len(one.changes):,} row(s) that changed",
-        "transitions": transitions(one),
-        # Escaped by `embedded_json` for the inside of a script, where HTML's own escapes are not read.
-        "json": Markup(embedded_json(_rows(one))) if one.changes else None,
+        "id": element_id,
+        "title": f"{one.title}: {len(one.changes):,} row(s) that changed",
+        "transitions": _transitions_table(one),
+        "json": embedded_json(_changed_payload(one)) if one.changes else None,
     }
 
 
-def _rows(one: Comparison) -> dict[str, Any]:
+def _changed_payload(one: ModelComparison) -> dict[str, Any]:
     """Return the comparisons that changed, as the page's script reads them."""
-    models = tuple(replace(side.model, name=side.label) for side in (one.reference, one.model))
+    models = tuple(replace(compared.model, name=compared.label) for compared in (one.reference, one.model))
     rows = tuple(change.row for change in one.changes)
-    told = payload(replace(one.reference.benchmark, models=models, rows=rows))
-    kinds = {name: change.kind for change in one.changes for name in change.pairs}
-    pairs = [pair | {"change": kinds[pair["id"]]} for pair in told["pairs"] if pair["id"] in kinds]
-    return told | {"pairs": pairs, "order": "subset and id"}
+    values = payload(replace(one.reference.benchmark, models=models, rows=rows))
+    kinds = {pair_id: change.kind for change in one.changes for pair_id in change.pairs}
+    pairs = [pair | {"change": kinds[pair["id"]]} for pair in values["pairs"] if pair["id"] in kinds]
+    return values | {"pairs": pairs, "order": "subset and id"}
 
 
-def numbers(report: Report) -> dict[str, Any]:
-    """Return everything that is counted, as plain values; shares are in [0, 1]."""
+def _numbers(comparison: RunsComparison) -> dict[str, Any]:
+    """Return all numbers as plain values; shares are in [0, 1]."""
+    first, *others = comparison.runs
     return {
-        "runs": [asdict(run) for run in report.runs],
-        "comparisons": [_numbers(one) for one in report.comparisons],
-        "settings": [{"run": run, "differences": list(map(asdict, found))} for run, found in report.settings],
-        "notes": [*report.explained, *report.notes],
+        "runs": [{"label": run.label, "models": run.models, "git": run.git} for run in (first, *others)],
+        "comparisons": list(map(_comparison_numbers, comparison.comparisons)),
+        "settings": [{"run": run.label, "differences": list(map(asdict, run.differences))} for run in others],
+        "notes": _notes(comparison),
     }
 
 
-def _numbers(one: Comparison) -> dict[str, Any]:
-    benchmark = one.reference.benchmark
-    sides = {
-        name: {"name": side.label, "score": score.score, "interval": score.interval}
-        for name, side, score in zip(
+def _comparison_numbers(one: ModelComparison) -> dict[str, Any]:
+    models = {
+        name: {"name": compared.label, "score": score.score, "interval": score.interval}
+        for name, compared, score in zip(
             ("reference", "model"), (one.reference, one.model), one.scores, strict=True
         )
     }
     return {
-        "benchmark": benchmark.key,
-        "kind": benchmark.kind,
-        **sides,
+        "benchmark": one.reference.benchmark.key,
+        "kind": one.reference.benchmark.kind,
+        **models,
         "rows": one.rows,
         "difference": one.difference,
         "difference_interval": one.interval,
@@ -99,9 +270,9 @@ def _numbers(one: Comparison) -> dict[str, Any]:
     }
 
 
-def changed_rows(report: Report) -> Iterator[dict[str, Any]]:
+def _changed_rows(comparison: RunsComparison) -> Iterator[dict[str, Any]]:
     """Yield every row that changed, of every comparison."""
-    for one in report.comparisons:
+    for one in comparison.comparisons:
         for change in one.changes:
             yield {
                 "benchmark": one.reference.benchmark.key,
@@ -116,164 +287,5 @@ def changed_rows(report: Report) -> Iterator[dict[str, Any]]:
                     {"id": name, "before": before, "after": after}
                     for name, (before, after) in change.pairs.items()
                 ],
-                "prompt": excerpt(change),
+                "prompt": _excerpt(change),
             }
-
-
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """A model of a run that was asked for."""
-
-    run: str
-    files: RunFiles
-    model: str
-
-    @property
-    def label(self) -> str:
-        return f"{self.run}/{self.model}"
-
-
-def compare_runs(runs: list[Path], out: Path) -> None:
-    """Compare every model of some runs with the first one, print the tables, and write what was found.
-
-    Writes `compare.html`, `compare.md`, `compare.json` and `changes.jsonl`. The same folders give the same bytes.
-
-    Args:
-        runs: run folders after stage 3, or `RUN:MODEL` for a single model of one. A model that is named twice counts
-            once.
-        out: the folder to write to.
-
-    Raises:
-        ConfigError: a model that a run does not have, or one model alone.
-        DataError: no run folder, a broken file in one, or no row that two models have both judged.
-    """
-    report = compared(_columns(runs))
-    write_jsonl(out / "changes.jsonl", changed_rows(report))
-    write_json(out / "compare.json", numbers(report))
-    write_text(out / "compare.md", markdown(report))
-    write_text(out / "compare.html", page(report))
-    from rich.console import Console
-
-    console = Console(width=160, highlight=False)
-    for table in tables(report):
-        console.print(table)
-    for note in (*report.correction, *report.notes, *_also(report), str(out / "compare.html")):
-        console.print(note, markup=False, soft_wrap=True)
-
-
-def _also(report: Report) -> list[str]:
-    """Say of every other run how much else differs from the first."""
-    return [
-        f"{run}: {len(found)} settings differ from those of {report.runs[0].label}; see compare.md."
-        for run, found in report.settings
-    ]
-
-
-def compared(columns: Sequence[_Column]) -> Report:
-    """Return all that is known of some models side by side.
-
-    Raises:
-        DataError: a model shares no row with any other.
-    """
-    groups: dict[tuple[str, str], list[Side]] = {}
-    for column in columns:
-        seed = column.files.manifest.recipe.get("seed", 0)
-        for benchmark in column.files.benchmarks:
-            for model in benchmark.models:
-                if model.name == column.model:
-                    side = Side(column.label, benchmark, model, seed)
-                    groups.setdefault((benchmark.key, benchmark.kind), []).append(side)
-    found: list[Comparison] = []
-    notes: list[str] = []
-    for (key, kind), (reference, *others) in groups.items():
-        if not others:
-            notes.append(f"{key} ({kind}) was judged by {reference.label} alone, and is not compared.")
-        elif reference.label != columns[0].label:
-            notes.append(f"{key} ({kind}) was not judged by {columns[0].label}: the reference is the next.")
-        for other in others:
-            comparison = compare_models(reference, other)
-            if comparison is None:
-                notes.append(f"{key} ({kind}): {reference.label} and {other.label} share no row.")
-            else:
-                found.append(comparison)
-    _check_all_compared(columns, found)
-    return Report(tuple(corrected(found)), tuple(notes), tuple(_facts(columns)), tuple(_settings(columns)))
-
-
-def _check_all_compared(columns: Sequence[_Column], found: Sequence[Comparison]) -> None:
-    met = {side.label for one in found for side in (one.reference, one.model)}
-    for column in columns:
-        if column.label not in met:
-            raise DataError(
-                f"no row was judged both by {column.label} and by another model that is compared",
-                hint="compare runs of the same benchmark, under the same name in evaluate.benchmarks",
-            )
-
-
-def _columns(given: Sequence[Path]) -> list[_Column]:
-    """Return the models that were asked for, each once."""
-    wanted = [_target(path) for path in given]
-    folders = list(dict.fromkeys(folder.resolve() for folder, _ in wanted))
-    files = {folder.resolve(): read_run(folder) for folder, _ in reversed(wanted)}
-    labels = dict(zip(folders, _labels(folders, [files[folder].name for folder in folders]), strict=True))
-    columns: dict[str, _Column] = {}
-    for folder, model in wanted:
-        run = files[folder.resolve()]
-        known = list(dict.fromkeys(m.name for benchmark in run.benchmarks for m in benchmark.models))
-        if model is not None and model not in known:
-            hint = f"it has {', '.join(known)}"
-            raise ConfigError(f"no model {model!r} in this run", location=str(folder), hint=hint)
-        for name in known if model is None else [model]:
-            column = _Column(labels[folder.resolve()], run, name)
-            columns.setdefault(column.label, column)
-    if len(columns) < 2:
-        hint = "name a second run, or a run of several models"
-        raise ConfigError("there is one model, and nothing to compare it with", hint=hint)
-    return list(columns.values())
-
-
-def _target(given: Path) -> tuple[Path, str | None]:
-    """Return a run folder, and the model of it that is wanted; None for all."""
-    if given.is_dir():
-        return given, None
-    folder, colon, model = str(given).rpartition(":")
-    if colon and Path(folder).is_dir():
-        return Path(folder), model
-    hint = "name a folder that stage 3 has written, or FOLDER:MODEL for one of its models"
-    raise DataError("not a run folder", location=str(given), hint=hint)
-
-
-def _labels(folders: Sequence[Path], names: Sequence[str]) -> list[str]:
-    """Return a name for every run: its own, or as many parts of its folder's path as tell apart those of one name."""
-    labels = [_plain(name) for name in names]
-    depth = 0
-    while len(set(labels)) < len(labels):
-        depth += 1
-        tails = [_plain("/".join(folder.parts[-depth:])) for folder in folders]
-        labels = [
-            tail if names.count(name) > 1 else _plain(name) for name, tail in zip(names, tails, strict=True)
-        ]
-        if depth > max(len(folder.parts) for folder in folders):
-            return [f"{label} ({number})" for number, label in enumerate(labels, 1)]
-    return labels
-
-
-def _plain(name: str) -> str:
-    """Return a name on one line that any terminal can show."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(printable(name).split())) or "?"
-
-
-def _facts(columns: Sequence[_Column]) -> list[RunFacts]:
-    """Return the runs in the order of their first model."""
-    models: dict[str, list[str]] = {}
-    files = {column.run: column.files for column in columns}
-    for column in columns:
-        models.setdefault(column.run, []).append(column.model)
-    return [RunFacts(run, tuple(names), files[run].manifest.git) for run, names in models.items()]
-
-
-def _settings(columns: Sequence[_Column]) -> list[tuple[str, tuple[Difference, ...]]]:
-    """Return what differs in every other run's manifest from that of the first."""
-    files = {column.run: column.files for column in columns}
-    first, *others = files
-    return [(run, tuple(differences(files[first].manifest, files[run].manifest))) for run in others]

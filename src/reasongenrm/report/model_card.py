@@ -1,4 +1,4 @@
-"""A judge's model card in the Hub's layout, from the run folder alone."""
+"""A judge's model card in the Hub's layout, from the run folder."""
 
 from __future__ import annotations
 
@@ -6,22 +6,23 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from reasongenrm.errors import ConfigError
-from reasongenrm.report.pages import printable
+from reasongenrm.report.pages import printable, render
 from reasongenrm.report.run_files import BASE, SCALAR, BenchmarkRun, ModelRun, RunFiles, read_json, read_run
-from reasongenrm.report.run_table import facts, markdown, ordered
-from reasongenrm.report.tables import escape_markdown, percent
+from reasongenrm.report.run_table import facts, ordered, run_table
+from reasongenrm.report.tables import one_line, percent
 from reasongenrm.store import write_text
 
-_TEMPLATE = "model_card.md.jinja"
-_LINE = 110
-_PARTS = ("seed", "model", "data", "teachers", "select", "train")
-_OWN = {"url", "urls", "api_key_env"}
-"""Keys that say where somebody's servers are, and nothing about the judge."""
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
+
+_RECIPE_PARTS = ("seed", "model", "data", "teachers", "select", "train")
+_PRIVATE_KEYS = {"url", "urls", "api_key_env"}
+"""Keys that name servers, and say nothing about the judge."""
 
 
 def write_model_card(folder: Path, judge: str) -> Path:
@@ -38,116 +39,111 @@ def write_model_card(folder: Path, judge: str) -> Path:
     run = read_run(folder, results=False)
     judges = run.manifest.recipe.get("judges", {})
     if judge not in judges:
-        known = ", ".join(judges) or "none"
-        raise ConfigError(
-            f"the run has no judge {judge!r}", location=str(folder), hint=f"its judges are: {known}"
-        )
+        hint = f"its judges are: {', '.join(judges) or 'none'}"
+        raise ConfigError(f"the run has no judge {judge!r}", location=str(folder), hint=hint)
     path = folder / "judges" / judge / "README.md"
     training = path.with_name("training.json")
-    told = read_json(training, dict) if training.exists() else {}
-    write_text(path, printable(card(run, judge, told)))
+    write_text(path, printable(card(run, judge, read_json(training, dict) if training.exists() else {})))
     return path
 
 
 def card(run: RunFiles, judge: str, training: Mapping[str, Any]) -> str:
-    """Return the card.
+    """Return the card; huggingface_hub writes its metadata, and reads them again to check them.
 
     Args:
-        run: the run; what its models said of the rows is not needed.
+        run: the run; the results of single rows are not needed.
         judge: a judge of its recipe.
-        training: what stage 2 says of the judge's training; may be empty.
+        training: the training report of stage 2 for this judge; may be empty.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from huggingface_hub import ModelCard
 
-    # Markdown has escapes of its own: every text goes through `md` or `code`.
-    environment = Environment(
-        loader=PackageLoader("reasongenrm", "report"), autoescape=False, undefined=StrictUndefined
-    )
-    environment.filters.update(md=escape_markdown, code=_fenced)
     recipe = run.manifest.recipe
     base, revision = recipe["model"]["path"], recipe["model"].get("revision")
-    benchmarks = [_of(benchmark, judge) for benchmark in run.benchmarks]
-    parts = {key: recipe[key] for key in _PARTS if key in recipe}
-    return environment.get_template(_TEMPLATE).render(
-        front=_yaml(_one_line(_front(run, judge))).rstrip("\n"),
+    compared = (BASE, judge, SCALAR)
+    benchmarks = [
+        replace(b, path=_public_path(b.path), models=tuple(m for m in b.models if m.name in compared))
+        for b in run.benchmarks
+    ]
+    parts = {key: recipe[key] for key in _RECIPE_PARTS if key in recipe}
+    body = render(
+        "model_card.md.jinja",
         name=f"{run.name}-{judge}",
         template=recipe["judges"][judge].get("template", "reason"),
-        base=_shown(base),
+        base=_public_path(base),
         revision=revision,
         base_is_local=_is_local(run, base),
         benchmarks=[
-            {"name": b.name, "facts": facts(replace(b, path=_shown(b.path))), "table": markdown(b)}
-            for b in benchmarks
+            {"name": b.name, "facts": facts(b), "table": run_table(b).markdown()} for b in benchmarks
         ],
         training=list(_training(run, training)),
-        recipe=_yaml(_public({"judges": {judge: recipe["judges"][judge]}, **parts})).rstrip("\n"),
-        usage=_usage(_shown(base), revision),
-        limits=list(_limits(run, benchmarks, judge)),
+        recipe=_yaml(_public({"judges": {judge: recipe["judges"][judge]}, **parts})),
+        usage=_usage(_public_path(base), revision),
+        limits=list(_limits(run, judge)),
+    )
+    return str(ModelCard(f"---\n{_metadata(run, judge).to_yaml()}\n---\n\n{body}"))
+
+
+def _metadata(run: RunFiles, judge: str) -> ModelCardData:
+    """Return the card's metadata: huggingface.co/docs/hub/model-cards."""
+    from huggingface_hub import ModelCardData
+
+    recipe = run.manifest.recipe
+    template = recipe["judges"][judge].get("template", "reason")
+    results = list(_eval_results(run, judge))
+    return ModelCardData(
+        base_model=one_line(_public_path(recipe["model"]["path"])),
+        base_model_relation="adapter",
+        library_name="peft",
+        pipeline_tag="text-generation",
+        tags=[
+            "reasongenrm",
+            "reward-model",
+            "llm-as-a-judge",
+            "lora",
+            one_line(f"judge-template-{template}"),
+        ],
+        model_name=one_line(f"{run.name}-{judge}") if results else None,
+        eval_results=results or None,
     )
 
 
-def _of(benchmark: BenchmarkRun, judge: str) -> BenchmarkRun:
-    """Return the benchmark with this judge and what it is compared with."""
-    models = tuple(model for model in benchmark.models if model.name in (BASE, judge, SCALAR))
-    return replace(benchmark, models=models)
+def _eval_results(run: RunFiles, judge: str) -> Iterator[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    judged = list(_judged(run, judge))
+    # A hub id; of a local file the kind of benchmark, since its path means nothing on another machine.
+    datasets = [b.kind if _is_local(run, b.path) else b.path for b, _ in judged]
+    for dataset, (benchmark, model) in zip(datasets, judged, strict=True):
+        score = model.score
+        shares = {"score": score.score, **{name: score.sections.get(name) for name in ordered(benchmark)[0]}}
+        shares |= {"strict": score.strict, "consistency": model.diagnostics.consistency}
+        for name, share in shares.items():
+            if share is not None:
+                yield EvalResult(
+                    task_type="text-generation",
+                    task_name="Pairwise preference judging",
+                    dataset_type=one_line(dataset),
+                    dataset_name=one_line(benchmark.name + (", partial" if score.partial else "")),
+                    # Results of one dataset and configuration are one entry of the model index.
+                    dataset_config=benchmark.key if datasets.count(dataset) > 1 else None,
+                    metric_type="accuracy",
+                    metric_name=one_line(f"{name} (%)"),
+                    metric_value=round(100 * share, 2),
+                )
 
 
-def _judged(benchmarks: list[BenchmarkRun], judge: str) -> Iterator[tuple[BenchmarkRun, ModelRun]]:
-    for benchmark in benchmarks:
-        for model in benchmark.models:
-            if model.name == judge:
-                yield benchmark, model
-
-
-def _front(run: RunFiles, judge: str) -> dict[str, Any]:
-    """Return the card's metadata: huggingface.co/docs/hub/model-cards, and the model-index of Papers with Code."""
-    recipe = run.manifest.recipe
-    results = [
-        {
-            "task": {"type": "text-generation", "name": "Pairwise preference judging"},
-            "dataset": {"name": benchmark.name + (", partial" if model.score.partial else ""), "type": _dataset(run, benchmark)},
-            "metrics": list(_metrics(benchmark, model)),
-        }
-        for benchmark, model in _judged(list(run.benchmarks), judge)
-    ]  # fmt: skip
-    template = recipe["judges"][judge].get("template", "reason")
-    front: dict[str, Any] = {
-        "base_model": _shown(recipe["model"]["path"]),
-        "base_model_relation": "adapter",
-        "library_name": "peft",
-        "pipeline_tag": "text-generation",
-        "tags": ["reasongenrm", "reward-model", "llm-as-a-judge", "lora", f"judge-template-{template}"],
-    }
-    if results:
-        front["model-index"] = [{"name": f"{run.name}-{judge}", "results": results}]
-    return front
-
-
-def _metrics(benchmark: BenchmarkRun, model: ModelRun) -> Iterator[dict[str, Any]]:
-    score = model.score
-    shares = {"score": score.score, **{name: score.sections.get(name) for name in ordered(benchmark)[0]}}
-    shares |= {"strict": score.strict, "consistency": model.diagnostics.consistency}
-    for name, share in shares.items():
-        if share is not None:
-            yield {"type": "accuracy", "name": f"{name} (%)", "value": round(100 * share, 2)}
-
-
-def _dataset(run: RunFiles, benchmark: BenchmarkRun) -> str:
-    """Return a hub id; of a local file the kind of benchmark, since its path says nothing elsewhere."""
-    return benchmark.kind if _is_local(run, benchmark.path) else benchmark.path
+def _judged(run: RunFiles, judge: str) -> Iterator[tuple[BenchmarkRun, ModelRun]]:
+    for benchmark in run.benchmarks:
+        yield from ((benchmark, model) for model in benchmark.models if model.name == judge)
 
 
 def _training(run: RunFiles, training: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     recipe, manifest = run.manifest.recipe, run.manifest
-    sources = [_shown(str(source.get("path"))) for source in recipe.get("data", {}).get("sources", ())]
+    sources = [_public_path(str(source.get("path"))) for source in recipe.get("data", {}).get("sources", ())]
     if sources:
         yield "Preference pairs", ", ".join(sources)
-    counted = (
-        ("records", "Training records"),
-        ("tokens_seen", "Training tokens"),
-        ("steps", "Optimiser steps"),
-    )
-    for key, label in counted:
+    labels = {"records": "Training records", "tokens_seen": "Training tokens", "steps": "Optimizer steps"}
+    for key, label in labels.items():
         if key in training:
             yield label, f"{training[key]:,}"
     if isinstance(training.get("final_loss"), float):
@@ -156,75 +152,59 @@ def _training(run: RunFiles, training: Mapping[str, Any]) -> Iterator[tuple[str,
     yield "Code", f"git {manifest.git}, Python {manifest.python}"
 
 
-def _limits(run: RunFiles, benchmarks: list[BenchmarkRun], judge: str) -> Iterator[str]:
-    """Yield what the numbers say against the judge."""
-    for benchmark, model in _judged(benchmarks, judge):
-        found = model.diagnostics
-        if found.consistency is not None:
+def _limits(run: RunFiles, judge: str) -> Iterator[str]:
+    """Yield the weaknesses that the numbers show."""
+    for benchmark, model in _judged(run, judge):
+        diagnostics = model.diagnostics
+        if diagnostics.consistency is not None:
             yield (
-                f"{benchmark.name}: it names the same answer in both orders in {percent(found.consistency)}% of the "
-                f"comparisons, and answer A in {percent(found.position_bias)}% of its verdicts."
+                f"{benchmark.name}: it names the same answer in both orders in {percent(diagnostics.consistency)}% of "
+                f"the comparisons, and answer A in {percent(diagnostics.position_bias)}% of its verdicts."
             )
-        if found.length_bias is not None:
-            verb = "more" if found.length_bias > 0 else "less"
+        if diagnostics.length_bias is not None:
+            verb = "more" if diagnostics.length_bias > 0 else "less"
             yield (
-                f"{benchmark.name}: it takes the longer answer {percent(abs(found.length_bias))} points {verb} often "
-                "than the longer one is right."
+                f"{benchmark.name}: it prefers the longer answer {percent(abs(diagnostics.length_bias))} points {verb} "
+                "often than the longer one is right."
             )
         if model.score.toy:
-            yield f"{benchmark.name} is a toy benchmark: its numbers compare with nothing published."
+            yield f"{benchmark.name} is a toy benchmark: its numbers compare with no published ones."
         elif model.score.partial:
             yield f"{benchmark.name} was judged in part: its score does not compare with published ones."
     if run.manifest.recipe.get("limit") is not None:
-        yield "The run was limited to the first rows of its data and benchmarks."
+        yield "The run was limited to some of the rows of its data and benchmarks."
 
 
 def _usage(base: str, revision: str | None) -> str:
     model = repr({"path": base, "revision": revision}) if revision else repr(base)
-    return f"""from reasongenrm.judge.api import Judge
+    return f"""from reasongenrm import Judge
 
 with Judge.from_pretrained({model}, adapter="adapter") as judge:
-    said = judge.compare("What is 2 + 2?", "4", "5")
-    print(said.winner, said.prob_a, said.reason)"""
+    comparison = judge.compare("What is 2 + 2?", "4", "5")
+    print(comparison.winner, comparison.prob_a, comparison.reason)"""
 
 
 def _is_local(run: RunFiles, path: str) -> bool:
-    """Whether a path was a file or folder of the machine: the manifest has its hash, or it looks like nothing else."""
+    """Whether a path was a file or folder of the machine: the manifest has its hash, or it is not a hub id."""
     known = run.manifest.settings.get("files", {}).get(path)
     if known is not None:
         return bool(known != "absent")
     return re.fullmatch(r"[\w.-]+/[\w.-]+", path) is None
 
 
-def _shown(path: str) -> str:
-    """Return a path without the folders of the machine it lay on."""
+def _public_path(path: str) -> str:
+    """Return an absolute path without its folders, which are those of one machine."""
     return PurePath(path).name if PurePath(path).is_absolute() else path
 
 
 def _public(value: Any) -> Any:
-    """Return a part of the recipe without what is of this machine or of its network."""
+    """Return a part of the recipe without what belongs to one machine or its network."""
     if isinstance(value, dict):
-        return {key: _public(item) for key, item in value.items() if key not in _OWN}
+        return {key: _public(item) for key, item in value.items() if key not in _PRIVATE_KEYS}
     if isinstance(value, list):
         return [_public(item) for item in value]
-    return _shown(value) if isinstance(value, str) else value
-
-
-def _one_line(value: Any) -> Any:
-    """Return metadata in which no text has a line of its own, such as one that ends the metadata."""
-    if isinstance(value, dict):
-        return {key: _one_line(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_one_line(item) for item in value]
-    return " ".join(value.split()) if isinstance(value, str) else value
+    return _public_path(value) if isinstance(value, str) else value
 
 
 def _yaml(value: Any) -> str:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=_LINE)
-
-
-def _fenced(text: str, language: str) -> str:
-    """Return text as a code block whose fence is longer than any run of backticks in it."""
-    longest = max((len(run) for run in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text}\n{fence}"
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110).rstrip("\n")

@@ -1,26 +1,80 @@
-"""The numbers of a run's benchmark as one table, its models side by side: cells for the page, Markdown and model card."""
+"""The numbers of one benchmark of a run as a table with a column per model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import starmap
 
+from reasongenrm.metrics.diagnostics import Diagnostics
 from reasongenrm.metrics.intervals import Interval
 from reasongenrm.metrics.scores import OUTCOMES, BenchmarkScore
 from reasongenrm.report.charts import Estimate
 from reasongenrm.report.run_files import BenchmarkRun, ModelRun
-from reasongenrm.report.tables import MISSING, escape_markdown, footnotes, grid, percent
+from reasongenrm.report.tables import (
+    MISSING,
+    TextTable,
+    footnotes,
+    percent,
+    points,
+    score_cell,
+    with_interval,
+)
 
 _Z = 1.959963984540054  # the 97.5% quantile of the normal distribution
 
+_NOTES = {
+    "score [95%]": "The benchmark's official score, and its bootstrap interval over rows.",
+    "swap mean": "Mean credit of the rows over both orders, without section weights.",
+    "strict": "The score when only rows that are right in every order count.",
+    "consistency [95%]": "Share of comparisons whose two orders name the same answer, "
+    "of those with a letter in both.",
+    "share of A": "Position bias: how often a verdict names A. 50 is unbiased when both orders are judged.",
+    "first answer when inconsistent": "Of the inconsistent comparisons, those that name A in both orders.",
+    "second answer when inconsistent": "Of the inconsistent comparisons, those that name B in both orders.",
+    "length bias": "How much more often the longer answer is preferred than it is right, in points.",
+    "accuracy, right answer longer": "Mean credit where the right answer is the longer one.",
+    "accuracy, right answer shorter": "Mean credit where the right answer is the shorter one.",
+    "ECE": "Expected calibration error of P(right answer), ten bins; 0 is calibrated.",
+    "Brier score": "Mean squared error of P(right answer); 0 is best, 0.25 is a coin.",
+    "n": "Judgements: a row judged in both orders counts twice. n is the sum of the six lines below.",
+    "unparsed": "No verdict could be read.",
+    "truncated": "The completion ran out of tokens before its verdict.",
+    "error": "The engine failed, or the prompt did not fit.",
+    "rescued": "A second request allowed only a verdict; each of these also has an outcome above.",
+    "prompt tokens": "Tokens read.",
+    "sampled tokens": "Tokens written, rescues included.",
+    "requests": "Requests to the engine.",
+    "seconds": "Wall time of the engine.",
+}
+
+_DIAGNOSTICS: tuple[tuple[str, str, Callable[[Diagnostics], str]], ...] = (
+    ("Bias", "consistency [95%]", lambda d: with_interval(d.consistency, d.consistency_interval)),
+    ("Bias", "share of A", lambda d: percent(d.position_bias)),
+    ("Bias", "first answer when inconsistent", lambda d: percent(d.first_preference)),
+    ("Bias", "second answer when inconsistent", lambda d: percent(d.second_preference)),
+    ("Bias", "length bias", lambda d: points(d.length_bias)),
+    ("Bias", "accuracy, right answer longer", lambda d: percent(d.longer_right_accuracy)),
+    ("Bias", "accuracy, right answer shorter", lambda d: percent(d.shorter_right_accuracy)),
+    ("Calibration", "ECE", lambda d: _decimal(d.ece)),
+    ("Calibration", "Brier score", lambda d: _decimal(d.brier)),
+)
+
+_COSTS = {
+    "prompt tokens": "prompt_tokens",
+    "sampled tokens": "tokens",
+    "requests": "requests",
+    "seconds": "seconds",
+}
+
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class MetricLine:
     """One line of the table.
 
     Attributes:
-        group: what it is about; lines of a group stand together.
+        group: the topic; lines of a group follow each other.
         label: what is measured.
         note: what that means, in a sentence or two.
         cells: one per model.
@@ -50,30 +104,30 @@ def section_estimates(score: BenchmarkScore) -> dict[str, Estimate | None]:
 
         a - sqrt(sum w_i² (a_i - l_i)²)   to   a + sqrt(sum w_i² (u_i - a_i)²).
 
-    There is none for a section that is no weighted mean of its subsets.
+    There is none for a section that is not a weighted mean of its subsets.
     """
-    found: dict[str, Estimate | None] = {}
-    for name, accuracy in score.sections.items():
-        if accuracy is None:
-            found[name] = None
-            continue
-        parts = [subset for subset in score.subsets.values() if subset.section == name]
-        total = sum(part.weight for part in parts)
-        mean = math.fsum(part.weight * part.accuracy for part in parts) / total if total else math.nan
-        if not math.isclose(mean, accuracy, abs_tol=1e-9):
-            found[name] = (accuracy, None, None)
-            continue
-        below = above = 0.0
-        for part in parts:
-            low, high = _wilson(part.accuracy, part.rows)
-            below += (part.weight / total * (part.accuracy - low)) ** 2
-            above += (part.weight / total * (high - part.accuracy)) ** 2
-        found[name] = (accuracy, max(0.0, accuracy - math.sqrt(below)), min(1.0, accuracy + math.sqrt(above)))
-    return found
+    return {
+        name: None if accuracy is None else _section_estimate(score, name, accuracy)
+        for name, accuracy in score.sections.items()
+    }
+
+
+def _section_estimate(score: BenchmarkScore, name: str, accuracy: float) -> Estimate:
+    subsets = [subset for subset in score.subsets.values() if subset.section == name]
+    total = sum(subset.weight for subset in subsets)
+    mean = math.fsum(s.weight * s.accuracy for s in subsets) / total if total else math.nan
+    if not math.isclose(mean, accuracy, abs_tol=1e-9):
+        return accuracy, None, None
+    below = above = 0.0
+    for subset in subsets:
+        low, high = _wilson(subset.accuracy, subset.rows)
+        below += (subset.weight / total * (subset.accuracy - low)) ** 2
+        above += (subset.weight / total * (high - subset.accuracy)) ** 2
+    return accuracy, max(0.0, accuracy - math.sqrt(below)), min(1.0, accuracy + math.sqrt(above))
 
 
 def _wilson(share: float, n: int) -> Interval:
-    """Return `stats.wilson_interval` of a share that need not be a whole number of successes."""
+    """Return `intervals.wilson_interval` of a share that need not be a whole number of successes."""
     middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
     half = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
     return min(max(0.0, middle - half), share), max(min(1.0, middle + half), share)
@@ -82,18 +136,15 @@ def _wilson(share: float, n: int) -> Interval:
 def ordered(benchmark: BenchmarkRun) -> tuple[list[str], list[str]]:
     """Return the benchmark's sections and subsets.
 
-    Those of its rows come first, in their order: the keys of scores.json are sorted, which is no order of theirs.
+    Those of its rows come first, in the order of the rows, since the keys of scores.json are sorted.
     """
-    met = list(dict.fromkeys(row.subset for row in benchmark.rows))
     scores = [model.score for model in benchmark.models]
-    present = {name: subset.section for score in scores for name, subset in score.subsets.items()}
-    subsets = [name for name in met if name in present]
-    subsets += [name for name in present if name not in subsets]
-    sections = list(dict.fromkeys(present[name] for name in subsets))
-    sections += list(
-        dict.fromkeys(name for score in scores for name in score.sections if name not in sections)
-    )
-    return sections, subsets
+    section_by_subset = {name: s.section for score in scores for name, s in score.subsets.items()}
+    names = dict.fromkeys([*(row.subset for row in benchmark.rows), *section_by_subset])
+    subsets = [name for name in names if name in section_by_subset]
+    sections = [section_by_subset[name] for name in subsets]
+    sections += [name for score in scores for name in score.sections]
+    return list(dict.fromkeys(sections)), subsets
 
 
 def facts(benchmark: BenchmarkRun) -> str:
@@ -104,130 +155,61 @@ def facts(benchmark: BenchmarkRun) -> str:
     )
 
 
-def lines(benchmark: BenchmarkRun) -> list[Line]:
-    """Return the table of a benchmark; shares are percentages without a sign."""
-    return [*_score_lines(benchmark), *_bias_lines(benchmark), *_outcome_lines(benchmark), *_cost_lines(benchmark)]  # fmt: skip
+def metric_lines(benchmark: BenchmarkRun) -> list[MetricLine]:
+    """Return the lines of the table; shares are percentages without a sign."""
+    models = benchmark.models
+
+    def line(group: str, label: str, cell: Callable[[ModelRun], str], note: str = "") -> MetricLine:
+        return MetricLine(group, label, note or _NOTES.get(label, ""), tuple(map(cell, models)))
+
+    def section(name: str) -> MetricLine:
+        note = "Accuracy of the section, from its subsets."
+        return line("Score", f"{name} [95%]", lambda m: _section_cell(m, name), note)
+
+    def detail(name: str) -> MetricLine:
+        note = "Also published by the benchmark."
+        return line("Score", name, lambda m: percent(m.score.details.get(name)), note)
+
+    def diagnostic(group: str, label: str, cell: Callable[[Diagnostics], str]) -> MetricLine:
+        return line(group, label, lambda m: cell(m.diagnostics))
+
+    def count(outcome: str) -> MetricLine:
+        return line("Judgements", outcome, lambda m: f"{getattr(m.score.counts, outcome):,}")
+
+    def cost(label: str) -> MetricLine:
+        return line("Cost", label, lambda m: _cost_cell(m, _COSTS[label]))
+
+    details = dict.fromkeys(name for model in models for name in model.score.details)
+    return [
+        line("Score", "score [95%]", lambda m: score_cell(m.score)),
+        *map(section, ordered(benchmark)[0]),
+        line("Score", "swap mean", lambda m: percent(m.score.swap_mean)),
+        line("Score", "strict", lambda m: percent(m.score.strict)),
+        *map(detail, details),
+        *starmap(diagnostic, _DIAGNOSTICS),
+        *map(count, ("n", *OUTCOMES, "rescued")),
+        *map(cost, _COSTS),
+    ]
 
 
-def markdown(benchmark: BenchmarkRun) -> str:
-    """Return the table and its footnotes as Markdown, ending in a newline."""
-    headings = ["", *(model.name for model in benchmark.models)]
-    rows = [[line.label, *line.cells] for line in lines(benchmark)]
-    table = grid(headings, rows).replace("| (empty) |", "| |", 1)  # the corner says nothing on purpose
-    return table + "\n" + "".join(f"\n{escape_markdown(note)}\n" for note in notes(benchmark))
-
-
-def notes(benchmark: BenchmarkRun) -> list[str]:
-    """Return what a reader must know before comparing the numbers."""
-    return footnotes([(model.name, model.score, {}) for model in benchmark.models])
-
-
-def _line(
-    benchmark: BenchmarkRun, group: str, label: str, note: str, cell: Callable[[ModelRun], str]
-) -> Line:
-    return Line(group, label, note, tuple(cell(model) for model in benchmark.models))
-
-
-def _with_interval(value: float | None, interval: Sequence[float | None] | None) -> str:
-    if value is None or interval is None or None in interval:
-        return percent(value)
-    return f"{percent(value)} [{percent(interval[0])}, {percent(interval[1])}]"
-
-
-def _official(model: ModelRun) -> str:
-    score = model.score
-    marks = ("†" if score.partial else "") + ("‡" if score.toy else "")
-    return _with_interval(score.score, score.interval) + marks
-
-
-def _points(difference: float | None) -> str:
-    return MISSING if difference is None else f"{100 * difference:+.1f}"
+def run_table(benchmark: BenchmarkRun) -> TextTable:
+    """Return the lines as a table with its footnotes."""
+    headings = ("", *(model.name for model in benchmark.models))
+    rows = tuple((line.label, *line.cells) for line in metric_lines(benchmark))
+    return TextTable(headings, rows, notes=footnotes([model.score for model in benchmark.models]))
 
 
 def _decimal(value: float | None) -> str:
     return MISSING if value is None else f"{value:.3f}"
 
 
-def _score_lines(benchmark: BenchmarkRun) -> list[Line]:
-    group = "Score"
-    estimates = [section_estimates(model.score) for model in benchmark.models]
-    found = [
-        _line(benchmark, group, "score [95%]", "The benchmark's official score, and its bootstrap interval over rows.", _official)
-    ]  # fmt: skip
-    for section in ordered(benchmark)[0]:
-        known = [estimate.get(section) for estimate in estimates]
-        cells = tuple(MISSING if one is None else _with_interval(one[0], one[1:]) for one in known)
-        found.append(Line(group, f"{section} [95%]", "Accuracy of the section, from its subsets.", cells))
-    found += [
-        _line(benchmark, group, "swap mean", "Mean credit of the rows over both orders, without section weights.", lambda m: percent(m.score.swap_mean)),
-        _line(benchmark, group, "strict", "The score when only rows that are right in every order count.", lambda m: percent(m.score.strict)),
-    ]  # fmt: skip
-    for name in dict.fromkeys(name for model in benchmark.models for name in model.score.details):
-        shares = tuple(percent(model.score.details.get(name)) for model in benchmark.models)
-        found.append(Line(group, name, "Also published by the benchmark.", shares))
-    return found
+def _section_cell(model: ModelRun, name: str) -> str:
+    value, *interval = section_estimates(model.score).get(name) or (None,)
+    return with_interval(value, interval)
 
 
-def _bias_lines(benchmark: BenchmarkRun) -> list[Line]:
-    rows: list[tuple[str, str, str, Callable[[ModelRun], str]]] = [
-        ("Bias", "consistency [95%]", "Share of comparisons whose two orders name the same answer, of those with a letter in both.",
-         lambda m: _with_interval(m.diagnostics.consistency, m.diagnostics.consistency_interval)),
-        ("Bias", "share of A", "Position bias: how often a verdict names A. 50 is unbiased when both orders are judged.",
-         lambda m: percent(m.diagnostics.position_bias)),
-        ("Bias", "first answer when inconsistent", "Of the inconsistent comparisons, those that name A in both orders.",
-         lambda m: percent(m.diagnostics.first_preference)),
-        ("Bias", "second answer when inconsistent", "Of the inconsistent comparisons, those that name B in both orders.",
-         lambda m: percent(m.diagnostics.second_preference)),
-        ("Bias", "length bias", "How much more often the longer answer is taken than it is right, in points.",
-         lambda m: _points(m.diagnostics.length_bias)),
-        ("Bias", "accuracy, right answer longer", "Mean credit where the right answer is the longer one.",
-         lambda m: percent(m.diagnostics.longer_right_accuracy)),
-        ("Bias", "accuracy, right answer shorter", "Mean credit where the right answer is the shorter one.",
-         lambda m: percent(m.diagnostics.shorter_right_accuracy)),
-        ("Calibration", "ECE", "Expected calibration error of P(right answer), ten bins; 0 is calibrated.",
-         lambda m: _decimal(m.diagnostics.ece)),
-        ("Calibration", "Brier score", "Mean squared error of P(right answer); 0 is best, 0.25 is a coin.",
-         lambda m: _decimal(m.diagnostics.brier)),
-    ]  # fmt: skip
-    return [_line(benchmark, *row) for row in rows]
-
-
-def _outcome_lines(benchmark: BenchmarkRun) -> list[Line]:
-    what = {
-        "n": "Judgements: a row judged in both orders counts twice. n is the sum of the six lines below.",
-        "unparsed": "No verdict could be read.",
-        "truncated": "The completion ran out of tokens before its verdict.",
-        "error": "The engine failed, or the prompt did not fit.",
-        "rescued": "The verdict was asked for alone; each of these also has an outcome above.",
-    }
-    return [
-        Line(
-            "Judgements",
-            name,
-            what.get(name, ""),
-            tuple(f"{getattr(model.score.counts, name):,}" for model in benchmark.models),
-        )
-        for name in ("n", *OUTCOMES, "rescued")
-    ]
-
-
-def _cost_lines(benchmark: BenchmarkRun) -> list[Line]:
-    what = {
-        "prompt_tokens": ("prompt tokens", "Tokens read."),
-        "tokens": ("sampled tokens", "Tokens written, rescues included."),
-        "requests": ("requests", "Requests made of the engine."),
-        "seconds": ("seconds", "Wall time of the engine."),
-    }
-
-    def cell(model: ModelRun, name: str) -> str:
-        if model.cost is None:
-            return MISSING
-        value = getattr(model.cost, name)
-        if value is None:
-            return MISSING
-        return f"{value:,.1f}" if name == "seconds" else f"{value:,}"
-
-    return [
-        Line("Cost", label, note, tuple(cell(model, name) for model in benchmark.models))
-        for name, (label, note) in what.items()
-    ]
+def _cost_cell(model: ModelRun, key: str) -> str:
+    value = getattr(model.cost, key, None)
+    if value is None:
+        return MISSING
+    return f"{value:,.1f}" if key == "seconds" else f"{value:,}"

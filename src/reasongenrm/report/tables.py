@@ -1,28 +1,85 @@
-"""Results as tables: the same cells as Markdown for files and as a rich table for the terminal."""
+"""Tables of text cells, written as Markdown, for the terminal, and as HTML by `table.html.jinja`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from reasongenrm.metrics.scores import OUTCOMES, BenchmarkScore
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.table import Table as RichTable
 
+MISSING = "–"
 
-# An underscore within a word emphasises nothing, and slugs are easier to read without the backslash.
+# An underscore inside a word emphasises nothing, and slugs are easier to read without the backslash.
 _MARKS = re.compile(r"[\\`*\[\]<|~&]|(?<![^\W_])_|_(?![^\W_])")
+
+ModelScore = tuple[str, BenchmarkScore, Mapping[str, str]]
+"""A model's name, its score, and further columns (heading -> cell) for the end of its row."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextTable:
+    """A table whose cells are text.
+
+    Attributes:
+        headings: one per column; may be empty.
+        rows: cells, one per column.
+        text_columns: how many columns, from the left, hold text; the others are aligned as numbers.
+        title: a heading for the table.
+        notes: what a reader must know before comparing the numbers.
+    """
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: int = 1
+    title: str = ""
+    notes: tuple[str, ...] = ()
+
+    def markdown(self) -> str:
+        """Return the table and its notes as Markdown, ending in a newline; the title is not part of it."""
+        notes = "".join(f"\n{escape_markdown(note)}\n" for note in self.notes)
+        return grid(self.headings, self.rows, text_columns=self.text_columns) + "\n" + notes
+
+    def rich(self, *, narrow: bool = False) -> RichTable:
+        """Return the table for the terminal, its notes as the caption.
+
+        Args:
+            narrow: break a heading at every space, where the cells are wider than single words of it.
+        """
+        from rich.table import Table as RichTable
+        from rich.text import Text  # Text: a name is not markup
+
+        table = RichTable(
+            title=Text(self.title) if self.title else None,
+            caption=Text("\n".join(self.notes)) if self.notes else None,
+            caption_justify="left",
+        )
+        for number, heading in enumerate(self.headings):
+            justify: Any = "left" if number < self.text_columns else "right"
+            label = heading.replace(" ", "\n") if narrow else heading
+            table.add_column(Text(label), justify=justify, overflow="fold")
+        for row in self.rows:
+            table.add_row(*(Text(one_line(cell)) for cell in row))
+        return table
+
+
+def one_line(text: str, longest: int | None = None) -> str:
+    """Return text on one line; of a longer one the beginning and an ellipsis."""
+    line = " ".join(text.split())
+    return line if longest is None or len(line) <= longest else f"{line[:longest]}…"
 
 
 def escape_markdown(text: str) -> str:
-    """Return text that stands in a Markdown table cell or paragraph as itself, on one line."""
-    return _MARKS.sub(r"\\\g<0>", " ".join(text.split()))
+    """Return text on one line that a Markdown table cell or paragraph shows unchanged."""
+    return _MARKS.sub(r"\\\g<0>", one_line(text))
 
 
 def grid(headings: Sequence[str], rows: Sequence[Sequence[Any]], *, text_columns: int = 1) -> str:
-    """Return a table without a final newline; an empty cell says so.
+    """Return a Markdown table without a final newline; an empty cell below the headings reads "(empty)".
 
     Args:
         headings: one per column.
@@ -30,15 +87,9 @@ def grid(headings: Sequence[str], rows: Sequence[Sequence[Any]], *, text_columns
         text_columns: how many columns, from the left, hold text; the others are aligned as numbers.
     """
     alignment = ["---"] * text_columns + ["---:"] * (len(headings) - text_columns)
-    lines = [[escape_markdown(str(cell)) or "(empty)" for cell in cells] for cells in (headings, *rows)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (lines[0], alignment, *lines[1:]))
-
-
-Entry = tuple[str, BenchmarkScore, Mapping[str, str]]
-"""A model's name, its result, and further columns (heading -> cell) to stand at the end of its row."""
-
-
-MISSING = "–"
+    cells = [[escape_markdown(str(cell)) or "(empty)" for cell in row] for row in rows]
+    lines = [list(map(escape_markdown, headings)), alignment, *cells]
+    return "\n".join("|" + "|".join(f" {cell} " if cell else " " for cell in line) + "|" for line in lines)
 
 
 def percent(share: float | None) -> str:
@@ -46,74 +97,60 @@ def percent(share: float | None) -> str:
     return MISSING if share is None else f"{100 * share:.1f}"
 
 
-def score_cell(result: BenchmarkScore) -> str:
+def points(difference: float | None) -> str:
+    """Return a difference of shares in percentage points with its sign, `–` for None."""
+    return MISSING if difference is None else f"{round(100 * difference, 1) + 0.0:+.1f}"  # + 0.0: no "-0.0"
+
+
+def with_interval(value: float | None, interval: Sequence[float | None] | None) -> str:
+    """Return a share in percent with its interval, or alone where the interval is not known."""
+    if value is None or interval is None or None in interval:
+        return percent(value)
+    return f"{percent(value)} [{percent(interval[0])}, {percent(interval[1])}]"
+
+
+def score_cell(score: BenchmarkScore) -> str:
     """Return a score with its interval and the marks of its footnotes."""
-    low, high = result.interval
-    marks = ("†" if result.partial else "") + ("‡" if result.toy else "")
-    return f"{percent(result.score)} [{percent(low)}, {percent(high)}]{marks}"
+    marks = ("†" if score.partial else "") + ("‡" if score.toy else "")
+    return with_interval(score.score, score.interval) + marks
 
 
-def _cells(entries: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
-    """Return the headings and one list of cells per entry."""
-    sections = list(dict.fromkeys(name for _, result, _ in entries for name in result.sections))
-    extras = list(dict.fromkeys(name for *_, extra in entries for name in extra))
-    headings = ["model", *sections, "score [95%]", "strict", "n", *OUTCOMES, "rescued", *extras]
-    rows = [
-        [
-            name,
-            *(percent(result.sections.get(section)) for section in sections),
-            score_cell(result),
-            percent(result.strict),
-            str(result.counts.n),
-            *(str(getattr(result.counts, outcome)) for outcome in OUTCOMES),
-            str(result.counts.rescued),
-            *(extra.get(heading, MISSING) for heading in extras),
-        ]
-        for name, result, extra in entries
-    ]
-    return headings, rows
-
-
-def footnotes(entries: Sequence[Entry]) -> list[str]:
-    """Return what a reader must know before comparing these numbers: partial and toy benchmarks."""
+def footnotes(scores: Sequence[BenchmarkScore]) -> tuple[str, ...]:
+    """Return what a reader must know before comparing these scores: partial and toy benchmarks."""
     notes = []
-    missing = list(
-        dict.fromkeys(name for _, result, _ in entries if result.partial for name in result.missing)
-    )
-    if any(result.partial for _, result, _ in entries):
+    if any(score.partial for score in scores):
+        missing = dict.fromkeys(name for score in scores if score.partial for name in score.missing)
         notes.append(
             "† partial benchmark: the score is the mean of the sections present; absent or incomplete: "
-            + ", ".join(missing)
-            + "."
+            f"{', '.join(missing)}."
         )
-    if any(result.toy for _, result, _ in entries):
+    if any(score.toy for score in scores):
         notes.append(
-            "‡ toy benchmark made by this suite: it shows that the stages work, and compares with nothing."
+            "‡ toy benchmark made by this suite: it shows that the stages work; its scores compare with no published ones."
         )
-    return notes
+    return tuple(notes)
 
 
-def markdown_table(entries: Sequence[Entry]) -> str:
-    """Return the results as a Markdown table with its footnotes, ending in a newline.
+def score_table(scores: Sequence[ModelScore], title: str = "") -> TextTable:
+    """Return the scores of some models on one benchmark.
 
-    Columns: model, the sections, the score with its 95% interval, the strict score (percentages), then counts
-    over judgements, then the entries' own columns.
+    Columns: model, the sections, the score with its 95% interval, the strict score (percentages), then counts over
+    judgements, then the models' further columns.
     """
-    headings, rows = _cells(entries)
-    notes = [escape_markdown(note) for note in footnotes(entries)]
-    return grid(headings, rows) + "\n" + "".join(f"\n{note}\n" for note in notes)
-
-
-def rich_table(entries: Sequence[Entry]) -> Table:
-    """Return the same table for the terminal, the footnotes as its caption."""
-    from rich.table import Table
-    from rich.text import Text
-
-    headings, rows = _cells(entries)
-    notes = footnotes(entries)
-    table = Table(caption=Text("\n".join(notes)) if notes else None, caption_justify="left")
-    for number, heading in enumerate(headings):
-        table.add_column(Text(heading), justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(" ".join(cell.split())) for cell in row))  # Text: a name is not markup
-    return table
+    sections = list(dict.fromkeys(name for _, score, _ in scores for name in score.sections))
+    extras = list(dict.fromkeys(name for *_, extra in scores for name in extra))
+    rows = [
+        (
+            name,
+            *(percent(score.sections.get(section)) for section in sections),
+            score_cell(score),
+            percent(score.strict),
+            str(score.counts.n),
+            *(str(getattr(score.counts, outcome)) for outcome in OUTCOMES),
+            str(score.counts.rescued),
+            *(extra.get(heading, MISSING) for heading in extras),
+        )
+        for name, score, extra in scores
+    ]
+    headings = ("model", *sections, "score [95%]", "strict", "n", *OUTCOMES, "rescued", *extras)
+    return TextTable(headings, tuple(rows), title=title, notes=footnotes([score for _, score, _ in scores]))

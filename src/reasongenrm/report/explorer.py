@@ -1,0 +1,111 @@
+"""The rows of a benchmark for the explorer of a page: outcomes, and texts as plain JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from reasongenrm.metrics.diagnostics import probability_right
+from reasongenrm.records import PairResult
+from reasongenrm.report.run_files import BenchmarkRun, ModelRun
+
+LONGEST = 20_000
+"""The most characters of a text that are shown."""
+
+PairOutcome = Literal["right", "wrong", "inconsistent", "tie", "unread"]
+
+OUTCOME_NOTES: Mapping[str, str] = {
+    "right": "right in every order",
+    "wrong": "wrong in every order",
+    "inconsistent": "right in one order, wrong in the other",
+    "tie": "a tie, and nothing unread",
+    "unread": "unparsed, truncated or an error in some order",
+}
+
+_UNREAD = {"unparsed", "truncated", "error"}
+
+
+def pair_outcome(result: PairResult) -> PairOutcome:
+    """Return the outcome of a comparison over its orders."""
+    outcomes = set(result.outcomes)
+    if not outcomes or outcomes & _UNREAD:
+        return "unread"
+    if "tie" in outcomes:
+        return "tie"
+    if len(outcomes) > 1:
+        return "inconsistent"
+    return "right" if outcomes == {"correct"} else "wrong"
+
+
+def shorten(text: str, longest: int = LONGEST) -> str:
+    """Return a text; of one that is too long its beginning, and its length."""
+    if len(text) <= longest:
+        return text
+    return f"{text[:longest]}\n… [shortened: the first {longest:,} of {len(text):,} characters]"
+
+
+def payload(benchmark: BenchmarkRun) -> dict[str, Any]:
+    """Return the benchmark's rows and comparisons as plain values.
+
+    A comparison refers to its row and to two of the row's answers, and has one result per model. A judge's ratings
+    of single answers are part of the row, by model: None for a model that compares.
+    """
+    rows, pairs = [], []
+    for at, row in enumerate(benchmark.rows):
+        rows.append(
+            {
+                "id": row.id,
+                "subset": row.subset,
+                "turns": [[turn["role"], shorten(turn["content"])] for turn in row.history],
+                "answers": [shorten(answer) for answer in row.answers],
+                "lengths": [len(answer) for answer in row.answers],
+                "length": sum(len(turn["content"]) for turn in row.history),
+                "rated": [_ratings(model, row.id) for model in benchmark.models],
+            }
+        )
+        for pair, (right, wrong) in zip(row.pairs, row.places, strict=True):
+            results = [_result(model, pair.id) for model in benchmark.models]
+            pairs.append({"id": pair.id, "row": at, "right": right, "wrong": wrong, "results": results})
+    return {"models": [model.name for model in benchmark.models], "rows": rows, "pairs": pairs}
+
+
+def _ratings(model: ModelRun, row_id: str) -> list[dict[str, Any]] | None:
+    if not model.ratings:
+        return None
+    return [
+        {
+            "rating": rating.rating,
+            "outcome": rating.outcome,
+            "reason": shorten(rating.reason),
+            "rescued": rating.rescued,
+            "tokens": rating.tokens,
+        }
+        for rating in model.ratings[row_id]
+    ]
+
+
+def _result(model: ModelRun, pair_id: str) -> dict[str, Any]:
+    result = model.results[pair_id]
+    verdicts = [
+        {
+            "order": verdict.order,
+            "winner": verdict.winner,
+            "a": _rounded(verdict.prob_a),
+            "outcome": outcome,
+            "reason": shorten(verdict.reason),
+            "rescued": verdict.rescued,
+            "tokens": verdict.tokens,
+        }
+        for verdict, outcome in zip(result.verdicts, result.outcomes, strict=False)
+    ]
+    return {
+        "outcome": pair_outcome(result),
+        # The difference of two ratings is not a log-odds, unlike that of a scalar head's scores.
+        "p": None if model.ratings else _rounded(probability_right(result)),
+        "scores": result.scores,
+        "verdicts": verdicts,
+    }
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, 4)
