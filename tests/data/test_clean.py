@@ -29,7 +29,7 @@ def text(rng: random.Random, count: int) -> str:
     return " ".join(f"w{rng.randrange(10_000)}" for _ in range(count))
 
 
-def kept(*pairs: PreferencePair, config: NearDuplicateConfig = CONFIG) -> tuple[list[int], list[Drop]]:
+def filtered(*pairs: PreferencePair, config: NearDuplicateConfig = CONFIG) -> tuple[list[int], list[Drop]]:
     """Return which of the pairs are kept, and the drops."""
     drops: list[Drop] = []
     out = list(drop_near_duplicates(pairs, config, drops.append))
@@ -62,7 +62,7 @@ def test_words(raw: str, expected: str) -> None:
 
 
 @given(st.text(st.characters(codec="ascii"), max_size=40), st.sampled_from(["", " ’", " …"]))
-def test_ascii_words_are_read_as_in_any_other_text(raw: str, tail: str) -> None:
+def test_ascii_words_equal_those_of_a_unicode_text(raw: str, tail: str) -> None:
     assert words(raw) == words(raw + " …") == words(raw + tail)
 
 
@@ -73,12 +73,12 @@ def test_ngrams_are_equal_where_their_words_are_and_stay_in_their_text(
     flat = HashedTexts(texts)
     hashes, starts = flat.ngrams(n)
     expected = [tuple(t[at : at + n]) for t in texts for at in range(len(t) - n + 1)]
-    found = []
+    ngrams = []
     for start in starts.tolist():
         owner = int(flat.owner[start])
         at = start - int(flat.first[owner])
-        found.append(tuple(texts[owner][at : at + n]))
-    assert found == expected
+        ngrams.append(tuple(texts[owner][at : at + n]))
+    assert ngrams == expected
     names = dict(zip(hashes.tolist(), expected, strict=True))
     assert [names[value] for value in hashes.tolist()] == expected
     assert len(set(expected)) == len(set(hashes.tolist()))
@@ -91,7 +91,7 @@ def test_hashes_are_the_same_in_every_process() -> None:
 GOLDEN = 24509317627306925
 
 
-def test_bands_find_pairs_at_the_threshold_and_few_below() -> None:
+def test_pairs_at_the_threshold_share_a_band_and_few_pairs_below_do() -> None:
     for threshold in (0.3, 0.5, 0.7, 0.8, 0.9, 1.0):
         bands, rows = bands_for(threshold, 128)
         assert bands * rows <= 128
@@ -109,7 +109,7 @@ def test_a_near_copy_is_found_and_the_first_is_kept() -> None:
     copy = pair(prompt.upper() + " ?!", " ".join(edited), bad + ".")
     swap = pair(prompt, bad, " ".join(edited))
     strange = pair(prompt, text(rng, 120), text(rng, 120))
-    at, drops = kept(first, copy, swap, strange)
+    at, drops = filtered(first, copy, swap, strange)
     assert at == [0, 3]
     assert [(d.location, d.reason, d.stage, d.source) for d in drops] == [
         (copy.id, "near_duplicate", "clean", "s"),
@@ -132,14 +132,14 @@ def test_copies_are_always_found_and_the_order_of_the_answers_does_not_matter(
     pairs = [pair(*row) for row in rows]
     prompt, chosen, rejected = rows[data.draw(st.integers(0, len(rows) - 1))]
     for copy in (pair(prompt, chosen, rejected), pair(prompt, rejected, chosen)):
-        at, drops = kept(*pairs, copy, config=NearDuplicateConfig(threshold=1.0))
+        at, drops = filtered(*pairs, copy, config=NearDuplicateConfig(threshold=1.0))
         assert len(pairs) not in at
         assert drops[-1].location == copy.id and "about 1.00" in drops[-1].detail
     swap = [pair(p, r, c) for p, c, r in rows]
-    assert kept(*pairs)[0] == kept(*swap)[0]
+    assert filtered(*pairs)[0] == filtered(*swap)[0]
 
 
-def test_the_estimate_is_near_the_true_similarity() -> None:
+def test_estimate_is_close_to_the_true_similarity() -> None:
     words_ = [f"w{at}" for at in range(400)]
     first = pair("p", " ".join(words_), "r")
     for cut in (40, 120):
@@ -149,21 +149,21 @@ def test_the_estimate_is_near_the_true_similarity() -> None:
         ]
         # and two shingles that both have: the prompt, and the rejected answer
         exact = (len(shingles[0] & shingles[1]) + 2) / (len(shingles[0] | shingles[1]) + 2)
-        _, drops = kept(first, copy, config=NearDuplicateConfig(threshold=0.4, permutations=1024))
+        _, drops = filtered(first, copy, config=NearDuplicateConfig(threshold=0.4, permutations=1024))
         estimate = float(drops[0].detail.split("about ")[1][:4])
         assert abs(estimate - exact) < 0.06
 
 
-def test_different_answers_under_one_long_prompt_are_not_alike() -> None:
+def test_different_answers_under_one_long_prompt_are_no_near_duplicates() -> None:
     prompt = text(random.Random(3), 800)
     rows = [pair(prompt, f"answer {at}", f"reply {at}") for at in range(6)]
-    assert kept(*rows)[0] == list(range(6))
+    assert filtered(*rows)[0] == list(range(6))
 
 
-def test_short_texts_differ_by_their_signs() -> None:
+def test_short_texts_differ_by_punctuation() -> None:
     rows = [pair("2+2", "4", "5"), pair("2*2", "4", "5 "), pair("2-2", "4", "5"), pair("2+2 ", "4", "5")]
-    assert kept(*rows)[0] == [0, 1, 2]
-    assert kept(pair("x", "{}", "[]"), pair("x", "()", "<>"))[0] == [0, 1]
+    assert filtered(*rows)[0] == [0, 1, 2]
+    assert filtered(pair("x", "{}", "[]"), pair("x", "()", "<>"))[0] == [0, 1]
 
 
 def test_chinese_copies_are_found_and_other_texts_are_not() -> None:
@@ -176,27 +176,27 @@ def test_chinese_copies_are_found_and_other_texts_are_not() -> None:
         "请解释一下", "，".join("".join(changed[at : at + 30]) for at in range(0, 300, 30)), "我不知道！"
     )
     other = pair("请解释一下", "".join(reversed(characters)), "我不知道。")
-    assert kept(first, copy, other)[0] == [0, 2]
+    assert filtered(first, copy, other)[0] == [0, 2]
 
 
-def test_system_turns_do_not_make_rows_alike() -> None:
+def test_system_turns_are_ignored() -> None:
     system = text(random.Random(5), 600)
     rows = [pair(f"prompt {at}", f"chosen {at}", f"rejected {at}", system=system) for at in range(3)]
-    assert kept(*rows)[0] == [0, 1, 2]
+    assert filtered(*rows)[0] == [0, 1, 2]
 
 
 def test_batch_size_does_not_change_the_result() -> None:
     rng = random.Random(6)
     fresh = [pair(text(rng, 8), text(rng, 20), text(rng, 20)) for _ in range(BATCH + 20)]
     rows = [*fresh, *fresh]
-    at, drops = kept(*rows)
+    at, drops = filtered(*rows)
     assert at == list(range(len(fresh)))
     index = NearDuplicates(CONFIG)
     problems = [next(index.problems([row])) for row in rows]
     assert [problem for problem in problems if problem] == [drop.detail for drop in drops]
 
 
-def test_rows_of_one_template_do_not_crowd_the_index() -> None:
+def test_buckets_of_a_common_template_have_a_size_limit() -> None:
     rng = random.Random(7)
     template = text(rng, 60)
     rows = [pair(template, text(rng, 10), text(rng, 10)) for _ in range(4 * BUCKET)]
@@ -213,7 +213,7 @@ def test_real_rows(shared: Path) -> None:
         for row in load_pairs(str(shared / "preferences" / "real_pairs_skywork_schema.jsonl"))
         if isinstance(row, PreferencePair)
     ]
-    _, drops = kept(*rows)
+    _, drops = filtered(*rows)
     repeated = len(rows) - len({row.id for row in rows})
     assert (len(rows), len(drops), repeated) == (500, 10, 10)
     near = [
@@ -222,5 +222,5 @@ def test_real_rows(shared: Path) -> None:
         if len(words(row.chosen + row.rejected)) > 60 and len(words(row.rejected)) > 10
     ]
     assert len(near) > 300
-    at, _ = kept(*rows, *near)
+    at, _ = filtered(*rows, *near)
     assert sum(place >= len(rows) for place in at) < 0.01 * len(near)

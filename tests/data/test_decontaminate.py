@@ -1,4 +1,4 @@
-"""Decontamination: what is read of a benchmark, what matches, what is dropped and what is only listed."""
+"""Decontamination: texts of benchmarks, matches, drops, and matches that are only listed."""
 
 from __future__ import annotations
 
@@ -61,23 +61,25 @@ ROW = BenchmarkText("b:1", run("p", 0, 30), (run("a", 0, 40), run("c", 0, 40)))
 
 def test_matches_name_part_size_row_and_words() -> None:
     benchmark = index(ROW, BenchmarkText("b:2", run("q", 0, 30), ()))
-    held = pair(f"Well: {run('P', 5, 14)}!", chosen=f"{run('x', 0, 20)} {run('c', 3, 9)}", rejected="no")
-    matches = matches_of(benchmark, held)
+    training_pair = pair(
+        f"Well: {run('P', 5, 14)}!", chosen=f"{run('x', 0, 20)} {run('c', 3, 9)}", rejected="no"
+    )
+    matches = matches_of(benchmark, training_pair)
     assert figures(matches) == [
         ("prompt", 8, "b:1", 7, False),
         ("prompt", 13, "b:1", 2, False),
         ("answer", 8, "b:1", 2, False),
     ]
     assert matches[1] == Match(
-        held.id, "s", "prompt", 13, "bench", "b:1", count=2, whole=False, text=run("p", 5, 13)
+        training_pair.id, "s", "prompt", 13, "bench", "b:1", count=2, whole=False, text=run("p", 5, 13)
     )
     assert matches[2].text == run("c", 3, 8)
     json.dumps([asdict(match) for match in matches])
-    # A prompt is no answer, and an answer is no prompt.
+    # A prompt never matches an answer, and an answer never matches a prompt.
     assert matches_of(benchmark, pair(run("c", 0, 20), chosen=run("p", 0, 20))) == []
 
 
-def test_turns_are_matched_by_their_role_and_not_across_each_other() -> None:
+def test_turns_match_by_role_and_never_across_turns() -> None:
     benchmark = index(ROW)
     assert figures(matches_of(benchmark, pair([run("x", 0, 9), run("a", 0, 8), "go on"]))) == [
         ("answer", 8, "b:1", 1, False)
@@ -102,7 +104,7 @@ own_words = st.integers(0, 5).map(lambda at: f"own{at}")
 def test_n_planted_words_are_always_found_and_fewer_never(
     rows: list[list[str]], before: list[str], after: list[str], n: int, location: str, data: st.DataObject
 ) -> None:
-    """Own words stand on both sides, so that no longer run than the planted one is shared."""
+    """Words of the pair itself surround the planted run, so that no longer run is shared."""
     texts = [" ".join(row) for row in rows]
     part = "prompt" if location == "prompt" else "answer"
     benchmark = index(
@@ -116,8 +118,8 @@ def test_n_planted_words_are_always_found_and_fewer_never(
     start = data.draw(st.integers(0, len(rows[at]) - n))
     for count in (n, n - 1):
         planted = [*before, "own", *rows[at][start : start + count], "own", *after]
-        held = pair(**{"prompt": "own", location: " ".join(planted)})
-        matches = matches_of(benchmark, held)
+        training_pair = pair(**{"prompt": "own", location: " ".join(planted)})
+        matches = matches_of(benchmark, training_pair)
         if count < n:
             assert matches == []
             continue
@@ -147,17 +149,17 @@ def test_short_prompts_match_whole_from_four_words_on() -> None:
     assert figures(matches_of(benchmark, pair(run("z", 0, 9)))) == [("prompt", 8, "b:3", 2, False)]
 
 
-def test_boilerplate_of_more_than_common_rows_is_no_match() -> None:
+def test_boilerplate_of_more_than_common_rows_does_not_match() -> None:
     refusal = "I am sorry but I can not help you with that at all today"
     rows = [BenchmarkText(f"b:{at}", "please do this thing now", (refusal, refusal)) for at in range(4)]
-    asked = pair("please do this thing now", chosen=refusal)
-    assert matches_of(index(*rows, config=DecontaminateConfig(common=3)), asked) == []
-    assert len(matches_of(index(*rows, config=DecontaminateConfig(common=4)), asked)) == 16
+    prompt_pair = pair("please do this thing now", chosen=refusal)
+    assert matches_of(index(*rows, config=DecontaminateConfig(common=3)), prompt_pair) == []
+    assert len(matches_of(index(*rows, config=DecontaminateConfig(common=4)), prompt_pair)) == 16
     two = Decontaminator(DecontaminateConfig(common=3), [("one", rows[:2]), ("two", rows[2:])])
-    assert Counter(match.benchmark for match in matches_of(two, asked)) == {"one": 8, "two": 8}
+    assert Counter(match.benchmark for match in matches_of(two, prompt_pair)) == {"one": 8, "two": 8}
 
 
-def test_what_is_dropped_and_what_is_only_listed() -> None:
+def test_small_matches_are_listed_and_large_ones_drop_the_pair() -> None:
     clean, prompt8 = pair("nothing"), pair(run("p", 0, 8))
     prompt13, answer13 = pair(run("p", 0, 13), chosen=run("a", 0, 13)), pair("x", rejected=run("c", 1, 13))
     rows = [clean, prompt8, prompt13, answer13] * BATCH
@@ -261,7 +263,9 @@ def test_a_parquet_benchmark(tmp_path: Path) -> None:
     assert list(benchmark_texts(str(file))) == [BenchmarkText(f"{file}[0]", "p", ("c", "d", "r"))]
 
 
-def test_unreadable_rows_are_said_and_a_benchmark_of_nothing_else_is_an_error(tmp_path: Path) -> None:
+def test_unreadable_rows_are_counted_and_a_benchmark_without_a_readable_row_is_an_error(
+    tmp_path: Path,
+) -> None:
     file = tmp_path / "b.jsonl"
     file.write_text('{"prompt": "p"}\n{oops\n{"other": "x"}\n', encoding="utf-8")
     rows = list(benchmark_texts(str(file)))
@@ -275,14 +279,14 @@ def test_unreadable_rows_are_said_and_a_benchmark_of_nothing_else_is_an_error(tm
 
 
 @pytest.mark.parametrize("content", ["{", '{"prompt": "p"}', "[1]", "[]", '"x"'])
-def test_a_json_file_that_is_no_benchmark(tmp_path: Path, content: str) -> None:
+def test_json_file_without_benchmark_rows(tmp_path: Path, content: str) -> None:
     file = tmp_path / "b.json"
     file.write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match=r"b\.json"):
         list(benchmark_texts(str(file)))
 
 
-def test_paths_that_cannot_be_read(tmp_path: Path) -> None:
+def test_unreadable_paths(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         list(benchmark_texts(str(tmp_path / "none.json")))
     file = tmp_path / "b.json"
@@ -309,13 +313,13 @@ def test_real_benchmarks_and_pairs(shared: Path) -> None:
     matches: list[Match] = []
     kept = list(decontaminate(pairs, benchmark, drops.append, matches.append))
     assert len(kept) + len(drops) == len(pairs) == 500
-    # MT-Bench's questions stand in RM-Bench and LLMBar too.
+    # RM-Bench and LLMBar contain questions of MT-Bench, too.
     inequality = next(
         match for match in matches if "how many integers are in the solution of the inequality" in match.text
     )
     assert (inequality.part, inequality.n, inequality.benchmark) == ("prompt", 13, "rewardbench_llmbar.jsonl")
     assert Counter(drop.reason for drop in drops) == {"contaminated_prompt": 8, "contaminated_answer": 2}
-    # Every row of a benchmark is found in itself, but for prompts too short and texts that many rows share.
+    # Every row of a benchmark matches itself, except for short prompts and texts that many rows share.
     own = benchmark_texts(str(folder / "rewardbench_llmbar.jsonl"))
     own_pairs = [
         pair(text.prompt, *text.answers)

@@ -78,21 +78,21 @@ def assistant(text: str) -> dict[str, str]:
 
 
 def test_trl_has_its_columns_and_no_others(full_run: Recipe) -> None:
-    found = exported(full_run, "trl")
-    assert {name: set(rows[0]) for name, rows in found.items()} == {
+    rows_by_file = exported(full_run, "trl")
+    assert {name: set(rows[0]) for name, rows in rows_by_file.items()} == {
         "sft": {"prompt", "completion"},
         "genrm": {"prompt", "completion"},
         "general": {"prompt", "completion"},
         "dpo": {"prompt", "chosen", "rejected"},
         "grpo": {"prompt", "winner"},
     }
-    for name, rows in found.items():
+    for name, rows in rows_by_file.items():
         assert rows == [{key: row[key] for key in rows[0]} for row in ROWS[name]], name
 
 
 def test_llamafactory(full_run: Recipe) -> None:
-    found = exported(full_run, "llamafactory")
-    assert found == {
+    rows_by_file = exported(full_run, "llamafactory")
+    assert rows_by_file == {
         "sft": [{"messages": [*user(), assistant(THOUGHT)]}],
         "genrm": [{"messages": [*user(), assistant("[[A]]")]}],
         "general": [
@@ -110,7 +110,7 @@ def test_llamafactory(full_run: Recipe) -> None:
     info = json.loads((full_run.folder / "export/llamafactory/dataset_info.json").read_text(encoding="utf-8"))
     assert set(info) == {"r_sft", "r_genrm", "r_general", "r_dpo"}
     for name, entry in info.items():
-        rows = found[name.removeprefix("r_")]
+        rows = rows_by_file[name.removeprefix("r_")]
         assert (full_run.folder / "export/llamafactory" / entry["file_name"]).is_file()
         assert set(entry["columns"].values()) == set(rows[0])
         assert entry["ranking"] is (name == "r_dpo") and entry["formatting"] == "sharegpt"

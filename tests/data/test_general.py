@@ -1,4 +1,4 @@
-"""General data: every shape of row, and a mix that depends on weights, seed and contents alone."""
+"""General data: every form of a row, and a mix that depends only on weights, seed and contents."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def load(folder: Path, *rows: Any) -> list[SFTRecord | Drop]:
         ({"messages": [USER, ANSWER | {"reasoning_content": None}], "prompt": "other", "response": "x"}, ""),
     ],
 )
-def test_every_shape_of_row(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
+def test_every_form_of_a_row(tmp_path: Path, row: dict[str, Any], reason: str) -> None:
     (record,) = load(tmp_path, row)
     name = content_id("general", (USER,), reason, "a")
     assert record == SFTRecord((USER,), reason, "a", name, "chat")  # type: ignore[arg-type]
 
 
-def test_reasons_of_earlier_answers_are_left_out_and_sources_kept(tmp_path: Path) -> None:
+def test_prompts_have_no_reasons_of_earlier_answers(tmp_path: Path) -> None:
     turns = [
         {"role": "system", "content": "s"},
         {"role": "user", "content": "q1"},
@@ -117,7 +117,7 @@ def test_bad_row_is_a_drop(tmp_path: Path, row: Any, slug: str) -> None:
     assert drop.location.endswith("chat.jsonl:1") and drop.detail.endswith(".")
 
 
-def test_parquet_rows_are_read_alike(tmp_path: Path) -> None:
+def test_parquet_and_jsonl_rows_give_the_same_records(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -234,7 +234,7 @@ def test_memory_does_not_grow_with_the_dataset(tmp_path: Path) -> None:
     assert peak < 2 << 20, f"{peak} bytes for a file of 10 MB"
 
 
-def test_toy_rows_are_distinct_and_say_what_the_base_has_read(toy_prompts: Any) -> None:
+def test_toy_rows_are_distinct_and_use_words_of_the_corpus(toy_prompts: Any) -> None:
     rows = list(toy_general(400, seed=5))
     assert rows == list(toy_general(400, seed=5)) != list(toy_general(400, seed=6))
     assert len({row["prompt"] for row in rows}) == 400

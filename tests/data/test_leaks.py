@@ -1,4 +1,4 @@
-"""The leak detector, the surface features it looks at, and the language of a pair."""
+"""The leak detector, its surface features, and the language of a pair."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.data import leaks as leaks_module
-from reasongenrm.data.leaks import LONGEST, MEASURES, MIN_DECIDED, LeakDetector, measures, phrases
-from reasongenrm.data.report import UNKNOWN, language, pair_language
+from reasongenrm.data.leaks import LONGEST, MIN_DECIDED, LeakDetector, measures, phrases
+from reasongenrm.data.report import UNKNOWN_LANGUAGE, language, pair_language
 from reasongenrm.metrics.intervals import wilson_interval
 from reasongenrm.records import Message, PreferencePair
 from support.pairs import load_pairs
@@ -42,24 +42,24 @@ def detect(pairs: list[PreferencePair]) -> dict[str, Any]:
     detector = LeakDetector()
     for one in pairs:
         detector.add(one)
-    found = detector.to_dict()
-    assert json.loads(json.dumps(found)) == found
-    return found
+    report = detector.to_dict()
+    assert json.loads(json.dumps(report)) == report
+    return report
 
 
-def leaks(found: dict[str, Any]) -> set[tuple[str, str]]:
-    return {(row["scope"], row["feature"]) for row in found["leaks"]}
+def leaks(report: dict[str, Any]) -> set[tuple[str, str]]:
+    return {(row["scope"], row["feature"]) for row in report["leaks"]}
 
 
-def feature(found: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(row for row in found["features"] if row["feature"] == name)
+def feature(report: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(row for row in report["features"] if row["feature"] == name)
 
 
-def test_no_leak_is_found_where_there_is_none() -> None:
+def test_random_answers_have_no_leak() -> None:
     rng = random.Random(1)
-    found = detect([pair(answer(rng), answer(rng), source=f"s{at % 3}") for at in range(600)])
-    assert found["leaks"] == [] and found["pairs"] == 600
-    length = feature(found, "characters")
+    report = detect([pair(answer(rng), answer(rng), source=f"s{at % 3}") for at in range(600)])
+    assert report["leaks"] == [] and report["pairs"] == 600
+    length = feature(report, "characters")
     assert 0.4 < length["accuracy_alone"] < 0.6 and length["coverage"] > 0.95
 
 
@@ -69,11 +69,11 @@ def test_the_marker_of_magpie_ultra_is_found() -> None:
     rows = [pair(answer(rng), answer(rng), source="offsetbias") for _ in range(300)]
     rows += [pair(answer(rng), answer(rng) + "<im_start>", source="magpie_ultra") for _ in range(100)]
     rng.shuffle(rows)
-    found = detect(rows)
-    assert ("all pairs", "marker <im_start>") in leaks(found)
-    assert ("source magpie_ultra", "marker <im_start>") in leaks(found)
-    assert not any(scope == "source offsetbias" for scope, _ in leaks(found))
-    marker = feature(found, "marker <im_start>")
+    report = detect(rows)
+    assert ("all pairs", "marker <im_start>") in leaks(report)
+    assert ("source magpie_ultra", "marker <im_start>") in leaks(report)
+    assert not any(scope == "source offsetbias" for scope, _ in leaks(report))
+    marker = feature(report, "marker <im_start>")
     low, high = wilson_interval(100, 100)
     assert marker == {
         "feature": "marker <im_start>",
@@ -115,9 +115,9 @@ def test_leaks_of_every_kind_are_found(change: Any, name: str, side: str) -> Non
     for _ in range(60):
         marked, plain = change(answer(rng)), answer(rng)
         rows.append(pair(marked, plain) if side == "chosen" else pair(plain, marked))
-    found = detect(rows)
-    assert name in {feature for _, feature in leaks(found)}
-    assert feature(found, name)["predicts"] in (f"more is {side}", f"{side} has it")
+    report = detect(rows)
+    assert name in {feature for _, feature in leaks(report)}
+    assert feature(report, name)["predicts"] in (f"more is {side}", f"{side} has it")
 
 
 def test_few_pairs_and_weak_features_are_no_leaks() -> None:
@@ -137,25 +137,27 @@ def test_few_pairs_and_weak_features_are_no_leaks() -> None:
 
 
 def test_ties_count_half() -> None:
-    found = detect([pair("same <x>", "same <x> .")] * 10 + [pair("a b <y>", "a b c")] * 5)
-    assert feature(found, "marker <y>")["accuracy_alone"] == round((5 + 10 / 2) / 15, 4)
-    assert all(row["feature"] != "marker <x>" for row in found["features"])
+    report = detect([pair("same <x>", "same <x> .")] * 10 + [pair("a b <y>", "a b c")] * 5)
+    assert feature(report, "marker <y>")["accuracy_alone"] == round((5 + 10 / 2) / 15, 4)
+    assert all(row["feature"] != "marker <x>" for row in report["features"])
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=30), st.text(max_size=30)), max_size=10))
-def test_swapping_all_answers_turns_the_prediction_and_not_the_accuracy(rows: list[tuple[str, str]]) -> None:
-    def figures(found: dict[str, Any]) -> dict[str, Any]:
+def test_swapping_all_answers_reverses_the_prediction_and_keeps_the_accuracy(
+    rows: list[tuple[str, str]],
+) -> None:
+    def figures(report: dict[str, Any]) -> dict[str, Any]:
         return {
             row["feature"]: (row["decided"], row["accuracy"], row["accuracy_alone"])
-            for row in found["features"]
+            for row in report["features"]
         }
 
     straight, swap = (detect([pair(*row[::step]) for row in rows]) for step in (1, -1))
     assert figures(straight) == figures(swap)
 
 
-def test_memory_is_bounded_and_what_is_frequent_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_and_frequent_phrases_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leaks_module, "MOST_PHRASES", 400)
     monkeypatch.setattr(leaks_module, "MOST_SOURCES", 4)
     rng = random.Random(5)
@@ -168,28 +170,28 @@ def test_memory_is_bounded_and_what_is_frequent_is_kept(monkeypatch: pytest.Monk
     assert feature(detector.to_dict(), "marker <im_start>")["decided"] > 190
 
 
-def test_a_letter_that_hangs_on_the_conversation_is_a_leak() -> None:
+def test_a_letter_that_depends_on_the_conversation_is_a_leak() -> None:
     rng = random.Random(6)
     detector = LeakDetector()
     for at in range(400):
         one = pair(answer(rng), answer(rng), source=f"s{at % 2}", turns=1 + at % 3)
         detector.add(one)
         detector.add_placement(one, "B" if one.source == "s1" else rng.choice("AB"))  # type: ignore[arg-type]
-    found = detector.to_dict()
-    assert ("placement", "source s1") in leaks(found) and ("placement", "source s0") not in leaks(found)
-    assert {scope for scope, _ in leaks(found)} == {"placement"}
-    assert found["placements"] == 400
-    by_name = {row["feature"]: row for row in found["placement"]}
+    report = detector.to_dict()
+    assert ("placement", "source s1") in leaks(report) and ("placement", "source s0") not in leaks(report)
+    assert {scope for scope, _ in leaks(report)} == {"placement"}
+    assert report["placements"] == 400
+    by_name = {row["feature"]: row for row in report["placement"]}
     assert by_name["source s1"]["predicts"] == "B" and by_name["source s1"]["accuracy"] == 1
     assert {"turns 1", "turns 3", "turns 5", "prompt under 2 characters"} <= set(by_name)
 
 
 def test_measures_of_one_answer() -> None:
     text = "I'm sorry, no.\n# A\n1. b\n2. **c**\n- é ?\n```\nx = 12\n```\n| a | b |\n"
-    got = dict(zip(MEASURES, measures(text), strict=True))
+    values = measures(text)
     size = len(text.encode())
-    assert got == {
-        **dict.fromkeys(MEASURES, 0),
+    assert values == {
+        **dict.fromkeys(values, 0),
         "characters": len(text),
         "white space": sum(map(str.isspace, text)),
         "lines": 9,
@@ -210,14 +212,14 @@ def test_measures_of_one_answer() -> None:
 
 
 @given(st.text(max_size=200))
-def test_any_text_can_be_looked_at(text: str) -> None:
-    assert len(measures(text)) == len(MEASURES)
+def test_any_text_has_measures_and_phrases(text: str) -> None:
+    assert len(measures(text)) == 22
     assert all(isinstance(name, str) for name in phrases(text))
 
 
-def test_the_end_of_a_very_long_answer_is_seen() -> None:
+def test_the_end_of_a_very_long_answer_is_examined() -> None:
     assert "marker <|im_end|>" in phrases("a b " * LONGEST + "<|im_end|>")
-    assert measures("x" * 10 * LONGEST)[0] == 10 * LONGEST
+    assert measures("x" * 10 * LONGEST)["characters"] == 10 * LONGEST
 
 
 def test_real_pairs(shared: Path) -> None:
@@ -252,9 +254,9 @@ def test_real_pairs(shared: Path) -> None:
         ("敏捷的棕色狐狸跳过了懒狗，这就是今天发生的一切。", "cmn"),
         ("すばやい茶色の狐がのろまな犬を飛び越えました。今日はそれだけです。", "jpn"),
         ("Быстрая коричневая лиса прыгает через ленивую собаку, и это всё на сегодня.", "rus"),
-        ("42", UNKNOWN),
-        ("", UNKNOWN),
-        ("!!!! ???? **** ---- ....", UNKNOWN),
+        ("42", UNKNOWN_LANGUAGE),
+        ("", UNKNOWN_LANGUAGE),
+        ("!!!! ???? **** ---- ....", UNKNOWN_LANGUAGE),
     ],
 )
 def test_languages(text: str, code: str) -> None:

@@ -1,4 +1,4 @@
-"""Ranked answers in CSV and JSONL: pairs of unequal rank, a Drop for what gives none, and the shipped example."""
+"""Ranked answers in CSV and JSONL: pairs of unequal rank, a Drop for every other row, and the shipped example."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_bad_line_is_a_drop(tmp_path: Path, line: str, reason: str) -> None:
     assert drop.detail.endswith(".") and "\n" not in drop.detail
 
 
-def test_nothing_to_compare_is_told_once_per_prompt(tmp_path: Path) -> None:
+def test_nothing_to_compare_is_one_drop_per_prompt(tmp_path: Path) -> None:
     items = load_text(tmp_path, HEADER + "ties,a,2\none,a,1\nties,b,2\none,b,x\nnone,a,0\nties,c,2.0\n")
     assert dropped(items) == [
         (5, "bad_rank"),
@@ -104,7 +104,7 @@ def test_nothing_to_compare_is_told_once_per_prompt(tmp_path: Path) -> None:
     assert compared(items) == []
 
 
-def test_prompts_and_answers_that_differ_in_outer_white_space_alone_are_one(tmp_path: Path) -> None:
+def test_outer_white_space_does_not_distinguish_prompts_or_answers(tmp_path: Path) -> None:
     items = load_text(tmp_path, HEADER + "p ,a,1\np,b,2\n p,a ,2\n")
     assert compared(items) == [("p ", "a", "b")]
     assert dropped(items) == [(4, "duplicate_answer")]
@@ -139,7 +139,7 @@ def test_line_numbers_count_the_lines_within_answers(tmp_path: Path) -> None:
         (HEADER.encode("utf-16"), r"r\.csv:1: the file is not UTF-8"),
     ],
 )
-def test_file_is_refused_whole(tmp_path: Path, text: str | bytes, says: str) -> None:
+def test_invalid_file_is_an_error(tmp_path: Path, text: str | bytes, says: str) -> None:
     with pytest.raises(DataError, match=says):
         load_text(tmp_path, text)
 
@@ -151,7 +151,7 @@ def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
             load_ranked(str(path))
 
 
-def test_header_alone_gives_nothing(tmp_path: Path) -> None:
+def test_file_with_only_a_header_has_no_rows(tmp_path: Path) -> None:
     assert load_text(tmp_path, HEADER) == []
 
 
@@ -190,8 +190,8 @@ def test_as_many_pairs_as_pairs_of_unequal_rank(
         writer = csv.writer(out, lineterminator=end, quoting=csv.QUOTE_ALL)
         writer.writerows([("prompt", "answer", "rank"), *order])
         items = load_text(tmp_path, out.getvalue())
-        found = compared(items)
-        assert len(found) == len(expected) and set(found) == expected
+        comparisons = compared(items)
+        assert len(comparisons) == len(expected) and set(comparisons) == expected
         assert [reason for _, reason in dropped(items)] == ["nothing_to_compare"] * idle
 
 

@@ -197,7 +197,7 @@ texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20).filter(st
 @st.composite
 def good_rows(draw: st.DrawFn) -> dict[str, Any]:
     chosen, rejected = draw(st.tuples(texts, texts).filter(lambda two: two[0].strip() != two[1].strip()))
-    history = draw(st.lists(texts, min_size=1, max_size=5).filter(lambda said: len(said) % 2))
+    history = draw(st.lists(texts, min_size=1, max_size=5).filter(lambda turns: len(turns) % 2))
     system = draw(st.none() | st.text(st.characters(codec="utf-8"), max_size=5))
     return {
         "chosen": turns(*history, chosen, system=system),
@@ -207,7 +207,7 @@ def good_rows(draw: st.DrawFn) -> dict[str, Any]:
 
 @quick
 @given(st.lists(good_rows(), max_size=5), st.booleans(), st.randoms(use_true_random=False))
-def test_good_rows_are_pairs_with_ids_that_do_not_hang_on_order(
+def test_good_rows_are_pairs_with_ids_that_do_not_depend_on_order(
     tmp_path: Path, drawn: list[dict[str, Any]], ascii_only: bool, random: Any
 ) -> None:
     def ids(rows: list[dict[str, Any]]) -> list[str]:

@@ -115,7 +115,7 @@ def test_parquet_text_that_is_not_utf8_costs_one_row(tmp_path: Path) -> None:
     assert isinstance(drop, Drop) and drop.reason == "bad_encoding" and drop.location.endswith("[1]")
 
 
-def test_parquet_without_a_column_is_refused_whole(tmp_path: Path) -> None:
+def test_parquet_without_a_column_is_an_error(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "p.parquet", [{"prompt": "x", "chosen": []}])
     with pytest.raises(DataError, match="'rejected'") as caught:
         load_pairs(str(file))
@@ -160,7 +160,7 @@ def test_empty_folder_is_refused(tmp_path: Path) -> None:
     assert str(tmp_path / "data") in caught.value.hint
 
 
-def test_shards_of_another_split_are_left_out(tmp_path: Path) -> None:
+def test_shards_of_another_split_are_skipped(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train-00000-of-00002.parquet", [row(1)])
     write_parquet(tmp_path / "train-00001-of-00002-0a1b2c.parquet", [row(2)])
     write_parquet(tmp_path / "test-00000-of-00001.parquet", [row(3)])

@@ -253,10 +253,10 @@ class NearDuplicates:
         swapped = (earlier[:, [2, 1]] == signature[1:]).mean(axis=2).min(axis=1)
         straight = np.minimum(chosen, rejected)
         answers = np.maximum(straight, swapped)
-        alike = (whole >= self.config.threshold) & (answers >= self.config.threshold / 2)
-        if not alike.any():
+        similar = (whole >= self.config.threshold) & (answers >= self.config.threshold / 2)
+        if not similar.any():
             return None
-        best = int(np.argmax(np.where(alike, whole, -1)))
+        best = int(np.argmax(np.where(similar, whole, -1)))
         preference = ", and prefers the other answer" if swapped[best] > straight[best] else ""
         return (
             f"Near-duplicate of the earlier row {self._ids[rows[best]]} (similarity about {whole[best]:.2f})"

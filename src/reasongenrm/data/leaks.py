@@ -21,14 +21,6 @@ MIN_ACCURACY_ALONE = 0.7
 MOST_SOURCES = 50
 MOST_PHRASES = 10_000
 MOST_LISTED = 40
-MEASURES = (
-    *("characters", "white space", "lines", "leading white space", "trailing white space"),
-    *("ends with a line end", "ends in a letter or digit", "ends with . ! or ?", "headings", "bullets"),
-    *("numbered items", "bold", "code fences", "tables", "share of digits", "share of capitals"),
-    *("share of bytes not ASCII", "emoji", "question marks", "exclamation marks", "opens with a refusal"),
-    "speaks as an AI",
-)
-"""The names of the values that `measures` returns, in its order."""
 
 # A marker looks like a tag or an instruction mark: <|im_start|>, <im_start>, </s>, [INST], [[A]], <<SYS>>.
 _MARKER = re.compile(
@@ -57,8 +49,8 @@ _KINDS = bytes(
 )  # fmt: skip
 
 
-def measures(text: str) -> tuple[float, ...]:
-    """Return the MEASURES of an answer: counts, shares in [0, 1], and yes (1) or no (0)."""
+def measures(text: str) -> dict[str, float]:
+    """Return counts, shares in [0, 1], and yes (1) or no (0), by name."""
     part = head_and_tail(text)
     kinds = part.encode().translate(_KINDS)
     size = len(kinds) or 1
@@ -67,30 +59,30 @@ def measures(text: str) -> tuple[float, ...]:
     last = part[-1:]
     end = part[-40:].rstrip()[-1:]
     opening = part[:200].lower()
-    return (
-        len(text),
-        kinds.count(b" "),
-        heads.count("\n") - 1,
-        part[:1].isspace(),
-        last.isspace(),
-        last == "\n",
-        end.isalnum(),
-        end in (".", "!", "?"),
-        heads.count("\n#"),
-        heads.count("\n- ") + heads.count("\n* ") + heads.count("\n• "),
-        sum([heads.count(mark) for mark in _NUMBERED]),
-        part.count("**"),
-        part.count("```"),
-        heads.count("\n|"),
-        kinds.count(b"0") / size,
-        kinds.count(b"A") / size,
-        kinds.count(b"x") / size,
-        0 if part.isascii() else len(_EMOJI.findall(part)),
-        kinds.count(b"?"),
-        kinds.count(b"!"),
-        _REFUSAL.match(opening) is not None,
-        "as a" in opening and any(phrase in opening for phrase in _AS_AI),
-    )
+    return {
+        "characters": len(text),
+        "white space": kinds.count(b" "),
+        "lines": heads.count("\n") - 1,
+        "leading white space": part[:1].isspace(),
+        "trailing white space": last.isspace(),
+        "ends with a line end": last == "\n",
+        "ends in a letter or digit": end.isalnum(),
+        "ends with . ! or ?": end in (".", "!", "?"),
+        "headings": heads.count("\n#"),
+        "bullets": heads.count("\n- ") + heads.count("\n* ") + heads.count("\n• "),
+        "numbered items": sum([heads.count(mark) for mark in _NUMBERED]),
+        "bold": part.count("**"),
+        "code fences": part.count("```"),
+        "tables": heads.count("\n|"),
+        "share of digits": kinds.count(b"0") / size,
+        "share of capitals": kinds.count(b"A") / size,
+        "share of bytes not ASCII": kinds.count(b"x") / size,
+        "emoji": 0 if part.isascii() else len(_EMOJI.findall(part)),
+        "question marks": kinds.count(b"?"),
+        "exclamation marks": kinds.count(b"!"),
+        "opens with a refusal": _REFUSAL.match(opening) is not None,
+        "speaks as an AI": "as a" in opening and any(phrase in opening for phrase in _AS_AI),
+    }
 
 
 def phrases(text: str) -> set[str]:
@@ -119,7 +111,7 @@ class SurfaceDifference(NamedTuple):
     """How the surfaces of a pair's answers differ.
 
     Attributes:
-        signs: for each of MEASURES, 1 if the chosen answer has more, -1 if the rejected one has more, else 0.
+        signs: for each of the measures, 1 if the chosen answer has more, -1 if the rejected one has more, else 0.
         chosen, rejected: phrases of only this answer, sorted.
     """
 
@@ -131,7 +123,7 @@ class SurfaceDifference(NamedTuple):
 def surface_difference(pair: PreferencePair) -> SurfaceDifference:
     """Compare a pair's answers; the leak detector spends nearly all its time here, so that it may run in other
     processes."""
-    values = zip(measures(pair.chosen), measures(pair.rejected), strict=True)
+    values = zip(measures(pair.chosen).values(), measures(pair.rejected).values(), strict=True)
     chosen, rejected = phrases(pair.chosen), phrases(pair.rejected)
     return SurfaceDifference(
         tuple([(left > right) - (left < right) for left, right in values]),
@@ -145,7 +137,7 @@ class _Counts:
     """Counts over the pairs of one source: name -> [chosen has more of it, rejected has more of it]."""
 
     pairs: int = 0
-    measures: dict[str, list[int]] = field(default_factory=lambda: {name: [0, 0] for name in MEASURES})
+    measures: dict[str, list[int]] = field(default_factory=lambda: {name: [0, 0] for name in measures("")})
     phrases: dict[str, list[int]] = field(default_factory=dict)
 
     def merge(self, other: _Counts) -> None:
@@ -225,8 +217,10 @@ class LeakDetector:
         counts = self._counts_of(pair.source)
         counts.pairs += 1
         for sign, measure in zip(signs, counts.measures.values(), strict=True):
-            if sign:
-                measure[sign < 0] += 1
+            if sign > 0:
+                measure[0] += 1
+            elif sign:
+                measure[1] += 1
         for side, names in enumerate(phrases_by_side):
             for name in names:
                 counts.phrases.setdefault(name, [0, 0])[side] += 1
@@ -280,7 +274,9 @@ class LeakDetector:
     def _counts_of(self, source: str) -> _Counts:
         if source not in self._sources and len(self._sources) >= MOST_SOURCES:
             source = _OTHER_SOURCES
-        return self._sources.setdefault(source, _Counts())
+        if source not in self._sources:
+            self._sources[source] = _Counts()
+        return self._sources[source]
 
 
 def _features(counts: _Counts, *, every_feature: bool) -> list[dict[str, Any]]:

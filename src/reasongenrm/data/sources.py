@@ -107,7 +107,7 @@ def read_pair(row: SourceRow) -> PreferencePair | Drop:
     """
     if isinstance(row, JsonLine):
         row = row.decode()
-    if isinstance(row, PreferencePair | Drop):
+    if isinstance(row, (PreferencePair, Drop)):
         return row
     source = UNKNOWN_SOURCE
     try:

@@ -151,5 +151,6 @@ def check_filled(turns: Sequence[Message], name: str) -> None:
     Raises:
         BadRow: a user turn is empty.
     """
-    if any(turn["role"] == "user" and not turn["content"].strip() for turn in turns):
-        raise BadRow("empty_prompt", f"A user turn of `{name}` is empty; fill it or remove the row.")
+    for turn in turns:
+        if turn["role"] == "user" and not turn["content"].strip():
+            raise BadRow("empty_prompt", f"A user turn of `{name}` is empty; fill it or remove the row.")
