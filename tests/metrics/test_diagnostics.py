@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from reasongenrm.benchmarks.base import judge_result, scalar_result
 from reasongenrm.benchmarks.rewardbench import REWARDBENCH
-from reasongenrm.metrics.diagnostics import BIN_EDGES, Diagnostics, diagnose, probability_right
+from reasongenrm.metrics.calibration import CONFIDENCE_EDGES
+from reasongenrm.metrics.diagnostics import Diagnostics, diagnose, probability_right
 from reasongenrm.metrics.intervals import wilson_interval
 from reasongenrm.records import PairResult, Row, Verdict
 from support.judged_run import judged, rows_of, scored
@@ -81,7 +82,7 @@ def test_a_hand_made_judge() -> None:
     # Each in a bin of its own but the last two, 0.55 and 0.5: |hit - confidence| of each.
     assert close(seen.ece, (0.2 + 0.4 + 0.45 + 0.5) / 4)
     assert [b.n for b in seen.reliability] == [1, 1, 1, 0, 0, 0, 1, 0, 0, 0]
-    assert seen.reliability[3].confidence is seen.reliability[3].accuracy is None
+    assert seen.reliability[3].predicted is seen.reliability[3].observed is None
 
 
 def test_a_judge_that_takes_the_longer_answer() -> None:
@@ -164,7 +165,7 @@ def restated_calibration(results: Sequence[PairResult]) -> tuple[int, float | No
                 continue
             p = sum(v.prob_a if v.order == "AB" else 1 - v.prob_a for v in given) / len(given)  # type: ignore
         confidence = max(p, 1 - p)
-        at = next(b for b in range(10) if b == 9 or confidence < BIN_EDGES[b + 1])
+        at = next(b for b in range(10) if b == 9 or confidence < CONFIDENCE_EDGES[b + 1])
         bins[at].append((confidence, p > 0.5))
         errors.append((1 - p) ** 2)
     n = len(errors)
@@ -187,8 +188,8 @@ def test_calibration_restated(cases: list[tuple[Row, PairResult]]) -> None:
     assert seen.calibrated == n and close(seen.ece, ece) and close(seen.brier, brier)
     assert [b.n for b in seen.reliability] == sizes
     for b in seen.reliability:
-        assert (b.n == 0) == (b.confidence is None) == (b.accuracy is None)
-        assert b.confidence is None or b.low - 1e-9 <= b.confidence <= b.high + 1e-9
+        assert (b.n == 0) == (b.predicted is None) == (b.observed is None)
+        assert b.predicted is None or b.low - 1e-9 <= b.predicted <= b.high + 1e-9
 
 
 @settings(max_examples=100, deadline=None)

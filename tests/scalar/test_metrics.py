@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.metrics.calibration import BIN_EDGES, calibrate
+from reasongenrm.metrics.calibration import PROBABILITY_EDGES, calibrate
 from reasongenrm.metrics.intervals import clustered_interval
 from reasongenrm.scalar.metrics import (
     LARGEST,
@@ -384,7 +384,7 @@ def test_bounds_and_nothing_is_nan(answers: list[ScoredAnswer]) -> None:
     if found.calibration is not None:
         bins = found.calibration.reliability
         assert sum(one.n for one in bins) == found.pairs
-        assert tuple(one.low for one in bins) == BIN_EDGES[:-1]
+        assert tuple(one.low for one in bins) == PROBABILITY_EDGES[:-1]
         for one in bins:
             assert one.n == 0 or (
                 one.predicted is not None and one.low - 1e-9 <= one.predicted <= one.high + 1e-9
