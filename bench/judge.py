@@ -61,7 +61,7 @@ def given_rows(recipe: Recipe, source: str | None, count: int) -> list[Preferenc
     from reasongenrm.benchmarks.rewardbench import RewardBench
     from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
     from reasongenrm.records import Row
-    from reasongenrm.stages.judging import placed_prompts
+    from reasongenrm.stages.evaluate import benchmark_prompts
 
     if source is None:
         return toy_rows(count)
@@ -70,7 +70,7 @@ def given_rows(recipe: Recipe, source: str | None, count: int) -> list[Preferenc
     room = recipe.engine.max_model_len - recipe.evaluate.max_tokens - 16
 
     def fits(pair: PreferencePair) -> bool:
-        asked = placed_prompts(recipe, [pair])
+        asked = benchmark_prompts(recipe, [pair])
         return all(len(encoder.encode(one.messages, generation=True)) <= room for one in asked)
 
     return [pair for row in rows for pair in row.pairs if fits(pair)]
@@ -89,11 +89,11 @@ def in_turn(ways: dict[str, Callable[[], Any]], before: Callable[[], None], repe
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def placed(recipe: Recipe, asker: VerdictTask, pairs: Sequence[PreferencePair]) -> list[JudgePrompt]:
+def placed(recipe: Recipe, task: VerdictTask, pairs: Sequence[PreferencePair]) -> list[JudgePrompt]:
     """Return the pairs' judge prompts in both orders."""
-    from reasongenrm.stages.judging import placed_prompts
+    from reasongenrm.stages.evaluate import benchmark_prompts
 
-    return placed_prompts(recipe, pairs)
+    return benchmark_prompts(recipe, pairs)
 
 
 def engine_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def engine_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> di
     with Judge.from_recipe(recipe) as judge:
         engine = judge.engine
         assert isinstance(engine, VLLMEngine)
-        requests = list(judge.asker.requests(placed(recipe, judge.asker, pairs)))
+        requests = list(judge.task.requests(placed(recipe, judge.task, pairs)))
         lora = engine._lora(judge.adapter)
 
         def bare() -> None:
@@ -180,7 +180,7 @@ def server_part(
         config = servers._engines[servers._names[judge.adapter]]._config
         url = config.urls[0]
         client = openai.OpenAI(base_url=url, api_key=os.environ[str(config.api_key_env)])
-        encoder, tokens = judge.asker.encoder, judge.asker.verdict_tokens
+        encoder, tokens = judge.task.encoder, judge.task.verdict_tokens
         assert encoder is not None and tokens is not None
 
         def complete(ids: Sequence[int], limit: int) -> list[int]:
@@ -191,7 +191,7 @@ def server_part(
             return list(answer.choices[0].model_extra["token_ids"])
 
         def row(number: int) -> None:
-            for prompt in placed(recipe, judge.asker, pairs[number : number + 1]):
+            for prompt in placed(recipe, judge.task, pairs[number : number + 1]):
                 ids = encoder.encode(prompt.messages, generation=True)
                 reason = complete(ids, recipe.evaluate.max_tokens)
                 said = reason[: reason.index(tokens.end)] if tokens.end in reason else reason
@@ -220,7 +220,7 @@ def after_part(recipe: Recipe, given: list[PreferencePair], repeats: int) -> dic
     from reasongenrm.demo.world import toy_pairs
     from reasongenrm.records import Completion
     from reasongenrm.stages.evaluate import evaluate
-    from reasongenrm.stages.judging import placed_prompts
+    from reasongenrm.stages.evaluate import benchmark_prompts
     from reasongenrm.store import completion_to_json, dump_line
 
     rng = random.Random(5)
@@ -244,7 +244,7 @@ def after_part(recipe: Recipe, given: list[PreferencePair], repeats: int) -> dic
         os.chdir(_workplace(folder, run, recipe, judge))
         pairs = [pair for row in _rows(run) for pair in row.pairs]
         words = [encoder.content(" ".join(p.history[0]["content"].split() * 6)) for p in pairs[:50]]
-        prompts = placed_prompts(run, pairs)
+        prompts = benchmark_prompts(run, pairs)
         for name in ("base", judge):
             out = run.folder / "evaluate" / "rewardbench" / name / "completions.jsonl"
             out.parent.mkdir(parents=True)
@@ -265,7 +265,7 @@ def after_part(recipe: Recipe, given: list[PreferencePair], repeats: int) -> dic
 def _letters(encoder: Any) -> tuple[int, int]:
     from reasongenrm.chat.verdict import VerdictTokens
 
-    tokens = VerdictTokens.of(encoder)
+    tokens = VerdictTokens.from_encoder(encoder)
     return tokens.a, tokens.b
 
 

@@ -365,23 +365,26 @@ class Comparison:
         winner: `A` when the first answer is better, `B` the second, `tie`, or None when nothing can be read.
         prob_a: P(the first answer is better) in [0, 1], the mean over orders and votes; None without
             log-probabilities.
-        reason: the explanation of the first verdict that agrees with the winner; of the first one if none does.
+        reason: the explanation given in order AB, whose letters are the caller's; None where that order was not judged,
+            or where only the other order could be read.
         outcome: `ok`, `tie`, `unparsed`, `truncated` or `error`.
         verdicts: one per order; letters are those of the order they were judged in.
         prompt_tokens: tokens read, over all orders and votes.
         tokens: tokens sampled, over all orders and votes, rescues included.
         error: what went wrong, when the outcome is `error`.
+        reasons: order -> explanation; under `BA` the caller's first answer is called B.
     """
 
     id: str
     winner: Literal["A", "B", "tie"] | None
     prob_a: float | None
-    reason: str
+    reason: str | None
     outcome: Outcome
     verdicts: tuple[Verdict, ...]
     prompt_tokens: int
     tokens: int
     error: str | None = None
+    reasons: dict[Order, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

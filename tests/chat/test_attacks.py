@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.grammar import DEFAULT
+from reasongenrm.chat.grammar import DEFAULT_GRAMMAR
 from reasongenrm.chat.prompts import ROLE_HEADS, PromptFile, judge_prompt, neutralise
 from reasongenrm.chat.verdict import VerdictTokens, read_completion
 from reasongenrm.engines.openai import break_markers
@@ -128,16 +128,20 @@ class Judge:
 
     @cached_property
     def tokens(self) -> VerdictTokens:
-        return VerdictTokens.of(self.encoder)
+        return VerdictTokens.from_encoder(self.encoder)
 
     @cached_property
     def header(self) -> list[int]:
         """What stands before the verdict in a completion."""
-        return self.encoder.structure(self.encoder.between) if self.encoder.reasons_first else []
+        return (
+            self.encoder.structure(self.encoder.reason_verdict_separator)
+            if self.encoder.reasons_first
+            else []
+        )
 
     @cached_property
     def end(self) -> list[int]:
-        return self.encoder.structure(self.encoder.end)
+        return self.encoder.structure(self.encoder.end_marker)
 
     def read(self, ids: Sequence[int], finish: str = "stop") -> Verdict:
         said = Completion("prompt", "not read", finish, tuple(ids), -1.0)
@@ -360,7 +364,7 @@ def test_in_its_own_turn_the_last_verdict_counts_and_nothing_like_it(
         places = {winner: text.rfind(f"[[{winner}]]") for winner in ("A", "B")}
         last = max(places, key=lambda winner: places[winner])
         expected = last if places[last] >= 0 else None
-        assert DEFAULT.last(text) == expected
+        assert DEFAULT_GRAMMAR.last(text) == expected
         for judge in judges.values():
             assert (
                 judge.read(judge.header + judge.encoder.content(attack.text) + judge.end).winner == expected
@@ -531,5 +535,5 @@ def test_code_with_arrays_is_sent_as_it_is(code: str) -> None:
 def test_a_reason_of_line_breaks_is_read_in_no_time() -> None:
     # A model that has lost its way writes line breaks until it is cut.
     start = time.process_time()
-    assert DEFAULT.at_end("\n" * 4_000) is None
+    assert DEFAULT_GRAMMAR.split_at_end("\n" * 4_000) is None
     assert time.process_time() - start < 0.1

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.chat.encoder import ChatEncoder, judge_encoder
-from reasongenrm.chat.grammar import verdict_text
+from reasongenrm.chat.grammar import DEFAULT_GRAMMAR
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
+from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.ask import SamplingSettings
 from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import Message, PreferencePair, SFTRecord
 from reasongenrm.store import write_jsonl
@@ -137,8 +137,10 @@ def test_ordinary_contents_are_read_as_the_chat_template_reads_them(
 def test_prompt_and_completion_are_the_conversation_up_to_its_last_end_marker(
     encoder: ChatEncoder, question: str, reason: str, winner: Any
 ) -> None:
-    messages = chat(question, reason, verdict_text(winner))
-    pieces = encoder.encode(messages[:1], generation=True) + encoder.completion(reason, verdict_text(winner))
+    messages = chat(question, reason, DEFAULT_GRAMMAR.text(winner))
+    pieces = encoder.encode(messages[:1], generation=True) + encoder.completion(
+        reason, DEFAULT_GRAMMAR.text(winner)
+    )
     assert pieces + encoder.structure("\n") == encoder.encode(messages, generation=False)
     assert pieces[-1] == encoder.structure("<|im_end|>")[0]
 
@@ -151,8 +153,8 @@ def test_a_verdict_only_completion_has_no_reason(direct: ChatEncoder) -> None:
 
 def test_what_the_templates_say(encoder: ChatEncoder, direct: ChatEncoder) -> None:
     assert encoder.reasons_first and not direct.reasons_first
-    assert encoder.end == direct.end == "<|im_end|>"
-    assert encoder.between == "<|im_end|>\n<|im_start|>assistant\n"
+    assert encoder.end_marker == direct.end_marker == "<|im_end|>"
+    assert encoder.reason_verdict_separator == "<|im_end|>\n<|im_start|>assistant\n"
     text = encoder.tokenizer.decode(
         encoder.encode(chat("Q"), generation=True) + encoder.completion("R", "[[B]]")
     )
@@ -180,7 +182,7 @@ def test_training_and_serving_read_the_same_tokens(
     for trained, template in ((encoder, "reason"), (direct, "direct")):
         reasons = [f"because {text}" if template == "reason" else "" for text in texts]
         records = [
-            SFTRecord(p.messages, r, verdict_text(p.winner), p.id, p.source, p.pair_id, p.order)
+            SFTRecord(p.messages, r, DEFAULT_GRAMMAR.text(p.winner), p.id, p.source, p.pair_id, p.order)
             for p, r in zip(prompts, reasons, strict=True)
         ]
         path = tmp_path / f"{template}.jsonl"
@@ -188,8 +190,8 @@ def test_training_and_serving_read_the_same_tokens(
         rows = list(training_rows([path], trained, 100_000))
         # Serving loads the tokenizer from the folder that training saved it to.
         served = ChatEncoder(AutoTokenizer.from_pretrained(tmp_path / "trained"), trained.template)
-        asking = SamplingSettings(max_tokens=64, temperature=0, rescue=True, seed=1)
-        requests = list(VerdictTask(asking, served, 100_000).requests(prompts))
+        task = VerdictTask(JudgingConfig(max_tokens=64), served, 100_000, seed=1)
+        requests = list(task.requests(prompts))
         for row, request, record in zip(rows, requests, records, strict=True):
             asked = row["input_ids"][: row["completion_mask"].index(1)]
             written = row["input_ids"][len(asked) :]
@@ -210,10 +212,10 @@ BAD_TEMPLATES: list[tuple[str, str, str]] = [
     ("left out", "{% for m in messages[1:] %}{{ m.content }}<|im_end|>{% endfor %}", "exactly once"),
     ("one for another", "{% for m in messages %}{{ messages[0].content }}<|im_end|>{% endfor %}", "exactly once"),
     ("turned round", "{% for m in messages[::-1] %}{{ m.content }}<|im_end|>{% endfor %}", "exactly once"),
-    ("no end", "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n{% endfor %}", "no special token"),
-    ("reason and verdict in one", "{% for m in messages %}{{ m.content }}{% endfor %}<|im_end|>\n", "nothing stands between"),
-    ("end of many tokens", "{% for m in messages %}{{ m.role }}:{{ m.content }}</turn>\n{% endfor %}", "no special token"),
-    ("broken", "{% for m in messages %}", "does not work"),
+    ("no end", "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}\n{% endfor %}", "not a special token"),
+    ("reason and verdict in one", "{% for m in messages %}{{ m.content }}{% endfor %}<|im_end|>\n", "no text between"),
+    ("end of many tokens", "{% for m in messages %}{{ m.role }}:{{ m.content }}</turn>\n{% endfor %}", "not a special token"),
+    ("broken", "{% for m in messages %}", "rendering failed"),
     ("refusing", "{{ raise_exception('only user turns, please') }}", "only user turns, please"),
 ]  # fmt: skip
 
@@ -233,7 +235,7 @@ def test_a_template_that_cannot_keep_contents_apart_is_refused(
 def test_markers_that_the_tokenizer_does_not_know_are_refused(toy_tokenizer: Any) -> None:
     # As with a Llama and the shipped template: the markers would be ordinary tokens, for anybody to write.
     template = LOOP.replace("im_", "turn_")
-    with pytest.raises(ConfigError, match="no special token") as caught:
+    with pytest.raises(ConfigError, match="not a special token") as caught:
         ChatEncoder(toy_tokenizer, template).completion("reason", "[[A]]")
     assert "<|turn_end|>" in str(caught.value)
 
@@ -242,5 +244,5 @@ def test_a_template_file_that_is_not_there_is_named_by_its_key(toy_tokenizer: An
     recipe = load_recipe("configs/demo.yaml", ["templates.reason=none.jinja"])
     with pytest.raises(ConfigError) as caught:
         judge_encoder(recipe, "reason", toy_tokenizer)
-    assert str(caught.value) == "templates.reason: chat template none.jinja not found (see configs/prompts/)"
+    assert str(caught.value) == "templates.reason: chat template not found: none.jinja (see configs/prompts/)"
     assert judge_encoder(recipe, "direct", toy_tokenizer).reasons_first is False

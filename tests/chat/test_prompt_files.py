@@ -11,8 +11,8 @@ import yaml
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, hindsight_prompt, judge_prompt
 from reasongenrm.chat.verdict import VerdictTokens
+from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.ask import SamplingSettings
 from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.reasons.records import direct_record
 from reasongenrm.records import Completion, PreferencePair
@@ -83,15 +83,15 @@ def test_records_are_written_and_read_in_the_same_grammar(tmp_path: Path, toy_to
     prompt = judge_prompt(PAIR, "BA", prompts)
     record = direct_record(prompt, prompts.verdict)
     assert record.response == "winner: B"
-    asker = VerdictTask(SamplingSettings(32, 0, True, 17), encoder, 512)
-    tokens = VerdictTokens.of(encoder)
-    [request] = asker.requests([prompt])
+    task = VerdictTask(JudgingConfig(max_tokens=32), encoder, 512, seed=17)
+    tokens = VerdictTokens.from_encoder(encoder)
+    [request] = task.requests([prompt])
     assert request.stop == ("<|im_end|>",), "the verdicts end in different characters"
     for winner, letter in (("A", tokens.a), ("B", tokens.b)):
         ids = tuple(encoder.completion("[[A]] is what they say , winner: A ?", f"winner: {winner}"))
         place = max(at for at, token in enumerate(ids) if token == letter)
         logprobs = {place: {tokens.a: -0.5, tokens.b: -1.5}}
-        verdict = asker.read(prompt, Completion(prompt.id, "", "stop", ids, -1.0, logprobs))
+        verdict = task.read(prompt, Completion(prompt.id, "", "stop", ids, -1.0, logprobs))
         assert (verdict.winner, verdict.outcome) == (winner, "ok") and verdict.prob_a == pytest.approx(
             0.7311, abs=1e-4
         )
@@ -101,4 +101,4 @@ def test_verdicts_that_differ_in_several_tokens_are_refused(tmp_path: Path, toy_
     prompts = own(tmp_path, verdict={"a": "the first one wins", "b": "it is the other"})
     template = Path("configs/prompts/reason.jinja").read_text(encoding="utf-8")
     with pytest.raises(ConfigError, match="by one token"):
-        VerdictTokens.of(ChatEncoder(toy_tokenizer, template, prompts.verdict))
+        VerdictTokens.from_encoder(ChatEncoder(toy_tokenizer, template, prompts.verdict))

@@ -14,7 +14,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasongenrm.chat.prompts import PromptFile, hindsight_prompt, judge_prompt, neutralise, place, swap
+from reasongenrm.chat.prompts import (
+    PromptFile,
+    hindsight_prompt,
+    judge_prompt,
+    neutralise,
+    place,
+    placed_prompts,
+)
 from reasongenrm.errors import ConfigError
 from reasongenrm.records import Message, Order, PreferencePair, content_id
 
@@ -85,8 +92,18 @@ def test_placement_does_not_see_the_content() -> None:
     assert abs(first - len(long) / 2) < 5 * (len(long) * 0.25) ** 0.5
 
 
-def test_swapping_twice_is_nothing() -> None:
-    assert swap("AB") == "BA" and swap("BA") == "AB"
+def test_both_orders_begin_with_the_seeded_one(toy_prompts: PromptFile) -> None:
+    firsts = set()
+    for number in range(20):
+        pair = pair_of("good", "bad", str(number))
+        first, second = placed_prompts(pair, toy_prompts, seed=17, both_orders=True)
+        assert placed_prompts(pair, toy_prompts, seed=17, both_orders=False) == [first]
+        assert first.order == place(pair.id, 17) and {first.order, second.order} == {"AB", "BA"}
+        assert [first, second] == [
+            judge_prompt(pair, prompt.order, toy_prompts) for prompt in (first, second)
+        ]
+        firsts.add(first.order)
+    assert firsts == {"AB", "BA"}
 
 
 # --- neutralise
@@ -244,7 +261,7 @@ def test_a_good_file_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"judge": "{{ conversation"}, "a template or pattern does not work"),
+        ({"judge": "{{ conversation"}, "invalid template or pattern"),
         ({"judge": "{{ convresation }}"}, "'convresation' is undefined"),
         (
             {"judge": GOOD["judge"] + "{{ winner }}"},
@@ -254,14 +271,17 @@ def test_a_good_file_is_taken(tmp_path: Path) -> None:
         ({"hindsight": "{{ ''.__class__.__mro__ }}"}, "unsafe"),
         ({"verdict_phrases": ["A wins"]}, "needs exactly one group"),
         ({"verdict_phrases": ["(A|B) (wins)"]}, "needs exactly one group"),
-        ({"verdict_phrases": ["(A"]}, "a template or pattern does not work"),
+        ({"verdict_phrases": ["(A"]}, "invalid template or pattern"),
         ({"delimiters": "A:"}, "valid tuple"),
         ({"delimiters": [""]}, "two characters"),
         ({"delimiters": ["#"]}, "two characters"),
         ({"delimiters": ["a\\b"]}, "backslash"),
         ({"judge": None}, "valid string"),
-        ({"judge": GOOD["judge"].replace("{{ answer_b }}", "")}, "judge: it does not show answer_b"),
-        ({"hindsight": GOOD["judge"]}, "hindsight: it does not show winner"),
+        (
+            {"judge": GOOD["judge"].replace("{{ answer_b }}", "")},
+            "judge: the template does not show answer_b",
+        ),
+        ({"hindsight": GOOD["judge"]}, "hindsight: the template does not show winner"),
         ({"extra": 1}, "Extra inputs"),
     ],
 )

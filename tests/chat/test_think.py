@@ -7,7 +7,7 @@ import math
 import pytest
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.grammar import verdict_text
+from reasongenrm.chat.grammar import DEFAULT_GRAMMAR
 from reasongenrm.chat.verdict import VerdictTokens, read_completion, reason_ids
 from reasongenrm.records import Completion, JudgePrompt, Letter, Message
 
@@ -43,8 +43,8 @@ def test_general_chat_without_a_reason_has_no_think_tags(think: ChatEncoder) -> 
 def test_the_verdict_behind_the_last_closing_tag_counts(
     think: ChatEncoder, reason: str, winner: Letter
 ) -> None:
-    tokens = VerdictTokens.of(think)
-    ids = tuple(think.completion(reason, verdict_text(winner)))
+    tokens = VerdictTokens.from_encoder(think)
+    ids = tuple(think.completion(reason, DEFAULT_GRAMMAR.text(winner)))
     place = max(at for at, token in enumerate(ids) if token in (tokens.a, tokens.b))
     logprobs = {place: {tokens.a: math.log(0.3), tokens.b: math.log(0.1)}}
     completion = Completion("prompt", "not read", "stop", ids, -1.0, logprobs)
@@ -55,7 +55,7 @@ def test_the_verdict_behind_the_last_closing_tag_counts(
 
 
 def test_without_a_closing_tag_there_is_no_verdict(think: ChatEncoder) -> None:
-    tokens = VerdictTokens.of(think)
+    tokens = VerdictTokens.from_encoder(think)
     ids = tuple(think.content("so it is [[A]]") + think.structure("<|im_end|>"))
     verdict = read_completion(PROMPT, Completion("prompt", "", "stop", ids), think, tokens)
     assert (verdict.winner, verdict.outcome, verdict.reason) == (None, "unparsed", "so it is [[A]]")

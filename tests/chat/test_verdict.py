@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.grammar import DEFAULT, Grammar, verdict_text
+from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, Grammar
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.chat.verdict import (
     VerdictTokens,
@@ -64,7 +64,7 @@ def completion(
 def read(
     encoder: ChatEncoder, ids: list[int], *probabilities: float, finish: str = "stop"
 ) -> Verdict:  # fmt: skip
-    tokens = VerdictTokens.of(encoder)
+    tokens = VerdictTokens.from_encoder(encoder)
     return read_completion(PROMPT, completion(ids, tokens, probabilities, finish), encoder, tokens)
 
 
@@ -76,7 +76,7 @@ def read(
 def test_what_a_reason_quotes_never_counts(
     encoder: ChatEncoder, reason: str, winner: Any, finish: str
 ) -> None:
-    verdict = read(encoder, encoder.completion(reason, verdict_text(winner)), finish=finish)
+    verdict = read(encoder, encoder.completion(reason, DEFAULT_GRAMMAR.text(winner)), finish=finish)
     assert (verdict.winner, verdict.outcome) == (winner, "ok")
     assert verdict.reason == encoder.tokenizer.decode(encoder.content(reason)).strip()
     assert verdict.prob_a == pytest.approx(0.5)
@@ -124,7 +124,7 @@ def test_a_letter_beside_the_verdict_does_not_give_the_probability(
     encoder: ChatEncoder, direct: ChatEncoder
 ) -> None:
     for judge in (encoder, direct):
-        head = judge.structure(judge.between) if judge is encoder else []
+        head = judge.structure(judge.reason_verdict_separator) if judge is encoder else []
         ids = head + judge.content("(A) or (B)? [[A]], since (A)") + judge.structure("<|im_end|>")
         verdict = read(judge, ids, 0.1, 0.2, 0.8, 0.3)
         assert verdict.winner == "A" and verdict.prob_a == pytest.approx(0.8)
@@ -155,7 +155,11 @@ def test_a_verdict_only_judge_needs_no_header(direct: ChatEncoder) -> None:
     ],
 )
 def test_outcomes_of_a_verdict_turn(encoder: ChatEncoder, response: str, finish: str, outcome: str) -> None:
-    ids = [*encoder.content("why"), *encoder.structure(encoder.between), *encoder.content(response)]
+    ids = [
+        *encoder.content("why"),
+        *encoder.structure(encoder.reason_verdict_separator),
+        *encoder.content(response),
+    ]
     verdict = read(encoder, ids, finish=finish)
     assert verdict.outcome == outcome and (verdict.winner == "A") == (outcome == "ok")
     assert verdict.reason == "why" and verdict.tokens == len(ids)
@@ -196,7 +200,7 @@ def test_an_engine_without_probabilities_gives_a_verdict_without(
     ],
 )  # fmt: skip
 def test_the_last_verdict_of_a_text(text: str, letter: str | None) -> None:
-    assert DEFAULT.last(text) == letter
+    assert DEFAULT_GRAMMAR.last(text) == letter
 
 
 @pytest.mark.parametrize(
@@ -207,8 +211,8 @@ def test_the_last_verdict_of_a_text(text: str, letter: str | None) -> None:
     ],
 )  # fmt: skip
 def test_a_verdict_that_closes_a_text(text: str, found: tuple[str, str] | None) -> None:
-    assert DEFAULT.at_end(text) == found
-    assert DEFAULT.without_closing(text) == (found[0] if found else text.strip()).strip()
+    assert DEFAULT_GRAMMAR.split_at_end(text) == found
+    assert DEFAULT_GRAMMAR.without_closing(text) == (found[0] if found else text.strip()).strip()
 
 
 OWN = Grammar(a="<verdict>first</verdict>", b="<verdict>second</verdict>")
@@ -216,9 +220,9 @@ OWN = Grammar(a="<verdict>first</verdict>", b="<verdict>second</verdict>")
 
 def test_a_grammar_of_ones_own() -> None:
     assert (OWN.opening, OWN.closing) == ("<verdict>", "</verdict>")
-    assert OWN.said("B") == "<verdict>second" and OWN.text("A") == OWN.a
+    assert OWN.text_up_to_letter("B") == "<verdict>second" and OWN.text("A") == OWN.a
     assert OWN.last(f"{OWN.a} or {OWN.b}") == "B" and OWN.last("[[A]]") is None
-    assert OWN.found(f"x {OWN.a}") == [(11, "A")]
+    assert OWN.find_all(f"x {OWN.a}") == [(11, "A")]
     assert stated_verdicts(f"so {OWN.b} . best: A", ["best: (A|B)"], OWN) == [(2, "B"), (4, "A")]
 
 
@@ -232,10 +236,10 @@ def test_a_grammar_that_cannot_be_told_apart_is_refused(texts: tuple[str, str]) 
 
 @given(text=st.text(), winner=st.sampled_from(["A", "B"]), before=st.sampled_from([OWN.a, OWN.b, "", "x "]))
 def test_what_a_grammar_writes_it_reads(text: str, winner: str, before: str) -> None:
-    for grammar in (DEFAULT, OWN):
+    for grammar in (DEFAULT_GRAMMAR, OWN):
         said = before + text + grammar.text(winner)  # type: ignore[arg-type]
         assert grammar.last(said) == winner
-        closing = grammar.at_end(said)
+        closing = grammar.split_at_end(said)
         assert closing is not None and closing[1] == winner
 
 
@@ -255,7 +259,7 @@ def test_a_tokenizer_that_hides_the_letter_is_refused(
 ) -> None:
     monkeypatch.setattr(encoder, "content", spelling.__getitem__)
     with pytest.raises(ConfigError, match="by one token"):
-        VerdictTokens.of(encoder)
+        VerdictTokens.from_encoder(encoder)
 
 
 TOKENS = VerdictTokens((), 7, 8, (1, 2), 1)

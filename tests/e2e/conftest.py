@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.grammar import verdict_text
+from reasongenrm.chat.grammar import DEFAULT_GRAMMAR
 from reasongenrm.chat.prompts import PromptFile, hindsight_prompt
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.records import Letter
@@ -29,7 +29,7 @@ def lessons(encoder: ChatEncoder, prompts: PromptFile) -> Iterator[list[int]]:
         winner: Letter = "A" if number % 2 else "B"
         said = f"{pair.chosen} , right . {pair.rejected} , wrong . so {winner} is better ."
         asked = encoder.encode(hindsight_prompt(pair, "AB" if number % 2 else "BA", prompts), generation=True)
-        yield asked + encoder.completion(said, verdict_text(winner))
+        yield asked + encoder.completion(said, DEFAULT_GRAMMAR.text(winner))
 
 
 @pytest.fixture(scope="session")

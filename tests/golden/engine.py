@@ -51,7 +51,7 @@ class ScriptedEngine:
         max_model_len: int = 1024,
     ) -> None:
         self.encoder, self.writes, self.max_model_len = encoder, writes, max_model_len
-        self.tokens = VerdictTokens.of(encoder) if encoder and writes == "verdicts" else None
+        self.tokens = VerdictTokens.from_encoder(encoder) if encoder and writes == "verdicts" else None
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
         """Yield completions in the opposite order."""

@@ -20,7 +20,6 @@ from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.ask import sampling_settings
 from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.processes import is_gone
 from reasongenrm.records import Comparison, PreferencePair
@@ -39,8 +38,8 @@ def judge_on(
     **options: object,
 ) -> Judge:
     config = JudgingConfig.model_validate({"max_tokens": 24} | options)
-    asker = VerdictTask(sampling_settings(config, 17), encoder, CONTEXT, prompts.verdict)
-    return Judge(engine, asker, prompts, adapter=adapter, both_orders=config.both_orders, seed=17)
+    task = VerdictTask(config, encoder, CONTEXT, prompts.verdict, seed=17)
+    return Judge(engine, task, prompts, adapter=adapter)
 
 
 @pytest.fixture(scope="module")
@@ -201,14 +200,14 @@ def test_somebody_elses_server_is_asked_by_token_ids_or_by_messages(
         "model": engine._config.model,
         "api_key_env": "REASONGENRM_SERVER_KEY",
     }
-    asking = {"max_tokens": 24}
+    judging = {"max_tokens": 24}
     with Judge.from_server(
-        reach, model=student, prompts="configs/prompts/toy.yaml", asking=asking, max_model_len=CONTEXT
+        reach, model=student, prompts="configs/prompts/toy.yaml", judging=judging, max_model_len=CONTEXT
     ) as judge:
         for one, two in zip(judge.compare_many(rows), found, strict=True):
             close(one, two, 1e-3)
     with Judge.from_server(
-        reach | {"api": "chat"}, prompts="configs/prompts/toy.yaml", asking=asking, max_model_len=CONTEXT
+        reach | {"api": "chat"}, prompts="configs/prompts/toy.yaml", judging=judging, max_model_len=CONTEXT
     ) as judge:
         for comparison in judge.compare_many(rows[:3]):
             assert len(comparison.verdicts) == 2 and comparison.prob_a is None
@@ -242,13 +241,13 @@ def test_a_server_that_takes_too_long_is_ended(student: ModelConfig, tmp_path: P
 
 
 def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no adapter is there"):
+    with pytest.raises(ConfigError, match=r"adapter_config\.json not found"):
         Judge.from_pretrained("model", adapter=tmp_path)
     with pytest.raises(ConfigError, match=r"engine\.max_modellen"):
         Judge.from_pretrained("model", engine={"max_modellen": 1})
-    with pytest.raises(ConfigError, match="no judge 'mine'"):
+    with pytest.raises(ConfigError, match="unknown judge 'mine'"):
         Judge.from_recipe("configs/demo.yaml", "mine")
-    with pytest.raises(ConfigError, match=r"no adapter of 'genrm'"):
+    with pytest.raises(ConfigError, match=r"the judge 'genrm' has no adapter"):
         Judge.from_recipe("configs/demo.yaml", "genrm", overrides=["name=never-trained"])
 
 
@@ -270,7 +269,7 @@ def test_an_adapter_brings_its_template_and_wording(
         (folder / file.name).write_bytes(file.read_bytes())
     (folder / "judge.yaml").write_bytes(Path("configs/prompts/toy.yaml").read_bytes())
     (folder / "chat_template.jinja").write_text(encoders["reason"].template)
-    judge = Judge.from_pretrained(student, adapter=folder, asking={"max_tokens": 24}, engine=SERVING)
-    assert seen["adapters"] == [folder] and judge.prompts.delimiters[0] == "[Question]"
+    judge = Judge.from_pretrained(student, adapter=folder, judging={"max_tokens": 24}, engine=SERVING)
+    assert seen["adapters"] == [folder] and judge.prompt_file.delimiters[0] == "[Question]"
     for one, two in zip(judge.compare_many(rows[:3]), found, strict=False):
         close(replace(one), two)

@@ -10,8 +10,9 @@ import pytest
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.chat.verdict import VerdictTokens
+from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.base import Request, request_seed
-from reasongenrm.judge.ask import RESCUE, SamplingSettings, read_all
+from reasongenrm.judge.ask import RESCUE, read_all
 from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import Completion, JudgePrompt, PreferencePair
 from reasongenrm.store import PartStore
@@ -19,7 +20,7 @@ from support.asked import judge
 
 pytestmark = pytest.mark.unit
 
-ASKING = SamplingSettings(max_tokens=64, temperature=0, rescue=True, seed=17)
+CONFIG = JudgingConfig(max_tokens=64)
 
 
 class Killed(Exception):
@@ -50,8 +51,8 @@ class Scripted:
         pass
 
 
-def ask(engine: Scripted, encoder: ChatEncoder, asking: SamplingSettings = ASKING) -> VerdictTask:
-    return VerdictTask(asking, encoder, engine.max_model_len)
+def task_for(engine: Scripted, encoder: ChatEncoder, config: JudgingConfig = CONFIG) -> VerdictTask:
+    return VerdictTask(config, encoder, engine.max_model_len, seed=17)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,9 @@ def answers(
 def test_requests_carry_what_the_judge_needs(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens
 ) -> None:
-    for request, prompt in zip(VerdictTask(ASKING, encoder, 4096).requests(prompts), prompts, strict=True):
+    for request, prompt in zip(
+        VerdictTask(CONFIG, encoder, 4096, seed=17).requests(prompts), prompts, strict=True
+    ):
         assert request.id == prompt.id
         assert request.prompt_ids == tuple(encoder.encode(prompt.messages, generation=True))
         assert request.stop == ("]]<|im_end|>",) and request.ignore_eos
@@ -100,8 +103,8 @@ def test_a_sampled_request_has_a_seed_of_its_own(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens
 ) -> None:
     def seeds(asked: list[JudgePrompt], seed: int) -> dict[str, int | None]:
-        warm = SamplingSettings(64, 0.7, True, seed)
-        return {r.id: r.seed for r in VerdictTask(warm, encoder, 4096).requests(asked)}
+        warm = JudgingConfig(max_tokens=64, temperature=0.7)
+        return {r.id: r.seed for r in VerdictTask(warm, encoder, 4096, seed=seed).requests(asked)}
 
     assert len(set(seeds(prompts, 1).values())) == len(prompts)
     assert seeds(prompts[::-1], 1) == seeds(prompts, 1)  # not of the order
@@ -114,7 +117,7 @@ def test_a_long_prompt_leaves_less_room_but_never_none(
 ) -> None:
     length = len(encoder.encode(prompts[0].messages, generation=True))
     for room, expected in ((1000, 64), (64, 64), (63, 63), (1, 1), (0, 1), (-5, 1)):
-        [request] = VerdictTask(ASKING, encoder, length + room).requests(prompts[:1])
+        [request] = VerdictTask(CONFIG, encoder, length + room, seed=17).requests(prompts[:1])
         assert request.max_tokens == expected
 
 
@@ -122,7 +125,7 @@ def test_what_cannot_be_read_is_asked_for_the_verdict_alone(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens, tmp_path: Path
 ) -> None:
     engine = Scripted(answers(prompts, encoder, tokens))
-    found = judge(prompts, engine, ask(engine, encoder), PartStore(tmp_path / "c.jsonl"), adapter="lora")
+    found = judge(prompts, engine, task_for(engine, encoder), PartStore(tmp_path / "c.jsonl"), adapter="lora")
     assert [verdict.id for verdict in found] == [prompt.id for prompt in prompts]
     assert [verdict.winner for verdict in found] == ["A", "B", "B"] * 2 + ["A", "B"]
     assert [verdict.rescued for verdict in found] == [False, True, True] * 2 + [False, True]
@@ -146,7 +149,7 @@ def test_a_rescue_behind_a_long_reason_cuts_the_reason(
     tail = [*tokens.header, *tokens.opening]
     for room in (0, 2):
         engine = Scripted(answers(prompts, encoder, tokens), max_model_len=len(asked) + room + len(tail) + 1)
-        judge(prompts[1:2], engine, ask(engine, encoder), PartStore(tmp_path / f"{room}.jsonl"))
+        judge(prompts[1:2], engine, task_for(engine, encoder), PartStore(tmp_path / f"{room}.jsonl"))
         ids = engine.asked[-1].prompt_ids
         assert ids == (*asked, *encoder.content("so on and on")[:room], *tail)
         assert len(ids) + 1 == engine.max_model_len
@@ -158,8 +161,8 @@ def test_a_verdict_only_judge_is_rescued_right_behind_its_prompt(
     engine = Scripted(
         lambda r: Completion(r.id, "", "length", (tokens.b,), 0.0, {0: {tokens.a: -1.0, tokens.b: -2.0}})
     )
-    [verdict] = judge(prompts[:1], engine, ask(engine, direct), PartStore(tmp_path / "c.jsonl"))
-    opening = VerdictTokens.of(direct).opening
+    [verdict] = judge(prompts[:1], engine, task_for(engine, direct), PartStore(tmp_path / "c.jsonl"))
+    opening = VerdictTokens.from_encoder(direct).opening
     assert engine.asked[1].prompt_ids == (*direct.encode(prompts[0].messages, generation=True), *opening)
     assert (verdict.winner, verdict.rescued, verdict.reason) == ("A", True, "")
 
@@ -168,8 +171,8 @@ def test_without_rescue_nothing_is_asked_again(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens, tmp_path: Path
 ) -> None:
     engine = Scripted(answers(prompts, encoder, tokens))
-    asking = SamplingSettings(64, 0, False, 17)
-    found = judge(prompts, engine, ask(engine, encoder, asking), PartStore(tmp_path / "c.jsonl"))
+    config = JudgingConfig(max_tokens=64, rescue=False)
+    found = judge(prompts, engine, task_for(engine, encoder, config), PartStore(tmp_path / "c.jsonl"))
     assert [verdict.outcome for verdict in found] == ["ok", "truncated", "unparsed"] * 2 + ["ok", "truncated"]
     assert len(engine.asked) == len(prompts)
 
@@ -178,7 +181,7 @@ def test_a_refused_request_is_an_error_and_not_rescued(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tmp_path: Path
 ) -> None:
     engine = Scripted(lambda request: Completion(request.id, "", "error", error="too long"))
-    found = judge(prompts, engine, ask(engine, encoder), PartStore(tmp_path / "c.jsonl"))
+    found = judge(prompts, engine, task_for(engine, encoder), PartStore(tmp_path / "c.jsonl"))
     assert {verdict.outcome for verdict in found} == {"error"} and len(engine.asked) == len(prompts)
 
 
@@ -187,15 +190,15 @@ def test_a_kill_at_any_request_costs_at_most_its_block(
 ) -> None:
     answer = answers(prompts, encoder, tokens)
     calm = Scripted(answer)
-    expected = judge(prompts, calm, ask(calm, encoder), PartStore(tmp_path / "calm.jsonl"))
+    expected = judge(prompts, calm, task_for(calm, encoder), PartStore(tmp_path / "calm.jsonl"))
     for kill in range(len(calm.asked)):
         path = tmp_path / f"{kill}.jsonl"
         engine = Scripted(answer)
         engine.die_after = kill
         with pytest.raises(Killed):
-            judge(prompts, engine, ask(engine, encoder), PartStore(path))
+            judge(prompts, engine, task_for(engine, encoder), PartStore(path))
         engine.die_after = None
-        assert judge(prompts, engine, ask(engine, encoder), PartStore(path)) == expected
+        assert judge(prompts, engine, task_for(engine, encoder), PartStore(path)) == expected
         assert path.read_bytes() == (tmp_path / "calm.jsonl").read_bytes()
         again = [request.id for request in engine.asked]
         assert len(again) - len(set(again)) < engine.block
@@ -206,8 +209,11 @@ def test_finished_work_is_read_and_not_asked(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens, tmp_path: Path
 ) -> None:
     engine = Scripted(answers(prompts, encoder, tokens))
-    expected = judge(prompts, engine, ask(engine, encoder), PartStore(tmp_path / "c.jsonl"))
+    expected = judge(prompts, engine, task_for(engine, encoder), PartStore(tmp_path / "c.jsonl"))
     engine.asked.clear()
-    assert judge(prompts, engine, ask(engine, encoder), PartStore(tmp_path / "c.jsonl")) == expected
-    assert read_all(prompts, VerdictTask(ASKING, encoder, 512), PartStore(tmp_path / "c.jsonl")) == expected
+    assert judge(prompts, engine, task_for(engine, encoder), PartStore(tmp_path / "c.jsonl")) == expected
+    assert (
+        read_all(prompts, VerdictTask(CONFIG, encoder, 512, seed=17), PartStore(tmp_path / "c.jsonl"))
+        == expected
+    )
     assert engine.asked == []

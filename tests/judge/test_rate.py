@@ -18,25 +18,26 @@ from reasongenrm.benchmarks.rewardbench2 import RewardBench2, best_of_n
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, judge_prompt, rating_prompt
 from reasongenrm.chat.verdict import VerdictTokens, read_completion
+from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.engines.base import Request
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.ask import RESCUE, SamplingSettings, ask_all, ask_now, read_all
+from reasongenrm.judge.ask import RESCUE, ask_all, ask_in_memory, read_all
 from reasongenrm.judge.rate import (
-    ALONE,
+    RESCUE_PROMPT,
     RatingTask,
-    RatingTokens,
     last_rating,
-    rating_at_end,
+    rating_choice,
     read_rating,
     read_rating_text,
+    split_rating_at_end,
 )
 from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.metrics.diagnostics import diagnose
 from reasongenrm.records import Completion, JudgePrompt, Message, PairResult, PreferencePair, Rating, Row
-from reasongenrm.stages.rating import UNREAD, check_rating, rating_counts, rating_result, uncalibrated
+from reasongenrm.stages.rating import UNREAD_RATING, check_rating, rating_counts, rating_result, uncalibrated
 from reasongenrm.store import PartStore, to_json
 from support.attacks import ATTACKS, DELIMITERS, SHORT
 from support.marked_tokenizers import KNOWN, found, grown, is_broken_up, seen
@@ -64,7 +65,7 @@ NONE = (
 
 @pytest.mark.parametrize("text", NONE)
 def test_what_is_no_whole_number_from_1_to_10_is_no_rating(text: str) -> None:
-    assert last_rating(text) is None and rating_at_end(text) is None
+    assert last_rating(text) is None and split_rating_at_end(text) is None
     assert last_rating(f"[[3]] {text}") == 3, "and hides none"
 
 
@@ -87,7 +88,7 @@ def test_the_last_rating_counts_and_of_a_text_alone_the_one_that_closes_it(
     text: str, last: int, closing: int | None
 ) -> None:
     assert last_rating(text) == last
-    at_end = rating_at_end(text)
+    at_end = split_rating_at_end(text)
     assert (at_end[1] if at_end else None) == closing
 
 
@@ -100,7 +101,7 @@ def test_a_rating_is_found_exactly_where_one_stands(text: str) -> None:
     places = {n: text.rfind(f"[[{n}]]") for n in range(1, 11)}
     last = max(places, key=lambda n: places[n])
     assert last_rating(text) == (last if places[last] >= 0 else None)
-    at_end = rating_at_end(text)
+    at_end = split_rating_at_end(text)
     if at_end:
         before, rating = at_end
         behind = text[len(before) :].lstrip().removeprefix(f"[[{rating}]]")
@@ -109,7 +110,7 @@ def test_a_rating_is_found_exactly_where_one_stands(text: str) -> None:
 
 def test_a_long_text_is_read_in_no_time() -> None:
     for text in ("\n" * 100_000, "[[" * 50_000, "[[7]] " * 20_000 + "x", "[[7]]" + "]" * 100_000 + "x"):
-        assert rating_at_end(text) is None
+        assert split_rating_at_end(text) is None
 
 
 # --- completions
@@ -118,11 +119,6 @@ def test_a_long_text_is_read_in_no_time() -> None:
 @pytest.fixture(scope="session")
 def encoders(encoder: ChatEncoder, direct: ChatEncoder, think: ChatEncoder) -> dict[str, ChatEncoder]:
     return {"reason": encoder, "direct": direct, "think": think}
-
-
-@pytest.fixture(scope="session")
-def spelled(encoders: dict[str, ChatEncoder]) -> dict[str, RatingTokens]:
-    return {name: RatingTokens.of(encoder) for name, encoder in encoders.items()}
 
 
 Read = Callable[..., Rating]
@@ -134,25 +130,28 @@ def template(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def read(template: str, encoders: dict[str, ChatEncoder], spelled: dict[str, RatingTokens]) -> Read:
+def read(template: str, encoders: dict[str, ChatEncoder]) -> Read:
+    encoder = encoders[template]
+    tokens = VerdictTokens.from_encoder(encoder)
+
     def read(ids: Sequence[int], finish: str = "stop") -> Rating:
         said = Completion("q", "not read", finish, tuple(ids), -1.0, prompt_tokens=9, error="x")
-        return read_rating(said, encoders[template], spelled[template])
+        return read_rating(said, encoder, tokens)
 
     return read
 
 
 def test_every_rating_is_spelled_by_its_opening_and_allowed_tokens(
-    encoders: dict[str, ChatEncoder], spelled: dict[str, RatingTokens]
+    encoders: dict[str, ChatEncoder],
 ) -> None:
-    for name, encoder in encoders.items():
-        tokens = spelled[name]
+    for encoder in encoders.values():
+        tokens = rating_choice(encoder)
         assert encoder.tokenizer.decode(list(tokens.opening)) == "[["
         for n in range(1, 11):
             ids = encoder.content(f"[[{n}]]")
             assert tuple(ids[: len(tokens.opening)]) == tokens.opening
             rest = ids[len(tokens.opening) :]
-            assert set(rest) <= set(tokens.allowed) and len(rest) <= tokens.longest
+            assert set(rest) <= set(tokens.allowed) and len(rest) <= tokens.max_tokens
 
 
 @pytest.mark.parametrize("rating", range(1, 11))
@@ -176,8 +175,13 @@ def test_a_rating_that_a_reason_quotes_is_none(
     text = encoder.content(f"it says {quoted}")
     assert (read(text).rating, read(text).outcome) == (None, "unparsed")
     assert read(text, "length").outcome == "truncated"
-    header = encoder.structure(encoder.between)
-    behind = [*text, *header, *encoder.content("[[7.5]] or [[0]] or [[11]]"), *encoder.structure(encoder.end)]
+    header = encoder.structure(encoder.reason_verdict_separator)
+    behind = [
+        *text,
+        *header,
+        *encoder.content("[[7.5]] or [[0]] or [[11]]"),
+        *encoder.structure(encoder.end_marker),
+    ]
     assert (read(behind).rating, read(behind).outcome) == (None, "unparsed")
 
 
@@ -207,12 +211,14 @@ hostile = st.lists(
 
 @fixed
 @given(parts=st.lists(hostile | st.just("HEADER") | st.just("END") | st.just("VERDICT"), max_size=6))
-def test_a_rating_is_read_where_a_verdict_is(
-    parts: list[str], encoders: dict[str, ChatEncoder], spelled: dict[str, RatingTokens]
-) -> None:
+def test_a_rating_is_read_where_a_verdict_is(parts: list[str], encoders: dict[str, ChatEncoder]) -> None:
     """The same completion twice, with `[[A]]` and with `[[7]]`: its texts hold no other verdict and no other rating."""
-    for name, encoder in encoders.items():
-        markers = {"HEADER": encoder.structure(encoder.between), "END": encoder.structure(encoder.end)}
+    for encoder in encoders.values():
+        tokens = VerdictTokens.from_encoder(encoder)
+        markers = {
+            "HEADER": encoder.structure(encoder.reason_verdict_separator),
+            "END": encoder.structure(encoder.end_marker),
+        }
 
         def ids(said: str, encoder: ChatEncoder = encoder, markers: Any = markers) -> tuple[int, ...]:
             texts = [
@@ -220,10 +226,8 @@ def test_a_rating_is_read_where_a_verdict_is(
             ]
             return tuple(i for text in texts for i in (markers.get(text) or encoder.content(text)))
 
-        verdict = read_completion(
-            ASKED, Completion("q", "", "stop", ids("[[A]]")), encoder, VerdictTokens.of(encoder)
-        )
-        rated = read_rating(Completion("q", "", "stop", ids("[[7]]")), encoder, spelled[name])
+        verdict = read_completion(ASKED, Completion("q", "", "stop", ids("[[A]]")), encoder, tokens)
+        rated = read_rating(Completion("q", "", "stop", ids("[[7]]")), encoder, tokens)
         assert (verdict.winner, verdict.outcome) == ("A" if rated.rating == 7 else None, rated.outcome)
         assert verdict.reason.replace("[[A]]", "[[7]]") == rated.reason
 
@@ -341,9 +345,9 @@ def load(folder: Path, **changes: Any) -> PromptFile:
         ({"rating": "[Conversation]\n{{ conversation }}\n[End]"}, "does not show answer"),
         ({"rating": "[Answer]\n{{ answer }}\n[End]"}, "does not show conversation"),
         ({"rating": "{{ conversation }}\n{{ answer }}\n{{ answer_a }}"}, "answer_a"),
-        ({"rating": "{{ conversation }}\n{{ answer }}\n{% if %}"}, "does not work"),
+        ({"rating": "{{ conversation }}\n{{ answer }}\n{% if %}"}, "invalid template"),
         ({"rating": "{{ conversation }}\n##{{ answer }}##", "rating_delimiters": ["##"]}, "would complete"),
-        ({"rating_delimiters": ["x"]}, "cannot be broken up"),
+        ({"rating_delimiters": ["x"]}, "invalid delimiter"),
         ({"judge": "{{ conversation }}{{ answer_a }}{{ answer_b }}{{ answer }}"}, "answer"),
         ({"criteria": [{"name": "brevity"}], "judge": "{{ conversation }}\n{{ answer_a }}\n{{ answer_b }}\n{{ criteria }}"}, "does not show criteria"),
     ],
@@ -369,30 +373,33 @@ def test_criteria_are_shown_and_are_part_of_the_id(tmp_path: Path) -> None:
 
 def test_a_prompt_file_without_a_wording_says_so(toy_prompts: PromptFile) -> None:
     assert toy_prompts.rating is None
-    with pytest.raises(ConfigError, match="rating one answer alone") as refused:
+    with pytest.raises(ConfigError, match="has no key `rating`") as refused:
         rating_prompt(turns(("user", "?")), "x", toy_prompts)
     assert refused.value.hint and "judge.yaml" in refused.value.hint
 
 
 # --- asking
 
-ASKING = SamplingSettings(max_tokens=64, temperature=0, rescue=True, seed=17)
+CONFIG = JudgingConfig(max_tokens=64)
 ROWS = [(turns(("user", f"add {n} and 1")), str(n + 1)) for n in range(9)]
 RATED = [rating_prompt(history, answer, PROMPTS) for history, answer in ROWS]
 
 
 def test_requests_carry_what_the_judge_needs(encoders: dict[str, ChatEncoder]) -> None:
     for encoder in encoders.values():
-        for request, prompt in zip(RatingTask(ASKING, encoder, 4096).requests(RATED), RATED, strict=True):
+        for request, prompt in zip(
+            RatingTask(CONFIG, encoder, 4096, seed=17).requests(RATED), RATED, strict=True
+        ):
             ids = tuple(encoder.encode(prompt.messages, generation=True))
             assert request == Request(prompt.id, ids, 64, stop=("]]<|im_end|>",), ignore_eos=True)
-    for request, prompt in zip(RatingTask(ASKING, None, 4096).requests(RATED), RATED, strict=True):
+    for request, prompt in zip(RatingTask(CONFIG, None, 4096, seed=17).requests(RATED), RATED, strict=True):
         assert request == Request(prompt.id, (), 64, messages=prompt.messages)
 
 
 def test_votes_have_seeds_and_names_of_their_own(encoder: ChatEncoder) -> None:
     for asked in (encoder, None):
-        requests = list(RatingTask(SamplingSettings(64, 0.7, True, 17, votes=3), asked, 4096).requests(RATED))
+        config = JudgingConfig(max_tokens=64, temperature=0.7, votes=3)
+        requests = list(RatingTask(config, asked, 4096, seed=17).requests(RATED))
         assert [r.id for r in requests] == [p.id + s for p in RATED for s in ("", "#2", "#3")]
         assert len({r.seed for r in requests}) == len(requests) == 27 and {
             r.temperature for r in requests
@@ -403,26 +410,26 @@ def test_a_long_prompt_leaves_less_room_but_never_none(encoders: dict[str, ChatE
     for encoder in encoders.values():
         length = len(encoder.encode(RATED[0].messages, generation=True))
         for room, expected in ((1000, 64), (63, 63), (1, 1), (0, 1), (-5, 1)):
-            [request] = RatingTask(ASKING, encoder, length + room).requests(RATED[:1])
+            [request] = RatingTask(CONFIG, encoder, length + room, seed=17).requests(RATED[:1])
             assert request.max_tokens == expected
 
 
 def test_a_rescue_goes_on_behind_what_was_said(
-    encoders: dict[str, ChatEncoder], spelled: dict[str, RatingTokens]
+    encoders: dict[str, ChatEncoder],
 ) -> None:
-    for name, encoder in encoders.items():
-        tokens, length = spelled[name], len(encoder.encode(RATED[0].messages, generation=True))
+    for encoder in encoders.values():
+        tokens, length = rating_choice(encoder), len(encoder.encode(RATED[0].messages, generation=True))
         prefix = encoder.encode(RATED[0].messages, generation=True)
-        header = encoder.structure(encoder.between) if encoder.reasons_first else []
+        header = encoder.structure(encoder.reason_verdict_separator) if encoder.reasons_first else []
         reason = encoder.content("on and on and on") if encoder.reasons_first else []
         said = Completion("q", "", "length", tuple(encoder.content("on and on and on")))
-        needed = len(header) + len(tokens.opening) + tokens.longest
+        needed = len(header) + len(tokens.opening) + tokens.max_tokens
         for context in (4096, length + needed + 2, length + needed, length + needed - 1):
-            asked = RatingTask(ASKING, encoder, context).rescue(RATED[0], said)
+            asked = RatingTask(CONFIG, encoder, context, seed=17).rescue(RATED[0], said)
             fits = reason[: max(0, context - length - needed)]
             assert asked.prompt_ids == (*prefix, *fits, *header, *tokens.opening)
             assert asked.allowed == tokens.allowed and asked.stop == ("]]",) and asked.id == "q#rescue"
-            assert asked.max_tokens == min(tokens.longest, context - len(asked.prompt_ids))
+            assert asked.max_tokens == min(tokens.max_tokens, context - len(asked.prompt_ids))
             assert len(asked.prompt_ids) + asked.max_tokens <= context
 
 
@@ -433,7 +440,7 @@ def test_a_rescue_goes_on_behind_what_was_said(
 def test_a_rescue_is_a_number_at_once_or_nothing(
     said: str, rating: int | None, template: str, encoders: dict[str, ChatEncoder]
 ) -> None:
-    rater = RatingTask(ASKING, encoders[template], 4096)
+    rater = RatingTask(CONFIG, encoders[template], 4096, seed=17)
     first = Rating("q", None, "truncated", "so", tokens=64, prompt_tokens=100)
     ids = tuple(encoders[template].content(said))
     rescued = rater.read_rescue(first, Completion("q#rescue", "", "length", ids, prompt_tokens=170))
@@ -445,10 +452,10 @@ def test_a_rescue_is_a_number_at_once_or_nothing(
 
 
 def test_a_chat_server_is_rescued_by_words() -> None:
-    rater = RatingTask(ASKING, None, 4096)
+    rater = RatingTask(CONFIG, None, 4096, seed=17)
     asked = rater.rescue(RATED[0], Completion("q", "well", "stop"))
-    assert asked.messages == (*RATED[0].messages, *turns(("assistant", "well"), ("user", ALONE)))
-    assert asked.prompt_ids == () and last_rating(ALONE) == 10
+    assert asked.messages == (*RATED[0].messages, *turns(("assistant", "well"), ("user", RESCUE_PROMPT)))
+    assert asked.prompt_ids == () and last_rating(RESCUE_PROMPT) == 10
     first = rater.read(RATED[0], Completion("q", "well", "stop", billed=3))
     rescued = rater.read_rescue(first, Completion("q#rescue", "Sure: [[8]]", "stop", billed=4))
     assert (rescued.rating, rescued.outcome, rescued.rescued, rescued.tokens) == (8, "ok", True, 7)
@@ -465,7 +472,7 @@ votes = st.lists(
 
 @given(votes=votes)
 def test_votes_are_their_mean_and_none_is_lost(votes: list[Rating]) -> None:
-    rater = RatingTask(ASKING, None, 4096)
+    rater = RatingTask(CONFIG, None, 4096, seed=17)
     told = rater.combine(RATED[0], votes)
     read = [vote.rating for vote in votes if vote.rating is not None]
     assert told.id == RATED[0].id and told == rater.combine(RATED[0], votes)
@@ -542,23 +549,26 @@ def check(told: Sequence[Rating]) -> None:
 
 def test_everything_is_asked_at_once_and_then_all_rescues(encoder: ChatEncoder) -> None:
     engine = scripted(encoder)
-    rater = RatingTask(ASKING, encoder, 4096)
-    check([told.reading for told in ask_now(RATED, engine, rater, adapter="adapter")])
+    rater = RatingTask(CONFIG, encoder, 4096, seed=17)
+    check([told.judgement for told in ask_in_memory(RATED, engine, rater, adapter="adapter")])
     ids = [prompt.id for prompt in RATED]
     assert engine.asked == [ids, [name + RESCUE for n, name in enumerate(ids) if n % 3]]
-    twice = ask_now([RATED[3], RATED[0], RATED[3]], engine, rater, adapter="adapter")
-    assert [told.reading.rating for told in twice] == [4, 1, 4] and engine.asked[2:] == [[ids[3], ids[0]]]
-    assert ask_now([], engine, rater, adapter="adapter") == []
+    twice = ask_in_memory([RATED[3], RATED[0], RATED[3]], engine, rater, adapter="adapter")
+    assert [told.judgement.rating for told in twice] == [4, 1, 4] and engine.asked[2:] == [[ids[3], ids[0]]]
+    assert ask_in_memory([], engine, rater, adapter="adapter") == []
 
 
 def test_without_a_rescue_nothing_is_asked_again(encoder: ChatEncoder) -> None:
     engine = scripted(encoder)
-    told = ask_now(
-        RATED, engine, RatingTask(SamplingSettings(64, 0, False, 17), encoder, 4096), adapter="adapter"
+    told = ask_in_memory(
+        RATED,
+        engine,
+        RatingTask(JudgingConfig(max_tokens=64, rescue=False), encoder, 4096, seed=17),
+        adapter="adapter",
     )
     assert (
         len(engine.asked) == 1
-        and [one.reading.outcome for one in told] == ["ok", "truncated", "unparsed"] * 3
+        and [one.judgement.outcome for one in told] == ["ok", "truncated", "unparsed"] * 3
     )
 
 
@@ -567,7 +577,7 @@ def test_without_a_rescue_nothing_is_asked_again(encoder: ChatEncoder) -> None:
 def test_a_killed_rating_goes_on_where_it_stopped(
     block: int | None, deaths: Sequence[int], encoder: ChatEncoder, tmp_path: Path
 ) -> None:
-    rater = RatingTask(ASKING, encoder, 4096)
+    rater = RatingTask(CONFIG, encoder, 4096, seed=17)
     for name, ends in (("calm", ()), ("killed", deaths)):
         final = tmp_path / f"{name}.jsonl"
         for lives in ends:
@@ -591,7 +601,7 @@ def test_a_killed_rating_goes_on_where_it_stopped(
 
 
 def judge_of(engine: Scripted, encoder: ChatEncoder, prompts: PromptFile = PROMPTS) -> Judge:
-    return Judge(engine, VerdictTask(ASKING, encoder, 4096), prompts, adapter="adapter")
+    return Judge(engine, VerdictTask(CONFIG, encoder, 4096, seed=17), prompts, adapter="adapter")
 
 
 def test_an_answer_alone_is_scored_by_its_rating(
@@ -613,7 +623,7 @@ def test_a_row_that_is_none_is_named(encoder: ChatEncoder, toy_prompts: PromptFi
         with pytest.raises(DataError) as refused:
             list(judge.rate_many(rows))
         assert refused.value.location == "row 1"
-    with pytest.raises(ConfigError, match="rating one answer alone"):
+    with pytest.raises(ConfigError, match="has no key `rating`"):
         judge_of(scripted(encoder), encoder, toy_prompts).score("q", "x")
 
 
@@ -668,7 +678,7 @@ def compared(row: Row, told: Sequence[Rating], unread: float | None) -> dict[str
 @given(told=st.lists(some, min_size=4, max_size=4))
 def test_rewardbench_2_counts_as_its_own_code_does(told: list[Rating]) -> None:
     row = Row.make("Factuality", turns(("user", "?")), ["a"], ["b", "c", "d"])
-    results = compared(row, told, UNREAD["rewardbench2"])
+    results = compared(row, told, UNREAD_RATING["rewardbench2"])
     expected = upstream([-1 if rated.rating is None else rated.rating for rated in told])
     assert of_answers(row, results) == [-1 if rated.rating is None else rated.rating for rated in told]
     assert best_of_n(row, results) == pytest.approx(expected)
@@ -685,7 +695,7 @@ def test_rewardbench_counts_what_has_no_rating_as_half_right(told: list[tuple[Ra
     rows = [Row.make("math-prm", turns(("user", str(n))), ["a"], ["b"]) for n in range(len(told))]
     results: dict[str, PairResult] = {}
     for row, pair in zip(rows, told, strict=True):
-        results |= compared(row, pair, UNREAD.get("rewardbench"))
+        results |= compared(row, pair, UNREAD_RATING.get("rewardbench"))
     scored = score(results.values())
     counts, half = scored.counts, len(told) - scored.counts.correct - scored.counts.wrong
     assert counts.n == len(told) and half == counts.tie + counts.unparsed + counts.truncated + counts.error
@@ -705,7 +715,7 @@ def test_a_recipe_that_rates_needs_a_wording_for_it() -> None:
     rates = "evaluate.benchmarks.toy.mode=ratings"
     check_rating(load_recipe("configs/demo.yaml", []))
     check_rating(load_recipe("configs/demo.yaml", [rates, f"prompts={SHIPPED}"]))
-    with pytest.raises(ConfigError, match="rating one answer alone") as refused:
+    with pytest.raises(ConfigError, match="has no key `rating`") as refused:
         check_rating(load_recipe("configs/demo.yaml", [rates]))
     assert refused.value.location == "evaluate.benchmarks.toy.mode"
     with pytest.raises(ConfigError, match="mode"):

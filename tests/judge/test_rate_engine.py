@@ -21,12 +21,12 @@ from reasongenrm.config.recipe import Recipe
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.ask import RESCUE, ask_now, sampling_settings
+from reasongenrm.judge.ask import RESCUE, ask_in_memory
 from reasongenrm.judge.rate import RatingTask
 from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.metrics.scores import OUTCOMES
 from reasongenrm.records import Message, Rating
-from reasongenrm.report.pages import payload
+from reasongenrm.report.explorer import payload
 from reasongenrm.report.run_files import read_run
 from reasongenrm.stages import judging
 from reasongenrm.stages.evaluate import evaluate
@@ -62,7 +62,7 @@ QUESTIONS = [f"add {n} and {n + 1} ." for n in range(6)]
 def said_of(encoder: ChatEncoder) -> dict[str, tuple[list[int], list[int]]]:
     """Answer -> what the judge says of it: token ids, and the places in them that it does not say by itself."""
     never_ends = encoder.content("so" + " so" * 11)
-    alone = [*encoder.structure(encoder.between), encoder.content("[[6]]")[0]]
+    alone = [*encoder.structure(encoder.reason_verdict_separator), encoder.content("[[6]]")[0]]
     told = [*never_ends, *alone, *encoder.content("[[6]]")[1:]]
     assert len(never_ends) == TOKENS
     return {
@@ -122,9 +122,9 @@ def told(rated: Rating) -> tuple[float | None, str, bool]:
 
 
 def judge_on(engine: VLLMEngine, encoder: ChatEncoder, prompts: PromptFile, adapter: Path | None, **options: Any) -> Judge:  # fmt: skip
-    asking = sampling_settings(JudgingConfig.model_validate({"max_tokens": TOKENS} | options), 17)
-    asker = VerdictTask(asking, encoder, engine.max_model_len)
-    return Judge(engine, asker, prompts, adapter=str(adapter) if adapter else None, seed=17)
+    config = JudgingConfig.model_validate({"max_tokens": TOKENS} | options)
+    task = VerdictTask(config, encoder, engine.max_model_len, seed=17)
+    return Judge(engine, task, prompts, adapter=str(adapter) if adapter else None)
 
 
 @pytest.fixture(scope="module")
@@ -194,10 +194,10 @@ def test_the_context_is_used_to_its_last_token_and_not_beyond(
         if limit - 16 <= length <= limit + 2:
             of_length.setdefault(length, prompt)
     assert set(of_length) == set(range(limit - 16, limit + 3))
-    asking = sampling_settings(JudgingConfig(max_tokens=TOKENS), 17)
-    found = ask_now(list(of_length.values()), engine, RatingTask(asking, encoder, limit))
-    for length, told in zip(of_length, found, strict=True):
-        rated = told.reading
+    task = RatingTask(JudgingConfig(max_tokens=TOKENS), encoder, limit, seed=17)
+    results = ask_in_memory(list(of_length.values()), engine, task)
+    for length, result in zip(of_length, results, strict=True):
+        rated = result.judgement
         assert (rated.outcome == "error") == (length >= limit)
         assert rated.tokens >= min(TOKENS, max(0, limit - length))
 
@@ -301,13 +301,13 @@ def test_stage_3_rates_every_answer_and_ends_with_the_same_bytes_when_killed(
             tear(part, random.Random(lives))
     last = lend(IMMORTAL)
     evaluate(killed)
-    assert 0 < len(last.asked) < len(first.asked), "finished blocks are kept"
+    assert 0 < len(last.requested_ids) < len(first.requested_ids), "finished blocks are kept"
     assert files(killed) == files(calm) and len(files(calm)) == 16
     assert not list(killed.folder.rglob("*.part.jsonl"))
 
     idle = lend(IMMORTAL)
     evaluate(killed)
-    assert idle.asked == [], "what is rated is not asked again"
+    assert idle.requested_ids == [], "what is rated is not asked again"
 
 
 def check_scores(recipe: Recipe) -> None:

@@ -14,16 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.errors import ConfigError, DataError, EngineError, ReasonGenRMError
-from reasongenrm.judge.api import Judge
-from reasongenrm.judge.rewards import GroupReward, Schedule, responses, verl_score
-from reasongenrm.judge.sharing import Row, SharedJudge
+from reasongenrm.judge.api import ComparisonInput, Judge
+from reasongenrm.judge.rewards import GroupReward, Schedule, openrlhf_responses, verl_score
+from reasongenrm.judge.sharing import SharedJudge
+from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import Comparison
 
 pytestmark = pytest.mark.unit
 
 
-def longer(row: Row) -> Comparison:
+def longer(row: ComparisonInput) -> Comparison:
     """A comparison by length: the more characters, the better; a text with a question mark cannot be read."""
     _, a, b = row
     if "?" in a + b:
@@ -35,13 +37,14 @@ def longer(row: Row) -> Comparison:
 class Scripted(Judge):
     """A judge that says what a function says; keeps what it was asked."""
 
-    def __init__(self, told: Callable[[Row], Comparison] = longer) -> None:
-        super().__init__(None, None, None)  # type: ignore[arg-type]
-        self.told, self.calls = told, list[list[Row]]()
+    def __init__(self, told: Callable[[ComparisonInput], Comparison] = longer) -> None:
+        task = VerdictTask(JudgingConfig(), None, 512, seed=17)
+        super().__init__(None, task, None)  # type: ignore[arg-type]
+        self.told, self.calls = told, list[list[ComparisonInput]]()
         self.inside, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
 
-    def compare_many(self, rows: Iterable[Row]) -> Iterator[Comparison]:
+    def compare_many(self, rows: Iterable[ComparisonInput]) -> Iterator[Comparison]:
         asked = list(rows)
         self.calls.append(asked)
         self.inside.set()
@@ -129,7 +132,7 @@ def test_the_rewards_of_a_group_average_a_half_in_whatever_order_they_come(
 
 @given(st.lists(st.tuples(st.sampled_from("pq"), TEXTS), max_size=10))
 def test_no_pair_is_asked_twice_in_either_order(samples: list[tuple[str, str]]) -> None:
-    schedule = Schedule.of([p for p, _ in samples], [a for _, a in samples], [None] * len(samples))
+    schedule = Schedule.from_samples([p for p, _ in samples], [a for _, a in samples], [None] * len(samples))
     pairs = [(prompt, frozenset((a, b))) for prompt, a, b in schedule.rows]
     assert len(pairs) == len(set(pairs)) and all(len(texts) == 2 for _, texts in pairs)
     of = {p: {a for q, a in samples if q == p} for p, _ in samples}
@@ -229,15 +232,15 @@ def test_verl_is_told_what_a_row_lacks(given: tuple[Any, ...], location: str) ->
 
 
 def test_the_prompt_is_cut_off_the_front_of_openrlhfs_query() -> None:
-    assert responses(["pa", "p"], ["p", "p"]) == ["a", ""]
+    assert openrlhf_responses(["pa", "p"], ["p", "p"]) == ["a", ""]
     ends = ("<|im_end|>", "</s>")
-    assert responses(["p one<|im_end|>", "p two</s>", "p</s> cut"], ["p"] * 3, ends) == [
+    assert openrlhf_responses(["p one<|im_end|>", "p two</s>", "p</s> cut"], ["p"] * 3, ends) == [
         " one",
         " two",
         "</s> cut",
     ]
     with pytest.raises(DataError) as caught:
-        responses(["pa", "qa"], ["p", "p"])
+        openrlhf_responses(["pa", "qa"], ["p", "p"])
     assert caught.value.location == "query[1]" and caught.value.hint
 
 
@@ -249,7 +252,9 @@ def wait_until(done: Callable[[], bool]) -> None:
     raise AssertionError("it did not come to be")
 
 
-def held(judge: Scripted, shared: SharedJudge, asked: list[list[Row]]) -> list[Future[list[Comparison]]]:
+def held(
+    judge: Scripted, shared: SharedJudge, asked: list[list[ComparisonInput]]
+) -> list[Future[list[Comparison]]]:
     """Have the thread be at a first batch while others are asked for; then let it go on."""
     judge.go_on.clear()
     judge.inside.clear()
@@ -262,7 +267,9 @@ def held(judge: Scripted, shared: SharedJudge, asked: list[list[Row]]) -> list[F
 def test_what_waits_is_judged_together() -> None:
     judge = Scripted()
     with SharedJudge(judge) as shared:
-        rows: list[list[Row]] = [[(f"p{n}", "a" * n, "b"), ("q", "a" * n, "bb")] for n in range(5)]
+        rows: list[list[ComparisonInput]] = [
+            [(f"p{n}", "a" * n, "b"), ("q", "a" * n, "bb")] for n in range(5)
+        ]
         futures = held(judge, shared, rows)
         assert shared.waiting == 5
         judge.go_on.set()
@@ -274,7 +281,7 @@ def test_what_waits_is_judged_together() -> None:
 def test_a_bad_row_spoils_its_own_request_alone() -> None:
     judge = Scripted()
     with SharedJudge(judge) as shared:
-        good: list[Row] = [("p", "1", "22")]
+        good: list[ComparisonInput] = [("p", "1", "22")]
         futures = held(judge, shared, [good, [("p", "1", "2"), ("p", "bad", "2")], good, []])
         judge.go_on.set()
         assert futures[1].result(30) == futures[3].result(30) == [longer(good[0])]
@@ -330,8 +337,8 @@ def test_many_threads_get_what_each_asked_for() -> None:
         def rank(number: int) -> None:
             answers = ["x" * (1 + (number * 7 + n * 3) % 11) for n in range(5)]
             found[number] = (
-                shared.rank(f"p{number}", answers, method="swiss"),
-                Scripted().rank(f"p{number}", answers, method="swiss"),
+                shared.rank(f"p{number}", answers, method="knockout"),
+                Scripted().rank(f"p{number}", answers, method="knockout"),
             )
 
         threads = [threading.Thread(target=rank, args=(number,)) for number in range(16)]

@@ -11,11 +11,10 @@ import pytest
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.vllm import VLLMEngine
-from reasongenrm.judge.api import Judge
-from reasongenrm.judge.ask import SamplingSettings
+from reasongenrm.judge.api import ComparisonInput, Judge
 from reasongenrm.judge.rewards import GroupReward
-from reasongenrm.judge.sharing import Row
 from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import Comparison
 
@@ -30,7 +29,7 @@ class Noted(Judge):
 
     calls: list[int]
 
-    def compare_many(self, rows: Iterable[Row]) -> Iterator[Comparison]:
+    def compare_many(self, rows: Iterable[ComparisonInput]) -> Iterator[Comparison]:
         asked = list(rows)
         self.calls.append(len(asked))
         yield from super().compare_many(asked)
@@ -52,8 +51,8 @@ class Kept:
 
 @pytest.fixture(scope="module")
 def judge(engine: VLLMEngine, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile) -> Noted:
-    asking = SamplingSettings(max_tokens=4, temperature=0, rescue=True, seed=17)
-    made = Noted(engine, VerdictTask(asking, encoders["reason"], engine.max_model_len), toy_prompts)
+    task = VerdictTask(JudgingConfig(max_tokens=4), encoders["reason"], engine.max_model_len, seed=17)
+    made = Noted(engine, task, toy_prompts)
     made.calls = []
     return made
 

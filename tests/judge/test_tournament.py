@@ -1,4 +1,4 @@
-"""Ranking: tournaments that find the best, games that count for nobody, and ratings that agree with the literature."""
+"""Tournaments that find the best answer, unread games, and ratings that agree with the literature."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,13 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.tournament import Game, Ranking, _pairable, best_of_n, bradley_terry, elo, rank
+from reasongenrm.judge.tournament import Game, Ranking, bradley_terry, rank
 from reasongenrm.records import Comparison, unit_hash
 
 pytestmark = pytest.mark.unit
 
 quick = settings(max_examples=60, deadline=None)
-METHODS: tuple[Any, ...] = ("round_robin", "knockout", "swiss")
-RATINGS: tuple[Any, ...] = ("bradley_terry", "elo")
+METHODS: tuple[Any, ...] = ("round_robin", "knockout")
 
 
 def said(winner: Any, prob_a: float | None = None) -> Comparison:
@@ -85,12 +83,12 @@ def ranked_fairly(ranking: Ranking, n: int, judge: Judge) -> None:
 
 
 @quick
-@given(strengths(2, 9), st.sampled_from(RATINGS), st.booleans())
+@given(strengths(2, 9), st.booleans())
 def test_a_round_robin_of_a_consistent_judge_gives_the_order_of_the_strengths(
-    strong: list[int], rating: Any, soft: bool
+    strong: list[int], soft: bool
 ) -> None:
     judge, n = consistent(strong, soft=soft), len(strong)
-    ranking = rank(n, judge, rating=rating)
+    ranking = rank(n, judge)
     assert list(ranking.order) == sorted(range(n), key=lambda answer: -strong[answer])
     assert len(ranking.games) == n * (n - 1) // 2 and len(judge.rounds) == 1
     ranked_fairly(ranking, n, judge)
@@ -103,65 +101,24 @@ def test_the_best_answer_wins_a_knockout_in_one_game_fewer_than_there_are_answer
 ) -> None:
     judge, n = consistent(strong), len(strong)
     ranking = rank(n, judge, method="knockout", seed=seed)
-    assert ranking.order[0] == strong.index(n - 1) == best_of_n(n, consistent(strong), seed=seed)
+    assert ranking.order[0] == strong.index(n - 1)
     assert ranking.order[1] in (ranking.games[-1].first, ranking.games[-1].second)  # the lost finalist
     assert len(ranking.games) == n - 1 and len(judge.rounds) == math.ceil(math.log2(n))
     ranked_fairly(ranking, n, judge)
 
 
 @quick
-@given(strengths(2, 17), st.integers(0, 99), st.sampled_from(RATINGS))
-def test_the_best_answer_comes_first_of_a_swiss_tournament(strong: list[int], seed: int, rating: Any) -> None:
-    judge, n = consistent(strong), len(strong)
-    ranking = rank(n, judge, method="swiss", rating=rating, seed=seed)
-    rounds = math.ceil(math.log2(n))
-    assert ranking.order[0] == strong.index(n - 1)
-    assert len(judge.rounds) == rounds and len(ranking.games) == rounds * (n // 2)
-    ranked_fairly(ranking, n, judge)
-
-
-@quick
-@given(st.integers(1, 24), st.integers(0, 99), st.data())
-def test_no_judge_can_bring_a_swiss_tournament_to_a_rematch_or_a_second_bye(
-    n: int, seed: int, data: st.DataObject
-) -> None:
-    rounds = data.draw(st.integers(1, (n + 1) // 2))
+@given(st.integers(1, 24), st.integers(0, 99), st.sampled_from(METHODS))
+def test_the_rules_of_a_tournament_hold_for_a_random_judge(n: int, seed: int, method: Any) -> None:
     judge = fickle(seed)
-    ranking = rank(n, judge, method="swiss", rounds=rounds, seed=seed)
-    ranked_fairly(ranking, n, judge)
-    played = Counter(answer for game in ranking.games for answer in (game.first, game.second))
-    assert all(played[answer] in {rounds, rounds - n % 2} for answer in range(n))
-
-
-def test_a_long_swiss_tournament_of_many_answers_is_paired_at_once() -> None:
-    # Late rounds leave few free opponents: trying pairings one after the other would take years here.
-    judge = consistent(random.Random(0).sample(range(64), 64))
-    ranked_fairly(rank(64, judge, method="swiss", rounds=32), 64, judge)
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.integers(0, 4), st.integers(0, 10**6), st.floats(0.3, 0.95))
-def test_whether_all_can_be_paired_agrees_with_trying_every_way(half: int, seed: int, share: float) -> None:
-    draw, m = random.Random(seed), 2 * half
-    met = np.eye(m, dtype=bool)
-    for one, other in combinations(range(m), 2):
-        met[one, other] = met[other, one] = draw.random() < share
-
-    def any_way(left: list[int]) -> bool:
-        return not left or any(
-            not met[left[0], other] and any_way([x for x in left[1:] if x != other]) for other in left[1:]
-        )
-
-    assert _pairable(list(range(m)), met) is any_way(list(range(m)))
+    ranked_fairly(rank(n, judge, method=method, seed=seed), n, judge)
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("rating", RATINGS)
-def test_a_judge_that_never_answers_moves_nobody(method: Any, rating: Any) -> None:
+def test_a_judge_that_never_answers_moves_nobody(method: Any) -> None:
     judge = Judge(lambda first, second: said(None))
-    ranking = rank(6, judge, method=method, rating=rating, seed=4)
-    level = 0.0 if rating == "bradley_terry" else 1000.0
-    assert ranking.ratings == (level,) * 6 and ranking.unread == len(ranking.games) > 0
+    ranking = rank(6, judge, method=method, seed=4)
+    assert ranking.ratings == (0.0,) * 6 and ranking.unread == len(ranking.games) > 0
     if method != "knockout":
         assert ranking.order == tuple(range(6))  # all level: the lower index first
     ranked_fairly(ranking, 6, judge)
@@ -187,11 +144,11 @@ def test_equal_points_against_different_opponents_are_a_tie_in_a_round_robin() -
     assert ranking.ratings[0] == pytest.approx(ranking.ratings[3], abs=1e-9)
 
 
-@pytest.mark.parametrize("rate", [bradley_terry, elo])
-def test_an_unread_game_counts_for_nobody_and_not_as_a_tie(rate: Callable[..., list[float]]) -> None:
+def test_an_unread_game_gives_no_points_and_is_not_a_tie() -> None:
     games = [*a_beats_b(3, 0, 1), *a_beats_b(1, 1, 2)]
-    assert rate([*games, Game(0, 2, said(None, 0.9))], 3) == rate(games, 3)
-    assert rate([*games, Game(0, 2, said("tie"))], 3) != pytest.approx(rate(games, 3), abs=0.01)
+    ratings = bradley_terry(games, 3)
+    assert bradley_terry([*games, Game(0, 2, said(None, 0.9))], 3) == ratings
+    assert bradley_terry([*games, Game(0, 2, said("tie"))], 3) != pytest.approx(ratings, abs=0.01)
 
 
 def test_points_are_the_probability_where_there_is_one_and_else_the_verdict() -> None:
@@ -229,7 +186,8 @@ def test_the_winner_goes_by_the_verdict_and_of_a_tie_by_the_probability() -> Non
 @given(strengths(2, 17), st.integers(0, 9))
 def test_a_knockout_of_ties_goes_by_the_probability(strong: list[int], seed: int) -> None:
     judge = Judge(lambda first, second: said("tie", 0.5 + (strong[first] - strong[second]) / 100))
-    assert best_of_n(len(strong), judge, seed=seed) == strong.index(len(strong) - 1)
+    ranking = rank(len(strong), judge, method="knockout", seed=seed)
+    assert ranking.order[0] == strong.index(len(strong) - 1)
 
 
 @quick
@@ -250,11 +208,10 @@ def test_in_a_knockout_the_earlier_seed_goes_on_where_the_judge_decides_nothing(
     assert ranking.unread == (n - 1 if undecided.winner is None else 0)
 
 
-@pytest.mark.parametrize("method", ["knockout", "swiss"])
-def test_who_meets_whom_is_a_function_of_the_seed(method: Any) -> None:
+def test_the_seed_draws_the_bracket() -> None:
     def first_round(seed: int) -> set[frozenset[int]]:
         judge = consistent(range(16))
-        rank(16, judge, method=method, seed=seed)
+        rank(16, judge, method="knockout", seed=seed)
         return {frozenset(pair) for pair in judge.rounds[0]}
 
     assert first_round(1) == first_round(1)
@@ -270,27 +227,22 @@ def test_each_answer_stands_first_in_half_of_its_games_and_a_pair_always_stands_
     firsts = Counter(game.first for game in whole)
     assert all(abs(firsts[answer] - (n - 1) / 2) <= 0.5 for answer in range(n))
     seats = {(game.first, game.second) for game in whole}
-    for method in ("knockout", "swiss"):
-        assert {(g.first, g.second) for g in rank(n, consistent(range(n)), method=method).games} <= seats  # type: ignore[arg-type]
+    knockout = rank(n, consistent(range(n)), method="knockout").games
+    assert {(game.first, game.second) for game in knockout} <= seats
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_single_answer_is_ranked_without_asking(method: Any) -> None:
     judge = consistent([1.0])
     assert rank(1, judge, method=method) == Ranking((0,), (0.0,), (), 0)
-    assert rank(1, judge, method=method, rating="elo").ratings == (1000.0,)
-    assert best_of_n(1, judge) == 0 and judge.rounds == []
+    assert judge.rounds == []
 
 
 @pytest.mark.parametrize(
     ("n", "wrong", "names"),
     [
-        (0, {}, "n: there is no answer"),
-        (3, {"method": "league"}, "method: unknown method 'league'.*swiss"),
-        (3, {"rating": "glicko"}, "rating: unknown rating 'glicko'.*elo"),
-        (3, {"rounds": 2}, "rounds: a round_robin has no number of rounds"),
-        (8, {"method": "swiss", "rounds": 0}, "rounds: 0 Swiss rounds of 8.*1 to 4"),
-        (7, {"method": "swiss", "rounds": 5}, "rounds: 5 Swiss rounds of 7.*1 to 4"),
+        (0, {}, "n: no answers to rank"),
+        (3, {"method": "swiss"}, "method: unknown method 'swiss'.*round_robin, knockout"),
     ],
 )
 def test_what_cannot_be_played_is_refused_before_the_judge_is_asked(n: int, wrong: Any, names: str) -> None:
@@ -401,28 +353,3 @@ def test_groups_that_never_met_are_held_together_by_the_prior() -> None:
     assert strong[0] > strong[4] > strong[1] and strong[4] == pytest.approx(0, abs=1e-9)
     with pytest.raises(ValueError, match="positive"):
         bradley_terry([], 2, prior=0)
-
-
-@pytest.mark.parametrize("share", [0.6, 0.75, 0.9])
-def test_elo_of_two_nears_the_log_odds_of_their_games(share: float) -> None:
-    games = a_beats_b(round(2000 * share), 0, 1) + a_beats_b(round(2000 * (1 - share)), 1, 0)
-    first, second = elo(games, 2, k=2, passes=40)
-    assert first - second == pytest.approx(400 * math.log10(share / (1 - share)), abs=10)
-    # The same scale as Bradley-Terry's.
-    strong = bradley_terry(games, 2)
-    assert first - second == pytest.approx((strong[0] - strong[1]) * 400 / math.log(10), abs=10)
-
-
-def test_the_first_elo_game_of_equals_moves_half_of_k() -> None:
-    assert elo(a_beats_b(1, 0, 1), 3) == [1008.0, 992.0, 1000.0]
-    assert elo([Game(0, 1, said("B", 0.25))], 2, k=32, start=1500) == [1492.0, 1508.0]
-
-
-@quick
-@given(some_games(), st.randoms(use_true_random=False))
-def test_elo_forgets_the_order_of_the_games_and_keeps_the_mean(played: Any, shuffler: random.Random) -> None:
-    n, games = played
-    rated = elo(games, n)
-    assert math.fsum(rated) / n == pytest.approx(1000)
-    shuffler.shuffle(games)
-    assert elo(games, n) == rated

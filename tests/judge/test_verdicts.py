@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.grammar import Grammar
-from reasongenrm.judge.ask import RESCUE, SamplingSettings
-from reasongenrm.judge.verdicts import VerdictTask, combine_votes, compare_orders, decide
+from reasongenrm.config.evaluate import JudgingConfig
+from reasongenrm.judge.ask import RESCUE
+from reasongenrm.judge.verdicts import VerdictTask, combine_votes, compare_orders, winner_by_share
 from reasongenrm.records import Completion, JudgePrompt, Verdict
 
 pytestmark = pytest.mark.unit
@@ -98,7 +99,7 @@ def test_votes_are_fair_to_both_letters(some: list[Verdict], how: How, margin: f
     ],
 )
 def test_deciding(share: float, margin: float, side: str) -> None:
-    assert decide(share, margin) == side
+    assert winner_by_share(share, margin) == side
 
 
 # --- orders
@@ -125,6 +126,33 @@ def test_orders(verdicts: list[Verdict], margin: float, winner: str, prob: Any) 
     assert (found.tokens, found.prompt_tokens) == (5 * len(verdicts), 7) and found.error is None
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "winner", "reason", "reasons"),
+    [
+        # The order BA was judged first: there B is the caller's first answer.
+        (
+            [vote("B", 0.1, order="BA", reason="so B is better"), vote("A", 0.9, reason="so A is better")],
+            "A",
+            "so A is better",
+            {"AB": "so A is better", "BA": "so B is better"},
+        ),
+        ([vote("A", 0.8, reason="a"), vote(None, order="BA", reason="cut")], "A", "a", {"AB": "a", "BA": "cut"}),
+        # The verdict comes from BA alone; a reason with its letters is not shown as if they were the caller's.
+        ([vote("B", 0.1, order="BA", reason="so B")], "A", None, {"BA": "so B"}),
+        ([vote("B", 0.1, order="BA", reason="so B"), vote(None, reason="cut")], "A", None, {"AB": "cut", "BA": "so B"}),
+        # Nothing can be read: the text in the caller's order shows why.
+        ([vote(None, order="BA", reason="ba"), vote(None, reason="ab")], None, "ab", {"AB": "ab", "BA": "ba"}),
+        ([vote(None, order="BA", reason="ba")], None, None, {"BA": "ba"}),
+    ],
+)  # fmt: skip
+def test_the_reason_has_the_callers_letters(
+    verdicts: list[Verdict], winner: str | None, reason: str | None, reasons: dict[str, str]
+) -> None:
+    comparison = compare_orders("pair", verdicts, margin=0.0, prompt_tokens=7)
+    assert (comparison.winner, comparison.reason) == (winner, reason)
+    assert list(comparison.reasons.items()) == list(reasons.items())
+
+
 def test_a_failed_comparison_says_why() -> None:
     failed = vote(None, outcome="error")
     found = compare_orders("pair", [failed, failed], margin=0.0, prompt_tokens=0, error="too long")
@@ -137,17 +165,19 @@ def test_a_failed_comparison_says_why() -> None:
 
 
 def test_each_vote_has_a_request_and_a_seed_of_its_own(encoder: ChatEncoder) -> None:
-    asker = VerdictTask(SamplingSettings(64, 0.7, True, 17, votes=3), encoder, 4096)
+    config = JudgingConfig(max_tokens=64, temperature=0.7, votes=3)
+    task = VerdictTask(config, encoder, 4096, seed=17)
     other = replace(PROMPT, id="other")
-    requests = list(asker.requests([PROMPT, other]))
+    requests = list(task.requests([PROMPT, other]))
     assert [r.id for r in requests] == ["prompt", "prompt#2", "prompt#3", "other", "other#2", "other#3"]
     assert len({r.seed for r in requests}) == 6 and len({r.prompt_ids for r in requests}) == 1
-    one = next(iter(VerdictTask(SamplingSettings(64, 0.7, True, 17), encoder, 4096).requests([PROMPT])))
+    single = VerdictTask(JudgingConfig(max_tokens=64, temperature=0.7), encoder, 4096, seed=17)
+    [one] = single.requests([PROMPT])
     assert one == requests[0], "more votes leave the first one as it is"
 
 
 OWN = Grammar(a="FIRST", b="SECOND")
-TEXT = VerdictTask(SamplingSettings(64, 0, True, 17), None, 4096, OWN)
+TEXT = VerdictTask(JudgingConfig(max_tokens=64), None, 4096, OWN, seed=17)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A judge that is asked as the stages ask it."""
+"""Ask a judge as the stages do."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from reasongenrm.store import PartStore
 def judge(
     prompts: Sequence[JudgePrompt],
     engine: Engine,
-    asker: VerdictTask,
+    task: VerdictTask,
     store: PartStore,
     *,
     adapter: str | None = None,
 ) -> list[Verdict]:
-    ask_all(prompts, engine, asker, store, adapter=adapter)
-    return read_all(prompts, asker, store)
+    ask_all(prompts, engine, task, store, adapter=adapter)
+    return read_all(prompts, task, store)

@@ -32,4 +32,4 @@ def think(toy_tokenizer: Any) -> ChatEncoder:
 
 @pytest.fixture(scope="session")
 def tokens(encoder: ChatEncoder) -> VerdictTokens:
-    return VerdictTokens.of(encoder)
+    return VerdictTokens.from_encoder(encoder)

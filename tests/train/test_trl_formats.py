@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.grammar import verdict_text
+from reasongenrm.chat.grammar import DEFAULT_GRAMMAR
 from reasongenrm.chat.prompts import PromptFile, judge_prompt, place
 from reasongenrm.config.prepare import DPOConfig, GeneralConfig
 from reasongenrm.demo.build import toy_general
@@ -90,7 +90,7 @@ def test_sft_records(tiny_model: Path, encoder: ChatEncoder, sides: list[Sides],
 
     records = [
         SFTRecord(
-            p.messages, right.text, verdict_text(p.winner), p.id, p.source, p.pair_id, p.order, "t", 0.5
+            p.messages, right.text, DEFAULT_GRAMMAR.text(p.winner), p.id, p.source, p.pair_id, p.order, "t", 0.5
         )
         for p, right, _ in sides
     ]
@@ -122,12 +122,12 @@ def test_genrm_records(tiny_model: Path, toy_tokenizer: Any, sides: list[Sides],
     encoder = ChatEncoder(tokenizer, tokenizer.chat_template)
     rows = load(
         tmp_path / "genrm.jsonl",
-        [SFTRecord(p.messages, "", verdict_text(p.winner), p.id, p.source).to_row() for p, _, _ in sides],
+        [SFTRecord(p.messages, "", DEFAULT_GRAMMAR.text(p.winner), p.id, p.source).to_row() for p, _, _ in sides],
     )
     config = SFTConfig(**options(tmp_path), completion_only_loss=True, max_length=None)
     trainer = SFTTrainer(model=str(tiny_model), args=config, train_dataset=rows, processing_class=tokenizer)
     for (prompt, _, _), row in zip(sides, trainer.train_dataset, strict=True):
-        said = encoder.completion("", verdict_text(prompt.winner)) + encoder.structure("\n")
+        said = encoder.completion("", DEFAULT_GRAMMAR.text(prompt.winner)) + encoder.structure("\n")
         assert row["input_ids"] == asked(encoder, prompt) + said
     assert 0 < loss_of(trainer) < 20
 
@@ -144,7 +144,7 @@ def test_dpo_rows(tiny_model: Path, encoder: ChatEncoder, sides: list[Sides], tm
     for (prompt, chosen, rejected), row in zip(sides, trainer.train_dataset, strict=True):
         assert row["prompt_ids"] == asked(encoder, prompt)
         for name, reason in (("chosen_ids", chosen), ("rejected_ids", rejected)):
-            said = encoder.completion(reason.text, verdict_text(final_verdict(reason)))
+            said = encoder.completion(reason.text, DEFAULT_GRAMMAR.text(final_verdict(reason)))
             assert row[name] == said + encoder.structure("\n")
         assert final_verdict(chosen) == prompt.winner != final_verdict(rejected)
     assert loss_of(trainer) == pytest.approx(math.log(2), abs=1e-4), "before it learns, it prefers neither"

@@ -1,4 +1,4 @@
-"""How a judge writes its verdict: two texts that differ in one place, such as `[[A]]` and `[[B]]`."""
+"""Verdict grammar: two texts that differ in one place, such as `[[A]]` and `[[B]]`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Grammar(BaseModel):
     """The verdict grammar of a prompt file.
 
     Attributes:
-        a, b: the verdict for the answer that stands as A, and as B.
+        a, b: the verdict for the answer shown as A, and for the one shown as B.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -23,22 +23,22 @@ class Grammar(BaseModel):
     b: str = "[[B]]"
 
     @model_validator(mode="after")
-    def _tell_apart(self) -> Grammar:
+    def _check_distinct(self) -> Grammar:
         if not self.a.strip() or not self.b.strip() or self.a in self.b or self.b in self.a:
-            raise ValueError("give two different texts, neither of which holds the other")
+            raise ValueError("give two different texts, neither of which contains the other")
         if self.a != self.a.strip() or self.b != self.b.strip():
             raise ValueError("a verdict begins and ends with a visible character")
         return self
 
     @cached_property
     def opening(self) -> str:
-        """What both verdicts begin with."""
-        return _common_start(self.a, self.b)
+        """Common beginning of both verdicts."""
+        return _common_prefix(self.a, self.b)
 
     @cached_property
     def closing(self) -> str:
-        """What both verdicts end in."""
-        return _common_start(self.a[::-1], self.b[::-1])[::-1]
+        """Common end of both verdicts."""
+        return _common_prefix(self.a[::-1], self.b[::-1])[::-1]
 
     @cached_property
     def _either(self) -> re.Pattern[str]:
@@ -52,42 +52,37 @@ class Grammar(BaseModel):
         """Return the verdict as the judge writes it."""
         return self.a if winner == "A" else self.b
 
-    def said(self, winner: Letter) -> str:
+    def text_up_to_letter(self, winner: Letter) -> str:
         """Return the verdict up to the last character by which it differs from the other one."""
         return self.text(winner).removesuffix(self.closing)
 
-    def found(self, text: str) -> list[tuple[int, Letter]]:
-        """Return the verdicts in a text, each with the place of the first character that tells it from the other."""
+    def find_all(self, text: str) -> list[tuple[int, Letter]]:
+        """Return all verdicts in a text, as (index of the first character that differs from the other verdict, letter)."""
         return [(m.start() + len(self.opening), "A" if m[1] else "B") for m in self._either.finditer(text)]
 
     def last(self, text: str) -> Letter | None:
         """Return the last verdict in a text, or None."""
-        found = self.found(text)
-        return found[-1][1] if found else None
+        verdicts = self.find_all(text)
+        return verdicts[-1][1] if verdicts else None
 
-    def at_end(self, text: str) -> tuple[str, Letter] | None:
-        """Return what stands before the verdict that closes a text, and the verdict; None where none closes it.
+    def split_at_end(self, text: str) -> tuple[str, Letter] | None:
+        """Return the text before the verdict that closes it, and the verdict; None if no verdict closes it.
 
-        Marks that are no letters may stand behind it. For judges of which the text alone is known: a verdict that is
-        quoted in the midst of a reason is none.
+        Only characters other than letters and digits may follow the verdict. For judges of which only the text is
+        known: a verdict quoted inside a reason does not count.
         """
-        found = self._at_end.search(text)
-        return (text[: found.start()].rstrip(), "A" if found[1] else "B") if found else None
+        match = self._at_end.search(text)
+        return (text[: match.start()].rstrip(), "A" if match[1] else "B") if match else None
 
     def without_closing(self, text: str) -> str:
         """Return a text without a verdict that closes it."""
-        found = self.at_end(text)
-        return (found[0] if found else text).strip()
+        parts = self.split_at_end(text)
+        return (parts[0] if parts else text).strip()
 
 
-def _common_start(first: str, second: str) -> str:
+def _common_prefix(first: str, second: str) -> str:
     return "".join(x for x, _ in takewhile(lambda both: both[0] == both[1], zip(first, second, strict=False)))
 
 
-DEFAULT = Grammar()
+DEFAULT_GRAMMAR = Grammar()
 """`[[A]]` and `[[B]]`."""
-
-
-def verdict_text(winner: Letter, grammar: Grammar = DEFAULT) -> str:
-    """Return the verdict as the judge writes it."""
-    return grammar.text(winner)

@@ -1,8 +1,8 @@
-"""The one place that turns a pair into a judge prompt, and a judge prompt into token ids.
+"""Prompt files, and the judge prompts rendered from them.
 
-Judged text is data. Two walls keep it from becoming structure: the delimiters of the prompt file are broken up
+Judged text is data. Two measures keep it from becoming structure: delimiters of the prompt file are broken up
 inside judged text (`neutralise`), and contents are tokenised apart from the chat template's markers
-(`ChatEncoder`), so that `<|im_end|>` inside an answer is a handful of ordinary tokens.
+(`ChatEncoder`), so that `<|im_end|>` inside an answer becomes several ordinary tokens.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reasongenrm.chat.grammar import DEFAULT, Grammar
+from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, Grammar
 from reasongenrm.errors import ConfigError, first_line
 from reasongenrm.records import (
     JudgePrompt,
@@ -31,18 +31,18 @@ from reasongenrm.records import (
     unit_hash,
 )
 
-_TEXT = ImmutableSandboxedEnvironment(
+_JINJA = ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined, keep_trailing_newline=False, autoescape=False
 )
 
 
 class Criterion(BaseModel):
-    """Something that a judge is to look at.
+    """A criterion that a judge compares answers by.
 
     Attributes:
-        name: a word or two.
-        text: what it means; may be empty.
-        weight: how much it counts beside the others.
+        name: one or two words.
+        text: its explanation; may be empty.
+        weight: relative weight, shown to the judge.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -55,18 +55,18 @@ class PromptFile(BaseModel):
     """A judge's wording, one YAML file in `configs/prompts/`.
 
     Attributes:
-        judge: Jinja2 text with `conversation`, `answer_a` and `answer_b`: the judge's user turn. It may also show
-            `criteria` and `verdict_a`, `verdict_b`.
+        judge: Jinja2 template with `conversation`, `answer_a` and `answer_b`: the judge's user turn. It may also use
+            `criteria`, `verdict_a` and `verdict_b`.
         hindsight: the same with `winner` (A or B): the teacher's user turn.
-        criteria: what the judge is to look at, with weights; a template that is given some must show them.
-        verdict: how the judge writes its verdict.
+        criteria: criteria with weights; if there are any, the template `judge` must show them.
+        verdict: the verdict grammar.
         delimiters: literal strings that separate judged text from instructions: two characters or more, and no
             backslash.
-        verdict_phrases: regular expressions, one group (A or B) each, by which a reason states its verdict.
-        rating: Jinja2 text with `conversation` and `answer`: the user turn of a judge that rates one answer alone and
-            closes with `[[1]]` to `[[10]]`; without it the judge can only compare.
-        rating_delimiters: further delimiters of that template; a key of their own, since the others' wording, and
-            with it the ids of their prompts, does not depend on them.
+        verdict_phrases: regular expressions, one group (A or B) each, that match the verdict stated by a reason.
+        rating: Jinja2 template with `conversation` and `answer`: the user turn of a judge that rates one answer alone
+            and closes with `[[1]]` to `[[10]]`; without it the judge can only compare.
+        rating_delimiters: further delimiters of that template. They are a separate key, so that the ids of prompts
+            that compare answers do not depend on them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -75,7 +75,7 @@ class PromptFile(BaseModel):
     delimiters: tuple[str, ...]
     verdict_phrases: tuple[str, ...]
     criteria: tuple[Criterion, ...] = ()
-    verdict: Grammar = DEFAULT
+    verdict: Grammar = DEFAULT_GRAMMAR
     rating: str | None = None
     rating_delimiters: tuple[str, ...] = ()
 
@@ -84,7 +84,7 @@ class PromptFile(BaseModel):
         """Read and check a prompt file.
 
         Raises:
-            ConfigError: the file is missing, is no YAML, has an unknown key, or a template that does not render.
+            ConfigError: the file is missing, is not valid YAML, has an unknown key, or a template does not render.
         """
         try:
             raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -92,114 +92,112 @@ class PromptFile(BaseModel):
             raise ConfigError(
                 "prompt file not found", location=str(path), hint="check `prompts` in the recipe"
             ) from None
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8
+        except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8
             problem = getattr(error, "problem", None) or first_line(error)
-            raise ConfigError(f"no valid YAML: {problem}", location=str(path)) from None
+            raise ConfigError(f"invalid YAML: {problem}", location=str(path)) from None
         try:
             prompts = cls.model_validate(raw)
-            for pattern in prompts.verdict_phrases:
-                if re.compile(pattern).groups != 1:
-                    raise ConfigError(
-                        f"verdict phrase {pattern!r} needs exactly one group", location=str(path)
-                    )
-            for delimiter in (*prompts.delimiters, *prompts.rating_delimiters):
-                if len(delimiter) < 2 or "\\" in delimiter:
-                    raise ConfigError(
-                        f"delimiter {delimiter!r} cannot be broken up",
-                        location=str(path),
-                        hint="give it two characters or more, and no backslash",
-                    )
-            shown = (*_SHOWN, "criteria") if prompts.criteria else _SHOWN
-            _check_shows(prompts.judge, "judge", shown, path)
-            _check_shows(prompts.hindsight, "hindsight", (*_SHOWN, "winner"), path)
-            _check_alone(prompts.judge, "judge", prompts.delimiters, path)
-            _check_alone(prompts.hindsight, "hindsight", prompts.delimiters, path)
-            if prompts.rating is not None:
-                _check_shows(prompts.rating, "rating", (*_RATED, *shown[len(_SHOWN) :]), path)
-                between = (*prompts.delimiters, *prompts.rating_delimiters)
-                _check_alone(prompts.rating, "rating", between, path)
+            prompts._check(path)
         except ValidationError as error:
             first = error.errors()[0]
             raise ConfigError(first["msg"], location=f"{path}: {'.'.join(map(str, first['loc']))}") from None
         except (jinja2.TemplateError, re.error) as error:
-            raise ConfigError(
-                f"a template or pattern does not work: {first_line(error)}", location=str(path)
-            ) from None
-        return prompts.model_copy(
-            update={"delimiters": tuple(dict.fromkeys((*prompts.delimiters, *ROLE_HEADS.values())))}
-        )
+            problem = f"invalid template or pattern: {first_line(error)}"
+            raise ConfigError(problem, location=str(path)) from None
+        delimiters = tuple(dict.fromkeys((*prompts.delimiters, *ROLE_HEADS.values())))
+        return prompts.model_copy(update={"delimiters": delimiters})
+
+    def _check(self, path: str | Path) -> None:
+        for pattern in self.verdict_phrases:
+            if re.compile(pattern).groups != 1:
+                raise ConfigError(f"verdict phrase {pattern!r} needs exactly one group", location=str(path))
+        for delimiter in (*self.delimiters, *self.rating_delimiters):
+            if len(delimiter) < 2 or "\\" in delimiter:
+                problem, hint = (
+                    f"invalid delimiter {delimiter!r}",
+                    "use two characters or more, and no backslash",
+                )
+                raise ConfigError(problem, location=str(path), hint=hint)
+        criteria = ("criteria",) if self.criteria else ()
+        _check_variables(self.judge, "judge", (*_COMPARED, *criteria), path)
+        _check_variables(self.hindsight, "hindsight", (*_COMPARED, "winner"), path)
+        _check_delimiters(self.judge, "judge", self.delimiters, path)
+        _check_delimiters(self.hindsight, "hindsight", self.delimiters, path)
+        if self.rating is not None:
+            _check_variables(self.rating, "rating", (*_RATED, *criteria), path)
+            _check_delimiters(self.rating, "rating", (*self.delimiters, *self.rating_delimiters), path)
 
 
-_SHOWN = ("conversation", "answer_a", "answer_b")
-
-
+_COMPARED = ("conversation", "answer_a", "answer_b")
 _RATED = ("conversation", "answer")
 
 
-def _check_shows(template: str, name: str, shown: Sequence[str], path: str | Path) -> None:
-    """Raise a ConfigError where a template leaves out something that its reader must see."""
-    given = (*shown, "criteria", "verdict_a", "verdict_b")
-    text = _fill(template, **{value: f"\x00{value}\x00" for value in given})
-    missing = [value for value in shown if f"\x00{value}\x00" not in text]
+def _check_variables(template: str, key: str, required: Sequence[str], path: str | Path) -> None:
+    """Raise a ConfigError if a template does not show a required variable."""
+    variables = (*required, "criteria", "verdict_a", "verdict_b")
+    text = _render(template, **{name: f"\x00{name}\x00" for name in variables})
+    missing = [name for name in required if f"\x00{name}\x00" not in text]
     if missing:
-        raise ConfigError(f"it does not show {', '.join(missing)}", location=f"{path}: {name}", hint="add it")
+        problem = f"the template does not show {', '.join(missing)}"
+        raise ConfigError(problem, location=f"{path}: {key}", hint="add it")
 
 
-def _check_alone(template: str, name: str, delimiters: Sequence[str], path: str | Path) -> None:
-    """Raise a ConfigError where a delimiter's beginning or end, in a judged text, and the template's own characters
-    beside that text would make a delimiter."""
+def _check_delimiters(template: str, key: str, delimiters: Sequence[str], path: str | Path) -> None:
+    """Raise a ConfigError if part of a delimiter, in a judged text, and the template's own characters next to that text
+    would form a delimiter."""
 
     def count(delimiter: str, text: str) -> int:
         own = {"criteria": "x", "verdict_a": "x", "verdict_b": "x", "winner": "A"}
-        given = neutralise(text, delimiters)
-        rendered = _fill(template, **own, **dict.fromkeys((*_SHOWN, *_RATED), given))
-        return len(re.findall(f"(?={re.escape(delimiter)})", rendered))
+        judged = dict.fromkeys((*_COMPARED, *_RATED), neutralise(text, delimiters))
+        return len(re.findall(f"(?={re.escape(delimiter)})", _render(template, **own, **judged)))
 
     for delimiter in delimiters:
-        wanted = count(delimiter, "x")
+        expected = count(delimiter, "x")
         for part in [p for at in range(1, len(delimiter)) for p in (delimiter[:at], delimiter[at:])]:
-            if count(delimiter, part) != wanted:
+            if count(delimiter, part) != expected:
                 raise ConfigError(
                     f"the judged text {part!r} would complete the delimiter {delimiter!r}",
-                    location=f"{path}: {name}",
-                    hint="put every delimiter on a line of its own, and let it begin and end in brackets",
+                    location=f"{path}: {key}",
+                    hint="put every delimiter on a separate line, and let it begin and end in brackets",
                 )
 
 
 @lru_cache(maxsize=8)
 def _compiled(template: str) -> jinja2.Template:
-    compiled = _TEXT.from_string(template)
-    compiled.globals = dict(compiled.globals)  # rendering copies them, and Jinja2's ChainMap copies slowly
+    compiled = _JINJA.from_string(template)
+    compiled.globals = dict(
+        compiled.globals
+    )  # rendering copies them, and a copy of Jinja2's ChainMap is slow
     return compiled
 
 
-def _fill(template: str, **values: str) -> str:
+def _render(template: str, **values: str) -> str:
     return _compiled(template).render(**values)
 
 
 ROLE_HEADS = {"system": "[System]", "user": "[User]", "assistant": "[Assistant]"}
-"""What stands above each turn of a conversation of several turns; delimiters of every prompt file."""
+"""Headings of the turns of a conversation; delimiters of every prompt file."""
 
 
 def neutralise(text: str, delimiters: Sequence[str]) -> str:
     """Break up every delimiter inside judged text by a backslash after its first character.
 
-    The rest of a delimiter is looked at and not consumed, so that `###` in `####` is broken up at both places.
+    The rest of a delimiter is matched by a lookahead, so that `###` in `####` is broken up at both places.
     """
     for delimiter in delimiters:
-        # It hardly ever is there: looking for one character, then for the whole, is much faster than the expression.
+        # Delimiters are rare: a search for one character, then for the whole, is much faster than the expression.
         if delimiter[0] in text and delimiter in text:
             text = re.sub(f"{re.escape(delimiter[0])}(?={re.escape(delimiter[1:])})", r"\g<0>\\", text)
     if not text.isascii():
-        # Tokenizers compose characters, and read half of a surrogate pair as a question mark: what comes of that.
-        read = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode("utf-8"))
-        if read != text and any(delimiter in read for delimiter in delimiters):
-            return neutralise(read, delimiters)
+        # Tokenizers compose characters, and replace a lone surrogate by a question mark: that may form a delimiter.
+        normalized = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode("utf-8"))
+        if normalized != text and any(delimiter in normalized for delimiter in delimiters):
+            return neutralise(normalized, delimiters)
     return text
 
 
 def _conversation(history: Sequence[Message], delimiters: Sequence[str]) -> str:
-    """A single user turn is its bare text; several turns are headed by `[System]`, `[User]`, `[Assistant]`."""
+    """Return a single user turn as its text, and several turns under the headings `[System]`, `[User]`, `[Assistant]`."""
     if len(history) == 1:
         return neutralise(history[0]["content"], delimiters)
     return "\n".join(
@@ -208,16 +206,11 @@ def _conversation(history: Sequence[Message], delimiters: Sequence[str]) -> str:
 
 
 def place(pair_id: str, seed: int) -> Order:
-    """Return whether the chosen answer stands as A (`AB`) or B (`BA`): a function of (id, seed) alone."""
+    """Return `AB` if the chosen answer is shown as A, `BA` if it is shown as B: a function of id and seed only."""
     return "AB" if unit_hash("place", seed, pair_id) < 0.5 else "BA"
 
 
-def swap(order: Order) -> Order:
-    """Return the other order."""
-    return "BA" if order == "AB" else "AB"
-
-
-def _texts(pair: PreferencePair, order: Order, delimiters: Sequence[str]) -> dict[str, str]:
+def _pair_texts(pair: PreferencePair, order: Order, delimiters: Sequence[str]) -> dict[str, str]:
     first, second = (pair.chosen, pair.rejected) if order == "AB" else (pair.rejected, pair.chosen)
     return {
         "conversation": _conversation(pair.history, delimiters),
@@ -227,8 +220,8 @@ def _texts(pair: PreferencePair, order: Order, delimiters: Sequence[str]) -> dic
 
 
 @lru_cache(maxsize=8)
-def _own_texts(criteria: tuple[Criterion, ...], grammar: Grammar) -> dict[str, str]:
-    """What a template may show beside the judged texts."""
+def _criteria_texts(criteria: tuple[Criterion, ...], grammar: Grammar) -> dict[str, str]:
+    """Return a template's variables other than the judged texts."""
     lines = [
         f"- {c.name}{f' (weight {c.weight:g})' if c.weight != 1 else ''}{f': {c.text}' if c.text else ''}"
         for c in criteria
@@ -241,17 +234,17 @@ def wording_id(
     template: str,
     delimiters: tuple[str, ...],
     criteria: tuple[Criterion, ...] = (),
-    grammar: Grammar = DEFAULT,
+    grammar: Grammar = DEFAULT_GRAMMAR,
 ) -> str:
-    """Return the content hash of a wording, of which a rendered prompt is a function."""
-    own = [] if not criteria and grammar == DEFAULT else [_own_texts(criteria, grammar)]
+    """Return the content hash of a wording: everything in a prompt except the judged texts."""
+    own = [] if not criteria and grammar == DEFAULT_GRAMMAR else [_criteria_texts(criteria, grammar)]
     return content_id(template, delimiters, *own)
 
 
 def judge_prompt(pair: PreferencePair, order: Order, prompts: PromptFile) -> JudgePrompt:
-    """Render what the judge reads: one user turn."""
-    own = _own_texts(prompts.criteria, prompts.verdict)
-    text = _fill(prompts.judge, **_texts(pair, order, prompts.delimiters), **own)
+    """Render a pair in one order, as the judge's user turn."""
+    own = _criteria_texts(prompts.criteria, prompts.verdict)
+    text = _render(prompts.judge, **_pair_texts(pair, order, prompts.delimiters), **own)
     messages: tuple[Message, ...] = ({"role": "user", "content": text},)
     winner: Letter = "A" if order == "AB" else "B"
     wording = wording_id(prompts.judge, prompts.delimiters, prompts.criteria, prompts.verdict)
@@ -259,28 +252,37 @@ def judge_prompt(pair: PreferencePair, order: Order, prompts: PromptFile) -> Jud
     return JudgePrompt(name, pair.id, order, messages, winner, pair.source)
 
 
+def placed_prompts(
+    pair: PreferencePair, prompts: PromptFile, *, seed: int, both_orders: bool
+) -> list[JudgePrompt]:
+    """Render a pair in the order that the seed gives it (see `place`), and, for both orders, in the other one."""
+    order = place(pair.id, seed)
+    other: Order = "BA" if order == "AB" else "AB"
+    return [judge_prompt(pair, o, prompts) for o in ((order, other) if both_orders else (order,))]
+
+
 def hindsight_prompt(pair: PreferencePair, order: Order, prompts: PromptFile) -> tuple[Message, ...]:
-    """Render what the teacher reads: the same pair, and which answer is better."""
+    """Render a pair, and which answer is better, as the teacher's user turn."""
     winner = "A" if order == "AB" else "B"
-    own = _own_texts(prompts.criteria, prompts.verdict)
-    text = _fill(prompts.hindsight, winner=winner, **_texts(pair, order, prompts.delimiters), **own)
+    own = _criteria_texts(prompts.criteria, prompts.verdict)
+    text = _render(prompts.hindsight, winner=winner, **_pair_texts(pair, order, prompts.delimiters), **own)
     return ({"role": "user", "content": text},)
 
 
 def rating_prompt(history: Sequence[Message], answer: str, prompts: PromptFile) -> RatingPrompt:
-    """Render what a judge reads that rates one answer alone: one user turn.
+    """Render one answer as the user turn of a judge that rates it alone.
 
     Raises:
-        ConfigError: the prompt file has no wording for it.
+        ConfigError: the prompt file has no template `rating`.
     """
     if prompts.rating is None:
         raise ConfigError(
-            "the prompt file says nothing of rating one answer alone",
+            "the prompt file has no template for rating one answer alone",
             location="rating",
-            hint="give it the keys `rating` and `rating_delimiters`, as configs/prompts/judge.yaml has them",
+            hint="add the keys `rating` and `rating_delimiters`, as in configs/prompts/judge.yaml",
         )
     delimiters = (*prompts.delimiters, *prompts.rating_delimiters)
     texts = {"conversation": _conversation(history, delimiters), "answer": neutralise(answer, delimiters)}
-    text = _fill(prompts.rating, **texts, **_own_texts(prompts.criteria, prompts.verdict))
+    text = _render(prompts.rating, **texts, **_criteria_texts(prompts.criteria, prompts.verdict))
     wording = wording_id(prompts.rating, delimiters, prompts.criteria, prompts.verdict)
     return RatingPrompt(content_id(tuple(history), answer, wording), ({"role": "user", "content": text},))

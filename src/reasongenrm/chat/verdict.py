@@ -1,4 +1,4 @@
-"""Read a verdict from a completion: what counts as one, and P(A) at its token."""
+"""Read a verdict from a completion: which text counts as one, and P(A) at its token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from reasongenrm.records import Completion, JudgePrompt, Letter, Outcome, Verdic
 def stated_verdicts(
     reason: str, phrases: Sequence[str], grammar: Grammar | None = None
 ) -> list[tuple[int, Letter]]:
-    """Return the verdicts a reason states, as (number of words before it, letter), in the order of the text.
+    """Return the verdicts that a reason states, as (number of words before it, letter), in the order of the text.
 
     Args:
         reason: the text.
@@ -25,15 +25,15 @@ def stated_verdicts(
             match that states nothing.
         grammar: its verdicts count as well.
     """
-    found: set[tuple[int, Letter]] = set(grammar.found(reason)) if grammar else set()
+    verdicts: set[tuple[int, Letter]] = set(grammar.find_all(reason)) if grammar else set()
     for phrase in phrases:
-        found |= {(m.start(1), "A" if m[1] in "Aa" else "B") for m in re.finditer(phrase, reason) if m[1]}
-    return [(len(reason[:start].split()), letter) for start, letter in sorted(found)]
+        verdicts |= {(m.start(1), "A" if m[1] in "Aa" else "B") for m in re.finditer(phrase, reason) if m[1]}
+    return [(len(reason[:start].split()), letter) for start, letter in sorted(verdicts)]
 
 
 @dataclass(frozen=True, slots=True)
 class VerdictTokens:
-    """How a tokenizer spells a verdict: `opening`, then `a` or `b`, then `closing`.
+    """Token ids of a verdict: `opening`, then `a` or `b`, then the rest.
 
     Attributes:
         opening: ids before the letter.
@@ -49,36 +49,36 @@ class VerdictTokens:
     end: int
 
     @classmethod
-    def of(cls, encoder: ChatEncoder) -> VerdictTokens:
-        """Find the letters' ids.
+    def from_encoder(cls, encoder: ChatEncoder) -> VerdictTokens:
+        """Find the ids in an encoder's tokenizer.
 
         Raises:
-            ConfigError: the tokenizer does not give each letter one token of its own.
+            ConfigError: the two verdicts do not differ in exactly one token, or the header contains no added token.
         """
         grammar = encoder.grammar
         ids_a, ids_b = encoder.content(grammar.a), encoder.content(grammar.b)
         places = [i for i, (x, y) in enumerate(zip(ids_a, ids_b, strict=False)) if x != y]
         if len(ids_a) != len(ids_b) or len(places) != 1:
             raise ConfigError(
-                f"the tokenizer does not tell {grammar.a} from {grammar.b} by one token",
+                f"{grammar.a} and {grammar.b} do not differ by one token of the tokenizer",
                 location="model.path",
-                hint="name other texts under `verdict` in the prompt file",
+                hint="set other texts under `verdict` in the prompt file",
             )
         at = places[0]
-        [end] = encoder.structure(encoder.end)
-        header = encoder.structure(encoder.between)
+        [end] = encoder.structure(encoder.end_marker)
+        header = encoder.structure(encoder.reason_verdict_separator)
         if encoder.reasons_first and not set(header) & encoder.tokenizer.added_tokens_decoder.keys():
             raise ConfigError(
-                f"{encoder.between.strip()!r}, which ends a reason, is no token of this tokenizer: a reason that "
-                "quotes it could not be told from one that ends there",
+                f"{encoder.reason_verdict_separator.strip()!r}, which ends a reason, is not a token of this tokenizer: "
+                "a reason that quotes it would look finished",
                 location="chat template",
-                hint="take the template reason, or a model whose tokenizer has this token",
+                hint="use the template reason, or a model whose tokenizer has this token",
             )
         return cls(tuple(ids_a[:at]), ids_a[at], ids_b[at], tuple(header), end)
 
 
 def after_header(token_ids: Sequence[int], header: Sequence[int]) -> int | None:
-    """Return the index behind the last verdict header, or None where there is none."""
+    """Return the index after the last verdict header, or None if there is no header."""
     for start in range(len(token_ids) - len(header), -1, -1):
         if tuple(token_ids[start : start + len(header)]) == tuple(header):
             return start + len(header)
@@ -86,29 +86,28 @@ def after_header(token_ids: Sequence[int], header: Sequence[int]) -> int | None:
 
 
 def prob_a(logprobs: dict[int, float], tokens: VerdictTokens) -> float | None:
-    """Return P(A) renormalised over A and B from raw log-probabilities; None where one of them is missing."""
+    """Return P(A) renormalised over A and B from raw log-probabilities; None if one of them is missing."""
     if tokens.a not in logprobs or tokens.b not in logprobs:
         return None
     return 1 / (1 + math.exp(min(700.0, logprobs[tokens.b] - logprobs[tokens.a])))
 
 
 def reason_ids(completion: Completion, tokens: VerdictTokens) -> list[int]:
-    """Return the ids of the judge's reason: what it wrote before its first end of turn, and before the verdict's
-    header."""
+    """Return the ids of the judge's reason: everything before its first end of turn and before the verdict's header."""
     ids = list(completion.token_ids)
-    behind = after_header(ids, tokens.header)
-    if behind is not None:
-        ids = ids[: behind - len(tokens.header)]
+    start = after_header(ids, tokens.header)
+    if start is not None:
+        ids = ids[: start - len(tokens.header)]
     return ids[: ids.index(tokens.end)] if tokens.end in ids else ids
 
 
 def read_outcome(
-    completion: Completion, found: object | None
+    completion: Completion, value: object | None
 ) -> Literal["ok", "unparsed", "truncated", "error"]:
-    """Return the outcome of a completion in which this was found, None for nothing."""
+    """Return the outcome of a completion from which `value` was read, None for nothing."""
     if completion.finish_reason == "error":
         return "error"
-    if found is not None:
+    if value is not None:
         return "ok"
     return "truncated" if completion.finish_reason == "length" else "unparsed"
 
@@ -116,12 +115,11 @@ def read_outcome(
 def read_completion(
     prompt: JudgePrompt, completion: Completion, encoder: ChatEncoder, tokens: VerdictTokens
 ) -> Verdict:
-    """Read one completion; what cannot be read is `truncated` (out of tokens) or `unparsed`."""
+    """Read one completion by its token ids; an unread one is `truncated` (out of tokens) or `unparsed`."""
     ids = completion.token_ids
     start = after_header(ids, tokens.header) if encoder.reasons_first else 0
-    if (
-        start is not None and tokens.end in ids[start:]
-    ):  # decoded on: a turn that the judge made up is no verdict
+    if start is not None and tokens.end in ids[start:]:
+        # Decoded on: a turn that the judge made up is not a verdict.
         ids = ids[: ids.index(tokens.end, start)]
     decode = encoder.tokenizer.decode
     reason = decode(reason_ids(completion, tokens)) if encoder.reasons_first else ""
@@ -130,59 +128,54 @@ def read_completion(
     if start is not None and completion.finish_reason != "error":
         winner = encoder.grammar.last(decode(list(ids[start:])))
     if start is not None and winner is not None:
-        said = encoder.grammar.said(winner)  # a letter elsewhere in the turn is no verdict
+        # A letter elsewhere in the turn is not a verdict.
+        text = encoder.grammar.text_up_to_letter(winner)
         places = [
-            p for p in completion.logprobs if p >= start and decode(list(ids[start : p + 1])).endswith(said)
+            p for p in completion.logprobs if p >= start and decode(list(ids[start : p + 1])).endswith(text)
         ]
         probability = prob_a(completion.logprobs[max(places)], tokens) if places else None
+    outcome, tokens_sampled = read_outcome(completion, winner), len(completion.token_ids)
     return Verdict(
         completion.id,
         prompt.pair_id,
         prompt.order,
         winner,
         probability,
-        read_outcome(completion, winner),
+        outcome,
         reason.strip(),
-        tokens=len(completion.token_ids),
+        tokens=tokens_sampled,
     )
 
 
 def read_text(prompt: JudgePrompt, completion: Completion, grammar: Grammar) -> Verdict:
-    """Read a completion of which the text alone is known: the verdict that closes it, and the reason before it.
+    """Read a completion of which only the text is known: the verdict that closes it, and the reason before it.
 
-    Without token ids nothing tells a verdict that is quoted from one that is given but its place: one in the midst of
-    the text counts for nothing.
+    Without token ids only its place separates the judge's verdict from a quoted one: a verdict elsewhere in the text
+    does not count.
     """
-    found = grammar.at_end(completion.text) if completion.finish_reason == "stop" else None
-    reason, winner = found if found else (completion.text, None)
+    parts = grammar.split_at_end(completion.text) if completion.finish_reason == "stop" else None
+    reason, winner = parts or (completion.text, None)
+    outcome, tokens = read_outcome(completion, winner), completion.tokens
     return Verdict(
-        completion.id,
-        prompt.pair_id,
-        prompt.order,
-        winner,
-        None,
-        read_outcome(completion, winner),
-        reason.strip(),
-        tokens=completion.tokens,
+        completion.id, prompt.pair_id, prompt.order, winner, None, outcome, reason.strip(), tokens=tokens
     )
 
 
 def read_text_rescue(first: Verdict, completion: Completion, grammar: Grammar) -> Verdict:
-    """Read the verdict that was asked for alone by text, and count it as rescued."""
+    """Return `first` with the verdict of a rescue by text, counted as rescued; unchanged if there is none."""
     winner = grammar.last(completion.text) if completion.finish_reason != "error" else None
     if winner is None:
         return first
-    used = first.tokens + completion.tokens
-    return replace(first, winner=winner, outcome="ok", rescued=True, tokens=used)
+    tokens = first.tokens + completion.tokens
+    return replace(first, winner=winner, outcome="ok", rescued=True, tokens=tokens)
 
 
 def read_rescue(first: Verdict, completion: Completion, tokens: VerdictTokens) -> Verdict:
-    """Read the verdict that was asked for alone (one token, A or B) and count it as rescued.
+    """Return `first` with the verdict of a rescue (one token, A or B), counted as rescued; unchanged if there is none.
 
     The letters' probabilities decide; equal ones are a tie.
     """
-    logprobs = completion.logprobs.get(0, {})
-    probability = prob_a(logprobs, tokens)
+    probability = prob_a(completion.logprobs.get(0, {}), tokens)
     if completion.finish_reason == "error" or probability is None:
         return first
     winner: Literal["A", "B", "tie"] = "A" if probability > 0.5 else "B" if probability < 0.5 else "tie"

@@ -1,4 +1,4 @@
-"""The judge as a library: compare two answers, rank several, score one; over any engine.
+"""`Judge`, the Python API: compare two answers, rank several, rate one; on any engine.
 
 judge = Judge.from_pretrained("Qwen/Qwen2.5-7B-Instruct", adapter="runs/mine/judges/reasongenrm/adapter")
 judge.compare("What is 2 + 2?", "4", "5").winner  # "A"
@@ -11,26 +11,72 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, Literal, Self
+from typing import Any, Self
 
-from reasongenrm.chat.encoder import PROMPTS, ChatEncoder, judge_encoder, load_tokenizer, template_text
-from reasongenrm.chat.prompts import PromptFile, judge_prompt, place, swap
+from reasongenrm.chat.encoder import (
+    ADAPTER_PROMPTS,
+    ChatEncoder,
+    judge_encoder,
+    load_tokenizer,
+    template_text,
+)
+from reasongenrm.chat.prompts import PromptFile, placed_prompts, rating_prompt
 from reasongenrm.config.engines import AnthropicConfig, EngineConfig, ModelConfig, OpenAIConfig
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.config.loading import load_recipe, section
 from reasongenrm.config.recipe import TEMPLATES, Recipe, Template
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.loading import load_engine, open_server, server_encoder
-from reasongenrm.errors import ConfigError
-from reasongenrm.judge.ask import ask_now, sampling_settings
-from reasongenrm.judge.inputs import Prompt, validated_answer, validated_pair
+from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.judge.ask import TaskResult, ask_in_memory
 from reasongenrm.judge.rate import HIGHEST, LOWEST, RatingTask
-from reasongenrm.judge.tournament import Ranking, rank
+from reasongenrm.judge.tournament import Method, Ranking, rank
 from reasongenrm.judge.verdicts import VerdictTask, compare_orders, preference
-from reasongenrm.records import Comparison, JudgePrompt, PreferencePair, Rating, Verdict
+from reasongenrm.records import Comparison, Message, PreferencePair, Rating, RatingPrompt, Verdict
+from reasongenrm.rows.turns import BadRow, check_text, read_prompt, replace_surrogates
 
 WINDOW = 1024
-"""Comparisons that go to the engine together."""
+"""Comparisons that are sent to the engine together."""
+
+DEFAULT_PROMPTS = "configs/prompts/judge.yaml"
+
+PromptInput = str | Sequence[Message]
+"""A prompt passed by a caller: one user turn, or the turns up to and including the last user turn."""
+
+ComparisonInput = tuple[PromptInput, str, str]
+"""A prompt and two answers passed by a caller."""
+
+
+def input_error(error: BadRow, location: str) -> DataError:
+    """Return the error for a caller's input that cannot be judged."""
+    return DataError(error.reason.replace("_", " "), location=location, hint=error.detail)
+
+
+def pair_from_input(number: int, row: ComparisonInput) -> PreferencePair:
+    """Return a caller's prompt and two answers as a pair, the first answer chosen.
+
+    Raises:
+        DataError: the prompt or an answer is not a text, or the turns do not end in the user's; names the row.
+    """
+    try:
+        prompt, a, b = replace_surrogates(row)
+        return PreferencePair.make(read_prompt(prompt, "prompt"), check_text(a, "a"), check_text(b, "b"), "")
+    except BadRow as error:
+        raise input_error(error, f"row {number}") from None
+
+
+def rating_from_input(number: int, prompt: PromptInput, answer: str, prompt_file: PromptFile) -> RatingPrompt:
+    """Return a caller's prompt and answer as a rating prompt.
+
+    Raises:
+        ConfigError: the prompt file has no template `rating`.
+        DataError: see `pair_from_input`.
+    """
+    try:
+        prompt, answer = replace_surrogates([prompt, answer])
+        return rating_prompt(read_prompt(prompt, "prompt"), check_text(answer, "answer"), prompt_file)
+    except BadRow as error:
+        raise input_error(error, f"row {number}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +84,9 @@ class Best:
     """The best of several answers.
 
     Attributes:
-        index: its place among the answers given.
+        index: its index among the answers.
         answer: its text.
-        ranking: how it was found.
+        ranking: the knockout that decided it.
     """
 
     index: int
@@ -49,44 +95,33 @@ class Best:
 
 
 class Judge:
-    """A pairwise judge on some engine. A context manager: leaving it stops the engine.
+    """A pairwise judge on an engine. As a context manager, it stops the engine on exit.
 
     Args:
-        engine: holds the base model.
-        asker: how it is asked.
-        prompts: its wording.
-        adapter: LoRA folder of the trained judge; None for the base as it is.
-        both_orders: judge each pair of answers in both orders, else in one order that depends on the pair and the
-            seed alone.
-        seed: of that placement.
+        engine: the engine that holds the base model.
+        task: requests to the judge, and how they are read; its `both_orders` and `seed` place the answers.
+        prompt_file: the wording.
+        adapter: LoRA folder of the trained judge; None for the base model.
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        asker: VerdictTask,
-        prompts: PromptFile,
-        *,
-        adapter: str | None = None,
-        both_orders: bool = True,
-        seed: int = 17,
+        self, engine: Engine, task: VerdictTask, prompt_file: PromptFile, *, adapter: str | None = None
     ) -> None:
-        self.engine, self.asker, self.prompts = engine, asker, prompts
-        self.adapter, self.both_orders, self.seed = adapter, both_orders, seed
+        self.engine, self.task, self.prompt_file, self.adapter = engine, task, prompt_file, adapter
 
     @classmethod
     def from_recipe(
         cls, recipe: Recipe | str | Path, judge: str | None = None, *, overrides: Sequence[str] = ()
     ) -> Judge:
-        """Load a judge that a recipe has trained, asked as the recipe's `evaluate` says.
+        """Load a judge that a recipe has trained, with the settings of the recipe's `evaluate`.
 
         Args:
-            recipe: the recipe, or its file; the judge is taken from its run folder.
-            judge: the judge's name in the recipe, or `base`; the recipe's first judge when not given.
+            recipe: the recipe, or its file; the judge is loaded from its run folder.
+            judge: the judge's name in the recipe, or `base`; the recipe's first judge by default.
             overrides: `key=value` as on the command line, for a file.
 
         Raises:
-            ConfigError: no such judge, or it is not trained yet.
+            ConfigError: the judge does not exist, or is not trained yet.
             EngineError: it cannot be served.
         """
         if not isinstance(recipe, Recipe):
@@ -94,13 +129,11 @@ class Judge:
         name = judge or next(iter(recipe.judges))
         adapter = recipe.folder / "judges" / name / "adapter"
         if name != "base" and name not in recipe.judges:
-            raise ConfigError(
-                f"no judge {name!r}",
-                location="judges",
-                hint=f"take base or one of: {', '.join(recipe.judges)}",
-            )
+            hint = f"use base or one of: {', '.join(recipe.judges)}"
+            raise ConfigError(f"unknown judge {name!r}", location="judges", hint=hint)
         if name != "base" and not adapter.is_dir():
-            raise ConfigError(f"no adapter of {name!r}", location=str(adapter), hint="run 2_train.sh first")
+            problem = f"the judge {name!r} has no adapter"
+            raise ConfigError(problem, location=str(adapter), hint="run 2_train.sh first")
         template = recipe.student_template if name == "base" else recipe.judges[name].template
         encoder = judge_encoder(recipe, template, load_tokenizer(recipe.model))
         path = None if name == "base" else adapter
@@ -111,7 +144,9 @@ class Judge:
             adapters=[path] if path else [],
             server=recipe.evaluate.server,
         )
-        return cls._on(engine, encoder, PromptFile.load(recipe.prompts), recipe.evaluate, path, recipe.seed)
+        return cls._create(
+            engine, encoder, PromptFile.load(recipe.prompts), recipe.evaluate, recipe.seed, path
+        )
 
     @classmethod
     def from_pretrained(
@@ -122,7 +157,7 @@ class Judge:
         template: Template | None = None,
         prompts: str | Path | None = None,
         engine: EngineConfig | Mapping[str, Any] | None = None,
-        asking: JudgingConfig | Mapping[str, Any] | None = None,
+        judging: JudgingConfig | Mapping[str, Any] | None = None,
         seed: int = 17,
     ) -> Judge:
         """Load a model, with or without an adapter, as a judge on vLLM in this process.
@@ -130,32 +165,34 @@ class Judge:
         Args:
             model: hub id or folder, or the recipe's section `model` (path, revision, dtype, trust_remote_code).
             adapter: LoRA folder.
-            template: the shipped chat template to use; else the adapter's own, and `reason` where there is none.
-            prompts: prompt file; else the adapter's own, and configs/prompts/judge.yaml where there is none.
+            template: the shipped chat template to use; by default the adapter's, or `reason` if it has none.
+            prompts: prompt file; by default the adapter's, or configs/prompts/judge.yaml if it has none.
             engine: the recipe's section `engine`.
-            asking: how the judge is asked: the keys of `AskingConfig`.
+            judging: the keys of `JudgingConfig`.
             seed: of placement and sampling.
 
         Raises:
-            ConfigError: a file is missing, or an unknown key.
+            ConfigError: a file is missing, or a key is unknown.
             EngineError: the model cannot be served.
         """
         base = ModelConfig(path=model) if isinstance(model, str) else section(ModelConfig, model, "model")
         serving = section(EngineConfig, engine or {}, "engine")
         folder = Path(adapter) if adapter else None
         if folder and not (folder / "adapter_config.json").is_file():
-            raise ConfigError(
-                "no adapter is there", location=str(folder), hint="give the folder that peft saved"
-            )
-        own = [folder / "chat_template.jinja", folder / PROMPTS] if folder else [Path("-"), Path("-")]
-        file = TEMPLATES[template] if template else str(own[0]) if own[0].is_file() else TEMPLATES["reason"]
-        wording = prompts or (own[1] if own[1].is_file() else "configs/prompts/judge.yaml")
-        texts = PromptFile.load(wording)
-        encoder = ChatEncoder(load_tokenizer(base), template_text(file, key="template"), texts.verdict)
-        how = section(JudgingConfig, asking or {}, "asking")
+            hint = "give the folder that peft saved"
+            raise ConfigError("adapter_config.json not found", location=str(folder), hint=hint)
+        template_file = TEMPLATES[template or "reason"]
+        if folder and not template and (folder / "chat_template.jinja").is_file():
+            template_file = str(folder / "chat_template.jinja")
+        if not prompts and folder and (folder / ADAPTER_PROMPTS).is_file():
+            prompts = folder / ADAPTER_PROMPTS
+        prompt_file = PromptFile.load(prompts or DEFAULT_PROMPTS)
+        text = template_text(template_file, key="template")
+        encoder = ChatEncoder(load_tokenizer(base), text, prompt_file.verdict)
+        config = section(JudgingConfig, judging or {}, "judging")
         adapters = [folder] if folder else []
-        running = load_engine(base, serving, seed=seed, adapters=adapters, server=how.server)
-        return cls._on(running, encoder, texts, how, folder, seed)
+        running = load_engine(base, serving, seed=seed, adapters=adapters, server=config.server)
+        return cls._create(running, encoder, prompt_file, config, seed, folder)
 
     @classmethod
     def from_server(
@@ -164,139 +201,131 @@ class Judge:
         *,
         model: str | Mapping[str, Any] | ModelConfig | None = None,
         template: Template = "reason",
-        prompts: str | Path = "configs/prompts/judge.yaml",
-        asking: JudgingConfig | Mapping[str, Any] | None = None,
+        prompts: str | Path = DEFAULT_PROMPTS,
+        judging: JudgingConfig | Mapping[str, Any] | None = None,
         max_model_len: int = 8192,
         state: str | Path | None = None,
         seed: int = 17,
     ) -> Judge:
-        """Use a judge that somebody else serves.
+        """Use a judge that is served elsewhere.
 
         Args:
             server: `{kind: openai, urls: …, model: …}` or `{kind: anthropic, model: …}`: the keys of `OpenAIConfig`
-                and `AnthropicConfig`.
-            model: whose tokenizer a server of the completions API is asked with; not used by the others, which are
-                asked by messages and give no P(A).
-            template: the chat template for it.
+                or `AnthropicConfig`.
+            model: the model whose tokenizer a server of the completions API uses; not needed by the others, which take
+                messages and return no P(A).
+            template: the chat template of such a server.
             prompts: prompt file.
-            asking: how the judge is asked: the keys of `AskingConfig`.
+            judging: the keys of `JudgingConfig`.
             max_model_len: tokens of prompt and completion together, of the server.
-            state: where Anthropic's batches are noted, so that a killed process finds them again; a temporary file
-                when not given.
+            state: file that records Anthropic's batches, so that a restarted process finds them; a temporary file by
+                default.
             seed: of placement and sampling.
 
         Raises:
-            ConfigError: an unknown key, or a completions server without a model.
-            EngineError: the key is missing.
+            ConfigError: a key is unknown, or a server of the completions API has no model.
+            EngineError: the API key is missing.
         """
         kinds: dict[object, type[AnthropicConfig | OpenAIConfig]]
         kinds = {"openai": OpenAIConfig, "anthropic": AnthropicConfig}
         kind = server.get("kind") if isinstance(server, Mapping) else server.kind
         if kind not in kinds:
-            raise ConfigError(
-                f"unknown kind {kind!r}", location="server.kind", hint="take openai or anthropic"
-            )
-        texts = PromptFile.load(prompts)
+            hint = "use openai or anthropic"
+            raise ConfigError(f"unknown kind {kind!r}", location="server.kind", hint=hint)
+        prompt_file = PromptFile.load(prompts)
         base = ModelConfig(path=model) if isinstance(model, str) else model
         checked = section(kinds[kind], server, "server")
         tokenizer_model = section(ModelConfig, base, "model") if base else None
-        encoder = server_encoder(checked, tokenizer_model, TEMPLATES[template], texts.verdict, key="server")
+        encoder = server_encoder(
+            checked, tokenizer_model, TEMPLATES[template], prompt_file.verdict, key="server"
+        )
         batches = Path(state) if state else Path(mkdtemp(prefix="reasongenrm-")) / "batches.jsonl"
         engine = open_server(checked, max_model_len=max_model_len, state=batches, key="server")
-        how = section(JudgingConfig, asking or {}, "asking")
-        return cls._on(engine, encoder, texts, how, None, seed)
+        config = section(JudgingConfig, judging or {}, "judging")
+        return cls._create(engine, encoder, prompt_file, config, seed, None)
 
     @classmethod
-    def _on(
+    def _create(
         cls,
         engine: Engine,
         encoder: ChatEncoder | None,
-        prompts: PromptFile,
+        prompt_file: PromptFile,
         config: JudgingConfig,
-        adapter: Path | None,
         seed: int,
+        adapter: Path | None,
     ) -> Judge:
-        asking = sampling_settings(config, seed)
-        asker = VerdictTask(asking, encoder, engine.max_model_len, prompts.verdict)
-        path = str(adapter) if adapter else None
-        return cls(engine, asker, prompts, adapter=path, both_orders=config.both_orders, seed=seed)
+        task = VerdictTask(config, encoder, engine.max_model_len, prompt_file.verdict, seed=seed)
+        return cls(engine, task, prompt_file, adapter=str(adapter) if adapter else None)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Stop the engine."""
         self.engine.close()
 
-    def compare(self, prompt: Prompt, a: str, b: str) -> Comparison:
+    def compare(self, prompt: PromptInput, a: str, b: str) -> Comparison:
         """Compare two answers to one prompt.
 
         Raises:
-            DataError: the prompt or an answer is no text, or the turns do not end in the user's.
+            DataError: the prompt or an answer is not a text, or the turns do not end in the user's.
         """
         return next(self.compare_many([(prompt, a, b)]))
 
-    def compare_many(self, rows: Iterable[tuple[Prompt, str, str]]) -> Iterator[Comparison]:
+    def compare_many(self, rows: Iterable[ComparisonInput]) -> Iterator[Comparison]:
         """Yield a comparison for each (prompt, first answer, second answer), in their order.
 
-        Rows are taken from the iterable 1,024 at a time; all requests of those go to the engine at once. A row that
-        stands several times among them is judged once.
+        Rows are read from the iterable 1,024 at a time; all their requests go to the engine at once. A row that occurs
+        several times among them is judged once.
 
         Raises:
             DataError: see `compare`; the message counts rows from 0.
         """
         numbered = enumerate(rows)
         while window := list(islice(numbered, WINDOW)):
-            pairs = [validated_pair(number, *row) for number, row in window]
-            found = self._compared({pair.id: pair for pair in pairs})
-            yield from (found[pair.id] for pair in pairs)
+            pairs = [pair_from_input(number, row) for number, row in window]
+            comparisons = self._compare_pairs({pair.id: pair for pair in pairs})
+            yield from (comparisons[pair.id] for pair in pairs)
 
-    def _compared(self, pairs: Mapping[str, PreferencePair]) -> dict[str, Comparison]:
-        prompts: list[JudgePrompt] = []
-        for pair in pairs.values():
-            order = place(pair.id, self.seed)
-            orders = (order, swap(order)) if self.both_orders else (order,)
-            prompts += [judge_prompt(pair, o, self.prompts) for o in orders]
-        answered = ask_now(prompts, self.engine, self.asker, adapter=self.adapter)
-        verdicts: dict[str, list[Verdict]] = {}
-        errors: dict[str, str | None] = {}
-        asked: dict[str, int] = {}
-        for prompt, told in zip(prompts, answered, strict=True):
-            verdicts.setdefault(prompt.pair_id, []).append(told.reading)
-            errors[prompt.pair_id] = errors.get(prompt.pair_id) or told.error
-            asked[prompt.pair_id] = asked.get(prompt.pair_id, 0) + told.prompt_tokens
-        margin = self.asker.asking.margin
+    def _compare_pairs(self, pairs: Mapping[str, PreferencePair]) -> dict[str, Comparison]:
+        config, seed = self.task.config, self.task.seed
+        prompts = [
+            prompt
+            for pair in pairs.values()
+            for prompt in placed_prompts(pair, self.prompt_file, seed=seed, both_orders=config.both_orders)
+        ]
+        results: dict[str, list[TaskResult[Verdict]]] = {name: [] for name in pairs}
+        for result in ask_in_memory(prompts, self.engine, self.task, adapter=self.adapter):
+            results[result.judgement.pair_id].append(result)
         return {
-            name: compare_orders(name, verdicts[name], margin=margin, prompt_tokens=asked[name], error=errors[name])
-            for name in pairs
-        }  # fmt: skip
+            name: compare_orders(
+                name,
+                [result.judgement for result in orders],
+                margin=config.margin,
+                prompt_tokens=sum(result.prompt_tokens for result in orders),
+                error=next((result.error for result in orders if result.error), None),
+            )
+            for name, orders in results.items()
+        }
 
-    def rank(
-        self,
-        prompt: Prompt,
-        answers: Sequence[str],
-        *,
-        method: Literal["round_robin", "knockout", "swiss"] = "round_robin",
-        rating: Literal["bradley_terry", "elo"] = "bradley_terry",
-        rounds: int | None = None,
-    ) -> Ranking:
-        """Rank several answers to one prompt by comparing them; see `judge.ranking.rank`.
+    def rank(self, prompt: PromptInput, answers: Sequence[str], *, method: Method = "round_robin") -> Ranking:
+        """Rank several answers to one prompt by comparing them; see `tournament.rank`.
 
         Raises:
-            ConfigError: no answers.
+            ConfigError: no answers, or an unknown method.
             DataError: see `compare`.
         """
 
         def compare(games: Sequence[tuple[int, int]]) -> list[Comparison]:
             return list(self.compare_many([(prompt, answers[i], answers[j]) for i, j in games]))
 
-        return rank(len(answers), compare, method=method, rating=rating, rounds=rounds, seed=self.seed)
+        return rank(len(answers), compare, method=method, seed=self.task.seed)
 
-    def best_of_n(self, prompt: Prompt, answers: Sequence[str]) -> Best:
-        """Return the best of several answers to one prompt, found by a knockout of n - 1 comparisons.
+    def best_of_n(self, prompt: PromptInput, answers: Sequence[str]) -> Best:
+        """Return the best of several answers to one prompt: the winner of a knockout of n - 1 comparisons.
 
         Raises:
             ConfigError: no answers.
@@ -305,14 +334,14 @@ class Judge:
         ranking = self.rank(prompt, answers, method="knockout")
         return Best(ranking.order[0], answers[ranking.order[0]], ranking)
 
-    def score(self, prompt: Prompt, answer: str, reference: str | None = None) -> float | None:
-        """Return how good an answer is, in [0, 1], or None when the judge said nothing that can be read.
+    def score(self, prompt: PromptInput, answer: str, reference: str | None = None) -> float | None:
+        """Return the quality of an answer in [0, 1], or None if nothing can be read.
 
-        With a reference it is P(the answer is better than the reference); without log-probabilities 1, 0.5 or 0.
-        Alone it is the answer's rating of 1 to 10, as 0 to 1 (see `rate_many`).
+        With a reference it is P(the answer is better than the reference), or 1, 0.5 or 0 without log-probabilities.
+        Without one it is the answer's rating of 1 to 10, rescaled to [0, 1] (see `rate_many`).
 
         Raises:
-            ConfigError: no reference, and the prompt file has no wording to rate an answer alone.
+            ConfigError: no reference, and the prompt file has no template `rating`.
             DataError: see `compare`.
         """
         if reference is not None:
@@ -320,21 +349,19 @@ class Judge:
         rating = next(self.rate_many([(prompt, answer)])).rating
         return None if rating is None else (rating - LOWEST) / (HIGHEST - LOWEST)
 
-    def rate_many(self, rows: Iterable[tuple[Prompt, str]]) -> Iterator[Rating]:
-        """Yield a rating of 1 to 10 for each (prompt, answer), each answer judged alone, in their order.
+    def rate_many(self, rows: Iterable[tuple[PromptInput, str]]) -> Iterator[Rating]:
+        """Yield a rating of 1 to 10 for each (prompt, answer), in their order; each answer is judged alone.
 
-        Rows are taken from the iterable 1,024 at a time; all requests of those go to the engine at once. A row that
-        stands several times among them is judged once.
+        Rows are read from the iterable 1,024 at a time; all their requests go to the engine at once. A row that occurs
+        several times among them is judged once.
 
         Raises:
-            ConfigError: the prompt file has no wording to rate an answer alone.
+            ConfigError: the prompt file has no template `rating`.
             DataError: see `compare`; the message counts rows from 0.
         """
-        rater = RatingTask(self.asker.asking, self.asker.encoder, self.asker.max_model_len)
+        task = RatingTask(self.task.config, self.task.encoder, self.task.max_model_len, seed=self.task.seed)
         numbered = enumerate(rows)
         while window := list(islice(numbered, WINDOW)):
-            prompts = [
-                validated_answer(number, prompt, answer, self.prompts) for number, (prompt, answer) in window
-            ]
-            answered = ask_now(prompts, self.engine, rater, adapter=self.adapter)
-            yield from (told.reading for told in answered)
+            prompts = [rating_from_input(number, *row, self.prompt_file) for number, row in window]
+            results = ask_in_memory(prompts, self.engine, task, adapter=self.adapter)
+            yield from (result.judgement for result in results)

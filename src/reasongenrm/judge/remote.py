@@ -1,4 +1,4 @@
-"""A client of `judge.http.serve`: the judge of another process."""
+"""`RemoteJudge`: client of a judge served over HTTP (`judge.server`)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from typing import Any
 
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import DataError, EngineError, first_line
-from reasongenrm.judge.sharing import Row
+from reasongenrm.judge.api import ComparisonInput
 from reasongenrm.records import Comparison
+
+COMPARISON_FIELDS = ("winner", "prob_a", "reason", "reasons", "outcome", "prompt_tokens", "tokens")
+"""Fields of a comparison in the HTTP API; its `error` is called `problem` there."""
 
 
 class RemoteJudge:
-    """A judge behind `serve`, for rewards in another process than the engine's.
+    """A judge served over HTTP, for rewards in another process than the engine's.
 
     Args:
         url: of the server.
         api_key_env: environment variable with its key.
-        timeout: seconds until an answer must be there.
-        concurrency: requests that are on their way at once; the server takes them together.
+        timeout: seconds to wait for an answer.
+        concurrency: number of simultaneous requests; the server judges them together.
 
     Raises:
         EngineError: the key is not in the environment.
@@ -33,36 +36,27 @@ class RemoteJudge:
     ) -> None:
         self._url, self._timeout, self._concurrency = url.rstrip("/"), timeout, concurrency
         self._key = Secret(api_key_env, location="api_key_env")
-        # A judge stands near: a proxy of the environment is for what lies outside.
+        # The judge is on the local network: a proxy set in the environment is for hosts outside.
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
 
-    def compare_many(self, rows: Iterable[Row]) -> Iterator[Comparison]:
-        """Yield a comparison for each row, in their order; without the verdicts of the single orders.
+    def compare_many(self, rows: Iterable[ComparisonInput]) -> Iterator[Comparison]:
+        """Yield a comparison for each row, in their order; without the verdicts of each order.
 
         Raises:
             DataError: the server refuses a row.
-            EngineError: it cannot be reached, or fails.
+            EngineError: the server cannot be reached, or fails.
         """
         with ThreadPoolExecutor(self._concurrency) as pool:
             yield from pool.map(self._compare, rows)
 
-    def _compare(self, row: Row) -> Comparison:
+    def _compare(self, row: ComparisonInput) -> Comparison:
         prompt, a, b = row
-        asked: dict[str, Any] = {"prompt": prompt}
+        body: dict[str, Any] = {"prompt": prompt}
         if not isinstance(prompt, str):
-            asked = {"messages": [{"role": turn["role"], "content": turn["content"]} for turn in prompt]}
-        told = self._post("/compare", asked | {"a": a, "b": b})
-        return Comparison(
-            "",
-            told["winner"],
-            told["prob_a"],
-            told["reason"],
-            told["outcome"],
-            (),
-            told["prompt_tokens"],
-            told["tokens"],
-            told["problem"],
-        )
+            body = {"messages": [{"role": turn["role"], "content": turn["content"]} for turn in prompt]}
+        answer = self._post("/compare", body | {"a": a, "b": b})
+        fields = {name: answer[name] for name in COMPARISON_FIELDS}
+        return Comparison(id="", verdicts=(), error=answer["problem"], **fields)
 
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         request = urllib.request.Request(self._url + path, json.dumps(body).encode("ascii"), method="POST")
@@ -74,18 +68,20 @@ class RemoteJudge:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             kind = DataError if error.code in (400, 413, 422) else EngineError
-            problem, hint = _said(error)
+            problem, hint = _error_body(error)
             raise kind(problem, location=self._url, hint=hint) from None
         except (OSError, ValueError) as error:
             raise EngineError(
-                f"the judge does not answer: {first_line(error)}", location=self._url, hint="is it served?"
+                f"the judge does not answer: {first_line(error)}",
+                location=self._url,
+                hint="start it with `reasongenrm serve`, or check the URL",
             ) from None
 
 
-def _said(error: urllib.error.HTTPError) -> tuple[str, str]:
-    """What a server says is wrong, and how to mend it; another kind of server may say anything."""
+def _error_body(error: urllib.error.HTTPError) -> tuple[str, str]:
+    """Return the problem and the hint in a server's answer; another kind of server may send any body."""
     try:
-        told = json.load(error)
-        return str(told["error"]), str(told["hint"])
+        body = json.load(error)
+        return str(body["error"]), str(body["hint"])
     except (ValueError, LookupError, TypeError, OSError):
-        return f"HTTP {error.code} {error.reason}", "is this the judge's address?"
+        return f"HTTP {error.code} {error.reason}", "check that this is the judge's address"

@@ -1,6 +1,6 @@
 """The judge over HTTP: request schemas, size limits and routes."""
 
-# No `from __future__ import annotations`: FastAPI reads the annotations of functions that are made inside a function.
+# No `from __future__ import annotations`: FastAPI reads the annotations of nested functions.
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -11,28 +11,29 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from reasongenrm.console import show
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import ConfigError, DataError, EngineError, ReasonGenRMError
-from reasongenrm.judge.api import Judge
-from reasongenrm.judge.inputs import Prompt
-from reasongenrm.judge.rewards import Schedule, responses
+from reasongenrm.judge.api import Judge, PromptInput, input_error
+from reasongenrm.judge.remote import COMPARISON_FIELDS
+from reasongenrm.judge.rewards import Schedule, openrlhf_responses
 from reasongenrm.judge.sharing import SharedJudge
-from reasongenrm.judge.tournament import Ranking
+from reasongenrm.judge.tournament import Method, Ranking
 from reasongenrm.judge.verdicts import preference
 from reasongenrm.records import Comparison, Message
-from reasongenrm.rows.turns import BadRow, read_prompt
+from reasongenrm.rows.turns import BadRow, read_prompt, replace_surrogates
 from reasongenrm.serving import Gate, address, answer_errors, listen, loopback, signals_end
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one request may hold; more is answered by 413.
+    """Size limits of one request; a larger one is answered with status 413.
 
     Attributes:
         body: bytes.
         text: characters of a prompt's turn or an answer.
         turns: messages of a prompt.
-        answers: answers to one prompt: of /rank, /best_of_n, and in /get_reward of a group.
+        answers: answers to one prompt: of /rank and /best_of_n, and samples without a label in /get_reward.
         queries: samples of /get_reward.
     """
 
@@ -46,8 +47,8 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-Text = Annotated[str, AfterValidator(lambda text: text.encode("utf-8", "replace").decode("utf-8"))]
-"""JSON can hold half of a surrogate pair, which no answer could be written with: it is a question mark."""
+Text = Annotated[str, AfterValidator(replace_surrogates)]
+"""JSON may contain lone surrogates, which UTF-8 cannot encode: they become question marks."""
 
 
 class Turn(BaseModel):
@@ -58,42 +59,42 @@ class Turn(BaseModel):
     content: Text
 
 
-class _Asked(BaseModel):
+class _PromptBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
     prompt: Text | None = None
     messages: list[Turn] | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> Self:
+    def _check_one(self) -> Self:
         if (self.prompt is None) == (self.messages is None):
             raise ValueError("give either prompt or messages")
         return self
 
-    def question(self, limits: Limits) -> Prompt:
-        """Return what is answered."""
+    def checked_prompt(self, limits: Limits) -> list[Message]:
+        """Return the prompt as messages."""
         turns = [turn.content for turn in self.messages or ()]
-        at_most("messages", len(turns), limits.turns)
-        all_short("prompt", [self.prompt or "", *turns], limits)
+        check_count("messages", len(turns), limits.turns)
+        check_lengths("prompt", [self.prompt or "", *turns], limits)
         if self.messages is None:
-            return _judged(self.prompt or "", "prompt")
-        return _judged([Message(role=t.role, content=t.content) for t in self.messages], "messages")
+            return _check_prompt(self.prompt or "", "prompt")
+        return _check_prompt([Message(role=t.role, content=t.content) for t in self.messages], "messages")
 
 
-class CompareRequest(_Asked):
+class CompareRequest(_PromptBody):
     """Two answers."""
 
     a: Text
     b: Text
 
 
-class ScoreRequest(_Asked):
+class ScoreRequest(_PromptBody):
     """An answer and one to compare it with."""
 
     answer: Text
     reference: Text
 
 
-class BestRequest(_Asked):
+class BestRequest(_PromptBody):
     """Several answers."""
 
     answers: list[Text] = Field(min_length=1)
@@ -102,74 +103,72 @@ class BestRequest(_Asked):
 class RankRequest(BestRequest):
     """Several answers, and the tournament."""
 
-    method: Literal["round_robin", "knockout", "swiss"] = "round_robin"
+    method: Method = "round_robin"
 
 
 class RewardRequest(BaseModel):
-    """OpenRLHF's body: prompts with the responses behind them, the prompts, and reference answers."""
+    """OpenRLHF's body: prompts followed by their responses, the prompts, and reference answers."""
 
     model_config = ConfigDict(extra="forbid")
-    query: list[Text]  # of several servers, OpenRLHF sends some an empty list
+    query: list[Text]  # with several servers, OpenRLHF sends empty lists to some
     prompts: list[Text]
     labels: list[Text | None] | None = None
 
     @model_validator(mode="after")
-    def _as_many(self) -> Self:
-        if any(len(given) != len(self.query) for given in (self.prompts, self.labels) if given is not None):
-            raise ValueError("query, prompts and labels must be of one length")
+    def _check_lengths(self) -> Self:
+        if any(len(texts) != len(self.query) for texts in (self.prompts, self.labels) if texts is not None):
+            raise ValueError("query, prompts and labels must have the same length")
         return self
 
     def schedule(self, limits: Limits, ends: tuple[str, ...]) -> Schedule:
-        """Return what is to be compared."""
-        at_most("query", len(self.query), limits.queries)
-        all_short("query", self.query, limits)
-        labels = [
-            label or None for label in self.labels or [None] * len(self.query)
-        ]  # without a label_key it is ""
-        all_short("labels", [label or "" for label in labels], limits)
-        alone = Counter(p for p, label in zip(self.prompts, labels, strict=True) if label is None)
-        at_most("samples of one prompt", max(alone.values(), default=0), limits.answers)
-        if self.query and max(alone.values(), default=0) < 2 and not any(labels):
+        """Return the comparisons to request."""
+        check_count("query", len(self.query), limits.queries)
+        check_lengths("query", self.query, limits)
+        # Without a label_key, OpenRLHF sends empty labels.
+        labels = [label or None for label in self.labels or [None] * len(self.query)]
+        check_lengths("labels", [label or "" for label in labels], limits)
+        unlabelled = Counter(p for p, label in zip(self.prompts, labels, strict=True) if label is None)
+        check_count("samples of one prompt", max(unlabelled.values(), default=0), limits.answers)
+        if self.query and max(unlabelled.values(), default=0) < 2 and not any(labels):
             raise DataError(
-                "there is nothing to compare a sample with",
+                "no answer to compare a sample with",
                 location="query",
-                hint="OpenRLHF posts each sample alone: give reference answers by its label_key",
+                hint="OpenRLHF posts each sample alone: send reference answers with its label_key",
             )
-        prompts = [_judged(prompt, f"prompts[{number}]") for number, prompt in enumerate(self.prompts)]
-        return Schedule.of(prompts, responses(self.query, self.prompts, ends), labels)
+        prompts = [_check_prompt(prompt, f"prompts[{number}]") for number, prompt in enumerate(self.prompts)]
+        return Schedule.from_samples(prompts, openrlhf_responses(self.query, self.prompts, ends), labels)
 
 
-def _judged(prompt: Prompt, name: str) -> Prompt:
-    """Refuse here what would spoil the batch it goes into."""
+def _check_prompt(prompt: PromptInput, location: str) -> list[Message]:
+    """Return a prompt as messages; an invalid one is refused before it joins a batch."""
     try:
-        return read_prompt(prompt, name)
-    except BadRow as bad:
-        raise DataError(bad.reason.replace("_", " "), location=name, hint=bad.detail) from None
+        return read_prompt(prompt, location)
+    except BadRow as error:
+        raise input_error(error, location) from None
 
 
 class TooLarge(ReasonGenRMError):
-    """A request holds more than it may; answered by 413."""
+    """A request exceeds a limit; answered with status 413."""
 
 
-def at_most(problem: str, number: int, most: int) -> None:
-    """Raise TooLarge for more than `most` of something."""
-    if number > most:
-        raise TooLarge(f"{number} {problem}", hint=f"at most {most} are taken")
+def check_count(name: str, count: int, limit: int) -> None:
+    """Raise TooLarge for more items than the limit."""
+    if count > limit:
+        raise TooLarge(f"{count} {name}", hint=f"the limit is {limit}")
 
 
-def all_short(problem: str, texts: Iterable[str], limits: Limits) -> None:
-    """Raise TooLarge for a text that is longer than it may be."""
+def check_lengths(name: str, texts: Iterable[str], limits: Limits) -> None:
+    """Raise TooLarge for a text longer than the limit."""
     longest = max(map(len, texts), default=0)
     if longest > limits.text:
-        raise TooLarge(f"{problem} has {longest} characters", hint=f"at most {limits.text} are taken")
+        raise TooLarge(f"{name} has {longest} characters", hint=f"the limit is {limits.text}")
 
 
-def _told(comparison: Comparison) -> dict[str, Any]:
-    names = ("winner", "prob_a", "reason", "outcome", "prompt_tokens", "tokens")
-    return {name: getattr(comparison, name) for name in names} | {"problem": comparison.error}
+def _comparison_json(comparison: Comparison) -> dict[str, Any]:
+    return {name: getattr(comparison, name) for name in COMPARISON_FIELDS} | {"problem": comparison.error}
 
 
-def _ranked(ranking: Ranking) -> dict[str, Any]:
+def _ranking_json(ranking: Ranking) -> dict[str, Any]:
     games = [
         {"first": g.first, "second": g.second, "winner": g.comparison.winner, "prob_a": g.comparison.prob_a}
         for g in ranking.games
@@ -192,18 +191,18 @@ def create_app(
     limits: Limits = DEFAULT_LIMITS,
     ends: tuple[str, ...] = (),
 ) -> Any:
-    """Return the FastAPI app over a judge.
+    """Return the FastAPI app of a judge.
 
     Args:
-        judge: stays open.
-        api_key: bearer key that every request must carry.
-        model: what /health calls the model.
+        judge: the judge; it stays open.
+        api_key: bearer key that every request must send.
+        model: the model's name in /health.
         limits: of one request.
-        ends: see `rewards.responses`.
+        ends: see `rewards.openrlhf_responses`.
     """
     from fastapi import FastAPI, Request
 
-    # No pages of documentation: they load scripts from elsewhere.
+    # No documentation pages: they load scripts from other hosts.
     app = FastAPI(title="reasongenrm", docs_url=None, redoc_url=None)
     app.add_middleware(Gate, key=api_key, most=limits.body)
     answer_errors(app, {EngineError: 500, TooLarge: 413})
@@ -215,21 +214,22 @@ def create_app(
         return {"status": "ok", "model": model, "adapter": judge.adapter, "counts": judge.counts | waiting}
 
     @app.post("/compare")
-    async def compare(asked: CompareRequest, request: Request) -> dict[str, Any]:
-        all_short("an answer", (asked.a, asked.b), limits)
-        rows = [(asked.question(limits), asked.a, asked.b)]
-        return _told((await _result(request, judge.submit(rows)))[0])
+    async def compare(body: CompareRequest, request: Request) -> dict[str, Any]:
+        check_lengths("an answer", (body.a, body.b), limits)
+        rows = [(body.checked_prompt(limits), body.a, body.b)]
+        [comparison] = await _result(request, judge.submit(rows))
+        return _comparison_json(comparison)
 
     @app.post("/score")
-    async def score(asked: ScoreRequest, request: Request) -> dict[str, Any]:
-        all_short("an answer", (asked.answer, asked.reference), limits)
-        rows = [(asked.question(limits), asked.answer, asked.reference)]
+    async def score(body: ScoreRequest, request: Request) -> dict[str, Any]:
+        check_lengths("an answer", (body.answer, body.reference), limits)
+        rows = [(body.checked_prompt(limits), body.answer, body.reference)]
         [comparison] = await _result(request, judge.submit(rows))
-        return {"score": preference(comparison), **_told(comparison)}
+        return {"score": preference(comparison), **_comparison_json(comparison)}
 
     @app.post("/get_reward")
-    async def get_reward(asked: RewardRequest, request: Request) -> dict[str, Any]:
-        schedule = asked.schedule(limits, ends)
+    async def get_reward(body: RewardRequest, request: Request) -> dict[str, Any]:
+        schedule = body.schedule(limits, ends)
         rewards = schedule.rewards(await _result(request, judge.submit(schedule.rows)), unread=0.5)
         return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
 
@@ -237,40 +237,40 @@ def create_app(
 
 
 def _add_tournaments(app: Any, judge: SharedJudge, limits: Limits) -> None:
-    """Their routes are plain functions, which FastAPI runs in threads: a tournament waits for each of its rounds."""
+    """Add routes as plain functions, which FastAPI runs in threads: a tournament waits for each of its rounds."""
 
-    def question(asked: BestRequest) -> Prompt:
-        at_most("answers", len(asked.answers), limits.answers)
-        all_short("an answer", asked.answers, limits)
-        return asked.question(limits)
+    def checked_prompt(body: BestRequest) -> list[Message]:
+        check_count("answers", len(body.answers), limits.answers)
+        check_lengths("an answer", body.answers, limits)
+        return body.checked_prompt(limits)
 
-    def rank(asked: RankRequest) -> dict[str, Any]:
-        return _ranked(judge.rank(question(asked), asked.answers, method=asked.method))
+    def rank(body: RankRequest) -> dict[str, Any]:
+        return _ranking_json(judge.rank(checked_prompt(body), body.answers, method=body.method))
 
-    def best_of_n(asked: BestRequest) -> dict[str, Any]:
-        best = judge.best_of_n(question(asked), asked.answers)
-        return {"index": best.index, "answer": best.answer, **_ranked(best.ranking)}
+    def best_of_n(body: BestRequest) -> dict[str, Any]:
+        best = judge.best_of_n(checked_prompt(body), body.answers)
+        return {"index": best.index, "answer": best.answer, **_ranking_json(best.ranking)}
 
     app.post("/rank")(rank)
     app.post("/best_of_n")(best_of_n)
 
 
 async def _result(request: Any, future: Future[list[Comparison]]) -> list[Comparison]:
-    """Wait for some comparisons; a client that goes away takes back what still waits."""
+    """Wait for comparisons; if the client disconnects, cancel those that have not started."""
     from starlette.exceptions import HTTPException
 
     answer = asyncio.wrap_future(future)
-    gone = asyncio.create_task(_gone(request))
-    either: set[asyncio.Future[Any]] = {answer, gone}
+    disconnect = asyncio.create_task(_disconnect(request))
+    either: set[asyncio.Future[Any]] = {answer, disconnect}
     await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    gone.cancel()
+    disconnect.cancel()
     if answer.done():
         return answer.result()
     answer.cancel()
-    raise HTTPException(499, "the client has gone away")
+    raise HTTPException(499, "the client has disconnected")
 
 
-async def _gone(request: Any) -> None:
+async def _disconnect(request: Any) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -286,19 +286,20 @@ def serve(
     limits: Limits = DEFAULT_LIMITS,
     ends: tuple[str, ...] = (),
 ) -> None:
-    """Serve a judge until SIGINT or SIGTERM; what was asked before is answered. Prints its address.
+    """Serve a judge until SIGINT or SIGTERM; requests received before are answered. Prints its address.
 
     Args:
-        judge: stays open; or what starts one, once it is known that it can be served: that one is closed at the end.
-        host, port: where to listen; port 0 takes a free one.
+        judge: a judge, which stays open; or a function that starts one once the address is bound, which is closed at
+            the end.
+        host, port: address to listen on; port 0 selects a free port.
         api_key_env: environment variable with the bearer key that clients must send.
-        allow_remote: listen to other machines without a key.
-        model: what /health calls the model.
+        allow_remote: accept clients from other machines without a key.
+        model: the model's name in /health.
         limits: of one request.
-        ends: texts of which one is cut off the end of an OpenRLHF response, such as the policy's `<|im_end|>`.
+        ends: texts removed from the end of OpenRLHF responses, such as the policy's `<|im_end|>`.
 
     Raises:
-        ConfigError: others than this machine could ask without a key, or the address is taken.
+        ConfigError: other machines could use the judge without a key, or the address is in use.
         EngineError: FastAPI or uvicorn is missing, or the key is not in the environment.
     """
     try:
@@ -308,9 +309,9 @@ def serve(
     key = Secret(api_key_env, location="api_key_env").reveal()
     if not (key or allow_remote or loopback(host)):
         raise ConfigError(
-            f"anybody who reaches {host} could ask the judge",
+            f"anyone who can reach {host} could use the judge without a key",
             location="host",
-            hint="set a key (api_key_env), or allow it (--allow-remote)",
+            hint="set a key (--api-key-env), or allow it (--allow-remote)",
         )
     with ExitStack() as stack:
         listening = stack.enter_context(listen(host, port))
@@ -318,5 +319,5 @@ def serve(
         shared = stack.enter_context(SharedJudge(running))
         stack.enter_context(signals_end())
         app = create_app(shared, api_key=key, model=model, limits=limits, ends=ends)
-        print(f"the judge is served at {address(listening)}", flush=True)
+        show(f"the judge is served at {address(listening)}")
         uvicorn.Server(uvicorn.Config(app, log_level="info")).run(sockets=[listening])

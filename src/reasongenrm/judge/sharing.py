@@ -1,4 +1,4 @@
-"""A judge that several threads share, and what everybody who only compares needs of one."""
+"""`SharedJudge`: one judge for several threads; `PairwiseJudge`: the interface of anything that compares answers."""
 
 from __future__ import annotations
 
@@ -12,47 +12,36 @@ from threading import Lock, Thread
 from typing import Protocol
 
 from reasongenrm.errors import DataError, EngineError
-from reasongenrm.judge.api import Judge
-from reasongenrm.judge.inputs import Prompt
+from reasongenrm.judge.api import ComparisonInput, Judge
 from reasongenrm.records import Comparison
-
-Row = tuple[Prompt, str, str]
-"""A prompt and two answers to it."""
 
 
 class PairwiseJudge(Protocol):
-    """What rewards ask: a `Judge`, a `SharedJudge`, or a server (`judge.remote.RemoteJudge`)."""
+    """A `Judge`, a `SharedJudge` or a `RemoteJudge`."""
 
-    def compare_many(self, rows: Iterable[Row]) -> Iterator[Comparison]:
+    def compare_many(self, rows: Iterable[ComparisonInput]) -> Iterator[Comparison]:
         """Yield a comparison for each row, in their order."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    rows: tuple[Row, ...]
+    rows: tuple[ComparisonInput, ...]
     future: Future[list[Comparison]] = field(default_factory=Future)
 
 
 class SharedJudge(Judge):
-    """A judge that several threads may ask: one thread owns the engine, and what waits for it is judged together.
+    """A judge for several threads: one thread uses the engine, and judges all waiting requests together.
 
-    `counts` tells how many requests and comparisons were judged, and how often the judge was asked for
-    them. Closing it stops the thread, cancels what waits, and leaves the judge as it is.
+    `counts` holds the numbers of requests, comparisons and batches. Closing it stops the thread and cancels waiting
+    requests; the judge stays open.
 
     Args:
-        judge: asked by that thread alone from now on.
+        judge: from now on used only by that thread.
     """
 
     def __init__(self, judge: Judge) -> None:
-        super().__init__(
-            judge.engine,
-            judge.asker,
-            judge.prompts,
-            adapter=judge.adapter,
-            both_orders=judge.both_orders,
-            seed=judge.seed,
-        )
+        super().__init__(judge.engine, judge.task, judge.prompt_file, adapter=judge.adapter)
         self.counts = {"requests": 0, "comparisons": 0, "batches": 0}
         self._judge = judge
         self._waiting: SimpleQueue[_Job | None] = SimpleQueue()
@@ -62,28 +51,28 @@ class SharedJudge(Judge):
 
     @property
     def waiting(self) -> int:
-        """Requests that the thread has not taken yet."""
+        """Number of requests that the thread has not taken yet."""
         return self._waiting.qsize()
 
-    def submit(self, rows: Iterable[Row]) -> Future[list[Comparison]]:
-        """Ask for some comparisons; the future can be cancelled as long as they wait.
+    def submit(self, rows: Iterable[ComparisonInput]) -> Future[list[Comparison]]:
+        """Request comparisons; the future can be cancelled while they wait.
 
         Raises:
             EngineError: the judge is closed.
         """
         job = _Job(tuple(rows))
-        with self._lock:  # behind the end mark nobody would look
+        with self._lock:  # a job after the end mark would never be read
             if self._closed:
                 raise EngineError("the judge is closed")
             self._waiting.put(job)
         return job.future
 
-    def compare_many(self, rows: Iterable[Row]) -> Iterator[Comparison]:
-        """See `Judge.compare_many`; rows of other threads may go to the engine beside these."""
+    def compare_many(self, rows: Iterable[ComparisonInput]) -> Iterator[Comparison]:
+        """See `Judge.compare_many`; rows of other threads may go to the engine in the same batch."""
         yield from self.submit(rows).result()
 
     def close(self) -> None:
-        """Stop the thread when it has done what it is at."""
+        """Stop the thread after its current batch."""
         with self._lock:
             self._closed = True
             self._waiting.put(None)
@@ -99,24 +88,24 @@ class SharedJudge(Judge):
                 for job in jobs:
                     _ = job and job.future.cancel()
                 return
-            self._judged([job for job in jobs if job and job.future.set_running_or_notify_cancel()])
+            self._judge_jobs([job for job in jobs if job and job.future.set_running_or_notify_cancel()])
 
-    def _judged(self, jobs: Sequence[_Job]) -> None:
+    def _judge_jobs(self, jobs: Sequence[_Job]) -> None:
         if not jobs:
             return
-        told = self._judge.compare_many([row for job in jobs for row in job.rows])
+        comparisons = self._judge.compare_many([row for job in jobs for row in job.rows])
         done = 0
         self.counts["batches"] += 1
         try:
             for job in jobs:
-                found = list(islice(told, len(job.rows)))
+                result = list(islice(comparisons, len(job.rows)))
                 self.counts["requests"] += 1
-                self.counts["comparisons"] += len(found)
-                job.future.set_result(found)
+                self.counts["comparisons"] += len(result)
+                job.future.set_result(result)
                 done += 1
         except Exception as error:
             for job in jobs[done:]:
-                if isinstance(error, DataError) and len(jobs) > 1:  # whose row it is shows when each is alone
-                    self._judged([job])
+                if isinstance(error, DataError) and len(jobs) > 1:  # judged alone, only the bad job fails
+                    self._judge_jobs([job])
                 else:
                     job.future.set_exception(error)

@@ -1,7 +1,7 @@
-"""verl's `custom_reward_function.path`: a judge from the environment, loaded at the first call.
+"""File for verl's `custom_reward_function.path`: a judge from the environment, loaded at the first call.
 
-REASONGENRM_URL asks a running server (`judge.http.serve`; its key, if it wants one, in REASONGENRM_API_KEY). Else the
-judge REASONGENRM_JUDGE of the recipe REASONGENRM_RECIPE is loaded into the process that calls.
+REASONGENRM_URL is the URL of a running server (`judge.server`), and REASONGENRM_API_KEY its key, if it needs one.
+Without a URL, the judge REASONGENRM_JUDGE of the recipe REASONGENRM_RECIPE is loaded into the calling process.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _score() -> Callable[..., Any]:
     if recipe:
         return verl_score(SharedJudge(Judge.from_recipe(recipe, os.environ.get("REASONGENRM_JUDGE"))))
     raise ConfigError(
-        "no judge is named",
+        "the environment names no judge",
         location="environment",
         hint="set REASONGENRM_URL, or REASONGENRM_RECIPE (and REASONGENRM_JUDGE)",
     )
@@ -41,9 +41,9 @@ def compute_score(*args: Any, **kwargs: Any) -> Any:
 
     Raises:
         ConfigError: the environment names no judge.
-        DataError: a row has no question or no ground truth.
+        DataError: a row has no question, or no ground truth.
         EngineError: the judge cannot be loaded or reached.
     """
-    with _loading:  # verl calls from several threads; one engine is enough
+    with _loading:  # verl calls from several threads: load one engine
         score = _score()
     return score(*args, **kwargs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer
-from reasongenrm.chat.grammar import verdict_text
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.reasons.sample import teacher_encoder, teacher_messages
@@ -30,7 +29,7 @@ class LengthPolicy:
             template: judge_encoder(recipe, template, tokenizer)
             for template in sorted({judge.template for judge in recipe.judges.values()})
         }
-        verdict = verdict_text("A", prompt_file.verdict)
+        verdict = prompt_file.verdict.text("A")
         self._verdict_tokens = {
             name: len(encoder.completion("", verdict)) for name, encoder in self._judge_encoders.items()
         }
@@ -44,7 +43,7 @@ class LengthPolicy:
         first = next(iter(self._judge_encoders.values()))
         content = max(len(first.content(prompt.messages[-1]["content"])) for prompt in prompts)
         return {
-            name: content + encoder.frame(prompts[0].messages)
+            name: content + encoder.structure_length(prompts[0].messages)
             for name, encoder in self._judge_encoders.items()
         }
 
@@ -77,7 +76,9 @@ class LengthPolicy:
         messages = teacher_messages(pair, prompt, teacher.mode, self._prompt_file)
         # No tokenizer makes more tokens than bytes, and most prompts are far below the limit.
         if (
-            len(messages[0]["content"].encode("utf-8")) + encoder.frame(messages) + teacher.max_tokens
+            len(messages[0]["content"].encode("utf-8"))
+            + encoder.structure_length(messages)
+            + teacher.max_tokens
             <= context
         ):
             return None

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.chat.encoder import PROMPTS, ChatEncoder
+from reasongenrm.chat.encoder import ADAPTER_PROMPTS, ChatEncoder
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import TrainingStep
@@ -243,7 +243,7 @@ def train(recipe: Recipe, name: str, work: Path) -> None:
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         _finish(trainer, tokenizer, work / "final", name, rows, kernel)
-        shutil.copyfile(recipe.prompts, work / "final" / "adapter" / PROMPTS)
+        shutil.copyfile(recipe.prompts, work / "final" / "adapter" / ADAPTER_PROMPTS)
     trainer.accelerator.wait_for_everyone()
 
 
