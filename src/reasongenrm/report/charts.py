@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reasongenrm.metrics.diagnostics import Bin
+    from reasongenrm.metrics.calibration import ReliabilityBin
 
 Estimate = tuple[float, float | None, float | None]
 """A value with the ends of its interval; None where they are not known."""
@@ -154,7 +154,7 @@ def interval_bars(
     return encode_png(drawing)
 
 
-def reliability_diagram(series: Mapping[str, Sequence[Bin]], title: str) -> bytes:
+def reliability_diagram(series: Mapping[str, Sequence[ReliabilityBin]], title: str) -> bytes:
     """Draw accuracy over confidence, one panel per series, and return a PNG.
 
     The area of a dot is the share of the series that lies in its bin; on the diagonal, confidence is accuracy.
@@ -165,11 +165,11 @@ def reliability_diagram(series: Mapping[str, Sequence[Bin]], title: str) -> byte
     for axes in grid.flat[max(len(series), 1) :]:
         axes.set_visible(False)
     for number, (axes, (name, bins)) in enumerate(zip(grid.flat, series.items(), strict=False)):
-        full = [b for b in bins if b.confidence is not None and b.accuracy is not None]
+        full = [b for b in bins if b.predicted is not None and b.observed is not None]
         total = sum(b.n for b in full)
         if not full:
             axes.text(0.75, 0.25, "no probabilities", ha="center", va="center")
-        confidences, accuracies = [b.confidence for b in full], [b.accuracy for b in full]
+        confidences, accuracies = [b.predicted for b in full], [b.observed for b in full]
         axes.plot([0.5, 1], [0.5, 1], color="#999", linestyle="--", linewidth=1)
         axes.plot(confidences, accuracies, color=f"C{number}", linewidth=1)
         axes.scatter(confidences, accuracies, s=[8 + 220 * b.n / total for b in full], color=f"C{number}")
