@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.scripts import EVALUATE, Chain, rows_of, value_of
-from support.servers import Asked, Reply, serving
+from support.servers import ReceivedRequest, Reply, serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -17,9 +17,9 @@ ROWS = 3
 OUTCOMES = ("correct", "wrong", "tie", "unparsed", "truncated", "error")
 
 
-def longer(asked: Asked) -> Reply:
+def longer(received: ReceivedRequest) -> Reply:
     """A judge that prefers the longer answer, and says so before its verdict."""
-    text = asked.body["messages"][0]["content"]
+    text = received.body["messages"][0]["content"]
     a, b = re.findall(r"\[Answer A\]\n(.*)\n\[Answer B\]\n(.*)\n\[End\]", text, re.DOTALL)[-1]
     verdict = "[[A]]" if len(a) > len(b) else "[[B]]"
     message = {"role": "assistant", "content": f"One is longer; [[A]] or [[B]]? {verdict}"}

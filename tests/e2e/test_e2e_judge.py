@@ -44,7 +44,7 @@ def test_the_judge_reads_stdin_and_says_what_stage_3_said(chain: Chain) -> None:
     code, out, err = run(["judge", "compare", *recipe_words(chain), "--judge", "genrm"], text)
     assert code == 0, err
     found = [json.loads(line) for line in out.splitlines()]
-    assert len(found) == len(rows) and "stdin:21: left out (broken_json)" in err
+    assert len(found) == len(rows) and "stdin:21: dropped (broken_json)" in err
     assert f"judging: {len(rows)} done" in err
     said = {
         (v["pair_id"], v["order"]): v

@@ -1,4 +1,4 @@
-"""Message batches against a real HTTP server: paid for once, whatever dies in between."""
+"""Message batches against a real HTTP server: each is paid for once, whenever the run is killed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from reasongenrm.errors import ConfigError, EngineError
 from reasongenrm.judge.api import Judge
 from reasongenrm.records import Completion
 from reasongenrm.store import PartStore
-from support.servers import Asked, Batches, HTTPServer, Reply, errored, failing, serving, succeeded
+from support.servers import Batches, HTTPServer, ReceivedRequest, Reply, errored, failing, serving, succeeded
 
 pytestmark = pytest.mark.unit
 
@@ -44,18 +44,18 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 def claude(url: str, state: Path, *, events: list[str] | None = None, **options: Any) -> AnthropicEngine:
     settings = {"batch": 10, "poll_seconds": 0.01, "timeout": 5, "max_retries": 2} | options
     config = AnthropicConfig(kind="anthropic", model="m", url=url, api_key_env="CLAUDE_KEY", **settings)
-    told = events if events is not None else []
+    event_list = events if events is not None else []
     return AnthropicEngine(
         config,
         max_model_len=1000,
         state=state,
         key=WHERE,
-        on_event=told.append,
+        on_event=event_list.append,
         sleep=lambda seconds: time.sleep(min(seconds, 0.01)),
     )
 
 
-def asks(count: int, **options: Any) -> list[Request]:
+def make_requests(count: int, **options: Any) -> list[Request]:
     return [
         Request(
             f"{n:016x}#te ach/er#{n % 4}",
@@ -74,9 +74,9 @@ def echo(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def by_id(completions: Iterable[Completion]) -> dict[str, Completion]:
-    found = list(completions)
-    assert len({c.id for c in found}) == len(found), "an id comes back once"
-    return {c.id: c for c in found}
+    rows = list(completions)
+    assert len({c.id for c in rows}) == len(rows), "no id twice"
+    return {c.id: c for c in rows}
 
 
 def check_answered(done: dict[str, Completion], requests: Iterable[Request]) -> None:
@@ -90,21 +90,23 @@ def check_answered(done: dict[str, Completion], requests: Iterable[Request]) -> 
 
 
 def questions(batches: Batches) -> Counter[str]:
-    """How often the server was asked what."""
+    """Count each question that the server received."""
     rows = (row for batch in batches.batches.values() for row in batch["requests"])
     return Counter(row["params"]["messages"][-1]["content"] for row in rows)
 
 
 class Service:
-    """The batches behind a server, with a fault in front."""
+    """A server with batches, and a fault for some of its answers."""
 
     def __init__(self, judge: Callable[[dict[str, Any]], dict[str, Any]] = echo, *, polls: int = 2) -> None:
         self.batches = Batches(judge, polls)
-        self.fault: Callable[[Asked, Callable[[], Reply]], Reply | None] = lambda asked, answer: answer()
+        self.fault: Callable[[ReceivedRequest, Callable[[], Reply]], Reply | None] = lambda received, answer: (
+            answer()
+        )
         self.server: HTTPServer
 
     def __enter__(self) -> Service:
-        self._context = serving(lambda asked: self.fault(asked, lambda: self.batches(asked)))
+        self._context = serving(lambda received: self.fault(received, lambda: self.batches(received)))
         self.server = self._context.__enter__()
         self.batches.url = self.server.url
         return self
@@ -113,25 +115,25 @@ class Service:
         self._context.__exit__(*raised)
 
     @property
-    def made(self) -> list[Asked]:
-        return [asked for asked in self.server.asked if asked.method == "POST"]
+    def posts(self) -> list[ReceivedRequest]:
+        return [received for received in self.server.received if received.method == "POST"]
 
 
-def test_requests_become_batches_and_come_back(tmp_path: Path) -> None:
-    requests = asks(25)
+def test_requests_are_sent_in_batches(tmp_path: Path) -> None:
+    requests = make_requests(25)
     events: list[str] = []
     with Service() as service:
         check_answered(
             by_id(claude(service.server.url, tmp_path / "s", events=events).complete(requests)), requests
         )
-        assert [len(asked.body["requests"]) for asked in service.made] == [10, 10, 5]
-        assert sum(asked.path.endswith("/results") for asked in service.server.asked) == 3
-        names = [row["custom_id"] for asked in service.made for row in asked.body["requests"]]
+        assert [len(received.body["requests"]) for received in service.posts] == [10, 10, 5]
+        assert sum(received.path.endswith("/results") for received in service.server.received) == 3
+        names = [row["custom_id"] for received in service.posts for row in received.body["requests"]]
         assert all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", name) for name in names) and len(set(names)) == 25
     assert len(events) == 3 and all("is sent" in event for event in events)
 
 
-def test_what_is_sent(tmp_path: Path) -> None:
+def test_the_body_of_a_batch(tmp_path: Path) -> None:
     turns = (
         {"role": "system", "content": "be fair"},
         {"role": "user", "content": "a"},
@@ -142,10 +144,10 @@ def test_what_is_sent(tmp_path: Path) -> None:
     two = Request("y", (), 7, 1.0, 1.0, messages=turns[1:2])  # type: ignore[arg-type]
     with Service() as service:
         assert len(by_id(claude(service.server.url, tmp_path / "s").complete([one, two]))) == 2
-        [asked] = service.made
-    sent = asked.headers.get("x-api-key") or asked.headers["authorization"].removeprefix("Bearer ")
+        [received] = service.posts
+    sent = received.headers.get("x-api-key") or received.headers["authorization"].removeprefix("Bearer ")
     assert sent == SECRET
-    assert [row["params"] for row in asked.body["requests"]] == [
+    assert [row["params"] for row in received.body["requests"]] == [
         {
             "model": "m",
             "max_tokens": 7,
@@ -163,7 +165,7 @@ def test_what_is_sent(tmp_path: Path) -> None:
     ]
 
 
-def test_how_a_message_ended(tmp_path: Path) -> None:
+def test_every_end_of_a_message(tmp_path: Path) -> None:
     stopped = succeeded("so ", "stop_sequence")
     stopped["message"]["stop_sequence"] = "END"
     results = [
@@ -183,13 +185,13 @@ def test_how_a_message_ended(tmp_path: Path) -> None:
             Completion("", "", "error", logprob=None, error="the batch's request is canceled"),
         ),
     ]
-    requests = asks(len(results))
+    requests = make_requests(len(results))
     by_question = {
         r.messages[-1]["content"]: result for r, (result, _) in zip(requests, results, strict=True)
     }
     with Service(lambda params: by_question[params["messages"][-1]["content"]]) as service:
         done = by_id(claude(service.server.url, tmp_path / "s").complete(requests))
-        assert len(service.made) == 1, "what is the request's fault is not sent again"
+        assert len(service.posts) == 1, "a request with an error of its own is not sent again"
     for request, (_, expected) in zip(requests, results, strict=True):
         assert done[request.id] == Completion(
             request.id, *[getattr(expected, n) for n in expected.__slots__[1:]]
@@ -199,7 +201,9 @@ def test_how_a_message_ended(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "fault", [{"type": "expired"}, errored("api_error", "sorry"), errored("overloaded_error", "busy")]
 )
-def test_what_the_service_failed_is_sent_once_more(tmp_path: Path, fault: dict[str, Any]) -> None:
+def test_a_request_that_failed_by_a_server_fault_is_sent_once_more(
+    tmp_path: Path, fault: dict[str, Any]
+) -> None:
     times: Counter[str] = Counter()
 
     def judge(params: dict[str, Any]) -> dict[str, Any]:
@@ -207,28 +211,28 @@ def test_what_the_service_failed_is_sent_once_more(tmp_path: Path, fault: dict[s
         times[question] += 1
         return fault if question == "q3" or (question == "q5" and times[question] == 1) else echo(params)
 
-    requests = asks(8)
+    requests = make_requests(8)
     with Service(judge) as service:
         done = by_id(claude(service.server.url, tmp_path / "s").complete(requests))
-        assert [len(asked.body["requests"]) for asked in service.made] == [8, 2]
+        assert [len(received.body["requests"]) for received in service.posts] == [8, 2]
     failed = done.pop(requests[3].id)
     assert failed.finish_reason == "error" and failed.error
     check_answered(done, [r for r in requests if r.id != requests[3].id])
 
 
-def test_requests_are_taken_as_batches_get_done(tmp_path: Path) -> None:
-    taken = 0
+def test_requests_are_read_as_batches_end(tmp_path: Path) -> None:
+    read_count = 0
 
     def many() -> Iterable[Request]:
-        nonlocal taken
-        for request in asks(1000):
-            taken += 1
+        nonlocal read_count
+        for request in make_requests(1000):
+            read_count += 1
             yield request
 
     with Service() as service:
         completions = claude(service.server.url, tmp_path / "s").complete(many())
         next(completions)
-        assert taken == 40 and len(service.made) == 4
+        assert read_count == 40 and len(service.posts) == 4
         completions.close()  # type: ignore[attr-defined]
 
 
@@ -244,29 +248,29 @@ store = PartStore(folder / "x.jsonl")
 def slowly(done):
     print(len(store), flush=True)
     time.sleep(0.02)
-complete_missing(here.claude(sys.argv[2], folder / "state"), here.asks(25), store, progress=slowly)
+complete_missing(here.claude(sys.argv[2], folder / "state"), here.make_requests(25), store, progress=slowly)
 """
 
 
 def run_child(url: str, folder: Path) -> subprocess.Popen[str]:
-    """A process of its own that completes 25 requests into a store and prints what it has."""
+    """Start a child process that completes 25 requests into a store and prints the number of stored rows."""
     command = [sys.executable, "-c", CHILD, str(Path(__file__).parent), url, str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.parametrize("moment", ["create", "created", "poll", "results", "stored"])
 def test_a_killed_run_pays_for_nothing_twice(tmp_path: Path, moment: str) -> None:
-    """SIGKILL before the service hears of a batch, after it made it and before it says so, while waiting, …"""
+    """SIGKILL before the service receives a batch, after it created it and before it answers, while polling, …"""
     children: list[subprocess.Popen[str]] = []
     seen: Counter[str] = Counter()
 
-    def fault(asked: Asked, reply: Callable[[], Reply]) -> Reply | None:
+    def fault(received: ReceivedRequest, reply: Callable[[], Reply]) -> Reply | None:
         kind = (
             "create"
-            if asked.method == "POST"
-            else asked.path.removeprefix(BATCHES).strip("/").partition("/")[2]
+            if received.method == "POST"
+            else received.path.removeprefix(BATCHES).strip("/").partition("/")[2]
         )
-        kind = kind or ("list" if "?" in asked.path else "poll")
+        kind = kind or ("list" if "?" in received.path else "poll")
         seen[kind] += 1
         die = kind == moment.removesuffix("d") and seen[kind] == 2
         if die and moment == "created":
@@ -287,33 +291,33 @@ def test_a_killed_run_pays_for_nothing_twice(tmp_path: Path, moment: str) -> Non
             os.kill(child.pid, signal.SIGKILL)
         assert child.wait(60) == -signal.SIGKILL
         child.stdout.close()
-        service.fault = lambda asked, reply: reply()
+        service.fault = lambda received, reply: reply()
         store = PartStore(tmp_path / "x.jsonl")
-        kept = len(store)
-        assert 0 < kept < 25 if moment == "stored" else kept <= 10
-        requests = asks(25)
+        stored_count = len(store)
+        assert 0 < stored_count < 25 if moment == "stored" else stored_count <= 10
+        requests = make_requests(25)
         complete_missing(claude(service.server.url, tmp_path / "state"), requests, store)
         assert questions(service.batches) == Counter(r.messages[-1]["content"] for r in requests)
         check_answered(
             {name: Completion(**(store[name] | {"token_ids": ()})) for name in store},
             requests,
         )
-        posts = len(service.made)
+        posts = len(service.posts)
         assert len(service.batches.batches) == 3 and posts == (4 if moment == "create" else 3)
         assert SECRET not in (tmp_path / "state").read_text() + json.dumps([store[name] for name in store])
 
 
 def strangers(count: int) -> list[dict[str, Any]]:
-    """Requests of somebody else with the same key."""
+    """Return requests of another program with the same key."""
     return [{"custom_id": f"other-{n}", "params": {"messages": [{"content": "?"}]}} for n in range(count)]
 
 
-def test_another_ones_batch_of_the_same_size_is_told_apart(tmp_path: Path) -> None:
-    requests = asks(10)
+def test_another_programs_batch_of_the_same_size_is_recognized(tmp_path: Path) -> None:
+    requests = make_requests(10)
 
-    def lose(asked: Asked, reply: Callable[[], Reply]) -> Reply | None:
+    def lose(received: ReceivedRequest, reply: Callable[[], Reply]) -> Reply | None:
         answered = reply()
-        if asked.method == "POST":
+        if received.method == "POST":
             service.batches.add(strangers(10))
             return None
         return answered
@@ -321,33 +325,35 @@ def test_another_ones_batch_of_the_same_size_is_told_apart(tmp_path: Path) -> No
     with Service() as service:
         service.fault = lose
         check_answered(by_id(claude(service.server.url, tmp_path / "s").complete(requests)), requests)
-        assert len(service.made) == 1, "no answer came, but the batch was there"
-        assert any("msgbatch_2/results" in asked.path for asked in service.server.asked)
+        assert len(service.posts) == 1, "no answer came, but the batch was there"
+        assert any("msgbatch_2/results" in received.path for received in service.server.received)
 
 
-def test_a_batch_that_was_not_made_is_made_again(tmp_path: Path) -> None:
-    requests = asks(10)
+def test_a_batch_that_was_not_created_is_created_again(tmp_path: Path) -> None:
+    requests = make_requests(10)
     faults = iter([failing(500), failing(529), failing(429)])
     with Service() as service:
         service.batches.add(strangers(10))
-        service.fault = lambda asked, reply: (
-            next(faults, None) or reply() if asked.method == "POST" else reply()
+        service.fault = lambda received, reply: (
+            next(faults, None) or reply() if received.method == "POST" else reply()
         )
         engine = claude(service.server.url, tmp_path / "s", max_retries=3)
         check_answered(by_id(engine.complete(requests)), requests)
-        assert len(service.made) == 4 and len(service.batches.batches) == 2
-        older = [asked for asked in service.server.asked if "msgbatch_1" in asked.path]
-        assert [asked.path for asked in older if "after_id" not in asked.path] == [], "it cannot be ours"
+        assert len(service.posts) == 4 and len(service.batches.batches) == 2
+        older = [received for received in service.server.received if "msgbatch_1" in received.path]
+        assert [received.path for received in older if "after_id" not in received.path] == [], (
+            "it cannot be ours"
+        )
 
 
-def test_results_that_break_off_are_fetched_again(tmp_path: Path) -> None:
-    requests = asks(10)
+def test_interrupted_results_are_fetched_again(tmp_path: Path) -> None:
+    requests = make_requests(10)
     fetched = 0
 
-    def cut(asked: Asked, reply: Callable[[], Reply]) -> Reply:
+    def cut(received: ReceivedRequest, reply: Callable[[], Reply]) -> Reply:
         nonlocal fetched
         status, body = reply()
-        if asked.path.endswith("/results"):
+        if received.path.endswith("/results"):
             fetched += 1
             lines = body.splitlines(keepends=True)
             body = {1: b"".join(lines[:4]) + b'{"custom', 2: b"".join(lines[:6])}.get(fetched, body)
@@ -356,16 +362,16 @@ def test_results_that_break_off_are_fetched_again(tmp_path: Path) -> None:
     with Service() as service:
         service.fault = cut
         check_answered(by_id(claude(service.server.url, tmp_path / "s").complete(requests)), requests)
-        assert fetched == 3 and len(service.made) == 1
+        assert fetched == 3 and len(service.posts) == 1
 
 
-def test_an_outage_while_waiting_is_waited_out(tmp_path: Path) -> None:
-    requests = asks(5)
+def test_an_outage_during_polling_costs_no_batch(tmp_path: Path) -> None:
+    requests = make_requests(5)
     left = 12
 
-    def out(asked: Asked, reply: Callable[[], Reply]) -> Reply:
+    def out(received: ReceivedRequest, reply: Callable[[], Reply]) -> Reply:
         nonlocal left
-        if asked.method == "GET" and "?" not in asked.path and left:
+        if received.method == "GET" and "?" not in received.path and left:
             left -= 1
             return failing(503, "out")
         return reply()
@@ -378,25 +384,25 @@ def test_an_outage_while_waiting_is_waited_out(tmp_path: Path) -> None:
             list(engine.complete(requests))
         assert left == 2
         check_answered(by_id(engine.complete(requests)), requests)
-        assert len(service.made) == 1
+        assert len(service.posts) == 1
 
 
 def test_a_batch_that_is_gone_is_sent_again(tmp_path: Path) -> None:
-    requests = asks(5)
+    requests = make_requests(5)
     events: list[str] = []
     with Service() as service:
-        begun = claude(service.server.url, tmp_path / "s").complete(requests)
-        next(begun)
-        begun.close()  # type: ignore[attr-defined]
+        first_run = claude(service.server.url, tmp_path / "s").complete(requests)
+        next(first_run)
+        first_run.close()  # type: ignore[attr-defined]
         service.batches.batches.clear()
         engine = claude(service.server.url, tmp_path / "s", events=events)
         check_answered(by_id(engine.complete(requests)), requests)
-        assert len(service.made) == 2
+        assert len(service.posts) == 2
     assert any("is gone" in event for event in events)
 
 
-def test_where_a_whole_batch_is_refused_nothing_is_recorded(tmp_path: Path) -> None:
-    requests = asks(40)
+def test_nothing_is_recorded_when_a_whole_batch_is_refused(tmp_path: Path) -> None:
+    requests = make_requests(40)
     with Service(lambda params: errored("invalid_request_error", "no such field")) as service:
         store = PartStore(tmp_path / "x.jsonl")
         with pytest.raises(EngineError, match=f"^{WHERE}: all 40 requests of batch .*no such field"):
@@ -407,47 +413,51 @@ def test_where_a_whole_batch_is_refused_nothing_is_recorded(tmp_path: Path) -> N
         assert len(store) == 40
 
 
-def test_a_missing_key_is_named_before_anything_is_sent(
+def test_a_missing_key_is_an_error_before_the_first_request(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CLAUDE_KEY")
     monkeypatch.setenv("ANTHROPIC_API_KEY", SECRET)
-    with serving(lambda asked: failing(500)) as server:
+    with serving(lambda received: failing(500)) as server:
         with pytest.raises(
             EngineError, match=f"^{WHERE}.api_key_env: the environment variable CLAUDE_KEY is not"
         ):
             claude(server.url, tmp_path / "s")
-        assert server.asked == []
+        assert server.received == []
 
 
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_refused_key_ends_the_work_and_is_shown_nowhere(
+def test_a_refused_key_ends_the_run_and_is_shown_nowhere(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int, method: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with Service() as service:
-        service.fault = lambda asked, reply: (
-            failing(status, f"bad key {SECRET}") if asked.method == method else reply()
+        service.fault = lambda received, reply: (
+            failing(status, f"bad key {SECRET}") if received.method == method else reply()
         )
         with pytest.raises(
             EngineError, match=f"^{WHERE}.api_key_env: .* refuses the key.*CLAUDE_KEY"
         ) as caught:
-            list(claude(service.server.url, tmp_path / "s").complete(asks(3)))
-        assert len(service.server.asked) <= 2
+            list(claude(service.server.url, tmp_path / "s").complete(make_requests(3)))
+        assert len(service.server.received) <= 2
         assert SECRET not in str(caught.value) + repr(vars(caught.value)) + caplog.text
-        service.fault = lambda asked, reply: reply()
-        check_answered(by_id(claude(service.server.url, tmp_path / "s").complete(asks(3))), asks(3))
+        service.fault = lambda received, reply: reply()
+        check_answered(
+            by_id(claude(service.server.url, tmp_path / "s").complete(make_requests(3))), make_requests(3)
+        )
 
 
-def test_an_unknown_model_ends_the_work(tmp_path: Path) -> None:
+def test_an_unknown_model_ends_the_run(tmp_path: Path) -> None:
     with Service() as service:
-        service.fault = lambda asked, reply: failing(404, "model: m") if asked.method == "POST" else reply()
+        service.fault = lambda received, reply: (
+            failing(404, "model: m") if received.method == "POST" else reply()
+        )
         with pytest.raises(EngineError, match=f"^{WHERE}: 127.0.0.1 answers HTTP 404: .*model: m"):
-            list(claude(service.server.url, tmp_path / "s").complete(asks(3)))
+            list(claude(service.server.url, tmp_path / "s").complete(make_requests(3)))
 
 
-def test_what_anthropic_does_not_take(tmp_path: Path) -> None:
+def test_unsupported_requests_are_errors(tmp_path: Path) -> None:
     engine = claude("http://127.0.0.1:9", tmp_path / "s")
     with pytest.raises(EngineError, match=f"^{WHERE}: Anthropic serves no adapters"):
         list(engine.complete([], adapter="folder"))
@@ -461,7 +471,7 @@ def test_what_anthropic_does_not_take(tmp_path: Path) -> None:
         st.lists(st.text(min_size=1), min_size=1, max_size=5, unique=True), min_size=1, max_size=3
     ),
 )
-def test_custom_ids_are_allowed_and_mean_one_request(
+def test_custom_ids_are_valid_and_unique(
     batches: list[list[str]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     ledger = Ledger(tmp_path_factory.mktemp("ledger") / "s")
@@ -479,13 +489,13 @@ def test_custom_ids_are_allowed_and_mean_one_request(
 @pytest.mark.parametrize(
     "name", ["", "x", "{nonce}", "{nonce}-", "{nonce}-2", "{nonce}--1", "{nonce}-٣", "{nonce}-1x"]
 )
-def test_a_strange_custom_id_means_nothing(tmp_path: Path, name: str) -> None:
+def test_an_unknown_custom_id_has_no_request(tmp_path: Path, name: str) -> None:
     batch = Ledger(tmp_path / "s").add(["a", "b"], None)
     assert batch.request_id(batch.custom_id(1)) == "b"
     assert batch.request_id(name.format(nonce=batch.nonce)) is None
 
 
-def test_a_torn_ledger_forgets_its_last_line_alone(tmp_path: Path) -> None:
+def test_a_torn_ledger_loses_only_its_last_line(tmp_path: Path) -> None:
     path = tmp_path / "s"
     ledger = Ledger(path)
     first = ledger.add(["a", "b"], None)
@@ -525,7 +535,7 @@ def prefers_fan(params: dict[str, Any]) -> dict[str, Any]:
     return succeeded(f"Not {'[[B]]' if 'fan' in a else '[[A]]'}. So: {'[[A]]' if 'fan' in a else '[[B]]'}")
 
 
-def test_anthropics_batches_judge_in_both_orders_and_are_rescued(tmp_path: Path) -> None:
+def test_a_judge_on_message_batches_uses_both_orders_and_rescues(tmp_path: Path) -> None:
     batches = Batches(prefers_fan, polls=1)
     with serving(batches) as server:
         batches.url = server.url
@@ -537,7 +547,7 @@ def test_anthropics_batches_judge_in_both_orders_and_are_rescued(tmp_path: Path)
             "poll_seconds": 0.01,
         }
         with Judge.from_server(
-            reach, prompts="configs/prompts/toy.yaml", asking={"max_tokens": 32}, state=tmp_path / "b.jsonl"
+            reach, prompts="configs/prompts/toy.yaml", judging={"max_tokens": 32}, state=tmp_path / "b.jsonl"
         ) as judge:
             first, second, unclear = judge.compare_many(
                 [("say fan", "fan", "no"), ("say fan", "no", "fan"), ("unclear", "x", "y")]

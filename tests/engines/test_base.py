@@ -1,4 +1,4 @@
-"""Sampling and judging by vLLM, killed and gone on with: the same bytes; and a judge that cannot judge adds up."""
+"""Sampling and judging by vLLM, killed and resumed: the same bytes; and the counts of an untrained judge add up."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from reasongenrm.benchmarks.base import judge_result
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.chat.verdict import VerdictTokens
+from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.config.prepare import TeacherConfig
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.engines.base import Request, complete_missing
 from reasongenrm.engines.vllm import VLLMEngine
-from reasongenrm.judge.ask import RESCUE, SamplingSettings
+from reasongenrm.judge.ask import RESCUE
 from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.metrics.scores import Counts
 from reasongenrm.reasons.sample import sample_reasons
@@ -73,12 +74,12 @@ def test_killed_sampling_ends_with_the_same_bytes(
     rows = list(read_jsonl(calm))
     assert [row["id"] for row in rows] == [f"{prompt.id}#tiny#{n}" for _, prompt in work for n in range(3)]
     assert len({row["text"] for row in rows}) == len(rows) == 48
-    assert len(last.asked) == len(set(last.asked)), "within one run nothing is asked twice"
+    assert len(last.requested_ids) == len(set(last.requested_ids)), "one run has no request twice"
     if sum(deaths) >= 16:
-        assert len(last.asked) < 48, "finished blocks are kept"
+        assert len(last.requested_ids) < 48, "finished blocks are kept"
 
 
-def test_a_finished_store_asks_for_nothing(engine: VLLMEngine, tmp_path: Path) -> None:
+def test_a_finished_store_starts_no_request(engine: VLLMEngine, tmp_path: Path) -> None:
     requests = [Request(f"q{n}", (5, 6, 7 + n), max_tokens=3) for n in range(10)]
     ids = [request.id for request in requests]
     store = PartStore(tmp_path / "x.jsonl")
@@ -87,11 +88,11 @@ def test_a_finished_store_asks_for_nothing(engine: VLLMEngine, tmp_path: Path) -
     store.finish(ids)
     assert seen == [8, 2]
     complete_missing(DyingEngine(engine, 0), requests, PartStore(tmp_path / "x.jsonl"), progress=seen.append)
-    assert seen == [8, 2, 8, 2], "what is found counts as progress too"
+    assert seen == [8, 2, 8, 2], "stored rows count as progress too"
     assert [completion_from_json(row).id for row in read_jsonl(tmp_path / "x.jsonl")] == ids
 
 
-def test_without_blocks_every_completion_is_kept_as_it_comes(engine: VLLMEngine, tmp_path: Path) -> None:
+def test_without_blocks_completions_are_stored_one_by_one(engine: VLLMEngine, tmp_path: Path) -> None:
     requests = [Request(f"q{n}", (5, 6, 7 + n), max_tokens=3 + n) for n in range(12)]
     final = tmp_path / "x.jsonl"
     for lives in (4, 3):
@@ -99,21 +100,21 @@ def test_without_blocks_every_completion_is_kept_as_it_comes(engine: VLLMEngine,
         dying = DyingEngine(engine, lives, block=None)
         with pytest.raises(Killed):
             complete_missing(dying, requests, PartStore(final))
-        assert before.isdisjoint(dying.asked) and len(PartStore(final)) == len(before) + lives
+        assert before.isdisjoint(dying.requested_ids) and len(PartStore(final)) == len(before) + lives
     last = DyingEngine(engine, IMMORTAL, block=None)
     seen: list[int] = []
     store = PartStore(final)
     missing = [request.id for request in requests if request.id not in store]
     complete_missing(last, requests, store, progress=seen.append)
-    assert last.asked == missing and len(missing) == 5 and seen == [1] * 12
+    assert last.requested_ids == missing and len(missing) == 5 and seen == [1] * 12
     assert {len(completion_from_json(store[r.id]).token_ids) - r.max_tokens for r in requests} == {0}
 
 
-def test_an_error_above_stops_the_engine(engine: VLLMEngine, tmp_path: Path) -> None:
+def test_an_error_of_the_caller_closes_the_engine(engine: VLLMEngine, tmp_path: Path) -> None:
     requests = [Request(f"q{n}", (5, 6, 7 + n), max_tokens=3) for n in range(12)]
     stopped: list[bool] = []
 
-    class Watched(DyingEngine):
+    class ClosingEngine(DyingEngine):
         def complete(
             self, requests: Iterable[Request], *, adapter: str | None = None
         ) -> Iterator[Completion]:
@@ -127,7 +128,10 @@ def test_an_error_above_stops_the_engine(engine: VLLMEngine, tmp_path: Path) -> 
 
     with pytest.raises(OSError, match="disk full") as caught:
         complete_missing(
-            Watched(engine, IMMORTAL, block=None), requests, PartStore(tmp_path / "x.jsonl"), convert=refuse
+            ClosingEngine(engine, IMMORTAL, block=None),
+            requests,
+            PartStore(tmp_path / "x.jsonl"),
+            convert=refuse,
         )
     assert stopped == [True] and caught.traceback, "while the error still holds what it went through"
 
@@ -158,10 +162,10 @@ def test_an_untrained_judge_is_rescued_or_unread_and_its_counts_add_up(
 ) -> None:
     by_rescue = {}
     for rescue in (True, False):
-        asking = SamplingSettings(max_tokens=16, temperature=0.0, rescue=rescue, seed=17)
+        config = JudgingConfig(max_tokens=16, rescue=rescue)
         store = PartStore(tmp_path / f"{rescue}.jsonl")
         by_rescue[rescue] = judge(
-            judged, engine, VerdictTask(asking, encoders[template], engine.max_model_len), store
+            judged, engine, VerdictTask(config, encoders[template], engine.max_model_len, seed=17), store
         )
         total = counts(judged, by_rescue[rescue])
         assert total.n == 24 and total.error == 0
@@ -185,7 +189,7 @@ def test_a_killed_judge_ends_with_the_same_bytes(
     tmp_path: Path,
     deaths: tuple[int, ...],
 ) -> None:
-    asking = SamplingSettings(max_tokens=10, temperature=1.0, rescue=True, seed=17)
+    config = JudgingConfig(max_tokens=10, temperature=1.0)
     found: list[list[Verdict]] = []
 
     def ask(dying: DyingEngine, store: PartStore) -> None:
@@ -193,7 +197,7 @@ def test_a_killed_judge_ends_with_the_same_bytes(
             judge(
                 judged,
                 dying,
-                VerdictTask(asking, encoders["reason"], dying.max_model_len),
+                VerdictTask(config, encoders["reason"], dying.max_model_len, seed=17),
                 store,
                 adapter=str(adapter),
             )
@@ -208,7 +212,7 @@ def test_a_killed_judge_ends_with_the_same_bytes(
     assert ids == [p.id for p in judged] + [p.id + RESCUE for p in judged]
 
 
-def test_the_context_is_used_to_its_last_token_and_not_beyond(
+def test_the_context_is_used_up_to_its_last_token(
     engine: VLLMEngine, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile, tmp_path: Path
 ) -> None:
     """One prompt for every length around the limit: each is judged, rescued, or counted; none is lost."""
@@ -226,11 +230,11 @@ def test_the_context_is_used_to_its_last_token_and_not_beyond(
             break
     assert set(range(limit - 15, limit + 3)) <= by_length.keys()
     prompts = list(by_length.values())
-    asking = SamplingSettings(max_tokens=16, temperature=0.0, rescue=True, seed=17)
+    config = JudgingConfig(max_tokens=16)
     verdicts = judge(
         prompts,
         engine,
-        VerdictTask(asking, encoder, engine.max_model_len),
+        VerdictTask(config, encoder, engine.max_model_len, seed=17),
         PartStore(tmp_path / "completions.jsonl"),
     )
     needed = len(letters.header) + len(letters.opening) + 1  # of the rescue, beside the prompt

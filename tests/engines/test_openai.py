@@ -1,4 +1,4 @@
-"""A fleet of real HTTP servers that fail in every way: nothing is lost, nothing comes twice, errors are clear."""
+"""Real HTTP servers that fail in every way: no completion is lost or repeated, and errors are clear."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from reasongenrm.errors import EngineError
 from reasongenrm.records import Completion, Message
 from reasongenrm.store import PartStore
 from support import servers
-from support.servers import Asked, HTTPServer, Reply, answer, failing, serving
+from support.servers import HTTPServer, ReceivedRequest, Reply, answer, failing, serving
 
 pytestmark = pytest.mark.unit
 
@@ -41,22 +41,22 @@ def fleet(*urls: str, events: list[str] | None = None, **options: Any) -> OpenAI
         model="m",
         **({"max_retries": 0, "timeout": 20, "max_concurrent": 4} | options),
     )
-    told = events if events is not None else []
-    return OpenAIEngine(config, max_model_len=100, key=KEY, on_event=told.append)
+    event_list = events if events is not None else []
+    return OpenAIEngine(config, max_model_len=100, key=KEY, on_event=event_list.append)
 
 
-def asks(count: int, **options: Any) -> list[Request]:
+def make_requests(count: int, **options: Any) -> list[Request]:
     return [Request(f"r{n}", (n + 1, 7), max_tokens=5, seed=n, **options) for n in range(count)]
 
 
 def by_id(completions: Iterable[Completion]) -> dict[str, Completion]:
-    found = list(completions)
-    assert len({c.id for c in found}) == len(found), "an id comes back once"
-    return {c.id: c for c in found}
+    rows = list(completions)
+    assert len({c.id for c in rows}) == len(rows), "no id twice"
+    return {c.id: c for c in rows}
 
 
 def check_answered(done: dict[str, Completion], requests: Iterable[Request]) -> None:
-    """Every request has the answer that belongs to it."""
+    """Check that every request has its own answer."""
     assert done.keys() == {r.id for r in requests}
     for request in requests:
         completion = done[request.id]
@@ -69,20 +69,22 @@ def check_answered(done: dict[str, Completion], requests: Iterable[Request]) -> 
 
 
 def prompts_of(*servers: HTTPServer) -> Counter[tuple[int, ...]]:
-    return Counter(tuple(asked.body["prompt"]) for server in servers for asked in server.asked)
+    return Counter(tuple(received.body["prompt"]) for server in servers for received in server.received)
 
 
-def after(seconds: float, reply: Callable[[Asked], Reply | None] = answer) -> Callable[[Asked], Reply | None]:
-    def late(asked: Asked) -> Reply | None:
+def after(
+    seconds: float, reply: Callable[[ReceivedRequest], Reply | None] = answer
+) -> Callable[[ReceivedRequest], Reply | None]:
+    def late(received: ReceivedRequest) -> Reply | None:
         time.sleep(seconds)
-        return reply(asked)
+        return reply(received)
 
     return late
 
 
 @contextmanager
 def process(seconds: float) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server in a process of its own."""
+    """Start a server as a child process."""
     command = [sys.executable, servers.__file__, str(seconds)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout
@@ -92,7 +94,7 @@ def process(seconds: float) -> Iterator[tuple[str, subprocess.Popen[str]]]:
             child.kill()
 
 
-def test_a_request_is_sent_as_vllm_in_process_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_has_the_options_of_vllm_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     request = Request(
         "a",
@@ -110,10 +112,10 @@ def test_a_request_is_sent_as_vllm_in_process_takes_it(monkeypatch: pytest.Monke
     with serving(answer) as server:
         check = by_id(fleet(server.url).complete([request, plain]))
         assert len(check) == 2
-        bodies = sorted((asked.body for asked in server.asked), key=lambda body: body["max_tokens"])
-        assert all(asked.path == "/v1/completions" for asked in server.asked)
+        bodies = sorted((received.body for received in server.received), key=lambda body: body["max_tokens"])
+        assert all(received.path == "/v1/completions" for received in server.received)
         assert all(
-            "authorization" not in a.headers or "none" in a.headers["authorization"] for a in server.asked
+            "authorization" not in a.headers or "none" in a.headers["authorization"] for a in server.received
         )
     common = {
         "model": "m",
@@ -138,34 +140,34 @@ def test_a_request_is_sent_as_vllm_in_process_takes_it(monkeypatch: pytest.Monke
         "logprob_token_ids": [8, 9],
         "return_tokens_as_token_ids": True,
     }
-    # What is left of the context, where a request asks for more.
+    # The rest of the context, where a request has a higher limit.
     assert bodies == [common | used, common | {"max_tokens": 98, "temperature": 0.0, "top_p": 1.0}]
 
 
-def test_work_goes_to_the_server_with_the_fewest_outstanding() -> None:
-    requests = asks(60)
+def test_requests_go_to_the_server_with_the_fewest_open_ones() -> None:
+    requests = make_requests(60)
     with serving(after(0.25)) as slow, serving(after(0.01)) as quick:
         started = time.monotonic()
         check_answered(by_id(fleet(slow.url, quick.url, max_concurrent=3).complete(requests)), requests)
         assert time.monotonic() - started < 5
         assert slow.most <= 3 and quick.most <= 3
-        assert len(slow.asked) + len(quick.asked) == 60
-        assert len(quick.asked) > 3 * len(slow.asked) > 0
+        assert len(slow.received) + len(quick.received) == 60
+        assert len(quick.received) > 3 * len(slow.received) > 0
 
 
-def test_servers_that_are_equally_free_share_the_work() -> None:
+def test_servers_with_equal_load_share_the_requests() -> None:
     with serving(after(0.3)) as one, serving(after(0.3)) as two, serving(after(0.3)) as three:
-        assert len(by_id(fleet(one.url, two.url, three.url).complete(asks(6)))) == 6
-        assert [len(server.asked) for server in (one, two, three)] == [2, 2, 2]
+        assert len(by_id(fleet(one.url, two.url, three.url).complete(make_requests(6)))) == 6
+        assert [len(server.received) for server in (one, two, three)] == [2, 2, 2]
 
 
-def test_requests_are_taken_as_servers_get_free() -> None:
-    taken = 0
+def test_requests_are_read_as_servers_become_free() -> None:
+    read_count = 0
 
     def many() -> Iterator[Request]:
-        nonlocal taken
-        for request in asks(100_000):
-            taken += 1
+        nonlocal read_count
+        for request in make_requests(100_000):
+            read_count += 1
             yield request
 
     with serving(answer) as one, serving(answer) as two:
@@ -173,20 +175,22 @@ def test_requests_are_taken_as_servers_get_free() -> None:
         completions = engine.complete(many())
         for done in range(1, 30):
             next(completions)
-            assert taken <= done + 2 * 3
+            assert read_count <= done + 2 * 3
         before = threading.active_count()
         completions.close()  # type: ignore[attr-defined]
-        assert taken < 40 and threading.active_count() < before
-        requests = asks(5)
+        assert read_count < 40 and threading.active_count() < before
+        requests = make_requests(5)
         check_answered(by_id(engine.complete(requests)), requests)  # it can be asked again
 
 
 def test_stopping_early_waits_for_no_server() -> None:
     hang = threading.Event()
     with serving(
-        lambda asked: answer(asked) if asked.body["prompt"][0] == 1 else (hang.wait(20), answer(asked))[1]
+        lambda received: (
+            answer(received) if received.body["prompt"][0] == 1 else (hang.wait(20), answer(received))[1]
+        )
     ) as s:
-        completions = fleet(s.url).complete(asks(50))
+        completions = fleet(s.url).complete(make_requests(50))
         assert next(completions).id == "r0"
         started = time.monotonic()
         completions.close()  # type: ignore[attr-defined]
@@ -194,15 +198,15 @@ def test_stopping_early_waits_for_no_server() -> None:
         hang.set()
 
 
-def test_an_interrupt_ends_the_work() -> None:
+def test_an_interrupt_ends_the_run() -> None:
     hang = threading.Event()
     # A shell starts what it puts into the background with SIGINT ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    with serving(lambda asked: (hang.wait(20), answer(asked))[1]) as server:
+    with serving(lambda received: (hang.wait(20), answer(received))[1]) as server:
         threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         started = time.monotonic()
         with pytest.raises(KeyboardInterrupt):
-            list(fleet(server.url).complete(asks(10)))
+            list(fleet(server.url).complete(make_requests(10)))
         assert time.monotonic() - started < 3
         hang.set()
     signal.signal(signal.SIGINT, before)
@@ -212,83 +216,84 @@ class Faulty:
     """Answers, but for its first `times` requests, or those of certain prompts, by a fault."""
 
     def __init__(
-        self, fault: Callable[[Asked], Reply | None], times: float = 10**9, only: tuple[int, ...] = ()
+        self,
+        fault: Callable[[ReceivedRequest], Reply | None],
+        times: float = 10**9,
+        only: tuple[int, ...] = (),
     ) -> None:
         self.fault, self.times, self.only = fault, times, only
 
-    def __call__(self, asked: Asked) -> Reply | None:
-        if self.times > 0 and (not self.only or asked.body["prompt"][0] in self.only):
+    def __call__(self, received: ReceivedRequest) -> Reply | None:
+        if self.times > 0 and (not self.only or received.body["prompt"][0] in self.only):
             self.times -= 1
-            return self.fault(asked)
-        return answer(asked)
+            return self.fault(received)
+        return answer(received)
 
 
-FAULTS: dict[str, tuple[Callable[[Asked], Reply | None], str]] = {
-    "500": (lambda asked: failing(500, "out of\norder"), "HTTP 500: out of"),
-    "429": (lambda asked: failing(429, "slow down"), "HTTP 429: slow down"),
+FAULTS: dict[str, tuple[Callable[[ReceivedRequest], Reply | None], str]] = {
+    "500": (lambda received: failing(500, "out of\norder"), "HTTP 500: out of"),
+    "429": (lambda received: failing(429, "slow down"), "HTTP 429: slow down"),
     "hang": (after(1.2), "no answer within 0.4 s"),
-    "broken": (lambda asked: (200, b'{"choices": [{"te'), "invalid answer: "),
-    "no object": (lambda asked: (200, []), "invalid answer: it is not a completion"),
+    "broken": (lambda received: (200, b'{"choices": [{"te'), "invalid answer: "),
+    "no object": (lambda received: (200, []), "invalid answer: it is not a completion"),
     "nan": (
-        lambda asked: (200, b'{"choices": [{"text": "x", "finish_reason": "stop", "logprobs": NaN}]}'),
+        lambda received: (200, b'{"choices": [{"text": "x", "finish_reason": "stop", "logprobs": NaN}]}'),
         "NaN is not JSON",
     ),
-    "hung up": (lambda asked: None, "no connection: "),
+    "hung up": (lambda received: None, "no connection: "),
 }
-EMPTY: dict[str, tuple[Callable[[Asked], Reply | None], str]] = {
-    "no choice": (lambda asked: (200, {"choices": []}), "an answer without a choice"),
+EMPTY: dict[str, tuple[Callable[[ReceivedRequest], Reply | None], str]] = {
+    "no choice": (lambda received: (200, {"choices": []}), "an answer without a choice"),
     "no text": (
-        lambda asked: (200, {"choices": [{"text": None, "finish_reason": "stop"}]}),
+        lambda received: (200, {"choices": [{"text": None, "finish_reason": "stop"}]}),
         "a choice without text",
     ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_server_that_fails_always_is_given_up_and_its_work_goes_to_the_other(fault: str) -> None:
+def test_a_failing_server_is_given_up_and_the_other_takes_over(fault: str) -> None:
     events: list[str] = []
-    requests = asks(80 if fault == "hang" else 12)  # it takes three to find out
+    requests = make_requests(80 if fault == "hang" else 12)  # it takes three to find out
     reply, text = FAULTS[fault]
     with serving(reply) as bad, serving(after(0.03)) as good:
         engine = fleet(bad.url, good.url, events=events, timeout=0.4, max_concurrent=2)
         check_answered(by_id(engine.complete(requests)), requests)
-        seen = len(bad.asked)
-        assert 3 <= seen <= 4, "it is asked no more"
+        seen = len(bad.received)
+        assert 3 <= seen <= 4, "it gets no more requests"
         assert max(prompts_of(good).values()) == 1
         check_answered(by_id(engine.complete(requests)), requests)
-        assert len(bad.asked) == seen, "it stays given up"
+        assert len(bad.received) == seen, "it stays given up"
     [event] = events
     assert event.startswith(f"{KEY}: {bad.url}/v1 is given up: ") and text in event and "\n" not in event
 
 
 @pytest.mark.parametrize("fault", FAULTS | EMPTY)
-def test_a_passing_fault_costs_nothing(fault: str) -> None:
-    requests = asks(8)
+def test_a_temporary_fault_loses_no_request(fault: str) -> None:
+    requests = make_requests(8)
     reply, _ = (FAULTS | EMPTY)[fault]
     events: list[str] = []
     with serving(Faulty(reply, times=2)) as server:
         engine = fleet(server.url, events=events, timeout=0.4, max_concurrent=1)
         check_answered(by_id(engine.complete(requests)), requests)
-        assert len(server.asked) == 10
+        assert len(server.received) == 10
     assert events == []
 
 
 @pytest.mark.parametrize("servers", [1, 2])
 @pytest.mark.parametrize("slow", [0.0, 0.3], ids=["others are quick", "others are slow"])
 @pytest.mark.parametrize("fault", ["500", "broken", *EMPTY])
-def test_a_request_that_fails_wherever_it_is_sent_costs_itself_alone(
-    fault: str, slow: float, servers: int
-) -> None:
-    """Also where it is tried three times before any other is answered, and where it is the last one."""
+def test_a_request_that_always_fails_is_the_only_error(fault: str, slow: float, servers: int) -> None:
+    """Also when it is tried three times before another one is answered, and when it is the last one."""
     reply, text = (FAULTS | EMPTY)[fault]
 
-    def bad(asked: Asked) -> Reply | None:
-        if asked.body["prompt"] == [5, 7]:
-            return reply(asked)
-        time.sleep(slow if len(asked.body["prompt"]) > 1 else 0)
-        return answer(asked)
+    def bad(received: ReceivedRequest) -> Reply | None:
+        if received.body["prompt"] == [5, 7]:
+            return reply(received)
+        time.sleep(slow if len(received.body["prompt"]) > 1 else 0)
+        return answer(received)
 
-    for requests in (asks(8), asks(5)):
+    for requests in (make_requests(8), make_requests(5)):
         events: list[str] = []
         with ExitStack() as stack:
             fakes = [stack.enter_context(serving(bad)) for _ in range(servers)]
@@ -301,11 +306,11 @@ def test_a_request_that_fails_wherever_it_is_sent_costs_itself_alone(
         assert events == []
 
 
-def test_a_refused_request_costs_itself_alone() -> None:
-    def strict(asked: Asked) -> Reply:
-        return failing(400, "too long:\n5 > 4") if asked.body["prompt"][0] in (1, 4) else answer(asked)
+def test_a_refused_request_is_the_only_error() -> None:
+    def strict(received: ReceivedRequest) -> Reply:
+        return failing(400, "too long:\n5 > 4") if received.body["prompt"][0] in (1, 4) else answer(received)
 
-    requests = [*asks(8), Request("long", (9,) * 100, max_tokens=3)]
+    requests = [*make_requests(8), Request("long", (9,) * 100, max_tokens=3)]
     with serving(strict) as server:
         done = by_id(fleet(server.url).complete(requests))
         assert max(prompts_of(server).values()) == 1
@@ -315,19 +320,19 @@ def test_a_refused_request_costs_itself_alone() -> None:
     check_answered(done, [r for r in requests[1:8] if r.id != "r3"])
 
 
-def test_where_all_is_refused_nothing_is_recorded(tmp_path: Path) -> None:
-    with serving(lambda asked: failing(400, "unknown argument")) as server:
+def test_nothing_is_recorded_when_all_requests_are_refused(tmp_path: Path) -> None:
+    with serving(lambda received: failing(400, "unknown argument")) as server:
         store = PartStore(tmp_path / "x.jsonl")
         with pytest.raises(
             EngineError, match=f"^{WHERE}: all of the first 32 requests failed.*unknown argument"
         ):
-            complete_missing(fleet(server.url), asks(100), store)
-        assert len(store) == 0 and len(server.asked) == 32
+            complete_missing(fleet(server.url), make_requests(100), store)
+        assert len(store) == 0 and len(server.received) == 32
 
 
 @pytest.mark.parametrize("seconds", [0.02])
-def test_a_server_that_is_killed_loses_nothing(seconds: float) -> None:
-    requests = asks(120)
+def test_a_killed_server_loses_no_request(seconds: float) -> None:
+    requests = make_requests(120)
     events: list[str] = []
     with process(seconds) as (mortal, child), serving(after(seconds)) as other:
         done: list[Completion] = []
@@ -337,12 +342,12 @@ def test_a_server_that_is_killed_loses_nothing(seconds: float) -> None:
                 os.kill(child.pid, signal.SIGKILL)
         check_answered(by_id(done), requests)
         assert max(prompts_of(other).values()) == 1
-        assert len(other.asked) < 120, "the first server did its part"
+        assert len(other.received) < 120, "the first server did its part"
     assert len(events) == 1 and mortal in events[0] and "is given up: no connection" in events[0]
 
 
-def test_when_all_servers_are_dead_what_was_done_is_kept(tmp_path: Path) -> None:
-    requests = asks(40)
+def test_completed_requests_are_kept_when_all_servers_are_dead(tmp_path: Path) -> None:
+    requests = make_requests(40)
     with serving(after(0.05)) as later, ExitStack() as stack:
         mortal = [stack.enter_context(process(0.02)) for _ in range(2)]
         store = PartStore(tmp_path / "x.jsonl")
@@ -358,21 +363,23 @@ def test_when_all_servers_are_dead_what_was_done_is_kept(tmp_path: Path) -> None
         text = str(caught.value)
         assert text.startswith(f"{KEY}.urls: no server is left (") and "\n" not in text
         assert all(url in text for url in urls) and "completed requests are kept" in text
-        kept = set(PartStore(tmp_path / "x.jsonl"))
-        assert 15 <= len(kept) < 40
+        stored_ids = set(PartStore(tmp_path / "x.jsonl"))
+        assert 15 <= len(stored_ids) < 40
         complete_missing(fleet(later.url), requests, PartStore(tmp_path / "x.jsonl"))
-        asked = prompts_of(later)
-        assert asked == Counter(r.prompt_ids for r in requests if r.id not in kept), "the missing ones, once"
+        received = prompts_of(later)
+        assert received == Counter(r.prompt_ids for r in requests if r.id not in stored_ids), (
+            "the missing ones, once"
+        )
         again = PartStore(tmp_path / "x.jsonl")
         assert set(again) == {r.id for r in requests}
 
 
-def test_what_waits_for_a_dead_server_goes_on_at_once() -> None:
-    requests = asks(8)
+def test_open_requests_of_a_dead_server_move_at_once() -> None:
+    requests = make_requests(8)
     hang = threading.Event()
     count = iter(range(100))
 
-    def half_dead(asked: Asked) -> Reply:
+    def half_dead(received: ReceivedRequest) -> Reply:
         if next(count) == 0:
             hang.wait(15)
         return failing(500)
@@ -380,45 +387,45 @@ def test_what_waits_for_a_dead_server_goes_on_at_once() -> None:
     with serving(half_dead) as bad, serving(after(0.02)) as good:
         started = time.monotonic()
         check_answered(by_id(fleet(bad.url, good.url).complete(requests)), requests)
-        assert time.monotonic() - started < 5 and len(bad.asked) >= 4
+        assert time.monotonic() - started < 5 and len(bad.received) >= 4
         hang.set()
 
 
-def test_nothing_listens_at_all() -> None:
+def test_no_server_is_reachable() -> None:
     with serving(answer) as server:
         url = server.url
     started = time.monotonic()
     with pytest.raises(EngineError, match=r"no server is left \(.*no connection"):
-        list(fleet(url).complete(asks(50)))
+        list(fleet(url).complete(make_requests(50)))
     assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize("fault", ["500", "429", "broken"])
-def test_one_request_is_enough_to_find_the_last_server_dead(fault: str) -> None:
+def test_one_request_detects_that_the_last_server_is_dead(fault: str) -> None:
     reply, text = FAULTS[fault]
     with serving(reply) as server:
         with pytest.raises(EngineError, match="no server is left") as caught:
-            list(fleet(server.url).complete(asks(1)))
-        assert text in str(caught.value) and len(server.asked) <= 6
+            list(fleet(server.url).complete(make_requests(1)))
+        assert text in str(caught.value) and len(server.received) <= 6
 
 
-def test_a_busy_server_is_asked_again_by_the_sdk() -> None:
-    requests = asks(3)
-    busy = Faulty(lambda asked: failing(429, "slow down"), times=2)
+def test_the_sdk_retries_on_a_busy_server() -> None:
+    requests = make_requests(3)
+    busy = Faulty(lambda received: failing(429, "slow down"), times=2)
     events: list[str] = []
     with serving(busy) as server:
         check_answered(
             by_id(fleet(server.url, max_retries=2, events=events, max_concurrent=1).complete(requests)),
             requests,
         )
-        assert len(server.asked) == 5
+        assert len(server.received) == 5
     assert events == []
 
 
 SECRET = "sk-very-secret-0123456789"
 
 
-def test_a_missing_key_is_named_before_anything_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_is_an_error_before_the_first_request(monkeypatch: pytest.MonkeyPatch) -> None:
     for value in (None, "", "  ", "two words", "schlüssel"):
         monkeypatch.setenv("FLEET_KEY", value) if value is not None else monkeypatch.delenv(
             "FLEET_KEY", raising=False
@@ -428,24 +435,26 @@ def test_a_missing_key_is_named_before_anything_is_sent(monkeypatch: pytest.Monk
                 EngineError, match=f"^{WHERE}.api_key_env: the environment variable FLEET_KEY"
             ):
                 fleet(server.url, api_key_env="FLEET_KEY")
-            assert server.asked == []
+            assert server.received == []
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_refused_key_ends_the_work_and_is_shown_nowhere(
+def test_a_refused_key_ends_the_run_and_is_shown_nowhere(
     status: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("FLEET_KEY", SECRET + "\n")
     caplog.set_level(logging.DEBUG)
     events: list[str] = []
-    with serving(lambda asked: failing(status, f"bad key {SECRET}")) as server:
+    with serving(lambda received: failing(status, f"bad key {SECRET}")) as server:
         store = PartStore(tmp_path / "x.jsonl")
         with pytest.raises(
             EngineError, match=f"^{WHERE}.api_key_env: .*refuses the key.*FLEET_KEY"
         ) as caught:
-            complete_missing(fleet(server.url, api_key_env="FLEET_KEY", events=events), asks(30), store)
-        assert {asked.headers["authorization"] for asked in server.asked} == {f"Bearer {SECRET}"}
-        assert len(server.asked) <= 4 and len(store) == 0
+            complete_missing(
+                fleet(server.url, api_key_env="FLEET_KEY", events=events), make_requests(30), store
+            )
+        assert {received.headers["authorization"] for received in server.received} == {f"Bearer {SECRET}"}
+        assert len(server.received) <= 4 and len(store) == 0
     assert SECRET not in str(caught.value) and SECRET not in repr(vars(caught.value)) and events == []
     assert SECRET not in caplog.text
 
@@ -455,11 +464,11 @@ def test_a_server_that_repeats_the_key_does_not_get_it_into_the_records(
 ) -> None:
     monkeypatch.setenv("FLEET_KEY", SECRET)
 
-    def telltale(asked: Asked) -> Reply:
-        return failing(400, f"not for {SECRET}") if asked.body["prompt"][0] == 1 else answer(asked)
+    def telltale(received: ReceivedRequest) -> Reply:
+        return failing(400, f"not for {SECRET}") if received.body["prompt"][0] == 1 else answer(received)
 
     with serving(telltale) as server:
-        done = by_id(fleet(server.url, api_key_env="FLEET_KEY").complete(asks(4)))
+        done = by_id(fleet(server.url, api_key_env="FLEET_KEY").complete(make_requests(4)))
     assert done["r0"].error == "not for ***"
 
 
@@ -470,11 +479,11 @@ def test_a_server_that_repeats_the_key_does_not_get_it_into_the_records(
         (405, "answers HTTP 405: gone"),
     ],
 )
-def test_a_wrong_model_or_url_ends_the_work(status: int, text: str) -> None:
-    with serving(lambda asked: failing(status, "gone")) as server:
+def test_a_wrong_model_or_url_ends_the_run(status: int, text: str) -> None:
+    with serving(lambda received: failing(status, "gone")) as server:
         with pytest.raises(EngineError, match=text):
-            list(fleet(server.url).complete(asks(30)))
-        assert len(server.asked) <= 4
+            list(fleet(server.url).complete(make_requests(30)))
+        assert len(server.received) <= 4
 
 
 def test_an_adapter_is_refused() -> None:
@@ -497,8 +506,8 @@ def chats(count: int) -> list[Request]:
 def test_messages_are_sent_with_broken_markers() -> None:
     with serving(answer) as server:
         done = by_id(fleet(server.url, api="chat").complete(chats(3)))
-        bodies = [asked.body for asked in server.asked]
-        assert {asked.path for asked in server.asked} == {"/v1/chat/completions"}
+        bodies = [received.body for received in server.received]
+        assert {received.path for received in server.received} == {"/v1/chat/completions"}
     assert (
         all(c == Completion(c.id, "re: and?", "stop", logprob=-1.5) for c in done.values()) and len(done) == 3
     )
@@ -518,24 +527,24 @@ def test_messages_are_sent_with_broken_markers() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 403])
-def test_a_server_without_log_probabilities_is_asked_without(status: int) -> None:
-    def plain(asked: Asked) -> Reply:
-        if "max_tokens" in asked.body:
+def test_a_server_without_log_probabilities_gets_requests_without_them(status: int) -> None:
+    def plain(received: ReceivedRequest) -> Reply:
+        if "max_tokens" in received.body:
             return failing(400, "max_tokens is not supported, use max_completion_tokens")
-        return failing(status, "no logprobs here") if asked.body.get("logprobs") else answer(asked)
+        return failing(status, "no logprobs here") if received.body.get("logprobs") else answer(received)
 
     events: list[str] = []
     with serving(plain) as server:
         done = by_id(fleet(server.url, api="chat", events=events, max_concurrent=1).complete(chats(6)))
-        assert len(server.asked) == 6 + 2, "each is refused once"
+        assert len(server.received) == 6 + 2, "each is refused once"
     assert all(c.text == "re: and?" and c.logprob is None and c.error is None for c in done.values())
     [event] = events
     assert "gives no log-probabilities" in event
 
 
-def test_a_model_cut_before_its_answer_has_said_nothing() -> None:
+def test_a_model_truncated_before_its_answer_has_an_empty_text() -> None:
     choice = {"index": 0, "message": {"role": "assistant", "content": None}, "finish_reason": "length"}
-    with serving(lambda asked: (200, {"choices": [choice]})) as server:
+    with serving(lambda received: (200, {"choices": [choice]})) as server:
         [completion] = fleet(server.url, api="chat").complete(chats(1))
     assert completion == Completion("c0", "", "length", logprob=None)
 
@@ -594,7 +603,7 @@ def test_no_marker_survives(parts: list[str]) -> None:
         "",
     ],
 )
-def test_a_text_without_markers_is_left_alone(text: str) -> None:
+def test_a_text_without_markers_is_unchanged(text: str) -> None:
     assert break_markers(text) == text
 
 

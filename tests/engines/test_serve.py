@@ -1,4 +1,4 @@
-"""A fleet of one real vLLM server answers as vLLM in this process does."""
+"""A real vLLM server gives the completions of vLLM in this process."""
 
 from __future__ import annotations
 
@@ -94,23 +94,23 @@ def served(url: str, **options: Any) -> OpenAIEngine:
 
 
 @pytest.fixture(scope="module")
-def shown(toy_prompts: PromptFile) -> list[tuple[Message, ...]]:
+def conversations(toy_prompts: PromptFile) -> list[tuple[Message, ...]]:
     return [judge_prompt(pair, "AB", toy_prompts).messages for pair in toy_pairs("test", 2, seed=3)]
 
 
 @pytest.fixture(scope="module")
 def requests(
-    shown: list[tuple[Message, ...]], encoders: dict[str, ChatEncoder], toy_tokenizer: Any
+    conversations: list[tuple[Message, ...]], encoders: dict[str, ChatEncoder], toy_tokenizer: Any
 ) -> list[Request]:
     """Greedy ones of every kind that the suite sends, and those around the end of the context."""
-    ids = [tuple(encoders["reason"].encode(messages, generation=True)) for messages in shown]
+    ids = [tuple(encoders["reason"].encode(messages, generation=True)) for messages in conversations]
     plain = [Request(f"plain{n}", prompt, 12, seed=n) for n, prompt in enumerate(ids)]
     stop = tuple(set(toy_tokenizer("[[A]]<|im_end|>", add_special_tokens=False)["input_ids"]))
     base = Request("base", ids[0], 12, ignore_eos=True)
     return [
         *plain,
-        replace(base, id="watch", logprob_token_ids=(300, 301), allowed=(300, 301), max_tokens=3),
-        replace(base, id="often watched", logprob_token_ids=(198, 300, 301)),
+        replace(base, id="logprobs", logprob_token_ids=(300, 301), allowed=(300, 301), max_tokens=3),
+        replace(base, id="logprobs of frequent tokens", logprob_token_ids=(198, 300, 301)),
         replace(
             base, id="stop", stop=("]]<|im_end|>",), allowed=stop, temperature=2.0, seed=5, max_tokens=200
         ),
@@ -141,35 +141,36 @@ def test_the_same_requests_get_the_same_completions(
         assert there.logprobs.keys() == here.logprobs.keys()
         for place, entry in here.logprobs.items():
             assert there.logprobs[place] == {t: pytest.approx(v, abs=1e-3) for t, v in entry.items()}
-    assert ours["watch"].logprobs.keys() == {0, 1, 2}, "else this shows little"
-    assert ours["often watched"].logprobs
+    assert ours["logprobs"].logprobs.keys() == {0, 1, 2}, "else this shows little"
+    assert ours["logprobs of frequent tokens"].logprobs
     assert [c.id for c in ours.values() if c.error] == ["too long"]
 
 
 def test_a_sample_depends_on_its_own_seed_as_in_process(
     engine: VLLMEngine, fleet: OpenAIEngine, requests: list[Request]
 ) -> None:
-    asked = [
+    requests_by_seed = [
         replace(requests[0], id=f"s{n}", seed=n, temperature=1.0, top_p=0.95, ignore_eos=True)
         for n in range(8)
     ]
-    here = {c.id: c.token_ids for c in engine.complete(asked)}
-    there = {c.id: c.token_ids for c in fleet.complete(reversed(asked))}
+    here = {c.id: c.token_ids for c in engine.complete(requests_by_seed)}
+    there = {c.id: c.token_ids for c in fleet.complete(reversed(requests_by_seed))}
     assert len(set(there.values())) == 8
     # All are equal here; a batch of another size may move the last bits, and a sample with them.
     assert sum(here[key] == there[key] for key in here) >= 7
 
 
 def test_messages_are_rendered_by_the_server(
-    url: str, fleet: OpenAIEngine, shown: list[tuple[Message, ...]]
+    url: str, fleet: OpenAIEngine, conversations: list[tuple[Message, ...]]
 ) -> None:
     done = {
         c.id: c
         for c in served(url, api="chat").complete(
-            Request(str(n), (), 6, ignore_eos=True, messages=messages) for n, messages in enumerate(shown)
+            Request(str(n), (), 6, ignore_eos=True, messages=messages)
+            for n, messages in enumerate(conversations)
         )
     }
-    assert len(done) == len(shown)
+    assert len(done) == len(conversations)
     for completion in done.values():
         assert completion.finish_reason == "length" and completion.logprob < 0 and not completion.token_ids
 

@@ -34,8 +34,8 @@ matrix product differs in its last bits, which matters where two tokens are equa
 def prompts(encoders: dict[str, ChatEncoder], toy_prompts: PromptFile) -> list[tuple[int, ...]]:
     """Token ids of 24 judge prompts of many lengths."""
     pairs = toy_pairs("test", 6, seed=3)
-    shown = (judge_prompt(pair, "AB", toy_prompts).messages for pair in pairs)
-    return [tuple(encoders["reason"].encode(messages, generation=True)) for messages in shown]
+    conversations = (judge_prompt(pair, "AB", toy_prompts).messages for pair in pairs)
+    return [tuple(encoders["reason"].encode(messages, generation=True)) for messages in conversations]
 
 
 def ask(engine: VLLMEngine, requests: Iterable[Request], **options: Any) -> dict[str, Completion]:
@@ -58,7 +58,7 @@ def requests_of(prompts: Sequence[tuple[int, ...]], **options: Any) -> list[Requ
     ]
 
 
-def test_every_request_comes_back(engine: VLLMEngine, prompts: list[tuple[int, ...]]) -> None:
+def test_every_request_has_a_completion(engine: VLLMEngine, prompts: list[tuple[int, ...]]) -> None:
     assert len(prompts) == 24 > 8  # more than run at the same time
     done = ask(engine, requests_of(prompts))
     assert done.keys() == {f"r{n}" for n in range(24)}
@@ -111,7 +111,7 @@ def test_the_log_probability_is_the_sum_over_the_samples_tokens(
         assert completion.logprob == pytest.approx(expected, abs=1e-3)
 
 
-def test_watched_log_probabilities_are_those_of_the_raw_distribution(
+def test_log_probabilities_of_given_tokens_are_those_of_the_raw_distribution(
     engine: VLLMEngine,
     prompts: list[tuple[int, ...]],
     encoders: dict[str, ChatEncoder],
@@ -136,7 +136,9 @@ def test_watched_log_probabilities_are_those_of_the_raw_distribution(
             assert sum(map(math.exp, logprobs.values())) < 0.5, "not renormalised over the two"
 
 
-def test_what_is_not_sampled_is_not_watched(engine: VLLMEngine, prompts: list[tuple[int, ...]]) -> None:
+def test_there_are_no_log_probabilities_of_tokens_that_were_not_sampled(
+    engine: VLLMEngine, prompts: list[tuple[int, ...]]
+) -> None:
     plain = ask(engine, requests_of(prompts[:4]))
     watching = ask(engine, requests_of(prompts[:4], logprob_token_ids=(300, 301)))
     for key, completion in watching.items():
@@ -152,8 +154,8 @@ def test_a_stop_string_stays_in_the_text(
     stop = "]]<|im_end|>"
     ids = toy_tokenizer("[[A]]<|im_end|>", add_special_tokens=False)["input_ids"]
     # Sampling among the stop string's own tokens meets it soon.
-    wanted = requests_of(prompts[:8], max_tokens=200, temperature=2.0, allowed=tuple(set(ids)), stop=(stop,))
-    for completion in ask(engine, wanted).values():
+    capped = requests_of(prompts[:8], max_tokens=200, temperature=2.0, allowed=tuple(set(ids)), stop=(stop,))
+    for completion in ask(engine, capped).values():
         assert completion.finish_reason == "stop"
         assert completion.text.endswith(stop) and completion.text.count(stop) == 1
         assert toy_tokenizer.decode(list(completion.token_ids)) == completion.text
@@ -170,7 +172,7 @@ def test_the_end_of_turn_ends_a_completion_unless_ignored(
     assert completion.text == "<|im_end|>" * length
 
 
-def test_a_prompt_longer_than_the_context_costs_that_prompt_alone(
+def test_a_prompt_longer_than_the_context_is_the_only_error(
     engine: VLLMEngine, prompts: list[tuple[int, ...]]
 ) -> None:
     good = requests_of(prompts[:10])
@@ -186,14 +188,14 @@ def test_a_prompt_longer_than_the_context_costs_that_prompt_alone(
     assert changed({r.id: done[r.id] for r in good}, ask(engine, good)) <= BATCH_TOLERANCE
 
 
-def test_what_was_asked_and_not_waited_for_is_forgotten(
+def test_requests_of_an_interrupted_call_are_aborted(
     engine: VLLMEngine, prompts: list[tuple[int, ...]]
 ) -> None:
     requests = requests_of(prompts)
     first = ask(engine, requests[:6])
-    begun = engine.complete(requests[6:])
-    assert len(list(islice(begun, 3))) == 3
-    begun.close()  # as an exception in the caller does
+    completions = engine.complete(requests[6:])
+    assert len(list(islice(completions, 3))) == 3
+    completions.close()  # as an exception in the caller does
     assert ask(engine, requests[:6]) == first
 
 
@@ -207,12 +209,12 @@ def test_an_adapter_is_served_as_peft_computes_it(
     encoder = encoders["reason"]
     letters = VerdictTokens.from_encoder(encoder)
     logprob_token_ids = (letters.a, letters.b)
-    asked = [
+    prompt_ids = [
         (*ids, *encoder.content("the first one counts right ."), *letters.header, *letters.opening)
         for ids in prompts
     ]
     requests = requests_of(
-        asked, max_tokens=1, allowed=logprob_token_ids, logprob_token_ids=logprob_token_ids
+        prompt_ids, max_tokens=1, allowed=logprob_token_ids, logprob_token_ids=logprob_token_ids
     )
     tuned = ask(engine, requests, adapter=str(adapter))
     base = {c.id: c for c in engine.complete(requests)}  # the adapter's prefix cache must not serve the base

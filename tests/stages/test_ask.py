@@ -1,4 +1,4 @@
-"""`reasongenrm judge …` over JSONL, on a real engine: every row answered once, killed or not."""
+"""`reasongenrm judge …` over JSONL, on a real engine: every row is judged once, also after a kill."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.judge.api import Judge
-from reasongenrm.judge.ask import sampling_settings
-from reasongenrm.judge.inputs import Prompt
+from reasongenrm.judge.api import Judge, PromptInput
 from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import Comparison
 from reasongenrm.stages import ask as ask_module
@@ -28,11 +26,11 @@ pytestmark = pytest.mark.engine
 
 
 class Killed(BaseException):
-    """Stands for a SIGKILL."""
+    """Represents a SIGKILL."""
 
 
 class Lent(Judge):
-    """A judge whose engine others go on using; dies after some comparisons."""
+    """A judge that keeps its engine open for other tests; it dies after some comparisons."""
 
     left: int | None = None
 
@@ -50,8 +48,8 @@ class Lent(Judge):
 
 @pytest.fixture
 def judge(engine: VLLMEngine, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile) -> Lent:
-    asking = sampling_settings(JudgingConfig(max_tokens=16), 17)
-    return Lent(engine, VerdictTask(asking, encoders["direct"], 512), toy_prompts)
+    task = VerdictTask(JudgingConfig(max_tokens=16), encoders["direct"], 512, seed=17)
+    return Lent(engine, task, toy_prompts)
 
 
 def rows(count: int) -> list[dict[str, Any]]:
@@ -75,26 +73,26 @@ BAD = [
 ]
 
 
-def test_every_row_is_answered_in_its_place_and_bad_ones_are_listed(judge: Lent, tmp_path: Path) -> None:
+def test_every_row_has_a_result_and_bad_rows_are_listed(judge: Lent, tmp_path: Path) -> None:
     good = rows(5)
     source = written(tmp_path / "in.jsonl", [*good[:2], *BAD, "\n", *good[2:], good[0]])
     out = tmp_path / "out.jsonl"
     ask("compare", lambda: judge, str(source), str(out))
-    found = read(out)
-    assert [row["id"] for row in found] == [*(f"row-{n}" for n in range(5)), "row-0-2"]
-    assert found[0] | {"id": ""} == found[5] | {"id": ""}, "the same row twice"
+    results = read(out)
+    assert [row["id"] for row in results] == [*(f"row-{n}" for n in range(5)), "row-0-2"]
+    assert results[0] | {"id": ""} == results[5] | {"id": ""}, "the same row twice"
     expected = [judge.compare(row["prompt"], row["a"], row["b"]) for row in good]
-    for row, comparison in zip(found, expected, strict=False):
+    for row, comparison in zip(results, expected, strict=False):
         assert row["winner"] == comparison.winner and len(row["verdicts"]) == 2
         assert row["prob_a"] == pytest.approx(comparison.prob_a, abs=1e-4)
     drops = read(Path(f"{out}.dropped.jsonl"))
     assert [drop["location"] for drop in drops] == [f"{source}:{n}" for n in (3, 4, 5, 6)]
     assert [drop["reason"] for drop in drops] == ["broken_json", "missing_column", "no_messages", "bad_type"]
-    with pytest.raises(ConfigError, match="there already"):
+    with pytest.raises(ConfigError, match="the file exists"):
         ask("compare", lambda: judge, str(source), str(out))
 
 
-def test_a_kill_costs_what_was_under_way_and_nothing_else(
+def test_a_kill_loses_only_unfinished_rows(
     judge: Lent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ask_module, "WINDOW", 3)
@@ -115,9 +113,9 @@ def test_a_kill_costs_what_was_under_way_and_nothing_else(
             assert one["winner"] == two["winner"] and one["prob_a"] == pytest.approx(two["prob_a"], abs=1e-4)
 
 
-def test_finished_work_starts_no_engine(judge: Lent, tmp_path: Path) -> None:
+def test_a_finished_file_starts_no_engine(judge: Lent, tmp_path: Path) -> None:
     def never() -> Judge:
-        raise AssertionError("nothing is left to ask")
+        raise AssertionError("no row is left to judge")
 
     source = written(tmp_path / "in.jsonl", rows(2))
     ask("compare", lambda: judge, str(source), str(tmp_path / "out.jsonl"))
@@ -132,12 +130,12 @@ def test_from_stdin_to_stdout(
     lines = "".join(json.dumps(row) + "\n" for row in rows(2)) + BAD[0]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
     ask("compare", lambda: judge, "-", "-")
-    told = capsys.readouterr()
-    assert [json.loads(line)["id"] for line in told.out.splitlines()] == ["row-0", "row-1"]
-    assert "stdin:3: left out (broken_json)" in told.err
+    captured = capsys.readouterr()
+    assert [json.loads(line)["id"] for line in captured.out.splitlines()] == ["row-0", "row-1"]
+    assert "stdin:3: dropped (broken_json)" in captured.err
 
 
-def test_rankings_choices_and_scores(judge: Lent, tmp_path: Path) -> None:
+def test_rank_best_and_score(judge: Lent, tmp_path: Path) -> None:
     several = [{"prompt": "say 1", "answers": ["1", "2", "no"]}, {"prompt": "say 2", "answers": ["2"]}]
     source = written(tmp_path / "several.jsonl", [*several, {"prompt": "x", "answers": []}])
     ask("rank", lambda: judge, str(source), str(tmp_path / "rank.jsonl"))
@@ -150,11 +148,11 @@ def test_rankings_choices_and_scores(judge: Lent, tmp_path: Path) -> None:
     source = written(tmp_path / "score.jsonl", [{"prompt": "say 1", "answer": "1", "reference": "2"}])
     ask("score", lambda: judge, str(source), str(tmp_path / "scores.jsonl"))
     [row] = read(tmp_path / "scores.jsonl")
-    prompt: Prompt = "say 1"
+    prompt: PromptInput = "say 1"
     assert row["score"] == pytest.approx(judge.score(prompt, "1", "2"), abs=1e-4) and row["winner"]
 
 
-def test_what_cannot_be_read_at_all_is_told(judge: Lent, tmp_path: Path) -> None:
+def test_unreadable_files_are_errors(judge: Lent, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be opened"):
         ask("compare", lambda: judge, str(tmp_path / "nowhere.jsonl"), "-")
     source = written(tmp_path / "bad.jsonl", BAD)

@@ -12,20 +12,20 @@ from reasongenrm.records import Completion
 
 
 class Killed(Exception):
-    """Stands for SIGKILL: nothing of the suite catches it."""
+    """Represents SIGKILL: the suite does not catch it."""
 
 
 class DyingEngine:
-    """The real engine with small blocks, which dies before it hands out its `lives + 1`-th completion."""
+    """The real engine with small blocks; it dies before it yields its `lives + 1`-th completion."""
 
     def __init__(self, engine: VLLMEngine, lives: int, *, block: int | None = 8, context: int = 0) -> None:
         self.engine, self.lives, self.block = engine, lives, block
         self.max_model_len = context or engine.max_model_len
-        self.asked: list[str] = []
+        self.requested_ids: list[str] = []
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
         requests = list(requests)
-        self.asked += [request.id for request in requests]
+        self.requested_ids += [request.id for request in requests]
         for completion in self.engine.complete(requests, adapter=adapter):
             if self.lives == 0:
                 raise Killed

@@ -1,4 +1,4 @@
-"""One vLLM engine for the whole room: it takes seconds to start, and two do not fit into one process."""
+"""One vLLM engine for all tests: it takes seconds to start, and a process can hold only one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def encoders(toy_tokenizer: Any) -> dict[str, ChatEncoder]:
 
 @pytest.fixture(scope="session")
 def student(tiny_model: Path) -> ModelConfig:
-    """The tiny model as a recipe names it."""
+    """The tiny model as in a recipe."""
     return ModelConfig(path=str(tiny_model), dtype="float32")
 
 
@@ -41,7 +41,7 @@ def engine(student: ModelConfig) -> Iterator[VLLMEngine]:
 
 @pytest.fixture(scope="session")
 def adapter(student: ModelConfig, toy_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LoRA folder as training leaves it; its weights are random and do something (B is not zero)."""
+    """A LoRA folder as training leaves it; its weights are random and have an effect (B is not zero)."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

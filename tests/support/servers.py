@@ -1,7 +1,6 @@
-"""Real HTTP servers with faults: they speak OpenAI's protocol or Anthropic's batches, and note what they were asked.
+"""Real HTTP servers with faults: they speak OpenAI's protocol or Anthropic's batches, and record their requests.
 
-Run as a script, `servers.py SECONDS` serves completions from a process of its own, prints its port, and takes so
-long for each.
+As a script, `servers.py SECONDS` serves completions, prints its URL, and takes so long for each.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 Reply = tuple[int, Any]
-"""An HTTP status and a body: JSON, or bytes as they are; None closes the connection without an answer."""
+"""An HTTP status and a body: JSON, or bytes; None closes the connection without an answer."""
 
 
 @dataclass
-class Asked:
-    """One request that a server got."""
+class ReceivedRequest:
+    """A request that a server received."""
 
     method: str
     path: str
@@ -32,22 +31,22 @@ class Asked:
 
 
 class HTTPServer(ThreadingHTTPServer):
-    """Answers every request by `reply(asked)`, in a thread of its own."""
+    """Answers every request by `reply(received)`, each in its own thread."""
 
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, reply: Callable[[Asked], Reply | None]) -> None:
+    def __init__(self, reply: Callable[[ReceivedRequest], Reply | None]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.reply = reply
-        self.asked: list[Asked] = []
+        self.received: list[ReceivedRequest] = []
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         self.lock = threading.Lock()
         self.now = self.most = 0
-        """Requests that are worked on, and the most of those so far."""
+        """Open requests, and their maximum so far."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no error here."""
+        """Ignore a client that closes the connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -58,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         length = int(self.headers.get("content-length") or 0)
         raw = self.rfile.read(length)
-        asked = Asked(
+        received = ReceivedRequest(
             self.command,
             self.path,
             {k.lower(): v for k, v in self.headers.items()},
@@ -66,11 +65,11 @@ class _Handler(BaseHTTPRequestHandler):
         )
         server = self.server
         with server.lock:
-            server.asked.append(asked)
+            server.received.append(received)
             server.now += 1
             server.most = max(server.most, server.now)
         try:
-            reply = server.reply(asked)
+            reply = server.reply(received)
         finally:
             with server.lock:
                 server.now -= 1
@@ -93,7 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(reply: Callable[[Asked], Reply | None]) -> Iterator[HTTPServer]:
+def serving(reply: Callable[[ReceivedRequest], Reply | None]) -> Iterator[HTTPServer]:
     """Run a server on a free port."""
     server = HTTPServer(reply)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -106,9 +105,9 @@ def serving(reply: Callable[[Asked], Reply | None]) -> Iterator[HTTPServer]:
         thread.join()
 
 
-def answer(asked: Asked) -> Reply:
-    """A completion that says what it was asked: the text holds the prompt's token ids or the last turn."""
-    body = asked.body
+def answer(received: ReceivedRequest) -> Reply:
+    """Return a completion that repeats the request: its text has the prompt's token ids or the last turn."""
+    body = received.body
     if "messages" in body:
         message = {"role": "assistant", "content": "re: " + body["messages"][-1]["content"]}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
@@ -124,15 +123,15 @@ def answer(asked: Asked) -> Reply:
 
 
 def failing(status: int, message: str = "out of order") -> Reply:
-    """An error as both APIs word it."""
+    """Return an error in the format of both APIs."""
     return status, {"type": "error", "error": {"type": "some_error", "message": message}}
 
 
 @dataclass
 class Batches:
-    """Anthropic's Message Batches in memory, as far as an engine can see them.
+    """Anthropic's Message Batches in memory, with the part of the API that an engine uses.
 
-    `judge(params)` gives a request's result; a batch ends at its `polls`-th look.
+    `judge(params)` returns a request's result; a batch ends at its `polls`-th poll.
     """
 
     judge: Callable[[dict[str, Any]], dict[str, Any]]
@@ -142,15 +141,15 @@ class Batches:
     url: str = ""
 
     def add(self, requests: list[dict[str, Any]]) -> dict[str, Any]:
-        """Take a batch."""
+        """Create a batch."""
         assert len({r["custom_id"] for r in requests}) == len(requests)
         name = f"msgbatch_{len(self.batches) + 1}"
         self.batches[name] = {"requests": requests, "results": [self.judge(r["params"]) for r in requests]}
         self.looks[name] = 0
-        return self.shown(name)
+        return self.public_view(name)
 
-    def shown(self, name: str) -> dict[str, Any]:
-        """What the API shows of a batch."""
+    def public_view(self, name: str) -> dict[str, Any]:
+        """Return the API's view of a batch."""
         batch = self.batches[name]
         ended = self.looks[name] >= self.polls
         counts = dict.fromkeys(("processing", "succeeded", "errored", "canceled", "expired"), 0)
@@ -170,12 +169,12 @@ class Batches:
             "results_url": f"{self.url}/v1/messages/batches/{name}/results" if ended else None,
         }
 
-    def __call__(self, asked: Asked) -> Reply:
+    def __call__(self, received: ReceivedRequest) -> Reply:
         """Serve one request."""
-        path, _, query = asked.path.removeprefix("/v1/messages/batches").partition("?")
+        path, _, query = received.path.removeprefix("/v1/messages/batches").partition("?")
         parts = path.strip("/").split("/")
-        if asked.method == "POST":
-            return 200, self.add(asked.body["requests"])
+        if received.method == "POST":
+            return 200, self.add(received.body["requests"])
         if parts == [""]:
             options = dict(item.split("=") for item in query.split("&"))
             names = list(reversed(self.batches))
@@ -184,7 +183,7 @@ class Batches:
             page = names[: int(options["limit"])]
             more = len(page) < len(names)
             first, last = (page[0], page[-1]) if page else (None, None)
-            data = [self.shown(name) for name in page]
+            data = [self.public_view(name) for name in page]
             return 200, {"data": data, "has_more": more, "first_id": first, "last_id": last}
         if parts[0] not in self.batches:
             return failing(404, "no such batch")
@@ -196,11 +195,11 @@ class Batches:
             ]
             return 200, b"".join(json.dumps(row).encode() + b"\n" for row in reversed(rows))
         self.looks[parts[0]] += 1
-        return 200, self.shown(parts[0])
+        return 200, self.public_view(parts[0])
 
 
 def succeeded(text: str, stop: str = "end_turn") -> dict[str, Any]:
-    """A batch's result: a message."""
+    """Return a batch's result: a message."""
     message = {
         "id": "msg",
         "type": "message",
@@ -215,7 +214,7 @@ def succeeded(text: str, stop: str = "end_turn") -> dict[str, Any]:
 
 
 def errored(kind: str, message: str) -> dict[str, Any]:
-    """A batch's result: an error."""
+    """Return a batch's result: an error."""
     error = {"type": "error", "error": {"type": kind, "message": message}, "request_id": None}
     return {"type": "errored", "error": error}
 
@@ -223,9 +222,9 @@ def errored(kind: str, message: str) -> dict[str, Any]:
 if __name__ == "__main__":
     seconds = float(sys.argv[1])
 
-    def slow(asked: Asked) -> Reply:
+    def slow(received: ReceivedRequest) -> Reply:
         time.sleep(seconds)
-        return answer(asked)
+        return answer(received)
 
     with serving(slow) as running:
         print(running.url, flush=True)
