@@ -1,4 +1,4 @@
-"""The explanation of the scalar reward model: its numbers, pictures, and a notebook that holds no logic."""
+"""The explanation of the scalar reward model: numbers, tables, figures, and a notebook without logic."""
 
 from __future__ import annotations
 
@@ -17,26 +17,22 @@ from hypothesis import strategies as st
 
 from reasongenrm.errors import DataError
 from reasongenrm.scalar.explain import (
-    PAIRS,
-    centering,
-    compare_scores,
-    comparisons_markdown,
+    PAIR_COUNTS,
+    difference_table,
     error_curve,
+    error_figure,
     gradient,
+    log_slope,
     loss,
-    loss_markdown,
-    loss_table,
-    probability,
-    recover_reward,
-    slope,
-)
-from reasongenrm.scalar.figures import (
     loss_figure,
+    loss_table,
     margin_figure,
-    scores_figure,
-    simulation_figure,
+    probability,
+    reward_error,
+    score_figure,
     write_figures,
 )
+from reasongenrm.scalar.notebook import check_outputs, scalar_folder
 
 pytestmark = pytest.mark.unit
 
@@ -48,14 +44,13 @@ differences = st.floats(-500, 500)
 margins = st.floats(0, 5)
 
 
-def test_the_table() -> None:
-    rows = loss_table()
-    assert [row.delta for row in rows] == [0, 1, 2, 5]
-    assert [round(row.probability, 4) for row in rows] == [0.5, 0.7311, 0.8808, 0.9933]
-    assert [round(row.loss, 4) for row in rows] == [0.6931, 0.3133, 0.1269, 0.0067]
-    assert [round(row.gradient, 4) for row in rows] == [-0.5, -0.2689, -0.1192, -0.0067]
-    assert loss_markdown(rows) in PAGE.read_text(encoding="utf-8")
-    assert loss_table((1,), margin=1)[0][1:] == rows[0][1:]
+def test_the_loss_table() -> None:
+    deltas = np.array([0, 1, 2, 5])
+    assert probability(deltas).round(4).tolist() == [0.5, 0.7311, 0.8808, 0.9933]
+    assert loss(deltas).round(4).tolist() == [0.6931, 0.3133, 0.1269, 0.0067]
+    assert gradient(deltas).round(4).tolist() == [-0.5, -0.2689, -0.1192, -0.0067]
+    assert loss_table() in PAGE.read_text(encoding="utf-8")
+    assert loss_table([2]).splitlines()[-1] == "| 2 | 0.881 | 0.127 | -0.119 |"
 
 
 @given(differences, margins)
@@ -73,11 +68,11 @@ def test_the_gradient_is_the_slope_of_the_loss(delta: float, margin: float) -> N
 
 
 @given(st.floats(-1e4, 1e4))
-def test_the_two_sides_share_one(delta: float) -> None:
+def test_the_probabilities_of_both_sides_add_up_to_one(delta: float) -> None:
     assert float(probability(delta) + probability(-delta)) == pytest.approx(1, abs=1e-15)
 
 
-def test_far_out_nothing_overflows() -> None:
+def test_large_differences_do_not_overflow() -> None:
     with np.errstate(all="raise", under="ignore"):
         assert loss([-1e4, 1e4]).tolist() == [1e4, 0]
         assert probability([-1e4, 1e4]).tolist() == [0, 1]
@@ -86,36 +81,31 @@ def test_far_out_nothing_overflows() -> None:
     assert loss(np.zeros((2, 3)), margin=np.ones(3)).shape == (2, 3)
 
 
-def test_centering() -> None:
-    assert centering([1.0, 2.0], [1.0, -2.0], 0.01) == pytest.approx(0.01 * (4 + 0) / 2)
-
-
-def test_every_pair_of_scores_once() -> None:
-    rows = compare_scores({"a": 1.0, "b": 0.0, "c": 3.0})
-    assert [(row.first, row.second, row.delta) for row in rows] == [
-        ("a", "b", 1),
-        ("a", "c", -2),
-        ("b", "c", -3),
+def test_the_difference_table_holds_every_pair_once() -> None:
+    assert difference_table({"a": 1.0, "b": 0.0, "c": 3.0}).splitlines()[2:] == [
+        "| a | b | +1.000 | 0.731 |",
+        "| a | c | -2.000 | 0.119 |",
+        "| b | c | -3.000 | 0.047 |",
     ]
-    assert rows[0].probability == pytest.approx(0.7311, abs=1e-4)
-    assert comparisons_markdown(rows).splitlines()[-1] == "| b | c | -3.000 | 0.047 |"
 
 
 def test_the_simulation_recovers_the_reward() -> None:
-    errors = error_curve(PAIRS, repeats=20, seed=0)
-    assert -0.6 < slope(PAIRS, errors) < -0.4
-    assert f"−{-slope(PAIRS, errors):.2f}" in PAGE.read_text(encoding="utf-8")
+    errors = error_curve(PAIR_COUNTS, repeats=20, seed=0)
+    assert -0.6 < log_slope(PAIR_COUNTS, errors) < -0.4
+    assert f"−{-log_slope(PAIR_COUNTS, errors):.2f}" in PAGE.read_text(encoding="utf-8")
     assert errors[-1] < 0.05  # of a reward of length 1
-    assert errors[:1] == error_curve(PAIRS[:1], repeats=20, seed=0)
-    assert recover_reward(500, seed=1) != recover_reward(500, seed=2)
+    assert errors[:1] == error_curve(PAIR_COUNTS[:1], repeats=20, seed=0)
+    assert reward_error(500, seed=1) != reward_error(500, seed=2)
     with pytest.raises(ValueError, match="too few"):
-        recover_reward(100, dim=8)
+        reward_error(100, dim=8)
 
 
 @given(st.floats(-2, 2), st.floats(0.1, 10))
 @settings(max_examples=20)
 def test_the_slope_of_a_power(exponent: float, scale: float) -> None:
-    assert slope(PAIRS, [scale * n**exponent for n in PAIRS]) == pytest.approx(exponent, abs=1e-9)
+    assert log_slope(PAIR_COUNTS, [scale * n**exponent for n in PAIR_COUNTS]) == pytest.approx(
+        exponent, abs=1e-9
+    )
 
 
 def pixels(content: bytes) -> np.ndarray:
@@ -129,8 +119,8 @@ def test_figures_are_functions_of_their_numbers() -> None:
     for draw in (
         loss_figure,
         margin_figure,
-        lambda: simulation_figure([500, 2000, 8000], errors),
-        lambda: scores_figure({"good $": 1.0, "bad": -2.0}, "costs $1 or $2"),
+        lambda: error_figure([500, 2000, 8000], errors),
+        lambda: score_figure({"good $": 1.0, "bad": -2.0}, "costs $1 or $2"),
     ):
         content = draw()
         assert content == draw()
@@ -144,11 +134,13 @@ def test_the_committed_pictures_are_what_the_code_draws(tmp_path: Path) -> None:
     committed = sorted((ROOT / "docs" / "images").glob("reward-*.png"))
     assert [file.name for file in committed] == sorted(file.name for file in written)
     for file in written:
-        drawn, kept = (pixels(path.read_bytes()) for path in (file, ROOT / "docs" / "images" / file.name))
+        drawn, committed_pixels = (
+            pixels(path.read_bytes()) for path in (file, ROOT / "docs" / "images" / file.name)
+        )
         # Another version of matplotlib or of its fonts may move a letter.
-        assert np.abs(np.subtract(drawn.shape, kept.shape)).max() <= 4, file.name
-        if drawn.shape == kept.shape:
-            assert np.abs(drawn - kept).mean() < 0.02, file.name
+        assert np.abs(np.subtract(drawn.shape, committed_pixels.shape)).max() <= 4, file.name
+        if drawn.shape == committed_pixels.shape:
+            assert np.abs(drawn - committed_pixels).mean() < 0.02, file.name
         assert f"images/{file.name}" in PAGE.read_text(encoding="utf-8")
 
 
@@ -172,8 +164,8 @@ LOGIC += (ast.Try, ast.With, ast.ListComp, ast.SetComp, ast.DictComp, ast.Genera
 def test_the_notebook_imports_calls_and_shows() -> None:
     for number, cell in enumerate(cells("code"), 1):
         body = ast.parse("".join(cell["source"])).body
-        found = [type(node).__name__ for one in body for node in ast.walk(one) if isinstance(node, LOGIC)]
-        assert found == [], cell["id"]
+        logic = [type(node).__name__ for one in body for node in ast.walk(one) if isinstance(node, LOGIC)]
+        assert logic == [], cell["id"]
         assert cell["execution_count"] == number
         assert cell["metadata"] == {}  # no times
         imports = all(isinstance(one, ast.Import | ast.ImportFrom) for one in body)
@@ -184,14 +176,14 @@ def test_the_notebook_imports_calls_and_shows() -> None:
     assert not any(re.fullmatch("[0-9a-f]{8}", one) for one in ids)  # as nbformat draws them
 
 
-def test_the_notebook_says_what_the_demo_is() -> None:
+def test_the_notebook_explains_that_the_demo_is_a_toy() -> None:
     text = "\n".join("".join(cell["source"]) for cell in cells("markdown"))
-    for said in ("head is a toy", "need not be right", r"[\omega;\hat\omega]", r"-\log \sigma(Z_a - Z_b)"):
-        assert said in text
+    for phrase in ("head is a toy", "need not be right", r"[\omega;\hat\omega]", r"-\log \sigma(Z_a - Z_b)"):
+        assert phrase in text
     assert "Which country owns Antarctica?" in "".join("".join(cell["source"]) for cell in cells("code"))
 
 
-def stated(text: str, kind: str = "text/plain") -> Any:
+def notebook_with_output(text: str, kind: str = "text/plain") -> Any:
     nbformat = pytest.importorskip("nbformat")
     output = nbformat.v4.new_output("display_data", data={kind: text})
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", outputs=[output])])
@@ -202,34 +194,26 @@ def stated(text: str, kind: str = "text/plain") -> Any:
     ["/srv/somebody/x", "at (/usr/lib/python3/a.py)", r"C:\Users\x", "file '/srv/main/a'", "=/tmp/x"],
 )
 def test_a_path_in_an_output_is_refused(text: str) -> None:
-    from reasongenrm.scalar.notebook import plain_outputs
-
     with pytest.raises(DataError, match=r"^notebook, code cell 1: an output holds the path "):
-        plain_outputs(stated(text))
+        check_outputs(notebook_with_output(text))
 
 
 @pytest.mark.parametrize(
     "text",
     ["1/2, a / b", "runs/demo/scalar", "https://arxiv.org/abs/1706.03741", "<b>x</b>/y", "and/or/not", "/"],
 )
-def test_other_slashes_are_none(text: str) -> None:
-    from reasongenrm.scalar.notebook import plain_outputs
-
-    plain_outputs(stated(text))
-    plain_outputs(stated("/srv/somebody/x", "image/png"))
+def test_other_slashes_are_accepted(text: str) -> None:
+    check_outputs(notebook_with_output(text))
+    check_outputs(notebook_with_output("/srv/somebody/x", "image/png"))
 
 
-def test_the_committed_notebook_names_no_path() -> None:
-    from reasongenrm.scalar.notebook import plain_outputs
-
+def test_the_committed_notebook_holds_no_path() -> None:
     nbformat = pytest.importorskip("nbformat")
-    plain_outputs(nbformat.read(NOTEBOOK, as_version=4))
+    check_outputs(nbformat.read(NOTEBOOK, as_version=4))
     assert str(Path.home()) + "/" not in NOTEBOOK.read_text("utf-8")
 
 
-def test_the_head_that_a_notebook_shows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from reasongenrm.scalar.notebook import scalar_folder
-
+def test_the_folder_of_the_notebooks_head(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("REASONGENRM_SCALAR", raising=False)
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "notebooks").mkdir()

@@ -1,4 +1,4 @@
-"""The notebook runs, with any head, from any folder, and leaves nothing behind."""
+"""The notebook runs with any head, from any folder, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from reasongenrm.errors import DataError, EngineError
 from reasongenrm.processes import is_gone
-from reasongenrm.scalar.explain import show_sequence
+from reasongenrm.scalar.explain import sequence_table, token_runs
 from reasongenrm.scalar.model import ScalarRewardModel, encode
 from reasongenrm.scalar.notebook import execute
 from support.heads import ENVIRONMENT, train
@@ -51,33 +51,37 @@ def test_the_notebook_runs_with_any_head(head: Path, tmp_path: Path, monkeypatch
     execute(copy, scalar=Path("scalar"), out=second)  # relative to the caller, not to the notebook
     assert first.read_bytes() == second.read_bytes()
     assert NOTEBOOK.read_bytes() == before
-    ran, kept = (json.loads(path.read_text("utf-8")) for path in (first, NOTEBOOK))
-    assert [cell["source"] for cell in ran["cells"]] == [cell["source"] for cell in kept["cells"]]
-    assert ran["metadata"] == kept["metadata"] and "version" not in ran["metadata"]["language_info"]
+    ran, committed = (json.loads(path.read_text("utf-8")) for path in (first, NOTEBOOK))
+    assert [cell["source"] for cell in ran["cells"]] == [cell["source"] for cell in committed["cells"]]
+    assert ran["metadata"] == committed["metadata"] and "version" not in ran["metadata"]["language_info"]
     score = ScalarRewardModel.from_pretrained(head, "cpu").score(
         "Which country owns Antarctica?", "No country owns it."
     )
     assert f"'Z = {score:+.3f}'" in json.dumps(ran["cells"])
 
 
-def test_what_the_model_is_fed(head: Path) -> None:
+def test_the_tokens_that_the_model_reads(head: Path) -> None:
     tokenizer = ScalarRewardModel.from_pretrained(head, device="cpu").tokenizer
-    shown = show_sequence(tokenizer, "The good [SEP]", "of it")
-    assert [token.id for token in shown.tokens] == encode(tokenizer, "The good [SEP]", "of it", 512)[
-        "input_ids"
-    ]
-    assert [run.part for run in shown.runs] == ["special", "query", "special", "response", "special"]
-    assert shown.query[:2] == ["the", "good"] and "[SEP]" not in shown.query
-    assert shown.response == ["of", "it"]
-    assert [token.position for token in shown.tokens] == list(range(len(shown.tokens)))
-    assert (shown.runs[0].text, shown.runs[-1].text, shown.cut) == ("[CLS]", "[SEP]", 0)
-    long = show_sequence(tokenizer, "of it " * 400, "the good")
-    assert (len(long.tokens), long.response, long.cut) == (512, ["the", "good"], 800 + 2 + 3 - 512)
-    turns = show_sequence(tokenizer, [{"role": "user", "content": "of it"}], "the")
-    assert turns.query == ["of", "it"]
-    tokenizer_in_python = type("Slow", (), {"is_fast": False})()
+    runs = token_runs(tokenizer, "The good [SEP]", "of it")
+    assert [run.part for run in runs] == ["special", "query", "special", "response", "special"]
+    tokens = [token for run in runs for token in run.tokens]
+    ids = encode(tokenizer, "The good [SEP]", "of it", 512)["input_ids"]
+    assert tokenizer.convert_tokens_to_ids(tokens) == ids
+    query, response = runs[1], runs[3]
+    assert query.tokens[:2] == ("the", "good") and "[SEP]" not in query.tokens
+    assert response.tokens == ("of", "it")
+    assert (runs[0].tokens, runs[-1].tokens) == (("[CLS]",), ("[SEP]",))
+    assert [at for run in runs for at in range(run.first, run.last + 1)] == list(range(len(tokens)))
+    table = sequence_table(tokenizer, "The good [SEP]", "of it").splitlines()
+    assert table[2] == r"| special | 0 | \[CLS\] |"
+    assert table[5] == f"| response | {response.first}–{response.last} | of it |"
+    long = token_runs(tokenizer, "of it " * 400, "the good")
+    assert (long[-1].last, long[3].tokens) == (511, ("the", "good"))
+    turns = token_runs(tokenizer, [{"role": "user", "content": "of it"}], "the")
+    assert turns[1].tokens == ("of", "it")
+    slow_tokenizer = type("Slow", (), {"is_fast": False})()
     with pytest.raises(EngineError, match="fast tokenizer"):
-        show_sequence(tokenizer_in_python, "a", "b")
+        token_runs(slow_tokenizer, "a", "b")
 
 
 def test_a_cell_that_fails_is_named(tmp_path: Path) -> None:
@@ -91,14 +95,14 @@ def test_a_cell_that_fails_is_named(tmp_path: Path) -> None:
     slow = write(tmp_path / "slow.ipynb", "import time\ntime.sleep(60)")
     with pytest.raises(EngineError, match=r"slow\.ipynb, code cell 1: "):
         execute(slow, scalar=tmp_path, out=out, timeout=1)
-    telling = write(tmp_path / "telling.ipynb", "import os", "print(os.getcwd())")
-    with pytest.raises(DataError, match=r"telling\.ipynb, code cell 2: an output holds the path /"):
-        execute(telling, scalar=tmp_path, out=out)
+    revealing = write(tmp_path / "revealing.ipynb", "import os", "print(os.getcwd())")
+    with pytest.raises(DataError, match=r"revealing\.ipynb, code cell 2: an output holds the path /"):
+        execute(revealing, scalar=tmp_path, out=out)
     assert not out.exists()
 
 
-def test_what_is_no_notebook(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no such notebook"):
+def test_missing_and_broken_notebooks(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="file not found"):
         execute(tmp_path / "none.ipynb", scalar=tmp_path)
     for content in ("{", "[]", '{"cells": 3, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'):
         (tmp_path / "broken.ipynb").write_text(content)
@@ -107,7 +111,7 @@ def test_what_is_no_notebook(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_users_settings_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_settings_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     startup = tmp_path / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
     (startup / "00.py").write_text("print('hello')\nmine = 1\n")
@@ -117,24 +121,24 @@ def test_users_settings_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end the kernel")
-def test_the_kernel_ends_with_us(tmp_path: Path) -> None:
-    told = "import os, time\nopen('pid', 'w').write(str(os.getpid()))\n"
-    done = write(tmp_path / "done.ipynb", told)
+def test_the_kernel_ends_with_this_process(tmp_path: Path) -> None:
+    source = "import os, time\nopen('pid', 'w').write(str(os.getpid()))\n"
+    done = write(tmp_path / "done.ipynb", source)
     execute(done, scalar=tmp_path)
     assert is_gone(int((tmp_path / "pid").read_text()))
     (tmp_path / "pid").unlink()
-    endless = write(tmp_path / "endless.ipynb", told + "time.sleep(600)")
+    endless = write(tmp_path / "endless.ipynb", source + "time.sleep(600)")
     script = "import sys; from pathlib import Path; from reasongenrm.scalar.notebook import execute as e; "
     script += "e(Path(sys.argv[1]), scalar=Path('.'))"
-    ours = subprocess.Popen([sys.executable, "-c", script, str(endless)], env=ENVIRONMENT)
+    process = subprocess.Popen([sys.executable, "-c", script, str(endless)], env=ENVIRONMENT)
     try:
         until = time.monotonic() + 60
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-            assert time.monotonic() < until and ours.poll() is None
+            assert time.monotonic() < until and process.poll() is None
             time.sleep(0.1)
     finally:
-        os.kill(ours.pid, signal.SIGKILL)
-        ours.wait()
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
     kernel = int((tmp_path / "pid").read_text())
     until = time.monotonic() + 10
     while not is_gone(kernel):

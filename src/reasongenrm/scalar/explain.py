@@ -1,53 +1,35 @@
-"""The Bradley-Terry loss, the input sequence and a simulation, as numbers and Markdown tables for the notebook."""
+"""The Bradley-Terry loss, the input sequence and a simulation, as numbers, tables and PNG figures for the notebook.
+
+`python -m reasongenrm.scalar.explain docs/images` draws the figures of docs/reward-modeling.md.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations, groupby
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, log_expit
 
 from reasongenrm.errors import EngineError
 from reasongenrm.records import Message
+from reasongenrm.report.charts import bar_chart, encode_png, figure
 from reasongenrm.report.tables import grid
 from reasongenrm.scalar.model import MAX_LENGTH, encode
+from reasongenrm.store import atomic_writer
 
 DELTAS = (0.0, 1.0, 2.0, 5.0)
-"""The differences of the table, in nats."""
+"""The differences of the loss table, in nats."""
 
+PAIR_COUNTS = (500, 1000, 2000, 4000, 8000, 16000)
+"""Numbers of preferences of the error curve."""
 
-class LossRow(NamedTuple):
-    """One line of the loss table.
-
-    Attributes:
-        delta: Z_a - Z_b, in nats.
-        probability: sigma(delta - margin), in (0, 1).
-        loss: in nats.
-        gradient: d loss / d delta, in (-1, 0).
-    """
-
-    delta: float
-    probability: float
-    loss: float
-    gradient: float
-
-
-class Comparison(NamedTuple):
-    """Two scored answers.
-
-    Attributes:
-        first, second: their names.
-        delta: score of the first less that of the second, in nats.
-        probability: that the first is better, sigma(delta).
-    """
-
-    first: str
-    second: str
-    delta: float
-    probability: float
+_POINTS = ((1.5, -1.0), (-0.5, -2.0), (1.25, 0.75), (-1.0, 1.0))
+"""(Z_a, Z_b) of the pairs in the margin figure: two lead by enough, one by too little, one is in the wrong order."""
 
 
 def probability(delta: ArrayLike) -> NDArray[np.float64]:
@@ -56,12 +38,12 @@ def probability(delta: ArrayLike) -> NDArray[np.float64]:
     Source: Bradley & Terry 1952; with strengths exp(Z) it is exp(Z_a) / (exp(Z_a) + exp(Z_b)).
 
     Args:
-        delta: Z_a - Z_b in nats, of any shape and size.
+        delta: Z_a - Z_b in nats, of any shape.
 
     Returns:
         The same shape, in [0, 1].
     """
-    return np.exp(-loss(delta))
+    return expit(np.asarray(delta, dtype=np.float64))
 
 
 def loss(delta: ArrayLike, margin: ArrayLike = 0.0) -> NDArray[np.float64]:
@@ -71,193 +53,130 @@ def loss(delta: ArrayLike, margin: ArrayLike = 0.0) -> NDArray[np.float64]:
     arXiv 2307.09288, section 3.2.2) and of the column `margin` of TRL's RewardTrainer.
 
     Args:
-        delta: Z_a - Z_b in nats, of any shape and size.
-        margin: by how much the preferred answer is to lead, in nats; broadcast against delta.
+        delta: Z_a - Z_b in nats, of any shape.
+        margin: the required lead of the preferred answer, in nats; broadcast against delta.
 
     Returns:
-        The shape both have in common; at least 0.
+        The common shape; at least 0.
     """
-    # log(exp(0) + exp(-x)): neither overflows at x = -1e4 nor loses the small loss at x = 50.
-    return np.logaddexp(0.0, -_less(delta, margin))
+    return -log_expit(_lead(delta, margin))
 
 
 def gradient(delta: ArrayLike, margin: ArrayLike = 0.0) -> NDArray[np.float64]:
-    """Return d loss / d delta = -(1 - sigma(delta - margin)): how hard a pair pulls its two scores apart.
+    """Return d loss / d delta = -(1 - sigma(delta - margin)): how strongly a pair pulls its two scores apart.
 
     It is d loss / d Z_a, and -d loss / d Z_b. Source: the derivative of `loss`.
 
     Args:
-        delta: Z_a - Z_b in nats, of any shape and size.
+        delta: Z_a - Z_b in nats, of any shape.
         margin: as in `loss`.
 
     Returns:
-        The shape both have in common, in [-1, 0].
+        The common shape, in [-1, 0].
     """
-    return -probability(-_less(delta, margin))  # 1 - sigma(x) is sigma(-x), without the cancellation
+    return -probability(-_lead(delta, margin))  # 1 - sigma(x) is sigma(-x), without the cancellation
 
 
-def centering(chosen: ArrayLike, rejected: ArrayLike, coefficient: float) -> float:
-    """Return coefficient * mean((Z_a + Z_b)^2), which is added to a batch's loss to keep scores around 0.
-
-    Source: Eisenstein et al. 2023, arXiv 2312.09244; TRL's `center_rewards_coefficient`.
-
-    Args:
-        chosen, rejected: scores of the preferred answers and of the others, of one shape.
-        coefficient: its weight.
-    """
-    total = np.asarray(chosen, dtype=np.float64) + np.asarray(rejected, dtype=np.float64)
-    return coefficient * float(np.mean(total**2))
-
-
-def loss_table(deltas: Sequence[float] = DELTAS, margin: float = 0.0) -> list[LossRow]:
-    """Return one row per difference: the probability, the loss and its gradient there."""
-    return [
-        LossRow(
-            float(delta),
-            float(probability(delta - margin)),
-            float(loss(delta, margin)),
-            float(gradient(delta, margin)),
-        )
-        for delta in deltas
-    ]
-
-
-def compare_scores(scores: Mapping[str, float]) -> list[Comparison]:
-    """Return every pair of scored answers once, the one that is named earlier first.
-
-    Args:
-        scores: name of an answer -> its score; answers to one prompt.
-    """
-    return [
-        Comparison(
-            first, second, scores[first] - scores[second], float(probability(scores[first] - scores[second]))
-        )
-        for first, second in combinations(scores, 2)
-    ]
-
-
-def _less(delta: ArrayLike, margin: ArrayLike) -> NDArray[np.float64]:
+def _lead(delta: ArrayLike, margin: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(delta, dtype=np.float64) - np.asarray(margin, dtype=np.float64)
 
 
-Part = Literal["query", "response", "special"]
-"""Where a token comes from: prompt (omega), response (omega-hat), or the tokenizer's pair template."""
+def loss_table(deltas: Sequence[float] = DELTAS) -> str:
+    """Return a Markdown table of the probability, the loss and its gradient at each difference, to three decimals."""
+    rows = [[f"{d:g}", *(f"{float(f(d)):.3f}" for f in (probability, loss, gradient))] for d in deltas]
+    return grid(["Δ", "σ(Δ)", "loss", "gradient"], rows, text_columns=0)
 
 
-_PARTS: dict[int | None, Part] = {0: "query", 1: "response", None: "special"}
-"""What `BatchEncoding.sequence_ids` says -> the part."""
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token of the appended sequence.
+class TokenRun(NamedTuple):
+    """Neighbouring tokens of one part of the input sequence [omega; omega-hat].
 
     Attributes:
-        position: in the sequence, from 0.
-        text: as the vocabulary spells it.
-        id: in the vocabulary.
-        part: what it belongs to.
+        part: `query` (the prompt, omega), `response` (omega-hat) or `special` (from the tokenizer's pair template).
+        first, last: positions in the sequence, from 0, both included.
+        tokens: as the vocabulary spells them.
     """
 
-    position: int
-    text: str
-    id: int
-    part: Part
-
-
-class Run(NamedTuple):
-    """Neighbouring tokens of one part.
-
-    Attributes:
-        part: what they belong to.
-        first, last: their positions, both included.
-        text: the tokens, a space between them.
-    """
-
-    part: Part
+    part: str
     first: int
     last: int
-    text: str
+    tokens: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class ShownSequence:
-    """The sequence [omega; omega-hat] of one pair.
-
-    Attributes:
-        tokens: all of them, in the order in which the model reads them.
-        cut: tokens of prompt and response that were too many, and are not among them.
-    """
-
-    tokens: tuple[Token, ...]
-    cut: int
-
-    @property
-    def query(self) -> list[str]:
-        """The prompt's tokens, omega."""
-        return [token.text for token in self.tokens if token.part == "query"]
-
-    @property
-    def response(self) -> list[str]:
-        """The response's tokens, omega-hat."""
-        return [token.text for token in self.tokens if token.part == "response"]
-
-    @property
-    def runs(self) -> list[Run]:
-        """The sequence with neighbours of one part put together."""
-        runs = []
-        for part, group in groupby(self.tokens, key=lambda token: token.part):
-            tokens = list(group)
-            text = " ".join(token.text for token in tokens)
-            runs.append(Run(part, tokens[0].position, tokens[-1].position, text))
-        return runs
-
-
-def show_sequence(
-    tokenizer: Any, prompt: str | Sequence[Message], response: str, max_length: int = MAX_LENGTH
-) -> ShownSequence:
-    """Return the tokens of a prompt and a response exactly as the model is fed them, each with its part.
+def token_runs(tokenizer: Any, prompt: str | Sequence[Message], response: str) -> list[TokenRun]:
+    """Return the tokens of a prompt and a response exactly as the model reads them, grouped by their part.
 
     Args:
         tokenizer: a trained head's (`ScalarRewardModel.tokenizer`).
-        max_length: tokens to keep, special tokens included, as in `scalar.encode`.
 
     Raises:
-        EngineError: a tokenizer in Python, which does not say where its tokens come from.
+        EngineError: a slow tokenizer, which does not report where its tokens come from.
     """
     if not tokenizer.is_fast:
         raise EngineError("the tokenizer does not tell prompt from response", hint="use a fast tokenizer")
-    encoded: Any = encode(tokenizer, prompt, response, max_length)
-    whole = encode(tokenizer, prompt, response, None)
-    ids = encoded["input_ids"]
-    texts = tokenizer.convert_ids_to_tokens(ids)
-    parts = [_PARTS[number] for number in encoded.sequence_ids()]
-    rows = enumerate(zip(texts, ids, parts, strict=True))
-    tokens = tuple(Token(position, text, number, part) for position, (text, number, part) in rows)
-    return ShownSequence(tokens, len(whole["input_ids"]) - len(ids))
+    encoded: Any = encode(tokenizer, prompt, response, MAX_LENGTH)
+    texts = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
+    names = {0: "query", 1: "response", None: "special"}
+    runs, position = [], 0
+    for part, group in groupby(
+        zip(encoded.sequence_ids(), texts, strict=True), key=lambda token: names[token[0]]
+    ):
+        tokens = tuple(text for _, text in group)
+        runs.append(TokenRun(part, position, position + len(tokens) - 1, tokens))
+        position += len(tokens)
+    return runs
 
 
-PAIRS = (500, 1000, 2000, 4000, 8000, 16000)
-"""Numbers of preferences of the error curve."""
+def sequence_table(tokenizer: Any, prompt: str | Sequence[Message], response: str) -> str:
+    """Return the runs of `token_runs` as a Markdown table."""
+    rows = [
+        (
+            run.part,
+            f"{run.first}" if run.first == run.last else f"{run.first}–{run.last}",
+            " ".join(run.tokens),
+        )
+        for run in token_runs(tokenizer, prompt, response)
+    ]
+    return grid(["part", "positions", "tokens"], rows, text_columns=3)
 
 
-def recover_reward(n_pairs: int, dim: int = 8, seed: int | Sequence[int] = 0, length: float = 1.0) -> float:
-    """Draw a reward and preferences by it, fit the reward to them, and return the error of the fit.
+def score_table(answers: Mapping[str, str], scores: Mapping[str, float]) -> str:
+    """Return a Markdown table with the text and the score of each answer.
 
-    The true reward is r(x) = w* x, with w* of a random direction. Both answers' features are standard normal,
-    and the first is preferred with P = sigma(w* (x_a - x_b)). The fit is the maximum of the Bradley-Terry
-    likelihood (Bradley & Terry 1952), which here is logistic regression on x_a - x_b without intercept or
-    penalty; its error falls as 1 / sqrt(n_pairs), as that of every regular maximum-likelihood estimate does.
+    Args:
+        answers: name -> text.
+        scores: name -> score.
+    """
+    rows = [(name, text, f"{scores[name]:+.3f}") for name, text in answers.items()]
+    return grid(["answer", "text", "score Z"], rows, text_columns=2)
+
+
+def difference_table(scores: Mapping[str, float]) -> str:
+    """Return a Markdown table with the difference and the probability of each pair of answers to one prompt.
+
+    Args:
+        scores: name of an answer -> its score.
+    """
+    deltas = {(a, b): scores[a] - scores[b] for a, b in combinations(scores, 2)}
+    rows = [(a, b, f"{delta:+.3f}", f"{float(probability(delta)):.3f}") for (a, b), delta in deltas.items()]
+    return grid(["a", "b", "Δ = Z_a - Z_b", "σ(Δ)"], rows, text_columns=2)
+
+
+def reward_error(n_pairs: int, dim: int = 8, seed: int | Sequence[int] = 0) -> float:
+    """Draw a reward and preferences that follow it, fit a reward to the preferences, and return the error of the fit.
+
+    The true reward is r(x) = w* x, with w* of length 1 (nats per unit of feature) in a random direction. Both answers'
+    features are standard normal, and the first is preferred with P = sigma(w* (x_a - x_b)). The fit is the maximum of
+    the Bradley-Terry likelihood (Bradley & Terry 1952), which here is logistic regression on x_a - x_b without
+    intercept or penalty; its error falls as 1 / sqrt(n_pairs), like that of every regular maximum-likelihood estimate.
 
     Args:
         n_pairs: preferences to learn from; at least 20 per feature, since with few of them some direction may
             separate all preferences, and the likelihood then has no maximum.
         dim: features of an answer.
         seed: of the reward, the features and the preferences.
-        length: ||w*||, in nats per unit of feature.
 
     Returns:
-        ||w_hat - w*||, in the unit of `length`.
+        ||w_hat - w*||.
 
     Raises:
         ValueError: too few preferences.
@@ -268,65 +187,139 @@ def recover_reward(n_pairs: int, dim: int = 8, seed: int | Sequence[int] = 0, le
         raise ValueError(f"{n_pairs} pairs are too few for {dim} features: give {20 * dim} or more")
     source = np.random.default_rng(seed)
     true = source.standard_normal(dim)
-    true *= length / np.linalg.norm(true)
+    true *= 1.0 / np.linalg.norm(true)
     first, second = source.standard_normal((2, n_pairs, dim))
     differences = first - second
     preferred = source.random(n_pairs) < probability(differences @ true)
     model = LogisticRegression(fit_intercept=False, C=np.inf, tol=1e-8, max_iter=1000)
-    fitted = model.fit(differences, preferred).coef_[0]
-    return float(np.linalg.norm(fitted - true))
+    return float(np.linalg.norm(model.fit(differences, preferred).coef_[0] - true))
 
 
-def error_curve(ns: Sequence[int] = PAIRS, repeats: int = 20, seed: int = 0, dim: int = 8) -> list[float]:
-    """Return the mean error of `recover_reward` for each number of preferences.
+def error_curve(counts: Sequence[int] = PAIR_COUNTS, repeats: int = 20, seed: int = 0) -> list[float]:
+    """Return the mean `reward_error` for each number of preferences.
 
     Args:
-        ns: numbers of preferences.
+        counts: numbers of preferences.
         repeats: rewards drawn for each of them.
         seed: the same seed gives the same curve.
-        dim: features of an answer.
     """
-    return [
-        float(np.mean([recover_reward(n, dim, (seed, n, repeat)) for repeat in range(repeats)])) for n in ns
-    ]
+    return [float(np.mean([reward_error(n, seed=(seed, n, at)) for at in range(repeats)])) for n in counts]
 
 
-def slope(ns: Sequence[int], errors: Sequence[float]) -> float:
+def log_slope(counts: Sequence[int], errors: Sequence[float]) -> float:
     """Return the slope of log error over log n, by least squares; -0.5 where errors fall as 1 / sqrt(n)."""
-    return float(np.polyfit(np.log(ns), np.log(errors), 1)[0])
+    return float(np.polyfit(np.log(counts), np.log(errors), 1)[0])
 
 
-def loss_markdown(rows: Sequence[LossRow]) -> str:
-    """Return the loss table; three decimals, the differences as they are."""
-    cells = [[f"{row.delta:g}", *(f"{value:.3f}" for value in row[1:])] for row in rows]
-    return grid(["Δ", "σ(Δ)", "loss", "gradient"], cells, text_columns=0)
-
-
-def sequence_markdown(shown: ShownSequence) -> str:
-    """Return one row per run of tokens of one part."""
-    places = [f"{run.first}" if run.first == run.last else f"{run.first}–{run.last}" for run in shown.runs]
-    rows = [(run.part, place, run.text) for run, place in zip(shown.runs, places, strict=True)]
-    return grid(["part", "positions", "tokens"], rows, text_columns=3)
-
-
-def simulation_markdown(ns: Sequence[int], errors: Sequence[float]) -> str:
-    """Return one row per number of preferences; error × √n stays the same where the law holds."""
-    rows = [(f"{n:,}", f"{error:.4f}", f"{error * n**0.5:.2f}") for n, error in zip(ns, errors, strict=True)]
+def error_table(counts: Sequence[int], errors: Sequence[float]) -> str:
+    """Return a Markdown table of the error curve; error × √n is constant where the law holds."""
+    rows = [
+        (f"{n:,}", f"{error:.4f}", f"{error * n**0.5:.2f}") for n, error in zip(counts, errors, strict=True)
+    ]
     return grid(["preferences n", "error", "error × √n"], rows, text_columns=0)
 
 
-def scores_markdown(answers: Mapping[str, str], scores: Mapping[str, float]) -> str:
-    """Return one row per answer, with its text and its score.
+def loss_figure() -> bytes:
+    """Draw the loss and its gradient over delta, with dots at the rows of the loss table, and return a PNG."""
+    drawing, [panels] = figure(3.4, columns=2)
+    deltas = np.linspace(-6, 6, 241)
+    titles = (r"loss $-\log\,\sigma(\Delta)$", r"its gradient $-(1-\sigma(\Delta))$")
+    for axes, function, title, color in zip(panels, (loss, gradient), titles, ("C0", "C1"), strict=True):
+        axes.plot(deltas, function(deltas), color=color, label="no margin")
+        axes.plot(deltas, function(deltas, 1), color=color, linestyle="--", linewidth=1, label="margin 1")
+        axes.plot(DELTAS, function(DELTAS), "o", color=color, markersize=4)
+        axes.set(title=title, xlabel=r"$\Delta = Z_a - Z_b$ (nats)")
+        axes.axvline(0, color="#999", linewidth=0.8)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    panels[0].set_ylabel("nats")
+    return encode_png(drawing)
+
+
+def margin_figure(margin: float = 1.0) -> bytes:
+    """Draw pairs in the plane of their scores, with their distances to the line of equal scores, as a PNG.
+
+    The distance of (Z_a, Z_b) to the line Z_a = Z_b is delta / sqrt(2), and to the line Z_a = Z_b + margin it
+    is (delta - margin) / sqrt(2), both negative on the wrong side.
 
     Args:
-        answers: name -> text.
-        scores: name -> score.
+        margin: the required lead of the preferred answer, in nats.
     """
-    rows = [(name, text, f"{scores[name]:+.3f}") for name, text in answers.items()]
-    return grid(["answer", "text", "score Z"], rows, text_columns=2)
+    drawing, [[plain, shifted]] = figure(4.0, columns=2)
+    _draw_distances(plain, 0.0)
+    plain.set_title(r"no margin: $\Delta\,/\,\sqrt{2}$")
+    _draw_distances(shifted, margin)
+    shifted.set_title(rf"margin {margin:g}: $(\Delta - {margin:g})\,/\,\sqrt{{2}}$")
+    return encode_png(drawing)
 
 
-def comparisons_markdown(comparisons: Sequence[Comparison]) -> str:
-    """Return one row per pair of answers."""
-    rows = [(one.first, one.second, f"{one.delta:+.3f}", f"{one.probability:.3f}") for one in comparisons]
-    return grid(["a", "b", "Δ = Z_a - Z_b", "σ(Δ)"], rows, text_columns=2)
+def _draw_distances(axes: Any, margin: float) -> None:
+    """Draw the points and their distances to the line Z_a = Z_b + margin."""
+    ends = np.array([-2.5, 2.5])
+    axes.fill_between(ends, ends - margin, -2.5, color="C2", alpha=0.12, linewidth=0)
+    axes.plot(ends, ends, color="#333", linewidth=1.2, label=r"$Z_a = Z_b$")
+    if margin:
+        axes.plot(ends, ends - margin, color="#333", linewidth=1.2, linestyle="--", label=r"$Z_a = Z_b + m$")
+    for first, second in _POINTS:
+        lead = first - second - margin
+        color = "C2" if lead > 0 else "C3"
+        foot = (first - lead / 2, second + lead / 2)  # of the perpendicular to the line
+        axes.plot([first, foot[0]], [second, foot[1]], color=color, linewidth=1)
+        axes.plot(first, second, "o", color=color, markersize=5)
+        label = f"{lead / 2**0.5:+.2f}".replace("-", "−")
+        axes.annotate(label, (first, second), xytext=(4, 5), textcoords="offset points", fontsize=9)
+    axes.set(xlim=(-2.5, 2.5), ylim=(-2.5, 2.5), aspect="equal")
+    axes.set(xlabel=r"$Z_a$ (nats), the preferred answer", ylabel=r"$Z_b$ (nats)")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left", fontsize=9)
+
+
+def error_figure(counts: Sequence[int], errors: Sequence[float]) -> bytes:
+    """Draw the error curve on logarithmic axes, with the nearest c / sqrt(n), and return a PNG.
+
+    Args:
+        counts: numbers of preferences.
+        errors: the mean error at each (`error_curve`).
+    """
+    drawing, [[axes]] = figure(3.6)
+    n = np.asarray(counts, dtype=np.float64)
+    scale = np.exp(np.mean(np.log(errors) + 0.5 * np.log(n)))  # the c that is nearest in the logarithm
+    axes.plot(n, scale / np.sqrt(n), color="#999", linestyle="--", label=rf"{scale:.1f} / $\sqrt{{n}}$")
+    axes.plot(n, errors, "o", label="mean error of the fit")
+    axes.set(xscale="log", yscale="log", title="A reward recovered from noisy preferences")
+    axes.set(xlabel="preferences n", ylabel=r"$\|\hat{w} - w^*\|$")
+    axes.set_xticks(counts, labels=[f"{n:,}" for n in counts])
+    axes.minorticks_off()
+    low, high = min(errors) / 2, 2 * max(errors)
+    ticks = [tick for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if low < tick < high]
+    axes.set_yticks(ticks, labels=[f"{tick:g}" for tick in ticks])
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return encode_png(drawing)
+
+
+def score_figure(scores: Mapping[str, float], title: str) -> bytes:
+    """Draw one bar per answer, and return a PNG.
+
+    Args:
+        scores: name of an answer -> its score, in nats up to a constant.
+        title: the prompt.
+    """
+    return bar_chart(scores, title, "score Z (nats; only differences count)")
+
+
+def write_figures(folder: Path) -> list[Path]:
+    """Write the figures of docs/reward-modeling.md, `reward-*.png`, and return their paths."""
+    pictures = {
+        "reward-loss.png": loss_figure(),
+        "reward-margin.png": margin_figure(),
+        "reward-simulation.png": error_figure(PAIR_COUNTS, error_curve()),
+    }
+    for name, content in pictures.items():
+        with atomic_writer(folder / name) as out:
+            out.write(content)
+    return [folder / name for name in pictures]
+
+
+if __name__ == "__main__":
+    print(*write_figures(Path(sys.argv[1])), sep="\n")
