@@ -1,4 +1,4 @@
-"""What a selector is worth: each one's reasons train a judge of its own, with the same number of tokens.
+"""Compare the selectors: each one's reasons train one judge, with the same number of tokens.
 
     python bench/ablation.py [configs/demo.yaml] [--selector NAME ...] [key=value ...]
 
@@ -24,19 +24,19 @@ from reasongenrm.report.tables import grid
 from reasongenrm.run import Run
 from reasongenrm.stages.selection import SELECTORS, compare_selectors
 
-TAKEN = ("pairs.jsonl", "prompts.jsonl", "dropped.jsonl", "contamination.jsonl", "pairs_report.json", "reasons", "scored.jsonl")  # fmt: skip
+LINKED_FILES = ("pairs.jsonl", "prompts.jsonl", "dropped.jsonl", "contamination.jsonl", "pairs_report.json", "reasons", "scored.jsonl")  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def begin(source: Path, target: Path) -> None:
-    """Give a run what is costly in another one's stage 1."""
+    """Link the costly files of another run's stage 1 into a run."""
     if target.exists():
         return
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     (partial / "manifest").mkdir(parents=True)
     shutil.copy(source / "manifest" / "prepare.json", partial / "manifest")
-    for name in TAKEN:
+    for name in LINKED_FILES:
         if (source / name).is_dir():
             shutil.copytree(source / name, partial / name, copy_function=os.link)
         else:
@@ -57,8 +57,8 @@ def score_of(recipe: Recipe, name: str, judge: str) -> dict[str, Any]:
     """Return a judge's score on the first benchmark of a run."""
     scores = json.loads((recipe.folder.with_name(name) / "scores.json").read_text(encoding="utf-8"))
     benchmark = scores["benchmarks"][next(iter(recipe.evaluate.benchmarks))]
-    found: dict[str, Any] = benchmark["models"][judge]["score"]
-    return found
+    score: dict[str, Any] = benchmark["models"][judge]["score"]
+    return score
 
 
 def row(
@@ -72,10 +72,10 @@ def row(
     stage("1_prepare.sh", path, *words)
     stage("2_train.sh", path, *alone)
     stage("3_eval_reward_bench.sh", path, *alone)
-    found = score_of(recipe, name, judge)
-    low, high = found["interval"]
-    sections = [f"{100 * value:.1f}" for value in found["sections"].values()]
-    score = f"{100 * found['score']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    result = score_of(recipe, name, judge)
+    low, high = result["interval"]
+    sections = [f"{100 * value:.1f}" for value in result["sections"].values()]
+    score = f"{100 * result['score']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
     return [
         selector,
         against.kept,
@@ -96,8 +96,8 @@ def main() -> None:
     recipe = load_recipe(options.recipe, options.overrides)
     judge = next(name for name, judge in recipe.judges.items() if judge.template == "reason")
     names = options.selector or list(SELECTORS)
-    found = compare_selectors(recipe, Run(recipe, "prepare"), names, "rstar")
-    rows = [row(recipe, options.recipe, name, judge, options.overrides, found[name]) for name in names]
+    comparisons = compare_selectors(recipe, Run(recipe, "prepare"), names, "rstar")
+    rows = [row(recipe, options.recipe, name, judge, options.overrides, comparisons[name]) for name in names]
     sections = score_of(recipe, f"{recipe.name}-{names[0]}", judge)["sections"]
     headings = [
         "selector",

@@ -1,16 +1,16 @@
-"""How fast the judge judges: against a bare `LLM.generate`, and against the common client of two requests per order.
+"""Speed of the judge: against a bare `LLM.generate`, and against the usual client of two requests per order.
 
     python bench/judge.py [RECIPE] [--rows 234] [--repeats 5] [--part engine --part server --part after]
                           [--source ../shared/benchmarks/rewardbench_llmbar.jsonl]
 
-The recipe's judge has to be trained (`make demo`). The rows are toy ones, or those of a file in RewardBench's format.
-Every part runs in a process of its own; within a part the ways are
-taken in turn, on one warm engine with an emptied prefix cache, and the medians are compared.
+The recipe's judge has to be trained (`make demo`). The rows are toy rows, or those of a file in RewardBench's format.
+Every part runs in its own process; within a part the methods run in turn, on one warm engine with an empty prefix
+cache, and their medians are compared.
 
 - `engine`: `Judge.compare_many` in both orders, and `LLM.generate` over the same token ids and sampling parameters; and
-  how far the company of other rows moves P(A).
+  how far the other rows of a batch move P(A).
 - `server`: the same judge over a vLLM server, and a client of 20 workers, each of which takes a row, judges one order
-  after the other, and asks for reason and verdict in two requests.
+  after the other, with one request for the reason and one for the verdict.
 - `merged`: the same over a server of the base with the adapter merged in (`train.merge`). vLLM's CPU build gathers an
   adapter's weights for every single token, which takes most of the time and is the same however requests are batched.
 - `after`: all that comes after the completions of 2,985 rows in both orders, for two judges: parsing, scores,
@@ -46,18 +46,18 @@ REWARDBENCH_ROWS = 2985
 
 
 def toy_rows(count: int) -> list[PreferencePair]:
-    """Return toy pairs that no training has seen."""
+    """Return toy pairs that are in no training data."""
     from reasongenrm.demo.world import toy_pairs
 
-    found: list[PreferencePair] = []
+    unique: list[PreferencePair] = []
     for pair in toy_pairs("test", count, seed=99):
-        if pair.id not in {one.id for one in found}:
-            found.append(pair)
-    return found[:count]
+        if pair.id not in {one.id for one in unique}:
+            unique.append(pair)
+    return unique[:count]
 
 
-def given_rows(recipe: Recipe, source: str | None, count: int) -> list[PreferencePair]:
-    """Return the pairs of a file, or toy ones where there is none; those that do not fit the context are left out."""
+def rows_of_file(recipe: Recipe, source: str | None, count: int) -> list[PreferencePair]:
+    """Return the pairs of a file, or toy pairs without a file; pairs longer than the context are omitted."""
     from reasongenrm.benchmarks.rewardbench import RewardBench
     from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
     from reasongenrm.records import Row
@@ -70,17 +70,19 @@ def given_rows(recipe: Recipe, source: str | None, count: int) -> list[Preferenc
     room = recipe.engine.max_model_len - recipe.evaluate.max_tokens - 16
 
     def fits(pair: PreferencePair) -> bool:
-        asked = benchmark_prompts(recipe, [pair])
-        return all(len(encoder.encode(one.messages, generation=True)) <= room for one in asked)
+        prompts = benchmark_prompts(recipe, [pair])
+        return all(len(encoder.encode(one.messages, generation=True)) <= room for one in prompts)
 
     return [pair for row in rows for pair in row.pairs if fits(pair)]
 
 
-def in_turn(ways: dict[str, Callable[[], Any]], before: Callable[[], None], repeats: int) -> dict[str, float]:
-    """Return the median seconds of each way, after a first round that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+def in_turn(
+    methods: dict[str, Callable[[], Any]], before: Callable[[], None], repeats: int
+) -> dict[str, float]:
+    """Return the median seconds of each method, after a first round that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
     for number in range(repeats + 1):
-        for name, way in ways.items():
+        for name, way in methods.items():
             before()
             began = time.perf_counter()
             way()
@@ -101,7 +103,7 @@ def engine_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> di
     from reasongenrm.engines.vllm import VLLMEngine, sampling_params
     from reasongenrm.judge.api import Judge
 
-    asked = [(list(pair.history), pair.chosen, pair.rejected) for pair in pairs]
+    questions = [(list(pair.history), pair.chosen, pair.rejected) for pair in pairs]
     with Judge.from_recipe(recipe) as judge:
         engine = judge.engine
         assert isinstance(engine, VLLMEngine)
@@ -116,29 +118,31 @@ def engine_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> di
                 use_tqdm=False,
             )
 
-        ways = {"bare": bare, "judge": lambda: list(judge.compare_many(asked))}
-        found = in_turn(ways, engine.reset_prefix_cache, repeats)
+        methods = {"bare": bare, "judge": lambda: list(judge.compare_many(questions))}
+        seconds = in_turn(methods, engine.reset_prefix_cache, repeats)
         engine.reset_prefix_cache()
-        calm = list(judge.compare_many(asked))
+        calm = list(judge.compare_many(questions))
         rescued = sum(v.rescued for c in calm for v in c.verdicts)
         noise = {
-            "in another order": _moved(calm, judge, asked, random.Random(1).sample(range(len(asked)), len(asked)), len(asked)),
-            "eight rows at a time": _moved(calm, judge, asked, list(range(len(asked))), 8),
+            "in another order": _moved(calm, judge, questions, random.Random(1).sample(range(len(questions)), len(questions)), len(questions)),
+            "eight rows at a time": _moved(calm, judge, questions, list(range(len(questions))), 8),
         }  # fmt: skip
-    return found | {"rows": len(pairs), "requests": len(requests), "rescued": rescued, "noise": noise}
+    return seconds | {"rows": len(pairs), "requests": len(requests), "rescued": rescued, "noise": noise}
 
 
 def _moved(
-    calm: Sequence[Any], judge: Any, asked: Sequence[Any], order: Sequence[int], size: int
+    calm: Sequence[Any], judge: Any, questions: Sequence[Any], order: Sequence[int], size: int
 ) -> list[float]:
     """Return the largest change of P(A) among the verdicts, and how many letters changed."""
     judge.engine.reset_prefix_cache()
-    found: dict[int, Any] = {}
+    comparisons: dict[int, Any] = {}
     for start in range(0, len(order), size):
         part = order[start : start + size]
-        found |= zip(part, judge.compare_many([asked[n] for n in part]), strict=True)
+        comparisons |= zip(part, judge.compare_many([questions[n] for n in part]), strict=True)
     pairs = [
-        (one, two) for n, c in enumerate(calm) for one, two in zip(c.verdicts, found[n].verdicts, strict=True)
+        (one, two)
+        for n, c in enumerate(calm)
+        for one, two in zip(c.verdicts, comparisons[n].verdicts, strict=True)
     ]
     assert all((one.id, one.order) == (two.id, two.order) for one, two in pairs), (
         "placement and ids never change"
@@ -172,7 +176,7 @@ def server_part(
     from reasongenrm.judge.api import Judge
 
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
-    asked = [(list(pair.history), pair.chosen, pair.rejected) for pair in pairs]
+    questions = [(list(pair.history), pair.chosen, pair.rejected) for pair in pairs]
     evaluate = recipe.evaluate.model_copy(update={"server": VLLMServerConfig(kind="vllm")})
     with Judge.from_recipe(recipe.model_copy(update={"evaluate": evaluate}), judge_name) as judge:
         servers = judge.engine
@@ -194,8 +198,8 @@ def server_part(
             for prompt in placed(recipe, judge.task, pairs[number : number + 1]):
                 ids = encoder.encode(prompt.messages, generation=True)
                 reason = complete(ids, recipe.evaluate.max_tokens)
-                said = reason[: reason.index(tokens.end)] if tokens.end in reason else reason
-                complete([*ids, *said, *tokens.header], 8)
+                reason_ids = reason[: reason.index(tokens.end)] if tokens.end in reason else reason
+                complete([*ids, *reason_ids, *tokens.header], 8)
 
         def common() -> None:
             with ThreadPoolExecutor(WORKERS) as pool:
@@ -207,20 +211,21 @@ def server_part(
         def reset_prefix_cache() -> None:
             httpx.post(f"{root}/reset_prefix_cache", headers=key, timeout=60).raise_for_status()
 
-        found = in_turn(
-            {"judge": lambda: list(judge.compare_many(asked)), "common": common}, reset_prefix_cache, repeats
+        seconds = in_turn(
+            {"judge": lambda: list(judge.compare_many(questions)), "common": common},
+            reset_prefix_cache,
+            repeats,
         )
-    return found | {"rows": len(pairs)}
+    return seconds | {"rows": len(pairs)}
 
 
-def after_part(recipe: Recipe, given: list[PreferencePair], repeats: int) -> dict[str, Any]:
+def after_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> dict[str, Any]:
     """Time what follows the completions of RewardBench's number of rows."""
     from reasongenrm.benchmarks.rewardbench import REWARDBENCH
     from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
     from reasongenrm.demo.world import toy_pairs
     from reasongenrm.records import Completion
-    from reasongenrm.stages.evaluate import evaluate
-    from reasongenrm.stages.evaluate import benchmark_prompts
+    from reasongenrm.stages.evaluate import benchmark_prompts, evaluate
     from reasongenrm.store import completion_to_json, dump_line
 
     rng = random.Random(5)
@@ -250,8 +255,8 @@ def after_part(recipe: Recipe, given: list[PreferencePair], repeats: int) -> dic
             out.parent.mkdir(parents=True)
             with out.open("w", encoding="utf-8") as file:
                 for prompt in prompts:
-                    said = [*rng.choice(words), *encoder.completion("", rng.choice(("[[A]]", "[[B]]")))]
-                    ids = tuple(said)
+                    reason_ids = [*rng.choice(words), *encoder.completion("", rng.choice(("[[A]]", "[[B]]")))]
+                    ids = tuple(reason_ids)
                     letters = {
                         at: {t: rng.uniform(-3, 0) for t in _letters(encoder)} for at in [len(ids) - 3]
                     }
@@ -286,27 +291,27 @@ def _workplace(folder: Path, run: Recipe, recipe: Recipe, judge: str) -> Path:
     return folder
 
 
-def report(found: dict[str, dict[str, Any]]) -> None:
+def report(results: dict[str, dict[str, Any]]) -> None:
     """Print the tables."""
-    if "engine" in found:
-        one = found["engine"]
+    if "engine" in results:
+        one = results["engine"]
         print(f"\n{one['rows']} rows, {one['requests']} requests, {one['rescued']} rescued, in process\n")
-        print("| way | seconds | against bare |\n|---|--:|--:|")
+        print("| method | seconds | against bare |\n|---|--:|--:|")
         for name in ("bare", "judge"):
             print(f"| {name} | {one[name]:.2f} | {one[name] / one['bare']:.3f} |")
         print("\n| the same rows | largest change of P(A) | letters changed |\n|---|--:|--:|")
         for name, (moved, letters) in one["noise"].items():
             print(f"| {name} | {moved:.1e} | {letters} of {one['requests']} |")
     for part, how in (("server", "with the adapter"), ("merged", "with the adapter merged in")):
-        if part not in found:
+        if part not in results:
             continue
-        one = found[part]
+        one = results[part]
         print(f"\n{one['rows']} rows over a vLLM server {how}\n")
-        print("| way | seconds | times the judge's |\n|---|--:|--:|")
+        print("| method | seconds | times the judge's |\n|---|--:|--:|")
         for name in ("judge", "common"):
             print(f"| {name} | {one[name]:.2f} | {one[name] / one['judge']:.2f} |")
-    if "after" in found:
-        one = found["after"]
+    if "after" in results:
+        one = results["after"]
         print(
             f"\nafter the completions of {one['rows']:,} rows in both orders by {one['models']} judges: {one['after']:.1f} s"
         )
@@ -326,19 +331,19 @@ def main() -> None:
         recipe = load_recipe(options.recipe, options.overrides)
         parts: dict[str, Callable[[Recipe, list[PreferencePair], int], dict[str, Any]]]
         parts = {"engine": engine_part, "server": server_part, "merged": merged_part, "after": after_part}
-        pairs = given_rows(recipe, options.source, options.rows)
+        pairs = rows_of_file(recipe, options.source, options.rows)
         print("\n" + json.dumps(parts[options.one](recipe, pairs, options.repeats)))
         return
     print(machine())
-    found = {}
+    results = {}
     for name in options.part or PARTS:
         command = [sys.executable, __file__, options.recipe, *options.overrides, "--one", name]
         command += ["--rows", str(options.rows), "--repeats", str(options.repeats)]
         command += ["--source", options.source] if options.source else []
         environment = os.environ | {"VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-        found[name] = json.loads(done.stdout.splitlines()[-1])
-    report(found)
+        results[name] = json.loads(done.stdout.splitlines()[-1])
+    report(results)
 
 
 if __name__ == "__main__":

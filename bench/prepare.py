@@ -47,7 +47,7 @@ def texts(seed: int, shortest: int, longest: int) -> Any:
 
 def generate(path: Path, rows: int) -> None:
     """Write preference rows in Skywork's columns; every fiftieth repeats an earlier one."""
-    asked, said = texts(1, 20, 90), texts(2, 60, 260)
+    prompts, answers = texts(1, 20, 90), texts(2, 60, 260)
     rng = random.Random(3)
     lines: list[str] = []
     with path.open("w", encoding="utf-8") as out:
@@ -55,9 +55,9 @@ def generate(path: Path, rows: int) -> None:
             if number % 50 == 49:
                 line = rng.choice(lines)
             else:
-                user = {"role": "user", "content": next(asked)}
+                user = {"role": "user", "content": next(prompts)}
                 sides = {
-                    side: [user, {"role": "assistant", "content": next(said)}]
+                    side: [user, {"role": "assistant", "content": next(answers)}]
                     for side in ("chosen", "rejected")
                 }
                 line = json.dumps(sides | {"source": f"source-{number % 7}"}) + "\n"
@@ -67,10 +67,10 @@ def generate(path: Path, rows: int) -> None:
 
 def benchmark(path: Path) -> None:
     """Write a benchmark in RewardBench's columns."""
-    asked, said = texts(4, 20, 90), texts(5, 60, 260)
+    prompts, answers = texts(4, 20, 90), texts(5, 60, 260)
     with path.open("w", encoding="utf-8") as out:
         for _ in range(BENCHMARK_ROWS):
-            row = {"prompt": next(asked), "chosen": next(said), "rejected": next(said), "subset": "s"}
+            row = {"prompt": next(prompts), "chosen": next(answers), "rejected": next(answers), "subset": "s"}
             out.write(json.dumps(row) + "\n")
 
 
@@ -146,10 +146,10 @@ def main() -> None:
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:
                     sys.exit(done.stderr)
-                told = json.loads(done.stdout.splitlines()[-1])
+                result = json.loads(done.stdout.splitlines()[-1])
                 print(
-                    f"| {problem} | {rows:,} | {told['kept']:,} | {told['seconds']:.1f} | {rows / told['seconds']:,.0f} "
-                    f"| {told['peak']:.0f} | {told['worker']:.0f} |",
+                    f"| {problem} | {rows:,} | {result['kept']:,} | {result['seconds']:.1f} | {rows / result['seconds']:,.0f} "
+                    f"| {result['peak']:.0f} | {result['worker']:.0f} |",
                     flush=True,
                 )
 

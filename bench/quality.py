@@ -1,4 +1,4 @@
-"""How fast near duplicates and contaminated pairs are found, and whether they are.
+"""Time, recall and precision of near-duplicate removal and decontamination.
 
     python bench/quality.py [--rows 10000 20000 40000 80000] [--seed 17]
 
@@ -121,9 +121,9 @@ def timed(search: Callable[[], Iterator[PreferencePair]]) -> float:
     return time.perf_counter() - begin
 
 
-def line(name: str, rows: int, seconds: float, found: set[str], planted: set[str]) -> str:
-    recall = len(found & planted) / max(1, len(planted))
-    precision = len(found & planted) / max(1, len(found))
+def line(name: str, rows: int, seconds: float, dropped_ids: set[str], planted: set[str]) -> str:
+    recall = len(dropped_ids & planted) / max(1, len(planted))
+    precision = len(dropped_ids & planted) / max(1, len(dropped_ids))
     per = seconds / rows * 10_000
     return (
         f"{name:<16} {rows:>7,} rows {seconds:>8.1f} s {per:>7.2f} s per 10,000 rows"
@@ -164,12 +164,14 @@ def main() -> None:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         seconds = timed(lambda: drop_near_duplicates(planted.pairs, NearDuplicateConfig(), drops.append))  # noqa: B023
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        found = {drop.location for drop in drops}
-        print(line("near duplicates", rows, seconds, found, planted.copies), f"  +{grown / 1024:.0f} MiB")
+        dropped_ids = {drop.location for drop in drops}
+        print(
+            line("near duplicates", rows, seconds, dropped_ids, planted.copies), f"  +{grown / 1024:.0f} MiB"
+        )
         drops = []
         seconds = timed(lambda: decontaminate(planted.pairs, index, drops.append, matches.append))  # noqa: B023
-        found = {drop.location for drop in drops}
-        print(line("decontamination", rows, seconds, found, planted.contaminated), flush=True)
+        dropped_ids = {drop.location for drop in drops}
+        print(line("decontamination", rows, seconds, dropped_ids, planted.contaminated), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""How fast the scalar head scores: `score_batch` against `score` called once per answer.
+"""Speed of the scalar head: `score_batch` against one call of `score` per answer.
 
     python bench/scalar.py [FOLDER] [--pairs 256] [--repeats 3]
 
-FOLDER holds a trained head (`make demo` leaves one in runs/demo/scalar). The demo's is so small that the calls
-themselves are most of the time, so a DistilBERT of the published size (66 million untrained weights, which compute as
-trained ones do) is measured as well. Answers have 3 to 200 words, evenly drawn in the logarithm: many are short, as answers are. The two ways are taken in turn, after a
-first round that is not counted, and the medians are compared.
+FOLDER has a trained head (`make demo` writes one to runs/demo/scalar). The demo's head is so small that most of the time
+is call overhead, so a DistilBERT of the published size (66 million untrained weights, as fast as trained ones) is
+measured too. Answers have 3 to 200 words, log-uniformly drawn, so that many are short. The two methods run in turn; the
+table has medians, without the first round.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
     print("| head | one by one, s | batched, s | ratio | largest difference |\n|---|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as location:
         heads = {
-            "the given one": Path(options.folder),
+            "FOLDER": Path(options.folder),
             "DistilBERT's size": published_size(options.folder, Path(location)),
         }
         for name, folder in heads.items():
