@@ -21,7 +21,6 @@ from reasongenrm.chat.prompts import PromptFile, placed_prompts
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.data.clean import PairKey, clean, drop_near_duplicates, pair_key
 from reasongenrm.data.decontaminate import (
-    Contamination,
     Decontaminator,
     Match,
     benchmark_texts,
@@ -165,9 +164,8 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
     report = DataReport({judge.template: recipe.data.max_tokens for judge in recipe.judges.values()})
     leaks = LeakDetector()
     decontaminator = _decontaminator(recipe)
-    contamination = Contamination(decontaminator.benchmarks if decontaminator else {})
     first_drop: Drop | None = None
-    kept = 0
+    pair_count = 0
     with ExitStack() as stack:
         outputs = {
             name: stack.enter_context(atomic_writer(run.path(f"{name}.jsonl")))
@@ -184,7 +182,6 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
 
         def on_match(match: Match) -> None:
             write_match(to_json(match))
-            contamination.add(match)
 
         rows = report.count_loaded(rendered_pairs(recipe))
         for rendered in _filtered(recipe, rows, decontaminator, on_drop, on_match):
@@ -193,7 +190,7 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
             if rendered.too_long:
                 on_drop(rendered.too_long)
                 continue
-            kept += 1
+            pair_count += 1
             for name, file in outputs.items():
                 file.write(rendered.lines[name])
             report.add_kept(rendered.pair, rendered.language)
@@ -201,7 +198,7 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
             for winner in rendered.winners:
                 report.add_placement(rendered.source, winner)
                 leaks.add_placement(rendered.pair, winner)
-        if not kept:
+        if not pair_count:
             reason = (
                 f"; the first row dropped: {first_drop.location}: {first_drop.detail}" if first_drop else ""
             )
@@ -209,5 +206,5 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
             raise DataError(f"no pair is left{reason}", location="data.sources", hint=hint)
     report.add_section("leaks", leaks.to_dict())
     if decontaminator:
-        report.add_section("contamination", contamination.to_dict())
+        report.add_section("contamination", decontaminator.to_dict())
     return report.to_dict()
