@@ -61,7 +61,7 @@ def test_recipes_are_shipped() -> None:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
-def test_every_shipped_recipe_loads_and_its_files_are_there(path: Path) -> None:
+def test_every_shipped_recipe_loads_and_its_files_exist(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.name == path.stem
     for file in (recipe.prompts, recipe.train.launch, *recipe.templates.values()):
@@ -124,14 +124,14 @@ def test_a_misspelt_key_is_named_rather_than_the_one_it_leaves_missing(tmp_path:
     assert "modle: unknown key (did you mean 'model'?)" in str(refused(write(tmp_path, tree)))
 
 
-def test_a_key_close_to_none_is_told_the_known_ones(tmp_path: Path) -> None:
+def test_an_error_without_a_close_key_names_the_known_ones(tmp_path: Path) -> None:
     error = refused(write(tmp_path, changed("select.xyz", 1)))
     assert error.hint == "known keys: selector, formula, threshold, giveaway_words, scorer, batch_tokens"
     error = refused(write(tmp_path, changed("data.sources.0.xyz", 1)))
     assert error.hint == "known keys: path, kind, weight, split, revision"
 
 
-def test_the_keys_of_other_libraries_pass_through_untouched(tmp_path: Path) -> None:
+def test_keys_of_other_libraries_pass_through_unchanged(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path), ["train.args.xyz={a: [1]}", "train.lora.r=8", "engine.args.q=z"])
     assert recipe.train.args == {"xyz": {"a": [1]}}
     assert recipe.train.lora == {"r": 8} and recipe.engine.args == {"q": "z"}
@@ -204,7 +204,7 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["base", "scalar", "a/b", "a b", "", "..", "a\nb"])
-def test_a_judges_name_must_do_as_a_folder_of_its_own(name: str, tmp_path: Path) -> None:
+def test_a_judge_name_must_be_valid_as_a_folder(name: str, tmp_path: Path) -> None:
     assert f"judge name {name!r}" in str(refused(write(tmp_path, changed("judges", {name: {}}))))
 
 
@@ -264,7 +264,7 @@ def test_overrides_are_yaml_at_dotted_keys(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_a_template_of_ones_own_leaves_the_other_as_it_was(tmp_path: Path) -> None:
+def test_a_custom_template_leaves_the_other_unchanged(tmp_path: Path) -> None:
     templates = load_recipe(write(tmp_path), ["templates.direct=own.jinja"]).templates
     shipped = {name: f"configs/prompts/{name}.jinja" for name in ("reason", "think", "direct")}
     assert templates == shipped | {"direct": "own.jinja"}
@@ -282,18 +282,18 @@ def test_an_override_may_open_a_section_that_the_recipe_leaves_out(tmp_path: Pat
 @pytest.mark.parametrize(
     ("override", "location", "problem"),
     [
-        ("seed", "command line", "'seed' is no override"),
-        ("=1", "command line", "'=1' is no override"),
-        ("seed=[1", "seed", "'[1' is no YAML value"),
-        ("seed={a: b: c}", "seed", "no YAML value"),
-        ("seed=!!python/name:os.system", "seed", "no YAML value"),
-        ("seed=2026-99-99", "seed", "no YAML value"),
-        ("seed=\x00", "seed", "no YAML value"),
-        ("name.deep=1", "name.deep", "'deep' stands below a plain value"),
-        ("name.a.b=1", "name.a.b", "'a' stands below a plain value"),
-        ("data.sources.2.path=x", "data.sources.2.path", "'2' is no index into a list of 2"),
-        ("data.sources.-1.path=x", "data.sources.-1.path", "'-1' is no index"),
-        ("data.sources.x=1", "data.sources.x", "'x' is no index"),
+        ("seed", "command line", "'seed' is not an override"),
+        ("=1", "command line", "'=1' is not an override"),
+        ("seed=[1", "seed", "'[1' is not a YAML value"),
+        ("seed={a: b: c}", "seed", "not a YAML value"),
+        ("seed=!!python/name:os.system", "seed", "not a YAML value"),
+        ("seed=2026-99-99", "seed", "not a YAML value"),
+        ("seed=\x00", "seed", "not a YAML value"),
+        ("name.deep=1", "name.deep", "'deep' is nested under a scalar value"),
+        ("name.a.b=1", "name.a.b", "'a' is nested under a scalar value"),
+        ("data.sources.2.path=x", "data.sources.2.path", "'2' is not an index of a list of 2"),
+        ("data.sources.-1.path=x", "data.sources.-1.path", "'-1' is not an index"),
+        ("data.sources.x=1", "data.sources.x", "'x' is not an index"),
         ("select.threshold=", "select.threshold", "valid number"),
     ],
 )  # fmt: skip
@@ -304,47 +304,47 @@ def test_an_override_that_cannot_be_applied(
     assert error.location.endswith(location) and problem in error.problem
 
 
-def test_a_limit_of_none_or_less_is_refused(tmp_path: Path) -> None:
+def test_a_limit_below_one_is_refused(tmp_path: Path) -> None:
     for limit in (0, -1):
         assert refused(write(tmp_path), limit=limit).location.endswith(": limit")
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder"])
-def test_a_recipe_that_is_not_there(kind: str, tmp_path: Path) -> None:
+def test_a_missing_recipe(kind: str, tmp_path: Path) -> None:
     path = tmp_path if kind == "folder" else tmp_path / "none.yaml"
-    assert str(refused(path)) == f"{path}: recipe not found (see configs/ for those that are there)"
+    assert str(refused(path)) == f"{path}: recipe not found (see configs/ for examples)"
 
 
 def test_broken_yaml_is_named_by_its_line(tmp_path: Path) -> None:
     path = write(tmp_path, "name: r\nseed: 1\nmodel: {path: [m}\n")
     error = refused(path)
-    assert error.location == f"{path}:3" and error.problem == "no valid YAML"
+    assert error.location == f"{path}:3" and error.problem == "invalid YAML"
     path = write(tmp_path, "name: r\n\tseed: 1\n")
     assert refused(path).location == f"{path}:2"
 
 
 @pytest.mark.parametrize("data", [b"name: \xff\n", b"name: \x00\n", b"name: 2026-99-99\n"])
-def test_a_file_that_yaml_cannot_hold(data: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_yaml(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_bytes(data)
     error = refused(path)
-    assert error.location == str(path) and error.problem == "no valid YAML" and error.hint
+    assert error.location == str(path) and error.problem == "invalid YAML" and error.hint
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "text\n", "# only a comment\n"])
 def test_a_recipe_must_be_a_mapping(text: str, tmp_path: Path) -> None:
-    assert refused(write(tmp_path, text)).problem == "a recipe is a mapping of keys"
+    assert refused(write(tmp_path, text)).problem == "not a mapping of keys"
 
 
-def test_a_recipe_says_whether_it_needs_reasons_and_where_it_works(tmp_path: Path) -> None:
+def test_a_recipe_knows_its_folder_and_whether_it_needs_reasons(tmp_path: Path) -> None:
     recipe = load_recipe(write(tmp_path))
     assert recipe.folder == Path("runs/r") and recipe.needs_reasons()
     assert not load_recipe(write(tmp_path), ["judges.mine.template=direct"]).needs_reasons()
 
 
-def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+def test_a_key_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text("name: a\nseed: 1\nmodel: {path: m}\nseed: 2\n", encoding="utf-8")
     with pytest.raises(ConfigError) as refused:
         load_recipe(path)
-    assert refused.value.location == f"{path}:4" and "'seed' stands twice" in str(refused.value)
+    assert refused.value.location == f"{path}:4" and "'seed' occurs twice" in str(refused.value)

@@ -28,7 +28,7 @@ from reasongenrm.metrics.scores import OUTCOMES
 from reasongenrm.records import Message, Rating
 from reasongenrm.report.explorer import payload
 from reasongenrm.report.run_files import read_run
-from reasongenrm.stages import judging
+from reasongenrm.stages import evaluate as evaluate_stage
 from reasongenrm.stages.evaluate import evaluate
 from reasongenrm.stages.rating import rating_counts
 from reasongenrm.store import PartStore, read_jsonl, write_jsonl
@@ -277,7 +277,7 @@ def files(recipe: Recipe) -> dict[str, bytes]:
 def lend(monkeypatch: pytest.MonkeyPatch, engine: VLLMEngine) -> Any:
     def lend(lives: int) -> Lent:
         lent = Lent(engine, lives)
-        monkeypatch.setattr(judging, "load_engine", lambda *given, **options: lent)
+        monkeypatch.setattr(evaluate_stage, "load_engine", lambda *given, **options: lent)
         return lent
 
     return lend

@@ -1,4 +1,4 @@
-"""Settings of stage 3: benchmarks, and how judges are asked."""
+"""Settings of stage 3: benchmarks, judging, and judges that are not trained here."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ HUB_IDS: dict[BenchmarkKind, str] = {
     "judgebench": "ScalerLab/JudgeBench",
     "ppe": "lmarena-ai/PPE-Human-Preference-V1",
 }
-"""Where each kind is published; LLMBar and RMB are files on GitHub, and `pairs` are one's own."""
+"""Default path of each kind; LLMBar and RMB are files on GitHub, and `pairs` are local files."""
 
 
 class BenchmarkConfig(Strict):
     """One benchmark; see docs/benchmarks.md for the columns of each kind.
 
     Attributes:
-        kind: its format and its metric.
-        path: hub id or local file; the kind's own hub dataset when not given.
-        split: split of a hub dataset; the kind's own when not given.
+        kind: the format and the metric.
+        path: hub id or local file; by default the hub dataset of the kind.
+        split: split of a hub dataset; by default that of the kind.
         revision: revision of a hub dataset.
         limit: use only the first N rows.
-        mode: `pairs`: a judge compares two answers; `ratings`: it rates each answer alone on a scale of 1 to 10, with
-            the wording `rating` of the prompt file.
-        prior_sets: of RewardBench, judge the prior sets too, as a fifth section of half weight.
-        prior_path: where they are; `allenai/pref-test-sets` when not given.
+        mode: `pairs`: a judge compares two answers; `ratings`: it rates each answer from 1 to 10, with the key `rating`
+            of the prompt file.
+        prior_sets: RewardBench only: also judge the prior sets, as a fifth section of half weight.
+        prior_path: the prior sets; by default `allenai/pref-test-sets`.
     """
 
     kind: BenchmarkKind = "rewardbench"
@@ -51,9 +51,9 @@ class BenchmarkConfig(Strict):
     @model_validator(mode="after")
     def _has_data(self) -> BenchmarkConfig:
         if self.kind not in HUB_IDS and self.path is None:
-            raise ValueError(f"a benchmark of kind {self.kind} wants a path")
+            raise ValueError(f"a benchmark of kind {self.kind} needs a path")
         if self.prior_sets and self.kind != "rewardbench":
-            raise ValueError(f"prior_sets are RewardBench's; a benchmark of kind {self.kind} has none")
+            raise ValueError(f"only the kind rewardbench has prior_sets, not {self.kind}")
         return self
 
     @property
@@ -63,17 +63,17 @@ class BenchmarkConfig(Strict):
 
 
 class JudgingConfig(Strict):
-    """How a judge is asked.
+    """Orders, sampling and votes of a judge.
 
     Attributes:
-        both_orders: judge every pair in both orders (else in one seeded order).
+        both_orders: judge every pair in both orders; false: in one seeded order.
         max_tokens: limit per completion.
-        temperature: 0 is greedy.
-        votes: completions per prompt; more than one want a temperature above 0.
+        temperature: of sampling; 0 is greedy.
+        votes: completions per prompt; more than one need a temperature above 0.
         combine: `mean` takes the mean P(A) of the votes, `majority` counts their letters.
-        margin: a verdict whose P(A) is less than this from 0.5 is a tie.
-        rescue: ask a completion that cannot be read for the verdict alone.
-        server: vLLM servers that are started for the judge; vLLM in this process when not given.
+        margin: a verdict whose P(A) differs from 0.5 by less than this is a tie.
+        rescue: after a completion that cannot be read, request only the verdict.
+        server: vLLM servers to start for the judge; null: vLLM in this process.
     """
 
     both_orders: bool = True
@@ -88,17 +88,17 @@ class JudgingConfig(Strict):
     @model_validator(mode="after")
     def _votes_differ(self) -> JudgingConfig:
         if self.votes > 1 and self.temperature == 0:
-            raise ValueError("votes above 1 want a temperature above 0: greedy votes are all the same")
+            raise ValueError("votes above 1 need a temperature above 0: greedy votes are all equal")
         return self
 
 
 class OtherJudge(Strict):
-    """A judge that is not trained here, measured beside those that are.
+    """A judge that is not trained here, evaluated with the trained ones.
 
     Attributes:
-        server: where it is served.
-        model: whose tokenizer a server of the completions API is asked with.
-        template: the chat template for it.
+        server: its server.
+        model: for the tokenizer, which requests to a completions API need.
+        template: its chat template.
         max_model_len: tokens of prompt and completion together.
     """
 
@@ -109,11 +109,11 @@ class OtherJudge(Strict):
 
 
 class EvaluateConfig(JudgingConfig):
-    """The benchmarks, and how the judges are asked.
+    """Benchmarks, judging, and judges besides the trained ones.
 
     Attributes:
-        benchmarks: what the judges are measured on, by name.
-        base: also judge with the untouched base.
+        benchmarks: by name.
+        base: also judge with the untrained base.
         others: further judges, by name.
     """
 

@@ -1,4 +1,4 @@
-"""Read a YAML file of settings, apply overrides, and name the key of every error."""
+"""Load YAML settings, apply overrides, and name the key of every error."""
 
 from __future__ import annotations
 
@@ -19,27 +19,29 @@ Config = TypeVar("Config", bound=BaseModel)
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, where YAML would take the last one without a word."""
+    """Reject a key that occurs twice in one mapping; YAML would silently use the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if key.value in seen:
-                problem = f"the key {key.value!r} stands twice"
+                problem = f"the key {key.value!r} occurs twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def _override(tree: dict[str, Any], assignment: str) -> None:
-    """Set `a.b.c=value` in nested dictionaries; the value is read as YAML; `a.0.b` indexes a list."""
+    """Apply `a.b.c=value`; the value is YAML, and a number such as in `a.0.b` indexes a list."""
     key, sign, text = assignment.partition("=")
     if not sign or not key:
-        raise ConfigError(f"{assignment!r} is no override", location="command line", hint="write key=value")
+        raise ConfigError(
+            f"{assignment!r} is not an override", location="command line", hint="write key=value"
+        )
     try:
         value = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-        raise ConfigError(f"{text!r} is no YAML value", location=key, hint=_problem(error)) from None
+        raise ConfigError(f"{text!r} is not a YAML value", location=key, hint=_problem(error)) from None
     node: Any = tree
     *path, last = key.split(".")
     for part in path:
@@ -50,28 +52,28 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
                 node[part] = {}
             node = node[part]
         else:
-            raise ConfigError(f"{part!r} stands below a plain value", location=key, hint="check the key")
+            raise ConfigError(f"{part!r} is nested under a scalar value", location=key, hint="check the key")
     if isinstance(node, list):
         node[_index(node, last, key)] = value
     elif isinstance(node, dict):
         node[last] = value
     else:
-        raise ConfigError(f"{last!r} stands below a plain value", location=key, hint="check the key")
+        raise ConfigError(f"{last!r} is nested under a scalar value", location=key, hint="check the key")
 
 
 def _problem(error: Exception) -> str:
-    """What PyYAML found wrong, in one line."""
+    """Return the problem that PyYAML reports, in one line."""
     return getattr(error, "problem", None) or first_line(error)
 
 
 def _index(node: list[Any], part: str, key: str) -> int:
     if part.isdigit() and int(part) < len(node):
         return int(part)
-    raise ConfigError(f"{part!r} is no index into a list of {len(node)}", location=key, hint="count from 0")
+    raise ConfigError(f"{part!r} is not an index of a list of {len(node)}", location=key, hint="count from 0")
 
 
 def _models(kind: Any) -> dict[str, Any]:
-    """The models that a key's annotation allows, by the tag that a validation error names (`openai`), or by ``."""
+    """Return the models that an annotation allows, by their tag in validation errors (`openai`), else by ``."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         tags = get_args(kind.model_fields["kind"].annotation) if "kind" in kind.model_fields else ()
         return {tags[0] if len(tags) == 1 else "": kind}
@@ -83,7 +85,7 @@ def _models(kind: Any) -> dict[str, Any]:
 
 
 def _locate(location: Sequence[Any], kind: Any) -> tuple[list[str], Any]:
-    """Return the dotted key of an error's place, without the tags of unions, and the annotation found there."""
+    """Return the dotted key of an error, without the tags of unions, and the annotation of that key."""
     key: list[str] = []
     for part in location:
         models = _models(kind)
@@ -112,7 +114,7 @@ def _explain(error: Any, path: Path, kind: type[BaseModel]) -> ConfigError:
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
         return ConfigError("unknown key", location=f"{path}: {key}", hint=hint)
     return ConfigError(
-        error["msg"].removeprefix("Value error, "), location=f"{path}: {key}", hint="mend the recipe"
+        error["msg"].removeprefix("Value error, "), location=f"{path}: {key}", hint="correct the recipe"
     )
 
 
@@ -127,10 +129,10 @@ def load_config(
     """Read a recipe, apply `key=value` overrides, and validate it.
 
     Args:
-        kind: what it is a recipe of.
+        kind: the model that validates it.
         path: the YAML file.
         overrides: dotted keys and their values.
-        limit: the value of its key `limit`.
+        limit: value for the key `limit`.
 
     Raises:
         ConfigError: missing file, broken YAML, unknown key, or a value out of range; names the dotted key.
@@ -139,15 +141,13 @@ def load_config(
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # a SafeLoader
     except (FileNotFoundError, IsADirectoryError):
-        raise ConfigError(
-            "recipe not found", location=str(path), hint="see configs/ for those that are there"
-        ) from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a date that does not exist
+        raise ConfigError("recipe not found", location=str(path), hint="see configs/ for examples") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
         mark = getattr(error, "problem_mark", None)
         location = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError("no valid YAML", location=location, hint=_problem(error)) from None
+        raise ConfigError("invalid YAML", location=location, hint=_problem(error)) from None
     if not isinstance(raw, dict):
-        raise ConfigError("a recipe is a mapping of keys", location=str(path))
+        raise ConfigError("not a mapping of keys", location=str(path), hint="write key: value")
     for assignment in overrides:
         _override(raw, assignment)
     if limit is not None:
@@ -163,16 +163,16 @@ def load_config(
 Section = TypeVar("Section", bound=Strict)
 
 
-def section(kind: type[Section], given: Mapping[str, Any] | Strict, location: str) -> Section:
-    """Return a recipe's section from its keys.
+def section(kind: type[Section], keys: Mapping[str, Any] | Strict, location: str) -> Section:
+    """Validate a section of a recipe that is passed to the Python API.
 
     Raises:
-        ConfigError: an unknown key, or a value that does not fit.
+        ConfigError: an unknown key, or an invalid value.
     """
-    if isinstance(given, kind):
-        return given
+    if isinstance(keys, kind):
+        return keys
     try:
-        return kind.model_validate(given.model_dump() if isinstance(given, Strict) else given)
+        return kind.model_validate(keys.model_dump() if isinstance(keys, Strict) else keys)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join([location, *map(str, first["loc"])])

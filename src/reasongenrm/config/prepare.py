@@ -29,12 +29,12 @@ class SourceConfig(Strict):
 
 
 class NearDuplicateConfig(Strict):
-    """Which pairs count as near duplicates: of those alike, the first one is kept.
+    """Definition of near-duplicates; the first of several near-duplicate pairs is kept.
 
     Attributes:
-        threshold: estimated Jaccard similarity of the word shingles from which two pairs are alike.
+        threshold: smallest estimated Jaccard similarity of the word shingles of two near-duplicates.
         shingle: words per shingle.
-        permutations: MinHash permutations; the estimate's standard error is about 1 / sqrt(permutations).
+        permutations: MinHash permutations; the standard error of the estimate is about 1 / sqrt(permutations).
     """
 
     threshold: float = Field(0.8, gt=0, le=1)
@@ -43,7 +43,7 @@ class NearDuplicateConfig(Strict):
 
 
 class BenchmarkFile(Strict):
-    """A benchmark that training data must not hold.
+    """A benchmark that must not overlap the training data.
 
     Attributes:
         path: hub id, `.jsonl`, `.json` or `.parquet`.
@@ -57,14 +57,14 @@ class BenchmarkFile(Strict):
 
 
 class DecontaminateConfig(Strict):
-    """N-gram decontamination against the benchmark of `evaluate` and those listed here.
+    """N-gram decontamination against the benchmarks of `evaluate` and those listed here.
 
     Attributes:
         against: further benchmarks.
-        ngrams: sizes, in words, at which matches are looked for and listed.
-        drop_prompt, drop_answer: the size from which a match in the prompt, or in an answer, drops the pair; null
-            lists the matches alone.
-        common: an n-gram that stands in more than this many rows of a benchmark is boilerplate, and no match.
+        ngrams: sizes, in words, of the n-grams whose matches are listed.
+        drop_prompt, drop_answer: smallest n-gram whose match in the prompt, or in an answer, drops the pair; null: matches
+            are only listed.
+        common: an n-gram in more than this many rows of a benchmark is boilerplate, and not a match.
     """
 
     against: list[BenchmarkFile] = []
@@ -103,15 +103,15 @@ class DataConfig(Strict):
 
 
 class TeacherConfig(Strict):
-    """How one teacher's reasons are sampled.
+    """A teacher, and the sampling of its reasons.
 
     Attributes:
-        mode: `hindsight` (the teacher is told the verdict) or `blind` (it judges as the student would).
-        model: the teacher in process, or whose tokenizer a fleet wants; the student when not given.
-        server: where the teacher is served; vLLM in this process when not given.
+        mode: `hindsight` (the prompt contains the right verdict) or `blind` (the prompt is the student's).
+        model: the teacher in this process, or the tokenizer for a server; null: the student.
+        server: the teacher's server; null: vLLM in this process.
         samples: reasons per prompt.
-        max_tokens: limit per reason; also what a prompt must leave free in the context.
-        temperature, top_p: sampling; vLLM takes temperatures up to 2.
+        max_tokens: limit per reason; a prompt must leave as much room in the context.
+        temperature, top_p: of sampling; vLLM accepts temperatures up to 2.
     """
 
     mode: Literal["hindsight", "blind"] = "hindsight"
@@ -129,15 +129,15 @@ Selector = Literal[
 
 
 class SelectConfig(Strict):
-    """Which reason is kept.
+    """Selection of the best reason of a prompt.
 
     Attributes:
         selector: see `reasons/select.py`.
         formula: R* as an expression of `reason` and `verdict`, the mean log-probabilities (nats per token) of the
             reason and of the right verdict under the student, with `exp` and `log`.
-        threshold: `rstar` drops a reason whose value is not above it.
-        giveaway_words: a reason that states its verdict within this many first words is dropped.
-        scorer: `transformers`, or `vllm` for a student that fits into no single device otherwise.
+        threshold: `rstar` drops a reason unless its value is above this.
+        giveaway_words: a reason that states its verdict within its first words, this many, is dropped.
+        scorer: `transformers`, or `vllm` for a student that does not fit on one device.
         batch_tokens: tokens per scoring batch, padding included.
     """
 
@@ -153,10 +153,10 @@ Corner = Literal["right_fluent", "right_disfluent", "wrong_fluent", "wrong_disfl
 
 
 class DPOConfig(Strict):
-    """Which two reasons of a prompt make a DPO record; see `reasons/pairs.py`.
+    """The two reasons of a prompt that make a DPO record; see `reasons/records.py`.
 
     Attributes:
-        chosen, rejected: right or wrong, fluent or not, under the student.
+        chosen, rejected: right or wrong, and fluent or disfluent under the student.
     """
 
     chosen: Corner = "right_fluent"
@@ -164,10 +164,10 @@ class DPOConfig(Strict):
 
 
 class GRPOConfig(Strict):
-    """Which prompts are worth reinforcement learning.
+    """Prompts for reinforcement learning, chosen by the student's solve rate.
 
     Attributes:
-        above, below: the share of right verdicts among the student's own blind samples must lie between them.
+        above, below: bounds, both exclusive, of the share of right verdicts in the student's blind samples.
     """
 
     above: float = Field(0.0, ge=0, lt=1)
@@ -175,11 +175,11 @@ class GRPOConfig(Strict):
 
 
 class GeneralConfig(Strict):
-    """General chat or reasoning data that is mixed into a judge's records.
+    """General chat or reasoning data for the training of a judge.
 
     Attributes:
         path: hub id, `.jsonl`, `.parquet` or a folder; columns prompt, reason (optional), response, or messages.
-        weight: records taken, as a share of the judge's own records.
+        weight: number of records to use, as a share of the number of judge records.
         split: split of a hub dataset.
         revision: revision of a hub dataset.
     """
@@ -191,11 +191,11 @@ class GeneralConfig(Strict):
 
 
 class RecordsConfig(Strict):
-    """What stage 1 writes beside `sft.jsonl` and `genrm.jsonl`.
+    """Training records besides `sft.jsonl` and `genrm.jsonl`.
 
     Attributes:
-        dpo: `dpo.jsonl`; null writes none.
-        grpo: `grpo.jsonl`; null writes none. It wants a blind teacher that is the student.
+        dpo: settings of `dpo.jsonl`; null: not written.
+        grpo: settings of `grpo.jsonl`, which needs the student as a blind teacher; null: not written.
         general: `general.jsonl`, for judges with `general: true` (the wGen models).
     """
 

@@ -1,6 +1,6 @@
-"""Recipes: one YAML file holds every setting of the three stages; an unknown key fails.
+"""`Recipe`: all settings of the three stages, in one YAML file; an unknown key is an error.
 
-Paths in a recipe are relative to the folder the command is run in (the three scripts run in the repository root).
+Paths in a recipe are relative to the current directory (the three scripts change to the repository root).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class JudgeConfig(Strict):
     """One judge to train and to evaluate.
 
     Attributes:
-        template: `reason` (a turn of reasons, then the verdict's), `think` (reasons between think tags, as servers'
-            reasoning parsers read them) or `direct` (verdict only, GenRM).
-        general: mix `general.jsonl` into its records (a wGen model).
-        args: `trl.SFTConfig` keys that replace those of `train.args` for this judge.
+        template: `reason` (a reason turn, then a verdict turn), `think` (the reason between think tags, for the
+            reasoning parsers of servers) or `direct` (verdict only, GenRM).
+        general: also train on `general.jsonl` (a wGen model).
+        args: `trl.SFTConfig` keys that override `train.args` for this judge.
     """
 
     template: Template = "reason"
@@ -40,13 +40,13 @@ class TrainConfig(Strict):
     Attributes:
         launch: accelerate config file.
         launch_args: further arguments of `accelerate launch`, as on a command line, such as `--num_processes 4`.
-        tokens: stop after about this many training tokens (each judge gets the same compute); otherwise the
-            epochs or steps in `args` decide.
-        attention: `auto` takes flash attention where it is installed, else PyTorch's own; records are packed
-            only with flash attention, which keeps packed records apart.
-        lora: `peft.LoraConfig` keys, passed through untouched.
-        args: `trl.SFTConfig` keys, passed through untouched.
-        merge: also save the base with the adapter merged in.
+        tokens: stop after about this many training tokens, so that each judge gets the same compute; null: the epochs
+            or steps in `args` decide.
+        attention: `auto` is flash attention where it is installed, else PyTorch's; records are packed only with flash
+            attention, which separates packed records.
+        lora: `peft.LoraConfig` keys, passed through unchanged.
+        args: `trl.SFTConfig` keys, passed through unchanged.
+        merge: also save the base with the adapter merged into it.
     """
 
     launch: str
@@ -66,21 +66,21 @@ TEMPLATES: dict[Template, str] = {
 
 
 def is_blind_student(teacher: TeacherConfig) -> bool:
-    """Whether a teacher is the student itself, judging blind: its right verdicts are the student's solve rate."""
+    """Whether a teacher is the student in blind mode: its share of right verdicts is the student's solve rate."""
     return teacher.mode == "blind" and teacher.model is None and teacher.server is None
 
 
 class Recipe(Strict):
-    """Everything a run needs; the three stages read the same file.
+    """All settings of a run; the three stages read the same file.
 
     Attributes:
         name: the run folder is `runs/<name>`.
-        seed: placement, sampling, training.
+        seed: of the A/B order, sampling and training.
         limit: use N rows of the data, a share of every source, and the first N rows of each benchmark.
-        model: the student, which is trained into the judge.
+        model: the student, from which the judges are trained.
         prompts: prompt file.
-        templates: chat template file for each judge template; one that is not given is the shipped one.
-        teachers: who writes the reasons, by name; the reasons of several compete for each prompt.
+        templates: chat template file for each judge template; the shipped ones are the default.
+        teachers: the models that write reasons, by name; the reasons of several teachers compete for each prompt.
         judges: the judges to train, by name.
     """
 
@@ -102,8 +102,8 @@ class Recipe(Strict):
 
     @field_validator("templates")
     @classmethod
-    def _all_templates(cls, given: dict[Template, str]) -> dict[Template, str]:
-        return TEMPLATES | given
+    def _all_templates(cls, templates: dict[Template, str]) -> dict[Template, str]:
+        return TEMPLATES | templates
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -117,12 +117,12 @@ class Recipe(Strict):
                 raise ValueError(f"teacher name {name!r}: use letters, digits, '_', '-' and '.'")
             if teacher.max_tokens >= self.engine.max_model_len:
                 raise ValueError(f"teachers.{name}.max_tokens must be below engine.max_model_len")
-        if taken := self.evaluate.others.keys() & {"base", "scalar", *self.judges}:
-            raise ValueError(f"evaluate.others: the name {min(taken)!r} is taken")
+        if names := self.evaluate.others.keys() & {"base", "scalar", *self.judges}:
+            raise ValueError(f"evaluate.others: the name {min(names)!r} is in use")
         if self.records.grpo and not any(map(is_blind_student, self.teachers.values())):
-            raise ValueError("records.grpo wants the student's own solve rate: add a teacher {mode: blind}")
+            raise ValueError("records.grpo needs the solve rate of the student: add a teacher {mode: blind}")
         if any(judge.general for judge in self.judges.values()) and not self.records.general:
-            raise ValueError("a judge with general: true wants records.general, which is empty")
+            raise ValueError("a judge with general: true needs records.general, which is empty")
         if self.evaluate.max_tokens >= self.engine.max_model_len:
             raise ValueError("evaluate.max_tokens must be below engine.max_model_len")
         return self
@@ -134,9 +134,9 @@ class Recipe(Strict):
 
     @property
     def student_template(self) -> Template:
-        """The template under which reasons are scored, and the base is asked: the first reasoning judge's."""
+        """The template for scoring reasons and for judging with the base: that of the first judge with reasons."""
         return next((j.template for j in self.judges.values() if j.template != "direct"), "direct")
 
     def needs_reasons(self) -> bool:
-        """Whether any judge reasons, so that reasons have to be sampled."""
+        """Whether any judge writes reasons, so that reasons have to be sampled."""
         return self.student_template != "direct"
