@@ -185,9 +185,12 @@ class Decontaminator:
         for name, rows in benchmarks:
             self._add(name, rows, entries)
         self._indexes = {key: NgramIndex.build(parts) for key, parts in entries.items()}
+        self._matches: Counter[tuple[str, Part, int]] = Counter()
+        self._matching_pairs: Counter[tuple[str, Part, int]] = Counter()
+        self._matching_rows: dict[tuple[str, Part, int], set[str]] = defaultdict(set)
 
     def matches(self, pairs: Sequence[PreferencePair]) -> list[list[Match]]:
-        """Return the matches of each pair, by part, size and row; at most one for each of these.
+        """Count and return the matches of each pair, by part, size and row; at most one for each of these.
 
         Some hundred pairs at once are much faster than one.
         """
@@ -204,9 +207,15 @@ class Decontaminator:
                 overlaps = self._shared_ngrams(hashed, part, n, owners, texts)
                 if part == "prompt":
                     self._add_short_prompts(pairs, n, overlaps)
+                pairs_by_benchmark: dict[str, set[int]] = defaultdict(set)
                 for (number, row), overlap in sorted(overlaps.items()):
                     pair, (benchmark, name) = pairs[number], self._rows[row]
                     matches[number].append(Match(pair.id, pair.source, part, n, benchmark, name, *overlap))
+                    self._matches[benchmark, part, n] += 1
+                    self._matching_rows[benchmark, part, n].add(name)
+                    pairs_by_benchmark[benchmark].add(number)
+                for benchmark, numbers in pairs_by_benchmark.items():
+                    self._matching_pairs[benchmark, part, n] += len(numbers)
         return matches
 
     def problem(self, matches: Iterable[Match]) -> tuple[str, str] | None:
@@ -225,6 +234,23 @@ class Decontaminator:
                     f"The {match.part} {problem} of the benchmark {match.benchmark}: {quote!r}; remove the pair.",
                 )
         return None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return `benchmarks` (row counts of each) and `matches`, a list of counts by benchmark, part and n."""
+        return {
+            "benchmarks": [{"benchmark": name, **counts} for name, counts in sorted(self.benchmarks.items())],
+            "matches": [
+                {
+                    "benchmark": name,
+                    "part": part,
+                    "n": n,
+                    "pairs": self._matching_pairs[name, part, n],
+                    "benchmark_rows": len(self._matching_rows[name, part, n]),
+                    "matches": count,
+                }
+                for (name, part, n), count in sorted(self._matches.items())
+            ],
+        }
 
     def _add(
         self,
@@ -309,45 +335,6 @@ class Decontaminator:
                     text = " ".join(turn)
                     for row in self._short_prompts.get(text, ()):
                         overlaps.setdefault((number, row), _Overlap(1, True, text))
-
-
-class Contamination:
-    """Match counts for the data report; memory is one number per matching row of a benchmark."""
-
-    def __init__(self, benchmarks: Mapping[str, Mapping[str, Any]]) -> None:
-        """Args: benchmarks: `Decontaminator.benchmarks`."""
-        self._benchmarks = benchmarks
-        self._pairs: Counter[tuple[str, Part, int]] = Counter()
-        self._matches: Counter[tuple[str, Part, int]] = Counter()
-        self._rows: dict[tuple[str, Part, int], set[str]] = defaultdict(set)
-        self._last: dict[tuple[str, Part, int], str] = {}
-
-    def add(self, match: Match) -> None:
-        """Count a match; those of one pair come one after the other."""
-        key = (match.benchmark, match.part, match.n)
-        self._matches[key] += 1
-        self._rows[key].add(match.row)
-        self._pairs[key] += self._last.get(key) != match.pair_id
-        self._last[key] = match.pair_id
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return `benchmarks` (row counts of each) and `matches`, a list of counts by benchmark, part and n."""
-        return {
-            "benchmarks": [
-                {"benchmark": name, **counts} for name, counts in sorted(self._benchmarks.items())
-            ],
-            "matches": [
-                {
-                    "benchmark": name,
-                    "part": part,
-                    "n": n,
-                    "pairs": self._pairs[name, part, n],
-                    "benchmark_rows": len(self._rows[name, part, n]),
-                    "matches": count,
-                }
-                for (name, part, n), count in sorted(self._matches.items())
-            ],
-        }
 
 
 def decontaminate(

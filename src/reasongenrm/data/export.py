@@ -1,27 +1,21 @@
 """Export a run's records to the layouts that TRL, LLaMA-Factory and OpenRLHF read, or as plain texts.
 
-Each layout has the columns that its reader expects:
+docs/data.md lists the columns of each layout. They follow these readers:
 
-- `trl`: TRL 1.16 (documentation, "Dataset formats and types"; its trainers' code): conversational prompt-completion
-  with `prompt` and `completion`, preference with `prompt`, `chosen` and `rejected`, prompt-only with `prompt`, whose
-  other columns go to the reward function. The turns are those of the run: `reason`, then `assistant`; so the tokenizer
-  needs the reasoning judge's chat template. All are message lists: TRL applies no chat template to a string prompt.
-- `llamafactory`: LLaMA-Factory 0.9.5 (`data/README.md`; `data/parser.py`, `data/converter.py`): JSONL and a
-  `dataset_info.json`, `formatting: sharegpt` with `tags` for role and content; `messages` that end in the
-  assistant's turn, or, with `ranking: true`, `messages` that end in the user's with `chosen` and `rejected`, one
-  message each. It has no GRPO. It trains on every answer of a conversation unless its YAML sets `mask_history: true`.
-- `openrlhf`: OpenRLHF 0.11 (`datasets/{sft,reward,prompts}_dataset.py`), with `--data.apply_chat_template`: `input`
-  and `output` (`--data.input_key input --data.output_key output`), `prompt`, `chosen` and `rejected`
-  (`--data.prompt_key prompt`), `input` and `label` for reinforcement learning (`--data.label_key label`). Of these,
-  `input` and `output` may be strings; `prompt`, `chosen` and `rejected` must be message lists.
-- `plain`: `prompt`, `reason` and `response`; `prompt`, `chosen` and `rejected`; `prompt` and `winner`. Stage 2 reads
-  the first of these.
+- `trl`: TRL 1.16 (documentation, "Dataset formats and types"; its trainers' code). The turns are those of the run:
+  `reason`, then `assistant`; so the tokenizer needs the reasoning judge's chat template. All are message lists: TRL
+  applies no chat template to a string.
+- `llamafactory`: LLaMA-Factory 0.9.5 (`data/README.md`; `data/parser.py`, `data/converter.py`), `formatting: sharegpt`,
+  with a `dataset_info.json`. It has no GRPO. It trains on every answer of a conversation unless its YAML sets
+  `mask_history: true`.
+- `openrlhf`: OpenRLHF 0.11 (`datasets/{sft,reward,prompts}_dataset.py`), with `--data.apply_chat_template` and
+  `--data.input_key input --data.output_key output`, `--data.prompt_key prompt` or `--data.label_key label`. Its
+  preferences must be message lists.
+- `plain`: texts; stage 2 reads its SFT records.
 
 Where a string is possible, the prompts of a file are strings if all of them are a single user turn, and message lists
-otherwise: a column has one type, or `datasets` cannot read the file.
-
-Except for `trl`, an answer is one text, its reason and verdict in the form `<think>\\nreason\\n</think>\\n\\n[[A]]`, which
-LLaMA-Factory uses for thoughts as well: the other readers have no `reason` role.
+otherwise: a column has one type, or `datasets` cannot read the file. Only TRL's template has a `reason` role: elsewhere
+an answer is one text, `<think>\\nreason\\n</think>\\n\\n[[A]]`, as LLaMA-Factory writes a thought.
 
 Other tokenizers read `<|im_end|>`, `</think>` or `<image>` in a text as structure. Texts are data: in all layouts
 such a marker gets a backslash after its first character.
@@ -162,70 +156,54 @@ def _message(turns: Sequence[Message]) -> Message:
     return Message(role="assistant", content=_answer(turns))
 
 
-def _unchanged(row: Row) -> Row:
-    return row
-
-
-def _llamafactory_completion(row: Row) -> Row:
-    return {"messages": [*row["prompt"], _message(row["completion"])]}
-
-
-def _llamafactory_preference(row: Row) -> Row:
-    return {
-        "messages": row["prompt"],
-        "chosen": _message(row["chosen"]),
-        "rejected": _message(row["rejected"]),
-    }
-
-
-def _openrlhf_completion(row: Row) -> Row:
-    answer = row["completion"]
+def _input_output(row: Row) -> Row:
+    """OpenRLHF reads two strings or two message lists."""
+    text = isinstance(row["prompt"], str)
     return {
         "input": row["prompt"],
-        "output": _answer(answer) if isinstance(row["prompt"], str) else [_message(answer)],
+        "output": _answer(row["completion"]) if text else [_message(row["completion"])],
     }
 
 
-def _openrlhf_preference(row: Row) -> Row:
-    return {
-        "prompt": row["prompt"],
-        "chosen": [_message(row["chosen"])],
-        "rejected": [_message(row["rejected"])],
-    }
-
-
-def _openrlhf_prompt(row: Row) -> Row:
-    return {"input": row["prompt"], "label": row["winner"]}
-
-
-def _plain_completion(row: Row) -> Row:
+def _reason_response(row: Row) -> Row:
     *reasons, response = (turn["content"] for turn in row["completion"])
     return {"prompt": row["prompt"], "reason": "".join(reasons), "response": response}
 
 
-def _plain_preference(row: Row) -> Row:
-    return {"prompt": row["prompt"], "chosen": _answer(row["chosen"]), "rejected": _answer(row["rejected"])}
-
-
 LAYOUTS: Mapping[str, Mapping[Kind, Layout]] = {
-    "trl": {
-        "completion": Layout(_unchanged),
-        "preference": Layout(_unchanged),
-        "prompts": Layout(_unchanged),
-    },
+    "trl": {kind: Layout(dict) for kind in _KEYS},
     "llamafactory": {
-        "completion": Layout(_llamafactory_completion),
-        "preference": Layout(_llamafactory_preference),
+        "completion": Layout(lambda row: {"messages": [*row["prompt"], _message(row["completion"])]}),
+        "preference": Layout(
+            lambda row: {
+                "messages": row["prompt"],
+                "chosen": _message(row["chosen"]),
+                "rejected": _message(row["rejected"]),
+            }
+        ),
     },
     "openrlhf": {
-        "completion": Layout(_openrlhf_completion, text_prompts=True),
-        "preference": Layout(_openrlhf_preference),
-        "prompts": Layout(_openrlhf_prompt, text_prompts=True),
+        "completion": Layout(_input_output, text_prompts=True),
+        "preference": Layout(
+            lambda row: {
+                "prompt": row["prompt"],
+                "chosen": [_message(row["chosen"])],
+                "rejected": [_message(row["rejected"])],
+            }
+        ),
+        "prompts": Layout(lambda row: {"input": row["prompt"], "label": row["winner"]}, text_prompts=True),
     },
     "plain": {
-        "completion": Layout(_plain_completion, text_prompts=True),
-        "preference": Layout(_plain_preference, text_prompts=True),
-        "prompts": Layout(_unchanged, text_prompts=True),
+        "completion": Layout(_reason_response, text_prompts=True),
+        "preference": Layout(
+            lambda row: {
+                "prompt": row["prompt"],
+                "chosen": _answer(row["chosen"]),
+                "rejected": _answer(row["rejected"]),
+            },
+            text_prompts=True,
+        ),
+        "prompts": Layout(dict, text_prompts=True),
     },
 }
 """Layout -> how it writes each kind of row; a kind that is missing has no reader there."""

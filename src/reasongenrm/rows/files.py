@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -206,28 +207,25 @@ def json_lines(path: str) -> Iterator[JsonLine]:
     Raises:
         DataError: the file cannot be opened.
     """
-    if path == "-":
-        return _lines(sys.stdin.buffer, "stdin", "stdin")
     try:
-        Path(path).open("rb").close()
+        if path != "-":
+            Path(path).open("rb").close()
     except OSError as error:
         problem = f"cannot be opened: {error.strerror}"
         raise DataError(problem, location=path, hint="check the path and its permissions") from None
-    return _opened_lines(Path(path))
+    return _lines(path)
 
 
-def _opened_lines(file: Path) -> Iterator[JsonLine]:
-    with file.open("rb") as lines:
-        yield from _lines(lines, str(file), file.stem)
-
-
-def _lines(lines: Iterable[bytes], name: str, origin: str) -> Iterator[JsonLine]:
+def _lines(path: str) -> Iterator[JsonLine]:
     # Bytes: a line ends at \n only (U+2028 is text), and a line that is not UTF-8 costs one row.
-    for number, line in enumerate(lines, 1):
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        if line and not line.isspace():
-            yield JsonLine(name, number, origin, line)
+    name = "stdin" if path == "-" else path
+    origin = Path(name).stem
+    with nullcontext(sys.stdin.buffer) if path == "-" else Path(path).open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if line and not line.isspace():
+                yield JsonLine(name, number, origin, line)
 
 
 def _array_rows(file: Path) -> Iterator[RawRow | Drop]:
