@@ -1,0 +1,151 @@
+"""The terminal shows only lines of this suite; everything that libraries print goes to a log."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reasongenrm import console
+from reasongenrm.console import TrainingStep, bar, say, training_bar
+
+pytestmark = pytest.mark.unit
+
+NOISY = """
+import atexit, os, subprocess, sys, warnings
+from pathlib import Path
+from reasongenrm import console
+console.redirect_libraries()
+print("LOG", console.log_path(), file=console.stderr(), flush=True)
+atexit.register(os.write, 2, b"noise at exit\\n")
+print("noise on stdout")
+print("noise on stderr", file=sys.stderr)
+os.write(1, b"noise of C\\n")
+subprocess.run([sys.executable, "-c", "print('noise of a child')"], check=True)
+console.say("progress")
+console.show("result", 1)
+"""
+NOISES = ("noise on stdout", "noise on stderr", "noise of C", "noise of a child", "progress")
+
+
+def run_script(script: str, folder: Path) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """Run Python code; return its end without the first line, and the temporary log that this line names."""
+    environment = os.environ | {"TMPDIR": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment
+    )
+    first, done.stderr = done.stderr.split("\n", 1)
+    return done, Path(first.removeprefix("LOG "))
+
+
+def test_libraries_print_to_a_log_that_is_removed_after_success(tmp_path: Path) -> None:
+    done, log = run_script(NOISY, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "result 1\n", "progress\n")
+    assert log.parent == tmp_path and not log.exists()
+
+
+def test_a_run_folder_keeps_the_log_and_later_starts_append(tmp_path: Path) -> None:
+    target = tmp_path / "logs" / "stage.log"
+    script = f"{NOISY}console.log_to(Path({str(target)!r}))\nprint('late noise')\nconsole.say('late')\n"
+    for _ in range(2):
+        done, log = run_script(script, tmp_path)
+        assert (done.stdout, done.stderr) == ("result 1\n", "progress\nlate\n")
+        assert not log.exists()
+    text = target.read_text()
+    for noise in (*NOISES, "late noise", "late\n", "noise at exit"):
+        assert text.count(noise) >= 2, noise
+    assert text.count("\n--- 20") == 1 and text.startswith("--- 20"), "one heading per start"
+
+
+def test_an_uncaught_exception_is_shown_with_the_path_of_the_log(tmp_path: Path) -> None:
+    done, log = run_script(f"{NOISY}1 / 0\n", tmp_path)
+    assert done.returncode == 1 and done.stdout == "result 1\n"
+    lines = done.stderr.splitlines()
+    assert (
+        lines[0] == "progress"
+        and lines[1].startswith("Traceback")
+        and lines[-2].startswith("ZeroDivisionError")
+    )
+    assert lines[-1] == f"reasongenrm: internal error; output of the libraries: {log}"
+    assert all(noise in log.read_text() for noise in (*NOISES, "ZeroDivisionError", "noise at exit"))
+
+
+def test_a_fatal_signal_is_shown(tmp_path: Path) -> None:
+    done, log = run_script(f"{NOISY}os.abort()\n", tmp_path)
+    assert done.returncode == -6 and "Fatal Python error: Aborted" in done.stderr
+    assert log.exists(), "a process that was killed leaves its log"
+
+
+def test_without_a_redirect_nothing_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    console.log_to(Path("/nowhere/x.log"))
+    assert console.log_path() is None and console.keep_log() == ""
+    say("[b]text[/b] of any width " + "x" * 200)
+    console.show("result")
+    assert capsys.readouterr() == ("result\n", "[b]text[/b] of any width " + "x" * 200 + "\n")
+
+
+def test_a_bar_prints_a_line_per_tenth_of_the_work_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with bar("scoring", 1000) as advance:
+        for _ in range(200):
+            advance(5)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"scoring: {n}00/1000" for n in range(1, 11)]
+    assert all(re.fullmatch(r"scoring: \d+/1000, \d+:\d\d:\d\d left", line) for line in lines[:-1])
+
+
+def test_a_slow_bar_prints_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = iter(range(0, 10_000, 7))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(seconds))
+    with bar("scoring", 1000) as advance:
+        for _ in range(10):
+            advance(1)
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_a_training_bar_shows_steps_loss_rate_and_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(console.time, "monotonic", lambda: now)
+    with training_bar("judge") as show:
+        show(TrainingStep(50, 100))  # resumed: the steps before took no time here
+        now = 20.0
+        show(TrainingStep(60, 100, 0.25, 1234.5))
+        now = 100.0
+        show(TrainingStep(100, 100, 0.125, 1200.0))
+    assert capsys.readouterr().err.splitlines() == [
+        "judge: 50/100 steps",
+        "judge: 60/100 steps, loss 0.2500, 1234 tokens/s, 0:01:20 left",
+        "judge: 100/100 steps, loss 0.1250, 1200 tokens/s",
+    ]
+
+
+def test_on_a_terminal_a_bar_is_drawn_and_its_lines_go_to_the_log(tmp_path: Path) -> None:
+    target = tmp_path / "stage.log"
+    script = (
+        "from pathlib import Path\nfrom reasongenrm import console\nconsole.redirect_libraries()\n"
+        f"console.log_to(Path({str(target)!r}))\n"
+        "with console.bar('scoring', 40) as advance:\n"
+        "    for _ in range(40):\n        advance(1)\n    console.say('a line above the bar')\n"
+    )
+    outer, inner = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], stdout=inner, stderr=inner, env=environment, check=False
+    )
+    os.close(inner)
+    shown = os.read(outer, 1 << 16).decode()
+    os.close(outer)
+    assert done.returncode == 0, shown
+    assert "\x1b[" in shown and "40/40" in shown and "a line above the bar\r\n" in shown
+    text = target.read_text()
+    assert text.count("scoring: ") == 10 and "a line above the bar\n" in text and "\x1b[" not in text
