@@ -12,7 +12,6 @@ import pytest
 
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.chat.verdict import stated_verdicts
-from reasongenrm.data.sources import load_pairs
 from reasongenrm.demo import world
 from reasongenrm.demo.base import PHASES
 from reasongenrm.demo.build import skywork_row
@@ -20,6 +19,7 @@ from reasongenrm.demo.corpus import CONTRADICTING, WRONG_HINT, ChatMixture, chat
 from reasongenrm.demo.world import FAMILIES, Split, draw_task, explain, split_of, toy_pairs
 from reasongenrm.records import Message, PreferencePair
 from reasongenrm.store import write_jsonl
+from support.pairs import load_pairs
 
 pytestmark = pytest.mark.unit
 
