@@ -1,12 +1,12 @@
-"""Log-probabilities of given tokens under a transformers model, in three ways.
+"""Log-probabilities of given tokens under a transformers model, in two ways.
 
-`shared_logprobs` computes each prompt once, in one packed sequence with an attention of its own; `padded_logprobs` and
-`single_logprobs` make no assumption about the model's attention.
+`shared_logprobs` computes each prompt once, in one packed sequence with its own attention function; `single_logprobs`
+computes one row at a time, and makes no assumption about the model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -218,53 +218,6 @@ def shared_logprobs(model: Any, trees: Sequence[Tree]) -> list[list[float]]:
     ).last_hidden_state[0]
     values = iter(token_logprobs(model, hidden[torch.tensor(rows, device=device)], targets))
     return [[next(values) for _ in scored] for _, continuations in trees for _, scored in continuations]
-
-
-def padded_logprobs(model: Any, trees: Sequence[Tree]) -> list[list[float]]:
-    """Compute one row per continuation, padded on the right.
-
-    Rows of similar length are computed together, at most as many tokens at a time as the trees hold.
-
-    Returns:
-        Per continuation, the log-probabilities (nats) of its scored tokens.
-    """
-    import torch
-
-    device = model.device
-    rows = [(prompt, ids, scored) for prompt, continuations in trees for ids, scored in continuations]
-    logprobs: list[list[float]] = [[] for _ in rows]
-    limit = sum(len(prompt) + sum(len(ids) for ids, _ in continuations) for prompt, continuations in trees)
-    for indices in _length_batches([len(prompt) + len(ids) for prompt, ids, _ in rows], limit):
-        batch = [rows[i] for i in indices]
-        longest = max(len(prompt) + len(ids) for prompt, ids, _ in batch)
-        inputs = torch.zeros((len(batch), longest), dtype=torch.long)
-        mask = torch.zeros_like(inputs)
-        for number, (prompt, ids, _) in enumerate(batch):
-            inputs[number, : len(prompt) + len(ids)] = torch.tensor([*prompt, *ids])
-            mask[number, : len(prompt) + len(ids)] = 1
-        hidden = model.base_model(
-            input_ids=inputs.to(device), attention_mask=mask.to(device), use_cache=False
-        ).last_hidden_state
-        numbers = [number for number, (_, _, scored) in enumerate(batch) for _ in scored]
-        places = [len(prompt) + place - 1 for prompt, _, scored in batch for place in scored]
-        predicting = hidden[torch.tensor(numbers, device=device), torch.tensor(places, device=device)]
-        targets = [ids[place] for _, ids, scored in batch for place in scored]
-        values = iter(token_logprobs(model, predicting, targets))
-        for index, (_, _, scored) in zip(indices, batch, strict=True):
-            logprobs[index] = [next(values) for _ in scored]
-    return logprobs
-
-
-def _length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Group indices by length into batches of at most `batch_tokens` padded tokens (one row at least)."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if batch and (len(batch) + 1) * lengths[index] > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
 
 
 def single_logprobs(model: Any, trees: Sequence[Tree]) -> list[list[float]]:

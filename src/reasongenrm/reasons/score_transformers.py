@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.config.engines import ModelConfig, check_model
@@ -18,29 +17,20 @@ from reasongenrm.records import ScoredReason
 
 log = logging.getLogger(__name__)
 
-METHODS: dict[str, Callable[[Any, Sequence[forward.Tree]], list[list[float]]]] = {
-    "shared": forward.shared_logprobs,
-    "padded": forward.padded_logprobs,
-    "single": forward.single_logprobs,
-}
-"""Ways to compute log-probabilities, the fastest first."""
-
 
 class Student:
     """The untrained student, loaded with transformers, as a scorer.
 
-    It computes a batch with the fastest of three methods that gives this model's own log-probabilities; loading the
-    model tests them on a few tokens:
+    It computes a batch with one of two methods:
 
     - `shared`: one packed sequence that holds each prompt once (`forward.py`); only the scored positions meet the
       vocabulary. For full attention, and for sliding windows that are longer than every row.
-    - `padded`: one padded row per reason; again only the scored positions meet the vocabulary. For every
-      architecture whose logits are a linear map of its last hidden states.
-    - `single`: one row at a time through the whole model. For the others: capped or scaled logits, and rotary
-      embeddings that change with the longest row of a batch.
+    - `single`: one row at a time through the whole model. For all other models: other kinds of attention, capped or
+      scaled logits, and rotary embeddings that change with the longest row of a batch.
 
-    In float32 the methods agree to 1e-5 nats per token whatever the batch; in bfloat16 a token's log-probability moves
-    by some hundredths with the shapes of the matrices, as in any other implementation.
+    Loading the model compares `shared` with the model's own log-probabilities on a few tokens. In float32 the methods
+    agree to 1e-5 nats per token whatever the batch; in bfloat16 a token's log-probability moves by some hundredths with
+    the shapes of the matrices, as in any other implementation.
 
     Args:
         model: the student.
@@ -48,7 +38,7 @@ class Student:
 
     Attributes:
         encoder: tokenizer and chat template of the reasoning judge.
-        method: `shared`, `padded` or `single`.
+        method: `shared` or `single`.
         window: tokens of prompt and reason up to which `shared` is exact (inf except for sliding windows).
 
     Raises:
@@ -81,7 +71,7 @@ class Student:
         windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
         self.window = min((window for window in windows if window), default=math.inf)
         forward.register_attention()
-        self.method = self._fastest_exact_method()
+        self.method = "shared" if self._shared_is_exact() else "single"
 
     def score(self, groups: Sequence[EncodedGroup]) -> list[ScoredReason]:
         """Return mean log-probabilities (nats per token) of reason and verdict for one batch, in its order."""
@@ -91,7 +81,7 @@ class Student:
             return []
         trees = [(g.prompt_ids, [(c.ids, c.scored_positions) for c in g.continuations]) for g in groups]
         longest = max(len(group.prompt_ids) + len(continuation.ids) for group, continuation in rows)
-        method = "padded" if self.method == "shared" and longest > self.window else self.method
+        method = "single" if longest > self.window else self.method
         return [
             scored_reason(group.prompt, continuation, logprobs)
             for (group, continuation), logprobs in zip(rows, self._logprobs(method, trees), strict=True)
@@ -101,10 +91,10 @@ class Student:
         import torch
 
         with torch.inference_mode():
-            if method == "shared":
-                with self._packed_attention():
-                    return forward.shared_logprobs(self._model, trees)
-            return METHODS[method](self._model, trees)
+            if method == "single":
+                return forward.single_logprobs(self._model, trees)
+            with self._packed_attention():
+                return forward.shared_logprobs(self._model, trees)
 
     @contextmanager
     def _packed_attention(self) -> Iterator[None]:
@@ -115,13 +105,13 @@ class Student:
         finally:
             self._model.set_attn_implementation(usual)
 
-    def _fastest_exact_method(self) -> str:
-        """Compare the methods on a few random tokens with the model's own logits."""
+    def _shared_is_exact(self) -> bool:
+        """Compare `shared` with `single` on a few random tokens."""
         import torch
 
         rope = getattr(self._model.config.get_text_config(), "rope_parameters", None) or {}
         if any(kind in str(rope) for kind in ("dynamic", "longrope")):
-            return "single"
+            return False
         generator = torch.Generator().manual_seed(0)
         vocabulary = self._model.get_input_embeddings().num_embeddings
         prompt, *reasons, other_prompt = (
@@ -132,16 +122,11 @@ class Student:
             (prompt, [(ids, list(range(len(ids)))) for ids in reasons]),
             (other_prompt, [(reasons[0], list(range(len(reasons[0]))))]),
         ]
+        try:
+            values = [value for row in self._logprobs("shared", trees) for value in row]
+        except Exception as error:  # a model's own code may raise anything
+            log.info("prompts cannot be shared between reasons: %s", first_line(error))
+            return False
         expected = [value for row in self._logprobs("single", trees) for value in row]
-        tolerance = 1e-4 if self._model.dtype == torch.float32 else 0.1
-        for method in ("shared", "padded"):
-            try:
-                values = [value for row in self._logprobs(method, trees) for value in row]
-            except (
-                Exception
-            ) as error:  # a model's own code may raise anything; the next method needs less of it
-                log.info("scoring method %s does not work here: %s", method, first_line(error))
-                continue
-            if sum(abs(a - b) for a, b in zip(values, expected, strict=True)) / len(values) < tolerance:
-                return method
-        return "single"
+        gap = sum(abs(a - b) for a, b in zip(values, expected, strict=True)) / len(values)
+        return gap < (1e-4 if self._model.dtype == torch.float32 else 0.1)
