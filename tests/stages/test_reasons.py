@@ -1,0 +1,100 @@
+"""Reasons in stage 1: unfit ones are counted and explained once, and records come from one pass over the prompts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.prompts import PromptFile, judge_prompt
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.demo.world import toy_pairs
+from reasongenrm.errors import DataError
+from reasongenrm.reasons import records
+from reasongenrm.records import JudgePrompt, Reason, ScoredReason
+from reasongenrm.run import Run
+from reasongenrm.stages import reasons as stage
+from reasongenrm.store import to_json, write_jsonl
+
+pytestmark = pytest.mark.unit
+
+RECIPE: dict[str, Any] = {
+    "name": "r",
+    "model": {"path": "owner/student"},
+    "engine": {"max_model_len": 512},
+    "evaluate": {"max_tokens": 64},
+    "data": {"sources": [{"path": "train.jsonl"}]},
+    "teachers": {"student": {"mode": "blind", "samples": 3, "max_tokens": 64}},
+    "select": {"threshold": -1.0, "giveaway_words": 2},
+    "judges": {"judge": {}},
+    "train": {"launch": "configs/accelerate/cpu-2proc.yaml"},
+}
+
+
+def reason(prompt: JudgePrompt, number: int, text: str) -> Reason:
+    name = f"{prompt.id}#student#{number}"
+    verdict = prompt.winner if text else None
+    return Reason(name, prompt.id, text, verdict, -1.0, 5, "stop", "student", "blind")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_prompts: PromptFile) -> Run:
+    """A run with four prompts; each has two reasons that are worth scoring, and an empty one."""
+    prompts = [judge_prompt(pair, "AB", toy_prompts) for pair in toy_pairs("train", 1, seed=3)][:4]
+    monkeypatch.chdir(tmp_path)
+    run = Run(Recipe(**RECIPE), "prepare")
+    write_jsonl(run.path("prompts.jsonl"), map(to_json, prompts))
+    texts = ("it is much better .", "", "the first one counts right .")
+    rows = [reason(prompt, number, text) for prompt in prompts for number, text in enumerate(texts)]
+    write_jsonl(stage.reasons_file(run, "student"), map(to_json, rows))
+    return run
+
+
+def score(run: Run, prompt_file: PromptFile) -> None:
+    rows = [
+        ScoredReason(one.id, prompt.id, one.text, prompt.winner, prompt.winner, -0.5, -0.1, 5, one.teacher, one.mode)
+        for prompt, fit in stage.fit_reasons(run.recipe, run, prompt_file)
+        for one in fit
+    ]  # fmt: skip
+    write_jsonl(run.path("scored.jsonl"), map(to_json, rows))
+
+
+def test_reasons_that_are_worth_scoring(run: Run, toy_prompts: PromptFile) -> None:
+    unfit_counts: list[int] = []
+    groups = list(stage.fit_reasons(run.recipe, run, toy_prompts, unfit_counts.append))
+    assert [len(fit) for _, fit in groups] == [2] * 4 and unfit_counts == [4]
+
+
+def test_no_reason_worth_scoring_is_an_error(run: Run, toy_prompts: PromptFile) -> None:
+    prompts = list(stage.read_prompts(run))
+    rows = [reason(prompt, number, "") for prompt in prompts for number in range(3)]
+    write_jsonl(stage.reasons_file(run, "student"), map(to_json, rows))
+    with pytest.raises(DataError, match="no reason is worth scoring; the first one: empty_reason"):
+        list(stage.fit_reasons(run.recipe, run, toy_prompts))
+
+
+def test_records_come_from_one_pass_over_the_prompts(
+    run: Run, toy_prompts: PromptFile, encoders: dict[str, ChatEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score(run, toy_prompts)
+    calls: Counter[str] = Counter()
+
+    def counting(name: str, function: Any) -> Any:
+        def call(*args: Any) -> Any:
+            calls[name] += 1
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(stage, "read_prompts", counting("prompts", stage.read_prompts))
+    monkeypatch.setattr(records, "unfit_drop", counting("checks", records.unfit_drop))
+    sections = stage.write_records(run.recipe, run, toy_prompts, encoders["reason"])
+    assert calls == {"prompts": 1, "checks": 4}, "a scored reason is not checked again"
+    assert sections["records"] == {"sft": 4, "genrm": 4}
+    assert sections["reasons"]["dropped"] == {"empty_reason": 4, "not_the_best": 4}
+    rows = [json.loads(line) for line in run.path("genrm.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["id"] for row in rows] == [prompt.id for prompt in stage.read_prompts(run)]
