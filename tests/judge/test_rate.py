@@ -29,7 +29,6 @@ from reasongenrm.judge.rate import (
     RESCUE_PROMPT,
     RatingTask,
     last_rating,
-    rating_choice,
     read_rating,
     read_rating_text,
     split_rating_at_end,
@@ -145,7 +144,7 @@ def test_every_rating_is_spelled_by_its_opening_and_allowed_tokens(
     encoders: dict[str, ChatEncoder],
 ) -> None:
     for encoder in encoders.values():
-        tokens = rating_choice(encoder)
+        tokens = RatingTask(CONFIG, encoder, 4096, seed=17).rescue_choice(encoder)
         assert encoder.tokenizer.decode(list(tokens.opening)) == "[["
         for n in range(1, 11):
             ids = encoder.content(f"[[{n}]]")
@@ -418,7 +417,8 @@ def test_a_rescue_goes_on_behind_what_was_said(
     encoders: dict[str, ChatEncoder],
 ) -> None:
     for encoder in encoders.values():
-        tokens, length = rating_choice(encoder), len(encoder.encode(RATED[0].messages, generation=True))
+        task = RatingTask(CONFIG, encoder, 4096, seed=17)
+        tokens, length = task.rescue_choice(encoder), len(encoder.encode(RATED[0].messages, generation=True))
         prefix = encoder.encode(RATED[0].messages, generation=True)
         header = encoder.structure(encoder.reason_verdict_separator) if encoder.reasons_first else []
         reason = encoder.content("on and on and on") if encoder.reasons_first else []

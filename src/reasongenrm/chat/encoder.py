@@ -14,7 +14,7 @@ import jinja2
 from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, Grammar
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.engines import ModelConfig, check_model
-from reasongenrm.config.recipe import Recipe
+from reasongenrm.config.recipe import Recipe, Template
 from reasongenrm.errors import ConfigError, EngineError, first_line
 from reasongenrm.records import Message
 
@@ -200,15 +200,11 @@ def template_text(path: str, *, key: str) -> str:
         raise ConfigError(problem, location=key, hint="see configs/prompts/") from None
 
 
-def judge_encoder(recipe: Recipe, template: str, tokenizer: Any) -> ChatEncoder:
-    """Return the encoder of one judge template (`reason`, `think` or `direct`).
+def judge_encoder(recipe: Recipe, template: Template, tokenizer: Any) -> ChatEncoder:
+    """Return the encoder of one judge template.
 
     Raises:
-        ConfigError: the recipe has no chat template file for it.
+        ConfigError: the recipe's chat template file is missing.
     """
-    files: dict[str, str] = {str(kind): path for kind, path in recipe.templates.items()}
-    if template not in files:
-        problem = f"no chat template for {template!r}"
-        raise ConfigError(problem, location="templates", hint=f"add the key {template} with its file")
-    text = template_text(files[template], key=f"templates.{template}")
+    text = template_text(recipe.templates[template], key=f"templates.{template}")
     return ChatEncoder(tokenizer, text, PromptFile.load(recipe.prompts).verdict)

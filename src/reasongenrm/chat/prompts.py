@@ -220,36 +220,33 @@ def _pair_texts(pair: PreferencePair, order: Order, delimiters: Sequence[str]) -
 
 
 @lru_cache(maxsize=8)
-def _criteria_texts(criteria: tuple[Criterion, ...], grammar: Grammar) -> dict[str, str]:
+def _criteria_texts(prompts: PromptFile) -> dict[str, str]:
     """Return a template's variables other than the judged texts."""
     lines = [
         f"- {c.name}{f' (weight {c.weight:g})' if c.weight != 1 else ''}{f': {c.text}' if c.text else ''}"
-        for c in criteria
+        for c in prompts.criteria
     ]
-    return {"criteria": "\n".join(lines), "verdict_a": grammar.a, "verdict_b": grammar.b}
+    return {"criteria": "\n".join(lines), "verdict_a": prompts.verdict.a, "verdict_b": prompts.verdict.b}
 
 
 @lru_cache(maxsize=8)
-def wording_id(
-    template: str,
-    delimiters: tuple[str, ...],
-    criteria: tuple[Criterion, ...] = (),
-    grammar: Grammar = DEFAULT_GRAMMAR,
-) -> str:
+def _wording_id(prompts: PromptFile, template: str, delimiters: tuple[str, ...]) -> str:
     """Return the content hash of a wording: everything in a prompt except the judged texts."""
-    own = [] if not criteria and grammar == DEFAULT_GRAMMAR else [_criteria_texts(criteria, grammar)]
-    return content_id(template, delimiters, *own)
+    default = not prompts.criteria and prompts.verdict == DEFAULT_GRAMMAR
+    return content_id(template, delimiters, *([] if default else [_criteria_texts(prompts)]))
+
+
+def _user_turn(prompts: PromptFile, template: str, **texts: str) -> tuple[Message, ...]:
+    text = _render(template, **texts, **_criteria_texts(prompts))
+    return ({"role": "user", "content": text},)
 
 
 def judge_prompt(pair: PreferencePair, order: Order, prompts: PromptFile) -> JudgePrompt:
     """Render a pair in one order, as the judge's user turn."""
-    own = _criteria_texts(prompts.criteria, prompts.verdict)
-    text = _render(prompts.judge, **_pair_texts(pair, order, prompts.delimiters), **own)
-    messages: tuple[Message, ...] = ({"role": "user", "content": text},)
+    messages = _user_turn(prompts, prompts.judge, **_pair_texts(pair, order, prompts.delimiters))
     winner: Letter = "A" if order == "AB" else "B"
-    wording = wording_id(prompts.judge, prompts.delimiters, prompts.criteria, prompts.verdict)
-    name = content_id(pair.id, order, wording)
-    return JudgePrompt(name, pair.id, order, messages, winner, pair.source)
+    prompt_id = content_id(pair.id, order, _wording_id(prompts, prompts.judge, prompts.delimiters))
+    return JudgePrompt(prompt_id, pair.id, order, messages, winner, pair.source)
 
 
 def placed_prompts(
@@ -263,10 +260,8 @@ def placed_prompts(
 
 def hindsight_prompt(pair: PreferencePair, order: Order, prompts: PromptFile) -> tuple[Message, ...]:
     """Render a pair, and which answer is better, as the teacher's user turn."""
-    winner = "A" if order == "AB" else "B"
-    own = _criteria_texts(prompts.criteria, prompts.verdict)
-    text = _render(prompts.hindsight, winner=winner, **_pair_texts(pair, order, prompts.delimiters), **own)
-    return ({"role": "user", "content": text},)
+    texts = _pair_texts(pair, order, prompts.delimiters)
+    return _user_turn(prompts, prompts.hindsight, winner="A" if order == "AB" else "B", **texts)
 
 
 def rating_prompt(history: Sequence[Message], answer: str, prompts: PromptFile) -> RatingPrompt:
@@ -283,6 +278,5 @@ def rating_prompt(history: Sequence[Message], answer: str, prompts: PromptFile) 
         )
     delimiters = (*prompts.delimiters, *prompts.rating_delimiters)
     texts = {"conversation": _conversation(history, delimiters), "answer": neutralise(answer, delimiters)}
-    text = _render(prompts.rating, **texts, **_criteria_texts(prompts.criteria, prompts.verdict))
-    wording = wording_id(prompts.rating, delimiters, prompts.criteria, prompts.verdict)
-    return RatingPrompt(content_id(tuple(history), answer, wording), ({"role": "user", "content": text},))
+    prompt_id = content_id(tuple(history), answer, _wording_id(prompts, prompts.rating, delimiters))
+    return RatingPrompt(prompt_id, _user_turn(prompts, prompts.rating, **texts))

@@ -101,6 +101,29 @@ def reason_ids(completion: Completion, tokens: VerdictTokens) -> list[int]:
     return ids[: ids.index(tokens.end)] if tokens.end in ids else ids
 
 
+def read_reason(completion: Completion, encoder: ChatEncoder, tokens: VerdictTokens) -> str:
+    """Return the text of the judge's reason; empty under a verdict-only template."""
+    if not encoder.reasons_first:
+        return ""
+    reason: str = encoder.tokenizer.decode(reason_ids(completion, tokens))
+    return reason.strip()
+
+
+def verdict_turn(
+    completion: Completion, encoder: ChatEncoder, tokens: VerdictTokens
+) -> tuple[int, list[int]] | None:
+    """Return where the verdict's turn starts, and its ids up to the end of the turn; None if there is no such turn.
+
+    The engine may decode on after the end: a turn that the judge made up is not a verdict.
+    """
+    ids = list(completion.token_ids)
+    start = after_header(ids, tokens.header) if encoder.reasons_first else 0
+    if start is None:
+        return None
+    turn = ids[start:]
+    return start, turn[: turn.index(tokens.end)] if tokens.end in turn else turn
+
+
 def read_outcome(
     completion: Completion, value: object | None
 ) -> Literal["ok", "unparsed", "truncated", "error"]:
@@ -116,34 +139,29 @@ def read_completion(
     prompt: JudgePrompt, completion: Completion, encoder: ChatEncoder, tokens: VerdictTokens
 ) -> Verdict:
     """Read one completion by its token ids; an unread one is `truncated` (out of tokens) or `unparsed`."""
-    ids = completion.token_ids
-    start = after_header(ids, tokens.header) if encoder.reasons_first else 0
-    if start is not None and tokens.end in ids[start:]:
-        # Decoded on: a turn that the judge made up is not a verdict.
-        ids = ids[: ids.index(tokens.end, start)]
-    decode = encoder.tokenizer.decode
-    reason = decode(reason_ids(completion, tokens)) if encoder.reasons_first else ""
     winner: Letter | None = None
     probability: float | None = None
-    if start is not None and completion.finish_reason != "error":
-        winner = encoder.grammar.last(decode(list(ids[start:])))
-    if start is not None and winner is not None:
-        # A letter elsewhere in the turn is not a verdict.
-        text = encoder.grammar.text_up_to_letter(winner)
-        places = [
-            p for p in completion.logprobs if p >= start and decode(list(ids[start : p + 1])).endswith(text)
-        ]
-        probability = prob_a(completion.logprobs[max(places)], tokens) if places else None
-    outcome, tokens_sampled = read_outcome(completion, winner), len(completion.token_ids)
+    start_and_turn = verdict_turn(completion, encoder, tokens)
+    if start_and_turn and completion.finish_reason != "error":
+        start, turn = start_and_turn
+        decode = encoder.tokenizer.decode
+        winner = encoder.grammar.last(decode(turn))
+        if winner is not None:
+            # A letter elsewhere in the turn is not a verdict.
+            text = encoder.grammar.text_up_to_letter(winner)
+            places = [
+                p for p in completion.logprobs if p >= start and decode(turn[: p + 1 - start]).endswith(text)
+            ]
+            probability = prob_a(completion.logprobs[max(places)], tokens) if places else None
     return Verdict(
         completion.id,
         prompt.pair_id,
         prompt.order,
         winner,
         probability,
-        outcome,
-        reason.strip(),
-        tokens=tokens_sampled,
+        read_outcome(completion, winner),
+        read_reason(completion, encoder, tokens),
+        tokens=len(completion.token_ids),
     )
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.verdict import VerdictTokens, reason_ids
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.base import Engine, Request, complete_missing, request_seed
-from reasongenrm.records import Completion, Message
+from reasongenrm.records import Completion, JudgePrompt, Message, Rating, RatingPrompt, Verdict
 from reasongenrm.store import PartStore, completion_from_json
 
 RESCUE = "#rescue"
@@ -20,24 +20,8 @@ RESCUE_TOKENS = 16
 """Token limit of a rescue by text."""
 
 
-class TaskPrompt(Protocol):
-    """A judge prompt or a rating prompt."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def messages(self) -> tuple[Message, ...]: ...
-
-
-class Judgement(Protocol):
-    """A verdict or a rating."""
-
-    @property
-    def outcome(self) -> str: ...
-
-
-P = TypeVar("P", bound=TaskPrompt)
-J = TypeVar("J", bound=Judgement)
+P = TypeVar("P", bound=JudgePrompt | RatingPrompt)
+J = TypeVar("J", bound=Verdict | Rating)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +48,12 @@ class JudgeTask(ABC, Generic[P, J]):
 
     Args:
         config: limits, votes, and how votes are combined.
-        seed: of the run; every sampled request derives its own seed from it.
         encoder: tokenizer and chat template of the judge; None for a server that takes messages.
-        verdict_tokens: token ids of the judge's verdicts; None without an encoder.
-        forced_choice: token ids of a rescue; None without an encoder.
         max_model_len: tokens of prompt and completion together.
+        seed: of the run; every sampled request derives its own seed from it.
+
+    Raises:
+        ConfigError: see `VerdictTokens.from_encoder`.
     """
 
     closing: str
@@ -77,16 +62,11 @@ class JudgeTask(ABC, Generic[P, J]):
     """User turn of a rescue by text."""
 
     def __init__(
-        self,
-        config: JudgingConfig,
-        seed: int,
-        encoder: ChatEncoder | None,
-        verdict_tokens: VerdictTokens | None,
-        forced_choice: ForcedChoice | None,
-        max_model_len: int,
+        self, config: JudgingConfig, encoder: ChatEncoder | None, max_model_len: int, *, seed: int
     ) -> None:
         self.config, self.seed, self.encoder, self.max_model_len = config, seed, encoder, max_model_len
-        self.verdict_tokens, self.forced_choice = verdict_tokens, forced_choice
+        self.verdict_tokens = VerdictTokens.from_encoder(encoder) if encoder else None
+        self.forced_choice = self.rescue_choice(encoder) if encoder else None
 
     def request_ids(self, prompt: P) -> list[str]:
         """Return the ids of a prompt's requests, one per vote."""
@@ -146,6 +126,10 @@ class JudgeTask(ABC, Generic[P, J]):
             stop=choice.stop,
             logprob_token_ids=choice.logprob_token_ids,
         )
+
+    @abstractmethod
+    def rescue_choice(self, encoder: ChatEncoder) -> ForcedChoice:
+        """Return the token ids of a rescue."""
 
     @abstractmethod
     def read(self, prompt: P, completion: Completion) -> J:

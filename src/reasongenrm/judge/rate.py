@@ -14,8 +14,7 @@ from itertools import chain, takewhile
 from statistics import fmean
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.verdict import VerdictTokens, after_header, read_outcome, reason_ids
-from reasongenrm.config.evaluate import JudgingConfig
+from reasongenrm.chat.verdict import VerdictTokens, read_outcome, read_reason, verdict_turn
 from reasongenrm.judge.ask import ForcedChoice, JudgeTask
 from reasongenrm.records import Completion, Rating, RatingPrompt
 
@@ -42,27 +41,11 @@ def split_rating_at_end(text: str) -> tuple[str, int] | None:
     return (text[: match.start()].rstrip(), int(match[1])) if match else None
 
 
-def rating_choice(encoder: ChatEncoder) -> ForcedChoice:
-    """Return how a tokenizer spells a rating: ids that all ratings begin with, then digits and closing brackets."""
-    spellings = [encoder.content(f"[[{rating}]]") for rating in range(LOWEST, HIGHEST + 1)]
-    opening = [ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, zip(*spellings, strict=False))]
-    rests = [ids[len(opening) :] for ids in spellings]
-    allowed = tuple(sorted(set(chain.from_iterable(rests))))
-    return ForcedChoice(tuple(opening), allowed, max(map(len, rests)), stop=(CLOSING,))
-
-
 def read_rating(completion: Completion, encoder: ChatEncoder, tokens: VerdictTokens) -> Rating:
     """Read one completion by its token ids; an unread one is `truncated` (out of tokens) or `unparsed`."""
-    ids = completion.token_ids
-    start = after_header(ids, tokens.header) if encoder.reasons_first else 0
-    rating = None
-    if start is not None:
-        turn = ids[start:]
-        if tokens.end in turn:  # decoded on: a turn that the judge made up is not a rating
-            turn = turn[: turn.index(tokens.end)]
-        rating = last_rating(encoder.tokenizer.decode(list(turn)))
-    reason = encoder.tokenizer.decode(reason_ids(completion, tokens)) if encoder.reasons_first else ""
-    return _rating(completion, reason, rating)
+    turn = verdict_turn(completion, encoder, tokens)
+    rating = last_rating(encoder.tokenizer.decode(turn[1])) if turn else None
+    return _rating(completion, read_reason(completion, encoder, tokens), rating)
 
 
 def read_rating_text(completion: Completion) -> Rating:
@@ -85,27 +68,18 @@ def _rating(completion: Completion, reason: str, rating: int | None) -> Rating:
 
 
 class RatingTask(JudgeTask[RatingPrompt, Rating]):
-    """Ratings of single answers: requests, and how completions are read.
-
-    Args:
-        config: limits and votes; `combine` and `margin` are not used.
-        encoder: tokenizer and chat template of the judge; None for a server that takes messages.
-        max_model_len: tokens of prompt and completion together.
-        seed: of the run.
-
-    Raises:
-        ConfigError: see `VerdictTokens.from_encoder`.
-    """
+    """Ratings of single answers: requests, and how completions are read; `combine` and `margin` are not used."""
 
     closing = CLOSING
     rescue_prompt = RESCUE_PROMPT
 
-    def __init__(
-        self, config: JudgingConfig, encoder: ChatEncoder | None, max_model_len: int, *, seed: int
-    ) -> None:
-        choice = rating_choice(encoder) if encoder else None
-        tokens = VerdictTokens.from_encoder(encoder) if encoder else None
-        super().__init__(config, seed, encoder, tokens, choice, max_model_len)
+    def rescue_choice(self, encoder: ChatEncoder) -> ForcedChoice:
+        """Return the token ids of a rescue: what all ratings begin with, then digits and closing brackets."""
+        spellings = [encoder.content(f"[[{rating}]]") for rating in range(LOWEST, HIGHEST + 1)]
+        opening = [ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, zip(*spellings, strict=False))]
+        rests = [ids[len(opening) :] for ids in spellings]
+        allowed = tuple(sorted(set(chain.from_iterable(rests))))
+        return ForcedChoice(tuple(opening), allowed, max(map(len, rests)), stop=(CLOSING,))
 
     def read(self, prompt: RatingPrompt, completion: Completion) -> Rating:
         """Read the rating of one completion; its id is the completion's."""

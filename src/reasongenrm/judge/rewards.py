@@ -110,16 +110,10 @@ class GroupReward:
     ) -> None:
         if against not in ("group", "reference"):
             raise ConfigError(f"unknown value {against!r}", location="against", hint="use group or reference")
-        if against == "reference" and reference is None:
-            raise ConfigError(
-                "no reference column", location="reference", hint="name the column of reference answers"
-            )
-        if against == "group" and reference is not None:
-            raise ConfigError(
-                f'{reference!r} is not used with against="group"',
-                location="reference",
-                hint='set against="reference", or leave reference out',
-            )
+        if (against == "reference") != (reference is not None):
+            problem = f'against="{against}" and reference={reference!r} contradict each other'
+            hint = 'set against="reference" and reference to the column of reference answers, or neither'
+            raise ConfigError(problem, location="reference", hint=hint)
         self._judge, self._reference, self._unread = judge, reference, unread
         self.__name__ = f"judge_{against}"  # TRL logs it as rewards/judge_group/mean
 
@@ -168,17 +162,13 @@ def verl_score(judge: PairwiseJudge, *, unread: float = 0.5) -> Callable[..., An
         solution_str: Any = None,
         ground_truth: Any = None,
         extra_info: Any = None,
-        *,
-        data_sources: Any = None,
-        solution_strs: Any = None,
-        ground_truths: Any = None,
-        extra_infos: Any = None,
-        **_: Any,
+        **batch: Any,
     ) -> float | list[float]:
-        if solution_strs is None:
+        solutions, infos = batch.get("solution_strs"), batch.get("extra_infos")
+        if solutions is None:
             return scores([solution_str], [ground_truth], [extra_info])[0]
-        infos = [None] * len(solution_strs) if extra_infos is None else list(extra_infos)
-        return scores(list(solution_strs), list(ground_truths), infos)
+        infos = [None] * len(solutions) if infos is None else list(infos)
+        return scores(list(solutions), list(batch["ground_truths"]), infos)
 
     def scores(solutions: list[Any], truths: list[Any], infos: list[Any]) -> list[float]:
         prompts = [_question(info, number) for number, info in enumerate(infos)]

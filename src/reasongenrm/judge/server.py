@@ -70,8 +70,9 @@ class _PromptBody(BaseModel):
             raise ValueError("give either prompt or messages")
         return self
 
-    def checked_prompt(self, limits: Limits) -> list[Message]:
-        """Return the prompt as messages."""
+    def checked_prompt(self, limits: Limits, *answers: str) -> list[Message]:
+        """Return the prompt as messages; check the sizes of prompt and answers."""
+        check_lengths("an answer", answers, limits)
         turns = [turn.content for turn in self.messages or ()]
         check_count("messages", len(turns), limits.turns)
         check_lengths("prompt", [self.prompt or "", *turns], limits)
@@ -215,15 +216,14 @@ def create_app(
 
     @app.post("/compare")
     async def compare(body: CompareRequest, request: Request) -> dict[str, Any]:
-        check_lengths("an answer", (body.a, body.b), limits)
-        rows = [(body.checked_prompt(limits), body.a, body.b)]
+        rows = [(body.checked_prompt(limits, body.a, body.b), body.a, body.b)]
         [comparison] = await _result(request, judge.submit(rows))
         return _comparison_json(comparison)
 
     @app.post("/score")
     async def score(body: ScoreRequest, request: Request) -> dict[str, Any]:
-        check_lengths("an answer", (body.answer, body.reference), limits)
-        rows = [(body.checked_prompt(limits), body.answer, body.reference)]
+        prompt = body.checked_prompt(limits, body.answer, body.reference)
+        rows = [(prompt, body.answer, body.reference)]
         [comparison] = await _result(request, judge.submit(rows))
         return {"score": preference(comparison), **_comparison_json(comparison)}
 
@@ -241,8 +241,7 @@ def _add_tournaments(app: Any, judge: SharedJudge, limits: Limits) -> None:
 
     def checked_prompt(body: BestRequest) -> list[Message]:
         check_count("answers", len(body.answers), limits.answers)
-        check_lengths("an answer", body.answers, limits)
-        return body.checked_prompt(limits)
+        return body.checked_prompt(limits, *body.answers)
 
     def rank(body: RankRequest) -> dict[str, Any]:
         return _ranking_json(judge.rank(checked_prompt(body), body.answers, method=body.method))

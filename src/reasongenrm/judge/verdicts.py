@@ -138,14 +138,8 @@ class VerdictTask(JudgeTask[JudgePrompt, Verdict]):
     """Verdicts on pairs of answers: requests, and how completions are read.
 
     Args:
-        config: limits, votes, and how votes are combined.
-        encoder: tokenizer and chat template of the judge; None for a server that takes messages.
-        max_model_len: tokens of prompt and completion together.
+        config, encoder, max_model_len, seed: see `JudgeTask`.
         grammar: the verdict grammar of a judge without an encoder.
-        seed: of the run.
-
-    Raises:
-        ConfigError: the two verdicts do not differ in one token of the tokenizer.
     """
 
     def __init__(
@@ -157,13 +151,16 @@ class VerdictTask(JudgeTask[JudgePrompt, Verdict]):
         *,
         seed: int,
     ) -> None:
-        tokens = VerdictTokens.from_encoder(encoder) if encoder else None
-        letters = (tokens.a, tokens.b) if tokens else ()
-        choice = ForcedChoice(tokens.opening, letters, 1, logprob_token_ids=letters) if tokens else None
-        super().__init__(config, seed, encoder, tokens, choice, max_model_len)
+        super().__init__(config, encoder, max_model_len, seed=seed)
         self.grammar = encoder.grammar if encoder else grammar
         self.closing = self.grammar.closing
         self.rescue_prompt = f"Now give your verdict alone: {self.grammar.a} or {self.grammar.b}."
+
+    def rescue_choice(self, encoder: ChatEncoder) -> ForcedChoice:
+        """Return the token ids of a rescue: the verdict's opening, then A or B."""
+        tokens = VerdictTokens.from_encoder(encoder)
+        letters = (tokens.a, tokens.b)
+        return ForcedChoice(tokens.opening, letters, 1, logprob_token_ids=letters)
 
     def read(self, prompt: JudgePrompt, completion: Completion) -> Verdict:
         """Read the verdict of one completion; its id is the completion's."""
