@@ -235,7 +235,7 @@ class RecordWriter:
         counts: counts so far.
 
     Raises:
-        ConfigError: the selector's formula does not work.
+        ConfigError: the selector's formula cannot be evaluated.
     """
 
     def __init__(self, recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: ChatEncoder) -> None:

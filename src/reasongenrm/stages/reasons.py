@@ -158,7 +158,8 @@ def fit_reasons(
             location="teachers",
             hint="see the files in reasons/",
         )
-    on_unfit(unfit_count)
+    if unfit_count:
+        on_unfit(unfit_count)
 
 
 def score_all(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: ChatEncoder, count: int) -> None:
