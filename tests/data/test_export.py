@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.data.export import FILES, LAYOUTS, export
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.reasons.records import dpo_row, grpo_row
 from reasongenrm.records import JudgePrompt, Message, ScoredReason, SFTRecord
 from reasongenrm.store import read_jsonl, write_jsonl
+from reasongenrm.train.sft import training_rows
 
 pytestmark = pytest.mark.unit
 
@@ -157,6 +159,17 @@ def test_prompts_of_a_file_are_texts_only_if_all_are_one_user_turn(recipe: Recip
         write_jsonl(recipe.folder / "general.jsonl", rows)
         for layout, column in (("plain", "prompt"), ("openrlhf", "input")):
             assert {type(row[column]) for row in exported(recipe, layout)["general"]} == kinds
+
+
+def test_stage_2_reads_plain_records_as_its_own(full_run: Recipe, toy_tokenizer: Any) -> None:
+    encoder = ChatEncoder(toy_tokenizer, toy_tokenizer.chat_template)
+    export(full_run, "plain")
+    for name in ("sft", "genrm", "general"):
+        own, plain = (
+            list(training_rows([folder / f"{name}.jsonl"], encoder, 1000))
+            for folder in (full_run.folder, full_run.folder / "export" / "plain")
+        )
+        assert plain == own
 
 
 @pytest.mark.parametrize("to", list(LAYOUTS))
