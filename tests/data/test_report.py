@@ -77,7 +77,9 @@ def test_clean_keeps_all_sources_when_none_is_named() -> None:
 
 small = st.sampled_from(["a", "b", "c"])
 items = st.one_of(
-    st.tuples(small, small, small, small).filter(lambda of: of[1] != of[2]).map(lambda of: pair(*of)),
+    st.tuples(small, small, small, small)
+    .filter(lambda texts: texts[1] != texts[2])
+    .map(lambda texts: pair(*texts)),
     st.builds(Drop, small, small, small, small, st.sampled_from(["load", "length"])),
 )
 
@@ -143,7 +145,7 @@ def test_report_through_four_stages(tmp_path: Path) -> None:
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["data.html", "data.json"]
 
 
-def test_sums_that_do_not_hold_are_an_error() -> None:
+def test_wrong_sums_are_an_error() -> None:
     report = DataReport()
     report.add_loaded("s")
     with pytest.raises(AssertionError, match=r"source 's': 1 in, but 0 kept \+ 0 dropped"):
@@ -154,7 +156,7 @@ def test_sums_that_do_not_hold_are_an_error() -> None:
         report.to_dict()
 
 
-def test_report_does_not_hang_on_the_order_of_rows(tmp_path: Path) -> None:
+def test_the_report_does_not_depend_on_the_order_of_rows(tmp_path: Path) -> None:
     rows = [pair(source=name, chosen="good" * len(name)) for name in ("bb", "a", "ccc")]
     written = []
     for order in (rows, rows[::-1]):
@@ -168,7 +170,7 @@ def test_report_does_not_hang_on_the_order_of_rows(tmp_path: Path) -> None:
     assert written[0] == written[1]
 
 
-def test_sources_that_read_the_same_count_as_one() -> None:
+def test_sources_that_look_the_same_count_as_one() -> None:
     report = DataReport()
     for name in ("a\nb", "a\\nb", "\ud800", "", "a"):
         report.add_loaded(name)
@@ -182,7 +184,7 @@ def test_sources_that_read_the_same_count_as_one() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 20_000)), min_size=1, max_size=20))
-def test_every_answer_stands_in_the_length_histogram(lengths: list[tuple[int, int]]) -> None:
+def test_every_answer_is_in_the_length_histogram(lengths: list[tuple[int, int]]) -> None:
     report = DataReport()
     for short, long in lengths:
         report.add_loaded("s")
@@ -229,7 +231,7 @@ def test_token_lengths_per_template() -> None:
     }
 
 
-def test_sections_of_others_and_the_report_s_own_parts() -> None:
+def test_further_sections_cannot_replace_the_report_s_own() -> None:
     report = DataReport()
     report.add_section("leaks", {"a": 1})
     assert report.to_dict()["leaks"] == {"a": 1}

@@ -26,7 +26,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Page:
-    """What a reader does with the report, and what they see."""
+    """The report as a reader sees and uses it."""
 
     def __init__(self, driver: Any, path: Path, size: tuple[int, int] = DESKTOP) -> None:
         self.driver = driver
@@ -55,11 +55,11 @@ class Page:
         [option] = [o for o in self.all(f".controls .{control} option") if o.text.startswith(text)]
         option.click()
 
-    def search(self, text: str, *, found: int) -> None:
-        """Type into the text filter; `found` rows are left."""
+    def search(self, text: str, *, count: int) -> None:
+        """Type into the text filter; `count` rows are left."""
         box = self.one(".controls .find")
         box.send_keys("\ue009a\ue000\ue003", text)  # Ctrl-A, backspace (WebDriver's own key codes)
-        self.until(lambda: self.count() == found)
+        self.until(lambda: self.count() == count)
 
     def count(self) -> int:
         """Rows that the filters leave, as the page says."""
@@ -77,7 +77,7 @@ class Page:
         return str(self.one(".rows tr.detail").text)
 
     def calm(self) -> None:
-        """Nothing was complained of, and no text of the run ran."""
+        """Check that the browser logged no error and ran no text of the run."""
         assert self.driver.get_log("browser") == []
         assert self.driver.title == "toy: report"
 
@@ -109,10 +109,10 @@ def test_filters_narrow_the_rows(browser: Any, report: Path) -> None:
     page = Page(browser, report)
     page.choose("subset", "toy-safety (20)")
     assert page.count() == 20 and set(page.column(2)) == {"toy-safety"}
-    page.search("safety 7:", found=1)
+    page.search("safety 7:", count=1)
     assert "toy-safety 7:" in page.column(3)[0]
     page.choose("subset", "all subsets")
-    page.search("", found=81)
+    page.search("", count=81)
     page.choose("model", "scalar")
     assert [head.text for head in page.all(".rows th")] == ["#", "subset", "prompt", "scalar"]
     page.choose("outcome", "wrong")
@@ -146,7 +146,7 @@ def test_a_row_opens_to_prompt_answers_reasons_and_verdicts(browser: Any, report
 
 def test_text_of_the_run_is_shown_and_does_nothing(browser: Any, report: Path) -> None:
     page = Page(browser, report)
-    page.search("onerror=", found=1)
+    page.search("onerror=", count=1)
     assert page.column(3) == [EVIL_PROMPT]
     shown = page.open_first()
     texts = browser.execute_script(
@@ -164,11 +164,13 @@ def test_text_of_the_run_is_shown_and_does_nothing(browser: Any, report: Path) -
     assert all("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
 
 
-def test_nothing_is_asked_of_the_network(browser: Any, report: Path) -> None:
+def test_nothing_is_loaded_from_the_network(browser: Any, report: Path) -> None:
     page = Page(browser, report)
     page.open_first()
-    asked = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
-    assert all(name.startswith("data:") for name in asked)
+    loaded = browser.execute_script(
+        "return performance.getEntriesByType('resource').map(entry => entry.name)"
+    )
+    assert all(name.startswith("data:") for name in loaded)
     pictures = browser.execute_script(
         "return [...document.images].map(image => [image.complete, image.naturalWidth])"
     )

@@ -1,4 +1,4 @@
-"""Runs side by side: the differences are those of the official scores, every changed row is told, text stays text."""
+"""Compared runs: differences of official scores, every changed row is listed, text stays text."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from reasongenrm.report.comparison import holm
 from reasongenrm.report.explorer import pair_outcome
 from reasongenrm.store import read_jsonl, write_json, write_jsonl
 from support.html_pages import Page
-from support.judged import judged as says
+from support.judged import judged as judged_pair
 from support.judged_run import EVIL_PROMPT, judged, published_run, rows_of, scored, toy_run, write_run
 
 pytestmark = pytest.mark.unit
@@ -47,11 +47,11 @@ def write_kinds(folder: Path, benchmarks: Mapping[str, tuple[str, Sequence[Row],
     for key, (kind, rows, models) in benchmarks.items():
         write_jsonl(folder / "evaluate" / key / "rows.jsonl", map(asdict, rows))
         write_jsonl(folder / "evaluate" / key / "dropped.jsonl", [])
-        found = {}
+        model_entries = {}
         for name, results in models.items():
             write_jsonl(folder / "evaluate" / key / name / "results.jsonl", map(asdict, results.values()))
             score = BENCHMARKS[kind].score(rows, results)
-            found[name] = {
+            model_entries[name] = {
                 "score": asdict(score),
                 "diagnostics": asdict(diagnose(rows, results)),
                 "cost": None,
@@ -63,7 +63,7 @@ def write_kinds(folder: Path, benchmarks: Mapping[str, tuple[str, Sequence[Row],
             "path": "somewhere",
             "rows": len(rows),
             "unreadable_rows": 0,
-            "models": found,
+            "models": model_entries,
         }
     write_json(folder / "scores.json", {"run": folder.name, "benchmarks": entries})
     return folder
@@ -108,8 +108,8 @@ def two(kind: str) -> tuple[list[Row], Models]:
 
 def compared(runs: list[Path], out: Path) -> dict[str, Any]:
     compare_runs(runs, out)
-    told: dict[str, Any] = json.loads((out / "compare.json").read_text(encoding="utf-8"))
-    return told
+    numbers: dict[str, Any] = json.loads((out / "compare.json").read_text(encoding="utf-8"))
+    return numbers
 
 
 def bytes_of(out: Path) -> dict[str, bytes]:
@@ -126,18 +126,18 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_difference_is_that_of_the_two_official_scores(tmp_path: Path, kind: str) -> None:
     rows, models = two(kind)
     run = write_kinds(tmp_path / "r", {kind: (kind, rows, models)})
-    [told] = compared([run], tmp_path / "out")["comparisons"]
+    [numbers] = compared([run], tmp_path / "out")["comparisons"]
     base, better = (BENCHMARKS[kind].score(rows, models[name]) for name in ("base", "better"))
-    assert told["difference"] == better.score - base.score != 0
-    assert (told["reference"]["score"], told["model"]["score"]) == (base.score, better.score)
-    assert (told["reference"]["interval"], told["model"]["interval"]) == (
+    assert numbers["difference"] == better.score - base.score != 0
+    assert (numbers["reference"]["score"], numbers["model"]["score"]) == (base.score, better.score)
+    assert (numbers["reference"]["interval"], numbers["model"]["interval"]) == (
         list(base.interval),
         list(better.interval),
     )
-    low, high = told["difference_interval"]
-    assert low < told["difference"] < high and told["rows"] == len(rows)
+    low, high = numbers["difference_interval"]
+    assert low < numbers["difference"] < high and numbers["rows"] == len(rows)
     published = json.loads((run / "scores.json").read_text(encoding="utf-8"))["benchmarks"][kind]["models"]
-    assert told["model"]["score"] == published["better"]["score"]["score"]
+    assert numbers["model"]["score"] == published["better"]["score"]["score"]
 
 
 def test_the_difference_with_the_prior_sets(tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ def test_the_difference_with_the_prior_sets(tmp_path: Path) -> None:
     write_jsonl(run / "evaluate" / "rb" / "rows.jsonl", map(asdict, rows))
     scores["benchmarks"]["rb"]["rows"] = len(rows)
     write_json(run / "scores.json", scores)
-    [told] = compared([run], tmp_path / "out")["comparisons"]
+    [numbers] = compared([run], tmp_path / "out")["comparisons"]
     one, other = (benchmark.score(rows, models[name]).score for name in ("one", "other"))
-    assert told["difference"] == other - one != 0 and told["notes"] == []
+    assert numbers["difference"] == other - one != 0 and numbers["notes"] == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -189,27 +189,32 @@ def test_the_two_sides_of_a_difference_have_the_same_rows() -> None:
         score_difference(whole, part)
 
 
-SAID = {"right": ("right", "right"), "wrong": ("wrong", "wrong"), "inconsistent": ("right", "wrong")}
+ORDERS = {"right": ("right", "right"), "wrong": ("wrong", "wrong"), "inconsistent": ("right", "wrong")}
 
 
-def said_of(rows: Sequence[Row], *outcomes: str) -> dict[str, PairResult]:
+def results_with(rows: Sequence[Row], *outcomes: str) -> dict[str, PairResult]:
     return {
-        r.id: replace(says(r.id, SAID[said]), subset=r.subset) for r, said in zip(rows, outcomes, strict=True)
+        r.id: replace(judged_pair(r.id, ORDERS[outcome]), subset=r.subset)
+        for r, outcome in zip(rows, outcomes, strict=True)
     }
 
 
 def test_a_small_example_by_hand(tmp_path: Path) -> None:
     rows = [row("toy-chat", n) for n in range(4)]
     models = {
-        "base": said_of(rows, "right", "right", "wrong", "inconsistent"),
-        "new": said_of(rows, "right", "wrong", "right", "right"),
+        "base": results_with(rows, "right", "right", "wrong", "inconsistent"),
+        "new": results_with(rows, "right", "wrong", "right", "right"),
     }
     run = write_run(tmp_path / "r", {"toy": (rows, models)})
-    [told] = compared([run], tmp_path / "out")["comparisons"]
-    assert (told["reference"]["score"], told["model"]["score"], told["difference"]) == (0.625, 0.75, 0.125)
-    assert (told["better"], told["worse"], told["p"], told["p_holm"]) == (2, 1, 1.0, None)
-    assert told["changes"] == {"right to wrong": 1, "wrong to right": 1, "other change": 1}
-    assert told["transitions"] == [
+    [numbers] = compared([run], tmp_path / "out")["comparisons"]
+    assert (numbers["reference"]["score"], numbers["model"]["score"], numbers["difference"]) == (
+        0.625,
+        0.75,
+        0.125,
+    )
+    assert (numbers["better"], numbers["worse"], numbers["p"], numbers["p_holm"]) == (2, 1, 1.0, None)
+    assert numbers["changes"] == {"right to wrong": 1, "wrong to right": 1, "other change": 1}
+    assert numbers["transitions"] == [
         {"before": "right", "after": "right", "rows": 1},
         {"before": "right", "after": "wrong", "rows": 1},
         {"before": "wrong", "after": "right", "rows": 1},
@@ -217,7 +222,7 @@ def test_a_small_example_by_hand(tmp_path: Path) -> None:
     ]
     # All 256 resamples of the four rows' differences.
     means = [sum(drawn) / 4 for drawn in itertools.product((0, -1, 1, 0.5), repeat=4)]
-    assert told["difference_interval"] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.13)
+    assert numbers["difference_interval"] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.13)
     changes = {change["id"]: change for change in read_jsonl(tmp_path / "out" / "changes.jsonl")}
     assert {name: (c["before"], c["after"], c["change"]) for name, c in changes.items()} == {
         rows[1].id: ("right", "wrong", "right to wrong"),
@@ -234,22 +239,22 @@ def test_a_small_example_by_hand(tmp_path: Path) -> None:
 def test_ten_rows_gained_of_ten_is_beyond_chance(tmp_path: Path) -> None:
     rows = [row("toy-chat", n) for n in range(12)]
     models = {
-        "base": said_of(rows, *["wrong"] * 10, "right", "wrong"),
-        "new": said_of(rows, *["right"] * 11, "wrong"),
+        "base": results_with(rows, *["wrong"] * 10, "right", "wrong"),
+        "new": results_with(rows, *["right"] * 11, "wrong"),
     }
     run = write_run(tmp_path / "r", {"toy": (rows, models)})
-    [told] = compared([run], tmp_path / "out")["comparisons"]
-    assert (told["better"], told["worse"], told["p"]) == (10, 0, pytest.approx(2 / 2**10))
+    [numbers] = compared([run], tmp_path / "out")["comparisons"]
+    assert (numbers["better"], numbers["worse"], numbers["p"]) == (10, 0, pytest.approx(2 / 2**10))
 
 
 def test_identical_runs_differ_in_nothing(toy: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(toy, tmp_path / "other" / "toy")
-    told = compared([Path(f"{toy}:reasongenrm"), Path(f"{copy}:reasongenrm")], tmp_path / "out")
-    [one] = told["comparisons"]
+    numbers = compared([Path(f"{toy}:reasongenrm"), Path(f"{copy}:reasongenrm")], tmp_path / "out")
+    [one] = numbers["comparisons"]
     assert one["difference"] == 0 and one["difference_interval"] == [0, 0]
     assert (one["better"], one["worse"], one["p"]) == (0, 0, 1.0) and set(one["changes"].values()) == {0}
     assert (tmp_path / "out" / "changes.jsonl").read_bytes() == b""
-    assert told["settings"] == [{"run": "other/toy", "differences": []}]
+    assert numbers["settings"] == [{"run": "other/toy", "differences": []}]
     text = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
     assert "rows that changed\n\nNone.\n" in text and "+0.0 \\[+0.0, +0.0\\]" in text
     assert "The manifests show no difference." in text
@@ -283,19 +288,19 @@ def test_the_order_of_lines_in_the_files_does_not_matter(tmp_path: Path) -> None
 def test_a_row_of_several_comparisons_changes_with_any_of_them(tmp_path: Path) -> None:
     rows = [row("Math", n, wrong=3) for n in range(3)]
 
-    def told_of(*said: str) -> dict[str, PairResult]:
+    def results_of(*outcomes: str) -> dict[str, PairResult]:
         pairs = [pair for one in rows for pair in one.pairs]
         return {
-            pair.id: replace(says(pair.id, SAID[s]), subset="Math")
-            for pair, s in zip(pairs, said, strict=True)
+            pair.id: replace(judged_pair(pair.id, ORDERS[s]), subset="Math")
+            for pair, s in zip(pairs, outcomes, strict=True)
         }
 
-    base = told_of("right", "right", "right", "right", "wrong", "right", "wrong", "wrong", "wrong")
-    new = told_of("right", "right", "right", "right", "right", "wrong", "right", "right", "right")
+    base = results_of("right", "right", "right", "right", "wrong", "right", "wrong", "wrong", "wrong")
+    new = results_of("right", "right", "right", "right", "right", "wrong", "right", "right", "right")
     run = write_kinds(tmp_path / "r", {"rb2": ("rewardbench2", rows, {"base": base, "new": new})})
-    [told] = compared([run], tmp_path / "out")["comparisons"]
-    assert (told["better"], told["worse"]) == (1, 0)
-    assert told["changes"] == {"right to wrong": 0, "wrong to right": 1, "other change": 1}
+    [numbers] = compared([run], tmp_path / "out")["comparisons"]
+    assert (numbers["better"], numbers["worse"]) == (1, 0)
+    assert numbers["changes"] == {"right to wrong": 0, "wrong to right": 1, "other change": 1}
     changes = {change["id"]: change for change in read_jsonl(tmp_path / "out" / "changes.jsonl")}
     assert changes.keys() == {rows[1].id, rows[2].id}
     mixed = changes[rows[1].id]
@@ -321,15 +326,15 @@ def test_text_of_the_runs_stays_text(toy: Path, tmp_path: Path) -> None:
     manifest = json.loads((moved / "manifest" / "evaluate.json").read_text(encoding="utf-8"))
     manifest["git"], manifest["recipe"]["model"]["path"] = "<u>git</u>", "<script>1</script> | *x*"
     write_json(moved / "manifest" / "evaluate.json", manifest)
-    told = compared([moved, toy], tmp_path / "out")
-    assert told["runs"][0]["label"] == "<b>1</b> | {{ 7 * 7 }} ?[31m ? [x](y)"
+    numbers = compared([moved, toy], tmp_path / "out")
+    assert numbers["runs"][0]["label"] == "<b>1</b> | {{ 7 * 7 }} ?[31m ? [x](y)"
     page = Page((tmp_path / "out" / "compare.html").read_text(encoding="utf-8"))
     assert not {"b", "i", "u", "img"} & set(page.tags)
     assert {"<u>git</u>", "<script>1</script> | *x*", "<b>1</b> | {{ 7 * 7 }} ?[31m ? [x](y)"} <= set(
         page.cells
     )
     rows, script = page.inside["script"][:-1], page.inside["script"][-1]
-    assert len(rows) == sum(bool(sum(one["changes"].values())) for one in told["comparisons"])
+    assert len(rows) == sum(bool(sum(one["changes"].values())) for one in numbers["comparisons"])
     assert not any(re.search("[<>&\u2028\u2029]", text) for text in rows)
     assert not re.search(r"innerHTML|insertAdjacent|document\.write|eval\(|fetch\(|https?:", script)
     assert any(EVIL_PROMPT in json.dumps(json.loads(text), ensure_ascii=False) for text in rows)
@@ -342,7 +347,7 @@ def test_text_of_the_runs_stays_text(toy: Path, tmp_path: Path) -> None:
     assert len(tables) > 20
 
 
-def test_the_page_allows_its_script_and_style_alone_and_asks_for_nothing(toy: Path, tmp_path: Path) -> None:
+def test_the_page_allows_its_script_and_style_alone_and_loads_nothing(toy: Path, tmp_path: Path) -> None:
     compare_runs([toy], tmp_path / "out")
     html = (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
     page = Page(html)
@@ -355,20 +360,20 @@ def test_the_page_allows_its_script_and_style_alone_and_asks_for_nothing(toy: Pa
         "wrong to right",
         "other change",
     ] * 3
-    told = {(c["model"], c["id"]): c["change"] for c in read_jsonl(tmp_path / "out" / "changes.jsonl")}
-    shown = {}
+    kinds = {(c["model"], c["id"]): c["change"] for c in read_jsonl(tmp_path / "out" / "changes.jsonl")}
+    kinds_on_page = {}
     for text in page.inside["script"][:-1]:
         data = json.loads(text)
         for pair in data["pairs"]:
-            shown[data["models"][1], data["rows"][pair["row"]]["id"]] = pair["change"]
+            kinds_on_page[data["models"][1], data["rows"][pair["row"]]["id"]] = pair["change"]
             before, after = pair["results"]
             assert before["outcome"] != after["outcome"]
             assert len(before["verdicts"]) == 2 and before["verdicts"][0]["reason"].startswith("base")
-    assert shown == told and len(told) > 30
+    assert kinds_on_page == kinds and len(kinds) > 30
 
 
 def test_every_change_is_listed_and_no_other_row(toy: Path, tmp_path: Path) -> None:
-    told = compared([toy], tmp_path / "out")
+    numbers = compared([toy], tmp_path / "out")
     results = {
         name: {r["pair_id"]: r for r in read_jsonl(toy / "evaluate" / "toy" / name / "results.jsonl")}
         for name in ("base", "genrm")
@@ -376,25 +381,28 @@ def test_every_change_is_listed_and_no_other_row(toy: Path, tmp_path: Path) -> N
     outcomes = {
         name: {
             key: pair_outcome(PairResult(key, "", (), tuple(r["correct"]), tuple(r["outcomes"])))
-            for key, r in found.items()
+            for key, r in results_by_id.items()
         }
-        for name, found in results.items()
+        for name, results_by_id in results.items()
     }
-    [one] = [one for one in told["comparisons"] if one["model"]["name"] == "toy/genrm"]
+    [one] = [one for one in numbers["comparisons"] if one["model"]["name"] == "toy/genrm"]
     expected = {k: (outcomes["base"][k], outcomes["genrm"][k]) for k in outcomes["base"]}
     changes = [c for c in read_jsonl(tmp_path / "out" / "changes.jsonl") if c["model"] == "toy/genrm"]
     assert {c["id"]: (c["before"], c["after"]) for c in changes} == {
         k: pair for k, pair in expected.items() if pair[0] != pair[1]
     }
     assert changes == sorted(changes, key=lambda c: (c["subset"], c["id"]))
-    right = {name: {k for k, o in found.items() if o == "right"} for name, found in outcomes.items()}
+    right = {
+        name: {k for k, o in results_by_id.items() if o == "right"}
+        for name, results_by_id in outcomes.items()
+    }
     assert one["better"] == len(right["genrm"] - right["base"])
     assert one["worse"] == len(right["base"] - right["genrm"])
     assert sum(entry["rows"] for entry in one["transitions"]) == one["rows"] == 25
     assert sum(one["changes"].values()) == len(changes)
 
 
-def test_rows_that_one_run_alone_has_are_counted_and_named(tmp_path: Path) -> None:
+def test_rows_of_only_one_run_are_counted_and_named(tmp_path: Path) -> None:
     rows = rows_of(["toy-chat", "toy-safety"], 10)
     changed = replace(rows[5], details={"of": "another version"})
     mine, theirs = rows[:16], [*rows[2:5], changed, *rows[6:]]
@@ -402,15 +410,15 @@ def test_rows_that_one_run_alone_has_are_counted_and_named(tmp_path: Path) -> No
         write_run(tmp_path / name, {"toy": (some, {"base": judged(some, name)})})
         for name, some in (("mine", mine), ("theirs", theirs))
     ]
-    [told] = compared(runs, tmp_path / "out")["comparisons"]
+    [numbers] = compared(runs, tmp_path / "out")["comparisons"]
     shared = [r for r in rows[2:16] if r.id != changed.id]
-    assert told["rows"] == len(shared) == 13
-    assert told["only_reference"] == sorted(r.id for r in rows[:2])
-    assert told["only_model"] == sorted(r.id for r in rows[16:]) and told["unlike"] == [changed.id]
+    assert numbers["rows"] == len(shared) == 13
+    assert numbers["only_reference"] == sorted(r.id for r in rows[:2])
+    assert numbers["only_model"] == sorted(r.id for r in rows[16:]) and numbers["unlike"] == [changed.id]
     ours, other = (BENCHMARKS["rewardbench"].score(shared, judged(shared, n)) for n in ("mine", "theirs"))
-    assert told["difference"] == other.score - ours.score
-    assert told["reference"]["score"] == ours.score and told["model"]["score"] == other.score
-    [note] = told["notes"]
+    assert numbers["difference"] == other.score - ours.score
+    assert numbers["reference"]["score"] == ours.score and numbers["model"]["score"] == other.score
+    [note] = numbers["notes"]
     assert "13 rows that both judged" in note and "2 of mine/base alone" in note
     assert "4 of theirs/base alone" in note and all(r.id in note for r in (*rows[:2], *rows[16:], changed))
     text = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
@@ -425,16 +433,16 @@ def test_a_benchmark_that_the_reference_has_not_judged(tmp_path: Path) -> None:
     both = {"toy": ("rewardbench", toys, {"base": judged(toys, "b")}), "p": ("pairs", pairs, {"base": judged(pairs, "b")})}  # fmt: skip
     second = write_kinds(tmp_path / "b", both)
     third = write_kinds(tmp_path / "c", {"p": ("pairs", pairs, {"base": judged(pairs, "c")})})
-    told = compared([first, second, third], tmp_path / "out")
+    numbers = compared([first, second, third], tmp_path / "out")
     assert [
-        (one["benchmark"], one["reference"]["name"], one["model"]["name"]) for one in told["comparisons"]
+        (one["benchmark"], one["reference"]["name"], one["model"]["name"]) for one in numbers["comparisons"]
     ] == [
         ("toy", "a/base", "b/base"),
         ("p", "b/base", "c/base"),
     ]
-    assert any("p (pairs) was not judged by a/base" in note for note in told["notes"])
-    told = compared([first, second], tmp_path / "out")
-    assert any("p (pairs) was judged by b/base alone" in note for note in told["notes"])
+    assert any("p (pairs) was not judged by a/base" in note for note in numbers["notes"])
+    numbers = compared([first, second], tmp_path / "out")
+    assert any("p (pairs) was judged by b/base alone" in note for note in numbers["notes"])
     with pytest.raises(DataError, match="a/base shares no judged row"):
         compare_runs([first, third], tmp_path / "none")
     assert not (tmp_path / "none").exists()
@@ -451,7 +459,7 @@ def test_runs_without_a_shared_row_cannot_be_compared(tmp_path: Path) -> None:
     assert "evaluate.benchmarks" in caught.value.hint
 
 
-def test_what_is_asked_for_wrongly_is_named(toy: Path, tmp_path: Path) -> None:
+def test_invalid_arguments_are_named_in_the_error(toy: Path, tmp_path: Path) -> None:
     def refused(*runs: Path | str) -> Any:
         with pytest.raises((ConfigError, DataError)) as caught:
             compare_runs([Path(run) for run in runs], tmp_path / "out")
@@ -470,9 +478,9 @@ def test_what_is_asked_for_wrongly_is_named(toy: Path, tmp_path: Path) -> None:
     assert refused(toy, broken).location.endswith("genrm/results.jsonl")
     scores = json.loads((toy / "scores.json").read_text(encoding="utf-8"))
     scores["benchmarks"]["toy"]["kind"] = "mine"
-    strange = shutil.copytree(toy, tmp_path / "strange")
-    write_json(strange / "scores.json", scores)
-    assert "unknown kind of benchmark 'mine'" in refused(strange).problem
+    unknown = shutil.copytree(toy, tmp_path / "unknown")
+    write_json(unknown / "scores.json", scores)
+    assert "unknown kind of benchmark 'mine'" in refused(unknown).problem
 
 
 def test_models_of_runs_are_columns_and_each_counts_once(toy: Path, tmp_path: Path) -> None:
@@ -481,19 +489,19 @@ def test_models_of_runs_are_columns_and_each_counts_once(toy: Path, tmp_path: Pa
     scores = json.loads((renamed / "scores.json").read_text(encoding="utf-8"))
     write_json(renamed / "scores.json", scores | {"run": "third"})
     runs = [Path(f"{toy}:genrm"), toy, Path(f"{copy}:scalar"), renamed, toy]
-    told = compared(runs, tmp_path / "out")
+    numbers = compared(runs, tmp_path / "out")
     parent = toy.parent.name
-    names = [one["model"]["name"] for one in told["comparisons"]]
-    assert {one["reference"]["name"] for one in told["comparisons"]} == {f"{parent}/toy/genrm"}
+    names = [one["model"]["name"] for one in numbers["comparisons"]]
+    assert {one["reference"]["name"] for one in numbers["comparisons"]} == {f"{parent}/toy/genrm"}
     assert names == [
         *(f"{parent}/toy/{model}" for model in ("base", "reasongenrm", "scalar")),
         "x/toy/scalar",
         *(f"third/{model}" for model in ("base", "genrm", "reasongenrm", "scalar")),
     ]
-    assert [run["models"] for run in told["runs"]][1] == ["scalar"]
-    p_values = [one["p"] for one in told["comparisons"]]
-    assert [one["p_holm"] for one in told["comparisons"]] == holm(p_values)
-    assert any("Holm 1979" in note and note.startswith("8 comparisons") for note in told["notes"])
+    assert [run["models"] for run in numbers["runs"]][1] == ["scalar"]
+    p_values = [one["p"] for one in numbers["comparisons"]]
+    assert [one["p_holm"] for one in numbers["comparisons"]] == holm(p_values)
+    assert any("Holm 1979" in note and note.startswith("8 comparisons") for note in numbers["notes"])
 
 
 def test_holm_by_hand() -> None:
@@ -511,7 +519,7 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float]
     assert {place for place, p in enumerate(holm(p_values)) if p <= level} == rejected
 
 
-def test_what_else_differs_is_told(toy: Path, tmp_path: Path) -> None:
+def test_differing_settings_are_listed(toy: Path, tmp_path: Path) -> None:
     other = shutil.copytree(toy, tmp_path / "other")
     scores = json.loads((other / "scores.json").read_text(encoding="utf-8"))
     write_json(other / "scores.json", scores | {"run": "other"})
@@ -533,22 +541,24 @@ def test_what_else_differs_is_told(toy: Path, tmp_path: Path) -> None:
     write_json(other / "manifest" / "evaluate.json", manifest)
     first = shutil.copytree(toy, tmp_path / "first")
     write_json(first / "manifest" / "evaluate.json", mine)
-    told = compared([first, other], tmp_path / "out")
-    [entry] = told["settings"]
-    found = {one["setting"]: (one["before"], one["after"]) for one in entry["differences"]}
-    assert list(found) == [
+    numbers = compared([first, other], tmp_path / "out")
+    [entry] = numbers["settings"]
+    differences = {one["setting"]: (one["before"], one["after"]) for one in entry["differences"]}
+    assert list(differences) == [
         "model.path", "seed", "train.lora.lora_alpha", "train.lora.r", "file judges/genrm/adapter",
         "package torch", "package trl", "git",
     ]  # fmt: skip
-    assert found["seed"] == ("17", "18") and found["train.lora.lora_alpha"] == ("128", "none")
-    assert found["file judges/genrm/adapter"] == ("aa", "ab") and found["package trl"][1] == "none"
-    assert found["model.path"][1] == "x" * 100 + "…"
+    assert differences["seed"] == ("17", "18") and differences["train.lora.lora_alpha"] == ("128", "none")
+    assert (
+        differences["file judges/genrm/adapter"] == ("aa", "ab") and differences["package trl"][1] == "none"
+    )
+    assert differences["model.path"][1] == "x" * 100 + "…"
     text = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
     assert "### other against toy" in text and "| train.lora.r | 64 | 8 |" in text
     assert "<td>64</td><td>8</td>" in (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
 
 
-def test_unlike_orders_and_scores_of_another_metric_are_told(tmp_path: Path) -> None:
+def test_unlike_orders_and_scores_of_another_metric_are_noted(tmp_path: Path) -> None:
     rows = rows_of(["toy-chat"], 10)
     both = judged(rows, "both")
     single = {
@@ -566,9 +576,9 @@ def test_unlike_orders_and_scores_of_another_metric_are_told(tmp_path: Path) -> 
     assert "r/scalar by scores, without orders" in scalar["notes"][0]
 
 
-def test_long_lists_are_cut_in_markdown_alone(tmp_path: Path) -> None:
+def test_long_lists_are_cut_only_in_markdown(tmp_path: Path) -> None:
     rows = rows_of(["toy-chat"], 60)
-    models = {"base": said_of(rows, *["wrong"] * 60), "new": said_of(rows, *["right"] * 60)}
+    models = {"base": results_with(rows, *["wrong"] * 60), "new": results_with(rows, *["right"] * 60)}
     run = write_run(tmp_path / "r", {"toy": (rows, models)})
     compare_runs([run], tmp_path / "out")
     text = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
@@ -581,13 +591,13 @@ def test_long_lists_are_cut_in_markdown_alone(tmp_path: Path) -> None:
     assert len(data["pairs"]) == 60
 
 
-def test_the_command_prints_the_table_and_says_where_the_page_is(
+def test_the_command_prints_the_table_and_the_path_of_the_page(
     toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     assert main(["compare", f"{toy}:base", f"{toy}:reasongenrm", "--out", str(out)]) == 0
-    said = capsys.readouterr().out
-    assert "toy/reasongenrm" in said and "better" in said and said.endswith(f"{out / 'compare.html'}\n")
+    output = capsys.readouterr().out
+    assert "toy/reasongenrm" in output and "better" in output and output.endswith(f"{out / 'compare.html'}\n")
     before = bytes_of(out)
     assert main(["compare", f"{toy}:base", f"{toy}:reasongenrm", "--out", str(out)]) == 0
     assert bytes_of(out) == before
@@ -598,8 +608,8 @@ def test_the_command_prints_the_table_and_says_where_the_page_is(
 def test_all_of_rewardbench_takes_seconds(tmp_path: Path) -> None:
     run = published_run(tmp_path / "r", words=200)
     began = time.process_time()
-    [told] = compared([Path(f"{run}:base"), Path(f"{run}:reasongenrm")], tmp_path / "out")["comparisons"]
-    assert told["rows"] == 2985 and time.process_time() - began < 8
+    [numbers] = compared([Path(f"{run}:base"), Path(f"{run}:reasongenrm")], tmp_path / "out")["comparisons"]
+    assert numbers["rows"] == 2985 and time.process_time() - began < 8
 
 
 def test_real_rows_of_three_benchmarks(shared: Path, tmp_path: Path) -> None:
@@ -608,15 +618,19 @@ def test_real_rows_of_three_benchmarks(shared: Path, tmp_path: Path) -> None:
         "rmbench": "rmbench_chat.json",
         "judgebench": "judgebench_claude.jsonl",
     }
-    given: dict[str, Any] = {}
+    benchmarks: dict[str, Any] = {}
     for kind, file in files.items():
-        found = BENCHMARKS[kind].rows(str(shared / "benchmarks" / file))
-        rows = [one for one in found if isinstance(one, Row)]
-        given[kind] = (kind, rows, {n: judged(rows, n, skill=s) for n, s in (("base", 0.6), ("new", 0.7))})
-    run = write_kinds(tmp_path / "real", given)
-    told = compared([run], tmp_path / "out")["comparisons"]
-    assert [one["benchmark"] for one in told] == sorted(files)
-    for one in told:
-        kind, rows, models = given[one["benchmark"]]
+        items = BENCHMARKS[kind].rows(str(shared / "benchmarks" / file))
+        rows = [one for one in items if isinstance(one, Row)]
+        benchmarks[kind] = (
+            kind,
+            rows,
+            {n: judged(rows, n, skill=s) for n, s in (("base", 0.6), ("new", 0.7))},
+        )
+    run = write_kinds(tmp_path / "real", benchmarks)
+    comparisons = compared([run], tmp_path / "out")["comparisons"]
+    assert [one["benchmark"] for one in comparisons] == sorted(files)
+    for one in comparisons:
+        kind, rows, models = benchmarks[one["benchmark"]]
         score: Callable[[str], float] = lambda name: BENCHMARKS[kind].score(rows, models[name]).score  # noqa: B023, E731
         assert one["difference"] == score("new") - score("base") and one["rows"] == len(rows)

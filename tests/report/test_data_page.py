@@ -97,9 +97,9 @@ def test_a_report_is_one_page_with_pictures(tmp_path: Path) -> None:
     assert "for every source: 3 = 2 + 1 in all" in seen.text
     assert {"f.jsonl:3", "The answer is empty; fill it.", "empty_answer", "all sources"} <= set(seen.cells)
     assert "Balance and length" in seen.titles and "Languages" in seen.titles
-    found = pictures(seen)
-    assert len(found) == 5  # drops, placement, lengths, languages, tokens
-    for png in found:
+    images = pictures(seen)
+    assert len(images) == 5  # drops, placement, lengths, languages, tokens
+    for png in images:
         width, height = struct.unpack(">II", png[16:24])
         assert png.startswith(b"\x89PNG") and width == 700 and height > 100
     assert "script" not in seen.tags and "link" not in seen.tags
@@ -129,7 +129,7 @@ def leak_report(source: str) -> dict[str, Any]:
     return detector.to_dict()
 
 
-def test_leaks_are_said_loudly_and_their_absence_too() -> None:
+def test_leaks_are_an_alarm_and_their_absence_is_stated() -> None:
     report = report_of(pair())
     report.add_section("leaks", leak_report("s"))
     seen = Page(page(report.to_dict()))

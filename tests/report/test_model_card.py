@@ -1,4 +1,4 @@
-"""The model card: what the Hub's own reader finds in it, and that no text of the run becomes structure."""
+"""The model card: the Hub's own reader reads its scores, and no text of the run becomes structure."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
-from reasongenrm.benchmarks.rewardbench import score
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.report.model_card import write_model_card
 from reasongenrm.report.run_files import read_run
 from reasongenrm.store import write_json
+from support.judged import rewardbench_score
 from support.judged_run import judged, rows_of, toy_run, write_run
 
 pytestmark = pytest.mark.unit
@@ -26,11 +26,11 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy run with what stage 2 tells of one judge's training."""
-    made = toy_run(tmp_path_factory.mktemp("runs") / "toy", each=6)
-    told = {"records": 2650, "tokens_seen": 900997, "steps": 319, "final_loss": 0.03818}
-    write_json(made / "judges" / "reasongenrm" / "training.json", told)
-    return made
+    """A toy run with the training report of one judge."""
+    run = toy_run(tmp_path_factory.mktemp("runs") / "toy", each=6)
+    training = {"records": 2650, "tokens_seen": 900997, "steps": 319, "final_loss": 0.03818}
+    write_json(run / "judges" / "reasongenrm" / "training.json", training)
+    return run
 
 
 @pytest.fixture
@@ -63,20 +63,20 @@ def test_the_hub_reads_the_scores_from_it(folder: Path) -> None:
     assert data.base_model == "Qwen/Qwen2.5-7B-Instruct" and data.library_name == "peft"
     assert data.pipeline_tag == "text-generation" and "reward-model" in data.tags
     assert data.model_name == "toy-reasongenrm"
-    real = score(read_run(folder).benchmarks[0].models[2].results.values())
-    told = {result.metric_name: result.metric_value for result in data.eval_results}
-    assert told["score (%)"] == round(100 * real.score, 2) and told["strict (%)"] == round(
+    real = rewardbench_score(read_run(folder).benchmarks[0].models[2].results.values())
+    values = {result.metric_name: result.metric_value for result in data.eval_results}
+    assert values["score (%)"] == round(100 * real.score, 2) and values["strict (%)"] == round(
         100 * real.strict, 2
     )
     sections = {f"{name} (%)": round(100 * (share or 0), 2) for name, share in real.sections.items()}
-    assert sections.items() <= told.items()
+    assert sections.items() <= values.items()
     assert {result.dataset_type for result in data.eval_results} == {
         "rewardbench"
     }  # a local file has no hub id
     assert {result.metric_type for result in data.eval_results} == {"accuracy"}
 
 
-def test_it_says_what_the_judge_is_was_taught_and_cannot_do(folder: Path) -> None:
+def test_it_states_the_judge_its_training_and_its_limits(folder: Path) -> None:
     _, body = front_and_body(write_model_card(folder, "reasongenrm").read_text(encoding="utf-8"))
     assert "# toy-reasongenrm\n" in body and "reasons first" in body
     assert "| | base | reasongenrm | scalar |" in body and "genrm |" not in body.replace("reasongenrm |", "")
@@ -90,18 +90,20 @@ def test_it_says_what_the_judge_is_was_taught_and_cannot_do(folder: Path) -> Non
     assert "Skywork/Skywork-Reward-Preference-80K-v0.2" in body
     assert "same answer in both orders" in body and "is a toy benchmark" in body
     [recipe] = blocks(body, "yaml")
-    told = yaml.safe_load(recipe)
-    assert told["train"]["lora"] == {"r": 64, "lora_alpha": 128} and list(told["judges"]) == ["reasongenrm"]
+    recipe_values = yaml.safe_load(recipe)
+    assert recipe_values["train"]["lora"] == {"r": 64, "lora_alpha": 128} and list(
+        recipe_values["judges"]
+    ) == ["reasongenrm"]
 
 
-def test_a_judge_that_gives_the_verdict_alone(folder: Path) -> None:
+def test_a_judge_without_reasons(folder: Path) -> None:
     text = write_model_card(folder, "genrm").read_text(encoding="utf-8")
     front, body = front_and_body(text)
     assert "judge-template-direct" in front["tags"] and "without a reason" in body
-    assert "Training records" not in body  # nothing is known of it, and nothing is made up
+    assert "Training records" not in body  # training.json is missing
 
 
-def test_the_code_in_it_calls_what_is_there(folder: Path) -> None:
+def test_the_code_in_it_calls_existing_functions(folder: Path) -> None:
     [code] = blocks(write_model_card(folder, "reasongenrm").read_text(encoding="utf-8"), "python")
     tree = ast.parse(code)
     [imported] = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
@@ -117,14 +119,14 @@ def test_the_code_in_it_calls_what_is_there(folder: Path) -> None:
         **{k.arg or "": ast.literal_eval(k.value) for k in load.keywords},
     )
     inspect.signature(judge.compare).bind(None, *[ast.literal_eval(arg) for arg in compare.args])
-    said = {
+    attributes = {
         node.attr
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "comparison"
     }
     from reasongenrm.records import Comparison
 
-    assert said == {"winner", "prob_a", "reason"} <= set(Comparison.__slots__)
+    assert attributes == {"winner", "prob_a", "reason"} <= set(Comparison.__slots__)
 
 
 def test_the_same_folder_gives_the_same_card(folder: Path, tmp_path: Path) -> None:
@@ -132,10 +134,10 @@ def test_the_same_folder_gives_the_same_card(folder: Path, tmp_path: Path) -> No
     assert write_model_card(shutil.copytree(folder, tmp_path / "moved"), "genrm").read_bytes() == before
 
 
-def test_a_published_benchmark_keeps_its_hub_id_and_says_that_it_is_partial(tmp_path: Path) -> None:
+def test_a_published_benchmark_keeps_its_hub_id_and_is_called_partial(tmp_path: Path) -> None:
     rows = rows_of(["hep-go", "donotanswer"], 3)
-    made = write_run(tmp_path / "r", {"rewardbench": (rows, {"genrm": judged(rows, "genrm")})})
-    front, body = front_and_body(write_model_card(made, "genrm").read_text(encoding="utf-8"))
+    run = write_run(tmp_path / "r", {"rewardbench": (rows, {"genrm": judged(rows, "genrm")})})
+    front, body = front_and_body(write_model_card(run, "genrm").read_text(encoding="utf-8"))
     [result] = front["model-index"][0]["results"]
     assert result["dataset"] == {"name": "RewardBench, partial", "type": "allenai/reward-bench"}
     assert [metric["name"] for metric in result["metrics"]][:3] == [
@@ -188,7 +190,7 @@ def test_folders_and_servers_of_this_machine_stay_out(copy: Path) -> None:
     assert "base_model: base\n" in text and "put its hub id here" in text and "model: teacher" in text
 
 
-def test_what_cannot_be_written_is_said(copy: Path) -> None:
+def test_a_card_that_cannot_be_written_is_an_error(copy: Path) -> None:
     with pytest.raises(ConfigError, match="no judge 'nobody'") as caught:
         write_model_card(copy, "nobody")
     assert "reasongenrm" in caught.value.hint

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.benchmarks.base import judge_result
-from reasongenrm.benchmarks.rewardbench import REWARDBENCH, score
+from reasongenrm.benchmarks.rewardbench import REWARDBENCH
 from reasongenrm.errors import DataError
 from reasongenrm.metrics.diagnostics import diagnose, probability_right
 from reasongenrm.metrics.intervals import wilson_interval
@@ -29,6 +29,7 @@ from reasongenrm.report.run_files import read_run
 from reasongenrm.report.run_report import write_report
 from reasongenrm.report.run_table import metric_lines, section_estimates, subset_estimates
 from support.html_pages import Page
+from support.judged import rewardbench_score
 from support.judged_run import EVIL_ANSWER, EVIL_PROMPT, evil_row, judged, rows_of, scored, toy_run, write_run
 
 pytestmark = pytest.mark.unit
@@ -37,9 +38,9 @@ pytestmark = pytest.mark.unit
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy run with its report."""
-    made = toy_run(tmp_path_factory.mktemp("runs") / "toy", each=6)
-    assert write_report(made) == made / "report.html"
-    return made
+    run = toy_run(tmp_path_factory.mktemp("runs") / "toy", each=6)
+    assert write_report(run) == run / "report.html"
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +49,11 @@ def page(folder: Path) -> Page:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    made = [folder / "report.html", folder / "report.md", *sorted((folder / "plots").iterdir())]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in made}
+    paths = [folder / "report.html", folder / "report.md", *sorted((folder / "plots").iterdir())]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def test_the_same_folder_gives_the_same_bytes_wherever_it_lies(folder: Path, tmp_path: Path) -> None:
+def test_the_same_folder_gives_the_same_bytes_at_any_path(folder: Path, tmp_path: Path) -> None:
     before = files(folder)
     moved = shutil.copytree(folder, tmp_path / "elsewhere")
     for name in before:
@@ -65,7 +66,7 @@ def test_the_same_folder_gives_the_same_bytes_wherever_it_lies(folder: Path, tmp
     assert str(folder).encode() not in before["report.html"]
 
 
-def test_it_is_one_page_that_asks_the_network_for_nothing(
+def test_it_is_one_page_that_loads_nothing_from_the_network(
     folder: Path, page: Page, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pictures = page.values("img", "src")
@@ -132,18 +133,18 @@ def test_the_table_holds_the_scores_of_the_metric_itself(folder: Path, page: Pag
     [benchmark] = read_run(folder).benchmarks
     assert [model.name for model in benchmark.models] == ["base", "genrm", "reasongenrm", "scalar"]
     for at, model in enumerate(benchmark.models):
-        real = score(model.results.values())
+        real = rewardbench_score(model.results.values())
         cells = {line.label: line.cells[at] for line in metric_lines(benchmark)}
         assert cells["score [95%]"].startswith(f"{100 * real.score:.1f} [{100 * real.interval[0]:.1f}, ")
         assert cells["score [95%]"].endswith("]‡")
         assert cells["strict"] == f"{100 * real.strict:.1f}" and cells["n"] == str(real.counts.n)
         outcomes = ("correct", "wrong", "tie", "unparsed", "truncated", "error")
         assert sum(int(cells[name]) for name in outcomes) == real.counts.n
-        found = diagnose(benchmark.rows, model.results)
-        assert model.diagnostics == found
+        diagnostics = diagnose(benchmark.rows, model.results)
+        assert model.diagnostics == diagnostics
         assert (
-            cells["ECE"] == f"{found.ece:.3f}"
-            and cells["length bias"] == f"{100 * (found.length_bias or 0):+.1f}"
+            cells["ECE"] == f"{diagnostics.ece:.3f}"
+            and cells["length bias"] == f"{100 * (diagnostics.length_bias or 0):+.1f}"
         )
         assert set(cells.values()) <= set(page.cells)
     labels = [line.label for line in metric_lines(benchmark)]
@@ -156,35 +157,35 @@ def test_the_table_holds_the_scores_of_the_metric_itself(folder: Path, page: Pag
     assert "1 more could not be read" in (folder / "report.md").read_text(encoding="utf-8")
 
 
-def test_the_rows_hold_what_every_model_said(folder: Path, page: Page) -> None:
+def test_the_rows_hold_every_verdict(folder: Path, page: Page) -> None:
     [benchmark] = read_run(folder).benchmarks
     data = json.loads(page.inside["script"][0])
     assert data == json.loads(json.dumps(payload(benchmark)))
     assert len(data["rows"]) == len(data["pairs"]) == benchmark.count == 25
     for pair, row in zip(data["pairs"], benchmark.rows, strict=True):
-        shown = data["rows"][pair["row"]]
-        assert shown["answers"] == list(row.answers)
-        assert shown["turns"] == [[turn["role"], turn["content"]] for turn in row.history]
-        for model, told in zip(benchmark.models, pair["results"], strict=True):
+        row_values = data["rows"][pair["row"]]
+        assert row_values["answers"] == list(row.answers)
+        assert row_values["turns"] == [[turn["role"], turn["content"]] for turn in row.history]
+        for model, result in zip(benchmark.models, pair["results"], strict=True):
             real = model.results[pair["id"]]
-            assert told["p"] == (
+            assert result["p"] == (
                 None if probability_right(real) is None else pytest.approx(probability_right(real), abs=1e-4)
             )
-            assert [v["reason"] for v in told["verdicts"]] == [v.reason for v in real.verdicts]
-            assert [v["winner"] for v in told["verdicts"]] == [v.winner for v in real.verdicts]
-            assert [v["outcome"] for v in told["verdicts"]] == [*real.outcomes][: len(real.verdicts)]
-            assert told["scores"] == (None if real.scores is None else list(real.scores))
+            assert [v["reason"] for v in result["verdicts"]] == [v.reason for v in real.verdicts]
+            assert [v["winner"] for v in result["verdicts"]] == [v.winner for v in real.verdicts]
+            assert [v["outcome"] for v in result["verdicts"]] == [*real.outcomes][: len(real.verdicts)]
+            assert result["scores"] == (None if real.scores is None else list(real.scores))
 
 
-def outcome_of(*said: str) -> str:
+def outcome_of(*winners: str) -> str:
     verdicts = [
         Verdict("v", "p", order, problem if problem in ("A", "B", "tie") else None, None, "ok" if problem in ("A", "B") else problem, "")  # type: ignore[arg-type]
-        for order, problem in zip(("AB", "BA"), said, strict=False)
+        for order, problem in zip(("AB", "BA"), winners, strict=False)
     ]  # fmt: skip
     return pair_outcome(judge_result("p", "s", verdicts))
 
 
-def test_what_becomes_of_a_comparison() -> None:
+def test_outcomes_of_a_comparison() -> None:
     assert outcome_of("A", "B") == outcome_of("A") == "right"
     assert outcome_of("B", "A") == outcome_of("B") == "wrong"
     assert outcome_of("A", "A") == outcome_of("B", "B") == "inconsistent"
@@ -218,11 +219,11 @@ def test_embedded_json_is_the_value_and_never_markup(value: Any) -> None:
 @pytest.mark.parametrize(("right", "n"), [(0, 5), (3, 7), (7, 7), (40, 50), (984, 985)])
 def test_subset_intervals_are_wilson_intervals(right: int, n: int) -> None:
     results = [judge_result(f"p{i}", "hep-go", [verdict(i < right)]) for i in range(n)]
-    value, *ends = subset_estimates(score(results))["hep-go"]
+    value, *ends = subset_estimates(rewardbench_score(results))["hep-go"]
     assert value == right / n and ends == pytest.approx(wilson_interval(right, n))
     # A section of a single subset has that subset's interval.
-    assert section_estimates(score(results))["Reasoning"] == pytest.approx((value, *ends))
-    assert section_estimates(score(results))["Chat"] is None
+    assert section_estimates(rewardbench_score(results))["Reasoning"] == pytest.approx((value, *ends))
+    assert section_estimates(rewardbench_score(results))["Chat"] is None
 
 
 def verdict(right: bool) -> Verdict:
@@ -231,7 +232,7 @@ def verdict(right: bool) -> Verdict:
 
 def test_section_intervals_follow_the_weights_and_cover_the_section() -> None:
     rows = [row for subset, n in REWARDBENCH.published_rows.items() for row in rows_of([subset], n, 2)]
-    result = score(judged(rows, "m", words=1).values())
+    result = rewardbench_score(judged(rows, "m", words=1).values())
     for name, estimate in section_estimates(result).items():
         assert estimate is not None and estimate[1] is not None and estimate[2] is not None
         accuracy, low, high = estimate[0], estimate[1], estimate[2]
@@ -281,7 +282,7 @@ def test_half_of_a_surrogate_pair_is_read_and_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "told"),
+    ("file", "old", "new", "problem"),
     [
         ("scores.json", None, None, "file not found"),
         ("scores.json", '"run"', '"ran"', "missing required field `run`"),
@@ -298,8 +299,8 @@ def test_half_of_a_surrogate_pair_is_read_and_written(tmp_path: Path) -> None:
         ("evaluate/toy/base/results.jsonl", '"pair_id": "', '"pair_id": "0', "are missing, and"),
     ],
 )
-def test_what_is_missing_or_broken_is_named(
-    folder: Path, tmp_path: Path, file: str, old: str | None, new: str | None, told: str
+def test_missing_or_broken_files_are_named(
+    folder: Path, tmp_path: Path, file: str, old: str | None, new: str | None, problem: str
 ) -> None:
     moved = shutil.copytree(folder, tmp_path / "broken")
     path = moved / file
@@ -309,10 +310,10 @@ def test_what_is_missing_or_broken_is_named(
         text = path.read_text(encoding="utf-8")
         assert old in text
         path.write_text(text.replace(old, new, 1), encoding="utf-8")
-    with pytest.raises(DataError, match=re.escape(told)) as caught:
+    with pytest.raises(DataError, match=re.escape(problem)) as caught:
         write_report(moved)
     assert str(path) in caught.value.location and caught.value.hint
-    if path.suffix == ".jsonl" and told.startswith(("missing req", "Invalid")):
+    if path.suffix == ".jsonl" and problem.startswith(("missing req", "Invalid")):
         assert caught.value.location.endswith(":1")
 
 
@@ -320,5 +321,5 @@ def test_rows_that_scores_json_does_not_count(folder: Path, tmp_path: Path) -> N
     moved = shutil.copytree(folder, tmp_path / "short")
     path = moved / "evaluate" / "toy" / "rows.jsonl"
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
-    with pytest.raises(DataError, match="24 rows, and scores"):
+    with pytest.raises(DataError, match="24 rows, but scores"):
         read_run(moved)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from reasongenrm.benchmarks.base import judge_result, scalar_result
-from reasongenrm.benchmarks.rewardbench import score
 from reasongenrm.records import Verdict
 from reasongenrm.report.charts import loss_curve
 from reasongenrm.report.tables import escape_markdown, grid, score_table
+from support.judged import rewardbench_score
 
 pytestmark = pytest.mark.unit
 
@@ -19,12 +19,14 @@ TOY_SUBSETS = ("toy-chat", "toy-chat-hard", "toy-safety", "toy-reasoning")
 
 
 def entries() -> list:
-    scalar = score([scalar_result(f"{s}{i}", s, float(i < 3), 0.5) for s in TOY_SUBSETS for i in range(4)])
+    scalar = rewardbench_score(
+        [scalar_result(f"{s}{i}", s, float(i < 3), 0.5) for s in TOY_SUBSETS for i in range(4)]
+    )
     verdicts = [
         Verdict("v", "p", "AB", "A", None, "ok", "", True),
         Verdict("v", "p", "BA", None, None, "truncated", ""),
     ]
-    judge = score([judge_result("p", "hep-go", verdicts)])
+    judge = rewardbench_score([judge_result("p", "hep-go", verdicts)])
     return [("a|b *c*\nd", scalar, {"seconds": "1.5"}), ("[red]judge[/red]", judge, {})]
 
 
@@ -76,7 +78,7 @@ def test_a_whole_real_benchmark_has_no_footnote() -> None:
         for s in REWARDBENCH.subsets
         for i in range(REWARDBENCH.published_rows[s])
     ]
-    text = score_table([("m", score(rows), {})]).markdown()
+    text = score_table([("m", rewardbench_score(rows), {})]).markdown()
     assert len(text.splitlines()) == 3 and "†" not in text and "100.0 \\[100.0, 100.0\\]" in text
 
 

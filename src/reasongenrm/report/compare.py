@@ -11,13 +11,12 @@ from typing import Any
 from reasongenrm.report.compared_runs import RunsComparison, compare_all, read_runs
 from reasongenrm.report.comparison import CHANGES, ROW_OUTCOMES, ModelComparison, RowChange
 from reasongenrm.report.explorer import OUTCOME_NOTES, payload
-from reasongenrm.report.pages import embedded_json, printable, render
-from reasongenrm.report.tables import TextTable, escape_markdown, footnotes, one_line, points, score_cell
+from reasongenrm.report.pages import embedded_json, render
+from reasongenrm.report.tables import TextTable, footnotes, one_line, points, score_cell
 from reasongenrm.store import write_json, write_jsonl, write_text
 
 _LONGEST_EXCERPT = 80
 _MOST_ROWS = 25  # changed rows of a kind in compare.md; changes.jsonl and the page have all of them
-_NO_DIFFERENCE = "The manifests show no difference."
 _EXPLANATIONS = (
     "Scores are the benchmark's official ones, in %. The difference is that of the two scores, in points, with its 95% "
     "paired bootstrap interval: rows are resampled within their subsets, both models' results of a row together.",
@@ -52,8 +51,9 @@ def compare_runs(runs: list[Path], out: Path) -> None:
     comparison = compare_all(*read_runs(runs))
     write_jsonl(out / "changes.jsonl", _changed_rows(comparison))
     write_json(out / "compare.json", _numbers(comparison))
-    write_text(out / "compare.md", _markdown(comparison))
-    write_text(out / "compare.html", _page(comparison))
+    view = _view(comparison)
+    write_text(out / "compare.md", render("compare_runs.md.jinja", **view))
+    write_text(out / "compare.html", render("compare_runs.html.jinja", **view))
     console = Console(width=160, highlight=False)
     for table, _ in _benchmark_tables(comparison):
         console.print(table.rich(narrow=True))
@@ -64,11 +64,6 @@ def compare_runs(runs: list[Path], out: Path) -> None:
     ]
     for line in (*_correction(comparison), *comparison.notes, *settings, str(out / "compare.html")):
         console.print(line, markup=False, soft_wrap=True)
-
-
-def _title(comparison: RunsComparison) -> str:
-    first, *others = [run.label for run in comparison.runs]
-    return f"{', '.join(others)} against {first}" if others else f"The models of {first}"
 
 
 def _correction(comparison: RunsComparison) -> list[str]:
@@ -124,70 +119,21 @@ def _p_value(p: float) -> str:
     return "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
-def _runs_table(comparison: RunsComparison) -> TextTable:
-    rows = [(run.label, ", ".join(run.models), run.git) for run in comparison.runs]
-    return TextTable(("run", "models", "git"), tuple(rows), text_columns=3)
-
-
-def _settings_tables(comparison: RunsComparison) -> list[TextTable]:
-    """Return for every other run a table of the settings that differ from the first run's."""
-    first, *others = comparison.runs
-    return [
-        TextTable(
-            ("setting", first.label, run.label),
-            tuple((one.setting, one.before, one.after) for one in run.differences),
-            text_columns=3,
-            title=f"{run.label} against {first.label}",
-        )
-        for run in others
-    ]
-
-
-def _transitions_table(one: ModelComparison) -> TextTable:
-    """Return how many rows went from which outcome to which other one."""
-    rows = [
-        (before, after, f"{rows:,}") for (before, after), rows in one.transitions.items() if before != after
-    ]
-    return TextTable(("with the reference", "with the model", "rows"), tuple(rows), text_columns=2)
-
-
-def _markdown(comparison: RunsComparison) -> str:
-    """Return the comparison as Markdown; of long lists of rows the beginning."""
-    blocks = [f"# {escape_markdown(_title(comparison))}", _runs_table(comparison).markdown()]
-    blocks += map(escape_markdown, _notes(comparison))
-    for table, comparisons in _benchmark_tables(comparison):
-        blocks += [f"## {escape_markdown(table.title)}", table.markdown()]
-        for one in comparisons:
-            blocks += _changes_markdown(one)
-    settings = _settings_tables(comparison)
-    blocks += ["## Other differences", *([] if settings else ["All models are of one run."])]
-    for table in settings:
-        blocks += [f"### {escape_markdown(table.title)}", table.markdown() if table.rows else _NO_DIFFERENCE]
-    return printable("\n\n".join(block.rstrip("\n") for block in blocks)) + "\n"
-
-
-def _changes_markdown(one: ModelComparison) -> Iterator[str]:
-    yield f"### {escape_markdown(one.title)}: rows that changed"
-    if not one.changes:
-        yield "None."
-        return
-    transitions = _transitions_table(one)
-    if transitions.rows:
-        yield transitions.markdown()
+def _changed_tables(one: ModelComparison) -> list[TextTable]:
+    """Return for every kind of change a table of the first rows that changed so."""
+    tables = []
     for kind in CHANGES:
         changes = [change for change in one.changes if change.kind == kind]
-        if changes:
-            cut = (
-                f" (the first {_MOST_ROWS}; all of them are in changes.jsonl)"
-                if len(changes) > _MOST_ROWS
-                else ""
-            )
-            yield f"#### {kind}: {len(changes):,}{cut}"
-            rows = tuple(
-                (c.row.id, c.row.subset, c.before, c.after, _excerpt(c)) for c in changes[:_MOST_ROWS]
-            )
-            headings = ("row", "subset", "with the reference", "with the model", "prompt")
-            yield TextTable(headings, rows, text_columns=5).markdown()
+        rest = (
+            f" (the first {_MOST_ROWS}; all of them are in changes.jsonl)"
+            if len(changes) > _MOST_ROWS
+            else ""
+        )
+        rows = tuple((c.row.id, c.row.subset, c.before, c.after, _excerpt(c)) for c in changes[:_MOST_ROWS])
+        headings = ("row", "subset", "with the reference", "with the model", "prompt")
+        title = f"{kind}: {len(changes):,}{rest}"
+        tables += [TextTable(headings, rows, text_columns=5, title=title)] if rows else []
+    return tables
 
 
 def _excerpt(change: RowChange) -> str:
@@ -195,31 +141,50 @@ def _excerpt(change: RowChange) -> str:
     return one_line(change.row.history[-1]["content"], _LONGEST_EXCERPT) if change.row.history else ""
 
 
-def _page(comparison: RunsComparison) -> str:
-    """Return the comparison as one HTML document."""
-    ids = (f"rows-{number}" for number in count(1))
-    return render(
-        "compare_runs.html.jinja",
-        title=_title(comparison),
-        runs=_runs_table(comparison),
-        notes=_notes(comparison),
-        benchmarks=[
-            {"table": table, "changed": [_changed_part(one, next(ids)) for one in comparisons]}
+def _view(comparison: RunsComparison) -> dict[str, Any]:
+    """Return what the page and the Markdown file show."""
+    first, *others = comparison.runs
+    numbers = count(1)
+    return {
+        "title": f"{', '.join(run.label for run in others)} against {first.label}"
+        if others
+        else f"The models of {first.label}",
+        "runs": TextTable(
+            ("run", "models", "git"),
+            tuple((run.label, ", ".join(run.models), run.git) for run in comparison.runs),
+            text_columns=3,
+        ),
+        "notes": _notes(comparison),
+        "benchmarks": [
+            {"table": table, "changed": [_changed_view(one, next(numbers)) for one in comparisons]}
             for table, comparisons in _benchmark_tables(comparison)
         ],
-        settings=_settings_tables(comparison),
-        no_difference=_NO_DIFFERENCE,
-        outcomes=OUTCOME_NOTES,
-        changes=CHANGES,
-    )
+        "settings": [
+            TextTable(
+                ("setting", first.label, run.label),
+                tuple((one.setting, one.before, one.after) for one in run.differences),
+                text_columns=3,
+                title=f"{run.label} against {first.label}",
+            )
+            for run in others
+        ],
+        "no_difference": "The manifests show no difference.",
+        "outcomes": OUTCOME_NOTES,
+        "changes": CHANGES,
+    }
 
 
-def _changed_part(one: ModelComparison, element_id: str) -> dict[str, Any]:
-    """Return what the page shows of the rows on which two models differ."""
+def _changed_view(one: ModelComparison, number: int) -> dict[str, Any]:
+    """Return what is shown of the rows on which two models differ."""
+    transitions = [(*ends, f"{rows:,}") for ends, rows in one.transitions.items() if ends[0] != ends[1]]
     return {
-        "id": element_id,
+        "id": f"rows-{number}",
+        "name": one.title,
         "title": f"{one.title}: {len(one.changes):,} row(s) that changed",
-        "transitions": _transitions_table(one),
+        "transitions": TextTable(
+            ("with the reference", "with the model", "rows"), tuple(transitions), text_columns=2
+        ),
+        "listed": _changed_tables(one),
         "json": embedded_json(_changed_payload(one)) if one.changes else None,
     }
 

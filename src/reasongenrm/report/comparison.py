@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from reasongenrm.benchmarks.base import Benchmark, ScoredBenchmark, found, score_difference
+from reasongenrm.benchmarks.base import Benchmark, ScoredBenchmark, row_results, score_difference
 from reasongenrm.benchmarks.registry import BENCHMARKS
 from reasongenrm.benchmarks.rewardbench import PRIOR_SETS, RewardBench
 from reasongenrm.errors import DataError
@@ -45,7 +45,7 @@ class ComparedModel:
 
     def results(self, row: Row) -> list[PairResult]:
         """Return the results of a row's comparisons."""
-        return found(row, self.model.results)
+        return row_results(row, self.model.results)
 
 
 @dataclass(frozen=True, slots=True)

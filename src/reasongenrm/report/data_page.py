@@ -80,9 +80,7 @@ def _drops(row: Mapping[str, Any]) -> list[tuple[str, str, int]]:
 
 
 def _first_dropped(report: Mapping[str, Any]) -> Iterator[Part]:
-    keys = ("stage", "reason", "location", "detail")
-    rows = [[drop[key] for key in keys] for drop in report["first_dropped"]]
-    yield _table(("stage", "reason", "location", "problem and hint"), rows)
+    yield _records(report["first_dropped"])
 
 
 def _balance(report: Mapping[str, Any]) -> Iterator[Part]:
@@ -163,17 +161,11 @@ def _leaks(report: Mapping[str, Any]) -> Iterator[Part]:
 
 
 def _contamination(report: Mapping[str, Any]) -> Iterator[Part]:
-    contamination = dict(report["contamination"])
     yield (
         "text",
-        "Training pairs that share runs of n words with a benchmark; every match is in contamination.jsonl.",
+        "Training pairs that share runs of n words with a benchmark; all matches are in contamination.jsonl.",
     )
-    yield "heading", "Benchmarks read"
-    yield _records(contamination.pop("benchmarks", []))
-    yield "heading", "Matches"
-    yield _records(contamination.pop("matches", []))
-    if contamination:
-        yield from _any_value(contamination)
+    yield from _any_value(report["contamination"])
 
 
 def _any_value(value: Any) -> Iterator[Part]:
@@ -229,7 +221,7 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
     if isinstance(value, list | tuple):
-        return ", ".join(map(_cell, value))
+        return ", ".join(map(_cell, value)) or "none"
     if isinstance(value, Mapping):
         return ", ".join(f"{key}: {_cell(item)}" for key, item in value.items())
     return str(value) or "(empty)"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from reasongenrm.metrics.diagnostics import probability_right
-from reasongenrm.records import PairResult
+from reasongenrm.records import PairResult, Rating, Verdict
 from reasongenrm.report.run_files import BenchmarkRun, ModelRun
 
 LONGEST = 20_000
@@ -72,31 +72,20 @@ def payload(benchmark: BenchmarkRun) -> dict[str, Any]:
 def _ratings(model: ModelRun, row_id: str) -> list[dict[str, Any]] | None:
     if not model.ratings:
         return None
-    return [
-        {
-            "rating": rating.rating,
-            "outcome": rating.outcome,
-            "reason": shorten(rating.reason),
-            "rescued": rating.rescued,
-            "tokens": rating.tokens,
-        }
-        for rating in model.ratings[row_id]
-    ]
+    return [{"rating": one.rating, "outcome": one.outcome, **_sampled(one)} for one in model.ratings[row_id]]
 
 
 def _result(model: ModelRun, pair_id: str) -> dict[str, Any]:
     result = model.results[pair_id]
     verdicts = [
         {
-            "order": verdict.order,
-            "winner": verdict.winner,
-            "a": _rounded(verdict.prob_a),
+            "order": one.order,
+            "winner": one.winner,
+            "a": _rounded(one.prob_a),
             "outcome": outcome,
-            "reason": shorten(verdict.reason),
-            "rescued": verdict.rescued,
-            "tokens": verdict.tokens,
+            **_sampled(one),
         }
-        for verdict, outcome in zip(result.verdicts, result.outcomes, strict=False)
+        for one, outcome in zip(result.verdicts, result.outcomes, strict=False)
     ]
     return {
         "outcome": pair_outcome(result),
@@ -105,6 +94,10 @@ def _result(model: ModelRun, pair_id: str) -> dict[str, Any]:
         "scores": result.scores,
         "verdicts": verdicts,
     }
+
+
+def _sampled(one: Verdict | Rating) -> dict[str, Any]:
+    return {"reason": shorten(one.reason), "rescued": one.rescued, "tokens": one.tokens}
 
 
 def _rounded(probability: float | None) -> float | None:

@@ -14,7 +14,7 @@ from reasongenrm.errors import ConfigError
 from reasongenrm.report.pages import printable, render
 from reasongenrm.report.run_files import BASE, SCALAR, BenchmarkRun, ModelRun, RunFiles, read_json, read_run
 from reasongenrm.report.run_table import facts, ordered, run_table
-from reasongenrm.report.tables import one_line, percent
+from reasongenrm.report.tables import one_line
 from reasongenrm.store import write_text
 
 if TYPE_CHECKING:
@@ -75,10 +75,13 @@ def card(run: RunFiles, judge: str, training: Mapping[str, Any]) -> str:
         benchmarks=[
             {"name": b.name, "facts": facts(b), "table": run_table(b).markdown()} for b in benchmarks
         ],
-        training=list(_training(run, training)),
+        sources=[_public_path(str(one.get("path"))) for one in recipe.get("data", {}).get("sources", ())],
+        training=training,
+        manifest=run.manifest,
         recipe=_yaml(_public({"judges": {judge: recipe["judges"][judge]}, **parts})),
         usage=_usage(_public_path(base), revision),
-        limits=list(_limits(run, judge)),
+        judged=list(_judged(run, judge)),
+        limited=recipe.get("limit") is not None,
     )
     return str(ModelCard(f"---\n{_metadata(run, judge).to_yaml()}\n---\n\n{body}"))
 
@@ -135,44 +138,6 @@ def _eval_results(run: RunFiles, judge: str) -> Iterator[EvalResult]:
 def _judged(run: RunFiles, judge: str) -> Iterator[tuple[BenchmarkRun, ModelRun]]:
     for benchmark in run.benchmarks:
         yield from ((benchmark, model) for model in benchmark.models if model.name == judge)
-
-
-def _training(run: RunFiles, training: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    recipe, manifest = run.manifest.recipe, run.manifest
-    sources = [_public_path(str(source.get("path"))) for source in recipe.get("data", {}).get("sources", ())]
-    if sources:
-        yield "Preference pairs", ", ".join(sources)
-    labels = {"records": "Training records", "tokens_seen": "Training tokens", "steps": "Optimizer steps"}
-    for key, label in labels.items():
-        if key in training:
-            yield label, f"{training[key]:,}"
-    if isinstance(training.get("final_loss"), float):
-        yield "Final loss", f"{training['final_loss']:.4g} nats per token"
-    yield "Packages", ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items()))
-    yield "Code", f"git {manifest.git}, Python {manifest.python}"
-
-
-def _limits(run: RunFiles, judge: str) -> Iterator[str]:
-    """Yield the weaknesses that the numbers show."""
-    for benchmark, model in _judged(run, judge):
-        diagnostics = model.diagnostics
-        if diagnostics.consistency is not None:
-            yield (
-                f"{benchmark.name}: it names the same answer in both orders in {percent(diagnostics.consistency)}% of "
-                f"the comparisons, and answer A in {percent(diagnostics.position_bias)}% of its verdicts."
-            )
-        if diagnostics.length_bias is not None:
-            verb = "more" if diagnostics.length_bias > 0 else "less"
-            yield (
-                f"{benchmark.name}: it prefers the longer answer {percent(abs(diagnostics.length_bias))} points {verb} "
-                "often than the longer one is right."
-            )
-        if model.score.toy:
-            yield f"{benchmark.name} is a toy benchmark: its numbers compare with no published ones."
-        elif model.score.partial:
-            yield f"{benchmark.name} was judged in part: its score does not compare with published ones."
-    if run.manifest.recipe.get("limit") is not None:
-        yield "The run was limited to some of the rows of its data and benchmarks."
 
 
 def _usage(base: str, revision: str | None) -> str:

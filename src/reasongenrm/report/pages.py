@@ -9,7 +9,7 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from reasongenrm.report.tables import escape_markdown
+from reasongenrm.report.tables import escape_markdown, percent
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -64,7 +64,8 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
     )
     environment.tests["number_text"] = _NUMBER.fullmatch
-    environment.filters.update(csp_hash=csp_hash, png_source=png_source, md=escape_markdown, code=fenced)
+    environment.filters.update(csp_hash=csp_hash, png_source=png_source)
+    environment.filters.update(md=escape_markdown, code=fenced, percent=percent)
     return environment
 
 

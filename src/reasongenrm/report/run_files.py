@@ -1,4 +1,4 @@
-"""What a report is made of: the files that stage 3 leaves in a run folder, read and checked."""
+"""Read and check the files that stage 3 leaves in a run folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reasongenrm.metrics.scores import BenchmarkScore
 from reasongenrm.records import Drop, PairResult, Rating, Row
 
 BASE, SCALAR = "base", "scalar"
-_MEND = "run 3_eval_reward_bench.sh again"
+_HINT = "run 3_eval_reward_bench.sh again"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 Record = TypeVar("Record")
@@ -36,43 +36,6 @@ class Cost:
     tokens: int
     requests: int
     seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _ModelEntry:
-    """A model of a benchmark in scores.json."""
-
-    score: BenchmarkScore
-    diagnostics: Diagnostics
-    cost: Cost | None
-
-
-@dataclass(frozen=True, slots=True)
-class _BenchmarkEntry:
-    """A benchmark in scores.json."""
-
-    kind: str
-    mode: str
-    name: str
-    path: str
-    rows: int
-    unreadable_rows: int
-    models: dict[str, _ModelEntry]
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """Which row a line of ratings.jsonl is about; its lines stand in the order of its answers."""
-
-    row: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Scores:
-    """scores.json."""
-
-    run: str
-    benchmarks: dict[str, _BenchmarkEntry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +64,17 @@ class ModelRun:
     """A model's part of a benchmark.
 
     Attributes:
-        name: `base`, a judge of the recipe, or `scalar`.
         score, diagnostics, cost: from scores.json.
-        results: pair id -> result; empty where they were not asked for.
-        ratings: of a judge that rated each answer alone, row id -> what it said of the row's answers; empty where they
-            were not asked for.
+        name: `base`, a judge of the recipe, or `scalar`.
+        results: pair id -> result; empty where the run was read without results.
+        ratings: of a judge that rates each answer alone, row id -> the ratings of the row's answers; else empty.
     """
 
-    name: str
     score: BenchmarkScore
     diagnostics: Diagnostics
     cost: Cost | None
-    results: Mapping[str, PairResult]
+    name: str = ""
+    results: Mapping[str, PairResult] = field(default_factory=dict)
     ratings: Mapping[str, tuple[Rating, ...]] = field(default_factory=dict)
 
 
@@ -123,11 +85,11 @@ class BenchmarkRun:
     Attributes:
         key: its name in the recipe, and of its folder.
         kind, name, path: its format, its name in tables, and where its rows came from.
-        mode: how judges were asked, as in the recipe.
+        mode: how judges work, as in the recipe.
         count: rows judged.
         unreadable: rows that could not be read.
         models: the base first, a scalar head last.
-        rows, drops: what was judged, and what could not be read.
+        rows, drops: the rows judged, and those that could not be read.
     """
 
     key: str
@@ -157,12 +119,40 @@ class RunFiles:
     benchmarks: tuple[BenchmarkRun, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _BenchmarkEntry:
+    """A benchmark in scores.json."""
+
+    kind: str
+    mode: str
+    name: str
+    path: str
+    rows: int
+    unreadable_rows: int
+    models: dict[str, ModelRun]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """scores.json."""
+
+    run: str
+    benchmarks: dict[str, _BenchmarkEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class _RatingRow:
+    """The row of a line of ratings.jsonl; the lines of a row are in the order of its answers."""
+
+    row: str
+
+
 def read_run(folder: Path, *, results: bool = True) -> RunFiles:
-    """Read what stage 3 wrote.
+    """Read the files of stage 3.
 
     Args:
         folder: the run folder.
-        results: also read what every model said of every comparison.
+        results: also read every model's results on every comparison.
 
     Raises:
         DataError: a file is missing, is broken, or does not fit the others.
@@ -171,85 +161,84 @@ def read_run(folder: Path, *, results: bool = True) -> RunFiles:
     scores = read_json(path, _Scores)
     for name in (*scores.benchmarks, *(m for b in scores.benchmarks.values() for m in b.models)):
         if not _NAME.fullmatch(name):
-            raise DataError(f"{name!r} cannot be the name of a folder", location=str(path), hint=_MEND)
-    return RunFiles(
-        scores.run,
-        read_json(folder / "manifest" / "evaluate.json", Manifest),
-        tuple(
-            _benchmark(folder / "evaluate", key, entry, results) for key, entry in scores.benchmarks.items()
-        ),
-    )
+            raise DataError(f"{name!r} cannot be the name of a folder", location=str(path), hint=_HINT)
+    benchmarks = [
+        _read_benchmark(folder / "evaluate" / key, entry, results) for key, entry in scores.benchmarks.items()
+    ]
+    manifest = read_json(folder / "manifest" / "evaluate.json", Manifest)
+    return RunFiles(scores.run, manifest, tuple(benchmarks))
 
 
-def _benchmark(evaluate: Path, key: str, entry: _BenchmarkEntry, with_results: bool) -> BenchmarkRun:
-    folder = evaluate / key
+def _read_benchmark(folder: Path, entry: _BenchmarkEntry, with_results: bool) -> BenchmarkRun:
+    key = folder.name
     rows = tuple(_read_lines(folder / "rows.jsonl", Row))
     _check_rows(folder / "rows.jsonl", rows, entry.rows)
-    owed = {pair.id for row in rows for pair in row.pairs} if with_results else set()
-    # The file's keys are sorted, which is no order of models.
+    # The keys of scores.json are sorted, which is not the order of the models.
     names = sorted(entry.models, key=lambda name: (name != BASE, name == SCALAR, name))
-    models = []
-    for name in names:
-        path, model = folder / name / "results.jsonl", entry.models[name]
-        lines = _read_lines(path, PairResult) if with_results else ()
-        found = {result.pair_id: result for result in lines}
-        if found.keys() != owed:
-            missing, strange = len(owed - found.keys()), len(found.keys() - owed)
-            problem = f"{missing} comparison(s) of rows.jsonl are missing, and {strange} are of no row there"
-            raise DataError(problem, location=str(path), hint=_MEND)
-        cost, timed = model.cost, folder / name / "seconds.json"
-        if cost is not None and timed.exists():
-            cost = replace(cost, seconds=read_json(timed, float))
-        rated = with_results and entry.mode == "ratings" and name != SCALAR
-        ratings = _ratings(folder / name / "ratings.jsonl", rows) if rated else {}
-        models.append(ModelRun(name, model.score, model.diagnostics, cost, found, ratings))
-    drops = tuple(_read_lines(folder / "dropped.jsonl", Drop))
-    # The score knows a toy from the benchmark whose sections it has.
+    models = [replace(entry.models[name], name=name) for name in names]
+    # The score has the name of a toy benchmark, whose sections are another benchmark's.
     name = models[0].score.benchmark if models else entry.name
     if key != entry.kind:
         name += f", {key}"
     if entry.mode == "ratings":
         name += ", ratings"
     return BenchmarkRun(
-        key,
-        entry.kind,
-        entry.mode,
-        name,
-        entry.path,
-        entry.rows,
-        entry.unreadable_rows,
-        tuple(models),
-        rows,
-        drops,
+        key=key,
+        kind=entry.kind,
+        mode=entry.mode,
+        name=name,
+        path=entry.path,
+        count=entry.rows,
+        unreadable=entry.unreadable_rows,
+        models=tuple(_read_model(folder, model, rows, entry.mode, with_results) for model in models),
+        rows=rows,
+        drops=tuple(_read_lines(folder / "dropped.jsonl", Drop)),
     )
 
 
-def _ratings(path: Path, rows: Sequence[Row]) -> dict[str, tuple[Rating, ...]]:
-    """Read what was said of every row's answers.
+def _read_model(
+    folder: Path, model: ModelRun, rows: Sequence[Row], mode: str, with_results: bool
+) -> ModelRun:
+    """Return a model with its time, results and ratings."""
+    timing = folder / model.name / "seconds.json"
+    if model.cost is not None and timing.exists():
+        model = replace(model, cost=replace(model.cost, seconds=read_json(timing, float)))
+    if not with_results:
+        return model
+    path = folder / model.name / "results.jsonl"
+    results = {result.pair_id: result for result in _read_lines(path, PairResult)}
+    pair_ids = {pair.id for row in rows for pair in row.pairs}
+    if results.keys() != pair_ids:
+        missing, strange = len(pair_ids - results.keys()), len(results.keys() - pair_ids)
+        problem = f"{missing} comparison(s) of rows.jsonl are missing, and {strange} are not of its rows"
+        raise DataError(problem, location=str(path), hint=_HINT)
+    rates = mode == "ratings" and model.name != SCALAR
+    ratings = _read_ratings(folder / model.name / "ratings.jsonl", rows) if rates else {}
+    return replace(model, results=results, ratings=ratings)
+
+
+def _read_ratings(path: Path, rows: Sequence[Row]) -> dict[str, tuple[Rating, ...]]:
+    """Read the ratings of every row's answers.
 
     Raises:
         DataError: an answer is missing.
     """
-    found: dict[str, list[Rating]] = {}
-    for number, line in enumerate(_bytes(path).splitlines(), 1):
-        location = f"{path}:{number}"
-        at = _decode(line, _Place, location)
-        found.setdefault(at.row, []).append(_decode(line, Rating, location))
-    told = {row.id: tuple(found.get(row.id, ())) for row in rows}
-    short = next((row.id for row in rows if len(told[row.id]) != len(row.answers)), None)
-    if short is not None:
-        raise DataError(f"ratings of row {short} are missing", location=str(path), hint=_MEND)
-    return told
+    ratings: dict[str, tuple[Rating, ...]] = {row.id: () for row in rows}
+    for place, rating in zip(_read_lines(path, _RatingRow), _read_lines(path, Rating), strict=True):
+        ratings[place.row] = (*ratings.get(place.row, ()), rating)
+    for row in rows:
+        if len(ratings[row.id]) != len(row.answers):
+            raise DataError(f"ratings of row {row.id} are missing", location=str(path), hint=_HINT)
+    return ratings
 
 
 def _check_rows(path: Path, rows: tuple[Row, ...], count: int) -> None:
     if len(rows) != count:
-        raise DataError(f"{len(rows)} rows, and scores.json counts {count}", location=str(path), hint=_MEND)
+        raise DataError(f"{len(rows)} rows, but scores.json counts {count}", location=str(path), hint=_HINT)
     for number, row in enumerate(rows, 1):
-        sides = (range(row.right), range(row.right, len(row.answers)))
-        if not all(i in sides[0] and j in sides[1] for i, j in row.places):
+        if not all(0 <= i < row.right <= j < len(row.answers) for i, j in row.places):
             problem = "a place is not a right answer and a wrong one"
-            raise DataError(problem, location=f"{path}:{number}", hint=_MEND)
+            raise DataError(problem, location=f"{path}:{number}", hint=_HINT)
 
 
 def read_json(path: Path, kind: type[Record]) -> Record:
@@ -258,23 +247,22 @@ def read_json(path: Path, kind: type[Record]) -> Record:
     Raises:
         DataError: it is missing or broken.
     """
-    return _decode(_bytes(path), kind, str(path))
+    return _decode(_read_bytes(path), kind, str(path))
 
 
 def _read_lines(path: Path, kind: type[Record]) -> Iterator[Record]:
-    for number, line in enumerate(_bytes(path).splitlines(), 1):
+    for number, line in enumerate(_read_bytes(path).splitlines(), 1):
         yield _decode(line, kind, f"{path}:{number}")
 
 
-def _bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        raise DataError(
-            "file not found", location=str(path), hint="run 3_eval_reward_bench.sh first"
-        ) from None
+        hint = "run 3_eval_reward_bench.sh first"
+        raise DataError("file not found", location=str(path), hint=hint) from None
     except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", location=str(path)) from None
+        raise DataError(f"cannot read the file: {error.strerror or error}", location=str(path)) from None
 
 
 def _decode(text: bytes, kind: type[Record], location: str) -> Record:
@@ -289,4 +277,4 @@ def _decode(text: bytes, kind: type[Record], location: str) -> Record:
         except msgspec.DecodeError:  # half of a surrogate pair, which only Python's own reader takes
             return msgspec.convert(json.loads(text), kind)
     except ValueError as error:  # also of msgspec
-        raise DataError(f"broken: {first_line(error)}", location=location, hint=_MEND) from None
+        raise DataError(f"broken: {first_line(error)}", location=location, hint=_HINT) from None

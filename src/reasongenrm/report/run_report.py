@@ -10,7 +10,7 @@ from typing import Any
 
 from reasongenrm.report.charts import Estimate, bias_chart, interval_bars, reliability_diagram
 from reasongenrm.report.explorer import OUTCOME_NOTES, payload
-from reasongenrm.report.pages import embedded_json, printable, render
+from reasongenrm.report.pages import embedded_json, render
 from reasongenrm.report.run_files import BenchmarkRun, RunFiles, read_run
 from reasongenrm.report.run_table import (
     facts,
@@ -20,7 +20,6 @@ from reasongenrm.report.run_table import (
     section_estimates,
     subset_estimates,
 )
-from reasongenrm.report.tables import escape_markdown
 from reasongenrm.store import atomic_writer, write_text
 
 _MOST_DROPS = 200
@@ -41,14 +40,20 @@ def write_report(folder: Path) -> Path:
         DataError: a file of the folder is missing or broken, or one cannot be written.
     """
     run = read_run(folder)
-    plots_by_benchmark = {benchmark.key: plots(benchmark) for benchmark in run.benchmarks}
-    for pictures in plots_by_benchmark.values():
-        for name, (_, png) in pictures.items():
+    view: dict[str, Any] = {
+        "run": {"name": run.name, "student": _student(run.manifest.recipe)},
+        "benchmarks": list(map(_section, run.benchmarks)),
+        "outcomes": OUTCOME_NOTES,
+        "facts": list(_run_facts(run)),
+        "recipe": json.dumps(run.manifest.recipe, indent=2, sort_keys=True, ensure_ascii=False),
+    }
+    for section in view["benchmarks"]:
+        for name, (_, png) in section["plots"].items():
             with atomic_writer(folder / "plots" / f"{name}.png") as out:
                 out.write(png)
-    write_text(folder / "report.md", markdown_report(run, plots_by_benchmark))
+    write_text(folder / "report.md", render("judge_report.md.jinja", **view))
     path = folder / "report.html"
-    write_text(path, page(run, plots_by_benchmark))
+    write_text(path, render("judge_report.html.jinja", **view))
     return path
 
 
@@ -81,31 +86,8 @@ def plots(benchmark: BenchmarkRun) -> Plots:
     }
 
 
-def markdown_report(run: RunFiles, plots_by_benchmark: Mapping[str, Plots]) -> str:
-    """Return the numbers as Markdown: a table per benchmark, its footnotes, and links to the pictures."""
-    text = f"# {escape_markdown(run.name)}\n"
-    for benchmark in run.benchmarks:
-        text += f"\n## {escape_markdown(benchmark.name)}\n\n{escape_markdown(facts(benchmark))}\n\n"
-        text += run_table(benchmark).markdown()
-        for name, (title, _) in plots_by_benchmark[benchmark.key].items():
-            text += f"\n![{escape_markdown(title)}](plots/{name}.png)\n"
-    return printable(text)
-
-
-def page(run: RunFiles, plots_by_benchmark: Mapping[str, Plots]) -> str:
-    """Return the report as one HTML document."""
-    return render(
-        "judge_report.html.jinja",
-        run={"name": run.name, "student": _student(run.manifest.recipe)},
-        benchmarks=[_section(benchmark, plots_by_benchmark[benchmark.key]) for benchmark in run.benchmarks],
-        outcomes=OUTCOME_NOTES,
-        facts=list(_run_facts(run)),
-        recipe=json.dumps(run.manifest.recipe, indent=2, sort_keys=True, ensure_ascii=False),
-    )
-
-
-def _section(benchmark: BenchmarkRun, pictures: Plots) -> dict[str, Any]:
-    """Return what the page shows of a benchmark."""
+def _section(benchmark: BenchmarkRun) -> dict[str, Any]:
+    """Return what the report shows of a benchmark."""
     comparisons = sum(len(row.places) for row in benchmark.rows)
     drops = benchmark.drops[:_MOST_DROPS]
     return {
@@ -116,8 +98,8 @@ def _section(benchmark: BenchmarkRun, pictures: Plots) -> dict[str, Any]:
             {"name": name, "lines": list(group)}
             for name, group in groupby(metric_lines(benchmark), lambda line: line.group)
         ],
-        "notes": run_table(benchmark).notes,
-        "plots": pictures.values(),
+        "table": run_table(benchmark),
+        "plots": plots(benchmark),
         "drops": drops,
         "unreadable": f"{len(benchmark.drops):,}"
         + (f", the first {len(drops):,}" if len(drops) < len(benchmark.drops) else ""),
