@@ -272,7 +272,7 @@ def rating_prompt(history: Sequence[Message], answer: str, prompts: PromptFile) 
     """
     if prompts.rating is None:
         raise ConfigError(
-            "the prompt file has no template for rating one answer alone",
+            "the prompt file has no key `rating`",
             location="rating",
             hint="add the keys `rating` and `rating_delimiters`, as in configs/prompts/judge.yaml",
         )

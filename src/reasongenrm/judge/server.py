@@ -22,7 +22,14 @@ from reasongenrm.judge.tournament import Method, Ranking
 from reasongenrm.judge.verdicts import preference
 from reasongenrm.records import Comparison, Message
 from reasongenrm.rows.turns import BadRow, read_prompt, replace_surrogates
-from reasongenrm.serving import Gate, address, answer_errors, listen, loopback, signals_end
+from reasongenrm.serving import (
+    Gate,
+    add_error_handlers,
+    address,
+    ignore_reraised_signals,
+    is_loopback,
+    listen,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +167,7 @@ def check_count(name: str, count: int, limit: int) -> None:
 
 def check_lengths(name: str, texts: Iterable[str], limits: Limits) -> None:
     """Raise TooLarge for a text longer than the limit."""
-    longest = max(map(len, texts), default=0)
-    if longest > limits.text:
-        raise TooLarge(f"{name} has {longest} characters", hint=f"the limit is {limits.text}")
+    check_count(f"characters in {name}", max(map(len, texts), default=0), limits.text)
 
 
 def _comparison_json(comparison: Comparison) -> dict[str, Any]:
@@ -205,8 +210,8 @@ def create_app(
 
     # No documentation pages: they load scripts from other hosts.
     app = FastAPI(title="reasongenrm", docs_url=None, redoc_url=None)
-    app.add_middleware(Gate, key=api_key, most=limits.body)
-    answer_errors(app, {EngineError: 500, TooLarge: 413})
+    app.add_middleware(Gate, key=api_key, max_bytes=limits.body)
+    add_error_handlers(app, {EngineError: 500, TooLarge: 413})
     _add_tournaments(app, judge, limits)
 
     @app.get("/health")
@@ -306,7 +311,7 @@ def serve(
     except ImportError as error:
         raise EngineError(f"cannot serve: {error}", hint="pip install fastapi uvicorn") from None
     key = Secret(api_key_env, location="api_key_env").reveal()
-    if not (key or allow_remote or loopback(host)):
+    if not (key or allow_remote or is_loopback(host)):
         raise ConfigError(
             f"anyone who can reach {host} could use the judge without a key",
             location="host",
@@ -316,7 +321,7 @@ def serve(
         listening = stack.enter_context(listen(host, port))
         running = judge if isinstance(judge, Judge) else stack.enter_context(judge())
         shared = stack.enter_context(SharedJudge(running))
-        stack.enter_context(signals_end())
+        stack.enter_context(ignore_reraised_signals())
         app = create_app(shared, api_key=key, model=model, limits=limits, ends=ends)
         show(f"the judge is served at {address(listening)}")
         uvicorn.Server(uvicorn.Config(app, log_level="info")).run(sockets=[listening])
