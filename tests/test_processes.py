@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from reasongenrm.errors import EngineError
-from reasongenrm.processes import is_gone, map_chunks
+from reasongenrm.processes import has_ended, map_chunks
 
 pytestmark = pytest.mark.unit
 
@@ -77,7 +77,7 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
         "from reasongenrm.processes import map_chunks\n"
         "def ready(): pass\n"
         "def work(rows):\n"
-        "    print(os.getpid(), flush=True)\n"
+        "    os.write(1, b'%d\\n' % os.getpid())  # one write, so that lines do not mix\n"
         "    time.sleep(600)\n"
         "if __name__ == '__main__':\n"
         "    list(map_chunks(work, range(4), chunk=2, prepare=ready))\n",
@@ -86,10 +86,10 @@ def test_workers_die_with_their_parent(tmp_path: Path) -> None:
     parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     worker = int(parent.stdout.readline())
-    assert worker != parent.pid and not is_gone(worker)
+    assert worker != parent.pid and not has_ended(worker)
     parent.kill()
     parent.wait()
     end = time.monotonic() + 10
-    while not is_gone(worker):
+    while not has_ended(worker):
         assert time.monotonic() < end, "the worker outlives its parent"
         time.sleep(0.05)

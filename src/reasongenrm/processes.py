@@ -1,4 +1,4 @@
-"""Child processes that never outlive their parent, and a parallel map that holds little and keeps the order."""
+"""Child processes that never outlive their parent, and an ordered parallel map with little in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reasongenrm.errors import EngineError
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-MOST_WORKERS = 16
+MAX_WORKERS = 16
 
 
 def cores() -> int:
@@ -29,7 +29,7 @@ def cores() -> int:
 
 
 def die_with_parent() -> None:
-    """Ask Linux to end this process when the one that started it dies, so that a SIGKILL leaves nothing behind."""
+    """Make Linux kill this process when its parent dies, so that no process is left after a SIGKILL."""
     if sys.platform == "linux":
         import ctypes
         import signal
@@ -37,23 +37,23 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def is_gone(process: int) -> bool:
-    """Whether a process has ended (on Linux; elsewhere nobody can tell, and it counts as alive)."""
+def has_ended(process: int) -> bool:
+    """Whether a process has ended; always False on systems other than Linux, where it is unknown."""
     if sys.platform != "linux":
         return False
     try:
         status = Path("/proc", str(process), "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return True
-    return status.rpartition(")")[2].split()[0] in "XZ"  # dead, but not yet taken note of
+    return status.rpartition(")")[2].split()[0] in "XZ"  # dead, or a zombie
 
 
 def _begin(parent: int, prepare: Callable[..., None], arguments: Sequence[Any]) -> None:
     die_with_parent()
-    if is_gone(parent):  # it was killed while this process started
+    if has_ended(parent):  # it was killed while this process started
         os._exit(1)
     prepare(*arguments)
-    gc.freeze()  # what is loaded by now stays: no need to walk it again and again
+    gc.freeze()  # what is loaded stays in memory: the garbage collector need not visit it
 
 
 def map_chunks(
@@ -64,17 +64,17 @@ def map_chunks(
     prepare: Callable[..., None],
     arguments: Sequence[Any] = (),
 ) -> Iterator[Out]:
-    """Yield `function`'s results for chunks of rows, in the rows' order, worked on in processes of their own.
+    """Yield the results of `function` for chunks of rows, computed in worker processes, in the order of the rows.
 
-    At most two chunks per worker are held at any time. Rows that fill no more than one chunk are worked on here,
-    since a process takes longer to start.
+    At most two chunks per worker are in memory. Fewer rows than one chunk are computed in this process, which is faster
+    than starting another.
 
     Args:
-        function: a module's function, from a chunk to a list of results.
-        rows: what to work on; they are pickled.
+        function: a function of a module, from a chunk to a list of results.
+        rows: the input; it is pickled.
         chunk: rows per chunk.
         prepare: called once per process with the arguments, before the first chunk.
-        arguments: pickled, too.
+        arguments: of `prepare`; they are pickled.
 
     Raises:
         EngineError: a worker was killed.
@@ -85,10 +85,10 @@ def map_chunks(
         prepare(*arguments)
         yield from function(first)
         return
-    workers = min(MOST_WORKERS, cores())
+    workers = min(MAX_WORKERS, cores())
     from concurrent.futures.process import BrokenProcessPool
 
-    # Spawned, not forked: the caller may hold threads of torch or of a tokenizer.
+    # Spawned, not forked: the caller may have threads of torch or of a tokenizer.
     with ProcessPoolExecutor(
         workers, get_context("spawn"), initializer=_begin, initargs=(os.getpid(), prepare, arguments)
     ) as pool:
@@ -101,7 +101,9 @@ def map_chunks(
                 yield from running.popleft().result()
         except BrokenProcessPool:
             raise EngineError(
-                "a worker process was killed", location="stage 1", hint="is there enough memory? run it again"
+                "a worker process was killed",
+                location="stage 1",
+                hint="probably for lack of memory: free some, and run it again",
             ) from None
         finally:
             for future in running:

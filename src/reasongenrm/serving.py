@@ -1,6 +1,6 @@
-"""What the HTTP servers share: where it listens, who may ask, and how what fails is answered."""
+"""Parts of both HTTP servers: listening, the key and size of requests, and the JSON of errors."""
 
-# No `from __future__ import annotations`: FastAPI reads the annotations of functions made inside a function.
+# No `from __future__ import annotations`: FastAPI reads the annotations of nested functions.
 
 import hmac
 import signal
@@ -16,24 +16,26 @@ from reasongenrm.errors import ConfigError, ReasonGenRMError, first_line
 
 
 def error_response(status: int, error: str, hint: str = "") -> Any:
-    """Return the JSON answer {"error", "hint"} to a request that cannot be served."""
+    """Return the JSON response {"error", "hint"} to a request that failed."""
     from starlette.responses import JSONResponse
 
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
     return JSONResponse({"error": error, "hint": hint}, status, headers)
 
 
-def answer_errors(app: Any, statuses: Mapping[type[ReasonGenRMError], int] = MappingProxyType({})) -> None:
-    """Have every error of an app answered by {"error": what, "hint": …}.
+def add_error_handlers(
+    app: Any, statuses: Mapping[type[ReasonGenRMError], int] = MappingProxyType({})
+) -> None:
+    """Make an app respond to every error with {"error": problem, "hint": …}.
 
     Args:
         app: a FastAPI app.
-        statuses: HTTP status of an error's nearest class; 400 where none is named.
+        statuses: HTTP status by class of the error, or of its nearest base class; by default 400.
     """
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
 
-    async def ours(_: Any, error: ReasonGenRMError) -> Any:
+    async def user_error(_: Any, error: ReasonGenRMError) -> Any:
         status = next((statuses[kind] for kind in type(error).__mro__ if kind in statuses), 400)
         return error_response(
             status, f"{error.location}: {error.problem}" if error.location else error.problem, error.hint
@@ -43,67 +45,69 @@ def answer_errors(app: Any, statuses: Mapping[type[ReasonGenRMError], int] = Map
         first = error.errors()[0]
         location = ".".join(map(str, first["loc"][1:]))
         if first["type"] == "json_invalid":
-            return error_response(400, f"the body is no JSON, at character {location}", "send a JSON object")
-        sent = "with Content-Type: application/json" if first["loc"] == ("body",) else "see /openapi.json"
-        return error_response(422, f"{location}: {first['msg']}" if location else first["msg"], sent)
+            return error_response(400, f"invalid JSON at character {location}", "send a JSON object")
+        hint = "send Content-Type: application/json" if first["loc"] == ("body",) else "see /openapi.json"
+        return error_response(422, f"{location}: {first['msg']}" if location else first["msg"], hint)
 
-    async def refused(_: Any, error: HTTPException) -> Any:
+    async def http_error(_: Any, error: HTTPException) -> Any:
         hint = "see /openapi.json" if error.status_code in (404, 405) else ""
         return error_response(error.status_code, error.detail, hint)
 
-    async def failed(_: Any, error: Exception) -> Any:
-        return error_response(500, "the server failed", "its log says why")
+    async def internal_error(_: Any, error: Exception) -> Any:
+        return error_response(500, "internal server error", "see the log of the server")
 
-    app.add_exception_handler(ReasonGenRMError, ours)
+    app.add_exception_handler(ReasonGenRMError, user_error)
     app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, refused)
-    app.add_exception_handler(Exception, failed)
+    app.add_exception_handler(HTTPException, http_error)
+    app.add_exception_handler(Exception, internal_error)
 
 
 class Gate:
-    """Looks at the key before the body is read, and stops reading a body that is too large.
+    """ASGI middleware: check the key before the body is read, and stop reading a body that is too large.
 
     Args:
-        app: the ASGI app behind it.
-        key: bearer key that a request must carry; None asks for none.
-        most: bytes of a body.
-        free: paths that need no key.
+        app: the ASGI app.
+        key: bearer key that a request must have; None: no key is needed.
+        max_bytes: largest size of a body.
+        open_paths: paths that need no key.
     """
 
-    def __init__(self, app: Any, key: str | None, most: int, free: frozenset[str] = frozenset()) -> None:
-        self.app, self.most, self.free = app, most, free
+    def __init__(
+        self, app: Any, key: str | None, max_bytes: int, open_paths: frozenset[str] = frozenset()
+    ) -> None:
+        self.app, self.max_bytes, self.open_paths = app, max_bytes, open_paths
         self.expected = f"Bearer {key}".encode() if key else None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        wanted = self.expected if scope["path"] not in self.free else None
-        if wanted and not hmac.compare_digest(given, wanted):
-            answer = error_response(401, "no valid key", "send Authorization: Bearer KEY")
-            await answer(scope, receive, send)
+        header = dict(scope["headers"]).get(b"authorization", b"")
+        expected = self.expected if scope["path"] not in self.open_paths else None
+        if expected and not hmac.compare_digest(header, expected):
+            response = error_response(401, "no valid key", "send Authorization: Bearer KEY")
+            await response(scope, receive, send)
             return
-        taken = 0
+        size = 0
 
-        async def counted() -> Any:
-            nonlocal taken
+        async def receive_limited() -> Any:
+            nonlocal size
             message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > self.most:
+            size += len(message.get("body", b""))
+            if size > self.max_bytes:
                 from starlette.exceptions import HTTPException
 
-                raise HTTPException(413, f"the body has more than {self.most} bytes")
+                raise HTTPException(413, f"the body has more than {self.max_bytes} bytes")
             return message
 
-        await self.app(scope, counted, send)
+        await self.app(scope, receive_limited, send)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 takes a free one.
+    """Return a listening socket; port 0 means any free port.
 
     Raises:
-        ConfigError: the address is taken, or is none.
+        ConfigError: the address is in use, or is not valid.
     """
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -114,12 +118,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 def address(listening: socket.socket) -> str:
     """Return the URL of a listening socket."""
-    name, taken = listening.getsockname()[:2]
-    return f"http://{f'[{name}]' if ':' in name else name}:{taken}"
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def loopback(host: str) -> bool:
-    """Whether only this machine reaches a host."""
+def is_loopback(host: str) -> bool:
+    """Whether a host can be reached only from this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -127,8 +131,8 @@ def loopback(host: str) -> bool:
 
 
 @contextmanager
-def signals_end() -> Iterator[None]:
-    """uvicorn raises the signal that ended it once more when it has stopped: here that is the end of it."""
+def ignore_reraised_signals() -> Iterator[None]:
+    """Ignore the signal that uvicorn raises again after it has stopped because of it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

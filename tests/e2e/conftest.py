@@ -59,7 +59,8 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `reasongenrm toy build` writes, with some bad lines in `train.jsonl` and `rewardbench.jsonl`."""
     folder = tmp_path_factory.mktemp("toy")
     command = [str(Path(sys.prefix) / "bin" / "reasongenrm"), "toy", "build", "--out", str(folder), "--pairs", "6", "--rows", "5"]  # fmt: skip
-    subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, check=True, capture_output=True)
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, check=True, capture_output=True)
+    assert done.stderr == b"" and done.stdout.count(b"\n") == 1, "the console is clean"
     train = folder / "train.jsonl"
     good = train.read_text(encoding="utf-8").splitlines()
     assert len(good) == 24

@@ -1,8 +1,9 @@
-"""The whole road on toy data: every file is there, every row is accounted for, and a second run changes nothing."""
+"""All stages on toy data: every file exists, every row is counted, and a second run changes nothing."""
 
 from __future__ import annotations
 
 import fcntl
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -36,7 +37,7 @@ FILES = {
 }
 
 
-def test_every_file_is_there_and_nothing_half_made(chain: Chain) -> None:
+def test_every_file_exists_and_none_is_incomplete(chain: Chain) -> None:
     found = set(snapshot(chain.folder))
     for script, names in FILES.items():
         assert set(names.split()) <= found, script
@@ -44,14 +45,49 @@ def test_every_file_is_there_and_nothing_half_made(chain: Chain) -> None:
     assert [name for name in found if any(mark in name for mark in leftovers)] == []
 
 
-def test_the_stages_say_what_they_did(chain: Chain) -> None:
-    assert "stage 1 done" in chain.done[PREPARE].stderr
-    assert "stage 2 done" in chain.done[TRAIN].stderr
-    assert "stage 3 done" in chain.done[EVALUATE].stderr
+PROGRESS = r"\d+/\d+(, \d+:\d\d:\d\d left)?"
+STEPS = r"\d+/\d+ steps(, loss \d\S+, \d+ tokens/s)?(, \d+:\d\d:\d\d left)?"
+LINES = {
+    PREPARE: [
+        r"\d+ pairs, \d+ judge prompts",
+        rf"(reasons of (student|blind)|scoring): {PROGRESS}",
+        r"\d+ reasons sampled, \d+ kept; dropped: \{.*\}",
+        r"records: \d+ sft, .*",
+        r"stage 1 done: runs/.*/data_report.html",
+    ],
+    TRAIN: [
+        r"(reasongenrm|genrm): training with configs/\S+; log: runs/.*/logs/train-\w+.log",
+        rf"(reasongenrm|genrm|scalar): {STEPS}",
+        r"(reasongenrm|genrm): \d+ steps, \d+ tokens, final loss \d\S+",
+        r"scalar: \d+ steps on \d+ of \d+ pairs, .*",
+        r"stage 2 done: runs/.*",
+    ],
+    EVALUATE: [
+        r"toy: \d+ rows, \d+ pairs, \d+ unreadable",
+        rf"toy: (judging with (base|reasongenrm|genrm)|scoring with the scalar head): {PROGRESS}",
+        r"stage 3 done: runs/.*/report.html",
+    ],
+}
+"""Every line that a script may print on stderr."""
+
+
+@pytest.mark.parametrize("script", [PREPARE, TRAIN, EVALUATE])
+def test_the_console_shows_only_lines_of_the_stage(chain: Chain, script: str) -> None:
+    lines = chain.done[script].stderr.splitlines()
+    assert [line for line in lines if not any(re.fullmatch(form, line) for form in LINES[script])] == []
+    for form in LINES[script]:
+        assert any(re.fullmatch(form, line) for line in lines), form
+    stage = {PREPARE: "prepare", TRAIN: "train", EVALUATE: "evaluate"}[script]
+    log = (chain.folder / "logs" / f"{stage}.log").read_text(encoding="utf-8")
+    assert all(line in log.splitlines() for line in lines), "the log tells the whole story"
+
+
+def test_the_tables_are_on_stdout(chain: Chain) -> None:
     assert all(word in chain.done[EVALUATE].stdout for word in ("reasongenrm", "genrm", "scalar", "base"))
+    assert chain.done[PREPARE].stdout == chain.done[TRAIN].stdout == ""
 
 
-def test_all_input_rows_are_accounted_for(chain: Chain, toy_data: Path) -> None:
+def test_all_input_rows_are_counted(chain: Chain, toy_data: Path) -> None:
     report = value_of(chain.folder / "data_report.json")
     lines = (toy_data / "train.jsonl").read_text(encoding="utf-8").splitlines()
     total = report["total"]

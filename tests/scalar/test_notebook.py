@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from reasongenrm.errors import DataError, EngineError
-from reasongenrm.processes import is_gone
+from reasongenrm.processes import has_ended
 from reasongenrm.scalar.explain import sequence_table, token_runs
 from reasongenrm.scalar.model import ScalarRewardModel, encode
 from reasongenrm.scalar.notebook import execute
@@ -125,7 +125,7 @@ def test_the_kernel_ends_with_this_process(tmp_path: Path) -> None:
     source = "import os, time\nopen('pid', 'w').write(str(os.getpid()))\n"
     done = write(tmp_path / "done.ipynb", source)
     execute(done, scalar=tmp_path)
-    assert is_gone(int((tmp_path / "pid").read_text()))
+    assert has_ended(int((tmp_path / "pid").read_text()))
     (tmp_path / "pid").unlink()
     endless = write(tmp_path / "endless.ipynb", source + "time.sleep(600)")
     script = "import sys; from pathlib import Path; from reasongenrm.scalar.notebook import execute as e; "
@@ -141,6 +141,6 @@ def test_the_kernel_ends_with_this_process(tmp_path: Path) -> None:
         process.wait()
     kernel = int((tmp_path / "pid").read_text())
     until = time.monotonic() + 10
-    while not is_gone(kernel):
+    while not has_ended(kernel):
         assert time.monotonic() < until
         time.sleep(0.05)

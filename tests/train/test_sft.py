@@ -11,12 +11,13 @@ import pytest
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.config.engines import ModelConfig
+from reasongenrm.config.loading import load_recipe
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.errors import DataError
 from reasongenrm.records import JudgePrompt
-from reasongenrm.store import write_jsonl
+from reasongenrm.store import read_jsonl, write_jsonl
 from reasongenrm.train.merge import merge_adapter
-from reasongenrm.train.sft import training_rows
+from reasongenrm.train.sft import tokenise, training_rows
 
 pytestmark = pytest.mark.engine
 
@@ -56,6 +57,57 @@ def test_the_loss_is_on_reason_header_verdict_and_end_alone(
         # The markers the reason quotes are text; only the judge's own are structure.
         ends = learned.count(encoder.tokenizer.convert_tokens_to_ids("<|im_end|>"))
         assert ends == (2 if template == "reason" else 1)
+
+
+def test_a_prompt_that_is_a_text_is_one_user_turn(
+    encoders: dict[str, ChatEncoder], prompts: list[JudgePrompt], tmp_path: Path
+) -> None:
+    messages = records(prompts, tmp_path / "messages.jsonl")
+    texts = tmp_path / "texts.jsonl"
+    write_jsonl(texts, (row | {"prompt": row["prompt"][0]["content"]} for row in read_jsonl(messages)))
+    encoder = encoders["reason"]
+    assert list(training_rows([texts], encoder, 1000)) == list(training_rows([messages], encoder, 1000))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"prompt": None},
+        {"prompt": []},
+        {"prompt": ["x"]},
+        {"prompt": [{"role": "user"}]},
+        {"reason": None},
+        {"response": 1},
+    ],
+    ids=str,
+)
+def test_a_record_that_is_not_one_is_named(
+    encoders: dict[str, ChatEncoder], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    row = {"prompt": "hi", "reason": "", "response": "[[A]]"}
+    path = tmp_path / "sft.jsonl"
+    write_jsonl(path, [row, row | change])
+    with pytest.raises(DataError, match="a training record needs") as caught:
+        list(training_rows([path], encoders["reason"], 1000))
+    assert caught.value.location == f"{path}:2"
+
+
+def test_tokenising_names_the_line_of_an_error(
+    encoders: dict[str, ChatEncoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe("configs/demo.yaml", ["judges={mine: {template: reason}}"])
+    monkeypatch.chdir(tmp_path)
+    path = recipe.folder / "sft.jsonl"
+    for rows, message in (
+        ([], "no records to train on"),
+        ([{"prompt": "hi"}], f"{path}:1: a training record needs"),
+    ):
+        write_jsonl(path, rows)
+        with pytest.raises(DataError, match=message):
+            tokenise(recipe, "mine", encoders["reason"], tmp_path / "work")
+    write_jsonl(path, [{"prompt": "hi", "reason": "so .", "response": "[[A]]"}])
+    tokenise(recipe, "mine", encoders["reason"], tmp_path / "work")
+    assert [file.name for file in (tmp_path / "work").iterdir()] == ["tokens"]
 
 
 def test_a_record_that_is_too_long_is_named_and_never_cut(

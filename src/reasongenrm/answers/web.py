@@ -16,7 +16,15 @@ from reasongenrm.answers.terminal import visible
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.report.pages import csp_hash, render
-from reasongenrm.serving import Gate, address, answer_errors, error_response, listen, loopback, signals_end
+from reasongenrm.serving import (
+    Gate,
+    add_error_handlers,
+    address,
+    error_response,
+    ignore_reraised_signals,
+    is_loopback,
+    listen,
+)
 
 LARGEST_BODY = 2**20
 """Bytes of a request."""
@@ -74,9 +82,9 @@ def create_app(
     desk = _Desk(open_session, changed)
     # No pages of documentation: they load scripts from elsewhere.
     app = FastAPI(title="reasongenrm", docs_url=None, redoc_url=None)
-    app.add_middleware(Gate, key=api_key, most=LARGEST_BODY, free=frozenset({"/"}))
+    app.add_middleware(Gate, key=api_key, max_bytes=LARGEST_BODY, open_paths=frozenset({"/"}))
     app.add_middleware(_OwnPage, hosts=hosts)
-    answer_errors(app, {DataError: 500, EngineError: 500, StalePrompt: 409})
+    add_error_handlers(app, {DataError: 500, EngineError: 500, StalePrompt: 409})
 
     # Plain functions, which FastAPI runs in threads: each waits for the disk.
     @app.get("/")
@@ -239,7 +247,7 @@ def serve(
     except ImportError as error:
         raise EngineError(f"cannot serve: {error}", hint="pip install fastapi uvicorn") from None
     key = Secret(api_key_env, location="api_key_env").reveal() or None
-    if not (key or loopback(host)):
+    if not (key or is_loopback(host)):
         raise ConfigError(
             f"anybody who reaches {host} could rank the answers",
             location="host",
@@ -248,7 +256,7 @@ def serve(
     hosts = (_LOCAL_NAMES | {host.lower()}) if key is None else None
     with ExitStack() as stack:
         listening = stack.enter_context(listen(host, port))
-        stack.enter_context(signals_end())
+        stack.enter_context(ignore_reraised_signals())
         app = create_app(open_session, changed=changed, annotator=annotator, api_key=key, hosts=hosts)
         print(f"rank the answers at {address(listening)} (Ctrl-C ends; what is ranked is kept)", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])

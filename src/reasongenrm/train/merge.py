@@ -13,7 +13,7 @@ def merge_adapter(model: ModelConfig, adapter: Path, out: Path) -> None:
     Args:
         model: the base the adapter was trained on.
         adapter: folder saved by peft.
-        out: the folder to write; whole or absent.
+        out: the folder to write; it appears when it is complete.
     """
     import torch
     from peft import PeftModel

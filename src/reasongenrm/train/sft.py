@@ -19,7 +19,7 @@ from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import TrainingStep
 from reasongenrm.errors import ConfigError, DataError, ReasonGenRMError, first_line
-from reasongenrm.processes import die_with_parent, is_gone
+from reasongenrm.processes import die_with_parent, has_ended
 from reasongenrm.records import Message, content_id
 from reasongenrm.store import read_jsonl, write_json
 from reasongenrm.train.scalar import check_config
@@ -282,7 +282,7 @@ def _rows_per_step(config: Any) -> int:
 def main() -> None:
     """Entry of every training process: `python -m reasongenrm.train.sft RECIPE --judge NAME --work FOLDER`."""
     die_with_parent()
-    if is_gone(int(os.environ.get(STAGE_PROCESS, os.getpid()))):  # it was killed while this process started
+    if has_ended(int(os.environ.get(STAGE_PROCESS, os.getpid()))):  # it was killed while this process started
         sys.exit(f"{STAGE_PROCESS}: the process that launched this one is gone")
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe")
