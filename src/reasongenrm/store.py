@@ -255,7 +255,7 @@ def _read_offsets(path: Path) -> tuple[dict[str, int], int]:
 def to_json(record: Any) -> dict[str, Any]:
     """Return a record as a plain JSON object."""
     # Like `dataclasses.asdict`, but without its deep copies.
-    row = {name: getattr(record, name) for name in record.__slots__}
+    row = {name: getattr(record, name) for name in record.__dataclass_fields__}
     for name, value in row.items():
         if isinstance(value, tuple) and value and is_dataclass(value[0]):
             row[name] = [to_json(item) for item in value]

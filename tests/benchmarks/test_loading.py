@@ -1,4 +1,4 @@
-"""Benchmark rows: every row of a file becomes a pair or a Drop, and never a silence."""
+"""Reading benchmark files, by the example of RewardBench: every input row becomes a row or a Drop."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from reasongenrm.benchmarks.rewardbench import load_benchmark
+from reasongenrm.benchmarks.rewardbench import RewardBench
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.records import Drop, PreferencePair
+from reasongenrm.records import Drop, PreferencePair, Row
+from support.judged import good
 
 pytestmark = pytest.mark.unit
 
@@ -28,28 +29,30 @@ def write(path: Path, *rows: Any) -> str:
 
 
 def test_a_row_becomes_a_pair(tmp_path: Path) -> None:
-    (pair,) = load_benchmark(write(tmp_path / "b.jsonl", row()))
+    (item,) = RewardBench().rows(write(tmp_path / "b.jsonl", row()))
+    assert isinstance(item, Row)
+    (pair,) = item.pairs
     assert pair == PreferencePair.make([{"role": "user", "content": "q"}], "good", "bad", "hep-go")
 
 
 def test_a_prompt_of_messages(tmp_path: Path) -> None:
     turns = [{"role": r, "content": r[0]} for r in ("system", "user", "assistant", "user")]
-    (pair,) = load_benchmark(write(tmp_path / "b.jsonl", row(prompt=turns)))
-    assert list(pair.history) == turns
+    (item,) = RewardBench().rows(write(tmp_path / "b.jsonl", row(prompt=turns)))
+    assert isinstance(item, Row) and list(item.history) == turns
 
 
 def test_repeated_rows_are_kept(tmp_path: Path) -> None:
     path = write(tmp_path / "b.jsonl", row(), row(subset="hep-js"), row(chosen="x"), row())
-    pairs = list(load_benchmark(path))
-    first = pairs[0].id
-    assert [pair.id for pair in pairs] == [first, f"{first}-2", pairs[2].id, f"{first}-3"]
-    assert [pair.source for pair in pairs] == ["hep-go", "hep-js", "hep-go", "hep-go"]
-    assert len({pair.id for pair in pairs}) == 4
+    rows = good(RewardBench().rows(path))
+    first = rows[0].id
+    assert [row.id for row in rows] == [first, f"{first}-2", rows[2].id, f"{first}-3"]
+    assert [row.subset for row in rows] == ["hep-go", "hep-js", "hep-go", "hep-go"]
+    assert len({pair.id for row in rows for pair in row.pairs}) == 4
 
 
 def test_empty_and_equal_answers_are_judged(tmp_path: Path) -> None:
     path = write(tmp_path / "b.jsonl", row(chosen=""), row(rejected=""), row(chosen="same", rejected="same"))
-    assert [type(pair) for pair in load_benchmark(path)] == [PreferencePair] * 3
+    assert len(good(RewardBench().rows(path))) == 3
 
 
 def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
@@ -78,17 +81,18 @@ def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
         *(row(prompt=p) for p in bad_turns),
     ]
     path = write(tmp_path / "b.jsonl", *lines)
-    found = list(load_benchmark(path))
+    found = list(RewardBench().rows(path))
     drops = [drop for drop in found if isinstance(drop, Drop)]
     assert [(drop.location.rsplit(":", 1)[1], drop.reason) for drop in drops[:5]] == [
         ("1", "broken_json"),
         ("3", "missing_column"),
-        ("4", "bad_type"),
+        ("4", "missing_column"),
         ("5", "bad_type"),
         ("6", "broken_json"),
     ]
     assert "rejected" in drops[1].detail and drops[1].source == "hep-go" and drops[3].source == "?"
-    assert [drop.reason for drop in drops[5:]] == ["bad_type"] * len(bad_turns)
+    reasons = ["no_messages", "bad_type", "no_final_question", "bad_role", "bad_type", "missing_column"]
+    assert [drop.reason for drop in drops[5:]] == reasons
     assert len(found) == len(lines) - 1  # a blank line is no row
 
 
@@ -96,16 +100,16 @@ def test_bytes_that_are_no_utf8_cost_one_row(tmp_path: Path) -> None:
     path = tmp_path / "b.jsonl"
     good = json.dumps(row()).encode()
     path.write_bytes(b"\xef\xbb\xbf" + good + b"\n\xff\xfe\n" + good + b"\n")
-    assert [type(found).__name__ for found in load_benchmark(str(path))] == [
-        "PreferencePair",
+    assert [type(found).__name__ for found in RewardBench().rows(str(path))] == [
+        "Row",
         "Drop",
-        "PreferencePair",
+        "Row",
     ]
 
 
 def test_limit(tmp_path: Path) -> None:
     path = write(tmp_path / "b.jsonl", "{torn", row(), row(chosen="x"))
-    assert len(list(load_benchmark(path, limit=2))) == 2
+    assert len(list(RewardBench().rows(path, limit=2))) == 2
 
 
 def test_parquet_and_folders(tmp_path: Path) -> None:
@@ -118,28 +122,29 @@ def test_parquet_and_folders(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     shard = folder / "filtered-00000-of-00001.parquet"
     parquet.write_table(table, shard)
-    pair, drop = load_benchmark(str(shard))
-    assert list(pair.history) == turns and drop.location == f"{shard}[1]"
+    first, drop = RewardBench().rows(str(shard))
+    assert isinstance(first, Row) and list(first.history) == turns
+    assert isinstance(drop, Drop) and drop.location == f"{shard}[1]"
     write(folder / "raw-00000-of-00001.jsonl", row(), row(), row())
-    assert len(list(load_benchmark(str(folder)))) == 2  # the split's own files
-    assert len(list(load_benchmark(str(folder), split="raw"))) == 3
+    assert len(list(RewardBench().rows(str(folder)))) == 2  # the split's own files
+    assert len(list(RewardBench().rows(str(folder), split="raw"))) == 3
     with pytest.raises(DataError, match=r"no file of split 'other'.*filtered, raw"):
-        list(load_benchmark(str(folder), split="other"))
+        list(RewardBench().rows(str(folder), split="other"))
     with pytest.raises(DataError, match=f"give the folder {folder}"):
-        list(load_benchmark(str(tmp_path / "hub")))
+        list(RewardBench().rows(str(tmp_path / "hub")))
     parquet.write_table(table.drop_columns(["subset"]), shard)
     with pytest.raises(DataError, match="missing column 'subset'"):
-        list(load_benchmark(str(shard)))
+        list(RewardBench().rows(str(shard)))
     shard.write_bytes(b"PAR1 torn")
     with pytest.raises(DataError, match="invalid Parquet file"):
-        list(load_benchmark(str(shard)))
+        list(RewardBench().rows(str(shard)))
 
 
 def test_half_a_surrogate_pair_costs_one_row(tmp_path: Path) -> None:
     found = list(
-        load_benchmark(write(tmp_path / "b.jsonl", row(prompt="\ud83d"), row(subset="\udc00"), row()))
+        RewardBench().rows(write(tmp_path / "b.jsonl", row(prompt="\ud83d"), row(subset="\udc00"), row()))
     )
-    assert [type(one).__name__ for one in found] == ["Drop", "Drop", "PreferencePair"]
+    assert [type(one).__name__ for one in found] == ["Drop", "Drop", "Row"]
     assert [(drop.reason, drop.source) for drop in found[:2]] == [
         ("bad_encoding", "hep-go"),
         ("bad_encoding", "?"),
@@ -148,7 +153,7 @@ def test_half_a_surrogate_pair_costs_one_row(tmp_path: Path) -> None:
 
 def test_a_local_benchmark_has_no_revision(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="set revision=null"):
-        list(load_benchmark(write(tmp_path / "b.jsonl", row()), revision="abc"))
+        list(RewardBench().rows(write(tmp_path / "b.jsonl", row()), revision="abc"))
 
 
 def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +165,8 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         return datasets.Dataset.from_list([row(), row(chosen=None)])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    _, drop = load_benchmark("allenai/reward-bench", revision="abc")
+    _, drop = RewardBench().rows("allenai/reward-bench", revision="abc")
+    assert isinstance(drop, Drop)
     assert asked == [("allenai/reward-bench", {"split": "filtered", "revision": "abc"})]
     assert drop.location == "allenai/reward-bench[1]"
 
@@ -169,34 +175,33 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(DataError, match="the hub reports: ConnectionError: no route to host") as caught:
-        list(load_benchmark("allenai/reward-bench"))
+        list(RewardBench().rows("allenai/reward-bench"))
     assert "\n" not in str(caught.value)
 
 
 def test_nothing_there(tmp_path: Path) -> None:
     for path in (tmp_path / "no.jsonl", tmp_path / "no" / "thing", "benchmarks/no.jsonl"):
         with pytest.raises(DataError, match="no such file"):
-            list(load_benchmark(str(path)))
+            list(RewardBench().rows(str(path)))
     with pytest.raises(DataError, match=r"no \.jsonl or \.parquet"):
-        list(load_benchmark(str(tmp_path)))
+        list(RewardBench().rows(str(tmp_path)))
     (tmp_path / "b.csv").write_text("a")
     with pytest.raises(DataError, match=r"unsupported file type: \.csv"):
-        list(load_benchmark(str(tmp_path / "b.csv")))
+        list(RewardBench().rows(str(tmp_path / "b.csv")))
     with pytest.raises(DataError, match="no readable row"):
-        list(load_benchmark(write(tmp_path / "b.jsonl", "{torn")))
+        list(RewardBench().rows(write(tmp_path / "b.jsonl", "{torn")))
 
 
 def test_unknown_and_mixed_subsets_stop_the_load(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"b\.jsonl:2: unknown subset 'hep-basic'"):
-        list(load_benchmark(write(tmp_path / "b.jsonl", row(), row(subset="hep-basic"))))
+        list(RewardBench().rows(write(tmp_path / "b.jsonl", row(), row(subset="hep-basic"))))
     with pytest.raises(DataError, match=r"b\.jsonl:2: toy subset 'toy-chat' and RewardBench subset 'hep-go'"):
-        list(load_benchmark(write(tmp_path / "b.jsonl", row(), row(subset="toy-chat"))))
+        list(RewardBench().rows(write(tmp_path / "b.jsonl", row(), row(subset="toy-chat"))))
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is absent")
 def test_every_real_llmbar_row_is_accounted_for() -> None:
-    found = list(load_benchmark(str(REAL)))
-    pairs = [pair for pair in found if isinstance(pair, PreferencePair)]
-    assert len(found) == len(pairs) == len({pair.id for pair in pairs}) == 234
-    subsets = [pair.source for pair in pairs]
+    rows = good(RewardBench().rows(str(REAL)))
+    assert len(rows) == len({row.id for row in rows}) == 234
+    subsets = [row.subset for row in rows]
     assert (subsets.count("llmbar-natural"), subsets.count("llmbar-adver-neighbor")) == (100, 134)

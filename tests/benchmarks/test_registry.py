@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasongenrm.benchmarks.base import decisions_differ, rating, scalar_result, share_interval, strictly
+from reasongenrm.benchmarks.base import answer_ratings, decisions_differ, scalar_result
 from reasongenrm.benchmarks.leaderboard import leaderboard_files
+from reasongenrm.benchmarks.pairs import Pairs
 from reasongenrm.benchmarks.registry import BENCHMARKS
-from reasongenrm.benchmarks.rewardbench import PRIOR_SETS, REWARDBENCH, RewardBench, load_benchmark, score
+from reasongenrm.benchmarks.rewardbench import PRIOR_SETS, REWARDBENCH, RewardBench
 from reasongenrm.config.evaluate import HUB_IDS
 from reasongenrm.errors import DataError
-from reasongenrm.metrics.intervals import wilson_interval
+from reasongenrm.metrics.intervals import share_interval, wilson_interval
 from reasongenrm.records import Message, PreferencePair, Row
-from support.judged import good, judge_all, judged, lines, score_all
+from support.judged import judge_all, judged, lines, rewardbench_rows, rewardbench_score, score_all
 from support.published import NEMOTRON, scalar_rows
 
 pytestmark = pytest.mark.unit
@@ -27,10 +28,9 @@ TURNS = (Message(role="user", content="q"),)
 
 
 def rows_of(accuracies: dict[str, float]) -> tuple[list[Row], dict[str, Any]]:
-    """Rows of RewardBench and a scalar head's results with these accuracies."""
-    judged = scalar_rows(accuracies)
-    rows = [Row(r.pair_id, r.subset, TURNS, ("a", "b"), 1, ((0, 1),)) for r in judged]
-    return rows, {r.pair_id: r for r in judged}
+    """Return rows of RewardBench and a scalar head's results with these accuracies."""
+    results = scalar_rows(accuracies)
+    return rewardbench_rows(results), {r.pair_id: r for r in results}
 
 
 @pytest.mark.parametrize("kind", BENCHMARKS)
@@ -44,17 +44,6 @@ def test_every_benchmark_says_what_it_is_and_refuses_nothing(kind: str, tmp_path
     with pytest.raises(DataError, match="no readable row"):
         list(bench.rows(lines(tmp_path / "x.jsonl", ["{}", "[]"])))
     assert (kind in HUB_IDS) == (kind not in ("llmbar", "rmb", "pairs"))
-
-
-def test_rewardbench_scores_as_its_functions_do() -> None:
-    rows, results = rows_of(NEMOTRON)
-    assert RewardBench().score(rows, results) == score(results.values())
-
-
-def test_rewardbench_rows_are_its_pairs(shared: Path) -> None:
-    path = str(shared / "benchmarks" / "rewardbench_llmbar.jsonl")
-    rows = good(BENCHMARKS["rewardbench"].rows(path))
-    assert len(rows) == 234 and [pair for row in rows for pair in row.pairs] == list(load_benchmark(path))
 
 
 def prior_folder(folder: Path) -> Iterator[str]:
@@ -87,10 +76,10 @@ def test_prior_sets_with_all_else_published() -> None:
     prior = [
         scalar_result(f"{s}{n}", s, float(n % 4 > 0), 0.5) for s in PRIOR_SETS for n in range(PRIOR_SETS[s])
     ]
-    rows += [Row(r.pair_id, r.subset, TURNS, ("a", "b"), 1, ((0, 1),)) for r in prior]
+    rows += rewardbench_rows(prior)
     results |= {r.pair_id: r for r in prior}
     scored = RewardBench(prior_sets=True).score(rows, results)
-    four = score(scalar_rows(NEMOTRON)).score
+    four = rewardbench_score(scalar_rows(NEMOTRON)).score
     third = scored.sections["Prior Sets"] or 0
     assert third == pytest.approx(0.75, abs=0.002)
     assert scored.score == pytest.approx((4 * four + 0.5 * third) / 4.5)  # upstream: weights 2, 2, 2, 2, 1
@@ -112,7 +101,7 @@ def test_the_leaderboards_layout() -> None:
         None,
     )
     assert content["mt-bench-med"] == 0.95 and json.loads(json.dumps(content)) == content
-    toy = score([scalar_result("a", "toy-chat", 1.0, 0.0)])
+    toy = rewardbench_score([scalar_result("a", "toy-chat", 1.0, 0.0)])
     with pytest.raises(DataError, match="no leaderboard"):
         leaderboard_files(toy, "m")
 
@@ -129,21 +118,21 @@ def test_the_toy_benchmark_is_read_with_prior_sets_asked_for() -> None:
 @given(st.floats(-1e6, 1e6), st.integers(1, 7), st.integers(1, 7))
 def test_equal_scores_stay_equal_in_ratings(value: float, right: int, wrong: int) -> None:
     row = Row.make("s", TURNS, [f"r{n}" for n in range(right)], [f"w{n}" for n in range(wrong)])
-    assert rating(row, score_all([row], lambda _, place: value)) == [value] * (right + wrong)
+    assert answer_ratings(row, score_all([row], lambda _, place: value)) == [value] * (right + wrong)
 
 
 def test_ratings_do_not_mix_scores_and_credits() -> None:
     row = Row.make("s", TURNS, ["r"], ["v", "w"])
     results = score_all([row], lambda _, place: float("nan") if place == 2 else 5.0 - place)
-    assert rating(row, results) == [0.5, 0.0, 1.0]  # won against v; the score of w is an error
-    assert rating(row, judge_all([row], lambda _, i, j: ("right", "tie"))) == [0.75, 0.25, 0.25]
+    assert answer_ratings(row, results) == [0.5, 0.0, 1.0]  # won against v; the score of w is an error
+    assert answer_ratings(row, judge_all([row], lambda _, i, j: ("right", "tie"))) == [0.75, 0.25, 0.25]
 
 
-def test_strictly_and_decisions() -> None:
-    assert strictly(judged("p", ("right", "tie"))).outcomes == ("wrong",)
-    assert strictly(judged("p", ("right", "right"))).correct == (1.0,)
+def test_strict_results_and_decisions() -> None:
+    assert Pairs().strict_result(judged("p", ("right", "tie"))).outcomes == ("wrong",)
+    assert Pairs().strict_result(judged("p", ("right", "right"))).correct == (1.0,)
     scalar = scalar_result("p", "s", 1.0, 1.0)
-    assert strictly(scalar) == scalar
+    assert Pairs().strict_result(scalar) == scalar
     differ = {
         ("right", "right"): False,
         ("right", "wrong"): True,

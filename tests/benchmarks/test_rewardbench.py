@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.benchmarks.base import aggregate, judge_result, scalar_result
-from reasongenrm.benchmarks.rewardbench import REWARDBENCH, TOY, score, table_for
+from reasongenrm.benchmarks.rewardbench import REWARDBENCH, TOY, table_for
 from reasongenrm.errors import DataError
 from reasongenrm.metrics.scores import OUTCOMES, Counts
 from reasongenrm.records import PairResult, Verdict
+from support.judged import rewardbench_score
 from support.published import NEMOTRON, scalar_rows
 
 pytestmark = pytest.mark.unit
@@ -51,7 +52,7 @@ PUBLISHED = [(NEMOTRON, [94.1, 97.5, 85.7, 95.1, 98.1]), (SKYWORK, [93.8, 95.8, 
 
 @pytest.mark.parametrize(("accuracies", "published"), PUBLISHED)
 def test_published_leaderboard_rows(accuracies: dict[str, float], published: list[float]) -> None:
-    result = score(scalar_rows(accuracies))
+    result = rewardbench_score(scalar_rows(accuracies))
     ours = [result.score, *result.sections.values()]
     assert [round(100 * share, 1) for share in ours] == published
     assert (
@@ -82,7 +83,7 @@ def test_hand_computed_partial_score() -> None:
     rows = [scalar_result(f"n{i}", "llmbar-natural", float(i < 3), 0.5) for i in range(4)]
     rows += [scalar_result(f"d{i}", "donotanswer", 1.0, 0.0) for i in range(2)]
     rows += [scalar_result("m", "mt-bench-hard", 0.0, 1.0)]
-    result = score(rows)
+    result = rewardbench_score(rows)
     hard = (100 * 0.75 + 37 * 0.0) / 137
     assert result.sections == {"Chat": None, "Chat Hard": hard, "Safety": 1.0, "Reasoning": None}
     assert result.score == (hard + 1.0) / 2
@@ -132,7 +133,7 @@ def test_credits_of_a_scalar_head(chosen: float, rejected: float, credit: float,
 
 def test_a_judge_that_always_says_a() -> None:
     rows = [judge_result(f"p{i}", "toy-chat", [verdict("AB", "A"), verdict("BA", "A")]) for i in range(10)]
-    result = score(rows)
+    result = rewardbench_score(rows)
     assert (result.score, result.strict, result.swap_mean, result.position_bias) == (0.5, 0.0, 0.5, 1.0)
     assert result.toy and result.partial
     assert result.missing == ("toy-chat-hard", "toy-safety", "toy-reasoning")
@@ -142,12 +143,12 @@ def test_a_fault_in_the_counts_is_loud() -> None:
     with pytest.raises(AssertionError, match="add up"):
         Counts(n=2, correct=1, wrong=0, tie=0, unparsed=0, truncated=0, error=0, rescued=0)
     with pytest.raises(AssertionError, match="add up"):
-        Counts.of([PairResult("p", "toy-chat", (), (1.0,), ("right",))])
+        Counts.from_results([PairResult("p", "toy-chat", (), (1.0,), ("right",))])
 
 
 def test_no_rows_and_unknown_or_mixed_subsets() -> None:
     with pytest.raises(DataError, match="no rows"):
-        score([])
+        rewardbench_score([])
     with pytest.raises(DataError, match=r"f:3: unknown subset 'x'.*llmbar-natural.*toy-chat"):
         table_for(["x", "toy-chat"], location="f:3")
     with pytest.raises(DataError, match=r"'toy-chat'.*'hep-go'.*toy-safety.*donotanswer"):
@@ -176,7 +177,7 @@ def judged(rows: list) -> list[PairResult]:
 @given(ROWS, st.randoms(use_true_random=False))
 def test_counts_add_up_and_order_does_not_matter(rows: list, shuffler: random.Random) -> None:
     results = judged(rows)
-    result = score(results)
+    result = rewardbench_score(results)
     counts = result.counts
     assert (
         counts.n
@@ -188,20 +189,22 @@ def test_counts_add_up_and_order_does_not_matter(rows: list, shuffler: random.Ra
     assert 0 <= result.strict <= result.score <= 1
     assert result.interval[0] <= result.interval[1]
     shuffler.shuffle(results)
-    assert score(results) == result
+    assert rewardbench_score(results) == result
 
 
 @settings(max_examples=60, deadline=None)
 @given(ROWS)
 def test_swapping(rows: list) -> None:
-    result = score(judged(rows))
+    result = rewardbench_score(judged(rows))
     other = {"A": "B", "B": "A"}
     # The other answer named every time: every credit is mirrored.
-    mirrored = score(judged([(s, [(o, (other.get(w, w), k), r) for o, (w, k), r in vs]) for s, vs in rows]))
+    mirrored = rewardbench_score(
+        judged([(s, [(o, (other.get(w, w), k), r) for o, (w, k), r in vs]) for s, vs in rows])
+    )
     assert mirrored.score == pytest.approx(1 - result.score)
     # The answers change places and the judge follows: no credit changes, only the letters do.
     turned = [(s, [(o[::-1], (other.get(w, w), k), r) for o, (w, k), r in vs]) for s, vs in rows]
-    followed = score(judged(turned))
+    followed = rewardbench_score(judged(turned))
     assert (followed.score, followed.strict, followed.counts) == (result.score, result.strict, result.counts)
     if result.position_bias is not None:
         assert followed.position_bias == pytest.approx(1 - result.position_bias)

@@ -19,7 +19,6 @@ from reasongenrm.benchmarks.rewardbench2 import (
     RewardBench2,
     best_of_n,
     ties_credits,
-    ties_details,
 )
 from reasongenrm.errors import DataError
 from reasongenrm.records import Message, PairResult, Row
@@ -198,7 +197,7 @@ def test_a_part_of_ties_keeps_the_scale() -> None:
     row = ties("ref", 1, 1, 3)
     right = score_all([row], lambda _, place: -place)
     assert ties_credits([row], right) == [1.0]  # only the accuracy of references is known: 0.3 of 0.3
-    assert ties_details([row], right)["Ties tied accuracy"] is None
+    assert BENCH.details([row], right, {})["Ties tied accuracy"] is None
     assert BENCH.score([row], right).partial
 
 

@@ -201,7 +201,7 @@ def test_files_that_are_no_rows_stop_the_load(tmp_path: Path) -> None:
             list(BENCH.rows(str(file)))
     array(file, [raw(), raw()])
     assert len(good(BENCH.rows(str(file), limit=1))) == 1
-    with pytest.raises(ConfigError, match="limit is -1"):
+    with pytest.raises(ConfigError, match="limit is negative: -1"):
         list(BENCH.rows(str(file), limit=-1))
     with pytest.raises(ConfigError, match="set revision=null"):
         list(BENCH.rows(str(file), revision="abc"))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from reasongenrm.benchmarks.rewardbench import load_benchmark
+from reasongenrm.benchmarks.rewardbench import RewardBench
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
-from reasongenrm.records import PreferencePair
+from reasongenrm.records import Row
 from support.scripts import EVALUATE, PREPARE, TRAIN, Bench, Done, rows_of, value_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -104,8 +104,8 @@ def test_every_benchmark_row_is_in_the_table(real: tuple[Bench, Path, dict[str, 
     tokenizer = AutoTokenizer.from_pretrained(adapter)
     encoder = ChatEncoder(tokenizer, tokenizer.chat_template)
     prompts = PromptFile.load("configs/prompts/judge.yaml")
-    rows = load_benchmark(str(shared / "benchmarks" / "rewardbench_llmbar.jsonl"))
-    lengths = [len(encoder.encode(judge_prompt(row, order, prompts).messages, generation=True)) for row in rows if isinstance(row, PreferencePair) for order in ("AB", "BA")]  # type: ignore[arg-type]  # fmt: skip
+    rows = RewardBench().rows(str(shared / "benchmarks" / "rewardbench_llmbar.jsonl"))
+    lengths = [len(encoder.encode(judge_prompt(row.pairs[0], order, prompts).messages, generation=True)) for row in rows if isinstance(row, Row) for order in ("AB", "BA")]  # fmt: skip
     too_long = sum(length >= CONTEXT for length in lengths)
     assert len(lengths) == 468 and too_long > 10
     scores = value_of(folder / "scores.json")

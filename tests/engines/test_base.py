@@ -149,7 +149,7 @@ def counts(prompts: Sequence[JudgePrompt], verdicts: Sequence[Verdict]) -> Count
     by_pair: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         by_pair.setdefault(verdict.pair_id, []).append(verdict)
-    return Counts.of(judge_result(pair, "toy-chat", found) for pair, found in by_pair.items())
+    return Counts.from_results(judge_result(pair, "toy-chat", found) for pair, found in by_pair.items())
 
 
 @pytest.mark.parametrize("template", ["reason", "direct"])

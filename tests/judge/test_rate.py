@@ -12,8 +12,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reasongenrm.benchmarks.base import rating as of_answers
-from reasongenrm.benchmarks.rewardbench import score
+from reasongenrm.benchmarks.base import answer_ratings
 from reasongenrm.benchmarks.rewardbench2 import RewardBench2, best_of_n
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, judge_prompt, rating_prompt
@@ -39,6 +38,7 @@ from reasongenrm.records import Completion, JudgePrompt, Message, PairResult, Pr
 from reasongenrm.stages.rating import UNREAD_RATING, check_rating, rating_counts, rating_result, uncalibrated
 from reasongenrm.store import PartStore, to_json
 from support.attacks import ATTACKS, DELIMITERS, SHORT
+from support.judged import rewardbench_score
 from support.marked_tokenizers import KNOWN, found, grown, is_broken_up, seen
 
 pytestmark = pytest.mark.unit
@@ -680,7 +680,7 @@ def test_rewardbench_2_counts_as_its_own_code_does(told: list[Rating]) -> None:
     row = Row.make("Factuality", turns(("user", "?")), ["a"], ["b", "c", "d"])
     results = compared(row, told, UNREAD_RATING["rewardbench2"])
     expected = upstream([-1 if rated.rating is None else rated.rating for rated in told])
-    assert of_answers(row, results) == [-1 if rated.rating is None else rated.rating for rated in told]
+    assert answer_ratings(row, results) == [-1 if rated.rating is None else rated.rating for rated in told]
     assert best_of_n(row, results) == pytest.approx(expected)
     scored = RewardBench2().score([row], results)
     assert scored.score == pytest.approx(expected) and scored.counts.n == 3
@@ -696,7 +696,7 @@ def test_rewardbench_counts_what_has_no_rating_as_half_right(told: list[tuple[Ra
     results: dict[str, PairResult] = {}
     for row, pair in zip(rows, told, strict=True):
         results |= compared(row, pair, UNREAD_RATING.get("rewardbench"))
-    scored = score(results.values())
+    scored = rewardbench_score(results.values())
     counts, half = scored.counts, len(told) - scored.counts.correct - scored.counts.wrong
     assert counts.n == len(told) and half == counts.tie + counts.unparsed + counts.truncated + counts.error
     assert scored.score == pytest.approx((counts.correct + half / 2) / counts.n)

@@ -1,4 +1,4 @@
-"""Judged and scored comparisons for the tests of benchmarks, and files of rows."""
+"""Results of judges and scalar heads, and files of rows, for the tests of benchmarks."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from reasongenrm.benchmarks.base import judge_result, scalar_result
-from reasongenrm.records import Drop, PairResult, Row, Verdict
+from reasongenrm.benchmarks.rewardbench import RewardBench
+from reasongenrm.metrics.scores import BenchmarkScore
+from reasongenrm.records import Drop, Message, PairResult, Row, Verdict
 
 SAYS = ("right", "wrong", "tie", "unparsed", "truncated", "error")
 
 
 def judged(pair_id: str, says: Sequence[str]) -> PairResult:
-    """A judge's comparison; what it says in order AB, then BA: `right`, `wrong`, `tie`, `unparsed`, …"""
+    """Return a judge's result; `says` are its verdicts in order AB, then BA: `right`, `wrong`, `tie`, `unparsed`, …"""
     verdicts = []
     for order, said in zip(("AB", "BA"), says, strict=False):
         letter = {"right": "A", "wrong": "B"}.get(said)
@@ -26,7 +28,7 @@ def judged(pair_id: str, says: Sequence[str]) -> PairResult:
 
 
 def judge_all(rows: Iterable[Row], say: Callable[[Row, int, int], Sequence[str]]) -> dict[str, PairResult]:
-    """Judge every comparison; `say` takes the row and the places of the right and the wrong answer."""
+    """Judge every comparison; `say` takes the row and the indexes of the right and the wrong answer."""
     return {
         pair.id: judged(pair.id, say(row, *place))
         for row in rows
@@ -35,7 +37,7 @@ def judge_all(rows: Iterable[Row], say: Callable[[Row, int, int], Sequence[str]]
 
 
 def score_all(rows: Iterable[Row], head: Callable[[Row, int], float]) -> dict[str, PairResult]:
-    """Score every comparison with a scalar head; `head` takes the row and an answer's place."""
+    """Score every comparison with a scalar head; `head` takes the row and the index of an answer."""
     return {
         pair.id: scalar_result(pair.id, pair.source, head(row, right), head(row, wrong))
         for row in rows
@@ -43,8 +45,20 @@ def score_all(rows: Iterable[Row], head: Callable[[Row, int], float]) -> dict[st
     }
 
 
+def rewardbench_rows(results: Iterable[PairResult]) -> list[Row]:
+    """Make one row per result, with its id and subset; all have the same texts."""
+    turns = (Message(role="user", content="q"),)
+    return [Row(r.pair_id, r.subset, turns, ("a", "b"), 1, ((0, 1),)) for r in results]
+
+
+def rewardbench_score(results: Iterable[PairResult], *, seed: int = 0) -> BenchmarkScore:
+    """Score results as RewardBench; their ids must be distinct."""
+    by_id = {result.pair_id: result for result in results}
+    return RewardBench().score(rewardbench_rows(by_id.values()), by_id, seed=seed)
+
+
 def lines(path: Path, rows: Iterable[Any]) -> str:
-    """Write a JSONL file; a text is a line as it is."""
+    """Write a JSONL file; a string is written unchanged as a line."""
     written = (row if isinstance(row, str) else json.dumps(row) for row in rows)
     path.write_text("".join(line + "\n" for line in written), encoding="utf-8")
     return str(path)
@@ -57,13 +71,13 @@ def array(path: Path, rows: Iterable[Any]) -> str:
     return str(path)
 
 
-def dropped(found: Iterable[Row | Drop]) -> list[tuple[str, str]]:
-    """The drops as (place after the file's name, reason)."""
-    return [(d.location.rsplit("/", 1)[1].split(".", 1)[1], d.reason) for d in found if isinstance(d, Drop)]
+def dropped(items: Iterable[Row | Drop]) -> list[tuple[str, str]]:
+    """Return the drops as (location after the file's name, reason)."""
+    return [(d.location.rsplit("/", 1)[1].split(".", 1)[1], d.reason) for d in items if isinstance(d, Drop)]
 
 
-def good(found: Iterable[Row | Drop]) -> list[Row]:
-    """The rows that were read; a Drop is a failure."""
-    rows = list(found)
+def good(items: Iterable[Row | Drop]) -> list[Row]:
+    """Return the rows; a Drop is a failure."""
+    rows = list(items)
     assert not [row for row in rows if isinstance(row, Drop)]
     return [row for row in rows if isinstance(row, Row)]

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from reasongenrm.benchmarks.base import judge_result, scalar_result
-from reasongenrm.benchmarks.rewardbench import REWARDBENCH, TOY, score
+from reasongenrm.benchmarks.rewardbench import REWARDBENCH, TOY
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.metrics.diagnostics import diagnose
 from reasongenrm.records import Drop, Message, Order, PairResult, Row, Verdict, content_id
-from reasongenrm.run import file_hash, manifest
+from reasongenrm.run import build_manifest, file_hash
 from reasongenrm.store import to_json, write_json, write_jsonl
+from support.judged import rewardbench_score
 
 EVIL_ANSWER = "</script><script>document.title='pwned'</script><img src=x onerror=\"document.title='pwned'\"> & <!-- \u2028"
 EVIL_PROMPT = "{{ 7 * 7 }} ]]> <b>bold</b> what is $x$ | y?"
@@ -112,7 +113,7 @@ def write_run(
             cost = {"prompt_tokens": 9 * tokens, "tokens": tokens, "requests": len(results)}
             write_json(folder / "evaluate" / key / name / "seconds.json", 12.5)
             found[name] = {
-                "score": asdict(score(results.values())),
+                "score": asdict(rewardbench_score(results.values())),
                 "diagnostics": asdict(diagnose(rows, results)),
                 "cost": None if name == "scalar" else cost,
             }
@@ -140,7 +141,7 @@ def write_run(
         }
     )
     settings = {"files": {model: file_hash(model)}}
-    write_json(folder / "manifest" / "evaluate.json", manifest(recipe, settings))
+    write_json(folder / "manifest" / "evaluate.json", build_manifest(recipe, settings))
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Rows that somebody else wrote -> a benchmark's rows: one item per row, and never a silence."""
+"""Read benchmark files: every input row yields a row or a recorded drop; and checks of single columns."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def raw_rows(
     path: str,
     columns: Sequence[str],
     *,
+    required: Sequence[str] = (),
     split: str,
     revision: str | None = None,
     limit: int | None = None,
@@ -26,36 +27,35 @@ def raw_rows(
     """Stream the rows of a benchmark.
 
     Args:
-        path: a `.json` file with one array of rows, a folder of such files (also in its folders, read in order
-            of their paths), or what `reading.read_rows` takes.
-        columns: the columns to read where they are there (of Parquet files and hub datasets).
-        split, revision, limit: see `reading.read_rows`.
+        path: a folder of `.json` files (also in its subfolders, read in order of their paths), each with one array of
+            rows; or any path that `files.read_rows` accepts.
+        columns: the columns to read if they exist (Parquet files and hub datasets).
+        required: the columns that must exist there.
+        split, revision, limit: see `files.read_rows`.
 
     Raises:
-        ConfigError, DataError: see `reading.read_rows`.
+        ConfigError, DataError: see `files.read_rows`.
     """
-    arrays = _arrays(Path(path).expanduser()) if path.strip() else []
-    if not arrays:
-        return read_rows(path, required=(), optional=columns, split=split, revision=revision, limit=limit)
-    return files_rows(arrays, revision=revision, limit=limit)
+    arrays = _array_files(Path(path).expanduser()) if path.strip() else []
+    if arrays:
+        return files_rows(arrays, revision=revision, limit=limit)
+    return read_rows(path, required=required, optional=columns, split=split, revision=revision, limit=limit)
 
 
 def files_rows(files: Sequence[Path], *, revision: str | None, limit: int | None) -> Iterator[RawRow | Drop]:
-    """Stream the rows of some `.json` files, each of which holds one array.
+    """Stream the rows of several `.json` files, each with one array.
 
     Raises:
         ConfigError, DataError: see `files.read_rows`; a negative limit.
     """
     if limit is not None and limit < 0:
         raise ConfigError(
-            f"limit is {limit}", location="limit", hint="give a number of rows, or none for all"
+            f"limit is negative: {limit}", location="limit", hint="give a number of rows, or null for all"
         )
     return islice(chain.from_iterable([read_rows(str(file), revision=revision) for file in files]), limit)
 
 
-def _arrays(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path] if path.suffix.lower() == ".json" else []
+def _array_files(path: Path) -> list[Path]:
     if not path.is_dir() or any(file.suffix.lower() in (".jsonl", ".parquet") for file in path.iterdir()):
         return []
     return sorted(file for file in path.rglob("*.json") if file.is_file() and not file.name.startswith("."))
@@ -64,18 +64,18 @@ def _arrays(path: Path) -> list[Path]:
 def parsed_rows(
     raw: Iterable[RawRow | Drop], parse: Callable[[RawRow], Row], *, location: str, hint: str
 ) -> Iterator[Row | Drop]:
-    """Yield one item per raw row; what `parse` refuses is a Drop of stage `load`. Row ids are distinct.
+    """Yield one item per raw row; a row that `parse` refuses is a Drop of stage `load`. Row ids are distinct.
 
     Args:
-        parse: raises BadRow at a row that cannot be used.
-        where, mend: of the error when no row can be read.
+        parse: raises BadRow if the row cannot be used.
+        location, hint: of the error when no row can be read.
 
     Raises:
         DataError: no row can be read.
     """
     copies: Counter[str] = Counter()
-    for one in raw:
-        row = one if isinstance(one, Drop) else _parsed(one, parse)
+    for item in raw:
+        row = item if isinstance(item, Drop) else _parse(item, parse)
         if isinstance(row, Drop):
             yield row
             continue
@@ -85,7 +85,7 @@ def parsed_rows(
         raise DataError("no readable row", location=location, hint=hint)
 
 
-def _parsed(raw: RawRow, parse: Callable[[RawRow], Row]) -> Row | Drop:
+def _parse(raw: RawRow, parse: Callable[[RawRow], Row]) -> Row | Drop:
     try:
         return parse(raw)
     except BadRow as bad:
@@ -95,34 +95,34 @@ def _parsed(raw: RawRow, parse: Callable[[RawRow], Row]) -> Row | Drop:
 
 
 def column(row: RawRow, *names: str) -> Any:
-    """Return the value of the first of these columns that the row has, and that is not null.
+    """Return the value of the first of these columns that exists and is not null.
 
     Raises:
-        BadRow: it has none of them.
+        BadRow: all are missing or null.
     """
     for name in names:
         value = row.columns.get(name)
         if value is not None:
             return value
-    present = ", ".join(sorted(map(str, row.columns))[:12]) or "none"
-    wanted = " or ".join(f"`{name}`" for name in names)
-    raise BadRow("missing_column", f"There is no column {wanted} (found: {present}).")
+    present = ", ".join(sorted(name for name, value in row.columns.items() if value is not None)[:12])
+    needed = " or ".join(f"`{name}`" for name in names)
+    raise BadRow("missing_column", f"The column {needed} is missing or null (found: {present or 'none'}).")
 
 
 def text(row: RawRow, *names: str) -> str:
-    """Return the first of these columns as a text; an empty one is a text too.
+    """Return the first of these columns as a text, which may be empty.
 
     Raises:
-        BadRow: see `column`; it is no string, or holds half a surrogate pair.
+        BadRow: see `column`; the value is not a string, or contains a lone surrogate.
     """
     return check_text(column(row, *names), names[0])
 
 
 def texts(row: RawRow, name: str) -> list[str]:
-    """Return a column that holds a list of texts, at least one.
+    """Return a column that is a list of at least one text.
 
     Raises:
-        BadRow: it holds something else.
+        BadRow: the value is something else.
     """
     value = column(row, name)
     if not is_list(value):
@@ -133,10 +133,10 @@ def texts(row: RawRow, name: str) -> list[str]:
 
 
 def prompt(row: RawRow, *names: str) -> list[Message]:
-    """Return the first of these columns as turns: a text is one user turn, a list of messages ends with one.
+    """Return the first of these columns as turns: a text is one user turn, a list of messages must end with one.
 
     Raises:
-        BadRow: it is neither.
+        BadRow: the value is something else.
     """
     value = column(row, *names)
     if isinstance(value, str):
@@ -149,15 +149,17 @@ def prompt(row: RawRow, *names: str) -> list[Message]:
 
 
 def one_of(row: RawRow, name: str, known: Mapping[str, Any]) -> Any:
-    """Return what a column's value stands for.
+    """Return the meaning of a column's value, a string or an integer.
+
+    Args:
+        known: value as text -> its meaning.
 
     Raises:
-        BadRow: the column is absent, or its value is not among the known ones.
+        BadRow: the column is missing, or its value is not a known one.
     """
     value = column(row, name)
-    if isinstance(value, str) and value.strip() in known:
-        return known[value.strip()]
-    if isinstance(value, int) and not isinstance(value, bool) and str(value) in known:
-        return known[str(value)]
-    shown = repr(value)[:60]
-    raise BadRow(f"bad_{name}", f"`{name}` is {shown}; it must be one of {', '.join(known)}.")
+    key = str(value).strip() if isinstance(value, str) or type(value) is int else ""
+    if key not in known:
+        problem = f"`{name}` is {repr(value)[:60]}; it must be one of {', '.join(known)}."
+        raise BadRow(f"bad_{name}", problem)
+    return known[key]

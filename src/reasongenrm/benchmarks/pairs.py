@@ -1,61 +1,34 @@
-"""Anybody's pairs: the share of pairs in which the chosen answer is preferred."""
+"""Accuracy on any file of chosen/rejected pairs."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import (
-    ScoredBenchmark,
-    Scoring,
-    by_row,
-    check_rows,
-    mean_credit,
-    micro_table,
-    score_rows,
-)
-from reasongenrm.records import Drop, PairResult, Row
+from reasongenrm.benchmarks.base import Benchmark, Table, micro_table
+from reasongenrm.records import Row
 from reasongenrm.rows.files import RawRow
 
-COLUMNS = ("prompt", "chosen", "rejected", "subset")
-SECTION = "All"
 
+class Pairs(Benchmark):
+    """Pairs from any source; every pair has the same weight."""
 
-@dataclass(frozen=True, slots=True)
-class Pairs(Scoring):
-    """Pairs of any source; every pair counts alike.
+    name = "Pairs"
+    split = "test"
+    columns = ("prompt", "chosen", "rejected", "subset")
+    row_hint = "a row has the columns prompt, chosen and rejected"
 
-    Attributes:
-        name, split: see `Benchmark`.
-    """
+    def read_row(self, raw: RawRow) -> Row:
+        """See `Benchmark`; the columns are `prompt`, `chosen`, `rejected` and optionally `subset`.
 
-    name: str = "Pairs"
-    split: str = "test"
-
-    def rows(
-        self, path: str, *, split: str | None = None, revision: str | None = None, limit: int | None = None
-    ) -> Iterator[Row | Drop]:
-        """See `Benchmark`; the columns are `prompt`, `chosen`, `rejected` and, where there are any, `subset`.
-
-        Without `subset` it is the file's or the dataset's name.
+        Without `subset` the subset is the file's or the dataset's name.
         """
-        raw = loading.raw_rows(path, COLUMNS, split=split or self.split, revision=revision, limit=limit)
-        hint = "a row has the columns prompt, chosen and rejected"
-        return loading.parsed_rows(raw, _parse, location=path, hint=hint)
+        chosen, rejected = loading.text(raw, "chosen"), loading.text(raw, "rejected")
+        subset = raw.origin if raw.columns.get("subset") is None else loading.text(raw, "subset").strip()
+        return Row.make(subset or raw.origin, loading.prompt(raw, "prompt"), [chosen], [rejected])
 
-    def score_details(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
-    ) -> ScoredBenchmark:
-        """See `Benchmark`. Nobody published what is missing, so that no result is partial."""
-        check_rows(rows)
+    def table(self, rows: Sequence[Row]) -> Table:
+        """See `Benchmark`; no result is partial, as the full number of rows is not known."""
         judged = Counter(row.subset for row in rows)
-        table = micro_table(self.name, {SECTION: {name: judged[name] for name in sorted(judged)}}, {})
-        return score_rows(table, rows, results, by_row(mean_credit), seed=seed)
-
-
-def _parse(raw: RawRow) -> Row:
-    chosen, rejected = loading.text(raw, "chosen"), loading.text(raw, "rejected")
-    subset = raw.origin if raw.columns.get("subset") is None else loading.text(raw, "subset").strip()
-    return Row.make(subset or raw.origin, loading.prompt(raw, "prompt"), [chosen], [rejected])
+        return micro_table(self.name, {"All": {name: judged[name] for name in sorted(judged)}}, {})

@@ -1,7 +1,8 @@
-"""PPE, preference proxy evaluations: votes of people, and answers that can be checked.
+"""PPE, preference proxy evaluations: human votes, and questions whose answers can be checked.
 
-Sources: the paper, Frick et al. 2024, arXiv 2410.14872; the dataset cards of lmarena-ai/PPE-Human-Preference-V1 and
-lmarena-ai/PPE-{MMLU-Pro,MATH,GPQA,IFEval,MBPP-Plus}-Best-of-K; upstream README of github.com/lmarena/PPE.
+How to Evaluate Reward Models for RLHF. Frick et al. 2024, https://arxiv.org/abs/2410.14872
+Upstream: README of https://github.com/lmarena/PPE; the dataset cards of lmarena-ai/PPE-Human-Preference-V1 and
+lmarena-ai/PPE-{MMLU-Pro,MATH,GPQA,IFEval,MBPP-Plus}-Best-of-K
 """
 
 from __future__ import annotations
@@ -9,23 +10,11 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import (
-    ScoredBenchmark,
-    Scoring,
-    Table,
-    by_row,
-    check_rows,
-    found,
-    mean,
-    mean_credit,
-    rating,
-    score_rows,
-)
-from reasongenrm.records import Drop, PairResult, Row, content_id
+from reasongenrm.benchmarks.base import Benchmark, Table, answer_ratings, mean, row_results
+from reasongenrm.records import PairResult, Row, content_id
 from reasongenrm.rows.files import RawRow
 from reasongenrm.rows.turns import BadRow, check_text, is_list, kind_of
 
@@ -35,59 +24,45 @@ ROWS = {"MMLU-Pro": 512, "MATH": 512, "GPQA": 512, "IFEval": 512, "MBPP-Plus": 5
 """Subset of the correctness part -> questions, as published (2,555 in all)."""
 
 FLAGS = ("hard_prompt", "easy_prompt", "if_prompt", "math_prompt", "is_code")
-"""Columns of the human part that say what a prompt is; a prompt can have several."""
+"""Boolean columns of the human part, the kinds of a prompt; a prompt can have several."""
 
 MAX_PAIRS = 16
-"""Comparisons of a question that names none: all right answers with all wrong ones, or this many of them, drawn."""
+"""Largest number of comparisons of a question without a list of them; more are sampled down to it."""
 
 _ANSWERS = tuple(f"response_{number}" for number in range(1, 33))
-COLUMNS = ("question_id", "prompt", "question", "winner", "language", *FLAGS, "subset",
-           "scores", "responses", *_ANSWERS, "sampled_conflict_pairs")  # fmt: skip
 _BEST_OF_K = re.compile(r"PPE-(.+)-Best-of-K", re.IGNORECASE)
 _WINNERS = {"model_a": 0, "model_b": 1, "1": 0, "2": 1, "tie": None, "tie (bothbad)": None}
 
 
-@dataclass(frozen=True, slots=True)
-class PPE(Scoring):
-    """PPE; the score is the mean of its two parts, where both are in the rows, and else that of the one.
+class PPE(Benchmark):
+    """PPE; the score is the mean of its two parts, or the accuracy of one part if the rows have only that.
 
-    Attributes:
-        name, split: see `Benchmark`; the correctness datasets have the split `train`.
+    The correctness datasets have the split `train`.
     """
 
-    name: str = "PPE"
-    split: str = "test"
+    name = "PPE"
+    split = "test"
+    columns = ("question_id", "prompt", "question", "winner", "language", *FLAGS, "subset",
+               "scores", "responses", *_ANSWERS, "sampled_conflict_pairs")  # fmt: skip
+    row_hint = (
+        "a row has the columns prompt, response_1, response_2 and winner, or prompt, responses and scores"
+    )
 
-    def rows(
-        self, path: str, *, split: str | None = None, revision: str | None = None, limit: int | None = None
-    ) -> Iterator[Row | Drop]:
-        """See `Benchmark`; which part a row belongs to is told by its columns.
+    def read_row(self, raw: RawRow) -> Row:
+        """See `Benchmark`; a row with `scores` belongs to the correctness part.
 
         Human preference: `prompt`, `response_1`, `response_2`, `winner` (`model_a`, `model_b`, `tie`,
-        `tie (bothbad)`), `language` and FLAGS where they are there. A vote for neither is a Drop (`human_tie`): the
-        accuracy leaves it out.
+        `tie (bothbad)`), optionally `language` and FLAGS. A vote for neither answer is a Drop (`human_tie`), as the
+        accuracy does not count it.
 
         Correctness: `prompt` or `question`, `responses` or `response_1`, `response_2`, …, `scores` (one boolean per
-        answer), and the comparisons as `sampled_conflict_pairs` (two places in `scores`, from 0) where they are
-        there; the same comparison twice counts once. A question whose answers are all right, or all wrong, is a
-        Drop.
+        answer), and optionally the comparisons as `sampled_conflict_pairs` (two indexes in `scores`, from 0); a repeated
+        comparison counts once. A question whose answers are all right, or all wrong, is a Drop.
         """
-        raw = loading.raw_rows(path, COLUMNS, split=split or self.split, revision=revision, limit=limit)
-        hint = (
-            "a row has the columns prompt, response_1, response_2 and winner, or prompt, responses and scores"
-        )
-        return loading.parsed_rows(raw, _parse, location=path, hint=hint)
+        return _correctness(raw) if raw.columns.get("scores") is not None else _human(raw)
 
-    def score_details(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
-    ) -> ScoredBenchmark:
-        """See `Benchmark`.
-
-        Every vote counts alike; of the correctness part every benchmark does, and in it every question.
-        Details: the accuracy per flag, and `best of k`, the share of questions whose highest-rated answer is right
-        (shared by those that share the highest rating), among the answers that were compared.
-        """
-        check_rows(rows)
+    def table(self, rows: Sequence[Row]) -> Table:
+        """See `Benchmark`; every vote has the same weight; in the correctness part, every benchmark has."""
         judged: dict[str, Counter[str]] = {HUMAN: Counter(), CORRECTNESS: Counter()}
         for row in rows:
             judged[row.details["part"]][row.subset] += 1
@@ -97,34 +72,37 @@ class PPE(Scoring):
             HUMAN: {name: judged[HUMAN][name] for name in sorted(judged[HUMAN])},
             CORRECTNESS: dict.fromkeys([*known, *others], 1),
         }
-        table = Table(self.name, False, {name: s for name, s in sections.items() if s}, ROWS)
-        details = _details(rows, results)
-        return score_rows(table, rows, results, by_row(mean_credit), seed=seed, details=details)
+        return Table(self.name, False, {name: s for name, s in sections.items() if s}, ROWS)
 
+    def details(
+        self, rows: Sequence[Row], results: Mapping[str, PairResult], sections: Mapping[str, float | None]
+    ) -> dict[str, float | None]:
+        """See `Benchmark`.
 
-def _details(rows: Sequence[Row], results: Mapping[str, PairResult]) -> dict[str, float | None]:
-    details: dict[str, float | None] = {}
-    for flag in FLAGS:
-        flagged = [found(row, results) for row in rows if flag in row.details.get("flags", ())]
-        details[flag] = mean([mean([r.credit for r in one]) for one in flagged]) if flagged else None
-    best = [_best_is_right(row, rating(row, results)) for row in rows if row.details["part"] == CORRECTNESS]
-    details["best of k"] = mean(best) if best else None
-    return details
+        Returns:
+            The accuracy per flag, and `best of k`: the share of questions whose highest-rated answer is right (shared
+            by the answers with the highest rating), among the answers that were compared.
+        """
+        details: dict[str, float | None] = {}
+        for flag in FLAGS:
+            flagged = [row for row in rows if flag in row.details.get("flags", ())]
+            credits = [self.row_credit(row, row_results(row, results)) for row in flagged]
+            details[flag] = mean(credits) if credits else None
+        questions = [row for row in rows if row.details["part"] == CORRECTNESS]
+        best = [_best_is_right(row, answer_ratings(row, results)) for row in questions]
+        details["best of k"] = mean(best) if best else None
+        return details
 
 
 def _best_is_right(row: Row, ratings: Sequence[float]) -> float:
-    highest = [place for place, value in enumerate(ratings) if value == max(ratings)]
-    return mean([float(place < row.right) for place in highest])
-
-
-def _parse(raw: RawRow) -> Row:
-    return _correctness(raw) if raw.columns.get("scores") is not None else _human(raw)
+    best = max(ratings)
+    return mean([float(index < row.right) for index, value in enumerate(ratings) if value == best])
 
 
 def _human(raw: RawRow) -> Row:
     winner = loading.one_of(raw, "winner", _WINNERS)
     if winner is None:
-        raise BadRow("human_tie", "The vote was for neither answer; the accuracy is over the other votes.")
+        raise BadRow("human_tie", "The vote is for neither answer; the accuracy counts only votes for one.")
     answers = [loading.text(raw, "response_1"), loading.text(raw, "response_2")]
     language = raw.columns.get("language")
     subset = check_text(language, "language").strip() if language is not None else ""
@@ -163,24 +141,28 @@ def _answers(raw: RawRow) -> list[str]:
     if not names:
         raise BadRow("missing_column", "There is no column `responses` or `response_1`, `response_2`, ….")
     if names != list(_ANSWERS[: len(names)]):
-        raise BadRow("missing_column", f"The answers {', '.join(names)} are not numbered from 1 on.")
+        raise BadRow("missing_column", f"The answers {', '.join(names)} must be numbered 1, 2, 3, ….")
     return [loading.text(raw, name) for name in names]
 
 
-def _pairs(raw: RawRow, scores: Sequence[bool], name: str) -> list[tuple[int, int]]:
-    """Return the comparisons as (place of a right answer, place of a wrong one)."""
+def _pairs(raw: RawRow, scores: Sequence[bool], key: str) -> list[tuple[int, int]]:
+    """Return the comparisons as (index of a right answer, index of a wrong one).
+
+    Args:
+        key: seed of the sample of comparisons.
+    """
     sampled = raw.columns.get("sampled_conflict_pairs")
     if sampled is not None:
         return _sampled(sampled, scores)
-    rights = [place for place, score in enumerate(scores) if score]
-    wrongs = [place for place, score in enumerate(scores) if not score]
+    rights = [index for index, score in enumerate(scores) if score]
+    wrongs = [index for index, score in enumerate(scores) if not score]
     if not rights or not wrongs:
         which = "right" if rights else "wrong"
         raise BadRow(f"all_{which}", f"All answers are {which}; there is nothing to compare.")
     pairs = [(i, j) for i in rights for j in wrongs]
     if len(pairs) <= MAX_PAIRS:
         return pairs
-    return sorted(random.Random(name).sample(pairs, MAX_PAIRS))
+    return sorted(random.Random(key).sample(pairs, MAX_PAIRS))
 
 
 def _sampled(sampled: object, scores: Sequence[bool]) -> list[tuple[int, int]]:
@@ -188,9 +170,11 @@ def _sampled(sampled: object, scores: Sequence[bool]) -> list[tuple[int, int]]:
         raise BadRow("bad_pairs", f"`sampled_conflict_pairs` is {kind_of(sampled)}; make it a list of pairs.")
     pairs: dict[tuple[int, int], None] = {}
     for pair in sampled:
-        whole = is_list(pair) and len(pair) == 2 and all(type(place) is int for place in pair)
-        if not whole or not all(0 <= place < len(scores) for place in pair):
-            raise BadRow("bad_pairs", f"`sampled_conflict_pairs` holds {pair!r}, which is no pair of places.")
+        is_pair = is_list(pair) and len(pair) == 2 and all(type(index) is int for index in pair)
+        if not is_pair or not all(0 <= index < len(scores) for index in pair):
+            raise BadRow(
+                "bad_pairs", f"`sampled_conflict_pairs` contains {pair!r}, which is not a pair of indexes."
+            )
         if scores[pair[0]] == scores[pair[1]]:
             raise BadRow("bad_pairs", f"Both answers of the pair {list(pair)} have the same score.")
         right, wrong = pair if scores[pair[0]] else reversed(pair)
@@ -201,8 +185,8 @@ def _sampled(sampled: object, scores: Sequence[bool]) -> list[tuple[int, int]]:
 
 
 def _benchmark(raw: RawRow) -> str:
-    said = raw.columns.get("subset")
-    name = said if isinstance(said, str) and said.strip() else raw.origin
-    named = _BEST_OF_K.search(name)
-    name = named[1] if named else name.strip()
+    subset = raw.columns.get("subset")
+    name = subset if isinstance(subset, str) and subset.strip() else raw.origin
+    match = _BEST_OF_K.search(name)
+    name = match[1] if match else name.strip()
     return next((known for known in ROWS if known.lower() == name.lower()), name)

@@ -1,4 +1,4 @@
-"""All benchmarks by kind; where the hub has them stands in `recipe_evaluate.HUB_IDS`."""
+"""All benchmarks by kind; their hub ids are in `config.evaluate.HUB_IDS`."""
 
 from __future__ import annotations
 

@@ -1,29 +1,19 @@
-"""RM-Bench: three right and three wrong answers in three styles; is substance seen through style?
+"""RM-Bench: three right and three wrong answers, each in three styles.
 
-Sources: the paper, Liu et al. 2024, arXiv 2410.16184; upstream README ("how to compute the accuracy") and
-`scripts/utils.py` (compute_accuracy) of github.com/THU-KEG/RM-Bench.
+RM-Bench: Benchmarking Reward Models of Language Models with Subtlety and Style. Liu et al. 2024,
+https://arxiv.org/abs/2410.16184
+Upstream: README ("how to compute the accuracy") and `scripts/utils.py` (compute_accuracy) of
+https://github.com/THU-KEG/RM-Bench
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import (
-    ScoredBenchmark,
-    Scoring,
-    Table,
-    aggregate,
-    by_row,
-    check_rows,
-    found,
-    hits,
-    mean,
-    score_rows,
-)
+from reasongenrm.benchmarks.base import Benchmark, Table, aggregate, correct_share, mean, row_results
 from reasongenrm.records import Drop, PairResult, Row
 from reasongenrm.rows.files import RawRow
 from reasongenrm.rows.turns import BadRow
@@ -45,9 +35,8 @@ TABLE = Table(
     },
     ROWS,
 )
-COLUMNS = ("id", "prompt", "chosen", "rejected", "domain", "subset")
 
-# What a row is called where it does not name its domain: by RewardBench's subset it was made from, or its file.
+# Domain -> pattern of its names: the domain itself, RewardBench's subset of the row, or the file's name.
 _DOMAINS = {
     "safety-refuse": r"safety.refuse|should.refuse|refusals",
     "safety-response": r"safety.response|should.respond",
@@ -66,78 +55,68 @@ LEVELS: dict[str, tuple[_Cell, ...]] = {
 """Difficulty -> cells (style of the right answer, style of the wrong one)."""
 
 
-def row_credit(row: Row, results: Sequence[PairResult]) -> float:
-    """Return the mean over the nine comparisons, which is the mean of hard, normal and easy too.
+class RMBench(Benchmark):
+    """RM-Bench; the score is the plain mean of the four domains."""
 
-    A comparison counts the share of its orders in which the right answer was named; a tie is wrong.
-    """
-    return mean([hits(result) for result in results])
-
-
-def _details(rows: Sequence[Row], results: Mapping[str, PairResult]) -> dict[str, float | None]:
-    """Return the matrix, hard, normal and easy over the domains, and those of every domain."""
-    counted: dict[_Cell, dict[str, list[float]]] = {cell: {} for cell in _CELLS}
-    for row in rows:
-        for (right, wrong), result in zip(row.places, found(row, results), strict=True):
-            counted[right, wrong - 3].setdefault(row.subset, []).append(hits(result))
-    matrix = {
-        cell: aggregate(TABLE, {s: mean(values) for s, values in counted[cell].items()}) for cell in _CELLS
-    }
-    details: dict[str, float | None] = {
-        level: mean([matrix[cell][1] for cell in cells]) for level, cells in LEVELS.items()
-    }
-    for i, j in _CELLS:
-        details[f"{STYLES[i]} > {STYLES[j]}"] = matrix[i, j][1]
-    for section in TABLE.sections:
-        for level, cells in LEVELS.items():
-            values = [matrix[cell][0][section] for cell in cells]
-            details[f"{section} {level}"] = None if None in values else mean(values)
-    return details
-
-
-@dataclass(frozen=True, slots=True)
-class RMBench(Scoring):
-    """RM-Bench; the score is the plain mean of the four domains.
-
-    Attributes:
-        name, split: see `Benchmark`.
-    """
-
-    name: str = TABLE.name
-    split: str = "train"
+    name = TABLE.name
+    split = "train"
+    columns = ("id", "prompt", "chosen", "rejected", "domain", "subset")
+    row_hint = "a row has the columns prompt, chosen, rejected (three answers each) and domain"
 
     def rows(
         self, path: str, *, split: str | None = None, revision: str | None = None, limit: int | None = None
     ) -> Iterator[Row | Drop]:
-        """See `Benchmark`; the columns are `prompt`, `chosen` and `rejected` (three each), `domain`.
-
-        Without `domain` it is that of `subset` (the RewardBench subset of the row), or of the file's name. Of
-        upstream's data folder only `total_dataset.json` is read, which holds all the others.
-        """
+        """See `Benchmark`; in upstream's data folder only `total_dataset.json` is read, which contains all files."""
         whole = Path(path).expanduser() / "total_dataset.json"
         path = str(whole) if whole.is_file() else path
-        raw = loading.raw_rows(path, COLUMNS, split=split or self.split, revision=revision, limit=limit)
-        hint = "a row has the columns prompt, chosen, rejected (three answers each) and domain"
-        return loading.parsed_rows(raw, _parse, location=path, hint=hint)
+        return super().rows(path, split=split, revision=revision, limit=limit)
 
-    def score_details(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
-    ) -> ScoredBenchmark:
-        """See `Benchmark`. The details are the matrix of styles, and hard, normal and easy."""
-        check_rows(rows)
-        details = _details(rows, results)
-        return score_rows(TABLE, rows, results, by_row(row_credit), seed=seed, details=details)
+    def read_row(self, raw: RawRow) -> Row:
+        """See `Benchmark`; the columns are `prompt`, `chosen` and `rejected` (three each), `domain`.
 
+        Without `domain` it is that of `subset` (the RewardBench subset of the row), or of the file's name.
+        """
+        right, wrong = loading.texts(raw, "chosen"), loading.texts(raw, "rejected")
+        for name, answers in (("chosen", right), ("rejected", wrong)):
+            if len(answers) != len(STYLES):
+                problem = (
+                    f"`{name}` has {len(answers)} answers; RM-Bench has one per style ({', '.join(STYLES)})."
+                )
+                raise BadRow("bad_count", problem)
+        return Row.make(_domain(raw), loading.prompt(raw, "prompt"), right, wrong)
 
-def _parse(raw: RawRow) -> Row:
-    right, wrong = loading.texts(raw, "chosen"), loading.texts(raw, "rejected")
-    for name, answers in (("chosen", right), ("rejected", wrong)):
-        if len(answers) != len(STYLES):
-            problem = (
-                f"`{name}` has {len(answers)} answers; RM-Bench has one per style ({', '.join(STYLES)})."
-            )
-            raise BadRow("bad_count", problem)
-    return Row.make(_domain(raw), loading.prompt(raw, "prompt"), right, wrong)
+    def table(self, rows: Sequence[Row]) -> Table:
+        """See `Benchmark`."""
+        return TABLE
+
+    def row_credit(self, row: Row, results: Sequence[PairResult]) -> float:
+        """Return the mean over the nine comparisons, which is also the mean of hard, normal and easy.
+
+        A comparison counts the share of its orders in which the right answer was named; a tie is wrong.
+        """
+        return mean([correct_share(result) for result in results])
+
+    def details(
+        self, rows: Sequence[Row], results: Mapping[str, PairResult], sections: Mapping[str, float | None]
+    ) -> dict[str, float | None]:
+        """Return the matrix of styles; hard, normal and easy over the domains, and for every domain."""
+        shares: dict[_Cell, dict[str, list[float]]] = {cell: {} for cell in _CELLS}
+        for row in rows:
+            for (right, wrong), result in zip(row.places, row_results(row, results), strict=True):
+                shares[right, wrong - 3].setdefault(row.subset, []).append(correct_share(result))
+        matrix = {
+            cell: aggregate(TABLE, {s: mean(values) for s, values in shares[cell].items()}) for cell in _CELLS
+        }
+        details: dict[str, float | None] = {
+            level: mean([matrix[cell][1] for cell in cells]) for level, cells in LEVELS.items()
+        }
+        for i, j in _CELLS:
+            details[f"{STYLES[i]} > {STYLES[j]}"] = matrix[i, j][1]
+        for section in TABLE.sections:
+            for level, cells in LEVELS.items():
+                values = [matrix[cell][0][section] for cell in cells]
+                details[f"{section} {level}"] = None if None in values else mean(values)
+        return details
 
 
 def _domain(raw: RawRow) -> str:
@@ -146,5 +125,5 @@ def _domain(raw: RawRow) -> str:
         for domain, pattern in _DOMAINS.items():
             if re.search(pattern, name.lower()):
                 return domain
-    shown = " or ".join(repr(name[:40]) for name in (*names, raw.origin))
-    raise BadRow("unknown_domain", f"No domain is called {shown}; use {', '.join(ROWS)}.")
+    listed = " or ".join(repr(name[:40]) for name in (*names, raw.origin))
+    raise BadRow("unknown_domain", f"Unknown domain {listed}; use {', '.join(ROWS)}.")

@@ -7,10 +7,8 @@ from typing import Any
 
 Interval = tuple[float, float]
 
-
 Aggregate = Callable[[Mapping[str, Any]], Any]
-"""From the mean credit per subset to one score. It may only do arithmetic, as it is called with arrays of
-shape (resamples,)."""
+"""From the mean credit per subset to one score; arithmetic only, as it also receives arrays of shape (resamples,)."""
 
 
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
@@ -23,6 +21,13 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
 
     interval = binomtest(successes, n).proportion_ci(confidence_level=level, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def share_interval(values: Sequence[float], *, seed: int) -> Interval:
+    """Return the 95% interval of a mean: Wilson's if every value is 0 or 1, otherwise the bootstrap's."""
+    if all(value in (0, 1) for value in values):
+        return wilson_interval(int(sum(values)), len(values))
+    return bootstrap_interval({"": values}, lambda means: means[""], seed=seed)
 
 
 def _resampled_means(columns: Sequence[Sequence[float]], rng: Any, resamples: int) -> Any:
@@ -62,7 +67,7 @@ def bootstrap_interval(
     Args:
         credits: subset -> the credit of each row in [0, 1]; no subset may be empty.
         aggregate: from the subsets' means to the score.
-        seed: the same credits and seed give the same interval, in whatever order the rows come.
+        seed: the same credits and seed give the same interval; the order of the rows does not matter.
     """
     import numpy as np
 
@@ -79,7 +84,7 @@ def clustered_interval(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> Interval | None:
-    """Return the percentile bootstrap interval of a mean over rows in clusters, as pairs are in prompts.
+    """Return the percentile bootstrap interval of a mean over rows in clusters, such as the pairs of a prompt.
 
     The mean is sum(totals) / sum(counts). Rows of one cluster are not independent, so whole clusters are
     drawn with replacement (the cluster bootstrap: Field & Welsh 2007, Journal of the Royal Statistical
@@ -87,18 +92,18 @@ def clustered_interval(
 
     Args:
         totals: sum of the rows' values in each cluster, finite, shape (clusters,).
-        counts: how many rows that is, at least one, shape (clusters,).
-        seed: the same clusters and seed give the same interval, in whatever order the clusters come.
+        counts: number of rows in each cluster, at least one, shape (clusters,).
+        seed: the same clusters and seed give the same interval; the order of the clusters does not matter.
 
     Returns:
-        None with fewer than two clusters, which say nothing of how clusters differ.
+        None with fewer than two clusters: one cluster does not show how clusters differ.
     """
     import numpy as np
 
     if len(totals) < 2:
         return None
     rng = np.random.default_rng(seed)
-    block = max(1, 5_000_000 // len(totals))  # a draw has a number per cluster: bounds the memory
+    block = max(1, 5_000_000 // len(totals))  # a draw has one number per cluster; this bounds the memory
     means = [
         _resampled_means([totals, counts], rng, min(block, resamples - done))
         for done in range(0, resamples, block)
@@ -116,9 +121,9 @@ def paired_difference(
     resamples: int = 2000,
     level: float = 0.95,
 ) -> tuple[float, Interval]:
-    """Return how much higher our score is than theirs, and its paired bootstrap interval.
+    """Return our score minus theirs, and its paired bootstrap interval.
 
-    Both models' credits of a row are drawn together, so what makes a row hard for both cancels out.
+    Both models' credits of a row are drawn together, so that the difficulty of a row cancels out.
 
     Args:
         ours, theirs: subset -> the credit of each row; the same subsets, the same rows in the same order.

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class McNemar:
-    """The rows on which two models differ.
+    """Result of McNemar's test.
 
     Attributes:
-        better: number of rows that ours has right and theirs has wrong.
-        worse: number of rows that ours has wrong and theirs has right.
-        p: two-sided p-value in (0, 1] of "either is as likely"; 1 where they differ on no row.
+        better: number of rows that our model has right and theirs wrong.
+        worse: number of rows that our model has wrong and theirs right.
+        p: two-sided p-value in (0, 1] of the hypothesis that both are equally likely; 1 if the models differ on no row.
     """
 
     better: int
@@ -24,13 +24,13 @@ class McNemar:
 def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> McNemar:
     """Return McNemar's exact test of whether two models are right on equally many rows.
 
-    Rows that both have right, or both wrong, say nothing of it; of the others ours has a share that is binomial with
-    probability 1/2 if there is no difference. Exact for any number of rows, and conservative for few. Source:
+    Rows that both models have right, or both wrong, do not count; of the others, the number that our model has right
+    is binomial with probability 1/2 if there is no difference. Exact for any number of rows, conservative for few. Source:
     Q. McNemar, "Note on the Sampling Error of the Difference Between Correlated Proportions or Percentages",
     Psychometrika 12 (1947), with the binomial distribution in place of his normal approximation.
 
     Args:
-        ours, theirs: whether each model has a row right; the same rows in the same order.
+        ours, theirs: whether the model has each row right; the same rows in the same order.
 
     Raises:
         ValueError: the two do not have the same number of rows.

@@ -13,15 +13,15 @@ OUTCOMES = ("correct", "wrong", "tie", "unparsed", "truncated", "error")
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How often each outcome occurred, over judgements: a row judged in both orders counts twice.
+    """Number of judgements by outcome; a row judged in both orders counts twice.
 
-    `n = correct + wrong + tie + unparsed + truncated + error` always holds (an AssertionError otherwise: it
-    would be a fault of this suite, not of the data).
+    `n = correct + wrong + tie + unparsed + truncated + error` always holds (an AssertionError otherwise: that
+    would be a bug of this suite, not of the data).
 
     Attributes:
         n: judgements.
         correct, wrong, tie, unparsed, truncated, error: judgements by outcome.
-        rescued: judgements whose verdict or rating was asked for alone; each of them also stands under its outcome.
+        rescued: judgements that needed a rescue request (only the verdict or rating); each also has an outcome.
     """
 
     n: int
@@ -39,8 +39,8 @@ class Counts:
         assert 0 <= self.rescued <= self.n, f"{self.rescued} of {self.n} judgements rescued"
 
     @classmethod
-    def of(cls, results: Iterable[PairResult]) -> Counts:
-        """Count the outcomes of some rows."""
+    def from_results(cls, results: Iterable[PairResult]) -> Counts:
+        """Count the outcomes of some comparisons."""
         rows = list(results)
         outcomes = Counter(outcome for row in rows for outcome in row.outcomes)
         rescued = sum(row.rescued for row in rows)
@@ -76,9 +76,9 @@ class BenchmarkScore:
 
     Attributes:
         benchmark: the benchmark's name.
-        toy: whether it is the suite's own toy benchmark, which compares with nothing published.
-        partial: whether something of the benchmark is missing (see `missing`).
-        missing: subsets that are absent, or have fewer rows than were published.
+        toy: whether it is the suite's own toy benchmark, which has no published results.
+        partial: whether a part of the benchmark is missing (see `missing`).
+        missing: subsets (and sections without subsets) that are absent, or have fewer rows than were published.
         score: the benchmark's official score, over the sections present.
         interval: 95% bootstrap interval of `score`, rows resampled within their subsets.
         strict: the same aggregate of "right in every order" (for a scalar head this is `score`).
@@ -89,7 +89,7 @@ class BenchmarkScore:
         subsets: subset name -> result, the subsets present, in the benchmark's order.
         rows: rows judged.
         counts: outcomes of all judgements.
-        details: what else the benchmark publishes, name -> share (None where nothing was there to count).
+        details: the benchmark's further numbers, name -> share (None where nothing was counted).
     """
 
     benchmark: str
