@@ -34,8 +34,7 @@ SELECTORS = (
 )
 """The values of `config.prepare.Selector`, which is not imported here because `--help` has to be quick."""
 
-Verbs = Any
-"""What `add_subparsers` returns; argparse keeps its class private."""
+Verbs = Any  # argparse keeps the class of `add_subparsers` private
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,11 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_scalar(verbs)
     toy = verbs.add_parser("toy", help="build the toy data and models of the demo")
     steps = toy.add_subparsers(dest="toy", required=True)
-    build = _add(steps, "build", "write toy pairs, a toy benchmark and a tiny DistilBERT", _toy_build)
+    build = _add(steps, "build", "write toy pairs, a toy benchmark and a tiny DistilBERT", _toy)
     build.add_argument("--out", default="build/toy")
     build.add_argument("--pairs", type=int, default=700, help="training pairs per family")
     build.add_argument("--rows", type=int, default=100, help="benchmark rows per family")
-    base = _add(steps, "base", "pretrain the toy base model (about an hour on one core)", _toy_base)
+    base = _add(steps, "base", "pretrain the toy base model (about an hour on one core)", _toy)
     base.add_argument("--out", required=True)
     for step in (build, base):
         step.add_argument("--seed", type=int, default=17)
@@ -170,12 +169,12 @@ def _add_scalar(verbs: Verbs) -> None:
     """Add the verbs of the classic reward model."""
     scalar = verbs.add_parser("scalar", help="the classic reward model: one number per answer")
     steps = scalar.add_subparsers(dest="step", required=True)
-    for name, text, run in (
-        ("train", "train a head on ranked answers or pairs", _scalar_recipe),
-        ("evaluate", "measure how the scores of a trained head agree with ranks", _scalar_recipe),
-        ("notebook", "run notebooks/analyse.ipynb with a trained head", _scalar_notebook),
+    for name, text in (
+        ("train", "train a head on ranked answers or pairs"),
+        ("evaluate", "measure how the scores of a trained head agree with ranks"),
+        ("notebook", "run notebooks/analyse.ipynb with a trained head"),
     ):
-        _add_config(_add(steps, name, text, run), "configs/scalar/distilbert.yaml")
+        _add_config(_add(steps, name, text, _scalar_recipe), "configs/scalar/distilbert.yaml")
     for name, text in (
         ("score", "score each answer: rows of prompt, answer"),
         ("best", "find the best of several answers: rows of prompt, answers"),
@@ -289,38 +288,24 @@ def _generate_answers(options: argparse.Namespace) -> None:
 def _rank_answers(options: argparse.Namespace) -> None:
     from reasongenrm.answers.rank import rank
 
-    rank(
-        options.source,
-        options.out,
-        annotator=options.annotator,
-        seed=options.seed,
-        web=options.web,
-        host=options.host,
-        port=options.port,
-        journal=options.journal,
-        api_key_env=options.api_key_env,
-    )
+    keys = ("annotator", "seed", "web", "host", "port", "journal", "api_key_env")
+    rank(options.source, options.out, **{key: getattr(options, key) for key in keys})
 
 
 def _scalar_recipe(options: argparse.Namespace) -> None:
     from reasongenrm.config.loading import load_config
     from reasongenrm.config.scalar import ScalarRecipe
+    from reasongenrm.console import show
+    from reasongenrm.scalar.notebook import execute
     from reasongenrm.stages import scalar
 
     recipe = load_config(ScalarRecipe, options.config, options.overrides)
-    (scalar.train if options.step == "train" else scalar.evaluate)(recipe)
-
-
-def _scalar_notebook(options: argparse.Namespace) -> None:
-    from reasongenrm.config.loading import load_config
-    from reasongenrm.config.scalar import ScalarRecipe
-    from reasongenrm.console import show
-    from reasongenrm.scalar.notebook import execute
-
-    folder = load_config(ScalarRecipe, options.config, options.overrides).folder
-    out = folder / "analyse.ipynb"
-    execute(Path("notebooks/analyse.ipynb"), scalar=folder / "scalar", out=out)
-    show(out)
+    if options.step == "notebook":
+        out = recipe.folder / "analyse.ipynb"
+        execute(Path("notebooks/analyse.ipynb"), scalar=recipe.folder / "scalar", out=out)
+        show(out)
+    else:
+        (scalar.train if options.step == "train" else scalar.evaluate)(recipe)
 
 
 def _scalar_rows(options: argparse.Namespace) -> None:
@@ -329,16 +314,13 @@ def _scalar_rows(options: argparse.Namespace) -> None:
     score_rows(options.step, options.model, options.source, options.target, batch_size=options.batch_size)
 
 
-def _toy_build(options: argparse.Namespace) -> None:
-    from reasongenrm.demo.build import build
+def _toy(options: argparse.Namespace) -> None:
+    from reasongenrm.demo.build import base, build
 
-    build(options.out, pairs=options.pairs, rows=options.rows, seed=options.seed)
-
-
-def _toy_base(options: argparse.Namespace) -> None:
-    from reasongenrm.demo.build import base
-
-    base(options.out, seed=options.seed)
+    if options.toy == "build":
+        build(options.out, pairs=options.pairs, rows=options.rows, seed=options.seed)
+    else:
+        base(options.out, seed=options.seed)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -39,13 +39,8 @@ class AnyRecipe(Protocol):
     """A resolved recipe, such as `Recipe` or `ScalarRecipe`."""
 
     @property
-    def folder(self) -> Path:
-        """The run folder."""
-        ...
-
-    def model_dump(self, *, mode: str) -> dict[str, Any]:
-        """The recipe as plain values."""
-        ...
+    def folder(self) -> Path: ...
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
 
 class Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,10 @@ from reasongenrm.store import PartStore, read_jsonl, to_json, write_json, write_
 
 BASE = "base"
 SCALAR = "scalar"
+Results = dict[str, PairResult]
+"""The results of one model on a benchmark, by pair id."""
+Cost = dict[str, int]
+"""Number of requests, prompt_tokens and tokens of a judge."""
 
 LEADERBOARDS = ("rewardbench", "rewardbench2")
 """The kinds of benchmarks that have a leaderboard of allenai."""
@@ -137,19 +141,6 @@ def _read_rows(recipe: Recipe, run: Run, name: str) -> tuple[list[Row], int]:
     return rows, len(drops)
 
 
-@dataclass(frozen=True, slots=True)
-class ModelResults:
-    """The results of one model on a benchmark.
-
-    Attributes:
-        results: pair id -> result.
-        cost: requests, prompt_tokens and tokens of a judge; None for a scalar head.
-    """
-
-    results: dict[str, PairResult]
-    cost: dict[str, int] | None
-
-
 class Judges:
     """All models of a recipe but the scalar head: the base and the trained judges on one engine, and served models.
 
@@ -169,7 +160,7 @@ class Judges:
         self._engine: Engine | None = None
         self._others: dict[str, tuple[Engine, ChatEncoder | None]] = {}
 
-    def judge(self, model: str, benchmark: str, rows: Sequence[Row]) -> ModelResults:
+    def judge(self, model: str, benchmark: str, rows: Sequence[Row]) -> tuple[Results, Cost]:
         """Have one model judge the pairs of a benchmark; write verdicts.jsonl."""
         pairs = [pair for row in rows for pair in row.pairs]
         task = VerdictTask(
@@ -187,9 +178,9 @@ class Judges:
         for verdict in verdicts:
             verdicts_by_pair.setdefault(verdict.pair_id, []).append(verdict)
         results = {pair.id: judge_result(pair.id, pair.source, verdicts_by_pair[pair.id]) for pair in pairs}
-        return ModelResults(results, _cost(store, sum(verdict.tokens for verdict in verdicts)))
+        return results, _cost(store, sum(verdict.tokens for verdict in verdicts))
 
-    def rate(self, model: str, benchmark: str, rows: Sequence[Row]) -> ModelResults:
+    def rate(self, model: str, benchmark: str, rows: Sequence[Row]) -> tuple[Results, Cost]:
         """Have one model rate every answer of a benchmark; write ratings.jsonl and rating_counts.json.
 
         Rows with the same answer to the same conversation share its rating.
@@ -206,7 +197,7 @@ class Judges:
         results = write_ratings(
             store.final.parent, f"{benchmark}: rated by {model}", kind, rows, ratings_by_row
         )
-        return ModelResults(results, _cost(store, sum(rating.tokens for rating in ratings.values())))
+        return results, _cost(store, sum(rating.tokens for rating in ratings.values()))
 
     def close(self) -> None:
         """Stop the engines."""
@@ -287,12 +278,12 @@ def benchmark_prompts(recipe: Recipe, pairs: Sequence[PreferencePair]) -> list[J
     ]
 
 
-def _cost(store: PartStore, tokens: int) -> dict[str, int]:
+def _cost(store: PartStore, tokens: int) -> Cost:
     prompt_tokens = [row["prompt_tokens"] for row in read_jsonl(store.final)]
     return {"requests": len(prompt_tokens), "prompt_tokens": sum(prompt_tokens), "tokens": tokens}
 
 
-def _scalar_results(run: Run, benchmark: str, rows: Sequence[Row]) -> ModelResults:
+def _scalar_results(run: Run, benchmark: str, rows: Sequence[Row]) -> Results:
     """Score both answers of every pair with the scalar head; write scores.jsonl."""
     pairs = [pair for row in rows for pair in row.pairs]
     store = PartStore(run.path("evaluate", benchmark, SCALAR, "scores.jsonl"))
@@ -312,8 +303,7 @@ def _scalar_results(run: Run, benchmark: str, rows: Sequence[Row]) -> ModelResul
                 progress(len(batch))
         store.finish(pair.id for pair in pairs)
     scores = {row["id"]: (row["chosen"], row["rejected"]) for row in read_jsonl(store.final)}
-    results = {pair.id: scalar_result(pair.id, pair.source, *scores[pair.id]) for pair in pairs}
-    return ModelResults(results, None)
+    return {pair.id: scalar_result(pair.id, pair.source, *scores[pair.id]) for pair in pairs}
 
 
 def _evaluate_benchmark(
@@ -326,11 +316,12 @@ def _evaluate_benchmark(
     models: dict[str, dict[str, Any]] = {}
     scores: dict[str, BenchmarkScore] = {}
     for model in [*judges.names, *([SCALAR] if recipe.scalar is not None else [])]:
+        cost: Cost | None = None
         if model == SCALAR:
-            model_results = _scalar_results(run, name, rows)
+            results = _scalar_results(run, name, rows)
         else:
-            model_results = (judges.rate if rates else judges.judge)(model, name, rows)
-        results, folder = model_results.results, run.path("evaluate", name, model)
+            results, cost = (judges.rate if rates else judges.judge)(model, name, rows)
+        folder = run.path("evaluate", name, model)
         write_jsonl(
             folder / "results.jsonl", (to_json(results[pair.id]) for row in rows for pair in row.pairs)
         )
@@ -346,7 +337,7 @@ def _evaluate_benchmark(
         models[model] = {
             "score": asdict(scores[model]),
             "diagnostics": asdict(diagnostics),
-            "cost": model_results.cost,
+            "cost": cost,
         }
     part_of_scores = {
         "kind": config.kind,
