@@ -144,7 +144,7 @@ def test_the_verbs_over_jsonl_and_what_they_refuse(trained: Path, recipe: list[s
         "it is there already"
         in run("scalar", "rank", model, "--in", str(source), "--out", str(target), code=2).stderr
     )
-    assert "no such folder" in run("scalar", "score", str(tmp_path / "none"), given=several, code=2).stderr
+    assert "directory not found" in run("scalar", "score", str(tmp_path / "none"), given=several, code=2).stderr
     assert "no config.json" in run("scalar", "score", str(tmp_path), given=several, code=2).stderr
     empty = tmp_path / "empty.csv"
     empty.write_bytes(b"")

@@ -20,19 +20,19 @@ from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.metrics.calibration import PROBABILITY_EDGES, calibrate
 from reasongenrm.metrics.intervals import clustered_interval
 from reasongenrm.scalar.metrics import (
-    LARGEST,
+    MAX_SCORE,
+    AnswerScore,
     ScalarMetrics,
-    ScoredAnswer,
+    answer_pairs,
     best_and_worst,
     evaluate_scores,
-    scored_pairs,
 )
 
 pytestmark = pytest.mark.unit
 
 
-def said(prompt: str, answer: str, score: float, rank: float | None, tokens: int = 1) -> ScoredAnswer:
-    return ScoredAnswer(prompt, f"text of {prompt}", answer, score, rank, tokens, False)
+def said(prompt: str, answer: str, score: float, rank: float | None, tokens: int = 1) -> AnswerScore:
+    return AnswerScore(prompt, f"text of {prompt}", answer, score, rank, tokens, False)
 
 
 GOLDEN = [
@@ -53,7 +53,7 @@ EIGHTHS = st.integers(-24, 24).map(lambda eighths: eighths / 8)
 
 
 @st.composite
-def some_answers(draw: st.DrawFn, score: st.SearchStrategy[float] = EIGHTHS) -> list[ScoredAnswer]:
+def some_answers(draw: st.DrawFn, score: st.SearchStrategy[float] = EIGHTHS) -> list[AnswerScore]:
     """Up to four prompts of up to five answers."""
     rank = st.none() | st.integers(2, 8).map(lambda halves: halves / 2)
     found = []
@@ -73,7 +73,7 @@ def numbers(value: Any) -> list[float]:
     return [value] if isinstance(value, int | float) else []
 
 
-def random_answers(seed: int, prompts: int = 60) -> list[ScoredAnswer]:
+def random_answers(seed: int, prompts: int = 60) -> list[AnswerScore]:
     source = random.Random(seed)
     return [
         said(f"p{p}", f"a{a}", source.gauss(-rank / 2, 1), float(rank), source.randrange(1, 200))
@@ -146,7 +146,7 @@ def test_lengths_by_hand() -> None:
 
 
 def test_pairs_and_extremes() -> None:
-    found = [one.better.answer + one.worse.answer for one in scored_pairs(GOLDEN)]
+    found = [one.better.answer + one.worse.answer for one in answer_pairs(GOLDEN)]
     assert found == ["ab", "ac", "bc", "de"]
     shared = [*GOLDEN, said("p", "z", 5, 1)]
     chosen, rejected = best_and_worst(shared)
@@ -272,7 +272,7 @@ def test_levels() -> None:
 def test_mistakes_are_the_most_confident() -> None:
     answers = random_answers(6)
     found = evaluate_scores(answers, seed=0, mistakes=7)
-    margins = sorted(pair.margin for pair in scored_pairs(answers))
+    margins = sorted(pair.margin for pair in answer_pairs(answers))
     assert [pair.margin for pair in found.mistakes] == margins[:7]
     assert all(pair.better.score - pair.worse.score == pair.margin < 0 for pair in found.mistakes)
     assert evaluate_scores(answers, seed=0, mistakes=0).mistakes == ()
@@ -288,7 +288,7 @@ def test_mistakes_are_the_most_confident() -> None:
         (replace(said("p", "x", 1, 1), prompt="another"), "two prompts"),
     ],
 )
-def test_what_cannot_be_counted_is_refused(broken: ScoredAnswer, problem: str) -> None:
+def test_what_cannot_be_counted_is_refused(broken: AnswerScore, problem: str) -> None:
     with pytest.raises(DataError, match=f"^prompt p: .*{problem}"):
         evaluate_scores([*GOLDEN, broken], seed=0)
 
@@ -322,7 +322,7 @@ def test_no_answers_and_equal_scores() -> None:
 
 @given(some_answers(), st.integers(-64, 64))
 @settings(max_examples=40, deadline=None)
-def test_a_shift_of_all_scores_changes_no_agreement(answers: list[ScoredAnswer], shift: int) -> None:
+def test_a_shift_of_all_scores_changes_no_agreement(answers: list[AnswerScore], shift: int) -> None:
     one = evaluate_scores(answers, seed=1)
     other = evaluate_scores([replace(a, score=a.score + shift / 4) for a in answers], seed=1)
 
@@ -337,14 +337,14 @@ def test_a_shift_of_all_scores_changes_no_agreement(answers: list[ScoredAnswer],
 
 @given(some_answers(st.floats(width=32, allow_nan=False, allow_infinity=False)), st.randoms())
 @settings(max_examples=40, deadline=None)
-def test_the_order_of_the_answers_does_not_matter(answers: list[ScoredAnswer], source: Any) -> None:
+def test_the_order_of_the_answers_does_not_matter(answers: list[AnswerScore], source: Any) -> None:
     shuffled = source.sample(answers, len(answers))
     assert evaluate_scores(shuffled, seed=1) == evaluate_scores(answers, seed=1)
 
 
 @given(some_answers())
 @settings(max_examples=40, deadline=None)
-def test_negated_scores_turn_agreement_round(answers: list[ScoredAnswer]) -> None:
+def test_negated_scores_turn_agreement_round(answers: list[AnswerScore]) -> None:
     one = evaluate_scores(answers, seed=1)
     other = evaluate_scores([replace(a, score=-a.score) for a in answers], seed=1)
     assert one.tied_pairs == other.tied_pairs and one.constant_prompts == other.constant_prompts
@@ -358,7 +358,7 @@ def test_negated_scores_turn_agreement_round(answers: list[ScoredAnswer]) -> Non
 
 @given(some_answers())
 @settings(max_examples=40, deadline=None)
-def test_scores_that_are_the_ranks(answers: list[ScoredAnswer]) -> None:
+def test_scores_that_are_the_ranks(answers: list[AnswerScore]) -> None:
     ranked = [replace(a, score=-a.rank) for a in answers if a.rank is not None]
     found = evaluate_scores(ranked, seed=1)
     perfect = pytest.approx(1.0) if found.pairs else None
@@ -367,9 +367,9 @@ def test_scores_that_are_the_ranks(answers: list[ScoredAnswer]) -> None:
     assert found.mistakes == () and found.tied_pairs == found.constant_prompts == 0
 
 
-@given(some_answers(st.floats(-LARGEST, LARGEST)))
+@given(some_answers(st.floats(-MAX_SCORE, MAX_SCORE)))
 @settings(max_examples=60, deadline=None)
-def test_bounds_and_nothing_is_nan(answers: list[ScoredAnswer]) -> None:
+def test_bounds_and_nothing_is_nan(answers: list[AnswerScore]) -> None:
     found = evaluate_scores(answers, seed=1)
     plain = asdict(replace(found, mistakes=()))
     assert all(map(math.isfinite, numbers(plain)))

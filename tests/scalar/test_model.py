@@ -46,7 +46,7 @@ def test_prompt_text() -> None:
         ({"learning_rate": "5e-5"}, r"'5e-5' is text.*5\.0e-5"),
         ({"max_length": 256}, r"args\.max_length: max_length is set by the suite"),
         ({"eval_steps": 5}, r"args\.eval_steps: eval_steps is set by the suite"),
-        ({"save_total_limit": 1}, r"args\.save_total_limit: .*nothing to go on from"),
+        ({"save_total_limit": 1}, r"args\.save_total_limit: .*no checkpoint to resume from"),
     ],
 )
 def test_wrong_keys_are_named(args: dict[str, Any], message: str) -> None:
@@ -137,7 +137,7 @@ def test_a_finished_training_is_not_repeated(base: Path, head: Path) -> None:
     before = (head / "model.safetensors").stat().st_mtime_ns
     assert train(base, head)["trained"] == 150
     assert (head / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(ConfigError, match="something else than this training"):
+    with pytest.raises(ConfigError, match="does not hold this training"):
         train(base, head, seed=2)
 
 
@@ -216,7 +216,7 @@ def test_killed_after_the_last_step(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("reasongenrm.report.charts.loss_curve", die)
+        patch.setattr("reasongenrm.train.scalar.loss_curve", die)
         with pytest.raises(KeyboardInterrupt):
             train(base, tmp_path / "killed", args=args)
     assert not (tmp_path / "killed.partial" / "checkpoints" / "checkpoint-10").exists()
@@ -294,7 +294,7 @@ def test_folders_that_are_no_heads(base: Path, head: Path, tmp_path: Path) -> No
     config = json.loads((head / "config.json").read_text())
     (untrained / "config.json").write_text(json.dumps(config))
     for folder, message in [
-        (tmp_path / "none", "no such folder"),
+        (tmp_path / "none", "directory not found"),
         (empty, r"no config\.json"),
         (two, "2 logits"),
         (torn, "cannot load the model"),

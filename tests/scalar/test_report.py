@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.errors import DataError
-from reasongenrm.scalar.metrics import ScoredAnswer, evaluate_scores
+from reasongenrm.scalar.metrics import AnswerScore, evaluate_scores
 from reasongenrm.scalar.report import (
     COLUMNS,
-    plain,
+    metrics_json,
     results_csv,
-    scores_picture,
+    score_panels,
     summary,
     write_scalar_report,
 )
@@ -51,20 +51,20 @@ TEXTS = [
 ]
 
 
-def answers_of(texts: list[str], extra: dict[str, Any] | None = None) -> list[ScoredAnswer]:
+def answers_of(texts: list[str], extra: dict[str, Any] | None = None) -> list[AnswerScore]:
     """Two answers per text; the worse one has the higher score in every other prompt."""
     found = []
     for at, text in enumerate(texts):
         for rank in (1.0, 2.5):
             score = (rank - 1.5) * (1 if at % 2 else -1) + at / 7
-            one = ScoredAnswer(
+            one = AnswerScore(
                 f"p{at}", text, f"{rank:g} {text}", score, rank, 3 + at, at % 3 == 0, extra or {}
             )
             found.append(one)
     return found
 
 
-def write(folder: Path, answers: list[ScoredAnswer], model: str = "head") -> dict[str, bytes]:
+def write(folder: Path, answers: list[AnswerScore], model: str = "head") -> dict[str, bytes]:
     paths = write_scalar_report(
         folder,
         answers,
@@ -104,9 +104,9 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_csv_by_hand() -> None:
     answers = [
-        ScoredAnswer("p", "q?", "a, b", 0.5, 1.0, 3, False, {"source": "x", "rank": "first"}),
-        ScoredAnswer("p", "q?", "c", -1.25, 2.5, 4, True, {"ok": True, "note": None}),
-        ScoredAnswer("p", "q?", "d", 0.5, None, 5, False, {"source": 7, "more": ["é", 1]}),
+        AnswerScore("p", "q?", "a, b", 0.5, 1.0, 3, False, {"source": "x", "rank": "first"}),
+        AnswerScore("p", "q?", "c", -1.25, 2.5, 4, True, {"ok": True, "note": None}),
+        AnswerScore("p", "q?", "d", 0.5, None, 5, False, {"source": 7, "more": ["é", 1]}),
     ]
     assert results_csv(answers) == (
         "prompt_id,prompt,answer,rank,score,score_rank_in_prompt,tokens,truncated,"
@@ -118,7 +118,7 @@ def test_csv_by_hand() -> None:
 
 
 def test_a_taken_name_is_prefixed_until_it_is_free() -> None:
-    one = ScoredAnswer("p", "q", "a", 0.0, None, 1, False, {"input_score": "i", "score": "s"})
+    one = AnswerScore("p", "q", "a", 0.0, None, 1, False, {"input_score": "i", "score": "s"})
     row = read(results_csv([one]))[0]
     assert (row["score"], row["input_score"], row["input_input_score"]) == ("0", "i", "s")
 
@@ -143,7 +143,7 @@ def test_csv_comes_back(tmp_path: Path) -> None:
 )
 @settings(max_examples=100, deadline=None)
 def test_any_csv_comes_back(cells: list[tuple[str, float]], name: str) -> None:
-    answers = [ScoredAnswer(t, t, t, score, None, 0, False, {name: t}) for t, score in cells]
+    answers = [AnswerScore(t, t, t, score, None, 0, False, {name: t}) for t, score in cells]
     text = results_csv(answers)
     rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     assert len(rows) == 1 + len(cells) and all(len(row) == len(COLUMNS) + bool(cells) for row in rows)
@@ -178,7 +178,7 @@ def test_summary_says_the_numbers() -> None:
     assert "![Scores](reward_scores.png)" in found
     counts = dict(re.findall(r"^\| (.*?) \| ([\d,]+) \|$", found, re.MULTILINE))
     assert counts["prompts"] == "4" and counts["answers"] == "8"
-    assert counts["pairs of answers of one prompt with unequal rank"] == "4"
+    assert counts["pairs of answers to one prompt with different ranks"] == "4"
     cells = {
         row[0].strip(): [cell.strip() for cell in row[2:]]
         for row in table_rows(found, "## Agreement with ranks")
@@ -196,7 +196,7 @@ def test_without_ranks_and_without_answers(tmp_path: Path) -> None:
     for at, answers in enumerate((unranked, [])):
         files = write(tmp_path / str(at), answers)
         text = files["summary.md"].decode("utf-8")
-        assert "nothing here says whether the scores are right" in text
+        assert "cannot say whether the scores are right" in text
         assert "mistakes" not in text
         assert "nan" not in text.lower()
         assert files["reward_scores.png"].startswith(b"\x89PNG")
@@ -209,7 +209,7 @@ def test_metrics_json_holds_plain_numbers(tmp_path: Path) -> None:
     assert data["model"] == "head"
     assert data["settings"] == {"data": "rows.csv", "seed": 0, "limit": None, "cut": True}
     metrics = evaluate_scores(answers, seed=0)
-    assert data["metrics"] == json.loads(json.dumps(plain(metrics)))
+    assert data["metrics"] == json.loads(json.dumps(metrics_json(metrics)))
     assert data["metrics"]["accuracy"]["value"] == metrics.accuracy.value
     assert data["metrics"]["mistakes"] == [
         {"prompt_id": "p1", "margin": -1.5, "score_better": -0.5 + 1 / 7, "score_worse": 1 + 1 / 7}
@@ -220,15 +220,15 @@ def test_metrics_json_holds_plain_numbers(tmp_path: Path) -> None:
 def test_the_picture(tmp_path: Path) -> None:
     answers = answers_of(["one", "two", "three", "four"])
     metrics = evaluate_scores(answers, seed=0)
-    png = scores_picture(answers, metrics, "a $title$ of\ntwo lines")
-    assert png == scores_picture(answers[::-1], metrics, "a $title$ of\ntwo lines")
+    png = score_panels(answers, metrics, "a $title$ of\ntwo lines")
+    assert png == score_panels(answers[::-1], metrics, "a $title$ of\ntwo lines")
     chunks = re.findall(rb"tIME|tEXt|iTXt|Software|Creation", png)
     assert chunks == []
-    assert scores_picture(answers, metrics, "another") != png
+    assert score_panels(answers, metrics, "another") != png
     # as far apart as float32 goes, and all the same
     for scores in ((3.4e38, -3.4e38), (3.4e38, 3.4e38), (1.0, 1.0000000000000002)):
         odd = [replace(a, score=scores[at % 2]) for at, a in enumerate(answers)]
-        assert scores_picture(odd, evaluate_scores(odd, seed=0), "odd").startswith(b"\x89PNG")
+        assert score_panels(odd, evaluate_scores(odd, seed=0), "odd").startswith(b"\x89PNG")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from reasongenrm.config.loading import load_config
 from reasongenrm.config.scalar import ScalarRecipe
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.stages.scalar import evaluate, from_file, load
+from reasongenrm.stages.scalar import evaluate, load, read_evaluation_answers
 
 pytestmark = pytest.mark.unit
 
@@ -57,12 +57,12 @@ def test_answers_with_and_without_ranks(tmp_path: Path) -> None:
     ranked.write_text(
         "prompt,answer,rank,annotator\nq,a,1,x\nq,b,2,x\nq,a,2,y\nq,b,1,y\nq,c,3,y\n", encoding="utf-8"
     )
-    answers, _ = from_file(str(ranked))
+    answers, _ = read_evaluation_answers(str(ranked))
     assert [(one.answer, one.rank) for one in answers] == [("a", 1.5), ("b", 1.5), ("c", 3.0)]
     plain.write_text(
         '{"prompt": "q", "answer": "a", "model": "m"}\n{"prompt": "q", "answer": ""}\n', encoding="utf-8"
     )
-    answers, drops = from_file(str(plain))
+    answers, drops = read_evaluation_answers(str(plain))
     assert [(one.answer, one.rank, one.extra["model"]) for one in answers] == [("a", None, "m")]
     assert [drop.reason for drop in drops] == ["empty_answer"]
 
@@ -78,7 +78,7 @@ def test_an_evaluation_without_a_head_or_without_answers_says_so(
     with pytest.raises(ConfigError, match="the training held nothing out"):
         evaluate(asked)
     held = asked.model_copy(update={"scalar": asked.scalar.model_copy(update={"validation": 0.2})})
-    with pytest.raises(ConfigError, match="nothing says what scalar-train was run with"):
+    with pytest.raises(ConfigError, match="the settings of scalar-train are unknown"):
         evaluate(held)
 
 

@@ -12,10 +12,10 @@ from reasongenrm.config.prepare import SourceConfig
 
 
 class PromptConfig(Strict):
-    """A prompt to be answered.
+    """A prompt to generate answers to.
 
     Attributes:
-        kind: what sort of task it is; goes into the file of answers.
+        kind: a name for the type of task; copied to the file of answers.
         prompt: the user's turn.
     """
 
@@ -24,22 +24,22 @@ class PromptConfig(Strict):
 
 
 class AnswersConfig(Strict):
-    """Prompts, and how many answers of what model they get.
+    """Prompts, and the model that answers them.
 
     Attributes:
-        prompts: what is asked.
-        answers: answers per prompt; of those that are the same text one is kept.
+        prompts: the prompts.
+        answers: answers per prompt; a repeated text is kept once.
         model: a causal language model, served by vLLM in this process.
         engine: its serving options.
         server: an OpenAI-compatible or Anthropic model instead of `model`.
-        wrap: how a model without a chat template is asked; `{prompt}` stands for the prompt. A model with one is asked
-            by it.
+        wrap: the input of a model without a chat template, with `{prompt}` for the prompt. A model with a chat template
+            does not use it.
         system: system turn.
-        temperatures: the answers of a prompt take them in turn.
+        temperatures: of the answers to a prompt, in turn.
         top_p: nucleus sampling.
         max_tokens: limit of an answer.
-        stop: texts that end an answer; they are cut off.
-        seed: of the sampling; each answer has its own, from this one, its prompt and its number.
+        stop: texts that end an answer; not part of it.
+        seed: of the sampling; each answer has its own seed, a function of this one, its prompt and its number.
     """
 
     prompts: Annotated[list[PromptConfig], Field(min_length=1)]
@@ -67,16 +67,16 @@ class ScalarConfig(Strict):
     Attributes:
         model: hub id or folder of an encoder or a causal language model.
         revision: revision on the hub.
-        max_length: tokens of prompt and answer together; of longer inputs the longer text is cut at its end, and they
-            are counted.
-        margin: have the loss ask for a lead of so many nats per rank between the answers, where the pairs come from
-            ranks; 0 asks for none.
-        validation: share of the prompts that are held out; all pairs of a prompt stand on one side.
-        patience: stop after so many evaluations without a lower loss on what is held out, and keep the best weights;
-            an evaluation is due with every checkpoint (`args.save_steps`).
-        lora: `peft.LoraConfig` keys; the base is then frozen, the head is trained whole, and the adapter is merged in
-            at the end.
-        args: `trl.RewardConfig` keys, passed through untouched, such as `center_rewards_coefficient`.
+        max_length: limit for prompt and answer together, in tokens; of a longer input the longer text is cut at its end.
+            The report counts such pairs.
+        margin: required lead of the better answer in the loss, in nats per rank between the answers, where the pairs
+            come from ranks; 0: no margin.
+        validation: held-out share of the prompts; all pairs of a prompt are on one side.
+        patience: stop after this number of evaluations without a lower held-out loss, and keep the best weights; every
+            checkpoint (`args.save_steps`) is evaluated.
+        lora: `peft.LoraConfig` keys; the base is then frozen, the new head is trained without LoRA, and the adapter is
+            merged at the end.
+        args: `trl.RewardConfig` keys, passed through unchanged, such as `center_rewards_coefficient`.
     """
 
     model: str = "distilbert-base-uncased"
@@ -91,17 +91,17 @@ class ScalarConfig(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> ScalarConfig:
         if self.patience is not None and not self.validation:
-            raise ValueError("patience wants prompts that are held out: set validation, such as 0.1")
+            raise ValueError("patience needs held-out prompts: set validation, for example 0.1")
         return self
 
 
 class ScalarEvaluateConfig(Strict):
-    """Which answers `reasongenrm scalar evaluate` scores.
+    """The answers that `reasongenrm scalar evaluate` scores.
 
     Attributes:
-        answers: a file of answers, ranked or not: CSV or JSONL with `prompt`, `answer` and perhaps `rank`; the
-            held-out prompts of the training where neither this nor `generate` is given.
-        generate: how new answers are generated, where there is no file.
+        answers: a file of answers, ranked or not: CSV or JSONL with `prompt`, `answer` and optionally `rank`; without
+            this and `generate`, the held-out prompts of the training are scored.
+        generate: settings to generate new answers.
         batch_size: answers scored together.
     """
 
@@ -117,16 +117,16 @@ class ScalarEvaluateConfig(Strict):
 
 
 class ScalarRecipe(Strict):
-    """What `reasongenrm scalar train` and `scalar evaluate` read.
+    """Recipe of `reasongenrm scalar train` and `scalar evaluate`.
 
     Attributes:
         name: of the run folder, `runs/<name>`; the trained head is its folder `scalar`.
-        seed: of the head's initial weights, the order of the pairs and what is held out.
-        sources: ranked answers, or pairs; read one after the other.
-        drop_sources: values of the source column that are left out.
+        seed: of the head's initial weights, the order of the pairs and the held-out prompts.
+        sources: ranked answers, or pairs; read one after another.
+        drop_sources: values of the source column whose rows are dropped.
         limit: use this number of rows, a share of every source.
         scalar: the head and its training.
-        evaluate: what it is measured on.
+        evaluate: the answers for the evaluation.
     """
 
     name: str = Field(pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*")

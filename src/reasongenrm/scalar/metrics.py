@@ -1,4 +1,4 @@
-"""Agreement of a scalar head's scores with people's ranks, and what else the scores follow."""
+"""Agreement of a scalar head's scores with human ranks, calibration, and correlation with length."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ from reasongenrm.metrics.calibration import Calibration, calibrate
 from reasongenrm.metrics.intervals import Interval, clustered_interval
 from reasongenrm.records import unit_hash
 
-LARGEST = 3.4028234663852886e38
-"""The largest float32, in which a head computes; differences and squares of such scores are finite."""
+MAX_SCORE = 3.4028234663852886e38
+"""The largest float32, the type of a head's scores; differences and squares of such scores are finite in float64."""
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredAnswer:
-    """An answer, what a scalar head says of it, and what people said.
+class AnswerScore:
+    """An answer with the score of a scalar head and the rank that people gave.
 
     Attributes:
-        prompt_id: which answers belong together; one id has one prompt.
-        prompt: the prompt as the head read it (`scalar.prompt_text`).
+        prompt_id: the same for all answers to one prompt.
+        prompt: the prompt as the head reads it (`scalar.prompt_text`).
         answer: the answer.
         score: the head's number, higher for better; finite in float32.
-        rank: 1 for the best, of several annotators the mean of their ranks within the prompt; None where
-            nobody ranked it.
-        tokens: length of the answer in tokens of the head's tokenizer, before anything was cut.
+        rank: 1 for the best; of several annotators the mean of their ranks within the prompt; None without a rank.
+        tokens: length of the answer in tokens of the head's tokenizer, before truncation.
         truncated: whether prompt and answer were cut to fit the head.
-        extra: further columns of the row it was read from; copied to the results and not looked at.
+        extra: other columns of the input row, copied to the results.
     """
 
     prompt_id: str
@@ -45,94 +44,92 @@ class ScoredAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredPair:
-    """Two answers to one prompt of unequal rank.
+class AnswerPair:
+    """Two answers to one prompt with different ranks.
 
     Attributes:
         prompt_id: the prompt.
         better, worse: the answer with the lower rank, and the other one.
-        margin: score of the better less score of the worse; negative for a mistake.
+        margin: score of the better minus score of the worse; negative for a mistake.
     """
 
     prompt_id: str
-    better: ScoredAnswer
-    worse: ScoredAnswer
+    better: AnswerScore
+    worse: AnswerScore
     margin: float
 
+    @property
+    def credit(self) -> float:
+        """1 for a correct order, 0.5 for equal scores, 0 for a mistake."""
+        return 0.5 if self.margin == 0 else float(self.margin > 0)
 
-def check_answers(answers: Sequence[ScoredAnswer]) -> None:
-    """Refuse what no number can be made of.
+
+def check_answers(answers: Sequence[AnswerScore]) -> None:
+    """Check that scores and ranks are finite, and that an id belongs to one prompt.
 
     Raises:
         DataError: a score is not finite in float32, a rank is not finite, or one id has two prompts.
     """
     prompts: dict[str, str] = {}
     for answer in answers:
-        location = f"prompt {answer.prompt_id}"
-        if not abs(answer.score) <= LARGEST:  # false for NaN too
-            raise DataError(
-                f"the score {answer.score} is not finite", location=location, hint="score it again"
-            )
-        if answer.rank is not None and not math.isfinite(answer.rank):
-            raise DataError(
-                f"the rank {answer.rank} is not finite", location=location, hint="give a number or none"
-            )
-        if prompts.setdefault(answer.prompt_id, answer.prompt) != answer.prompt:
-            raise DataError(
-                "two prompts have this id", location=location, hint="give each prompt an id of its own"
-            )
+        if not abs(answer.score) <= MAX_SCORE:  # false for NaN too
+            problem, hint = f"the score {answer.score} is not finite", "score it again"
+        elif answer.rank is not None and not math.isfinite(answer.rank):
+            problem, hint = f"the rank {answer.rank} is not finite", "give a number or none"
+        elif prompts.setdefault(answer.prompt_id, answer.prompt) != answer.prompt:
+            problem, hint = "two prompts have this id", "give each prompt its own id"
+        else:
+            continue
+        raise DataError(problem, location=f"prompt {answer.prompt_id}", hint=hint)
 
 
-def by_prompt(answers: Sequence[ScoredAnswer]) -> dict[str, list[ScoredAnswer]]:
-    """Return the answers of each prompt; the best rank first, those without one last."""
-    groups: dict[str, list[ScoredAnswer]] = {}
-    # All that a number depends on is in the key, so that rounding does not depend on the order of the input.
+def answers_by_prompt(answers: Sequence[AnswerScore]) -> list[list[AnswerScore]]:
+    """Return the answers of each prompt, by rank; those without a rank last."""
+    groups: dict[str, list[AnswerScore]] = {}
+    # The key holds everything that a number depends on, so that rounding does not depend on the order of the input.
     for answer in sorted(
         answers,
         key=lambda a: (a.prompt_id, a.rank is None, a.rank or 0.0, a.answer, a.score, a.tokens, a.truncated),
     ):
         groups.setdefault(answer.prompt_id, []).append(answer)
-    return groups
+    return list(groups.values())
 
 
-def differently_ranked(group: Sequence[ScoredAnswer]) -> list[ScoredAnswer]:
-    """Return a prompt's answers that have a rank, best first; none where they have no two different ones."""
-    ranked = sorted((a for a in group if a.rank is not None), key=lambda a: a.rank or 0.0)
-    return ranked if ranked and ranked[0].rank != ranked[-1].rank else []
+def ranked_groups(answers: Sequence[AnswerScore]) -> list[list[AnswerScore]]:
+    """Return the ranked answers of each prompt that has at least two different ranks, the best first."""
+    groups = [[a for a in group if a.rank is not None] for group in answers_by_prompt(answers)]
+    return [group for group in groups if group and group[0].rank != group[-1].rank]
 
 
-def scored_pairs(answers: Sequence[ScoredAnswer]) -> list[ScoredPair]:
-    """Return all pairs of answers of one prompt with unequal rank.
-
-    Their order does not depend on that of the answers.
-    """
+def answer_pairs(answers: Sequence[AnswerScore]) -> list[AnswerPair]:
+    """Return all pairs of answers of one prompt with different ranks, in an order independent of the input's."""
     return [
-        ScoredPair(prompt_id, better, worse, better.score - worse.score)
-        for prompt_id, group in by_prompt(answers).items()
-        for better, worse in combinations(differently_ranked(group), 2)
+        AnswerPair(better.prompt_id, better, worse, better.score - worse.score)
+        for group in ranked_groups(answers)
+        for better, worse in combinations(group, 2)
         if better.rank != worse.rank
     ]
 
 
-def best_and_worst(answers: Sequence[ScoredAnswer]) -> tuple[list[ScoredAnswer], list[ScoredAnswer]]:
-    """Return the answers that nobody of their prompt outranks, and those that outrank nobody.
+def best_and_worst(answers: Sequence[AnswerScore]) -> tuple[list[AnswerScore], list[AnswerScore]]:
+    """Return the answers with the best rank of their prompt, and those with the worst.
 
-    A prompt whose ranks are all equal, or absent, has neither.
+    A prompt without two different ranks has neither.
     """
-    groups = [group for group in map(differently_ranked, by_prompt(answers).values()) if group]
-    chosen = [answer for group in groups for answer in group if answer.rank == group[0].rank]
-    rejected = [answer for group in groups for answer in group if answer.rank == group[-1].rank]
-    return chosen, rejected
+    groups = ranked_groups(answers)
+    best = [answer for group in groups for answer in group if answer.rank == group[0].rank]
+    worst = [answer for group in groups for answer in group if answer.rank == group[-1].rank]
+    return best, worst
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """A number over prompts and how sure it is.
+class Statistic:
+    """A number over prompts with its interval.
 
     Attributes:
         value: None where it is undefined.
         interval: percentile bootstrap over the prompts; None with fewer than two of them.
-        prompts: how many it is over.
+        prompts: their number.
     """
 
     value: float | None
@@ -141,11 +138,11 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Distribution:
-    """Scores of some answers.
+class ScoreDistribution:
+    """Distribution of the scores of some answers.
 
     Attributes:
-        n: how many.
+        n: number of answers.
         mean, minimum, first_quartile, median, third_quartile, maximum: quartiles by linear interpolation.
         sd: standard deviation with n - 1 in the denominator; None of one score.
     """
@@ -161,19 +158,19 @@ class Distribution:
 
 
 @dataclass(frozen=True, slots=True)
-class Lengths:
-    """How scores go with the length of answers in tokens. None where it is undefined.
+class LengthEffect:
+    """Scores against the length of answers in tokens. None where a number is undefined.
 
     Attributes:
         within: mean over prompts of Spearman's rho of score and length among the prompt's answers, ranked or
             not, in [-1, 1]; over the prompts in which both differ.
         overall: Spearman's rho over all answers, in [-1, 1].
         longer_pairs, shorter_pairs: pairs whose better answer is the longer, and the shorter one.
-        longer_accuracy, shorter_accuracy: pair accuracy among these, in [0, 1]; a head that likes length has
+        longer_accuracy, shorter_accuracy: pair accuracy among these, in [0, 1]; a head that prefers long answers has
             a higher one where the better answer is the longer.
     """
 
-    within: Measured
+    within: Statistic
     overall: float | None
     longer_pairs: int
     longer_accuracy: float | None
@@ -183,17 +180,17 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class ScalarMetrics:
-    """What `evaluate_scores` found. Shares are in [0, 1]; None stands where a number is undefined, never NaN.
+    """Results of `evaluate_scores`. Shares are in [0, 1]; an undefined number is None, never NaN.
 
     Attributes:
-        seed, level: of the intervals; the seed also turns pairs for `calibration`.
+        seed, level: of the intervals; the seed also orders the pairs for `calibration`.
         prompts, answers, ranked_answers, truncated: counts; a truncated answer counts everywhere else too.
-        pairs: two answers to one prompt of unequal rank.
+        pairs: pairs of answers to one prompt with different ranks.
         tied_pairs: those with equal scores.
-        unranked_prompts: prompts without two answers of different rank; they are in no number of agreement.
-        constant_prompts: prompts with ranks that differ and scores that do not: in the pairs as ties, and
-            left out of the two correlations, which are undefined there.
-        accuracy: share of pairs whose better answer has the higher score; a tie in score counts 0.5.
+        unranked_prompts: prompts without two different ranks; they do not count in the agreement.
+        constant_prompts: prompts with different ranks but equal scores: ties in the pairs, and left out of the two
+            correlations, which are undefined there.
+        accuracy: share of pairs whose better answer has the higher score; equal scores count 0.5.
         spearman: mean over prompts of Spearman's rho between score and -rank, in [-1, 1]: the Pearson
             correlation of the ranks of both, ties sharing their mean (Spearman 1904, American Journal of
             Psychology 15:72-101).
@@ -201,8 +198,7 @@ class ScalarMetrics:
             prompt's ranked answers C are in one order on both sides, D in opposite ones, T tied in score and
             U in rank, and tau-b = (C - D) / sqrt((P - T)(P - U)) (Kendall 1945, Biometrika 33:239-251).
         scores: of all answers.
-        chosen, rejected: of the answers with the lowest, and the highest rank of their prompt, all of them
-            where several share it; of prompts with two different ranks.
+        chosen, rejected: scores of `best_and_worst`.
         gap: reward gap, the mean margin over pairs, in units of score.
         cohen_d: the gap over the root of the mean of two variances, of the better and of the worse answers'
             scores over the pairs (Cohen 1988, Statistical Power Analysis, 2nd ed., section 2.2).
@@ -221,23 +217,23 @@ class ScalarMetrics:
     tied_pairs: int
     unranked_prompts: int
     constant_prompts: int
-    accuracy: Measured
-    spearman: Measured
-    kendall: Measured
-    scores: Distribution | None
-    chosen: Distribution | None
-    rejected: Distribution | None
-    gap: Measured
+    accuracy: Statistic
+    spearman: Statistic
+    kendall: Statistic
+    scores: ScoreDistribution | None
+    chosen: ScoreDistribution | None
+    rejected: ScoreDistribution | None
+    gap: Statistic
     cohen_d: float | None
     calibration: Calibration | None
-    lengths: Lengths
-    mistakes: tuple[ScoredPair, ...]
+    lengths: LengthEffect
+    mistakes: tuple[AnswerPair, ...]
 
 
 def evaluate_scores(
-    answers: Sequence[ScoredAnswer], *, seed: int, level: float = 0.95, mistakes: int = 10
+    answers: Sequence[AnswerScore], *, seed: int, level: float = 0.95, mistakes: int = 10
 ) -> ScalarMetrics:
-    """Compare scores with ranks; without ranks, only what needs none is there.
+    """Compare scores with ranks; without ranks, compute only what does not depend on them.
 
     Pairs of one prompt share answers and are not independent, so every interval resamples whole prompts
     (`clustered_interval`); a pair counts as much as any other, so prompts with more answers count for more.
@@ -245,9 +241,9 @@ def evaluate_scores(
 
     Args:
         answers: in any order; the same answers give the same numbers.
-        seed: of the intervals, and of which pairs are turned for the calibration (by their content).
-        level: share of resamples that an interval holds, in (0, 1).
-        mistakes: how many of the most confident mistakes to keep.
+        seed: of the intervals, and of the order in each pair for the calibration.
+        level: share of resamples inside an interval, in (0, 1).
+        mistakes: number of the most confident mistakes to return.
 
     Raises:
         ConfigError: `level` is not between 0 and 1.
@@ -256,14 +252,14 @@ def evaluate_scores(
     if not 0 < level < 1:
         raise ConfigError(f"the level is {level}", location="level", hint="give a share between 0 and 1")
     check_answers(answers)
-    groups = list(by_prompt(answers).values())
-    ranked = [group for group in map(differently_ranked, groups) if group]
-    pairs = scored_pairs(answers)
+    groups, ranked, pairs = answers_by_prompt(answers), ranked_groups(answers), answer_pairs(answers)
     margins = [pair.margin for pair in pairs]
     wrong = sorted((pair for pair in pairs if pair.margin < 0), key=lambda pair: pair.margin)
     chosen, rejected = best_and_worst(answers)
-    over_pairs = partial(_over_pairs, pairs, seed=seed, level=level)
-    agreement = [([a.score for a in some], [-a.rank for a in some if a.rank is not None]) for some in ranked]
+    pair_mean = partial(_pair_mean, pairs, seed=seed, level=level)
+    agreement = [
+        ([a.score for a in group], [-a.rank for a in group if a.rank is not None]) for group in ranked
+    ]
     return ScalarMetrics(
         seed=seed,
         level=level,
@@ -275,73 +271,71 @@ def evaluate_scores(
         tied_pairs=margins.count(0.0),
         unranked_prompts=len(groups) - len(ranked),
         constant_prompts=sum(len(set(scores)) == 1 for scores, _ in agreement),
-        accuracy=over_pairs([_credit(pair) for pair in pairs]),
-        spearman=_within(agreement, _spearman, seed=seed, level=level),
-        kendall=_within(agreement, _kendall, seed=seed, level=level),
+        accuracy=pair_mean([pair.credit for pair in pairs]),
+        spearman=_mean_correlation(agreement, _spearman, seed=seed, level=level),
+        kendall=_mean_correlation(agreement, _kendall, seed=seed, level=level),
         scores=_distribution(answers),
         chosen=_distribution(chosen),
         rejected=_distribution(rejected),
-        gap=over_pairs(margins),
+        gap=pair_mean(margins),
         cohen_d=_cohen_d(pairs),
-        calibration=calibrate(margins, [_turned(pair, seed) for pair in pairs]),
-        lengths=_lengths(groups, pairs, seed=seed, level=level),
+        calibration=calibrate(margins, [_worse_first(pair, seed) for pair in pairs]),
+        lengths=_length_effect(groups, pairs, seed=seed, level=level),
         mistakes=tuple(wrong[:mistakes]),
     )
 
 
-def _turned(pair: ScoredPair, seed: int) -> bool:
-    """Toss a coin that knows the texts, and nothing of scores or of the input's order."""
+def _worse_first(pair: AnswerPair, seed: int) -> bool:
+    """Return a random order that depends on the texts only, not on scores or the order of the input."""
     return unit_hash(seed, pair.prompt_id, pair.better.answer, pair.worse.answer) < 0.5
 
 
-def _credit(pair: ScoredPair) -> float:
-    return 0.5 if pair.margin == 0 else float(pair.margin > 0)
-
-
-def _over_pairs(pairs: Sequence[ScoredPair], values: Sequence[float], *, seed: int, level: float) -> Measured:
+def _pair_mean(pairs: Sequence[AnswerPair], values: Sequence[float], *, seed: int, level: float) -> Statistic:
     """Return the mean of one value per pair."""
-    by_prompt: dict[str, list[float]] = {}
+    values_by_prompt: dict[str, list[float]] = {}
     for pair, value in zip(pairs, values, strict=True):
-        by_prompt.setdefault(pair.prompt_id, []).append(value)
-    totals, counts = [sum(v) for v in by_prompt.values()], [len(v) for v in by_prompt.values()]
+        values_by_prompt.setdefault(pair.prompt_id, []).append(value)
+    totals, counts = (
+        zip(*((sum(v), len(v)) for v in values_by_prompt.values()), strict=True) if pairs else ((), ())
+    )
     mean = sum(totals) / sum(counts) if counts else None
-    return Measured(mean, clustered_interval(totals, counts, seed=seed, level=level), len(counts))
+    return Statistic(mean, clustered_interval(totals, counts, seed=seed, level=level), len(counts))
 
 
-def _within(
+def _mean_correlation(
     groups: Sequence[tuple[Sequence[float], Sequence[float]]],
     statistic: Callable[[Sequence[float], Sequence[float]], float],
     *,
     seed: int,
     level: float,
-) -> Measured:
+) -> Statistic:
     """Return the mean of a correlation over the prompts in which both sides differ."""
-    found = [statistic(*sides) for sides in groups if all(len(set(side)) > 1 for side in sides)]
-    interval = clustered_interval(found, [1] * len(found), seed=seed, level=level)
-    return Measured(
-        _bounded(sum(found) / len(found)) if found else None,
-        (_bounded(interval[0]), _bounded(interval[1])) if interval else None,
-        len(found),
+    values = [statistic(*sides) for sides in groups if all(len(set(side)) > 1 for side in sides)]
+    interval = clustered_interval(values, [1] * len(values), seed=seed, level=level)
+    return Statistic(
+        _clip(sum(values) / len(values)) if values else None,
+        (_clip(interval[0]), _clip(interval[1])) if interval else None,
+        len(values),
     )
 
 
 def _spearman(one: Sequence[float], other: Sequence[float]) -> float:
     from scipy.stats import spearmanr
 
-    return _bounded(spearmanr(one, other).statistic)
+    return _clip(spearmanr(one, other).statistic)
 
 
 def _kendall(one: Sequence[float], other: Sequence[float]) -> float:
     from scipy.stats import kendalltau
 
-    return _bounded(kendalltau(one, other, variant="b").statistic)
+    return _clip(kendalltau(one, other, variant="b").statistic)
 
 
-def _bounded(correlation: Any) -> float:
+def _clip(correlation: Any) -> float:
     return max(-1.0, min(1.0, float(correlation)))  # rounding can leave 1.0000000000000002
 
 
-def _distribution(answers: Sequence[ScoredAnswer]) -> Distribution | None:
+def _distribution(answers: Sequence[AnswerScore]) -> ScoreDistribution | None:
     import numpy as np
 
     if not answers:
@@ -349,33 +343,33 @@ def _distribution(answers: Sequence[ScoredAnswer]) -> Distribution | None:
     scores = np.sort([answer.score for answer in answers])  # sums do not depend on the order of the input
     sd = float(np.std(scores, ddof=1)) if len(scores) > 1 else None
     quartiles = np.quantile(scores, (0, 0.25, 0.5, 0.75, 1)).tolist()
-    return Distribution(len(scores), float(np.mean(scores)), sd, *quartiles)
+    return ScoreDistribution(len(scores), float(np.mean(scores)), sd, *quartiles)
 
 
-def _cohen_d(pairs: Sequence[ScoredPair]) -> float | None:
+def _cohen_d(pairs: Sequence[AnswerPair]) -> float | None:
     """Return the gap in pooled standard deviations; None where neither side's scores differ."""
     import numpy as np
 
     table = np.asarray([(pair.better.score, pair.worse.score) for pair in pairs], dtype=float).reshape(-1, 2)
-    if not len(table) or not np.ptp(table, axis=0).any():  # rounding gives equal numbers a variance
+    if not len(table) or not np.ptp(table, axis=0).any():  # rounding: equal numbers can have a variance
         return None
     sd = math.sqrt(table.var(axis=0, ddof=1).mean())
     better, worse = table.mean(axis=0)
     return float((better - worse) / sd) if sd else None
 
 
-def _lengths(
-    groups: Sequence[Sequence[ScoredAnswer]], pairs: Sequence[ScoredPair], *, seed: int, level: float
-) -> Lengths:
+def _length_effect(
+    groups: Sequence[Sequence[AnswerScore]], pairs: Sequence[AnswerPair], *, seed: int, level: float
+) -> LengthEffect:
     sides = [([a.score for a in group], [float(a.tokens) for a in group]) for group in groups]
     whole = [[value for side in sides for value in side[at]] for at in (0, 1)]
     credits: dict[bool, list[float]] = {True: [], False: []}
     for pair in pairs:
         if pair.better.tokens != pair.worse.tokens:
-            credits[pair.better.tokens > pair.worse.tokens].append(_credit(pair))
+            credits[pair.better.tokens > pair.worse.tokens].append(pair.credit)
     longer, shorter = credits[True], credits[False]
-    return Lengths(
-        within=_within(sides, _spearman, seed=seed, level=level),
+    return LengthEffect(
+        within=_mean_correlation(sides, _spearman, seed=seed, level=level),
         overall=_spearman(*whole) if all(len(set(side)) > 1 for side in whole) else None,
         longer_pairs=len(longer),
         longer_accuracy=sum(longer) / len(longer) if longer else None,

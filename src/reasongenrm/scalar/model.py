@@ -1,6 +1,6 @@
-"""The trained scalar head: one number per (prompt, response), the same as plain transformers gives.
+"""The trained scalar head: one number per (prompt, response), equal to that of plain transformers.
 
-The contract, kept by training (`train/scalar.py`) and serving alike:
+Training (`train/scalar.py`) and serving both follow this contract:
 
     tokens = tokenizer(prompt_text(prompt), response, return_tensors="pt", truncation=True, max_length=512)
     score = AutoModelForSequenceClassification.from_pretrained(folder)(**tokens).logits.item()
@@ -18,23 +18,21 @@ from reasongenrm.errors import ConfigError, EngineError, first_line
 from reasongenrm.records import Message
 
 MAX_LENGTH = 512
-"""Tokens of prompt and response together, special tokens included: what DistilBERT takes."""
-
+"""Tokens of prompt and response together, special tokens included: DistilBERT's limit."""
 
 WINDOW = 4096
-"""Pairs that are tokenised and sorted together."""
-
+"""Pairs that are tokenized and sorted together."""
 
 MODEL_INPUTS = ["input_ids", "attention_mask"]
-"""What the model is fed. RewardTrainer feeds no `token_type_ids`, so the saved tokenizer must not make them
-either, or a BERT base would be served something other than it was trained on."""
+"""The model's inputs. RewardTrainer passes no `token_type_ids`, so the saved tokenizer must not make them either: a BERT
+base would get other inputs in serving than in training."""
 
 
 def prompt_text(prompt: str | Sequence[Message]) -> str:
-    """Return the prompt as the string that is tokenised.
+    """Return the prompt as the string that is tokenized.
 
-    A string is itself, and a single user turn is its bare text; longer histories are their turns as
-    `role: text`, an empty line between them.
+    A string is not changed, and a single user turn becomes its text; a longer history becomes its turns as
+    `role: text`, separated by an empty line.
     """
     if isinstance(prompt, str):
         return prompt
@@ -44,17 +42,17 @@ def prompt_text(prompt: str | Sequence[Message]) -> str:
 
 
 def load_base_tokenizer(model: str, revision: str | None, max_length: int) -> Any:
-    """Load a base model's tokenizer as the head will be served with it; training saves it with the head.
+    """Load a base model's tokenizer with the settings of serving; training saves it with the head.
 
     Raises:
-        ConfigError: the base takes fewer than `max_length` tokens.
-        EngineError: there is no such model.
+        ConfigError: the base's limit is below `max_length` tokens.
+        EngineError: the base cannot be loaded.
     """
     from transformers import AutoConfig, AutoTokenizer
 
     try:
         config = AutoConfig.from_pretrained(model, revision=revision)
-        # split_special_tokens: a "[SEP]" in an answer is text, in training and (as it is saved) in serving.
+        # split_special_tokens: a "[SEP]" in an answer is text. It is saved with the tokenizer, so in serving too.
         tokenizer = AutoTokenizer.from_pretrained(
             model, revision=revision, model_input_names=MODEL_INPUTS, split_special_tokens=True
         )
@@ -68,7 +66,7 @@ def load_base_tokenizer(model: str, revision: str | None, max_length: int) -> An
     if limit is not None and max_length > limit:
         problem = f"{model} takes at most {limit} tokens, not {max_length}"
         raise ConfigError(problem, location="max_length", hint=f"set {limit}")
-    if tokenizer.eos_token is None:  # BERT-like: RewardTrainer wants one, and falls back on it for padding
+    if tokenizer.eos_token is None:  # BERT-like: RewardTrainer needs one
         tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -78,50 +76,45 @@ def load_base_tokenizer(model: str, revision: str | None, max_length: int) -> An
 def encode(
     tokenizer: Any, prompt: str | Sequence[Message], response: str, max_length: int | None
 ) -> dict[str, Any]:
-    """Return one pair's tokens (lists, no padding), as training and serving both use them.
+    """Return the tokens of one pair (lists, no padding), as training and serving use them.
 
-    What is too long is cut from the end of the longer of the two texts, token by token (`longest_first`), so
-    a short answer to a long prompt stays whole.
+    A long input is cut from the end of the longer of the two texts, token by token (`longest_first`), so a short answer
+    to a long prompt stays complete.
 
     Args:
-        max_length: tokens to keep, special tokens included; None keeps all (to see what would be cut).
+        max_length: limit in tokens, special tokens included; None: no limit (to see what would be cut).
     """
     return tokenizer(
         prompt_text(prompt),
         response,
         truncation=max_length is not None,
         max_length=max_length,
-        verbose=False,  # without it, an untruncated long text warns once per process
+        verbose=False,  # otherwise a long text that is not truncated causes a warning, once per process
     )
 
 
-def _encode_many(
+def _encode_batch(
     tokenizer: Any, pairs: Sequence[tuple[str | Sequence[Message], str]]
 ) -> list[dict[str, Any]]:
-    """Return what `encode` does of each pair; the tokenizer does most at once, on every core."""
-    # Alone, an empty response is taken for none and gets no separator; among several it would get one.
-    found = {at: dict(encode(tokenizer, *pair, MAX_LENGTH)) for at, pair in enumerate(pairs) if not pair[1]}
-    others = [at for at in range(len(pairs)) if at not in found]
+    """Return `encode` of each pair; most are tokenized in one call, on all cores."""
+    # An empty response gets no separator when it is tokenized alone, but gets one in a batch.
+    encoded = {i: dict(encode(tokenizer, *pair, MAX_LENGTH)) for i, pair in enumerate(pairs) if not pair[1]}
+    others = [i for i, pair in enumerate(pairs) if pair[1]]
     if others:
-        columns = tokenizer(
-            [prompt_text(pairs[at][0]) for at in others],
-            [pairs[at][1] for at in others],
-            truncation=True,
-            max_length=MAX_LENGTH,
-            verbose=False,
-        )
-        for place, at in enumerate(others):
-            found[at] = {name: values[place] for name, values in columns.items()}
-    return [found[at] for at in range(len(pairs))]
+        prompts, responses = [prompt_text(pairs[i][0]) for i in others], [pairs[i][1] for i in others]
+        columns = tokenizer(prompts, responses, truncation=True, max_length=MAX_LENGTH, verbose=False)
+        for row, i in enumerate(others):
+            encoded[i] = {name: values[row] for name, values in columns.items()}
+    return [encoded[i] for i in range(len(pairs))]
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
-    """Several responses to one prompt.
+class ScoreRanking:
+    """Several responses to one prompt in order.
 
     Attributes:
-        order: their places, the best first.
-        scores: one each, in the order given.
+        order: indices of the responses, the best first.
+        scores: one per response, in the order of the input.
     """
 
     order: tuple[int, ...]
@@ -131,8 +124,8 @@ class Ranked:
 class ScalarRewardModel:
     """A trained head. Of two answers to one prompt, the better has the higher score.
 
-    In float32 on one machine a score is deterministic. Padding changes a score by rounding only:
-    `score_batch` and `score` agree to about 1e-5.
+    In float32 on one machine a score is deterministic. Padding causes rounding differences: `score_batch` and `score`
+    agree to about 1e-5.
     """
 
     def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
@@ -140,23 +133,23 @@ class ScalarRewardModel:
 
     @classmethod
     def from_pretrained(cls, path: str | Path, device: str | None = None) -> ScalarRewardModel:
-        """Load a head from a folder: safetensors only, no code of the checkpoint's own, no network.
+        """Load a head from a folder: safetensors only, without code from the checkpoint and without network.
 
         Args:
             path: a local folder with config.json, tokenizer files and safetensors weights.
-            device: a torch device; by default CUDA where there is one, else the CPU.
+            device: a torch device; by default CUDA if available, else the CPU.
 
         Raises:
-            EngineError: no such folder, not a model, a head that was not trained, or more than one logit.
+            EngineError: the folder is missing, is not a model, has no trained head, or has more than one logit.
         """
         location = str(path)
         if not Path(path).is_dir():
             raise EngineError(
-                "no such folder", location=location, hint="train a scalar head, or correct the path"
+                "directory not found", location=location, hint="train a scalar head, or correct the path"
             )
         if not (Path(path) / "config.json").is_file():
             raise EngineError(
-                "not a model: no config.json", location=location, hint="give the folder a training left"
+                "not a model: no config.json", location=location, hint="give the folder of a trained head"
             )
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -166,9 +159,8 @@ class ScalarRewardModel:
                 location, local_files_only=True, use_safetensors=True, output_loading_info=True
             )
             tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True)
-        except (
-            Exception
-        ) as error:  # transformers, safetensors and json raise their own kinds for a broken folder
+        # transformers, safetensors and json raise their own kinds for a broken folder
+        except Exception as error:
             raise EngineError(
                 f"cannot load the model: {first_line(error)}", location=location, hint="train it again"
             ) from error
@@ -197,10 +189,10 @@ class ScalarRewardModel:
     def score_batch(
         self, prompts: Sequence[str | Sequence[Message]], responses: Sequence[str], batch_size: int = 32
     ) -> list[float]:
-        """Return one score per (prompt, response), in the order given.
+        """Return one score per (prompt, response), in the order of the input.
 
-        Pairs are taken 4,096 at a time, so memory does not grow with their number but for the scores; batches are made
-        of pairs of similar length and padded to their longest.
+        4,096 pairs are tokenized at a time, so memory does not grow with their number except for the scores; a batch
+        holds pairs of similar length, padded to the longest.
 
         Args:
             prompts, responses: of one length.
@@ -212,13 +204,15 @@ class ScalarRewardModel:
         pairs = list(zip(prompts, responses, strict=True))
         scores: list[float] = []
         for start in range(0, len(pairs), WINDOW):
-            scores += self._scored(pairs[start : start + WINDOW], batch_size)
+            scores += self._score_window(pairs[start : start + WINDOW], batch_size)
         return scores
 
-    def _scored(self, pairs: Sequence[tuple[str | Sequence[Message], str]], batch_size: int) -> list[float]:
+    def _score_window(
+        self, pairs: Sequence[tuple[str | Sequence[Message], str]], batch_size: int
+    ) -> list[float]:
         import torch
 
-        encoded = _encode_many(self.tokenizer, pairs)
+        encoded = _encode_batch(self.tokenizer, pairs)
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]))
         scores = [math.nan] * len(encoded)
         for start in range(0, len(order), batch_size):
@@ -230,25 +224,25 @@ class ScalarRewardModel:
                 scores[i] = value
         if not all(map(math.isfinite, scores)):
             raise EngineError(
-                "the model gives scores that are not finite", hint="train it again, with a lower rate"
+                "the scores are not finite", hint="train the head again with a lower learning rate"
             )
         return scores
 
-    def rank(self, prompt: str | Sequence[Message], responses: Sequence[str]) -> Ranked:
-        """Return several responses to one prompt, the best first; equal ones in the order given.
+    def rank(self, prompt: str | Sequence[Message], responses: Sequence[str]) -> ScoreRanking:
+        """Return several responses to one prompt, the best first; equal scores in the order of the input.
 
         Raises:
             ConfigError: no responses.
             EngineError: a score is not finite.
         """
         if not responses:
-            raise ConfigError("there is nothing to rank", hint="give one response or more")
+            raise ConfigError("there is nothing to rank", hint="give at least one response")
         scores = self.score_batch([prompt] * len(responses), responses)
         order = sorted(range(len(responses)), key=lambda i: -scores[i])
-        return Ranked(tuple(order), tuple(scores))
+        return ScoreRanking(tuple(order), tuple(scores))
 
     def best_of_n(self, prompt: str | Sequence[Message], responses: Sequence[str]) -> tuple[int, str]:
-        """Return the place of the best of several responses to one prompt, and its text; of equal ones the first.
+        """Return the index and the text of the best response to a prompt; of equal scores the first.
 
         Raises:
             ConfigError: no responses.
@@ -259,6 +253,6 @@ class ScalarRewardModel:
 
     def lengths(self, prompt: str | Sequence[Message], response: str) -> tuple[int, bool]:
         """Return how many tokens a response has, and whether it and its prompt are cut to fit."""
-        whole = encode(self.tokenizer, prompt, response, None)["input_ids"]
-        alone = self.tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"]
-        return len(alone), len(whole) > MAX_LENGTH
+        pair = encode(self.tokenizer, prompt, response, None)["input_ids"]
+        response_only = self.tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"]
+        return len(response_only), len(pair) > MAX_LENGTH

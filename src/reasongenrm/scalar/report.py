@@ -1,4 +1,4 @@
-"""The report of `reasongenrm scalar evaluate`: scores as CSV, a figure, the numbers as Markdown and JSON."""
+"""Report of `reasongenrm scalar evaluate`: scores as CSV, a figure, metrics as Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,29 +15,29 @@ from reasongenrm.metrics.calibration import Calibration
 from reasongenrm.metrics.intervals import Interval
 from reasongenrm.report.charts import panels
 from reasongenrm.report.pages import printable
-from reasongenrm.report.tables import MISSING, escape_markdown, grid
+from reasongenrm.report.tables import MISSING, escape_markdown, grid, one_line
 from reasongenrm.scalar.metrics import (
-    Distribution,
-    Measured,
+    AnswerPair,
+    AnswerScore,
     ScalarMetrics,
-    ScoredAnswer,
-    ScoredPair,
+    ScoreDistribution,
+    Statistic,
     best_and_worst,
 )
-from reasongenrm.store import replacing, write_json, write_text
+from reasongenrm.store import atomic_writer, write_json, write_text
 
 _BINS = 30
 
 
-def scores_picture(answers: Sequence[ScoredAnswer], metrics: ScalarMetrics, title: str) -> bytes:
+def score_panels(answers: Sequence[AnswerScore], metrics: ScalarMetrics, title: str) -> bytes:
     """Return a PNG of four panels: scores of chosen and rejected, by rank, reliability, by length.
 
     The same answers, in whatever order, give the same bytes.
 
     Args:
-        answers: what `metrics` is of.
-        metrics: of which the reliability is drawn.
-        title: stands above the panels.
+        answers: the scored answers.
+        metrics: of these answers.
+        title: the text above the panels.
     """
     draw: list[Callable[[Any], None]] = [
         partial(_histogram, answers=answers),
@@ -48,34 +48,34 @@ def scores_picture(answers: Sequence[ScoredAnswer], metrics: ScalarMetrics, titl
     return panels(draw, title)
 
 
-def _histogram(axes: Any, answers: Sequence[ScoredAnswer]) -> None:
-    """Draw the scores of chosen and rejected answers over common bins; without ranks, of all answers."""
+def _histogram(axes: Any, answers: Sequence[AnswerScore]) -> None:
+    """Draw the scores of chosen and rejected answers in common bins; without ranks, of all answers."""
     import numpy as np
 
     chosen, rejected = best_and_worst(answers)
     series = {"chosen": chosen, "rejected": rejected} if chosen else {"all answers": list(answers)}
-    values = [answer.score for some in series.values() for answer in some]
+    values = [answer.score for group in series.values() for answer in group]
     axes.set(xlabel="score", ylabel="answers", title="scores")
     if not values:
-        _nothing(axes, "no answers")
+        _note(axes, "no answers")
         return
     low, high = min(values), max(values)
-    pad = 0.0 if low < high else max(0.5, abs(low) / 1000)  # equal scores need a bin that is not empty
+    pad = 0.0 if low < high else max(0.5, abs(low) / 1000)  # equal scores need a bin of some width
     edges = np.linspace(low - pad, high + pad, _BINS + 1)
-    for name, some in series.items():
-        counts, _ = np.histogram([answer.score for answer in some], edges)
+    for name, group in series.items():
+        counts, _ = np.histogram([answer.score for answer in group], edges)
         axes.stairs(counts, edges, label=name, fill=True, alpha=0.5)
     axes.legend(fontsize=8)
 
 
-def _by_rank(axes: Any, answers: Sequence[ScoredAnswer]) -> None:
+def _by_rank(axes: Any, answers: Sequence[AnswerScore]) -> None:
     by_rank: dict[float, list[float]] = {}
     for answer in answers:
         if answer.rank is not None:
             by_rank.setdefault(answer.rank, []).append(answer.score)
     axes.set(xlabel="rank (1 is best)", ylabel="score", title="score against rank")
     if not by_rank:
-        _nothing(axes, "no ranks")
+        _note(axes, "no ranks")
         return
     ranks = sorted(by_rank)
     points = [(rank, score) for rank in ranks for score in sorted(by_rank[rank])]
@@ -86,24 +86,24 @@ def _by_rank(axes: Any, answers: Sequence[ScoredAnswer]) -> None:
 
 
 def _reliability(axes: Any, calibration: Calibration | None) -> None:
-    """Draw observed over predicted; a dot's area is the share of the pairs that lie in its bin."""
+    """Draw observed over predicted; a dot's area is the share of the pairs in its bin."""
     axes.set(xlabel="predicted σ(Δ)", ylabel="observed", title="P(the first is better)")
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     if calibration is None:
-        _nothing(axes, "no pairs")
+        _note(axes, "no pairs")
         return
-    full = [one for one in calibration.reliability if one.n]
-    total = sum(one.n for one in full)
-    predicted, observed = [one.predicted for one in full], [one.observed for one in full]
+    bins = [b for b in calibration.reliability if b.n]
+    total = sum(b.n for b in bins)
+    predicted, observed = [b.predicted for b in bins], [b.observed for b in bins]
     axes.plot([0, 1], [0, 1], color="#999", linestyle="--", linewidth=1)
     axes.plot(predicted, observed, color="C0", linewidth=1)
-    axes.scatter(predicted, observed, s=[8 + 220 * one.n / total for one in full], color="C0")
+    axes.scatter(predicted, observed, s=[8 + 220 * b.n / total for b in bins], color="C0")
 
 
-def _by_length(axes: Any, answers: Sequence[ScoredAnswer]) -> None:
+def _by_length(axes: Any, answers: Sequence[AnswerScore]) -> None:
     axes.set(xlabel="length (tokens)", ylabel="score", title="score against length")
     if not answers:
-        _nothing(axes, "no answers")
+        _note(axes, "no answers")
         return
     for truncated, name in ((False, "whole"), (True, "truncated")):
         points = sorted((a.tokens, a.score) for a in answers if a.truncated == truncated)
@@ -113,22 +113,20 @@ def _by_length(axes: Any, answers: Sequence[ScoredAnswer]) -> None:
         axes.legend(fontsize=8)
 
 
-def _nothing(axes: Any, why: str) -> None:
-    axes.text(0.5, 0.5, why, ha="center", va="center", transform=axes.transAxes)
+def _note(axes: Any, text: str) -> None:
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
 
 
-_PLACE = "score_rank_in_prompt"
+COLUMNS = ("prompt_id", "prompt", "answer", "rank", "score", "score_rank_in_prompt", "tokens", "truncated")
+"""Columns of `evaluation_results.csv`, before the answers' extra columns."""
 
-
-COLUMNS = ("prompt_id", "prompt", "answer", "rank", "score", _PLACE, "tokens", "truncated")
-
-
-_SHOWN = 200  # characters of a text in summary.md; the CSV has all of it
+_TEXT_LENGTH = 200
+"""Characters of a text in summary.md; the CSV has all of it."""
 
 
 def write_scalar_report(
     folder: Path,
-    answers: Sequence[ScoredAnswer],
+    answers: Sequence[AnswerScore],
     metrics: ScalarMetrics,
     *,
     model: str,
@@ -136,14 +134,14 @@ def write_scalar_report(
 ) -> tuple[Path, ...]:
     """Write `evaluation_results.csv`, `reward_scores.png`, `summary.md`, `metrics.json`; return their paths.
 
-    The same arguments give the same bytes; each file is whole or as it was.
+    The same arguments give the same bytes; each file is written atomically.
 
     Args:
         folder: made if absent.
         answers: one row of the CSV each, in this order.
         metrics: of these answers.
         model: name of the head, for the titles.
-        settings: plain JSON values that say how the scores were made; printed and written as they are.
+        settings: how the scores were made, as plain JSON values.
 
     Raises:
         DataError: a file cannot be written.
@@ -153,20 +151,19 @@ def write_scalar_report(
         for name in ("evaluation_results.csv", "reward_scores.png", "summary.md", "metrics.json")
     )
     write_text(paths[0], results_csv(answers))
-    with replacing(paths[1]) as out:
-        out.write(scores_picture(answers, metrics, f"Scores of {model}"))
+    with atomic_writer(paths[1]) as out:
+        out.write(score_panels(answers, metrics, f"Scores of {model}"))
     write_text(paths[2], summary(metrics, model=model, settings=settings))
-    write_json(paths[3], {"model": model, "settings": dict(settings), "metrics": plain(metrics)})
+    write_json(paths[3], {"model": model, "settings": dict(settings), "metrics": metrics_json(metrics)})
     return paths
 
 
-def results_csv(answers: Sequence[ScoredAnswer]) -> str:
+def results_csv(answers: Sequence[AnswerScore]) -> str:
     """Return one row per answer under a header: COLUMNS, then the answers' extra columns as they first occur.
 
-    `score_rank_in_prompt` is 1 for the highest score of the prompt; equal scores share the mean of their
-    ranks. What is absent is an empty cell. An extra column with the name of one of COLUMNS becomes
-    `input_<name>`. Texts stand as they are, also one that begins with `=`: a spreadsheet must import these
-    columns as text.
+    `score_rank_in_prompt` is 1 for the highest score of the prompt; equal scores share the mean of their ranks. A
+    missing value is an empty cell. An extra column with the name of one of COLUMNS becomes `input_<name>`. Texts are
+    not changed, even if they begin with `=`: a spreadsheet must import these columns as text.
     """
     extras = list(dict.fromkeys(name for answer in answers for name in answer.extra))
     header = list(COLUMNS)
@@ -175,29 +172,29 @@ def results_csv(answers: Sequence[ScoredAnswer]) -> str:
             name = f"input_{name}"
         header.append(name)
     lines = [_line(header)]
-    for answer, place in zip(answers, _score_ranks(answers), strict=True):
-        own = [getattr(answer, name) if name != _PLACE else place for name in COLUMNS]
-        lines.append(_line([*own, *(answer.extra.get(name) for name in extras)]))
+    for answer, score_rank in zip(answers, _score_ranks(answers), strict=True):
+        cells = [score_rank if name == "score_rank_in_prompt" else getattr(answer, name) for name in COLUMNS]
+        lines.append(_line([*cells, *(answer.extra.get(name) for name in extras)]))
     return printable("".join(lines))
 
 
-def _score_ranks(answers: Sequence[ScoredAnswer]) -> list[float]:
+def _score_ranks(answers: Sequence[AnswerScore]) -> list[float]:
     from scipy.stats import rankdata
 
-    places: dict[str, list[int]] = {}
-    for at, answer in enumerate(answers):
-        places.setdefault(answer.prompt_id, []).append(at)
-    found = [0.0] * len(answers)
-    for group in places.values():
-        for at, rank in zip(group, rankdata([-answers[at].score for at in group]).tolist(), strict=True):
-            found[at] = rank
-    return found
+    indices_by_prompt: dict[str, list[int]] = {}
+    for index, answer in enumerate(answers):
+        indices_by_prompt.setdefault(answer.prompt_id, []).append(index)
+    ranks = [0.0] * len(answers)
+    for group in indices_by_prompt.values():
+        for index, rank in zip(group, rankdata([-answers[i].score for i in group]).tolist(), strict=True):
+            ranks[index] = rank
+    return ranks
 
 
 def _line(cells: Sequence[Any]) -> str:
     """Return one CSV line, ended by a line feed."""
     out = io.StringIO(newline="")
-    # Told to end lines with a line feed alone, the csv module (3.11) puts no quotes around a carriage return.
+    # With a line feed as the line end, the csv module (3.11) does not quote a carriage return.
     csv.writer(out, lineterminator="\r\n").writerow(map(_cell, cells))
     return out.getvalue().removesuffix("\r\n") + "\n"
 
@@ -212,8 +209,8 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def plain(metrics: ScalarMetrics) -> dict[str, Any]:
-    """Return the metrics as plain JSON values; of a mistake its prompt's id and its numbers."""
+def metrics_json(metrics: ScalarMetrics) -> dict[str, Any]:
+    """Return the metrics as plain JSON values; of a mistake the prompt's id and the numbers."""
     return asdict(replace(metrics, mistakes=())) | {
         "mistakes": [
             {
@@ -229,13 +226,32 @@ def plain(metrics: ScalarMetrics) -> dict[str, Any]:
     }
 
 
+def metrics_line(metrics: ScalarMetrics) -> str:
+    """Return the main numbers in one line."""
+
+    def part(name: str, statistic: Statistic, scale: int, digits: int) -> str:
+        if statistic.value is None:
+            return f"{name} {MISSING}"
+        numbers = (statistic.value, *(statistic.interval or ()))
+        value, *ends = (f"{scale * number:.{digits}f}" for number in numbers)
+        return f"{name} {value}" + (f" [{', '.join(ends)}]" if ends else "")
+
+    parts = (
+        f"{metrics.pairs} pairs of {metrics.prompts} prompts",
+        part("accuracy", metrics.accuracy, 100, 1),
+        part("Spearman", metrics.spearman, 1, 2),
+        part("Kendall", metrics.kendall, 1, 2),
+    )
+    return ", ".join(parts)
+
+
 def summary(metrics: ScalarMetrics, *, model: str, settings: Mapping[str, Any]) -> str:
-    """Return the numbers as Markdown: counts, each metric and what it means, scores, the worst mistakes."""
+    """Return the metrics as Markdown: counts, each metric with its meaning, scores, the worst mistakes."""
     facts = (f"{key}: {_cell(value) or 'none'}" for key, value in settings.items())
     parts = [
         f"# Scalar reward model: {escape_markdown(model)}\n",
         "".join(f"- {escape_markdown(fact)}\n" for fact in facts),
-        grid(("count", "n"), list(_counts(metrics))) + "\n",
+        _counts(metrics) + "\n",
         "![Scores](reward_scores.png)\n",
         f"## Agreement with ranks\n\n{_agreement(metrics)}",
         "## Scores\n\n" + _distributions(metrics),
@@ -244,47 +260,40 @@ def summary(metrics: ScalarMetrics, *, model: str, settings: Mapping[str, Any]) 
     return printable("\n".join(part for part in parts if part))
 
 
-def _counts(metrics: ScalarMetrics) -> Iterator[tuple[str, str]]:
-    for label, n in (
-        ("prompts", metrics.prompts),
-        (
-            "prompts without two answers of different rank (in no number of agreement)",
-            metrics.unranked_prompts,
-        ),
-        (
-            "prompts whose ranked answers have one score (in no correlation with ranks)",
-            metrics.constant_prompts,
-        ),
-        ("answers", metrics.answers),
-        ("answers with a rank", metrics.ranked_answers),
-        ("answers cut to fit the model", metrics.truncated),
-        ("pairs of answers of one prompt with unequal rank", metrics.pairs),
-        ("pairs with equal scores", metrics.tied_pairs),
-    ):
-        yield label, f"{n:,}"
+def _counts(metrics: ScalarMetrics) -> str:
+    counts = {
+        "prompts": metrics.prompts,
+        "prompts without two different ranks (not in the agreement)": metrics.unranked_prompts,
+        "prompts with different ranks but equal scores (not in the correlations)": metrics.constant_prompts,
+        "answers": metrics.answers,
+        "answers with a rank": metrics.ranked_answers,
+        "answers cut to fit the model": metrics.truncated,
+        "pairs of answers to one prompt with different ranks": metrics.pairs,
+        "pairs with equal scores": metrics.tied_pairs,
+    }
+    return grid(("count", "n"), [(label, f"{n:,}") for label, n in counts.items()])
 
 
 def _agreement(metrics: ScalarMetrics) -> str:
     if not metrics.pairs:
-        said = (
-            "No prompt has two answers of different rank: nothing here says whether the scores are right.\n\n"
-        )
+        intro = "No prompt has two different ranks, so this report cannot say whether the scores are right."
     else:
-        said = (
+        intro = (
             f"Intervals ({100 * metrics.level:g}%) are bootstraps over prompts, since pairs of one prompt "
             "are not independent. Rank 1 is the best. s is a score, Δ = s(better) − s(worse), and "
-            "σ(Δ) = 1 / (1 + exp(−Δ)).\n\n"
+            "σ(Δ) = 1 / (1 + exp(−Δ))."
         )
     rows = [
-        (name, meaning, _number(one.value), _ends(one.interval), f"{one.prompts:,}")
-        if isinstance(one, Measured)
-        else (name, meaning, _number(one), MISSING, MISSING)
-        for name, meaning, one in _meanings(metrics)
+        (name, meaning, _number(value.value), _interval(value.interval), f"{value.prompts:,}")
+        if isinstance(value, Statistic)
+        else (name, meaning, _number(value), MISSING, MISSING)
+        for name, meaning, value in _metric_rows(metrics)
     ]
-    return said + grid(("metric", "meaning", "value", "interval", "prompts"), rows, text_columns=2) + "\n"
+    headings = ("metric", "meaning", "value", "interval", "prompts")
+    return f"{intro}\n\n{grid(headings, rows, text_columns=2)}\n"
 
 
-def _meanings(metrics: ScalarMetrics) -> Iterator[tuple[str, str, Measured | float | None]]:
+def _metric_rows(metrics: ScalarMetrics) -> Iterator[tuple[str, str, Statistic | float | None]]:
     """Yield each metric's name, its formula in words, and its value."""
     fit, lengths = metrics.calibration, metrics.lengths
     ece, brier, loss = (fit.ece, fit.brier, fit.log_loss) if fit else (None, None, None)
@@ -322,17 +331,17 @@ def _meanings(metrics: ScalarMetrics) -> Iterator[tuple[str, str, Measured | flo
     )
     yield (
         f"accuracy, better is shorter ({lengths.shorter_pairs:,} pairs)",
-        "pair accuracy where it has fewer; much lower than the line above: a taste for length",
+        "pair accuracy where it has fewer; if much lower than the line above, the head prefers long answers",
         lengths.shorter_accuracy,
     )
 
 
 def _distributions(metrics: ScalarMetrics) -> str:
-    def row(name: str, of: Distribution | None) -> list[str]:
-        if of is None:
+    def row(name: str, scores: ScoreDistribution | None) -> list[str]:
+        if scores is None:
             return [name, "0", *[MISSING] * 7]
-        numbers = (of.mean, of.sd, of.minimum, of.first_quartile, of.median, of.third_quartile, of.maximum)
-        return [name, f"{of.n:,}", *map(_number, numbers)]
+        n, *numbers = astuple(scores)
+        return [name, f"{n:,}", *map(_number, numbers)]
 
     headings = ("answers", "n", "mean", "sd", "minimum", "25%", "median", "75%", "maximum")
     rows = [
@@ -343,12 +352,15 @@ def _distributions(metrics: ScalarMetrics) -> str:
     return grid(headings, rows) + "\n"
 
 
-def _mistakes(mistakes: Sequence[ScoredPair]) -> str:
+def _mistakes(mistakes: Sequence[AnswerPair]) -> str:
     if not mistakes:
-        return "None: no pair has a higher score for its worse answer.\n"
+        return "None: in no pair does the worse answer have the higher score.\n"
     rows = [
         (
-            *(_short(text) for text in (pair.better.prompt, pair.better.answer, pair.worse.answer)),
+            *(
+                one_line(text, _TEXT_LENGTH)
+                for text in (pair.better.prompt, pair.better.answer, pair.worse.answer)
+            ),
             *(_number(value) for value in (pair.better.score, pair.worse.score, pair.margin)),
         )
         for pair in mistakes
@@ -356,14 +368,9 @@ def _mistakes(mistakes: Sequence[ScoredPair]) -> str:
     return grid(("prompt", "better", "worse", "s(better)", "s(worse)", "Δ"), rows, text_columns=3) + "\n"
 
 
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _SHOWN else line[: _SHOWN - 1] + "…"
-
-
 def _number(value: float | None) -> str:
     return MISSING if value is None else f"{value + 0.0:.4g}"  # + 0.0: no "-0"
 
 
-def _ends(interval: Interval | None) -> str:
+def _interval(interval: Interval | None) -> str:
     return MISSING if interval is None else f"[{_number(interval[0])}, {_number(interval[1])}]"

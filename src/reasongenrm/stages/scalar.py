@@ -1,9 +1,9 @@
-"""`reasongenrm scalar train | evaluate | score | best | rank`: one scalar head, from rows to its report."""
+"""`reasongenrm scalar train | evaluate | score | best | rank`: train, evaluate and use one scalar head."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,20 +22,27 @@ from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Drop, Message, PreferencePair, content_id
 from reasongenrm.rows.files import json_lines
 from reasongenrm.run import Run, file_hash
-from reasongenrm.scalar.metrics import ScalarMetrics, ScoredAnswer, evaluate_scores
+from reasongenrm.scalar.metrics import AnswerScore, evaluate_scores
 from reasongenrm.scalar.model import ScalarRewardModel, prompt_text
-from reasongenrm.scalar.report import write_scalar_report
+from reasongenrm.scalar.report import metrics_line, write_scalar_report
 from reasongenrm.stages.ask import AnswersRow, print_drop, read_answer_rows
 from reasongenrm.stages.train import scalar_summary
 from reasongenrm.store import dump_line, jsonl_writer, to_json, write_jsonl
 from reasongenrm.train.scalar import check_config, train_scalar
 
 TRAIN, EVALUATE = "scalar-train", "scalar-evaluate"
+"""Names of the two steps in the run folder."""
+
+WINDOW = 1024
+"""Rows that are scored together."""
+
+COLUMNS: dict[str, tuple[str, ...]] = {"score": ("answer",), "best": (), "rank": ()}
+"""Verb -> the columns that hold a row's answers; without names, the column `answers` holds a list."""
 
 
 @dataclass(frozen=True, slots=True)
-class Unscored:
-    """An answer before it is scored; see `ScoredAnswer`."""
+class EvaluationAnswer:
+    """An answer to score; the fields are those of `AnswerScore`."""
 
     history: tuple[Message, ...]
     answer: str
@@ -43,8 +50,31 @@ class Unscored:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+def train(recipe: ScalarRecipe) -> Path:
+    """Train a head into `runs/<name>/scalar` and return that folder; `runs/<name>/dropped.jsonl` lists unused rows.
+
+    Raises:
+        ConfigError, DataError, EngineError: a setting, an input file or a model that the user has to change.
+    """
+    check_config(recipe.scalar)
+    run = Run(recipe, TRAIN)
+    with run.claim(_settings(recipe)):
+        pairs, drops = load(recipe)
+        write_jsonl(run.path("dropped.jsonl"), map(to_json, drops))
+        say(f"{len(pairs)} pairs{_drop_counts(drops)}")
+        report = train_scalar(pairs, recipe.scalar, output_dir=run.path("scalar"), seed=recipe.seed)
+        say(scalar_summary(report, recipe.scalar))
+    return run.path("scalar")
+
+
+def _settings(recipe: ScalarRecipe) -> dict[str, Any]:
+    """Return the settings and input files that a training depends on."""
+    files = {path: file_hash(path) for path in (recipe.scalar.model, *(s.path for s in recipe.sources))}
+    return recipe.model_dump(mode="json", exclude={"evaluate", "name"}) | {"files": files}
+
+
 def load(recipe: ScalarRecipe) -> tuple[list[PreferencePair], list[Drop]]:
-    """Return the pairs of all sources, each once, and what is left out.
+    """Return the pairs of all sources, without duplicates, and the rows that cannot be used.
 
     Raises:
         DataError: a source cannot be read, or no pair is left.
@@ -53,213 +83,143 @@ def load(recipe: ScalarRecipe) -> tuple[list[PreferencePair], list[Drop]]:
     rows = load_sources(recipe.sources, recipe.limit)
     pairs = list(clean(rows, drop_sources=recipe.drop_sources, on_drop=drops.append))
     if not pairs:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(d.reason for d in drops).items())
         raise DataError(
-            f"no pair can be used ({reasons or 'no rows'})",
+            f"no pair can be used ({_drop_counts(drops).removeprefix(', ') or 'no rows'})",
             location=", ".join(source.path for source in recipe.sources),
-            hint="give each prompt two answers or more, of different ranks",
+            hint="give each prompt at least two answers of different ranks",
         )
     return pairs, drops
 
 
-def train(recipe: ScalarRecipe) -> Path:
-    """Train a head into `runs/<name>/scalar` and return that folder; what is left out is in `runs/<name>/dropped.jsonl`.
-
-    Raises:
-        ConfigError, DataError, EngineError: what the user can mend.
-    """
-    check_config(recipe.scalar)
-    run = Run(recipe, TRAIN)
-    with run.claim(_settings(recipe)):
-        pairs, drops = load(recipe)
-        write_jsonl(run.path("dropped.jsonl"), map(to_json, drops))
-        say(f"{len(pairs)} pairs{_reasons(drops)}")
-        report = train_scalar(pairs, recipe.scalar, output_dir=run.path("scalar"), seed=recipe.seed)
-        say(scalar_summary(report, recipe.scalar))
-    return run.path("scalar")
-
-
-def _settings(recipe: ScalarRecipe) -> dict[str, Any]:
-    """What a training depends on."""
-    files = {path: file_hash(path) for path in (recipe.scalar.model, *(s.path for s in recipe.sources))}
-    return recipe.model_dump(mode="json", exclude={"evaluate", "name"}) | {"files": files}
-
-
-def _reasons(drops: Sequence[Drop]) -> str:
+def _drop_counts(drops: Sequence[Drop]) -> str:
     counts = Counter(drop.reason for drop in drops)
     return "".join(f", {count} {reason}" for reason, count in counts.most_common())
 
 
 def evaluate(recipe: ScalarRecipe) -> Path:
-    """Score answers with the trained head, and write how the scores agree with the ranks; return the folder.
+    """Score answers with the trained head, and report how the scores agree with the ranks; return the folder.
 
-    It is `runs/<name>/evaluation` with `evaluation_results.csv`, `reward_scores.png`, `summary.md`, `metrics.json` and
-    `dropped.jsonl`. The answers are those of a file, those of a model that is asked now, or those of the prompts that
-    the training held out. Each evaluation takes the place of the one before.
+    The folder is `runs/<name>/evaluation`, with `evaluation_results.csv`, `reward_scores.png`, `summary.md`,
+    `metrics.json` and `dropped.jsonl`. The answers come from a file, are generated now, or are those of the prompts
+    that the training held out. Each evaluation replaces the one before.
 
     Raises:
-        ConfigError: the head is not trained, nothing was held out, or it was another training that held it out.
-        DataError, EngineError: what else the user can mend.
+        ConfigError: the head is not trained, nothing was held out, or another training held it out.
+        DataError, EngineError: an input file or a model that the user has to change.
     """
-    head = recipe.folder / "scalar"
-    if not head.is_dir():
-        raise ConfigError("no scalar head", location=str(head), hint="run reasongenrm scalar train first")
+    folder = recipe.folder / "scalar"
+    if not folder.is_dir():
+        raise ConfigError("no scalar head", location=str(folder), hint="run reasongenrm scalar train first")
     run, config = Run(recipe, EVALUATE), recipe.evaluate
     out = run.path("evaluation")
-    with run.claim({}):  # nothing is gone on with but new answers, and those know what they are of
-        answers, drops = _answers(recipe, run)
-        model = ScalarRewardModel.from_pretrained(head)
-        scored = score_answers(model, answers, batch_size=config.batch_size)
-        metrics = evaluate_scores(scored, seed=recipe.seed)
-        shown = {"head": f"{recipe.name}/scalar", "answers": _origin(recipe), "seed": recipe.seed}
-        write_scalar_report(out, scored, metrics, model=recipe.name, settings=shown)
+    with run.claim({}):  # only generated answers are resumed, and they check their own settings
+        answers, drops = _evaluation_answers(recipe, run)
+        model = ScalarRewardModel.from_pretrained(folder)
+        scores = score_answers(model, answers, batch_size=config.batch_size)
+        metrics = evaluate_scores(scores, seed=recipe.seed)
+        origin = config.answers or ("generated" if config.generate else "prompts held out of the training")
+        settings = {"head": f"{recipe.name}/scalar", "answers": origin, "seed": recipe.seed}
+        write_scalar_report(out, scores, metrics, model=recipe.name, settings=settings)
         write_jsonl(out / "dropped.jsonl", map(to_json, drops))
-        say(f"{len(scored)} answers scored{_reasons(drops)}")
-        say(line(metrics))
-        say(f"see {out / 'summary.md'}")
+        say(f"{len(scores)} answers scored{_drop_counts(drops)}")
+        say(metrics_line(metrics))
+        say(f"report: {out / 'summary.md'}")
     return out
 
 
-def line(metrics: ScalarMetrics) -> str:
-    """Return the main numbers in one line."""
-
-    def shown(name: str, value: float | None, interval: tuple[float, float] | None, scale: float = 1) -> str:
-        if value is None:
-            return f"{name} –"
-        digits = 1 if scale == 100 else 2
-        text = f"{name} {scale * value:.{digits}f}"
-        return text + (
-            f" [{scale * interval[0]:.{digits}f}, {scale * interval[1]:.{digits}f}]" if interval else ""
-        )
-
-    parts = (
-        f"{metrics.pairs} pairs of {metrics.prompts} prompts",
-        shown("accuracy", metrics.accuracy.value, metrics.accuracy.interval, 100),
-        shown("Spearman", metrics.spearman.value, metrics.spearman.interval),
-        shown("Kendall", metrics.kendall.value, metrics.kendall.interval),
-    )
-    return ", ".join(parts)
-
-
-def _origin(recipe: ScalarRecipe) -> str:
-    if recipe.evaluate.answers:
-        return recipe.evaluate.answers
-    return "generated" if recipe.evaluate.generate else "prompts held out of the training"
-
-
-def _answers(recipe: ScalarRecipe, run: Run) -> tuple[list[Unscored], list[Drop]]:
+def _evaluation_answers(recipe: ScalarRecipe, run: Run) -> tuple[list[EvaluationAnswer], list[Drop]]:
     config = recipe.evaluate
     if config.answers is not None:
-        return from_file(config.answers)
+        return read_evaluation_answers(config.answers)
     if config.generate is not None:
-        made = content_id(config.generate.model_dump(mode="json", exclude={"engine"}))
-        path = run.path("evaluation", f"answers-{made[:8]}.jsonl")
-        told = generate(config.generate, path, location="evaluate.generate")
-        say(", ".join(f"{count} {name}" for name, count in told.items()))
-        return from_file(str(path))
-    return _held_out(recipe)
+        settings_hash = content_id(config.generate.model_dump(mode="json", exclude={"engine"}))
+        path = run.path("evaluation", f"answers-{settings_hash[:8]}.jsonl")
+        counts = generate(config.generate, path, location="evaluate.generate")
+        say(", ".join(f"{count} {name}" for name, count in counts.items()))
+        return read_evaluation_answers(str(path))
+    return _held_out_answers(recipe)
 
 
-def from_file(path: str) -> tuple[list[Unscored], list[Drop]]:
-    """Return the answers of a file, with the mean of their ranks where it has a column of ranks.
+def read_evaluation_answers(path: str) -> tuple[list[EvaluationAnswer], list[Drop]]:
+    """Return the answers of a file, with their mean ranks where the file has a column of ranks.
 
     Raises:
-        DataError: it cannot be read, or holds no answer.
+        DataError: the file cannot be read, or holds no usable answer.
     """
+    answers: list[EvaluationAnswer] = []
     if has_ranks(path):
         prompts, drops = read_ranked(path)
-        answers = [
-            Unscored(prompt.history, answer.text, rank)
-            for prompt in prompts
-            for answer, rank in zip(
-                prompt.answers, _mean_ranks(prompt.mean_ranks(), len(prompt.answers)), strict=True
-            )
-        ]
+        for prompt in prompts:
+            ranks_by_annotator = prompt.mean_ranks().values()
+            for index, answer in enumerate(prompt.answers):
+                ranks = [ranks[index] for ranks in ranks_by_annotator if index in ranks]
+                mean = sum(ranks) / len(ranks) if ranks else None
+                answers.append(EvaluationAnswer(prompt.history, answer.text, mean))
     else:
-        found = read_answers(path)
-        # An answer that stands alone cannot be ranked, but it can be scored.
-        drops = [drop for drop in found.drops if drop.reason != "one_answer"]
+        table = read_answers(path)
+        # The only answer to a prompt cannot be ranked, but it can be scored.
+        drops = [drop for drop in table.drops if drop.reason != "one_answer"]
         answers = [
-            Unscored(prompt.history, answer.text, None, answer.extras)
-            for prompt in (*found.prompts, *found.alone)
+            EvaluationAnswer(prompt.history, answer.text, None, answer.extras)
+            for prompt in (*table.prompts, *table.single_answers)
             for answer in prompt.answers
         ]
     if not answers:
-        raise DataError("no answer can be used", location=path, hint="see dropped rows for why")
+        raise DataError("no answer can be used", location=path, hint="the dropped rows have the reasons")
     return answers, drops
 
 
-def _mean_ranks(ranks: dict[str, dict[int, float]], count: int) -> list[float | None]:
-    found = []
-    for place in range(count):
-        given = [by_place[place] for by_place in ranks.values() if place in by_place]
-        found.append(sum(given) / len(given) if given else None)
-    return found
-
-
-def _held_out(recipe: ScalarRecipe) -> tuple[list[Unscored], list[Drop]]:
-    """The answers of the prompts that the training held out: those of pairs have ranks 1 and 2."""
+def _held_out_answers(recipe: ScalarRecipe) -> tuple[list[EvaluationAnswer], list[Drop]]:
+    """Return the answers to the prompts that the training held out; those of a plain pair have the ranks 1 and 2."""
     if not recipe.scalar.validation:
         raise ConfigError(
             "the training held nothing out",
             location="evaluate",
             hint="set evaluate.answers or evaluate.generate, or train with scalar.validation",
         )
-    # With other sources or another seed, what looks held out may have been trained on.
+    # With other sources or another seed, the prompts held out now may have been trained on.
     Run(recipe, TRAIN).check(_settings(recipe))
     pairs, drops = load(recipe)
-    _, held = split_pairs(pairs, recipe.scalar.validation, recipe.seed)
-    out = {prompt_id(pair) for pair in held}
-    answers: list[Unscored] = []
+    _, held_out = split_pairs(pairs, recipe.scalar.validation, recipe.seed)
+    prompt_ids = {prompt_id(pair) for pair in held_out}
+    answers: list[EvaluationAnswer] = []
     for source in (source for source in recipe.sources if source.kind == "ranked"):
-        found, _ = from_file(source.path)
-        answers += [one for one in found if content_id(one.history) in out]
-    for pair in (pair for pair in held if pair.distance is None):
+        ranked, _ = read_evaluation_answers(source.path)
+        answers += [answer for answer in ranked if content_id(answer.history) in prompt_ids]
+    for pair in (pair for pair in held_out if pair.distance is None):
+        extra = {"source": pair.source, "pair": pair.id}
         for rank, text in ((1.0, pair.chosen), (2.0, pair.rejected)):
-            answers.append(Unscored(pair.history, text, rank, {"source": pair.source, "pair": pair.id}))
+            answers.append(EvaluationAnswer(pair.history, text, rank, dict(extra)))
     return answers, drops
 
 
 def score_answers(
-    model: ScalarRewardModel, answers: Sequence[Unscored], *, batch_size: int = 32
-) -> list[ScoredAnswer]:
+    model: ScalarRewardModel, answers: Sequence[EvaluationAnswer], *, batch_size: int = 32
+) -> list[AnswerScore]:
     """Return the answers with their scores, in their order.
 
     Raises:
         EngineError: a score is not finite.
     """
-    histories = [one.history for one in answers]
-    scores = model.score_batch(histories, [one.answer for one in answers], batch_size)
-    return list(_scored(model, answers, scores))
-
-
-def _scored(
-    model: ScalarRewardModel, answers: Sequence[Unscored], scores: Sequence[float]
-) -> Iterator[ScoredAnswer]:
-    for one, score in zip(answers, scores, strict=True):
-        tokens, cut = model.lengths(one.history, one.answer)
-        # A prompt may stand in several pairs: their ranks do not compare with each other.
-        name = content_id(one.history, one.extra["pair"]) if "pair" in one.extra else content_id(one.history)
-        yield ScoredAnswer(
-            name, prompt_text(one.history), one.answer, score, one.rank, tokens, cut, one.extra
-        )
-
-
-WINDOW = 1024
-"""Rows that are scored together."""
-
-
-COLUMNS: dict[str, tuple[str, ...]] = {"score": ("answer",), "best": (), "rank": ()}
-"""Verb -> the columns that hold a row's answers; none: a list in the column `answers`."""
+    scores = model.score_batch([a.history for a in answers], [a.answer for a in answers], batch_size)
+    rows = []
+    for answer, score in zip(answers, scores, strict=True):
+        history, extra = answer.history, answer.extra
+        tokens, truncated = model.lengths(history, answer.answer)
+        # A prompt may be in several pairs, whose ranks do not compare with each other.
+        key = content_id(history, extra["pair"]) if "pair" in extra else content_id(history)
+        text = prompt_text(history)
+        rows.append(AnswerScore(key, text, answer.answer, score, answer.rank, tokens, truncated, extra))
+    return rows
 
 
 def score_rows(verb: str, model: str, source: str, target: str, *, batch_size: int = 32) -> None:
     """Score every row of `source` and write one result per row to `target`, in their order.
 
-    A row of `score` gets `{"id", "score"}`, one of `rank` `{"id", "order", "scores"}` (places of the answers, the best
-    first), one of `best` `{"id", "index", "answer", "scores"}`. Memory does not grow with the rows. A file is written
-    as a whole. Rows that cannot be read are counted, and written to `<target>.dropped.jsonl`, or to stderr where the
-    results go to stdout.
+    The result of `score` is `{"id", "score"}`, of `rank` `{"id", "order", "scores"}` (indices of the answers, the best
+    first), of `best` `{"id", "index", "answer", "scores"}`. Memory does not grow with the rows. The output file is
+    written atomically. Rows that cannot be read are counted, and written to `<target>.dropped.jsonl`, or to stderr
+    where the results go to stdout.
 
     Args:
         verb: a key of COLUMNS.
@@ -269,56 +229,56 @@ def score_rows(verb: str, model: str, source: str, target: str, *, batch_size: i
         batch_size: answers per forward pass.
 
     Raises:
-        ConfigError: `target` is there already.
+        ConfigError: `target` exists.
         DataError: `source` cannot be opened, or no row can be read.
-        EngineError: the folder holds no trained head.
+        EngineError: the folder does not hold a trained head.
     """
     if target != "-" and Path(target).exists():
-        raise ConfigError("it is there already", location=target, hint="name another file, or remove it")
+        raise ConfigError("the file exists", location=target, hint="name another file, or remove it")
     head = ScalarRewardModel.from_pretrained(model)
-    questions = read_answer_rows(json_lines(source), COLUMNS[verb])
+    items = read_answer_rows(json_lines(source), COLUMNS[verb])
+    dropped_path = Path(f"{target}.dropped.jsonl")
+    counts = {"rows": 0, "dropped": 0}
     with ExitStack() as stack:
-        write: Callable[[dict[str, Any]], None] = lambda row: print(dump_line(row), end="", file=stdout())  # noqa: E731
-        drop: Callable[[Drop], None] = print_drop
+        write: Callable[[dict[str, Any]], object] = _print_row
+        write_drop: Callable[[dict[str, Any]], object] | None = None
         if target != "-":
             write = stack.enter_context(jsonl_writer(Path(target)))
-            drops = stack.enter_context(jsonl_writer(Path(f"{target}.dropped.jsonl")))
-            drop = lambda one: drops(to_json(one))  # noqa: E731
-        done = dropped = 0
-        while window := list(islice(questions, WINDOW)):
-            for item in window:
-                if isinstance(item, Drop):
-                    dropped += 1
-                    drop(item)
-            for row in _rows(verb, head, [item for item in window if isinstance(item, AnswersRow)], batch_size):
-                done += 1
-                write(row)
+            write_drop = stack.enter_context(jsonl_writer(dropped_path))
+        while window := list(islice(items, WINDOW)):
+            for drop in (item for item in window if isinstance(item, Drop)):
+                counts["dropped"] += 1
+                write_drop(to_json(drop)) if write_drop else print_drop(drop)
+            rows = [item for item in window if isinstance(item, AnswersRow)]
+            for result in _results(verb, head, rows, batch_size):
+                counts["rows"] += 1
+                write(result)
             stdout().flush()
-        if not done:
-            raise DataError("no row can be read", location=source, hint=f"a row has {_wanted(verb)}")
+        if not counts["rows"]:
+            columns = "prompt, answer" if verb == "score" else "prompt, answers"
+            raise DataError("no row can be read", location=source, hint=f"a row has {columns}")
     if target != "-":
-        if not dropped:
-            Path(f"{target}.dropped.jsonl").unlink()
-        say(f"{target}: {done} rows" + (f", {dropped} dropped" if dropped else ""))
+        if not counts["dropped"]:
+            dropped_path.unlink()
+        say(f"{target}: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}")
 
 
-def _wanted(verb: str) -> str:
-    return "prompt, answer" if verb == "score" else "prompt, answers"
+def _print_row(row: dict[str, Any]) -> None:
+    print(dump_line(row), end="", file=stdout())
 
 
-def _rows(
-    verb: str, head: ScalarRewardModel, questions: Iterable[AnswersRow], batch_size: int
+def _results(
+    verb: str, head: ScalarRewardModel, rows: Sequence[AnswersRow], batch_size: int
 ) -> Iterator[dict[str, Any]]:
     """Yield a result per row; the answers of all rows are scored together."""
-    rows = list(questions)
     prompts = [row.prompt for row in rows for _ in row.answers]
-    scores = iter(head.score_batch(prompts, [text for row in rows for text in row.answers], batch_size))
+    all_scores = iter(head.score_batch(prompts, [text for row in rows for text in row.answers], batch_size))
     for row in rows:
-        own = list(islice(scores, len(row.answers)))
-        order = sorted(range(len(own)), key=lambda i: -own[i])
+        scores = list(islice(all_scores, len(row.answers)))
+        order = sorted(range(len(scores)), key=lambda i: -scores[i])
         if verb == "score":
-            yield {"id": row.id, "score": own[0]}
+            yield {"id": row.id, "score": scores[0]}
         elif verb == "rank":
-            yield {"id": row.id, "order": order, "scores": own}
+            yield {"id": row.id, "order": order, "scores": scores}
         else:
-            yield {"id": row.id, "index": order[0], "answer": row.answers[order[0]], "scores": own}
+            yield {"id": row.id, "index": order[0], "answer": row.answers[order[0]], "scores": scores}

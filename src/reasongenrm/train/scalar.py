@@ -1,8 +1,7 @@
-"""Train the scalar head: TRL's RewardTrainer (Bradley-Terry loss) on pairs tokenised as they are served.
+"""Train the scalar head: TRL's RewardTrainer (Bradley-Terry loss) on pairs tokenized exactly as in serving.
 
-Everything happens in `<output_dir>.partial`, a sibling of the folder to be; the finished folder is moved into
-place at the end, so `output_dir` is whole or absent. A run that was killed goes on from its last whole
-checkpoint.
+The work is in `<output_dir>.partial`; the finished folder is renamed at the end, so `output_dir` is complete or absent.
+A killed run resumes from its last complete checkpoint.
 """
 
 from __future__ import annotations
@@ -15,14 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from reasongenrm.config.scalar import ScalarConfig
+from reasongenrm.console import training_bar
 from reasongenrm.data.split import prompt_id, split_pairs
 from reasongenrm.errors import ConfigError, DataError, EngineError, first_line
 from reasongenrm.records import Drop, PreferencePair, content_id
-from reasongenrm.scalar.model import encode, load_base_tokenizer
-from reasongenrm.train.scalar_card import write_beside
-from reasongenrm.train.trainer import check_args, check_weights, guard_callback, last_checkpoint, loss_log
+from reasongenrm.report.charts import loss_curve
+from reasongenrm.report.pages import render
+from reasongenrm.scalar.model import MAX_LENGTH, encode, load_base_tokenizer
+from reasongenrm.store import to_json, write_json, write_jsonl, write_text
+from reasongenrm.train.trainer import (
+    check_args,
+    check_weights,
+    guard_callback,
+    last_checkpoint,
+    loss_log,
+    progress_callback,
+)
 
-WHERE = "scalar.args"
+LOCATION = "scalar.args"
 """Dotted key of the trainer's arguments in a recipe."""
 
 DEFAULTS: dict[str, Any] = {
@@ -30,25 +39,25 @@ DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 4,
     "max_steps": 100,
     "optim": "adamw_torch",
-    # A head of this size needs neither; bfloat16 would round the small differences the loss is made of.
+    # A head of this size needs neither; bfloat16 would round the small differences in the loss.
     "bf16": False,
     "gradient_checkpointing": False,
     "logging_steps": 5,
     "save_steps": 25,
     "save_total_limit": 2,
-    # The default hides a loss that is not a number behind the mean of the others.
+    # The default leaves a NaN loss out of the logged mean.
     "logging_nan_inf_filter": False,
     "report_to": "none",
-    "disable_tqdm": True,  # the losses are in loss.json
+    "disable_tqdm": True,  # `console.training_bar` shows the progress
 }
-"""RewardConfig keys whose default is this suite's."""
+"""RewardConfig keys for which this suite has its own default."""
 
 RESERVED = (
     *("output_dir", "seed", "data_seed", "max_length", "resume_from_checkpoint", "trust_remote_code"),
-    # `validation` and `patience` are about these.
+    # Set by `validation` and `patience`.
     *("eval_strategy", "eval_steps", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
 )
-"""RewardConfig keys that are set by `train_scalar` itself."""
+"""RewardConfig keys that `train_scalar` sets itself."""
 
 Rows = list[dict[str, Any]]
 
@@ -56,10 +65,10 @@ Rows = list[dict[str, Any]]
 def train_scalar(
     pairs: Sequence[PreferencePair], config: ScalarConfig, *, output_dir: Path, seed: int
 ) -> dict[str, Any]:
-    """Train a scalar head and leave it in `output_dir`; return what happened to the pairs.
+    """Train a scalar head into `output_dir`, and return a report.
 
-    Called again with the same arguments it returns at once, or goes on where it was killed and ends with the
-    same weights as an undisturbed run (on one machine, CPU).
+    Called again with the same arguments it returns at once, or resumes a killed run and ends with the same weights as
+    an undisturbed run (on one machine, CPU).
 
     The loss is -log σ(Z_chosen - Z_rejected - margin · distance), where `distance` is that of the pair's ranks (R. A.
     Bradley and M. E. Terry, Biometrika 39, 1952; the margin as in H. Touvron et al., "Llama 2", arXiv:2307.09288,
@@ -67,21 +76,21 @@ def train_scalar(
     al., arXiv:2312.09244).
 
     Args:
-        pairs: what to learn from.
-        config: base, limits, what is held out, and RewardConfig keys, which go over `DEFAULTS`; serving always takes
+        pairs: the preferences to learn.
+        config: base, limits, held-out share, and RewardConfig keys, which override `DEFAULTS`; serving always uses
             `scalar.MAX_LENGTH` tokens.
         output_dir: folder of the head.
-        seed: of the head's initial weights, of the order of the pairs, and of what is held out.
+        seed: of the head's initial weights, the order of the pairs and the held-out prompts.
 
     Returns:
-        `pairs`: given; `trained`: trained on; `truncated`: of all pairs used, those cut to `max_length`; `steps`;
-        `dropped_identical`: a Drop for each pair whose two answers are the same tokens after the cut;
-        `final_loss`: the last one logged, in nats (None when none was); `validation`: of what is held out `pairs`,
-        `prompts`, `loss` (nats) and `accuracy` in [0, 1], or None.
+        `pairs`: their number; `trained`: pairs trained on; `truncated`: pairs cut to `max_length`, trained on or held
+        out; `steps`; `dropped_identical`: a Drop for each pair whose two answers are the same tokens after the cut;
+        `final_loss`: the last logged loss, in nats (None without one); `validation`: `pairs`, `prompts`, `loss` (nats)
+        and `accuracy` in [0, 1] of the held-out pairs, or None.
 
     Raises:
-        ConfigError: an unknown or reserved key, a value RewardConfig refuses, a `max_length` the base cannot
-            take, a margin without ranks, or an `output_dir` that holds another training.
+        ConfigError: an unknown or reserved key, a value that RewardConfig rejects, a `max_length` above the base's
+            limit, a margin without ranks, or an `output_dir` that holds another training.
         DataError: no pairs are left.
         EngineError: the base cannot be loaded, or the loss is no longer a finite number.
     """
@@ -92,62 +101,36 @@ def train_scalar(
         raise ConfigError(
             "no pair comes from ranks", location="scalar.margin", hint="set 0, or give ranked answers"
         )
-    arguments = _arguments(config.args)
-    given = [[pair.id, pair.distance] for pair in pairs]
-    fingerprint = content_id(given, config.model_dump(mode="json") | {"args": arguments}, seed)
+    settings = config.model_dump(mode="json") | {"args": _arguments(config.args)}
+    fingerprint = content_id([[pair.id, pair.distance] for pair in pairs], settings, seed)
     partial = output_dir.with_name(output_dir.name + ".partial")
     if output_dir.exists():
-        shutil.rmtree(partial, ignore_errors=True)  # left by a kill between the move and the end
+        shutil.rmtree(partial, ignore_errors=True)  # left by a kill after the rename
         return _finished_report(output_dir, fingerprint)
     _open_partial(partial, fingerprint)
 
     tokenizer = load_base_tokenizer(config.model, config.revision, config.max_length)
-    report, rows, held = _prepared(pairs, config, tokenizer, seed)
-    log, steps, measured = _run(rows, held, tokenizer, partial, config, arguments, seed)
-    if report["validation"] is not None:
-        report["validation"] |= measured
+    report, rows, held_out = _prepare(pairs, config, tokenizer, seed)
+    log, results = _run(rows, held_out, tokenizer, partial, config, settings["args"], seed)
     losses = [entry["loss"] for entry in log if "loss" in entry]
-    report |= {"steps": steps, "final_loss": losses[-1] if losses else None}
-    write_beside(partial / "final", config, arguments, seed, report, log, fingerprint)
+    report |= {"steps": results["steps"], "final_loss": losses[-1] if losses else None}
+    if report["validation"] is not None:
+        report["validation"] |= results["validation"]
+    _write_records(partial / "final", config, settings | {"seed": seed}, report, log, fingerprint)
     (partial / "final").rename(output_dir)
     shutil.rmtree(partial)
     return report
 
 
-def _prepared(
-    pairs: Sequence[PreferencePair], config: ScalarConfig, tokenizer: Any, seed: int
-) -> tuple[dict[str, Any], Rows, Rows]:
-    """Return the report as far as it is known, and the trainer's rows: to train on, and held out."""
-    learned, out = split_pairs(pairs, config.validation, seed)
-    rows, truncated, dropped = _tokenise(learned, tokenizer, config)
-    held, cut, identical = _tokenise(out, tokenizer, config)
-    if not rows:
-        raise DataError("no pairs are left to train on", hint="give pairs whose answers differ")
-    if config.validation and not held:
-        raise DataError(
-            "of the prompts held out, no pair is left", location="scalar.validation", hint="hold out more"
-        )
-    report = {
-        "pairs": len(pairs),
-        "trained": len(rows),
-        "truncated": truncated + cut,
-        "dropped_identical": dropped + identical,
-        "validation": None,
-    }
-    if held:
-        report["validation"] = {"pairs": len(held), "prompts": len({prompt_id(pair) for pair in out})}
-    return report, rows, held
-
-
 def check_config(config: ScalarConfig) -> None:
-    """Check the names of the trainer's and peft's keys, and that numbers are numbers; needs no model.
+    """Check the names of the trainer's and peft's keys, and that numbers are numbers; loads no model.
 
     Raises:
         ConfigError: names the key, and the closest valid one.
     """
     from trl import RewardConfig
 
-    check_args(RewardConfig, config.args, location=WHERE, reserved=RESERVED)
+    check_args(RewardConfig, config.args, location=LOCATION, reserved=RESERVED)
     if config.lora is not None:
         from peft import LoraConfig
 
@@ -155,19 +138,19 @@ def check_config(config: ScalarConfig) -> None:
 
 
 def _arguments(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the suite's defaults with the given keys over them."""
+    """Return the recipe's keys over the suite's defaults."""
     arguments = DEFAULTS | dict(args)
     if "num_train_epochs" in args and "max_steps" not in args:
-        del arguments["max_steps"]  # or the default would silently win over the epochs asked for
+        del arguments["max_steps"]  # it would override the number of epochs
     return arguments
 
 
 def _finished_report(output_dir: Path, fingerprint: str) -> dict[str, Any]:
-    marker = output_dir / "done.json"
-    done = json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
+    path = output_dir / "done.json"
+    done = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if done.get("fingerprint") != fingerprint:
         raise ConfigError(
-            "the folder holds something else than this training",
+            "the folder does not hold this training",
             location=str(output_dir),
             hint="choose another output folder, or delete this one",
         )
@@ -176,7 +159,7 @@ def _finished_report(output_dir: Path, fingerprint: str) -> dict[str, Any]:
 
 
 def _open_partial(partial: Path, fingerprint: str) -> None:
-    """Make the work folder; what another training left there cannot be gone on with, and is removed."""
+    """Make the work folder; remove the one of another training, which cannot be resumed."""
     mark = partial / "fingerprint"
     if partial.exists() and not (mark.is_file() and mark.read_text(encoding="utf-8") == fingerprint):
         shutil.rmtree(partial)
@@ -185,10 +168,34 @@ def _open_partial(partial: Path, fingerprint: str) -> None:
     mark.write_text(fingerprint, encoding="utf-8")
 
 
+def _prepare(
+    pairs: Sequence[PreferencePair], config: ScalarConfig, tokenizer: Any, seed: int
+) -> tuple[dict[str, Any], Rows, Rows]:
+    """Return the report without training results, and the trainer's rows: for training and held out."""
+    train_pairs, held_out_pairs = split_pairs(pairs, config.validation, seed)
+    rows, truncated, dropped = _tokenise(train_pairs, tokenizer, config)
+    held_out, held_out_truncated, held_out_dropped = _tokenise(held_out_pairs, tokenizer, config)
+    if not rows:
+        raise DataError("no pairs are left to train on", hint="give pairs whose answers differ")
+    if config.validation and not held_out:
+        raise DataError(
+            "no held-out pair is left", location="scalar.validation", hint="hold out more prompts"
+        )
+    validation = {"pairs": len(held_out), "prompts": len({prompt_id(pair) for pair in held_out_pairs})}
+    report = {
+        "pairs": len(pairs),
+        "trained": len(rows),
+        "truncated": truncated + held_out_truncated,
+        "dropped_identical": dropped + held_out_dropped,
+        "validation": validation if held_out else None,
+    }
+    return report, rows, held_out
+
+
 def _tokenise(
     pairs: Sequence[PreferencePair], tokenizer: Any, config: ScalarConfig
 ) -> tuple[Rows, int, list[Drop]]:
-    """Return the trainer's rows, how many of them were cut, and the pairs that the cut made identical."""
+    """Return the trainer's rows, the number of truncated ones, and the pairs that are identical after the cut."""
     rows, truncated, dropped, limit = [], 0, [], config.max_length
     for pair in pairs:
         chosen, rejected = (
@@ -199,7 +206,7 @@ def _tokenise(
             detail = f"chosen and rejected are the same {len(chosen)} tokens"
             dropped.append(Drop(pair.id, pair.source, "identical_tokens", detail, "length"))
             continue
-        # Only a sequence that fills the limit can have been cut: the rest need no second tokenisation.
+        # Only a sequence of `limit` tokens can have been cut; the others are not tokenized twice.
         truncated += any(
             len(ids) >= limit and len(encode(tokenizer, pair.history, answer, None)["input_ids"]) > limit
             for ids, answer in ((chosen, pair.chosen), (rejected, pair.rejected))
@@ -212,10 +219,10 @@ def _tokenise(
 
 
 def _reward_config(config: ScalarConfig, arguments: dict[str, Any], checkpoints: Path, seed: int) -> Any:
-    """Return RewardConfig with what the suite sets itself.
+    """Return RewardConfig with the recipe's keys and those that the suite sets itself.
 
     Raises:
-        ConfigError: it refuses a value.
+        ConfigError: RewardConfig rejects a value.
     """
     from trl import RewardConfig
 
@@ -229,25 +236,25 @@ def _reward_config(config: ScalarConfig, arguments: dict[str, Any], checkpoints:
             "load_best_model_at_end": True,
             "metric_for_best_model": "eval_loss",
             "greater_is_better": False,
-            "restore_callback_states_from_checkpoint": True,  # else a resumed run forgets its patience
+            "restore_callback_states_from_checkpoint": True,  # a resumed run keeps counting
         }
     try:
-        # max_length None: rows are cut already, and RewardTrainer would drop what is longer without a word.
-        found = RewardConfig(
+        # max_length None: the rows are cut already, and RewardTrainer silently drops longer ones.
+        settings = RewardConfig(
             output_dir=str(checkpoints), seed=seed, max_length=None, model_init_kwargs=loading, **arguments
         )
     except (TypeError, ValueError) as error:
-        raise ConfigError(first_line(error), location=WHERE, hint="see trl.RewardConfig") from error
-    # On a node of several GPUs one process would split every batch over all of them, and make it as much larger.
-    found._n_gpu = min(found.n_gpu, 1)
-    return found
+        raise ConfigError(first_line(error), location=LOCATION, hint="see trl.RewardConfig") from error
+    # On a machine with several GPUs, one process would multiply the batch size by their number.
+    settings._n_gpu = min(settings.n_gpu, 1)
+    return settings
 
 
 def _lora(config: ScalarConfig) -> Any:
-    """Return peft's configuration; the head, which no base has, is trained whole: DistilBERT's has two layers.
+    """Return peft's configuration; the new head is trained without LoRA: DistilBERT's has two layers.
 
     Raises:
-        ConfigError: peft refuses a value.
+        ConfigError: peft rejects a value.
     """
     if config.lora is None:
         return None
@@ -272,15 +279,18 @@ def _lora(config: ScalarConfig) -> Any:
 
 def _run(
     rows: Rows,
-    held: Rows,
+    held_out: Rows,
     tokenizer: Any,
     partial: Path,
     config: ScalarConfig,
     arguments: dict[str, Any],
     seed: int,
-) -> tuple[list[dict[str, Any]], int, dict[str, float]]:
-    """Train from scratch or the last checkpoint, save the model; return the loss log, the steps done, and what the
-    held-out rows say."""
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Train from scratch or the last checkpoint, and save the model.
+
+    Returns:
+        The loss log, and `steps` with `validation` (`loss` and `accuracy` on the held-out rows, if there are any).
+    """
     from datasets import Dataset
     from transformers import EarlyStoppingCallback, PrinterCallback
     from trl import RewardTrainer
@@ -292,23 +302,69 @@ def _run(
             model=config.model,
             args=settings,
             train_dataset=Dataset.from_list(rows),
-            eval_dataset=Dataset.from_list(held) if held else None,
+            eval_dataset=Dataset.from_list(held_out) if held_out else None,
             processing_class=tokenizer,
             peft_config=_lora(config),
         )
     except (OSError, ValueError) as error:
-        raise EngineError(f"the trainer refuses: {first_line(error)}", location=config.model) from error
+        raise EngineError(f"the trainer cannot start: {first_line(error)}", location=config.model) from error
     assert len(trainer.train_dataset) == len(rows), "RewardTrainer dropped pairs"
     if config.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(config.patience))
-    trainer.add_callback(guard_callback(WHERE))
+    trainer.add_callback(guard_callback(LOCATION))
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
+    with training_bar("scalar head") as show_step:
+        trainer.add_callback(progress_callback(show_step))
+        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     steps = trainer.state.global_step
-    check_weights(trainer.model, settings.learning_rate, WHERE)
+    check_weights(trainer.model, settings.learning_rate, LOCATION)
     log = loss_log(trainer.state.log_history)
-    measured = trainer.evaluate() if held else {}
+    metrics = trainer.evaluate() if held_out else {}
     model = trainer.model.merge_and_unload() if config.lora is not None else trainer.model
     model.save_pretrained(partial / "final")
     tokenizer.save_pretrained(partial / "final")
-    return log, steps, {name: measured[f"eval_{name}"] for name in ("loss", "accuracy") if measured}
+    validation = {name: metrics[f"eval_{name}"] for name in ("loss", "accuracy") if metrics}
+    return log, {"steps": steps, "validation": validation}
+
+
+def _write_records(
+    folder: Path,
+    config: ScalarConfig,
+    settings: dict[str, Any],
+    report: dict[str, Any],
+    log: Sequence[dict[str, Any]],
+    fingerprint: str,
+) -> None:
+    """Write README.md, training_args.json, loss.json, loss.png, dropped.jsonl and done.json beside the weights."""
+    drops = [to_json(drop) for drop in report["dropped_identical"]]
+    write_json(folder / "training_args.json", settings)
+    write_json(folder / "loss.json", log)
+    loss_curve(log, folder / "loss.png", f"scalar head from {Path(config.model).name}")
+    write_text(folder / "README.md", _card(config, settings["seed"], report))
+    write_jsonl(folder / "dropped.jsonl", drops)
+    done = {"fingerprint": fingerprint, "report": report | {"dropped_identical": drops}}
+    write_json(folder / "done.json", done)
+
+
+def _card(config: ScalarConfig, seed: int, report: dict[str, Any]) -> str:
+    """Return the model card."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    local = Path(config.model).exists()  # a local path means nothing to others
+    base = Path(config.model).name if local else config.model
+    metadata = ModelCardData(
+        base_model=None if local else base,
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["reward-model", "trl", "reasongenrm"],
+    )
+    text = render(
+        "scalar_card.md.jinja",
+        base=base,
+        config=config,
+        report=report,
+        validation=report["validation"],
+        seed=seed,
+        serving_length=MAX_LENGTH,
+    )
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}"))
