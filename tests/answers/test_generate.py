@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from reasongenrm.answers import generate as module
-from reasongenrm.answers.generate import generate, wanted
+from reasongenrm.answers.generate import answer_requests, generate
 from reasongenrm.answers.table import read_answers
 from reasongenrm.config.loading import load_config
 from reasongenrm.config.scalar import AnswersConfig
@@ -44,7 +44,7 @@ class Scripted:
                 raise KeyboardInterrupt
             self.lives -= 1
             self.asked.append(request)
-            number = next(n for n, one in enumerate(wanted(config())) if one.id == request.id)
+            number = next(n for n, one in enumerate(answer_requests(config())) if one.id == request.id)
             found = self.said.get(number, Completion("", f" answer {number} END and on", "stop"))
             yield Completion(request.id, found.text, found.finish_reason, error=found.error, billed=5)
 
@@ -58,23 +58,23 @@ class Scripted:
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     engine = Scripted({})
-    monkeypatch.setattr(module._Writer, "start", lambda self: engine)
+    monkeypatch.setattr(module._AnswerModel, "start", lambda self: engine)
     return engine
 
 
 @pytest.mark.unit
 def test_what_is_asked_is_a_function_of_prompt_settings_and_seed() -> None:
-    asked = wanted(config())
+    asked = answer_requests(config())
     assert [one.temperature for one in asked] == [0.3, 0.7, 1.0] * 2 and [one.number for one in asked] == [
         1,
         2,
         3,
     ] * 2
     assert len({one.id for one in asked}) == len({one.seed for one in asked}) == 6
-    assert asked == wanted(config(engine={"max_model_len": 4096})), "not of how it is served"
+    assert asked == answer_requests(config(engine={"max_model_len": 4096})), "not of how it is served"
     for change in ({"seed": 18}, {"top_p": 0.5}, {"system": "be brief"}, {"max_tokens": 9}):
-        assert not {one.id for one in wanted(config(**change))} & {one.id for one in asked}
-    turned = {one.id for one in wanted(config(prompts=PROMPTS[::-1]))}
+        assert not {one.id for one in answer_requests(config(**change))} & {one.id for one in asked}
+    turned = {one.id for one in answer_requests(config(prompts=PROMPTS[::-1]))}
     assert turned == {one.id for one in asked}, "nor of the order of the prompts"
 
 
@@ -88,7 +88,7 @@ def test_every_answer_is_recorded_or_listed(scripted: Scripted, tmp_path: Path) 
     }
     out = tmp_path / "deep" / "answers.jsonl"
     told = generate(config(), out)
-    assert told == {"prompts": 2, "asked": 6, "answers": 3, "dropped": 3}
+    assert told == {"prompts": 2, "requested": 6, "answers": 3, "dropped": 3}
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["answer"] for row in rows] == ["answer 0", "answer 2", "cut"], (
         "the text that stops it is cut off"
@@ -107,7 +107,7 @@ def test_every_answer_is_recorded_or_listed(scripted: Scripted, tmp_path: Path) 
     assert scripted.asked[0].messages == ({"role": "user", "content": "tell a story"},)
     assert not scripted.asked[0].prompt_ids and scripted.asked[0].seed is not None
     found = read_answers(str(out))
-    assert [len(prompt.answers) for prompt in found.prompts] == [2] and len(found.alone) == 1
+    assert [len(prompt.answers) for prompt in found.prompts] == [2] and len(found.single_answers) == 1
     scripted.asked.clear()
     assert generate(config(), out) == told and scripted.asked == [], "a finished file is read again"
     with pytest.raises(ConfigError, match="holds other answers"):
@@ -130,9 +130,9 @@ def test_a_killed_run_asks_for_nothing_twice(scripted: Scripted, tmp_path: Path)
 
 
 @pytest.mark.unit
-def test_where_not_one_answer_came(scripted: Scripted, tmp_path: Path) -> None:
+def test_no_usable_answer_is_an_error(scripted: Scripted, tmp_path: Path) -> None:
     scripted.said = {n: Completion("", "", "error", error="no such model") for n in range(6)}
-    with pytest.raises(DataError, match="not one answer came: The engine failed: no such model"):
+    with pytest.raises(DataError, match="no answer can be used: The engine failed: no such model"):
         generate(config(), tmp_path / "answers.jsonl")
 
 
@@ -171,12 +171,12 @@ def test_a_server_is_asked_by_messages_with_the_settings_of_each_answer(tmp_path
     out = tmp_path / "answers.jsonl"
     with serving(answer) as server:
         made = config(server=SERVER | {"urls": [f"{server.url}/v1"]}, system="be brief")
-        assert generate(made, out) == {"prompts": 2, "asked": 6, "answers": 6, "dropped": 0}
+        assert generate(made, out) == {"prompts": 2, "requested": 6, "answers": 6, "dropped": 0}
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [row["answer"] for row in rows] == [f"answer {one.seed}" for one in wanted(made)]
+    assert [row["answer"] for row in rows] == [f"answer {one.seed}" for one in answer_requests(made)]
     assert {row["tokens"] for row in rows} == {4}
     by_seed = {body["seed"]: body for body in asked}
-    for one in wanted(made):
+    for one in answer_requests(made):
         body = by_seed[one.seed]
         assert (
             body["temperature"] == one.temperature

@@ -18,9 +18,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import reasongenrm
-from reasongenrm.answers.journal import Entry, Journal
-from reasongenrm.answers.session import Progress, RankingSession, StalePrompt, WrongRanking, read_rankings
-from reasongenrm.answers.table import Prompt, read_answers
+from reasongenrm.answers.journal import Journal, JournalEntry
+from reasongenrm.answers.session import (
+    RankingProgress,
+    RankingSession,
+    StalePrompt,
+    WrongRanking,
+    read_rankings,
+)
+from reasongenrm.answers.table import PromptAnswers, read_answers
 from reasongenrm.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.unit
@@ -28,7 +34,7 @@ pytestmark = pytest.mark.unit
 SOURCE = Path(reasongenrm.__file__).parents[1]
 
 
-def made(folder: Path, prompts: int = 4, answers: int = 3, name: str = "in") -> tuple[Prompt, ...]:
+def made(folder: Path, prompts: int = 4, answers: int = 3, name: str = "in") -> tuple[PromptAnswers, ...]:
     file = folder / f"{name}.jsonl"
     rows = [
         {"id": f"{p}/{a}", "prompt": f"{name} prompt {p}", "answer": f"answer {a} of {p}", "model": f"m{a}"}
@@ -46,7 +52,7 @@ def seen(session: RankingSession) -> Any:
 def test_ranking_ties_skips_and_undo(tmp_path: Path) -> None:
     prompts = made(tmp_path)
     session = RankingSession(prompts, tmp_path / "j", "ann")
-    assert session.progress == Progress(0, 0, 4) and not session.can_undo
+    assert session.progress == RankingProgress(0, 0, 4) and not session.can_undo
     first = session.current
     assert first is not None and sorted(first.answers) == [f"answer {n} of {first.history[0]['content'][-1]}" for n in range(3)]  # fmt: skip
     session.rank([[3], [1, 2]])
@@ -56,7 +62,7 @@ def test_ranking_ties_skips_and_undo(tmp_path: Path) -> None:
     second = session.current
     assert second is not None and second.id != first.id
     session.skip(prompt=second.id)
-    assert session.progress == Progress(1, 1, 4) and session.current != second
+    assert session.progress == RankingProgress(1, 1, 4) and session.current != second
     session.undo()
     assert session.current == second
     session.undo()
@@ -74,12 +80,12 @@ def test_a_skipped_prompt_comes_again_at_the_end(tmp_path: Path) -> None:
     while session.current is not None:
         order.append(session.current)
         session.rank([[1], [2], [3]])
-    assert order[-1] == skipped and len(order) == 4 and session.progress == Progress(4, 0, 4)
+    assert order[-1] == skipped and len(order) == 4 and session.progress == RankingProgress(4, 0, 4)
     for act in (session.skip, lambda: session.rank([[1], [2], [3]])):
         with pytest.raises(StalePrompt, match="all prompts are ranked"):
             act()
     session.undo()
-    assert session.current == skipped and session.progress == Progress(3, 1, 4)
+    assert session.current == skipped and session.progress == RankingProgress(3, 1, 4)
 
 
 def test_the_order_is_of_annotator_and_seed_and_not_of_the_input(tmp_path: Path) -> None:
@@ -96,7 +102,7 @@ def test_the_order_is_of_annotator_and_seed_and_not_of_the_input(tmp_path: Path)
     random.seed(1)
     ann = shown(prompts, "ann")
     random.seed(2)
-    turned = tuple(Prompt(p.id, p.history, p.answers[::-1]) for p in prompts[::-1])
+    turned = tuple(PromptAnswers(p.id, p.history, p.answers[::-1]) for p in prompts[::-1])
     assert shown(turned, "ann") == ann
     others = [shown(prompts, "bob"), shown(prompts, "ann", 18)]
     assert all([q.id for q in other] != [q.id for q in ann] for other in others)
@@ -107,12 +113,12 @@ def test_the_order_is_of_annotator_and_seed_and_not_of_the_input(tmp_path: Path)
 @pytest.mark.parametrize(
     ("groups", "problem"),
     [
-        ([[1], [2]], "answer 3 is not ranked"),
-        ([], "answers 1, 2, 3 are not ranked"),
+        ([[1], [2]], "not ranked: answer 3"),
+        ([], "not ranked: answer 1, 2, 3"),
         ([[1], [2], [3], [4]], "no answer 4"),
         ([[0], [1], [2], [3]], "no answer 0"),
-        ([[1, 1], [2], [3]], "answer 1 is named twice"),
-        ([[1, 2], [2, 3]], "answer 2 is named twice"),
+        ([[1, 1], [2], [3]], "answer 1 is repeated"),
+        ([[1, 2], [2, 3]], "answer 2 is repeated"),
         ([[1, 2], [], [3]], "a group is empty"),
     ],
 )
@@ -195,12 +201,12 @@ def test_a_torn_last_line_is_ignored_and_then_gone(tmp_path: Path) -> None:
     for cut in range(first + 1, len(whole)):
         path.write_bytes(whole[:cut])
         resumed = RankingSession(prompts, path, "ann")
-        assert resumed.progress == Progress(1, 0, 4)
+        assert resumed.progress == RankingProgress(1, 0, 4)
         if cut % 7 == 0:
             resumed.skip()
             assert path.read_bytes() == whole and seen(resumed) == state
     path.write_bytes(whole[: first - 3])
-    assert seen(RankingSession(prompts, path, "ann"))[1] == Progress(0, 0, 4)
+    assert seen(RankingSession(prompts, path, "ann"))[1] == RankingProgress(0, 0, 4)
 
 
 def test_a_journal_of_other_answers(tmp_path: Path) -> None:
@@ -333,4 +339,4 @@ def test_killed_and_resumed_is_as_never_stopped(tmp_path: Path) -> None:
     assert sorted(Journal(journal).read()[0], key=repr) == sorted(
         Journal(tmp_path / "calm.csv.journal.jsonl").read()[0], key=repr
     )
-    assert isinstance(Journal(journal).read()[0][0], Entry)
+    assert isinstance(Journal(journal).read()[0][0], JournalEntry)

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.answers.rank import rank, summary
-from reasongenrm.answers.table import Answers, Order, check_writable, ranks_of, read_answers, write_ranks
+from reasongenrm.answers.table import AnswersTable, Order, check_writable, ranks_of, read_answers, write_ranks
 from reasongenrm.data.ranked import pairwise_tau, read_ranked
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import content_id
@@ -45,15 +45,15 @@ def table(folder: Path, text: str | bytes) -> str:
     return str(file)
 
 
-def texts(answers: Answers) -> dict[str, list[str]]:
+def texts(answers: AnswersTable) -> dict[str, list[str]]:
     return {prompt.history[-1]["content"]: [a.text for a in prompt.answers] for prompt in answers.prompts}
 
 
-def dropped(answers: Answers) -> list[tuple[int, str]]:
+def dropped(answers: AnswersTable) -> list[tuple[int, str]]:
     return [(int(drop.location.rpartition(":")[2]), drop.reason) for drop in answers.drops]
 
 
-def in_order(answers: Answers) -> dict[str, Order]:
+def in_order(answers: AnswersTable) -> dict[str, Order]:
     """Everything ranked as it stands in the file."""
     return {prompt.id: tuple((answer.id,) for answer in prompt.answers) for prompt in answers.prompts}
 
@@ -104,8 +104,8 @@ def test_jsonl_keeps_ids_turns_and_values(tmp_path: Path) -> None:
     assert [answer.id for answer in answers.prompts[0].answers] == ["a1", "7"]
     assert answers.columns == ("id", *extras, "kind") and answers.drops == ()
     assert answers.notes == (
-        "the column 'rank' is not taken over",
-        "the column 'annotator' is not taken over",
+        "the column 'rank' is not copied",
+        "the column 'annotator' is not copied",
     )
     out = tmp_path / "out.jsonl"
     check_writable(answers, out)
@@ -193,14 +193,14 @@ def test_a_csv_that_cannot_be_read(tmp_path: Path, text: str | bytes, problem: s
 def test_columns_without_a_name_and_rows_that_are_too_long(tmp_path: Path) -> None:
     answers = read_answers(table(tmp_path, ",prompt,answer,\n0,p,x,\n1,p,y,,z\n2,p,w\n"))
     assert texts(answers) == {"p": ["x", "w"]} and dropped(answers) == [(3, "extra_fields")]
-    assert answers.columns == () and answers.notes == ("the column '' is not taken over",)
+    assert answers.columns == () and answers.notes == ("the column '' is not copied",)
 
 
 def test_one_id_for_two_answers(tmp_path: Path) -> None:
     path = lines(tmp_path, *({"id": "i", "prompt": "p", "answer": answer} for answer in "ab"))
     with pytest.raises(DataError, match=r"in\.jsonl:2: the id 'i'.*in\.jsonl:1"):
         read_answers(path)
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="file not found"):
         read_answers(str(tmp_path / "none.csv"))
 
 
@@ -252,7 +252,7 @@ def test_ranks_come_back(
         assert_same(out, answers, ranked)
 
 
-def assert_same(out: Path, answers: Answers, ranked: Mapping[str, Mapping[str, Order]]) -> None:
+def assert_same(out: Path, answers: AnswersTable, ranked: Mapping[str, Mapping[str, Order]]) -> None:
     prompts, drops = read_ranked(str(out))
     assert drops == []
     found = {
@@ -299,7 +299,7 @@ def test_the_verb_writes_ranks_drops_and_a_line(
         rank(source, str(out), annotator=name)
     told = capsys.readouterr().out.splitlines()[-1]
     assert told.startswith(
-        f"{out}: of 2 prompts are ranked by ann 2, bob 2; 1 dropped (answers.csv.dropped.jsonl)"
+        f"{out}: 2 prompts; ranked by ann 2, bob 2; 1 dropped (answers.csv.dropped.jsonl)"
     )
     assert "Kendall's W" in told
     (drop,) = (tmp_path / "answers.csv.dropped.jsonl").read_text(encoding="utf-8").splitlines()
@@ -320,10 +320,10 @@ def test_the_verb_harms_no_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="two of the files"):
         rank(source, source, annotator="ann")
     out.write_text("mine", encoding="utf-8")
-    with pytest.raises(ConfigError, match="there already"):
+    with pytest.raises(ConfigError, match="the output exists"):
         rank(source, str(out), annotator="ann")
     assert out.read_text(encoding="utf-8") == "mine"
-    with pytest.raises(DataError, match=r"no prompt with two answers.*dropped"):
+    with pytest.raises(DataError, match=r"no prompt has two answers.*dropped"):
         rank(lines(tmp_path, {"prompt": "p", "answer": "x"}), str(tmp_path / "new.csv"), annotator="ann")
     assert (tmp_path / "new.csv.dropped.jsonl").exists() and not (tmp_path / "new.csv").exists()
 
@@ -333,4 +333,4 @@ def test_the_line_without_rankings(tmp_path: Path) -> None:
 
     answers = read_answers(table(tmp_path, TABLE))
     told = summary(answers, tmp_path / "out.csv", Journal(tmp_path / "none"))
-    assert told.endswith("of 2 prompts are ranked by nobody")
+    assert told.endswith("2 prompts; ranked by nobody")

@@ -17,7 +17,7 @@ from rich.console import Console
 
 import reasongenrm
 from reasongenrm.answers.session import RankingSession
-from reasongenrm.answers.table import Prompt, read_answers
+from reasongenrm.answers.table import PromptAnswers, read_answers
 from reasongenrm.answers.terminal import parse_ranking, rank_in_terminal, visible
 from reasongenrm.errors import ConfigError, DataError
 
@@ -27,7 +27,7 @@ SOURCE = Path(reasongenrm.__file__).parents[1]
 EVIL = "[bold red]x[/] [/nothing] :smile: \x1b[2J\x1b]0;pwned\x07 a\u202eb \x9b31m \r\x7f\x00"
 
 
-def made(folder: Path, *texts: str, prompts: int = 2) -> tuple[Prompt, ...]:
+def made(folder: Path, *texts: str, prompts: int = 2) -> tuple[PromptAnswers, ...]:
     file = folder / "in.jsonl"
     rows = [
         {"prompt": f"prompt {n}" + texts[0] * (n == 0), "answer": text, "model": "secret-model"}
@@ -64,7 +64,7 @@ class Terminal:
         self.changes += 1
 
 
-def test_the_whole_way(tmp_path: Path) -> None:
+def test_skip_rank_undo_and_help(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, "one", "two", "three")
     shown = terminal.type("s", " 3 1=2 ", "u", "u", "?", "2 = 1 3", "1 2 3", "never read"[:0])
     assert terminal.session.progress.ranked == 2 and terminal.changes == 6
@@ -74,22 +74,22 @@ def test_the_whole_way(tmp_path: Path) -> None:
     ]
     for text in ("ann: 0 of 2 ranked", "0 of 2 ranked, 1 skipped", "ann: 2 of 2 ranked", "answer 3", "user"):
         assert text in shown, text
-    assert "All prompts are ranked" in shown and "= between answers" in shown
+    assert "All prompts are ranked" in shown and "= between equally good" in shown
     assert "secret-model" not in shown
 
 
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("1 2", "answer 3 is not ranked (name each of 1 to 3 once, the best first)"),
+        ("1 2", "not ranked: answer 3 (give each of 1 to 3 once, the best first)"),
         ("1 2 3 4", "there is no answer 4"),
-        ("1 1 2 3", "answer 1 is named twice"),
-        ("1 2 x", "'x' is no number"),
+        ("1 1 2 3", "answer 1 is repeated"),
+        ("1 2 x", "'x' is not the number"),
         ("1= 2 3 =", "a tie (=) needs an answer on both sides"),
-        ("1,2,3", "'1,2,3' is no number"),
-        ("-1 2 3", "'-1' is no number"),
-        ("٣ 1 2", "is no number"),
-        ("1 2 \x1b[2J", "is no number"),
+        ("1,2,3", "'1,2,3' is not the number"),
+        ("-1 2 3", "'-1' is not the number"),
+        ("٣ 1 2", "is not the number"),
+        ("1 2 \x1b[2J", "is not the number"),
         ("u", "there is nothing to undo"),
         ("", "u undoes"),
     ],
@@ -156,4 +156,4 @@ def test_piped_input_of_a_process(tmp_path: Path) -> None:
             command, input=typed.encode(), capture_output=True, env=environment, timeout=60, check=False
         )
         assert done.returncode == 0, done.stderr.decode()
-        assert done.stdout.decode().splitlines()[-1].endswith(f"of 3 prompts are ranked by ann {ranked}")
+        assert done.stdout.decode().splitlines()[-1].endswith(f"3 prompts; ranked by ann {ranked}")

@@ -18,7 +18,7 @@ from fastapi.testclient import TestClient
 
 import reasongenrm
 from reasongenrm.answers.session import RankingSession
-from reasongenrm.answers.table import Prompt, read_answers
+from reasongenrm.answers.table import PromptAnswers, read_answers
 from reasongenrm.answers.web import create_app, serve
 from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.report.pages import csp_hash
@@ -29,7 +29,7 @@ SOURCE = Path(reasongenrm.__file__).parents[1]
 BASE = "http://127.0.0.1:8123"
 
 
-def made(folder: Path, prompts: int = 3) -> tuple[Prompt, ...]:
+def made(folder: Path, prompts: int = 3) -> tuple[PromptAnswers, ...]:
     file = folder / "in.jsonl"
     rows = [
         {"prompt": f"prompt {n}\x1b\u202e", "answer": f"answer {a} \x9b<img>", "model": "secret-model"}
@@ -107,9 +107,9 @@ def test_another_session_of_the_annotator_is_seen(served: Served) -> None:
 @pytest.mark.parametrize(
     ("body", "code", "said"),
     [
-        ({"groups": [[1], [2]]}, 400, "answer 3 is not ranked"),
+        ({"groups": [[1], [2]]}, 400, "not ranked: answer 3"),
         ({"groups": [[1], [2], [3], [4]]}, 400, "no answer 4"),
-        ({"groups": [[1, 2, 3, 1]]}, 400, "named twice"),
+        ({"groups": [[1, 2, 3, 1]]}, 400, "is repeated"),
         ({"groups": [[1], [2], ["3"]]}, 422, "groups.2.0"),
         ({"groups": [[1], [2], [True]]}, 422, "groups.2.0"),
         ({"groups": "1 2 3"}, 422, "groups"),
@@ -253,7 +253,7 @@ def test_a_server_writes_the_file_on_every_change_and_ends_quietly(tmp_path: Pat
                     assert len(list(csv.reader(file, strict=True))) == 1 + 3 * done
         process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=30)
-        assert process.returncode == 0 and rest.endswith("of 3 prompts are ranked by ann 3\n")
+        assert process.returncode == 0 and rest.endswith("3 prompts; ranked by ann 3\n")
     finally:
         process.kill()
 
@@ -266,5 +266,5 @@ def test_a_journal_of_other_answers_is_told_before_serving(tmp_path: Path) -> No
     (tmp_path / "out.csv.journal.jsonl").write_text('{"annotator":"a","kind":"skip","prompt":"x"}\n')
     with pytest.raises(ConfigError, match="does not have"):
         rank(str(tmp_path / "in.jsonl"), str(out), web=True)
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match="file not found"):
         rank(str(tmp_path / "none.jsonl"), str(out), web=True)

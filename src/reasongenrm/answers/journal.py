@@ -1,4 +1,4 @@
-"""What annotators did, a JSON line per operation, appended so that nothing tears it."""
+"""Journal of the annotators: one JSON line per operation, appended atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from reasongenrm.answers.table import Order
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.store import dump_line, writing
+from reasongenrm.store import dump_line, explain_write_errors
 
 Kind = Literal["rank", "skip", "undo"]
 _KINDS = ("rank", "skip", "undo")
@@ -22,12 +22,12 @@ _LONGEST_NAME = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class JournalEntry:
     """One operation.
 
     Attributes:
-        annotator: who did it.
-        kind: `rank`, `skip`, or `undo` of their last operation that still holds.
+        annotator: name of the annotator.
+        kind: `rank`, `skip`, or `undo` of their last operation that was not undone.
         prompt: the prompt's id.
         order: of a ranking; empty otherwise.
     """
@@ -39,10 +39,10 @@ class Entry:
 
 
 def annotator_name(name: str) -> str:
-    """Return an annotator's name as it is written: composed characters, single spaces.
+    """Return an annotator's name in its normal form: composed characters, single spaces.
 
     Raises:
-        ConfigError: it is empty, too long, or holds what cannot be printed.
+        ConfigError: the name is empty, too long, or not printable.
     """
     tidy = " ".join(unicodedata.normalize("NFC", name).split())
     if not tidy or len(tidy) > _LONGEST_NAME or not tidy.isprintable():
@@ -58,13 +58,13 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read(self, start: int = 0) -> tuple[list[Entry], int]:
-        """Return the entries from a byte on, and the byte where the whole lines end.
+    def read(self, start: int = 0) -> tuple[list[JournalEntry], int]:
+        """Return the entries from a byte offset on, and the offset where the complete lines end.
 
-        A last line without its end was torn by a kill, and is not there.
+        A last line without its line end was torn by a kill, and is ignored.
 
         Raises:
-            DataError: the file is shorter than `start`, cannot be read, or holds a line that is no entry.
+            DataError: the file is shorter than `start`, cannot be read, or contains a line that is not an entry.
         """
         try:
             with self.path.open("rb") as lines:
@@ -77,10 +77,12 @@ class Journal:
             hint = "check the path and its permissions"
             raise DataError(f"cannot be read: {error.strerror}", location=str(self.path), hint=hint) from None
         if size < start:
-            hint = "put it back, or start again"
-            raise DataError("the journal was cut while it was in use", location=str(self.path), hint=hint)
+            hint = "restore it, or start again"
+            raise DataError(
+                "the journal became shorter while it was in use", location=str(self.path), hint=hint
+            )
         whole = raw[: raw.rfind(b"\n") + 1]
-        entries: list[Entry] = []
+        entries: list[JournalEntry] = []
         for line in whole.split(b"\n")[:-1]:
             try:
                 entries.append(_entry(json.loads(line.decode("utf-8"))))
@@ -91,45 +93,43 @@ class Journal:
     def _broken(self, start: int, after: int) -> None:
         with self.path.open("rb") as lines:
             number = lines.read(start).count(b"\n") + after + 1
-        hint = "delete that line; what the other lines say is kept"
-        raise DataError("the line is no entry of a journal", location=f"{self.path}:{number}", hint=hint)
+        hint = "delete that line; the other lines are kept"
+        raise DataError("the line is not a journal entry", location=f"{self.path}:{number}", hint=hint)
 
     @contextmanager
     def locked(self) -> Iterator[int]:
-        """Hold the file, alone among all threads and processes; yields the descriptor that `append` wants.
+        """Lock the file against all other threads and processes; yields the descriptor for `append`.
 
         Raises:
-            DataError: it cannot be opened for writing.
+            DataError: the file cannot be opened for writing.
         """
-        with writing(self.path):
+        with explain_write_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(
-                file, fcntl.LOCK_EX
-            )  # the system lets go of it with the descriptor, also after a kill
+            fcntl.flock(file, fcntl.LOCK_EX)  # released with the descriptor, also after a kill
             yield file
         finally:
             os.close(file)
 
-    def append(self, file: int, entry: Entry) -> None:
-        """Write one entry to the disk before returning; of a write that fails nothing stays.
+    def append(self, file: int, entry: JournalEntry) -> None:
+        """Write one entry to the disk; a failed write leaves nothing.
 
         Args:
-            file: what `locked` yields.
-            entry: what to write.
+            file: the descriptor from `locked`.
+            entry: the operation.
 
         Raises:
-            DataError: the system refuses to write.
+            DataError: the file cannot be written.
         """
         row = {"annotator": entry.annotator, "kind": entry.kind, "prompt": entry.prompt}
         line = dump_line(row | ({"order": entry.order} if entry.kind == "rank" else {})).encode("utf-8")
-        with writing(self.path):
+        with explain_write_errors(self.path):
             size = _whole_lines(file)
-            os.ftruncate(file, size)  # nobody else is writing: what follows was torn by a kill
+            os.ftruncate(file, size)  # the rest was torn by a kill, since the file is locked
             try:
                 if os.write(file, line) < len(line):  # one write: a reader sees the line or does not
-                    raise OSError("no room for a whole line")
+                    raise OSError("no room for a complete line")
                 os.fsync(file)
             except BaseException:
                 os.ftruncate(file, size)
@@ -137,7 +137,7 @@ class Journal:
 
 
 def _whole_lines(file: int) -> int:
-    """Return the byte after the last line end."""
+    """Return the offset after the last line end."""
     end = os.fstat(file).st_size
     while end:
         begin = max(0, end - 65536)
@@ -148,7 +148,7 @@ def _whole_lines(file: int) -> int:
     return 0
 
 
-def _entry(row: Any) -> Entry:
+def _entry(row: Any) -> JournalEntry:
     annotator, kind, prompt = row["annotator"], row["kind"], row["prompt"]
     order = row.get("order", [])
     if kind not in _KINDS or not isinstance(annotator, str) or not isinstance(prompt, str):
@@ -157,4 +157,4 @@ def _entry(row: Any) -> Entry:
         raise ValueError
     if not all(isinstance(answer, str) for group in order for answer in group):
         raise ValueError
-    return Entry(annotator, kind, prompt, tuple(map(tuple, order)))
+    return JournalEntry(annotator, kind, prompt, tuple(map(tuple, order)))

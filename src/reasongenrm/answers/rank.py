@@ -1,4 +1,4 @@
-"""People rank answers, in a terminal or on a web page of this machine; what they rank is training data."""
+"""`reasongenrm answers rank`: people rank answers, in a terminal or on a local web page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reasongenrm.answers.journal import Journal
 from reasongenrm.answers.session import RankingSession, read_rankings
-from reasongenrm.answers.table import Answers, check_writable, read_answers, write_ranks
+from reasongenrm.answers.table import AnswersTable, check_writable, read_answers, write_ranks
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.store import to_json, write_jsonl
 
@@ -24,54 +24,54 @@ def rank(
     journal: str | None = None,
     api_key_env: str | None = None,
 ) -> None:
-    """Have the answers of a file ranked, and write the ranks as `kind: ranked` of a recipe reads them.
+    """Let people rank the answers of a file, and write the ranks as a recipe reads them with `kind: ranked`.
 
-    The output is written anew after every ranking; the same command goes on where it stopped. Rows that
-    cannot be ranked are listed in `<out>.dropped.jsonl`. At the end one line says what came of it.
+    The output is rewritten after every ranking; the same command resumes. Rows that cannot be ranked are listed in
+    `<out>.dropped.jsonl`. At the end it prints a summary.
 
     Args:
         source: see `table.read_answers`.
         out: `.jsonl`, or else CSV.
-        annotator: who ranks; on the web page the name that its form begins with.
-        seed: of the order in which prompts and answers are shown.
+        annotator: name of the person who ranks; on the web page the first value of the form.
+        seed: of the order of prompts and answers.
         web: serve a page instead of asking in the terminal.
         host, port, api_key_env: see `web.serve`.
         journal: `<out>.journal.jsonl` if not given.
 
     Raises:
-        ConfigError: there is no annotator, the files do not fit, or the page would be open to others.
-        DataError: a file cannot be read or written, or nothing in the input can be ranked.
+        ConfigError: the annotator is missing, the files do not fit, or the page would be open to others.
+        DataError: a file cannot be read or written, or the input has nothing to rank.
         EngineError: the page cannot be served.
     """
     target = Path(out).expanduser()
-    noted = Journal(Path(journal).expanduser() if journal else _beside(target, ".journal.jsonl"))
+    log = Journal(Path(journal).expanduser() if journal else _beside(target, ".journal.jsonl"))
     if not web and not (annotator or "").strip():
-        raise ConfigError("who ranks is not said", location="annotator", hint="give --annotator NAME")
-    _check_files(Path(source).expanduser(), target, noted.path)
+        raise ConfigError("the annotator is missing", location="annotator", hint="give --annotator NAME")
+    _check_files(Path(source).expanduser(), target, log.path)
     answers = _read(source, target)
     check_writable(answers, target)
 
     def write() -> None:
-        # Under the journal's lock: of two processes the last one to write has read all entries of both.
-        with noted.locked():
-            write_ranks(target, answers, read_rankings(answers.prompts, noted))
+        # Under the journal's lock: of two processes, the last to write has read the entries of both.
+        with log.locked():
+            write_ranks(target, answers, read_rankings(answers.prompts, log))
 
-    def opened(name: str) -> RankingSession:
-        return RankingSession(answers.prompts, noted.path, name, seed)
+    def open_session(name: str) -> RankingSession:
+        return RankingSession(answers.prompts, log.path, name, seed)
 
     if web:
         from reasongenrm.answers.web import serve
 
-        read_rankings(answers.prompts, noted)  # a journal of other answers is told here, not on the page
+        read_rankings(answers.prompts, log)  # a journal of other answers is an error here, not on the page
         write()
-        serve(opened, host, port, changed=write, annotator=annotator or "", api_key_env=api_key_env)
+        serve(open_session, host, port, changed=write, annotator=annotator or "", api_key_env=api_key_env)
     else:
         from reasongenrm.answers.terminal import rank_in_terminal
 
-        session = opened(annotator or "")
+        session = open_session(annotator or "")
         write()
         rank_in_terminal(session, changed=write)
-    print(summary(answers, target, noted))
+    print(summary(answers, target, log))
 
 
 def _beside(target: Path, ending: str) -> Path:
@@ -79,47 +79,49 @@ def _beside(target: Path, ending: str) -> Path:
 
 
 def _check_files(source: Path, target: Path, journal: Path) -> None:
-    """Check that no file is written over another, and none that somebody else made.
+    """Check that the files differ, and that the output is from this journal.
 
     Raises:
-        ConfigError: one would be.
+        ConfigError: a file would be overwritten.
     """
     files = [source, target, journal, _beside(target, ".dropped.jsonl")]
     if len({file.resolve() for file in files}) < len(files):
-        raise ConfigError("two of the files are one", location=str(target), hint="give --out another name")
+        raise ConfigError(
+            "two of the files are the same", location=str(target), hint="give --out another name"
+        )
     if target.exists() and not journal.exists():
         raise ConfigError(
-            "the output is there already, and there is no journal of how it came to be",
+            "the output exists, but its journal does not",
             location=str(target),
-            hint=f"give --out another name, move the file away, or bring back {journal}",
+            hint=f"give --out another name, move the file away, or restore {journal}",
         )
 
 
-def _read(source: str, target: Path) -> Answers:
-    """Read the input, write what is dropped beside the output, and say on stderr what is left out.
+def _read(source: str, target: Path) -> AnswersTable:
+    """Read the input, write its dropped rows beside the output, and print notes on stderr.
 
     Raises:
-        DataError: nothing is left.
+        DataError: no prompt has two answers.
     """
     answers = read_answers(source)
     dropped = _beside(target, ".dropped.jsonl")
     if answers.drops:
         write_jsonl(dropped, map(to_json, answers.drops))
     else:
-        dropped.unlink(missing_ok=True)  # of a former input
+        dropped.unlink(missing_ok=True)  # of an earlier input
     for note in answers.notes:
         print(f"{source}: {note}", file=sys.stderr)
     if not answers.prompts:
-        hint = f"{dropped} says why" if answers.drops else "give each prompt at least two answers"
-        raise DataError("there is no prompt with two answers to rank", location=source, hint=hint)
+        hint = f"the reasons are in {dropped}" if answers.drops else "give each prompt at least two answers"
+        raise DataError("no prompt has two answers to rank", location=source, hint=hint)
     return answers
 
 
-def summary(answers: Answers, target: Path, journal: Journal) -> str:
-    """Return one line: who ranked how much, what was dropped, and how far the annotators agree."""
+def summary(answers: AnswersTable, target: Path, journal: Journal) -> str:
+    """Return one line: rankings per annotator, dropped rows, and the agreement of the annotators."""
     ranked = read_rankings(answers.prompts, journal)
-    who = [f"{name} {len(found)}" for name, found in sorted(ranked.items())]
-    parts = [f"{target}: of {len(answers.prompts)} prompts are ranked by {', '.join(who) or 'nobody'}"]
+    counts = [f"{name} {len(orders)}" for name, orders in sorted(ranked.items())]
+    parts = [f"{target}: {len(answers.prompts)} prompts; ranked by {', '.join(counts) or 'nobody'}"]
     if answers.drops:
         parts.append(f"{len(answers.drops)} dropped ({_beside(target, '.dropped.jsonl').name})")
     if len(ranked) > 1:
@@ -134,6 +136,6 @@ def _agreement(target: Path) -> str:
     w = concordance and concordance["mean_w"]
     tau = correlation and correlation["mean_tau_b"]
     if concordance is None or w is None:
-        return "no agreement can be measured yet"
-    told = f"agreement (prompts: {concordance['rated']}): Kendall's W {w:.3f}"
-    return told if tau is None else f"{told}, mean pairwise tau-b {tau:.3f}"
+        return "not enough rankings to measure agreement"
+    line = f"agreement (prompts: {concordance['rated']}): Kendall's W {w:.3f}"
+    return line if tau is None else f"{line}, mean pairwise tau-b {tau:.3f}"

@@ -1,4 +1,4 @@
-"""One annotator's way through the prompts: rank, skip, undo. All that is known is what the journal says."""
+"""Ranking session of one annotator: rank, skip, undo. The journal holds the whole state."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reasongenrm.answers.journal import Entry, Journal, annotator_name
-from reasongenrm.answers.table import Order, Prompt
+from reasongenrm.answers.journal import Journal, JournalEntry, annotator_name
+from reasongenrm.answers.table import Order, PromptAnswers
 from reasongenrm.errors import ConfigError
 from reasongenrm.records import Message, content_id
 
 
 class WrongRanking(ConfigError):
-    """Groups that do not name every answer once."""
+    """Groups that do not contain every answer exactly once."""
 
 
 class StalePrompt(ConfigError):
-    """The annotator saw another prompt than the one that is to be ranked now."""
+    """The annotator saw another prompt than the current one."""
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """What an annotator is shown: nothing here says who wrote which answer.
+class RankingTask:
+    """A prompt to rank, without the models that wrote the answers.
 
     Attributes:
         id: the prompt's id.
         history: turns up to and including the last user turn.
-        answers: the answers' texts; they are called 1, 2, … in this order.
+        answers: the texts, numbered 1, 2, … in this order.
     """
 
     id: str
@@ -36,12 +36,12 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far an annotator is.
+class RankingProgress:
+    """Progress of an annotator.
 
     Attributes:
-        ranked: prompts that have a ranking.
-        skipped: prompts that were skipped and wait at the end.
+        ranked: prompts with a ranking.
+        skipped: skipped prompts, which come again at the end.
         total: all prompts.
     """
 
@@ -52,23 +52,23 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """An operation, and what it takes to undo it: the prompt's ranking and place in the queue before."""
+    """An operation with the data to undo it: the prompt's earlier ranking and place in the queue."""
 
-    entry: Entry
+    entry: JournalEntry
     order: Order | None
     place: int | None
 
 
 class _State:
-    """What a sequence of entries of one annotator comes to."""
+    """State of one annotator after a sequence of entries."""
 
     def __init__(self, queue: list[str]) -> None:
         self.queue = queue
         self.ranked: dict[str, Order] = {}
         self.done: list[_Done] = []
 
-    def apply(self, entry: Entry) -> None:
-        """Carry out one operation; that it fits was checked before it was written."""
+    def apply(self, entry: JournalEntry) -> None:
+        """Apply one operation; it was checked before it was written."""
         if entry.kind == "undo":
             if self.done:
                 self._undo(self.done.pop())
@@ -94,23 +94,23 @@ class _State:
             self.ranked[prompt] = done.order
 
 
-def read_rankings(prompts: Sequence[Prompt], journal: Journal) -> dict[str, dict[str, Order]]:
-    """Return annotator -> prompt id -> order, for those who have ranked a prompt.
+def read_rankings(prompts: Sequence[PromptAnswers], journal: Journal) -> dict[str, dict[str, Order]]:
+    """Return annotator -> prompt id -> order, for annotators with a ranking.
 
     Raises:
-        ConfigError: the journal is of other answers.
+        ConfigError: the journal belongs to other answers.
         DataError: the journal cannot be read.
     """
     known = {prompt.id: prompt for prompt in prompts}
     states: dict[str, _State] = {}
     for entry in journal.read()[0]:
         _check(entry, known, journal.path)
-        # The order in which prompts are asked does not bear on what is ranked.
+        # The order of the queue does not change the rankings.
         states.setdefault(entry.annotator, _State(list(known))).apply(entry)
     return {name: state.ranked for name, state in states.items() if state.ranked}
 
 
-def _check(entry: Entry, known: Mapping[str, Prompt], path: Path) -> None:
+def _check(entry: JournalEntry, known: Mapping[str, PromptAnswers], path: Path) -> None:
     prompt = known.get(entry.prompt)
     if prompt is not None:
         ids = sorted(answer for group in entry.order for answer in group)
@@ -122,29 +122,31 @@ def _check(entry: Entry, known: Mapping[str, Prompt], path: Path) -> None:
     raise ConfigError(
         f"the journal holds a ranking {problem} that the input does not have ({entry.prompt[:40]!r})",
         location=str(path),
-        hint="rank the answers it was begun with, or begin another (--journal FILE, or another --out)",
+        hint="rank the same answers as before, or use another journal (--journal FILE, or another --out)",
     )
 
 
 class RankingSession:
-    """An annotator's session. Opening it again over the same journal goes on where it stopped.
+    """An annotator's session. A session on the same journal resumes an earlier one.
 
     The order of the prompts, and of the answers within a prompt, is a function of their ids, the annotator
     and the seed. Other processes, and other sessions of the same annotator, may use the journal at the same
     time. A session itself is used by one thread at a time.
 
     Args:
-        prompts: what is to be ranked.
-        journal_path: the journal; made by the first operation.
+        prompts: with the answers to rank.
+        journal_path: the journal; created by the first operation.
         annotator: see `annotator_name`.
         seed: of the order.
 
     Raises:
-        ConfigError: the name cannot be used, or the journal is of other answers.
+        ConfigError: the name cannot be used, or the journal belongs to other answers.
         DataError: the journal cannot be read.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], journal_path: Path, annotator: str, seed: int = 17) -> None:
+    def __init__(
+        self, prompts: Sequence[PromptAnswers], journal_path: Path, annotator: str, seed: int = 17
+    ) -> None:
         self.annotator = annotator_name(annotator)
         self.seed = seed
         self.journal = Journal(journal_path)
@@ -156,24 +158,24 @@ class RankingSession:
         self.refresh()
 
     @property
-    def current(self) -> Question | None:
-        """What is to be ranked now; None when all is ranked."""
+    def current(self) -> RankingTask | None:
+        """The prompt to rank now; None when all are ranked."""
         if not self._state.queue:
             return None
         prompt = self._prompts[self._state.queue[0]]
         texts = {answer.id: answer.text for answer in prompt.answers}
-        return Question(prompt.id, prompt.history, tuple(texts[key] for key in self._shown(prompt)))
+        return RankingTask(prompt.id, prompt.history, tuple(texts[key] for key in self._shuffled_ids(prompt)))
 
     @property
-    def progress(self) -> Progress:
-        """How far this annotator is."""
+    def progress(self) -> RankingProgress:
+        """Progress of this annotator."""
         skipped = {done.entry.prompt for done in self._state.done if done.entry.kind == "skip"}
         waiting = skipped & set(self._state.queue)
-        return Progress(len(self._state.ranked), len(waiting), len(self._prompts))
+        return RankingProgress(len(self._state.ranked), len(waiting), len(self._prompts))
 
     @property
     def can_undo(self) -> bool:
-        """Whether there is a ranking or a skip to take back."""
+        """Whether there is a ranking or a skip to undo."""
         return bool(self._state.done)
 
     @property
@@ -185,58 +187,57 @@ class RankingSession:
         """Rank the current prompt.
 
         Args:
-            groups: numbers of answers as they are shown, from 1, the best group first; those of one group are
-                tied.
-            prompt: id of the prompt that was shown, if it is to be checked.
+            groups: numbers of the answers, from 1, the best group first; answers of one group are tied.
+            prompt: id of the prompt that the annotator saw, checked if given.
 
         Raises:
-            WrongRanking: an answer is missing, named twice, or not there.
+            WrongRanking: an answer is missing, repeated, or does not exist.
             StalePrompt: another prompt is current, or none.
             ConfigError, DataError: the journal cannot be used.
         """
 
-        def ranking() -> Entry:
+        def ranking() -> JournalEntry:
             current = self._prompts[self._expect(prompt)]
             _check_groups(groups, len(current.answers))
-            shown = self._shown(current)
+            shown = self._shuffled_ids(current)
             order = tuple(tuple(shown[number - 1] for number in sorted(group)) for group in groups)
-            return Entry(self.annotator, "rank", current.id, order)
+            return JournalEntry(self.annotator, "rank", current.id, order)
 
         self._write(ranking)
 
     def skip(self, *, prompt: str | None = None) -> None:
-        """Put the current prompt behind all others.
+        """Move the current prompt to the end of the queue.
 
         Raises:
             StalePrompt: another prompt than the given one is current, or none.
             ConfigError, DataError: the journal cannot be used.
         """
-        self._write(lambda: Entry(self.annotator, "skip", self._expect(prompt)))
+        self._write(lambda: JournalEntry(self.annotator, "skip", self._expect(prompt)))
 
     def undo(self) -> None:
-        """Take back this annotator's last ranking or skip that still holds.
+        """Undo this annotator's last ranking or skip.
 
         Raises:
             ConfigError: there is none, or the journal cannot be used.
             DataError: the journal cannot be used.
         """
 
-        def taken_back() -> Entry:
+        def undo_entry() -> JournalEntry:
             if not self._state.done:
                 raise ConfigError("there is nothing to undo", hint="rank or skip a prompt first")
-            return Entry(self.annotator, "undo", self._state.done[-1].entry.prompt)
+            return JournalEntry(self.annotator, "undo", self._state.done[-1].entry.prompt)
 
-        self._write(taken_back)
+        self._write(undo_entry)
 
-    def _write(self, made: Callable[[], Entry]) -> None:
-        """Append an operation, made from all that the journal holds by now, and take it in."""
+    def _write(self, make_entry: Callable[[], JournalEntry]) -> None:
+        """Append an operation that is made from the current journal, and apply it."""
         with self.journal.locked() as file:
             self.refresh()
-            self.journal.append(file, made())
+            self.journal.append(file, make_entry())
             self.refresh()
 
     def refresh(self) -> None:
-        """Take in what other sessions of this annotator wrote since.
+        """Apply the new entries of other sessions of this annotator.
 
         Raises:
             ConfigError, DataError: the journal cannot be used.
@@ -252,24 +253,24 @@ class RankingSession:
     def _expect(self, prompt: str | None) -> str:
         current = self._state.queue[0] if self._state.queue else None
         if current is None:
-            raise StalePrompt("all prompts are ranked", hint="undo takes the last ranking back")
+            raise StalePrompt("all prompts are ranked", hint="undo removes the last ranking")
         if prompt not in (None, current):
-            raise StalePrompt("another prompt is to be ranked now", hint="look at it again, then rank it")
+            raise StalePrompt("another prompt is current", hint="look at the current prompt, then rank it")
         return current
 
-    def _shown(self, prompt: Prompt) -> list[str]:
-        """Return the answers' ids in the order in which they are shown."""
+    def _shuffled_ids(self, prompt: PromptAnswers) -> list[str]:
+        """Return the ids of the answers in this annotator's order."""
         ids = [answer.id for answer in prompt.answers]
         return sorted(ids, key=lambda key: content_id("answer", prompt.id, key, self.annotator, self.seed))
 
 
 def _check_groups(groups: Sequence[Sequence[int]], count: int) -> None:
-    """Check that every number from 1 to `count` stands in one group.
+    """Check that every number from 1 to `count` is in one group.
 
     Raises:
-        WrongRanking: it does not.
+        WrongRanking: a number is missing, repeated, or out of range.
     """
-    hint = f"name each of 1 to {count} once, the best first"
+    hint = f"give each of 1 to {count} once, the best first"
     seen: set[int] = set()
     for group in groups:
         if not group:
@@ -278,10 +279,8 @@ def _check_groups(groups: Sequence[Sequence[int]], count: int) -> None:
             if not 1 <= number <= count:
                 raise WrongRanking(f"there is no answer {number}", hint=hint)
             if number in seen:
-                raise WrongRanking(f"answer {number} is named twice", hint=hint)
+                raise WrongRanking(f"answer {number} is repeated", hint=hint)
             seen.add(number)
     missing = [str(number) for number in range(1, count + 1) if number not in seen]
     if missing:
-        noun = "answer" if len(missing) == 1 else "answers"
-        verb = "is" if len(missing) == 1 else "are"
-        raise WrongRanking(f"{noun} {', '.join(missing)} {verb} not ranked", hint=hint)
+        raise WrongRanking(f"not ranked: answer {', '.join(missing)}", hint=hint)

@@ -1,4 +1,4 @@
-"""Ranking in a terminal: prompt and answers as text, one line of input per prompt."""
+"""Rank answers in a terminal: one line of input per prompt."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from reasongenrm.answers.session import Question, RankingSession, StalePrompt
+from reasongenrm.answers.session import RankingSession, RankingTask, StalePrompt
 from reasongenrm.errors import ConfigError, DataError, ReasonGenRMError
 
 HELP = (
-    "Give the numbers of the answers, the best first, with = between answers that are as good: 3 1=2 4. "
+    "Type the numbers of the answers, the best first, with = between equally good ones: 3 1=2 4. "
     "s skips the prompt (it comes again at the end), u undoes the last ranking or skip, "
-    "q quits (what is ranked is kept), ? shows this."
+    "q quits (all rankings are kept), ? shows this help."
 )
-ASKED = "best first (3 1=2 4), s skip, u undo, q quit, ? help: "
+INPUT_PROMPT = "best first (3 1=2 4), s skip, u undo, q quit, ? help: "
 
-# Line separators that a terminal may act on, and what turns the direction of the text around it.
+# Line separators that a terminal may act on, and controls of the text direction.
 _INVISIBLE = frozenset("\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def visible(text: str) -> str:
-    """Return a text in which nothing steers a terminal or hides: controls and bidi overrides become signs.
+    """Return a text whose control characters and bidi overrides are replaced by visible signs.
 
-    New lines and tabs stay; a Windows line end is a new line.
+    New lines and tabs are kept; a Windows line end becomes a new line.
     """
     return "".join(map(_visible, text.replace("\r\n", "\n")))
 
@@ -42,22 +42,22 @@ def parse_ranking(text: str) -> list[list[int]]:
     """Return the groups of a line such as `3 1=2 4`, the best first.
 
     Raises:
-        ConfigError: something is no number.
+        ConfigError: a part is not a number.
     """
-    hint = "write it like this: 3 1=2 4, or ? for help"
+    hint = "example: 3 1=2 4; ? for help"
     groups = re.sub(r"\s*=\s*", "=", text).split()
     for number in (part for group in groups for part in group.split("=")):
         if not number:
             raise ConfigError("a tie (=) needs an answer on both sides", hint=hint)
         if not re.fullmatch("[0-9]{1,6}", number):
-            raise ConfigError(f"{visible(number)[:40]!r} is no number of an answer", hint=hint)
+            raise ConfigError(f"{visible(number)[:40]!r} is not the number of an answer", hint=hint)
     return [[int(number) for number in group.split("=")] for group in groups]
 
 
-def _typed(question: str) -> str:
+def _read_line(question: str) -> str:
     line = input(question)
     if not sys.stdin.isatty():
-        print()  # nobody saw the end of the line that was given
+        print()  # the input has no visible line end
     return line
 
 
@@ -65,13 +65,13 @@ def rank_in_terminal(
     session: RankingSession,
     *,
     console: Any = None,
-    ask: Callable[[str], str] = _typed,
+    ask: Callable[[str], str] = _read_line,
     changed: Callable[[], None] = lambda: None,
 ) -> None:
     """Ask for rankings until the annotator quits or input ends.
 
     Args:
-        session: whose current prompt is shown.
+        session: of the annotator.
         console: a rich console; standard output if not given.
         ask: shows a text and returns a line; raises EOFError at the end of the input.
         changed: called after every ranking, skip and undo.
@@ -86,27 +86,25 @@ def rank_in_terminal(
     _show(console, session, question)
     while True:
         try:
-            typed = ask(ASKED).strip()
+            typed = ask(INPUT_PROMPT).strip()
         except EOFError:
-            console.print()  # the line that asks has no end
+            console.print()  # end the line of the input prompt
             return
         except UnicodeDecodeError:
-            raise DataError(
-                "what was typed is not UTF-8", location="stdin", hint="set LANG=C.UTF-8"
-            ) from None
+            raise DataError("the input is not UTF-8", location="stdin", hint="set LANG=C.UTF-8") from None
         if typed.lower() == "q" or (not typed and question is None):
             return
         if not typed or typed == "?":
             _say(console, HELP)
             continue
-        if _done(console, session, question, typed):
+        if _execute(console, session, question, typed):
             changed()
             question = session.current
             _show(console, session, question)
 
 
-def _done(console: Any, session: RankingSession, question: Question | None, typed: str) -> bool:
-    """Carry out one line; say what is wrong with it and return False if nothing changed."""
+def _execute(console: Any, session: RankingSession, question: RankingTask | None, typed: str) -> bool:
+    """Execute one line; print its error and return False if nothing changed."""
     prompt = question.id if question else None
     try:
         if typed.lower() == "u":
@@ -115,7 +113,7 @@ def _done(console: Any, session: RankingSession, question: Question | None, type
             session.skip(prompt=prompt)
         else:
             session.rank(parse_ranking(typed), prompt=prompt)
-    except StalePrompt as error:  # the same annotator goes on elsewhere, too
+    except StalePrompt as error:  # the same annotator also works elsewhere
         _say(console, str(error))
         return True
     except DataError:  # of the journal, not of the line
@@ -130,8 +128,8 @@ def _say(console: Any, text: str) -> None:
     console.print(visible(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def _show(console: Any, session: RankingSession, question: Question | None) -> None:
-    """Show a prompt and its answers, or that there is none left."""
+def _show(console: Any, session: RankingSession, question: RankingTask | None) -> None:
+    """Show a prompt and its answers, or that all are ranked."""
     from rich.panel import Panel
     from rich.rule import Rule
     from rich.text import Text
@@ -140,9 +138,9 @@ def _show(console: Any, session: RankingSession, question: Question | None) -> N
     counts = f"{now.ranked} of {now.total} ranked" + (f", {now.skipped} skipped" if now.skipped else "")
     console.print(Rule(Text(f"{visible(session.annotator)}: {counts}")))
     if question is None:
-        _say(console, "All prompts are ranked: q ends, u takes the last ranking back.")
+        _say(console, "All prompts are ranked: q quits, u undoes the last ranking.")
         return
-    # Text, and never markup: what a model wrote is data.
+    # Text, never markup: a model's answer is data.
     for turn in question.history:
         console.print(
             Panel(Text(visible(turn["content"])), title=Text(visible(turn["role"])), border_style="cyan")
