@@ -107,10 +107,10 @@ def test_the_public_face_loads_what_is_used() -> None:
         "assert 'pydantic' in sys.modules and not {'torch', 'transformers'} & sys.modules.keys()\n"
         "from reasongenrm import Judge, ScalarRewardModel\n"
         "assert (Judge.__name__, ScalarRewardModel.__name__) == ('Judge', 'ScalarRewardModel')\n"
-        "reasongenrm.judges\n"
+        "reasongenrm.unknown_name\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.endswith("AttributeError: module 'reasongenrm' has no attribute 'judges'\n"), (
+    assert done.stderr.endswith("AttributeError: module 'reasongenrm' has no attribute 'unknown_name'\n"), (
         done.stderr
     )
 

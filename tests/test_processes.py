@@ -1,4 +1,4 @@
-"""Rows in order from worker processes that hold little and die with their parent."""
+"""Ordered results of worker processes that hold little and die with their parent."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def fail(rows: list[int]) -> list[int]:
     raise ValueError(f"{len(rows)} rows")
 
 
-def test_a_chunk_or_less_is_worked_on_here() -> None:
+def test_one_chunk_is_computed_in_this_process() -> None:
     found = list(map_chunks(work, range(5), chunk=6, prepare=prepare, arguments=(10,)))
     assert found == [(10 + n, os.getpid()) for n in range(5)]
     assert list(map_chunks(work, [], chunk=6, prepare=prepare, arguments=(0,))) == []
 
 
-def test_more_goes_to_other_processes_and_comes_back_in_order_before_all_is_read() -> None:
+def test_chunks_are_computed_by_workers_in_order_before_all_is_read() -> None:
     read = 0
 
     def rows() -> Iterator[int]:
@@ -65,7 +65,7 @@ def test_a_worker_that_is_killed_is_an_error() -> None:
         list(map_chunks(die, range(50), chunk=10, prepare=prepare, arguments=(0,)))
 
 
-def test_what_a_worker_raises_comes_here() -> None:
+def test_an_exception_of_a_worker_is_raised_here() -> None:
     with pytest.raises(ValueError, match="10 rows"):
         list(map_chunks(fail, range(50), chunk=10, prepare=prepare, arguments=(0,)))
 

@@ -1,4 +1,4 @@
-"""Ids are functions of content alone; records survive a trip through JSON."""
+"""Ids depend only on content; records survive a round trip through JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_ids_never_change() -> None:
     assert PreferencePair.make([USER], "yes", "no", "s").id == hashlib.sha256(hashed).hexdigest()[:16]
 
 
-def test_ids_tell_where_a_part_ends() -> None:
+def test_ids_depend_on_the_boundaries_of_parts() -> None:
     same_letters = [("ab", "c"), ("a", "bc"), ("abc",), ("a", "b", "c"), ("abc", ""), ("", "abc"), (["abc"],)]
     assert len({content_id(*parts) for parts in same_letters}) == len(same_letters)
 
@@ -42,7 +42,7 @@ def test_ids_ignore_the_order_of_keys() -> None:
     assert content_id({"role": "user", "content": "x"}) == content_id({"content": "x", "role": "user"})
 
 
-def test_lone_surrogates_have_ids_of_their_own() -> None:
+def test_lone_surrogates_have_distinct_ids() -> None:
     texts = ["\ud800", "\udfff", "?", "\ufffd", "\\ud800"]
     assert len({content_id(text) for text in texts}) == len(texts)
 
@@ -73,7 +73,7 @@ def test_unit_hash_fills_its_range_evenly() -> None:
     assert all(abs(count - 2000) < deviation for count in tenths), tenths
 
 
-def test_a_pairs_id_is_that_of_its_content_without_the_source() -> None:
+def test_the_id_of_a_pair_ignores_its_source() -> None:
     pair = PreferencePair.make([USER], "yes", "no", "here")
     assert pair.id == PreferencePair.make((dict(USER),), "yes", "no", "there").id  # type: ignore[arg-type]
     others = [

@@ -80,7 +80,7 @@ def test_a_second_process_is_refused_until_the_first_one_ends(holder: subprocess
     claim({})
 
 
-def test_a_killed_process_holds_nothing(holder: subprocess.Popen[str]) -> None:
+def test_a_killed_process_releases_the_folder(holder: subprocess.Popen[str]) -> None:
     holder.kill()
     holder.wait(timeout=30)
     claim({})
@@ -159,7 +159,7 @@ def test_a_manifest_holds_everything_needed_to_repeat_the_stage() -> None:
     assert manifest["git"] == "unknown"  # this folder is no repository
 
 
-def test_a_files_hash_is_that_of_its_content(tmp_path: Path) -> None:
+def test_the_hash_of_a_file_depends_on_its_content(tmp_path: Path) -> None:
     assert file_hash("a") == "absent"
     Path("a").write_bytes(b"abc")
     assert file_hash("a") == "ba7816bf8f01cfea"  # SHA-256 of "abc", FIPS 180-2
@@ -167,7 +167,7 @@ def test_a_files_hash_is_that_of_its_content(tmp_path: Path) -> None:
     assert file_hash("a") not in ("absent", "ba7816bf8f01cfea")
 
 
-def test_a_folders_hash_is_that_of_its_names_and_sizes() -> None:
+def test_the_hash_of_a_folder_depends_on_names_and_contents() -> None:
     folder = Path("model")
     (folder / "deep").mkdir(parents=True)
     seen = {file_hash(folder)}
@@ -181,7 +181,7 @@ def test_a_folders_hash_is_that_of_its_names_and_sizes() -> None:
     assert file_hash(folder) in seen
 
 
-def test_weights_of_the_same_size_are_told_apart(tmp_path: Path) -> None:
+def test_weights_of_equal_size_have_different_hashes(tmp_path: Path) -> None:
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(b"one")
     before = file_hash(tmp_path)

@@ -1,4 +1,4 @@
-"""Append-only files: a kill at any byte costs at most one row, and the finished file is the same."""
+"""Append-only files: a kill at any byte loses at most one row, and the finished file is the same."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def whole(folder: Path) -> tuple[bytes, bytes]:
     return part, store.final.read_bytes()
 
 
-def test_a_kill_at_any_byte_costs_the_torn_row_alone(tmp_path: Path) -> None:
+def test_a_kill_at_any_byte_loses_at_most_the_incomplete_row(tmp_path: Path) -> None:
     part, final = whole(tmp_path)
     lines = part.splitlines(keepends=True)
     assert len(lines) >= 4
@@ -78,7 +78,7 @@ def test_a_kill_at_any_byte_costs_the_torn_row_alone(tmp_path: Path) -> None:
     texts=st.lists(st.text(st.characters(), max_size=8), min_size=1, max_size=5),
     data=st.data(),
 )
-def test_any_kills_at_any_place_give_the_same_bytes(texts: list[str], data: st.DataObject) -> None:
+def test_kills_anywhere_give_the_same_bytes(texts: list[str], data: st.DataObject) -> None:
     rows = [{"id": str(number), "text": text} for number, text in enumerate(texts)]
     expected = "".join(map(dump_line, reversed(rows))).encode()
     with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +100,7 @@ def test_any_kills_at_any_place_give_the_same_bytes(texts: list[str], data: st.D
     [b"\x00" * 40, b"{", b"[1]\n", b'"id"\n', b"7\n", b"null\n", b"\n", b'{"no": "id"}\n', b'{"id": {}}\n', b"\xff\xfe\n",
      b'{"id": "e"}'],
 )  # fmt: skip
-def test_what_is_no_row_is_cut_off(tail: bytes, tmp_path: Path) -> None:
+def test_anything_but_a_row_is_cut_off(tail: bytes, tmp_path: Path) -> None:
     good = dump_line({"id": "a"}).encode()
     part_of(tmp_path / "x.jsonl").write_bytes(good + tail + b'{"id": "z"}\n')
     store = PartStore(tmp_path / "x.jsonl")
@@ -131,7 +131,7 @@ def test_finish_before_all_is_done_loses_nothing(tmp_path: Path) -> None:
     assert [row["id"] for row in read_jsonl(again.final)] == ["a", "b"]
 
 
-def test_a_finished_store_is_read_and_never_written(tmp_path: Path) -> None:
+def test_a_finished_store_is_read_only(tmp_path: Path) -> None:
     store = PartStore(tmp_path / "x.jsonl")
     store.append([{"id": "a", "n": 1}])
     store.finish(["a"])
@@ -142,7 +142,7 @@ def test_a_finished_store_is_read_and_never_written(tmp_path: Path) -> None:
     assert not again.part.exists()
 
 
-def test_a_kill_before_the_part_is_removed_leaves_no_litter(tmp_path: Path) -> None:
+def test_a_kill_before_the_part_is_removed_leaves_no_file(tmp_path: Path) -> None:
     store = PartStore(tmp_path / "x.jsonl")
     store.append([{"id": "a"}])
     left = store.part.read_bytes()
@@ -153,7 +153,7 @@ def test_a_kill_before_the_part_is_removed_leaves_no_litter(tmp_path: Path) -> N
     assert not again.part.exists()
 
 
-def test_append_takes_each_id_once_and_the_first_counts(tmp_path: Path) -> None:
+def test_append_keeps_the_first_row_of_each_id(tmp_path: Path) -> None:
     store = PartStore(tmp_path / "x.jsonl")
     store.append([{"id": "a", "n": 1}, {"id": "a", "n": 2}])
     store.append([{"id": "a", "n": 3}, {"id": "b", "n": 4}])
@@ -189,7 +189,7 @@ def test_read_jsonl_names_file_and_line(line: bytes, tmp_path: Path) -> None:
 
 
 @given(st.lists(st.dictionaries(st.text(), VALUES, max_size=3), max_size=4))
-def test_rows_come_back_as_they_went(rows: list[dict[str, Any]]) -> None:
+def test_rows_are_read_back_unchanged(rows: list[dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.jsonl"
         assert write_jsonl(path, rows) == len(rows)
@@ -198,7 +198,7 @@ def test_rows_come_back_as_they_went(rows: list[dict[str, Any]]) -> None:
 
 
 @given(st.text(st.characters(categories=["Cs", "Lu", "So"]), max_size=6))
-def test_surrogates_come_back(text: str) -> None:
+def test_surrogates_are_read_back(text: str) -> None:
     line = dump_line({"text": text})
     line.encode("utf-8")
     # JSON cannot tell a pair of surrogates from the character they spell; a lone one comes back as it was.
@@ -208,21 +208,21 @@ def test_surrogates_come_back(text: str) -> None:
 
 
 @given(st.dictionaries(st.text(), st.text(st.characters()) | st.lists(st.text()), max_size=4))
-def test_rows_of_texts_say_the_same(row: dict[str, Any]) -> None:
+def test_dump_texts_writes_what_dump_line_writes(row: dict[str, Any]) -> None:
     assert json.loads(dump_texts(row)) == json.loads(dump_line(row)) and dump_texts(row).endswith(b"\n")
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_rows_of_odd_texts_say_the_same(row: dict[str, Any]) -> None:
+def test_dump_texts_writes_odd_texts_as_dump_line_does(row: dict[str, Any]) -> None:
     assert json.loads(dump_texts(row)) == json.loads(dump_line(row))
 
 
-def test_text_stays_readable_unless_it_cannot() -> None:
+def test_text_is_escaped_only_if_it_has_to_be() -> None:
     assert dump_line({"t": "é 😀"}) == '{"t": "é 😀"}\n'
     assert dump_line({"t": "é \udc00"}) == '{"t": "\\u00e9 \\udc00"}\n'
 
 
-def test_numbers_that_json_has_not_are_refused() -> None:
+def test_numbers_that_json_lacks_are_refused() -> None:
     for value in (float("nan"), float("inf"), float("-inf")):
         with pytest.raises(ValueError, match="JSON"):
             dump_line({"x": value})
@@ -242,7 +242,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_bytes() == b"text\r\n"
 
 
-def test_json_documents_have_sorted_keys_and_take_any_text(tmp_path: Path) -> None:
+def test_json_documents_have_sorted_keys_and_any_text(tmp_path: Path) -> None:
     write_json(tmp_path / "deep" / "x.json", {"b": "\ud800 é", "a": 5e-5})
     text = (tmp_path / "deep" / "x.json").read_text()
     assert text.index('"a"') < text.index('"b"') and text.endswith("}\n")
@@ -268,7 +268,7 @@ for attempt in (lambda: PartStore(Path("x.jsonl")).append(rows), lambda: write_j
 """
 
 
-def test_a_disk_that_takes_no_more_is_named_and_what_is_whole_is_kept(tmp_path: Path) -> None:
+def test_a_full_disk_is_named_and_complete_rows_are_kept(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True, check=True
     )

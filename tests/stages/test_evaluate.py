@@ -1,4 +1,4 @@
-"""Stage 3 before anything is loaded."""
+"""Checks of stage 3 that need no model."""
 
 from __future__ import annotations
 
