@@ -419,8 +419,8 @@ def test_rows_of_only_one_run_are_counted_and_named(tmp_path: Path) -> None:
     assert numbers["difference"] == other.score - ours.score
     assert numbers["reference"]["score"] == ours.score and numbers["model"]["score"] == other.score
     [note] = numbers["notes"]
-    assert "13 rows that both judged" in note and "2 of mine/base alone" in note
-    assert "4 of theirs/base alone" in note and all(r.id in note for r in (*rows[:2], *rows[16:], changed))
+    assert "13 rows that both judged" in note and "2 only in mine/base" in note
+    assert "4 only in theirs/base" in note and all(r.id in note for r in (*rows[:2], *rows[16:], changed))
     text = (tmp_path / "out" / "compare.md").read_text(encoding="utf-8")
     assert "13 rows that both judged" in text and "1 with other subsets, comparisons or details" in text
     listed = {c["id"] for c in read_jsonl(tmp_path / "out" / "changes.jsonl")}
@@ -442,7 +442,7 @@ def test_a_benchmark_that_the_reference_has_not_judged(tmp_path: Path) -> None:
     ]
     assert any("p (pairs) was not judged by a/base" in note for note in numbers["notes"])
     numbers = compared([first, second], tmp_path / "out")
-    assert any("p (pairs) was judged by b/base alone" in note for note in numbers["notes"])
+    assert any("p (pairs) was judged only by b/base" in note for note in numbers["notes"])
     with pytest.raises(DataError, match="a/base shares no judged row"):
         compare_runs([first, third], tmp_path / "none")
     assert not (tmp_path / "none").exists()

@@ -148,6 +148,18 @@ def test_a_published_benchmark_keeps_its_hub_id_and_is_called_partial(tmp_path: 
     assert "was judged in part" in body and "toy" not in body
 
 
+def test_benchmarks_of_one_dataset_keep_their_own_results(tmp_path: Path) -> None:
+    from huggingface_hub import ModelCard
+
+    rows = rows_of(["hep-go", "donotanswer"], 3)
+    benchmarks = {key: (rows, {"genrm": judged(rows, key)}) for key in ("mine", "yours")}
+    data = ModelCard.load(write_model_card(write_run(tmp_path / "r", benchmarks), "genrm")).data
+    scores = {r.dataset_config: r.metric_value for r in data.eval_results if r.metric_name == "score (%)"}
+    run = read_run(tmp_path / "r")
+    assert scores == {b.key: round(100 * b.models[0].score.score, 2) for b in run.benchmarks}
+    assert len({result.dataset_name for result in data.eval_results}) == 2
+
+
 def test_names_and_paths_are_escaped(copy: Path) -> None:
     evil = "<script>*x*</script>\n---\n# heading | `code` [a](b)"
 

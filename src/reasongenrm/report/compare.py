@@ -20,7 +20,7 @@ _MOST_ROWS = 25  # changed rows of a kind in compare.md; changes.jsonl and the p
 _EXPLANATIONS = (
     "Scores are the benchmark's official ones, in %. The difference is that of the two scores, in points, with its 95% "
     "paired bootstrap interval: rows are resampled within their subsets, both models' results of a row together.",
-    "Better and worse: rows that the model alone, and that the reference alone, has right in every order of every "
+    "Better and worse: rows that only the model, or only the reference, has right in every order of every "
     "comparison. p: McNemar's exact test of whether both are equally likely (McNemar 1947, Psychometrika 12:153-157).",
     "The last three columns count the rows that changed from the reference to the model: right to wrong and wrong to "
     "right in every order of every comparison, and every other change of outcome. Outcomes: "

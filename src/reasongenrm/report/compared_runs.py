@@ -133,7 +133,7 @@ def compare_all(files: Mapping[str, RunFiles], models: Sequence[tuple[str, str]]
     notes: list[str] = []
     for (key, kind), (reference, *others) in by_benchmark.items():
         if not others:
-            notes.append(f"{key} ({kind}) was judged by {reference.label} alone, and is not compared.")
+            notes.append(f"{key} ({kind}) was judged only by {reference.label}, and is not compared.")
         elif reference.label != labels[0]:
             notes.append(f"{key} ({kind}) was not judged by {labels[0]}: the reference is the next model.")
         for other in others:

@@ -73,13 +73,13 @@ class ModelComparison:
     Attributes:
         reference, model: the two.
         rows: how many rows both judged.
-        only_reference, only_model: ids of the rows that one alone judged.
+        only_reference, only_model: ids of the rows that only one of them judged.
         unlike: ids that both have, of rows that are not the same in subset, comparisons or details.
         scores: the official scores of reference and model on these rows.
         difference: the model's score minus the reference's.
         interval: 95% paired bootstrap interval of the difference.
-        paired: McNemar's exact test; "better" are rows that the model alone has right in every order.
-        p_holm: its p-value corrected for all comparisons made together; None where there is only one.
+        paired: McNemar's exact test; "better" are rows that only the model has right in every order.
+        p_holm: its p-value corrected for all comparisons of the call; None where there is only one.
         transitions: (outcome with the reference, outcome with the model) -> rows.
         changes: the rows on which they differ, by subset and id.
         notes: what a reader must know besides.
@@ -229,7 +229,7 @@ def _row_notes(
         return ", ".join(ids[:_MOST_IDS]) + (", …" if len(ids) > _MOST_IDS else "")
 
     absent = [
-        f"{len(ids):,} of {one.label} alone ({names(ids)})"
+        f"{len(ids):,} only in {one.label} ({names(ids)})"
         for one, ids in zip(models, only, strict=True)
         if ids
     ]

@@ -27,7 +27,7 @@ class Cost:
 
     Attributes:
         prompt_tokens, tokens: tokens read and tokens sampled, rescues included.
-        requests: requests made.
+        requests: requests to the engine.
         seconds: wall time of the engine, from a file beside the completions: it differs from run to run, and
             scores.json does not; None where it is not known.
     """

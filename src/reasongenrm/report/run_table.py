@@ -24,31 +24,6 @@ from reasongenrm.report.tables import (
 
 _Z = 1.959963984540054  # the 97.5% quantile of the normal distribution
 
-_NOTES = {
-    "score [95%]": "The benchmark's official score, and its bootstrap interval over rows.",
-    "swap mean": "Mean credit of the rows over both orders, without section weights.",
-    "strict": "The score when only rows that are right in every order count.",
-    "consistency [95%]": "Share of comparisons whose two orders name the same answer, "
-    "of those with a letter in both.",
-    "share of A": "Position bias: how often a verdict names A. 50 is unbiased when both orders are judged.",
-    "first answer when inconsistent": "Of the inconsistent comparisons, those that name A in both orders.",
-    "second answer when inconsistent": "Of the inconsistent comparisons, those that name B in both orders.",
-    "length bias": "How much more often the longer answer is preferred than it is right, in points.",
-    "accuracy, right answer longer": "Mean credit where the right answer is the longer one.",
-    "accuracy, right answer shorter": "Mean credit where the right answer is the shorter one.",
-    "ECE": "Expected calibration error of P(right answer), ten bins; 0 is calibrated.",
-    "Brier score": "Mean squared error of P(right answer); 0 is best, 0.25 is a coin.",
-    "n": "Judgements: a row judged in both orders counts twice. n is the sum of the six lines below.",
-    "unparsed": "No verdict could be read.",
-    "truncated": "The completion ran out of tokens before its verdict.",
-    "error": "The engine failed, or the prompt did not fit.",
-    "rescued": "A second request allowed only a verdict; each of these also has an outcome above.",
-    "prompt tokens": "Tokens read.",
-    "sampled tokens": "Tokens written, rescues included.",
-    "requests": "Requests to the engine.",
-    "seconds": "Wall time of the engine.",
-}
-
 _DIAGNOSTICS: tuple[tuple[str, str, Callable[[Diagnostics], str]], ...] = (
     ("Bias", "consistency [95%]", lambda d: with_interval(d.consistency, d.consistency_interval)),
     ("Bias", "share of A", lambda d: percent(d.position_bias)),
@@ -76,13 +51,11 @@ class MetricLine:
     Attributes:
         group: the topic; lines of a group follow each other.
         label: what is measured.
-        note: what that means, in a sentence or two.
         cells: one per model.
     """
 
     group: str
     label: str
-    note: str
     cells: tuple[str, ...]
 
 
@@ -159,16 +132,14 @@ def metric_lines(benchmark: BenchmarkRun) -> list[MetricLine]:
     """Return the lines of the table; shares are percentages without a sign."""
     models = benchmark.models
 
-    def line(group: str, label: str, cell: Callable[[ModelRun], str], note: str = "") -> MetricLine:
-        return MetricLine(group, label, note or _NOTES.get(label, ""), tuple(map(cell, models)))
+    def line(group: str, label: str, cell: Callable[[ModelRun], str]) -> MetricLine:
+        return MetricLine(group, label, tuple(map(cell, models)))
 
     def section(name: str) -> MetricLine:
-        note = "Accuracy of the section, from its subsets."
-        return line("Score", f"{name} [95%]", lambda m: _section_cell(m, name), note)
+        return line("Score", f"{name} [95%]", lambda m: _section_cell(m, name))
 
     def detail(name: str) -> MetricLine:
-        note = "Also published by the benchmark."
-        return line("Score", name, lambda m: percent(m.score.details.get(name)), note)
+        return line("Score", name, lambda m: percent(m.score.details.get(name)))
 
     def diagnostic(group: str, label: str, cell: Callable[[Diagnostics], str]) -> MetricLine:
         return line(group, label, lambda m: cell(m.diagnostics))

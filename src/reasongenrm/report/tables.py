@@ -126,7 +126,7 @@ def footnotes(scores: Sequence[BenchmarkScore]) -> tuple[str, ...]:
         )
     if any(score.toy for score in scores):
         notes.append(
-            "‡ toy benchmark made by this suite: it shows that the stages work; its scores compare with no published ones."
+            "‡ toy benchmark made by this suite: it shows that the stages work; do not compare its scores with published ones."
         )
     return tuple(notes)
 
