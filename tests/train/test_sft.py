@@ -70,26 +70,26 @@ def test_a_prompt_that_is_a_text_is_one_user_turn(
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message"),
     [
-        {"prompt": None},
-        {"prompt": []},
-        {"prompt": ["x"]},
-        {"prompt": [{"role": "user"}]},
-        {"reason": None},
-        {"response": 1},
+        ({"prompt": None}, "`prompt` is missing or null"),
+        ({"prompt": []}, "`prompt` has no messages"),
+        ({"prompt": ["x"]}, "`prompt[0]` is a string"),
+        ({"prompt": [{"role": "user"}]}, "`prompt[0].content` is missing or null"),
+        ({"prompt": [{"role": "assistant", "content": "x"}]}, "`prompt` has the turns assistant"),
+        ({"reason": None}, "`reason` is missing or null"),
+        ({"response": 1}, "`response` is a number"),
     ],
-    ids=str,
 )
-def test_a_record_that_is_not_one_is_named(
-    encoders: dict[str, ChatEncoder], tmp_path: Path, change: dict[str, Any]
+def test_an_invalid_record_is_named(
+    encoders: dict[str, ChatEncoder], tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     row = {"prompt": "hi", "reason": "", "response": "[[A]]"}
     path = tmp_path / "sft.jsonl"
     write_jsonl(path, [row, row | change])
-    with pytest.raises(DataError, match="a training record needs") as caught:
+    with pytest.raises(DataError) as caught:
         list(training_rows([path], encoders["reason"], 1000))
-    assert caught.value.location == f"{path}:2"
+    assert caught.value.location == f"{path}:2" and caught.value.problem.startswith(message)
 
 
 def test_tokenising_names_the_line_of_an_error(
@@ -100,7 +100,7 @@ def test_tokenising_names_the_line_of_an_error(
     path = recipe.folder / "sft.jsonl"
     for rows, message in (
         ([], "no records to train on"),
-        ([{"prompt": "hi"}], f"{path}:1: a training record needs"),
+        ([{"prompt": "hi"}], f"{path}:1: `reason` is missing or null"),
     ):
         write_jsonl(path, rows)
         with pytest.raises(DataError, match=message):

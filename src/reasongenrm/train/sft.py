@@ -20,7 +20,8 @@ from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import TrainingStep
 from reasongenrm.errors import ConfigError, DataError, ReasonGenRMError, first_line
 from reasongenrm.processes import die_with_parent, has_ended
-from reasongenrm.records import Message, content_id
+from reasongenrm.records import content_id
+from reasongenrm.rows.turns import BadRow, check_text, read_prompt
 from reasongenrm.store import read_jsonl, write_json
 from reasongenrm.train.scalar import check_config
 from reasongenrm.train.trainer import (
@@ -91,7 +92,14 @@ def training_rows(
     for file in files:
         for line, row in enumerate(read_jsonl(file), 1):
             location = f"{file}:{line}"
-            asked, written = encoder.record(*_record_parts(row, location))
+            try:
+                prompt = read_prompt(row.get("prompt"), "prompt")
+                reason, response = (check_text(row.get(key), key) for key in ("reason", "response"))
+            except BadRow as error:
+                raise DataError(
+                    error.detail, location=location, hint="see sft.jsonl for the columns"
+                ) from None
+            asked, written = encoder.record(prompt, reason, response)
             if len(asked) + len(written) > max_tokens:
                 raise DataError(
                     f"{len(asked) + len(written)} tokens, more than data.max_tokens = {max_tokens}",
@@ -99,23 +107,6 @@ def training_rows(
                     hint="run 1_prepare.sh again with this limit",
                 )
             yield {"input_ids": asked + written, "completion_mask": [0] * len(asked) + [1] * len(written)}
-
-
-def _record_parts(row: dict[str, Any], location: str) -> tuple[list[Message], str, str]:
-    """Return a record's prompt, reason and response."""
-    turns, reason, response = (row.get(key) for key in ("prompt", "reason", "response"))
-    if isinstance(turns, str):
-        turns = [Message(role="user", content=turns)]
-    texts = [reason, response]
-    if isinstance(turns, list) and turns and all(isinstance(turn, dict) for turn in turns):
-        texts += [turn.get(key) for turn in turns for key in ("role", "content")]
-        if all(isinstance(text, str) for text in texts):
-            return turns, reason, response  # type: ignore[return-value]  # both are among the texts
-    raise DataError(
-        "a training record needs the texts `reason` and `response`, and a `prompt`: a text or a list of messages",
-        location=location,
-        hint="see the columns of sft.jsonl",
-    )
 
 
 def tokenise(recipe: Recipe, name: str, encoder: ChatEncoder, work: Path) -> None:
