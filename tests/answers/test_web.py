@@ -222,7 +222,7 @@ def test_many_at_once(served: Served) -> None:
 
 def test_it_is_not_open_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     served = Served(tmp_path)
-    with pytest.raises(ConfigError, match="anybody who reaches"):
+    with pytest.raises(ConfigError, match="everyone who reaches"):
         serve(served.open, "0.0.0.0")
     with pytest.raises(EngineError, match="RANK_KEY is not set"):
         serve(served.open, "0.0.0.0", api_key_env="RANK_KEY")

@@ -116,7 +116,7 @@ def test_ranking_by_keys_and_mouse(
         page.keys("s")
         page.until(lambda: page.answers() == 3)
     page.keys("11")
-    assert "has its place" in page.text(".message") and page.text(".order") == "1"
+    assert "is already ranked" in page.text(".message") and page.text(".order") == "1"
     page.keys("9")
     assert "no answer 9" in page.text(".message")
     page.keys(BACKSPACE)

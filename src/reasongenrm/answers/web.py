@@ -1,4 +1,4 @@
-"""Ranking on a web page of this machine: one page, and the JSON that it asks for."""
+"""Rank answers on a local web page: the page, and its JSON API."""
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of functions made inside a function.
 
@@ -27,7 +27,7 @@ from reasongenrm.serving import (
 )
 
 LARGEST_BODY = 2**20
-"""Bytes of a request."""
+"""Limit of a request, in bytes."""
 
 _LOCAL_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -39,17 +39,17 @@ class _Asked(BaseModel):
 
 
 class Undo(_Asked):
-    """Take back the annotator's last ranking or skip."""
+    """Undo the annotator's last ranking or skip."""
 
 
 class Skip(_Asked):
-    """Put a prompt at the end; `prompt` is the id of the one that is shown."""
+    """Move a prompt to the end; `prompt` is the id of the prompt on the page."""
 
     prompt: StrictStr
 
 
 class Rank(Skip):
-    """Rank the prompt that is shown: numbers of its answers, the best group first."""
+    """Rank the prompt on the page: numbers of its answers, the best group first."""
 
     groups: list[list[StrictInt]]
 
@@ -64,16 +64,15 @@ def create_app(
 ) -> Any:
     """Return the FastAPI app: the page at /, GET /state?annotator=NAME, and POST /rank, /skip and /undo.
 
-    What cannot be done is answered by a status from 400 on and {"error": what, "hint": how}; 409 says that
-    the page shows another prompt than the one to rank.
+    An error has a status of at least 400 and the body {"error": problem, "hint": hint}; 409 means that the page shows
+    another prompt than the current one.
 
     Args:
         open_session: annotator's name -> their session; called once per annotator.
         changed: called after every ranking, skip and undo.
-        annotator: the name that stands in the page's form.
-        api_key: bearer key that every request but that for the page must carry.
-        hosts: names by which requests may call this server, so that no other name can be pointed at it (DNS
-            rebinding); None takes any, which is right only with a key.
+        annotator: the first value of the name field.
+        api_key: bearer key required for every request except the page.
+        hosts: host names that requests may use, against DNS rebinding; None accepts all, which is safe only with a key.
     """
     from fastapi import FastAPI
     from starlette.responses import HTMLResponse
@@ -111,7 +110,7 @@ def create_app(
 
 
 def _page(annotator: str) -> tuple[str, str]:
-    """Return the page, and the policy that goes into its header."""
+    """Return the page, and the content policy for its header."""
     whole = render("rank.html.jinja", room="answers", annotator=annotator)
     style = whole.partition("<style>")[2].partition("</style>")[0]
     script = whole.partition("<script>")[2].partition("</script>")[0]
@@ -123,7 +122,7 @@ def _page(annotator: str) -> tuple[str, str]:
 
 
 class _Desk:
-    """The annotators' sessions. One request at a time: each is over in milliseconds."""
+    """The annotators' sessions. One request at a time: each takes milliseconds."""
 
     def __init__(self, open_session: Callable[[str], RankingSession], changed: Callable[[], None]) -> None:
         self._open, self._changed = open_session, changed
@@ -131,7 +130,7 @@ class _Desk:
         self._lock = threading.Lock()
 
     def work(self, annotator: str, do: Callable[[RankingSession], None] | None) -> dict[str, Any]:
-        """Carry out an operation, if there is one, and return what the annotator is shown then."""
+        """Apply an operation, if any, and return the new state of the page."""
         name = annotator_name(annotator)
         with self._lock:
             session = self._sessions.get(name) or self._open(name)
@@ -161,7 +160,7 @@ def _state(session: RankingSession) -> dict[str, Any]:
 
 
 class _OwnPage:
-    """Refuses what other web pages make a browser ask, and sees to it that nothing is kept or guessed."""
+    """Refuses requests that come from other web pages, and adds headers against caching and content sniffing."""
 
     def __init__(self, app: Any, hosts: frozenset[str] | None) -> None:
         self.app, self.hosts = app, hosts
@@ -184,16 +183,16 @@ class _OwnPage:
         host = headers.get("host", "")
         hint = "open the address that the server printed"
         if self.hosts is not None and _name(host) not in self.hosts:
-            return error_response(403, "this server is not known by that name", hint)
+            return error_response(403, "unknown host name", hint)
         origin = headers.get("origin")
         if origin is not None and _netloc(origin) != host.lower():
-            return error_response(403, "another web page asks", hint)
+            return error_response(403, "the request comes from another web page", hint)
         if path != "/" and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            return error_response(403, "another web page asks", hint)
+            return error_response(403, "the request comes from another web page", hint)
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         if method == "POST" and kind != "application/json":
             return error_response(
-                415, "the body is not said to be JSON", "send Content-Type: application/json"
+                415, "the body is not declared as JSON", "send Content-Type: application/json"
             )
         return None
 
@@ -230,7 +229,7 @@ def serve(
     annotator: str = "",
     api_key_env: str | None = None,
 ) -> None:
-    """Serve the page until SIGINT or SIGTERM. Prints its address.
+    """Serve the page until SIGINT or SIGTERM, and print its address.
 
     Args:
         open_session, changed, annotator: see `create_app`.
@@ -238,7 +237,7 @@ def serve(
         api_key_env: environment variable with the key that annotators must give on the page.
 
     Raises:
-        ConfigError: others than this machine could rank without a key, or the address is taken.
+        ConfigError: other machines could rank without a key, or the address is in use.
         EngineError: FastAPI or uvicorn is missing, or the key is not in the environment.
     """
     try:
@@ -249,7 +248,7 @@ def serve(
     key = Secret(api_key_env, location="api_key_env").reveal() or None
     if not (key or is_loopback(host)):
         raise ConfigError(
-            f"anybody who reaches {host} could rank the answers",
+            f"everyone who reaches {host} could rank the answers",
             location="host",
             hint="set a key (api_key_env), or listen on 127.0.0.1",
         )
@@ -258,5 +257,5 @@ def serve(
         listening = stack.enter_context(listen(host, port))
         stack.enter_context(ignore_reraised_signals())
         app = create_app(open_session, changed=changed, annotator=annotator, api_key=key, hosts=hosts)
-        print(f"rank the answers at {address(listening)} (Ctrl-C ends; what is ranked is kept)", flush=True)
+        print(f"rank the answers at {address(listening)} (Ctrl-C stops; all rankings are kept)", flush=True)
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
