@@ -11,11 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasongenrm.benchmarks.base import answer_ratings, decisions_differ, scalar_result
-from reasongenrm.benchmarks.leaderboard import leaderboard_files
+from reasongenrm.benchmarks.base import answer_ratings, inconsistent_share, scalar_result
 from reasongenrm.benchmarks.pairs import Pairs
 from reasongenrm.benchmarks.registry import BENCHMARKS
-from reasongenrm.benchmarks.rewardbench import PRIOR_SETS, REWARDBENCH, RewardBench
+from reasongenrm.benchmarks.rewardbench import PRIOR_SETS, REWARDBENCH, RewardBench, leaderboard_files
 from reasongenrm.config.evaluate import HUB_IDS
 from reasongenrm.errors import DataError
 from reasongenrm.metrics.intervals import share_interval, wilson_interval
@@ -34,7 +33,7 @@ def rows_of(accuracies: dict[str, float]) -> tuple[list[Row], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", BENCHMARKS)
-def test_every_benchmark_says_what_it_is_and_refuses_nothing(kind: str, tmp_path: Path) -> None:
+def test_every_benchmark_has_a_name_and_refuses_empty_input(kind: str, tmp_path: Path) -> None:
     bench = BENCHMARKS[kind]
     assert bench.name and bench.split
     with pytest.raises(DataError, match="no rows to score"):
@@ -106,7 +105,7 @@ def test_the_leaderboards_layout() -> None:
         leaderboard_files(toy, "m")
 
 
-def test_the_toy_benchmark_is_read_with_prior_sets_asked_for() -> None:
+def test_the_toy_benchmark_has_no_prior_sets() -> None:
     row = Row.make("toy-chat", TURNS, ["a"], ["b"])
     results = score_all([row], lambda _, place: -place)
     assert RewardBench(prior_sets=True).score([row], results) == RewardBench().score([row], results)
@@ -128,19 +127,28 @@ def test_ratings_do_not_mix_scores_and_credits() -> None:
     assert answer_ratings(row, judge_all([row], lambda _, i, j: ("right", "tie"))) == [0.75, 0.25, 0.25]
 
 
-def test_strict_results_and_decisions() -> None:
+def test_a_strict_result_is_right_in_every_order() -> None:
     assert Pairs().strict_result(judged("p", ("right", "tie"))).outcomes == ("wrong",)
     assert Pairs().strict_result(judged("p", ("right", "right"))).correct == (1.0,)
     scalar = scalar_result("p", "s", 1.0, 1.0)
     assert Pairs().strict_result(scalar) == scalar
-    differ = {
-        ("right", "right"): False,
-        ("right", "wrong"): True,
-        ("error", "unparsed"): False,
-        ("tie", "error"): True,
-    }
-    assert {said: decisions_differ(judged("p", said)) for said in differ} == differ
-    assert decisions_differ(judged("p", ("right",))) is None
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "share"),
+    [
+        (("right", "right"), 0.0),
+        (("right", "wrong"), 1.0),
+        (("error", "unparsed"), 0.0),
+        (("tie", "error"), 1.0),
+        (("right",), None),
+    ],
+)
+def test_orders_are_inconsistent_if_their_decisions_differ(
+    verdicts: tuple[str, ...], share: float | None
+) -> None:
+    row = Row.make("s", TURNS, ["a"], ["b"])
+    assert inconsistent_share([row], judge_all([row], lambda *_: verdicts)) == share
 
 
 def test_intervals_of_shares() -> None:

@@ -1,14 +1,23 @@
-"""Intervals: known values, coverage, and no dependence on the order of rows."""
+"""Intervals and McNemar's test: published values, coverage, and no dependence on the order of rows."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from reasongenrm.metrics.intervals import bootstrap_interval, paired_difference, wilson_interval
+from reasongenrm.metrics.intervals import (
+    McNemar,
+    bootstrap_interval,
+    mcnemar,
+    paired_interval,
+    wilson_interval,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -41,13 +50,66 @@ def test_bootstrap_is_a_function_of_rows_and_seed() -> None:
     assert bootstrap_interval({"a": [1.0] * 5}, mean, seed=0) == (1.0, 1.0)
 
 
-def test_pairing_sees_a_small_steady_difference() -> None:
+def test_pairing_detects_a_small_constant_difference() -> None:
     theirs = {"a": [float(i % 2) for i in range(200)]}
     ours = {"a": [max(credit, float(i % 20 == 0)) for i, credit in enumerate(theirs["a"])]}
-    difference, (low, high) = paired_difference(ours, theirs, mean, seed=0)
-    assert difference == pytest.approx(0.05)
-    assert 0 < low < difference < high
+    low, high = paired_interval(ours, theirs, mean, seed=0)
+    assert 0 < low < 0.05 < high
     alone = [bootstrap_interval(side, mean, seed=0) for side in (ours, theirs)]
     assert alone[0][0] < alone[1][1]  # unpaired, the two overlap
     with pytest.raises(ValueError, match="same rows"):
-        paired_difference(ours, {"a": [1.0]}, mean, seed=0)
+        paired_interval(ours, {"a": [1.0]}, mean, seed=0)
+
+
+def rows(both: int, better: int, worse: int, neither: int) -> tuple[list[bool], list[bool]]:
+    pairs = (
+        [(True, True)] * both
+        + [(True, False)] * better
+        + [(False, True)] * worse
+        + [(False, False)] * neither
+    )
+    random.Random(0).shuffle(pairs)
+    return [ours for ours, _ in pairs], [theirs for _, theirs in pairs]
+
+
+@pytest.mark.parametrize(
+    ("table", "p"),
+    [
+        # Bentur et al. 2009, in Fagerland, Lydersen and Laake, BMC Med. Res. Methodol. 13:91 (2013): exact conditional.
+        ((1, 1, 7, 12), 0.0703),
+        # M. P. Fay's vignette of the R package exact2x2 (2011): 21 and 12 agree, 9 and 2 do not.
+        ((21, 9, 2, 12), 0.06543),
+    ],
+)
+def test_mcnemar_published_p_values(table: tuple[int, int, int, int], p: float) -> None:
+    result = mcnemar(*rows(*table))
+    assert (result.better, result.worse) == table[1:3]
+    assert result.p == pytest.approx(p, abs=5e-5)
+
+
+def test_mcnemar_without_a_difference() -> None:
+    assert mcnemar([], []) == McNemar(0, 0, 1.0)
+    assert mcnemar([True, False], [True, False]) == McNemar(0, 0, 1.0)
+    assert mcnemar(*rows(5, 4, 4, 5)).p == pytest.approx(1.0)
+
+
+def test_mcnemar_of_ten_rows_better_and_none_worse() -> None:
+    assert mcnemar(*rows(80, 10, 0, 10)) == McNemar(10, 0, pytest.approx(2 / 2**10))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 9), st.integers(0, 30), st.integers(0, 30), st.integers(0, 9))
+def test_mcnemar_is_twice_the_smaller_tail_over_the_rows_that_differ(
+    both: int, better: int, worse: int, neither: int
+) -> None:
+    ours, theirs = rows(both, better, worse, neither)
+    result, swap = mcnemar(ours, theirs), mcnemar(theirs, ours)
+    n = better + worse
+    tail = sum(math.comb(n, k) for k in range(min(better, worse) + 1)) / 2**n
+    assert result.p == pytest.approx(min(1.0, 2 * tail))
+    assert (swap.better, swap.worse, swap.p) == (worse, better, pytest.approx(result.p))
+
+
+def test_mcnemar_needs_the_same_rows() -> None:
+    with pytest.raises(ValueError, match="same rows"):
+        mcnemar([True], [True, False])

@@ -11,10 +11,16 @@ from typing import Any
 
 from reasongenrm.benchmarks import loading
 from reasongenrm.errors import DataError
-from reasongenrm.metrics.intervals import Interval, bootstrap_interval, paired_difference, share_interval
+from reasongenrm.metrics.intervals import Interval, bootstrap_interval, paired_interval, share_interval
 from reasongenrm.metrics.scores import BenchmarkScore, Counts, SubsetScore
 from reasongenrm.records import Drop, PairResult, Row, Verdict
 from reasongenrm.rows.files import RawRow
+
+Results = Mapping[str, PairResult]
+"""Pair id -> result, one for every pair of every row."""
+
+Shares = dict[str, float | None]
+"""Name -> share in [0, 1]; None where nothing was counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +70,14 @@ class Benchmark(ABC):
         split: the split of its hub dataset that is read by default.
         columns: the columns to read if they exist (Parquet files and hub datasets).
         row_hint: the columns that a row needs, for the error when no row can be read.
+        array_file: see `loading.raw_rows`.
     """
 
     name: str
     split: str
     columns: Sequence[str]
     row_hint: str
+    array_file: str | None = None
 
     def rows(
         self, path: str, *, split: str | None = None, revision: str | None = None, limit: int | None = None
@@ -82,7 +90,14 @@ class Benchmark(ABC):
             ConfigError: a negative limit, or a revision of a local path.
             DataError: `path` does not exist, or no row can be read.
         """
-        raw = loading.raw_rows(path, self.columns, split=split or self.split, revision=revision, limit=limit)
+        raw = loading.raw_rows(
+            path,
+            self.columns,
+            array_file=self.array_file,
+            split=split or self.split,
+            revision=revision,
+            limit=limit,
+        )
         return loading.parsed_rows(raw, self.read_row, location=path, hint=self.row_hint)
 
     @abstractmethod
@@ -105,7 +120,7 @@ class Benchmark(ABC):
         """
         return mean([result.credit for result in results])
 
-    def credits(self, rows: Sequence[Row], results: Mapping[str, PairResult]) -> dict[str, list[float]]:
+    def credits(self, rows: Sequence[Row], results: Results) -> dict[str, list[float]]:
         """Return subset -> the credits of its rows; their mean is the subset's accuracy."""
         by_subset: defaultdict[str, list[float]] = defaultdict(list)
         for row in rows:
@@ -122,12 +137,7 @@ class Benchmark(ABC):
         right = min(result.correct) == 1
         return replace(result, correct=(float(right),), outcomes=("correct" if right else "wrong",))
 
-    def details(
-        self,
-        rows: Sequence[Row],
-        results: Mapping[str, PairResult],
-        sections: Mapping[str, float | None],
-    ) -> dict[str, float | None]:
+    def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """Return the benchmark's further numbers (see `BenchmarkScore.details`).
 
         Args:
@@ -135,14 +145,12 @@ class Benchmark(ABC):
         """
         return {}
 
-    def score(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
-    ) -> BenchmarkScore:
+    def score(self, rows: Sequence[Row], results: Results, *, seed: int = 0) -> BenchmarkScore:
         """Return the official score. It does not depend on the order of the rows.
 
         Args:
             rows: the rows that were judged.
-            results: pair id -> result, one for every pair of every row.
+            results: their results.
             seed: of the bootstrap of the interval.
 
         Raises:
@@ -150,9 +158,7 @@ class Benchmark(ABC):
         """
         return self.score_details(rows, results, seed=seed).score
 
-    def score_details(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], *, seed: int = 0
-    ) -> ScoredBenchmark:
+    def score_details(self, rows: Sequence[Row], results: Results, *, seed: int = 0) -> ScoredBenchmark:
         """Return the official score and its parts; see `score`."""
         if not rows:
             raise DataError("no rows to score", hint="judge a benchmark first")
@@ -166,7 +172,7 @@ class Benchmark(ABC):
 def _benchmark_score(
     table: Table,
     rows: Sequence[Row],
-    results: Mapping[str, PairResult],
+    results: Results,
     credits: Mapping[str, Sequence[float]],
     strict: Mapping[str, Sequence[float]],
     seed: int,
@@ -249,12 +255,12 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def row_results(row: Row, results: Mapping[str, PairResult]) -> list[PairResult]:
+def row_results(row: Row, results: Results) -> list[PairResult]:
     """Return the results of a row's comparisons, in the order of its places."""
     return [results[pair.id] for pair in row.pairs]
 
 
-def answer_ratings(row: Row, results: Mapping[str, PairResult]) -> list[float]:
+def answer_ratings(row: Row, results: Results) -> list[float]:
     """Return one number per answer of a row; higher is better.
 
     These are the scores from a scalar head or from a judge that rates answers. For a judge that compares answers (or
@@ -277,27 +283,18 @@ def correct_share(result: PairResult) -> float:
     return mean([float(outcome == "correct") for outcome in result.outcomes])
 
 
-def right_answer_wins(result: PairResult) -> bool:
-    """Whether the right answer has more than half of the credit over all orders."""
-    return result.credit > 0.5
+def inconsistent_share(rows: Sequence[Row], results: Results) -> float | None:
+    """Return the share of comparisons whose orders decide differently; None if no comparison has two orders.
 
-
-def inconsistent_share(rows: Sequence[Row], results: Mapping[str, PairResult]) -> float | None:
-    """Return the share of comparisons whose orders decide differently; None if no comparison has two orders."""
-    pairs = [result for row in rows for result in row_results(row, results)]
-    differ = [differs for pair in pairs if (differs := decisions_differ(pair)) is not None]
-    return mean([float(differs) for differs in differ]) if differ else None
-
-
-def decisions_differ(result: PairResult) -> bool | None:
-    """Whether the orders of a comparison have different decisions; None where only one order was judged.
-
-    A tie is a decision of its own, and so is a verdict that cannot be read.
+    A tie is a decision of its own, and so are all verdicts that cannot be read.
     """
-    if len(result.outcomes) < 2:
-        return None
-    decisions = {name if name in ("correct", "wrong", "tie") else None for name in result.outcomes}
-    return len(decisions) > 1
+    outcomes = [result.outcomes for row in rows for result in row_results(row, results)]
+    decisions = [
+        {name if name in ("correct", "wrong", "tie") else "unreadable" for name in names}
+        for names in outcomes
+        if len(names) > 1
+    ]
+    return mean([float(len(names) > 1) for names in decisions]) if decisions else None
 
 
 def score_difference(
@@ -317,7 +314,7 @@ def score_difference(
     """
     if ours.table != theirs.table:
         raise ValueError("a paired comparison needs the same rows on both sides")
-    _, interval = paired_difference(
+    interval = paired_interval(
         ours.credits, theirs.credits, lambda means: aggregate(ours.table, means)[1], seed=seed
     )
     return ours.score.score - theirs.score.score, interval

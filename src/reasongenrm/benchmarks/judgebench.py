@@ -7,12 +7,14 @@ Upstream: `utils/metrics.py` (compute_final_metrics) and `run_judge.py` of https
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import (
     Benchmark,
+    Results,
+    Shares,
     Table,
     inconsistent_share,
     mean,
@@ -98,9 +100,7 @@ class JudgeBench(Benchmark):
         """Return 1 if the counter is above 0, otherwise 0."""
         return float(net(results[0]) > 0)
 
-    def details(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], sections: Mapping[str, float | None]
-    ) -> dict[str, float | None]:
+    def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """See `Benchmark`.
 
         Returns:

@@ -8,12 +8,12 @@ Upstream: `LLMEvaluator/evaluate.py` and README of https://github.com/princeton-
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import Benchmark, Table, correct_share, inconsistent_share
-from reasongenrm.records import Drop, PairResult, Row
+from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table, correct_share, inconsistent_share
+from reasongenrm.records import PairResult, Row
 from reasongenrm.rows.files import RawRow
 from reasongenrm.rows.turns import BadRow
 
@@ -39,24 +39,13 @@ class LLMBar(Benchmark):
     split = "test"
     columns = ("input", "output_1", "output_2", "label", "subset")
     row_hint = "a row has the columns input, output_1, output_2 and label (1 or 2)"
-
-    def rows(
-        self, path: str, *, split: str | None = None, revision: str | None = None, limit: int | None = None
-    ) -> Iterator[Row | Drop]:
-        """See `Benchmark`; the columns are `input`, `output_1`, `output_2` and `label` (1 or 2).
-
-        The subset is a column, or part of the file's path, as in upstream's `Adversarial/Manual/dataset.json`. In
-        upstream's folders only files of that name are read: results of evaluators are in the same folders.
-        """
-        folder = Path(path).expanduser()
-        files = sorted(folder.rglob("dataset.json")) if folder.is_dir() else []
-        if not files:
-            return super().rows(path, split=split, revision=revision, limit=limit)
-        raw = loading.files_rows(files, revision=revision, limit=limit)
-        return loading.parsed_rows(raw, self.read_row, location=path, hint=self.row_hint)
+    array_file = "dataset.json"  # upstream's folders also have the results of evaluators
 
     def read_row(self, raw: RawRow) -> Row:
-        """See `Benchmark`."""
+        """See `Benchmark`; the columns are `input`, `output_1`, `output_2` and `label` (1 or 2).
+
+        The subset is a column, or part of the file's path, as in upstream's `Adversarial/Manual/dataset.json`.
+        """
         right = loading.one_of(raw, "label", {"1": 0, "2": 1})
         outputs = [loading.text(raw, "output_1"), loading.text(raw, "output_2")]
         turns = loading.prompt(raw, "input")
@@ -76,9 +65,7 @@ class LLMBar(Benchmark):
             return 0.5
         return correct_share(result)
 
-    def details(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], sections: Mapping[str, float | None]
-    ) -> dict[str, float | None]:
+    def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """Return `agreement`, upstream's positional agreement rate (None with one order)."""
         inconsistent = inconsistent_share(rows, results)
         return {"agreement": None if inconsistent is None else 1 - inconsistent}

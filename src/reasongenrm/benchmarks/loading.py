@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.errors import DataError
 from reasongenrm.records import Drop, Message, Row
 from reasongenrm.rows.files import UNKNOWN_SOURCE, RawRow, read_rows
 from reasongenrm.rows.turns import BadRow, check_text, is_list, is_text, kind_of, read_turns
@@ -20,6 +20,7 @@ def raw_rows(
     columns: Sequence[str],
     *,
     required: Sequence[str] = (),
+    array_file: str | None = None,
     split: str,
     revision: str | None = None,
     limit: int | None = None,
@@ -31,34 +32,28 @@ def raw_rows(
             rows; or any path that `files.read_rows` accepts.
         columns: the columns to read if they exist (Parquet files and hub datasets).
         required: the columns that must exist there.
+        array_file: the name of the files to read in a folder that has such files; all other files are ignored.
         split, revision, limit: see `files.read_rows`.
 
     Raises:
         ConfigError, DataError: see `files.read_rows`.
     """
-    arrays = _array_files(Path(path).expanduser()) if path.strip() else []
-    if arrays:
-        return files_rows(arrays, revision=revision, limit=limit)
-    return read_rows(path, required=required, optional=columns, split=split, revision=revision, limit=limit)
-
-
-def files_rows(files: Sequence[Path], *, revision: str | None, limit: int | None) -> Iterator[RawRow | Drop]:
-    """Stream the rows of several `.json` files, each with one array.
-
-    Raises:
-        ConfigError, DataError: see `files.read_rows`; a negative limit.
-    """
-    if limit is not None and limit < 0:
-        raise ConfigError(
-            f"limit is negative: {limit}", location="limit", hint="give a number of rows, or null for all"
+    arrays = _array_files(Path(path).expanduser(), array_file) if path.strip() else []
+    if not arrays:
+        return read_rows(
+            path, required=required, optional=columns, split=split, revision=revision, limit=limit
         )
-    return islice(chain.from_iterable([read_rows(str(file), revision=revision) for file in files]), limit)
+    rows = [read_rows(str(file), revision=revision, limit=limit) for file in arrays]
+    return islice(chain.from_iterable(rows), limit)
 
 
-def _array_files(path: Path) -> list[Path]:
-    if not path.is_dir() or any(file.suffix.lower() in (".jsonl", ".parquet") for file in path.iterdir()):
+def _array_files(folder: Path, name: str | None) -> list[Path]:
+    if not folder.is_dir():
         return []
-    return sorted(file for file in path.rglob("*.json") if file.is_file() and not file.name.startswith("."))
+    named = sorted(folder.rglob(name)) if name else []
+    if named or any(file.suffix.lower() in (".jsonl", ".parquet") for file in folder.iterdir()):
+        return named
+    return sorted(file for file in folder.rglob("*.json") if file.is_file() and not file.name.startswith("."))
 
 
 def parsed_rows(

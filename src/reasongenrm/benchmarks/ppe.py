@@ -10,11 +10,11 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import Benchmark, Table, answer_ratings, mean, row_results
-from reasongenrm.records import PairResult, Row, content_id
+from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table, answer_ratings, mean, row_results
+from reasongenrm.records import Row, content_id
 from reasongenrm.rows.files import RawRow
 from reasongenrm.rows.turns import BadRow, check_text, is_list, kind_of
 
@@ -74,16 +74,14 @@ class PPE(Benchmark):
         }
         return Table(self.name, False, {name: s for name, s in sections.items() if s}, ROWS)
 
-    def details(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], sections: Mapping[str, float | None]
-    ) -> dict[str, float | None]:
+    def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """See `Benchmark`.
 
         Returns:
             The accuracy per flag, and `best of k`: the share of questions whose highest-rated answer is right (shared
             by the answers with the highest rating), among the answers that were compared.
         """
-        details: dict[str, float | None] = {}
+        details: Shares = {}
         for flag in FLAGS:
             flagged = [row for row in rows if flag in row.details.get("flags", ())]
             credits = [self.row_credit(row, row_results(row, results)) for row in flagged]
@@ -172,9 +170,7 @@ def _sampled(sampled: object, scores: Sequence[bool]) -> list[tuple[int, int]]:
     for pair in sampled:
         is_pair = is_list(pair) and len(pair) == 2 and all(type(index) is int for index in pair)
         if not is_pair or not all(0 <= index < len(scores) for index in pair):
-            raise BadRow(
-                "bad_pairs", f"`sampled_conflict_pairs` contains {pair!r}, which is not a pair of indexes."
-            )
+            raise BadRow("bad_pairs", f"`sampled_conflict_pairs` has {pair!r}; make it a pair of indexes.")
         if scores[pair[0]] == scores[pair[1]]:
             raise BadRow("bad_pairs", f"Both answers of the pair {list(pair)} have the same score.")
         right, wrong = pair if scores[pair[0]] else reversed(pair)

@@ -10,18 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import (
-    Benchmark,
-    Table,
-    answer_ratings,
-    mean,
-    right_answer_wins,
-    row_results,
-)
+from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table, answer_ratings, mean, row_results
 from reasongenrm.records import PairResult, Row
 from reasongenrm.rows.files import RawRow
 from reasongenrm.rows.turns import BadRow
@@ -76,7 +69,7 @@ class RewardBench2(Benchmark):
         """See `Benchmark`."""
         return TABLE
 
-    def credits(self, rows: Sequence[Row], results: Mapping[str, PairResult]) -> dict[str, list[float]]:
+    def credits(self, rows: Sequence[Row], results: Results) -> dict[str, list[float]]:
         """See `Benchmark`; Ties has one credit per question, the other subsets one per row (`best_of_n`)."""
         credits: dict[str, list[float]] = {}
         for row in rows:
@@ -85,9 +78,7 @@ class RewardBench2(Benchmark):
         ties = _ties(rows)
         return credits | ({TIES: ties_credits(ties, results)} if ties else {})
 
-    def details(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], sections: Mapping[str, float | None]
-    ) -> dict[str, float | None]:
+    def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """Return the means of the terms of Ties, None for a term without questions."""
         terms = ties_terms(_ties(rows), results)
         return {f"Ties {name}": mean(list(by.values())) if by else None for name, by in terms.items()}
@@ -109,19 +100,19 @@ def has_decision(result: PairResult) -> bool:
     return any(outcome in ("correct", "wrong", "tie") for outcome in result.outcomes)
 
 
-def best_of_n(row: Row, results: Mapping[str, PairResult]) -> float:
+def best_of_n(row: Row, results: Results) -> float:
     """Return the credit of a row with one right answer.
 
     With a score per answer: 1/k if the right answer is one of k with the highest score, otherwise 0. For a judge that
-    compares: 1 if the right answer beats every wrong one, 0 if it does not; 0.25 if only unreadable verdicts leave
-    that open.
+    compares: 1 if the right answer has more than half of the credit against every wrong one, 0 if it does not; 0.25 if
+    only unreadable verdicts leave that open.
     """
     compared = row_results(row, results)
     if all(result.scores is not None for result in compared):
         ratings = answer_ratings(row, results)
         best = max(ratings)
         return 1 / ratings.count(best) if ratings[0] == best else 0.0
-    if any(has_decision(result) and not right_answer_wins(result) for result in compared):
+    if any(has_decision(result) and result.credit <= 0.5 for result in compared):
         return 0.0
     if all(has_decision(result) for result in compared):
         return 1.0
@@ -141,7 +132,7 @@ class TiesRating(NamedTuple):
     spread: float
 
 
-def _ties_rating(row: Row, results: Mapping[str, PairResult]) -> TiesRating:
+def _ties_rating(row: Row, results: Results) -> TiesRating:
     ratings = answer_ratings(row, results)
     right, wrong = ratings[: row.right], ratings[row.right :]
     return TiesRating(round(min(right) - max(wrong), _DIGITS), round(max(right) - min(right), _DIGITS))
@@ -154,7 +145,7 @@ def _margin(gap: float, spread: float) -> float:
     return math.tanh(gap / spread - 1)
 
 
-def ties_terms(rows: Sequence[Row], results: Mapping[str, PairResult]) -> dict[str, dict[str, float]]:
+def ties_terms(rows: Sequence[Row], results: Results) -> dict[str, dict[str, float]]:
     """Return the terms of WEIGHTS, term -> question -> value; upstream publishes the mean of each term.
 
     The accuracies are over the rows of their kind, the other terms over the questions that have a row of both kinds.
@@ -181,7 +172,7 @@ def ties_terms(rows: Sequence[Row], results: Mapping[str, PairResult]) -> dict[s
     return terms
 
 
-def ties_credits(rows: Sequence[Row], results: Mapping[str, PairResult]) -> list[float]:
+def ties_credits(rows: Sequence[Row], results: Results) -> list[float]:
     """Return one credit per question whose mean is the official score.
 
     If every question has a row of both kinds, the credit of a question is the weighted sum of its terms. In a part of

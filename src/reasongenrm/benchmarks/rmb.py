@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import Benchmark, Table, mean, right_answer_wins
+from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table, mean
 from reasongenrm.records import PairResult, Row
 from reasongenrm.rows.files import RawRow
 from reasongenrm.rows.turns import BadRow, check_text, is_list, kind_of
@@ -63,16 +63,14 @@ class RMB(Benchmark):
         return Table(self.name, False, sections, {})
 
     def row_credit(self, row: Row, results: Sequence[PairResult]) -> float:
-        """Return the credit of a pair; of a list, 1 if the best answer beats every other one, otherwise 0."""
+        """Return the credit of a pair; of a list, 1 if the best answer has more than half of the credit against every other one."""
         if row.details["kind"] == PAIRWISE:
             return super().row_credit(row, results)
-        return float(all(right_answer_wins(result) for result in results))
+        return float(all(result.credit > 0.5 for result in results))
 
-    def details(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], sections: Mapping[str, float | None]
-    ) -> dict[str, float | None]:
+    def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """Return the mean of each goal's two parts."""
-        details: dict[str, float | None] = {}
+        details: Shares = {}
         for goal in GOALS:
             parts = [sections[f"{goal} {kind}"] for kind in (BON, PAIRWISE)]
             accuracies = [part for part in parts if part is not None]

@@ -9,12 +9,20 @@ https://github.com/THU-KEG/RM-Bench
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import Benchmark, Table, aggregate, correct_share, mean, row_results
-from reasongenrm.records import Drop, PairResult, Row
+from reasongenrm.benchmarks.base import (
+    Benchmark,
+    Results,
+    Shares,
+    Table,
+    aggregate,
+    correct_share,
+    mean,
+    row_results,
+)
+from reasongenrm.records import PairResult, Row
 from reasongenrm.rows.files import RawRow
 from reasongenrm.rows.turns import BadRow
 
@@ -62,14 +70,7 @@ class RMBench(Benchmark):
     split = "train"
     columns = ("id", "prompt", "chosen", "rejected", "domain", "subset")
     row_hint = "a row has the columns prompt, chosen, rejected (three answers each) and domain"
-
-    def rows(
-        self, path: str, *, split: str | None = None, revision: str | None = None, limit: int | None = None
-    ) -> Iterator[Row | Drop]:
-        """See `Benchmark`; in upstream's data folder only `total_dataset.json` is read, which contains all files."""
-        whole = Path(path).expanduser() / "total_dataset.json"
-        path = str(whole) if whole.is_file() else path
-        return super().rows(path, split=split, revision=revision, limit=limit)
+    array_file = "total_dataset.json"  # of upstream's data folder: contains the rows of all its files
 
     def read_row(self, raw: RawRow) -> Row:
         """See `Benchmark`; the columns are `prompt`, `chosen` and `rejected` (three each), `domain`.
@@ -80,7 +81,7 @@ class RMBench(Benchmark):
         for name, answers in (("chosen", right), ("rejected", wrong)):
             if len(answers) != len(STYLES):
                 problem = (
-                    f"`{name}` has {len(answers)} answers; RM-Bench has one per style ({', '.join(STYLES)})."
+                    f"`{name}` has {len(answers)} answers; RM-Bench needs one per style: {', '.join(STYLES)}."
                 )
                 raise BadRow("bad_count", problem)
         return Row.make(_domain(raw), loading.prompt(raw, "prompt"), right, wrong)
@@ -96,9 +97,7 @@ class RMBench(Benchmark):
         """
         return mean([correct_share(result) for result in results])
 
-    def details(
-        self, rows: Sequence[Row], results: Mapping[str, PairResult], sections: Mapping[str, float | None]
-    ) -> dict[str, float | None]:
+    def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """Return the matrix of styles; hard, normal and easy over the domains, and for every domain."""
         shares: dict[_Cell, dict[str, list[float]]] = {cell: {} for cell in _CELLS}
         for row in rows:
@@ -107,7 +106,7 @@ class RMBench(Benchmark):
         matrix = {
             cell: aggregate(TABLE, {s: mean(values) for s, values in shares[cell].items()}) for cell in _CELLS
         }
-        details: dict[str, float | None] = {
+        details: Shares = {
             level: mean([matrix[cell][1] for cell in cells]) for level, cells in LEVELS.items()
         }
         for i, j in _CELLS:

@@ -1,8 +1,9 @@
-"""Confidence intervals of counts, means and differences."""
+"""Confidence intervals of counts, means and differences, and McNemar's test of two models on the same rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Interval = tuple[float, float]
@@ -11,15 +12,15 @@ Aggregate = Callable[[Mapping[str, Any]], Any]
 """From the mean credit per subset to one score; arithmetic only, as it also receives arrays of shape (resamples,)."""
 
 
-def wilson_interval(successes: int, n: int, level: float = 0.95) -> Interval:
-    """Return the Wilson score interval of a share (Wilson 1927, JASA 22:209-212; no continuity correction).
+def wilson_interval(successes: int, n: int) -> Interval:
+    """Return the 95% Wilson score interval of a share (Wilson 1927, JASA 22:209-212; no continuity correction).
 
     Raises:
         ValueError: `n` is not positive, or `successes` is not in 0..n.
     """
     from scipy.stats import binomtest
 
-    interval = binomtest(successes, n).proportion_ci(confidence_level=level, method="wilson")
+    interval = binomtest(successes, n).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -44,7 +45,7 @@ def _resampled_means(columns: Sequence[Sequence[float]], rng: Any, resamples: in
     return drawn @ distinct / len(rows)
 
 
-def _percentiles(values: Any, level: float) -> Interval:
+def _percentiles(values: Any, level: float = 0.95) -> Interval:
     import numpy as np
 
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
@@ -57,9 +58,8 @@ def bootstrap_interval(
     *,
     seed: int,
     resamples: int = 2000,
-    level: float = 0.95,
 ) -> Interval:
-    """Return the percentile bootstrap interval of a score (Efron & Tibshirani 1993, ch. 13).
+    """Return the 95% percentile bootstrap interval of a score (Efron & Tibshirani 1993, ch. 13).
 
     Rows are resampled within their subset, as the benchmark's subsets are fixed by design. The interval has
     no width where all rows of every subset have the same credit; `wilson_interval` is then the better guide.
@@ -73,7 +73,7 @@ def bootstrap_interval(
 
     rng = np.random.default_rng(seed)
     means = {name: _resampled_means([credits[name]], rng, resamples)[:, 0] for name in sorted(credits)}
-    return _percentiles(aggregate(means), level)
+    return _percentiles(aggregate(means))
 
 
 def clustered_interval(
@@ -112,16 +112,15 @@ def clustered_interval(
     return _percentiles(drawn[:, 0] / drawn[:, 1], level)
 
 
-def paired_difference(
+def paired_interval(
     ours: Mapping[str, Sequence[float]],
     theirs: Mapping[str, Sequence[float]],
     aggregate: Aggregate,
     *,
     seed: int,
     resamples: int = 2000,
-    level: float = 0.95,
-) -> tuple[float, Interval]:
-    """Return our score minus theirs, and its paired bootstrap interval.
+) -> Interval:
+    """Return the 95% paired bootstrap interval of our score minus theirs.
 
     Both models' credits of a row are drawn together, so that the difficulty of a row cancels out.
 
@@ -141,7 +140,43 @@ def paired_difference(
     differences = aggregate({name: means[:, 0] for name, means in pairs.items()}) - aggregate(
         {name: means[:, 1] for name, means in pairs.items()}
     )
-    observed = [
-        aggregate({name: float(np.mean(rows)) for name, rows in side.items()}) for side in (ours, theirs)
-    ]
-    return float(observed[0] - observed[1]), _percentiles(differences, level)
+    return _percentiles(differences)
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """Result of McNemar's test.
+
+    Attributes:
+        better: number of rows that our model has right and theirs wrong.
+        worse: number of rows that our model has wrong and theirs right.
+        p: two-sided p-value in (0, 1] of the hypothesis that both are equally likely; 1 if the models differ on no row.
+    """
+
+    better: int
+    worse: int
+    p: float
+
+
+def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> McNemar:
+    """Return McNemar's exact test of whether two models are right on equally many rows.
+
+    Rows that both models have right, or both wrong, do not count; of the others, the number that our model has right
+    is binomial with probability 1/2 if there is no difference. Exact for any number of rows, conservative for few. Source:
+    Q. McNemar, "Note on the Sampling Error of the Difference Between Correlated Proportions or Percentages",
+    Psychometrika 12 (1947), with the binomial distribution in place of his normal approximation.
+
+    Args:
+        ours, theirs: whether the model has each row right; the same rows in the same order.
+
+    Raises:
+        ValueError: the two do not have the same number of rows.
+    """
+    from scipy.stats import binomtest
+
+    if len(ours) != len(theirs):
+        raise ValueError("a paired comparison needs the same rows on both sides")
+    better = sum(bool(our and not their) for our, their in zip(ours, theirs, strict=True))
+    worse = sum(bool(their and not our) for our, their in zip(ours, theirs, strict=True))
+    p = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    return McNemar(better, worse, p)

@@ -10,8 +10,7 @@ from reasongenrm.benchmarks.base import Benchmark, ScoredBenchmark, row_results,
 from reasongenrm.benchmarks.registry import BENCHMARKS
 from reasongenrm.benchmarks.rewardbench import PRIOR_SETS, RewardBench
 from reasongenrm.errors import DataError
-from reasongenrm.metrics.intervals import Interval
-from reasongenrm.metrics.paired import McNemar, mcnemar
+from reasongenrm.metrics.intervals import Interval, McNemar, mcnemar
 from reasongenrm.metrics.scores import BenchmarkScore
 from reasongenrm.records import PairResult, Row
 from reasongenrm.report.explorer import OUTCOME_NOTES, pair_outcome

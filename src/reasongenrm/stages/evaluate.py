@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from reasongenrm.benchmarks.base import Benchmark, judge_result, scalar_result
-from reasongenrm.benchmarks.leaderboard import leaderboard_files
 from reasongenrm.benchmarks.registry import BENCHMARKS
-from reasongenrm.benchmarks.rewardbench import RewardBench
+from reasongenrm.benchmarks.rewardbench import RewardBench, leaderboard_files
 from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer
 from reasongenrm.chat.prompts import PromptFile, placed_prompts
 from reasongenrm.config.evaluate import BenchmarkConfig
