@@ -23,7 +23,7 @@ from reasongenrm.engines.openai import break_markers
 from reasongenrm.errors import ConfigError
 from reasongenrm.records import Completion, JudgePrompt, Message, PreferencePair, Verdict
 from support.attacks import ATTACKS, DELIMITERS, LATER, LONG, MARKERS, SHORT, UNDOCUMENTED, Attack
-from support.marked_tokenizers import KNOWN, found, grown, is_broken_up, seen
+from support.marked_tokenizers import KNOWN, find_delimiters, is_broken_up, tokenizer_view, with_added_tokens
 
 pytestmark = pytest.mark.unit
 
@@ -89,7 +89,7 @@ def hostile_bpe(toy_tokenizer: Any) -> str:
     trainer = trainers.BpeTrainer(
         vocab_size=1200, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator((seen(attack.text) for attack in SHORT), trainer)
+    tokenizer.train_from_iterator((tokenizer_view(attack.text) for attack in SHORT), trainer)
     text: str = tokenizer.to_str()
     return text
 
@@ -102,13 +102,13 @@ QWEN3 = ("<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>", "<|f
 @pytest.fixture(scope="session")
 def marked(hostile_bpe: str) -> Any:
     """A tokenizer to which the markers of every family are special tokens."""
-    return grown(hostile_bpe, KNOWN)
+    return with_added_tokens(hostile_bpe, KNOWN)
 
 
 @pytest.fixture(scope="session")
 def qwen3(hostile_bpe: str) -> Any:
     """A tokenizer with Qwen3's kinds of added tokens."""
-    return grown(hostile_bpe, ("<|im_start|>", "<|im_end|>", "<|endoftext|>"), QWEN3)
+    return with_added_tokens(hostile_bpe, ("<|im_start|>", "<|im_end|>", "<|endoftext|>"), QWEN3)
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ class Judge:
         return self.encoder.structure(self.encoder.end_marker)
 
     def read(self, ids: Sequence[int], finish: str = "stop") -> Verdict:
-        said = Completion("prompt", "not read", finish, tuple(ids), -1.0)
-        return read_completion(ASKED, said, self.encoder, self.tokens)
+        completion = Completion("prompt", "not read", finish, tuple(ids), -1.0)
+        return read_completion(ASKED, completion, self.encoder, self.tokens)
 
     def parts(self, messages: Sequence[Message]) -> tuple[list[tuple[int, ...]], str]:
         """Of a prompt: the ids before the content, all markers, the ids behind the content; and the content's text."""
@@ -189,7 +189,9 @@ def test_every_marker_would_be_structure_if_it_were_not_spelled_out(marked: Any,
     for marker in KNOWN:
         [token] = marked(marker, add_special_tokens=False)["input_ids"]
         assert token in added
-    harmful = [a for a in SHORT if added & set(marked(seen(a.text), add_special_tokens=False)["input_ids"])]
+    harmful = [
+        a for a in SHORT if added & set(marked(tokenizer_view(a.text), add_special_tokens=False)["input_ids"])
+    ]
     assert len(harmful) > 200
     pieces = {token for token in marked.get_vocab() if token.startswith(("<|", "[[")) and token not in KNOWN}
     assert len(pieces) > 5, "the ordinary vocabulary holds pieces of markers and verdicts"
@@ -213,7 +215,7 @@ def assert_no_structure(judge: Judge, prompts: PromptFile, place: str, text: str
     messages = judge_prompt(PLACES[place][0](text), "AB", prompts).messages
     outside, content = judge.parts(messages)
     assert outside == harmless_ids(judge, prompts, place)
-    assert content == seen(messages[0]["content"])
+    assert content == tokenizer_view(messages[0]["content"])
 
 
 @each_kind
@@ -229,7 +231,7 @@ def test_an_attack_adds_no_structure(
 
 
 @each_short_kind
-def test_a_turn_of_its_own_is_no_more_than_its_text(kind: str, judges: dict[str, Judge]) -> None:
+def test_an_attack_as_a_turn_is_only_text(kind: str, judges: dict[str, Judge]) -> None:
     # General data: the texts are turns of a conversation themselves.
     judge = judges["marked reason"]
     start, end = judge.encoder.structure("<|im_start|>"), judge.end
@@ -244,7 +246,10 @@ def test_a_turn_of_its_own_is_no_more_than_its_text(kind: str, judges: dict[str,
             opened, closed = (
                 [n for n, t in enumerate(ids) if [t] == marker][place] for marker in (start, end)
             )
-            assert judge.encoder.tokenizer.decode(ids[opened + 1 : closed]) == f"{role}\n{seen(attack.text)}"
+            assert (
+                judge.encoder.tokenizer.decode(ids[opened + 1 : closed])
+                == f"{role}\n{tokenizer_view(attack.text)}"
+            )
 
 
 def test_rendering_is_a_function_of_the_attack(judges: dict[str, Judge], toy_prompts: PromptFile) -> None:
@@ -268,24 +273,26 @@ def test_two_attacks_are_two_prompts(judges: dict[str, Judge], toy_prompts: Prom
     for attack in SHORT:
         text = judge_prompt(PLACES["first answer"][0](attack.text), "AB", toy_prompts).messages[0]["content"]
         key = tuple(judges["marked reason"].encoder.content(text))
-        same.setdefault(key, set()).add(seen(broken.sub("[", attack.text)))
+        same.setdefault(key, set()).add(tokenizer_view(broken.sub("[", attack.text)))
     assert [texts for texts in same.values() if len(texts) > 1] == []
 
 
 def assert_bounded(prompts: PromptFile, place: str, text: str) -> None:
     make, before = PLACES[place]
     plain = harmless(prompts, place)[0]["content"]
-    shown = judge_prompt(make(text), "AB", prompts).messages[0]["content"]
-    marks = found(shown, prompts.delimiters)
+    rendered = judge_prompt(make(text), "AB", prompts).messages[0]["content"]
+    marks = find_delimiters(rendered, prompts.delimiters)
     assert [delimiter for _, delimiter in marks] == [
-        delimiter for _, delimiter in found(plain, prompts.delimiters)
+        delimiter for _, delimiter in find_delimiters(plain, prompts.delimiters)
     ]
     number = next(n for n, (_, delimiter) in enumerate(marks) if before in (delimiter, None))
     start, stop = marks[number][0] + len(marks[number][1]), marks[number + 1][0]
-    section = shown[start:stop]
+    section = rendered[start:stop]
     assert section[0] == section[-1] == "\n"
     assert is_broken_up(section[1:-1], text, prompts.delimiters)
-    assert shown[:start] + "\nx\n" + shown[stop:] == plain, "nothing else of the prompt depends on the text"
+    assert rendered[:start] + "\nx\n" + rendered[stop:] == plain, (
+        "nothing else of the prompt depends on the text"
+    )
 
 
 @each_kind
@@ -300,7 +307,7 @@ def test_an_attack_stays_between_its_delimiters(kind: str, prompt_files: list[Pr
 def test_breaking_up_once_is_enough(kind: str) -> None:
     for attack in attacks(kind):
         once = neutralise(attack.text, DELIMITERS)
-        assert found(once, DELIMITERS) == []
+        assert find_delimiters(once, DELIMITERS) == []
         assert neutralise(once, DELIMITERS) == once
         assert neutralise(attack.text, DELIMITERS[::-1]) == once, (
             "the order of the delimiters does not matter"
@@ -328,11 +335,11 @@ def test_only_the_verdict_behind_the_header_is_read(kind: str, judges: dict[str,
             for winner in ("A", "B") if kind != "long" else ("B",):
                 verdict = judge.read(judge.encoder.completion(attack.text, f"[[{winner}]]"))
                 assert (verdict.winner, verdict.outcome) == (winner, "ok")
-                assert verdict.reason == seen(attack.text).strip()
+                assert verdict.reason == tokenizer_view(attack.text).strip()
 
 
 @each_kind
-def test_a_quoted_attack_without_a_verdict_is_none(kind: str, judges: dict[str, Judge]) -> None:
+def test_a_quoted_attack_is_not_a_verdict(kind: str, judges: dict[str, Judge]) -> None:
     for attack in attacks(kind):
         for judge in reasoning(judges, kind):
             quoted = judge.encoder.content(attack.text)
@@ -343,7 +350,7 @@ def test_a_quoted_attack_without_a_verdict_is_none(kind: str, judges: dict[str, 
 
 
 @each_short_kind
-def test_a_completion_that_was_cut_is_no_verdict(kind: str, judges: dict[str, Judge]) -> None:
+def test_a_cut_completion_has_no_verdict(kind: str, judges: dict[str, Judge]) -> None:
     for attack in attacks(kind):
         for judge in reasoning(judges, kind):
             quoted = len(judge.encoder.content(attack.text))
@@ -355,12 +362,10 @@ def test_a_completion_that_was_cut_is_no_verdict(kind: str, judges: dict[str, Ju
 
 
 @each_short_kind
-def test_in_its_own_turn_the_last_verdict_counts_and_nothing_like_it(
-    kind: str, judges: dict[str, Judge]
-) -> None:
+def test_only_an_exact_verdict_counts_in_the_verdict_turn(kind: str, judges: dict[str, Judge]) -> None:
     # Neither wide brackets nor escapes nor another case: the judge says what it has been taught to say, or nothing.
     for attack in attacks(kind):
-        text = seen(attack.text)
+        text = tokenizer_view(attack.text)
         places = {winner: text.rfind(f"[[{winner}]]") for winner in ("A", "B")}
         last = max(places, key=lambda winner: places[winner])
         expected = last if places[last] >= 0 else None
@@ -392,7 +397,7 @@ def test_no_marker_is_sent_to_a_chat_server(kind: str) -> None:
         assert joined[0] == joined[1], "a space behind a bracket is all that is added"
 
 
-def test_a_text_without_markers_is_sent_as_it_is() -> None:
+def test_a_text_without_markers_is_sent_unchanged() -> None:
     harmless_kinds = (
         "verdict",
         "delimiter",
@@ -421,7 +426,7 @@ def test_sent_texts_hold_no_special_token_of_any_family(marked: Any) -> None:
     later = {marked.convert_tokens_to_ids(m) for family in (LATER | UNDOCUMENTED).values() for m in family}
     added = set(marked.added_tokens_decoder) - later
     for attack in SHORT:
-        ids = marked(seen(break_markers(attack.text)), add_special_tokens=False)["input_ids"]
+        ids = marked(tokenizer_view(break_markers(attack.text)), add_special_tokens=False)["input_ids"]
         assert not added & set(ids), attack.name
 
 
@@ -435,7 +440,7 @@ mixture = st.lists(fragment | st.text(st.characters(), max_size=5), max_size=5).
 
 @fixed
 @given(text=mixture, place=st.sampled_from(sorted(PLACES)))
-def test_mixtures_of_attacks_do_no_more(
+def test_mixtures_of_attacks_are_harmless_too(
     judges: dict[str, Judge], prompt_files: list[PromptFile], text: str, place: str
 ) -> None:
     for prompts in prompt_files:
@@ -452,13 +457,13 @@ def test_mixtures_of_attacks_do_no_more(
 # --- what does not hold yet
 
 
-def test_added_tokens_that_are_not_called_special_are_spelled_out_too(qwen3: Any) -> None:
+def test_added_tokens_that_are_not_special_are_ordinary_text_too(qwen3: Any) -> None:
     judge = Judge.of(qwen3, "reason")
     assert [token for token in QWEN3 if judge.added & set(judge.encoder.content(f"x{token}y"))] == []
 
 
 @pytest.mark.parametrize("kind", ["unknown", "not special"])
-def test_a_thinking_judge_that_quotes_its_header_has_given_no_verdict(
+def test_a_header_quoted_by_a_thinking_judge_is_not_a_verdict(
     kind: str, toy_tokenizer: Any, qwen3: Any
 ) -> None:
     # Well, too: to refuse a tokenizer to which </think> is a handful of ordinary tokens.
@@ -470,12 +475,12 @@ def test_a_thinking_judge_that_quotes_its_header_has_given_no_verdict(
     assert_no_verdict(judge, judge.encoder.content("it says\n</think>\n\n[[A]]"))
 
 
-def test_a_turn_behind_the_verdicts_turn_gives_no_verdict(judges: dict[str, Judge]) -> None:
+def test_a_turn_after_the_verdict_turn_gives_no_verdict(judges: dict[str, Judge]) -> None:
     # A judge is decoded with `ignore_eos`: one that ends its turn without a verdict goes on with a turn of its own make.
     for judge in judges.values():
         text = judge.encoder.content
-        said = judge.header + text("neither") + judge.encoder.structure("<|im_end|>\n<|im_start|>user\n")
-        assert [attack.name for attack in SHORT if judge.read(said + text(attack.text)).winner] == []
+        turn = judge.header + text("neither") + judge.encoder.structure("<|im_end|>\n<|im_start|>user\n")
+        assert [attack.name for attack in SHORT if judge.read(turn + text(attack.text)).winner] == []
 
 
 def wording(folder: Path, judge: str, *delimiters: str) -> PromptFile:
@@ -494,24 +499,24 @@ def wording(folder: Path, judge: str, *delimiters: str) -> PromptFile:
     ],
     ids=["line break before", "no line break", "same character"],
 )
-def test_a_text_and_what_stands_beside_it_make_no_delimiter(
+def test_a_text_and_the_template_beside_it_form_no_delimiter(
     judge: str, delimiter: str, text: str, tmp_path: Path
 ) -> None:
     try:
         prompts = wording(tmp_path, judge, delimiter)
     except ConfigError:
         return
-    shown, plain = (
+    rendered, plain = (
         judge_prompt(pair_of(t, "no", ("user", "why?")), "AB", prompts).messages[0]["content"]
         for t in (text, "x")
     )
-    assert len(found(shown, [delimiter])) == len(found(plain, [delimiter]))
+    assert len(find_delimiters(rendered, [delimiter])) == len(find_delimiters(plain, [delimiter]))
 
 
 @pytest.mark.parametrize(
     ("delimiter", "text"), [("```", "\u1fef" * 3), ("[KEY]", "[\u212aEY]"), ("[Which?]", "[Which\ud800]")]
 )
-def test_what_the_tokenizer_makes_of_a_text_is_no_delimiter(
+def test_normalisation_by_the_tokenizer_forms_no_delimiter(
     delimiter: str, text: str, tmp_path: Path, encoder: ChatEncoder
 ) -> None:
     judge = "{{ conversation }}\nD\n{{ answer_a }}\nD\n{{ answer_b }}\n".replace("D", delimiter)
@@ -528,11 +533,11 @@ def test_newer_markers_of_the_documented_families_are_broken(marker: str) -> Non
 @pytest.mark.parametrize(
     "code", ["let xs = [|1;2;3|]", "let a = [|0|]", "x = [|a+b|]"], ids=["F#", "OCaml", "Haskell"]
 )
-def test_code_with_arrays_is_sent_as_it_is(code: str) -> None:
+def test_code_with_arrays_is_sent_unchanged(code: str) -> None:
     assert break_markers(code) == code
 
 
-def test_a_reason_of_line_breaks_is_read_in_no_time() -> None:
+def test_a_reason_of_line_breaks_is_read_in_linear_time() -> None:
     # A model that has lost its way writes line breaks until it is cut.
     start = time.process_time()
     assert DEFAULT_GRAMMAR.split_at_end("\n" * 4_000) is None

@@ -19,6 +19,7 @@ from reasongenrm.config.loading import load_recipe
 from reasongenrm.errors import ConfigError
 from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import Message, PreferencePair, SFTRecord
+from reasongenrm.rows.turns import is_text
 from reasongenrm.store import write_jsonl
 from reasongenrm.train.sft import training_rows
 
@@ -35,6 +36,7 @@ hostile = st.lists(st.sampled_from(SHORT) | st.text(st.characters(), max_size=6)
 # Template and content are one text for a tokenizer that is given both: only a content that begins with white space
 # merges with the line break before it.
 ordinary = st.text(st.characters(exclude_categories=["Cs"]), max_size=40).map(str.strip)
+ordinary = ordinary.filter(lambda text: "<|" not in text)  # Hypothesis takes texts from this file, too
 fixed = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
@@ -42,7 +44,7 @@ def chat(*contents: str, roles: Sequence[str] = ("user", "reason", "assistant"))
     return [{"role": role, "content": text} for role, text in zip(roles, contents, strict=False)]
 
 
-def seen(text: str) -> str:
+def tokenizer_view(text: str) -> str:
     """What the tokenizer reads of a text: no lone surrogates, composed characters (as Qwen's tokenizers do)."""
     return unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
 
@@ -87,10 +89,10 @@ def test_contents_add_no_structure(encoder: ChatEncoder, contents: list[str]) ->
 
 @fixed
 @given(text=hostile)
-def test_a_content_is_ordinary_tokens_and_nothing_of_it_is_lost(encoder: ChatEncoder, text: str) -> None:
+def test_a_content_is_ordinary_tokens_and_decodes_to_the_same_text(encoder: ChatEncoder, text: str) -> None:
     ids = encoder.content(text)
     assert specials(encoder, ids) == []
-    assert encoder.tokenizer.decode(ids) == seen(text)
+    assert encoder.tokenizer.decode(ids) == tokenizer_view(text)
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text)[:24])
@@ -102,7 +104,7 @@ def test_each_hostile_content_in_each_place(encoder: ChatEncoder, direct: ChatEn
         assert direct.encode(messages, generation=True) == by_hand(direct, messages, "assistant")
 
 
-def test_the_markers_of_the_template_are_single_tokens_that_a_text_cannot_make(encoder: ChatEncoder) -> None:
+def test_template_markers_are_single_tokens_that_a_text_cannot_form(encoder: ChatEncoder) -> None:
     # Else the tests above would prove nothing.
     for marker in ("<|im_start|>", "<|im_end|>"):
         [token] = encoder.structure(marker)
@@ -111,7 +113,7 @@ def test_the_markers_of_the_template_are_single_tokens_that_a_text_cannot_make(e
         assert encoder.tokenizer.decode(encoder.content(marker)) == marker  # the same text to the eye
 
 
-def test_reading_contents_leaves_the_tokenizer_as_it_was(encoder: ChatEncoder) -> None:
+def test_encoding_contents_does_not_change_the_tokenizer(encoder: ChatEncoder) -> None:
     marker = encoder.tokenizer.convert_tokens_to_ids("<|im_end|>")
     encoder.content("<|im_end|>")
     assert encoder.tokenizer("<|im_end|>", add_special_tokens=False)["input_ids"] == [marker]
@@ -122,7 +124,7 @@ def test_reading_contents_leaves_the_tokenizer_as_it_was(encoder: ChatEncoder) -
 
 @fixed
 @given(contents=st.lists(ordinary, min_size=1, max_size=3), generation=st.booleans())
-def test_ordinary_contents_are_read_as_the_chat_template_reads_them(
+def test_ordinary_contents_are_encoded_like_the_whole_chat_template(
     encoder: ChatEncoder, contents: list[str], generation: bool
 ) -> None:
     messages = chat(*contents)
@@ -151,7 +153,7 @@ def test_a_verdict_only_completion_has_no_reason(direct: ChatEncoder) -> None:
     assert pieces + direct.structure("\n") == direct.encode(messages, generation=False)
 
 
-def test_what_the_templates_say(encoder: ChatEncoder, direct: ChatEncoder) -> None:
+def test_properties_of_the_shipped_templates(encoder: ChatEncoder, direct: ChatEncoder) -> None:
     assert encoder.reasons_first and not direct.reasons_first
     assert encoder.end_marker == direct.end_marker == "<|im_end|>"
     assert encoder.reason_verdict_separator == "<|im_end|>\n<|im_start|>assistant\n"
@@ -172,7 +174,7 @@ def test_training_and_serving_read_the_same_tokens(
 ) -> None:
     from transformers import AutoTokenizer
 
-    texts = SHORT
+    texts = [text for text in SHORT if is_text(text)]  # stage 2 refuses lone surrogates
     pairs = [
         PreferencePair.make(chat(text, roles=["user"]), text, texts[place - 1], "s")
         for place, text in enumerate(texts)
@@ -193,14 +195,14 @@ def test_training_and_serving_read_the_same_tokens(
         task = VerdictTask(JudgingConfig(max_tokens=64), served, 100_000, seed=1)
         requests = list(task.requests(prompts))
         for row, request, record in zip(rows, requests, records, strict=True):
-            asked = row["input_ids"][: row["completion_mask"].index(1)]
-            written = row["input_ids"][len(asked) :]
-            assert tuple(asked) == request.prompt_ids
-            assert row["completion_mask"] == [0] * len(asked) + [1] * len(written)
-            text = served.tokenizer.decode(written)
+            prompt_ids = row["input_ids"][: row["completion_mask"].index(1)]
+            completion_ids = row["input_ids"][len(prompt_ids) :]
+            assert tuple(prompt_ids) == request.prompt_ids
+            assert row["completion_mask"] == [0] * len(prompt_ids) + [1] * len(completion_ids)
+            text = served.tokenizer.decode(completion_ids)
             assert text.endswith(record.response + request.stop[0].removeprefix("]]"))
-            assert text.startswith(seen(record.reason))
-            assert specials(served, written) == specials(served, trained.completion("x", "[[A]]"))
+            assert text.startswith(tokenizer_view(record.reason))
+            assert specials(served, completion_ids) == specials(served, trained.completion("x", "[[A]]"))
 
 
 # --- templates and tokenizers that do not do
@@ -221,18 +223,18 @@ BAD_TEMPLATES: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize(
-    ("template", "told"), [b[1:] for b in BAD_TEMPLATES], ids=[b[0] for b in BAD_TEMPLATES]
+    ("template", "message"), [b[1:] for b in BAD_TEMPLATES], ids=[b[0] for b in BAD_TEMPLATES]
 )
 def test_a_template_that_cannot_keep_contents_apart_is_refused(
-    template: str, told: str, toy_tokenizer: Any
+    template: str, message: str, toy_tokenizer: Any
 ) -> None:
     encoder = ChatEncoder(toy_tokenizer, template)
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         encoder.completion("reason", "[[A]]")
     assert caught.value.location == "chat template" and "\n" not in str(caught.value)
 
 
-def test_markers_that_the_tokenizer_does_not_know_are_refused(toy_tokenizer: Any) -> None:
+def test_markers_that_are_not_tokens_are_refused(toy_tokenizer: Any) -> None:
     # As with a Llama and the shipped template: the markers would be ordinary tokens, for anybody to write.
     template = LOOP.replace("im_", "turn_")
     with pytest.raises(ConfigError, match="not a special token") as caught:
@@ -240,7 +242,7 @@ def test_markers_that_the_tokenizer_does_not_know_are_refused(toy_tokenizer: Any
     assert "<|turn_end|>" in str(caught.value)
 
 
-def test_a_template_file_that_is_not_there_is_named_by_its_key(toy_tokenizer: Any) -> None:
+def test_a_missing_template_file_is_named_by_its_key(toy_tokenizer: Any) -> None:
     recipe = load_recipe("configs/demo.yaml", ["templates.reason=none.jinja"])
     with pytest.raises(ConfigError) as caught:
         judge_encoder(recipe, "reason", toy_tokenizer)

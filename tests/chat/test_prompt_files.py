@@ -45,7 +45,7 @@ def test_criteria_and_verdicts_are_shown(tmp_path: Path) -> None:
     assert "Why is A better?" in hindsight_prompt(PAIR, "AB", own(tmp_path))[0]["content"]
 
 
-def test_a_prompts_id_depends_on_all_that_it_shows(tmp_path: Path) -> None:
+def test_the_id_of_a_prompt_depends_on_everything_it_shows(tmp_path: Path) -> None:
     plain = OWN | {"criteria": [], "verdict": {}, "judge": SHOWN}
     ids = {
         judge_prompt(PAIR, "AB", own(tmp_path, **changes)).id
@@ -61,7 +61,7 @@ def test_a_prompts_id_depends_on_all_that_it_shows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"judge": SHOWN}, "does not show criteria"),
         ({"criteria": [{"name": "x", "weight": 0}]}, "greater than 0"),
@@ -70,8 +70,8 @@ def test_a_prompts_id_depends_on_all_that_it_shows(tmp_path: Path) -> None:
         ({"verdict": {"a": "A", "c": "B"}}, "Extra inputs"),
     ],
 )
-def test_a_file_that_does_not_do_is_refused(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=told) as caught:
+def test_an_invalid_verdict_grammar_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
         own(tmp_path, **changes)
     assert "own.yaml" in caught.value.location
 

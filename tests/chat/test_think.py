@@ -1,4 +1,4 @@
-"""The think template: one turn of the assistant's, its reason between think tags, then the verdict."""
+"""The think template: one assistant turn, with the reason between think tags and then the verdict."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ASKED: Message = {"role": "user", "content": "which is better ?"}
 PROMPT = JudgePrompt("prompt", "pair", "AB", (ASKED,), "A", "s")
 
 
-def test_a_record_is_what_the_chat_template_writes(think: ChatEncoder) -> None:
-    asked, written = think.record([ASKED], "so A is better .", "[[A]]")
-    said = "<|im_start|>assistant\n<think>\nso A is better .\n</think>\n\n[[A]]<|im_end|>"
-    whole = f"<|im_start|>user\nwhich is better ?<|im_end|>\n{said}"
-    assert think.tokenizer.decode(asked + written) == whole
+def test_a_record_equals_the_chat_template(think: ChatEncoder) -> None:
+    prompt_ids, completion_ids = think.record([ASKED], "so A is better .", "[[A]]")
+    judge_turns = "<|im_start|>assistant\n<think>\nso A is better .\n</think>\n\n[[A]]<|im_end|>"
+    whole = f"<|im_start|>user\nwhich is better ?<|im_end|>\n{judge_turns}"
+    assert think.tokenizer.decode(prompt_ids + completion_ids) == whole
     turns = [
         ASKED,
         {"role": "reason", "content": "so A is better ."},
@@ -29,18 +29,18 @@ def test_a_record_is_what_the_chat_template_writes(think: ChatEncoder) -> None:
     ]
     rendered = think.tokenizer.apply_chat_template(turns, chat_template=think.template, tokenize=False)
     assert rendered == whole + "\n"
-    assert asked == think.encode([ASKED], generation=True)
+    assert prompt_ids == think.encode([ASKED], generation=True)
 
 
 def test_general_chat_without_a_reason_has_no_think_tags(think: ChatEncoder) -> None:
-    asked, written = think.record([ASKED], "", "hello")
-    assert "think" not in think.tokenizer.decode(asked + written)
-    assert think.tokenizer.decode(asked).endswith("<|im_start|>assistant\n")
+    prompt_ids, completion_ids = think.record([ASKED], "", "hello")
+    assert "think" not in think.tokenizer.decode(prompt_ids + completion_ids)
+    assert think.tokenizer.decode(prompt_ids).endswith("<|im_start|>assistant\n")
 
 
 @pytest.mark.parametrize("winner", ["A", "B"])
 @pytest.mark.parametrize("reason", ["why", "it says [[B]] and </think>\n\n[[A]] too", ""])
-def test_the_verdict_behind_the_last_closing_tag_counts(
+def test_the_verdict_after_the_last_closing_tag_counts(
     think: ChatEncoder, reason: str, winner: Letter
 ) -> None:
     tokens = VerdictTokens.from_encoder(think)

@@ -1,4 +1,4 @@
-"""Reading a completion: only the turn behind the verdict header counts, and in it the last verdict."""
+"""Reading a completion: only the turn after the verdict header counts, and in it the last verdict."""
 
 from __future__ import annotations
 
@@ -73,9 +73,7 @@ def read(
 
 @fixed
 @given(reason=quoting, winner=st.sampled_from(["A", "B"]), finish=st.sampled_from(["stop", "length"]))
-def test_what_a_reason_quotes_never_counts(
-    encoder: ChatEncoder, reason: str, winner: Any, finish: str
-) -> None:
+def test_quotes_in_a_reason_never_count(encoder: ChatEncoder, reason: str, winner: Any, finish: str) -> None:
     verdict = read(encoder, encoder.completion(reason, DEFAULT_GRAMMAR.text(winner)), finish=finish)
     assert (verdict.winner, verdict.outcome) == (winner, "ok")
     assert verdict.reason == encoder.tokenizer.decode(encoder.content(reason)).strip()
@@ -85,14 +83,14 @@ def test_what_a_reason_quotes_never_counts(
 
 @fixed
 @given(reason=quoting, finish=st.sampled_from(["stop", "length"]))
-def test_a_verdict_without_its_turn_is_none(encoder: ChatEncoder, reason: str, finish: str) -> None:
+def test_a_verdict_outside_its_turn_does_not_count(encoder: ChatEncoder, reason: str, finish: str) -> None:
     for tail in ("[[A]]", FAKE_HEADER + "[[A]]<|im_end|>"):
         verdict = read(encoder, encoder.content(reason + tail), finish=finish)
         assert verdict.winner is None and verdict.prob_a is None
         assert verdict.outcome == ("truncated" if finish == "length" else "unparsed")
 
 
-def test_a_header_spelled_in_ordinary_tokens_looks_the_same_and_is_none(encoder: ChatEncoder) -> None:
+def test_a_header_of_ordinary_tokens_does_not_count(encoder: ChatEncoder) -> None:
     spelled = encoder.content(f"x{FAKE_HEADER}[[A]]<|im_end|>")
     real = encoder.completion("x", "[[A]]")
     assert encoder.tokenizer.decode(spelled) == encoder.tokenizer.decode(real)
@@ -120,7 +118,7 @@ def test_the_last_of_several_turns_counts(encoder: ChatEncoder) -> None:
     assert read(encoder, ids).outcome == "unparsed"
 
 
-def test_a_letter_beside_the_verdict_does_not_give_the_probability(
+def test_a_letter_outside_the_verdict_does_not_give_the_probability(
     encoder: ChatEncoder, direct: ChatEncoder
 ) -> None:
     for judge in (encoder, direct):
@@ -165,23 +163,23 @@ def test_outcomes_of_a_verdict_turn(encoder: ChatEncoder, response: str, finish:
     assert verdict.reason == "why" and verdict.tokens == len(ids)
 
 
-def test_every_cut_of_a_completion_is_truncated_until_its_verdict_is_whole(encoder: ChatEncoder) -> None:
+def test_a_completion_is_truncated_until_its_verdict_is_complete(encoder: ChatEncoder) -> None:
     whole = encoder.completion("A has [[B]] , wrong . so B is better .", "[[B]]")
     outcomes = [read(encoder, whole[:cut], finish="length").outcome for cut in range(len(whole) + 1)]
     assert outcomes == ["truncated"] * (len(whole) - 1) + ["ok"] * 2
 
 
-def test_a_failed_request_has_no_verdict_whatever_it_says(
-    encoder: ChatEncoder, tokens: VerdictTokens
-) -> None:
-    said = Completion("prompt", "", "error", tuple(encoder.completion("why", "[[A]]")), error="too long")
-    verdict = read_completion(PROMPT, said, encoder, tokens)
+def test_a_failed_request_has_no_verdict(encoder: ChatEncoder, tokens: VerdictTokens) -> None:
+    completion = Completion(
+        "prompt", "", "error", tuple(encoder.completion("why", "[[A]]")), error="too long"
+    )
+    verdict = read_completion(PROMPT, completion, encoder, tokens)
     assert (verdict.winner, verdict.prob_a, verdict.outcome) == (None, None, "error")
     empty = read_completion(PROMPT, Completion("prompt", "", "error"), encoder, tokens)
     assert (empty.outcome, empty.reason, empty.tokens) == ("error", "", 0)
 
 
-def test_an_engine_without_probabilities_gives_a_verdict_without(
+def test_without_log_probabilities_a_verdict_has_no_probability(
     encoder: ChatEncoder, tokens: VerdictTokens
 ) -> None:
     ids = encoder.completion("why", "[[A]]")
@@ -204,21 +202,21 @@ def test_the_last_verdict_of_a_text(text: str, letter: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "parts"),
     [
         ("so it is [[A]]", ("so it is", "A")), ("why\n\n**[[B]]**.\n", ("why\n\n**", "B")), ("[[A]]<|", ("", "A")),
         ("[[A]] is what it quotes, and no more", None), ("[[A]] [[B", None), ("", None), ("[[A]] b", None),
     ],
 )  # fmt: skip
-def test_a_verdict_that_closes_a_text(text: str, found: tuple[str, str] | None) -> None:
-    assert DEFAULT_GRAMMAR.split_at_end(text) == found
-    assert DEFAULT_GRAMMAR.without_closing(text) == (found[0] if found else text.strip()).strip()
+def test_a_verdict_at_the_end_of_a_text(text: str, parts: tuple[str, str] | None) -> None:
+    assert DEFAULT_GRAMMAR.split_at_end(text) == parts
+    assert DEFAULT_GRAMMAR.without_closing(text) == (parts[0] if parts else text.strip()).strip()
 
 
 OWN = Grammar(a="<verdict>first</verdict>", b="<verdict>second</verdict>")
 
 
-def test_a_grammar_of_ones_own() -> None:
+def test_a_custom_grammar() -> None:
     assert (OWN.opening, OWN.closing) == ("<verdict>", "</verdict>")
     assert OWN.text_up_to_letter("B") == "<verdict>second" and OWN.text("A") == OWN.a
     assert OWN.last(f"{OWN.a} or {OWN.b}") == "B" and OWN.last("[[A]]") is None
@@ -229,21 +227,21 @@ def test_a_grammar_of_ones_own() -> None:
 @pytest.mark.parametrize(
     "texts", [("A", "A"), ("A", "AB"), ("", "B"), (" [[A]]", "[[B]]"), ("[[A]]", "[[B]]\n"), ("x", "  ")]
 )
-def test_a_grammar_that_cannot_be_told_apart_is_refused(texts: tuple[str, str]) -> None:
+def test_an_ambiguous_grammar_is_refused(texts: tuple[str, str]) -> None:
     with pytest.raises(ValueError, match=r"give two different texts|visible character"):
         Grammar(a=texts[0], b=texts[1])
 
 
 @given(text=st.text(), winner=st.sampled_from(["A", "B"]), before=st.sampled_from([OWN.a, OWN.b, "", "x "]))
-def test_what_a_grammar_writes_it_reads(text: str, winner: str, before: str) -> None:
+def test_a_grammar_reads_its_own_verdicts(text: str, winner: str, before: str) -> None:
     for grammar in (DEFAULT_GRAMMAR, OWN):
-        said = before + text + grammar.text(winner)  # type: ignore[arg-type]
-        assert grammar.last(said) == winner
-        closing = grammar.split_at_end(said)
+        written = before + text + grammar.text(winner)  # type: ignore[arg-type]
+        assert grammar.last(written) == winner
+        closing = grammar.split_at_end(written)
         assert closing is not None and closing[1] == winner
 
 
-def test_the_tokens_spell_the_verdict(encoder: ChatEncoder, tokens: VerdictTokens) -> None:
+def test_verdict_tokens_decode_to_the_verdict(encoder: ChatEncoder, tokens: VerdictTokens) -> None:
     for letter, token in (("A", tokens.a), ("B", tokens.b)):
         assert encoder.tokenizer.decode([*tokens.opening, token]) == "[[" + letter
         assert encoder.tokenizer.decode([token]) == letter
@@ -254,7 +252,7 @@ def test_the_tokens_spell_the_verdict(encoder: ChatEncoder, tokens: VerdictToken
     "spelling",
     [{"[[A]]": [1], "[[B]]": [2, 3]}, {"[[A]]": [1, 2], "[[B]]": [3, 4]}, {"[[A]]": [1], "[[B]]": [1]}],
 )
-def test_a_tokenizer_that_hides_the_letter_is_refused(
+def test_a_tokenizer_without_a_token_per_letter_is_refused(
     spelling: dict[str, list[int]], encoder: ChatEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoder, "content", spelling.__getitem__)
@@ -288,7 +286,7 @@ def test_probabilities_are_fair(a: float, b: float, shift: float) -> None:
     assert prob_a({7: a + shift, 8: b + shift}, TOKENS) == pytest.approx(here, abs=1e-9)
 
 
-def test_probabilities_at_the_ends() -> None:
+def test_probabilities_at_the_extremes() -> None:
     assert prob_a({7: -math.inf, 8: -1.0}, TOKENS) == pytest.approx(0)
     assert prob_a({7: -1.0, 8: -math.inf}, TOKENS) == pytest.approx(1)
     assert prob_a({7: -1.0, 8: -9999.0}, TOKENS) == pytest.approx(1)
@@ -321,8 +319,8 @@ def first(outcome: Any = "truncated") -> Verdict:
     [(-0.1, -3.0, "A", "ok"), (-3.0, -0.1, "B", "ok"), (-8.0, -9.0, "A", "ok"), (-2.0, -2.0, "tie", "tie")],
 )
 def test_a_rescued_verdict(a: float, b: float, winner: str, outcome: str) -> None:
-    said = Completion("prompt#rescue", "", "length", (8,), 0.0, {0: {7: a, 8: b}})
-    verdict = read_rescue(first(), said, TOKENS)
+    completion = Completion("prompt#rescue", "", "length", (8,), 0.0, {0: {7: a, 8: b}})
+    verdict = read_rescue(first(), completion, TOKENS)
     assert (verdict.winner, verdict.outcome, verdict.rescued) == (winner, outcome, True)
     assert verdict.prob_a == pytest.approx(1 / (1 + math.exp(b - a)))
     assert (verdict.id, verdict.pair_id, verdict.order) == ("prompt", "pair", "BA")
@@ -330,7 +328,7 @@ def test_a_rescued_verdict(a: float, b: float, winner: str, outcome: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "said",
+    "completion",
     [
         Completion("r", "", "error", error="refused"),
         Completion("r", "", "error", (7,), 0.0, {0: {7: -1.0, 8: -2.0}}),
@@ -338,9 +336,9 @@ def test_a_rescued_verdict(a: float, b: float, winner: str, outcome: str) -> Non
         Completion("r", "", "length", (7,), 0.0, {0: {7: -1.0}}),
     ],
 )
-def test_a_rescue_that_fails_leaves_what_was(said: Completion) -> None:
+def test_a_failed_rescue_changes_nothing(completion: Completion) -> None:
     for outcome in ("truncated", "unparsed"):
-        assert read_rescue(first(outcome), said, TOKENS) == first(outcome)
+        assert read_rescue(first(outcome), completion, TOKENS) == first(outcome)
 
 
 # --- verdicts that a reason states
@@ -370,11 +368,11 @@ def test_stated_verdicts(file: str, reason: str, stated: list[tuple[int, str]]) 
     assert stated_verdicts(reason, phrases) == stated
 
 
-def test_stated_verdicts_stand_in_the_order_of_the_text() -> None:
+def test_stated_verdicts_are_in_the_order_of_the_text() -> None:
     phrases = ["(A|B) wins", "best: (A|B)"]
     assert stated_verdicts("best: B . A wins . best: A", phrases) == [(1, "B"), (3, "A"), (7, "A")]
     assert stated_verdicts("best: B wins", phrases) == [(1, "B")]  # found twice, stated once
 
 
-def test_a_phrase_whose_group_may_stay_empty_states_nothing_there() -> None:
+def test_an_empty_group_of_a_phrase_states_nothing() -> None:
     assert stated_verdicts("nobody wins . B wins", ["nobody wins|(A|B) wins"]) == [(3, "B")]

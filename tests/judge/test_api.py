@@ -1,4 +1,4 @@
-"""The judge as a library on real engines: vLLM in this process, vLLM's server started by us, and asked by messages."""
+"""The Python API on real engines: vLLM in this process, our vLLM servers, and a server that takes messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
 from reasongenrm.judge.verdicts import VerdictTask
-from reasongenrm.processes import is_gone
+from reasongenrm.processes import has_ended
 from reasongenrm.records import Comparison, PreferencePair
 
 pytestmark = pytest.mark.engine
@@ -56,7 +56,7 @@ def judge(
 
 
 @pytest.fixture(scope="module")
-def found(judge: Judge, rows: list[tuple[str, str, str]]) -> list[Comparison]:
+def comparisons(judge: Judge, rows: list[tuple[str, str, str]]) -> list[Comparison]:
     return list(judge.compare_many(rows))
 
 
@@ -76,9 +76,9 @@ def close(one: Comparison, two: Comparison, tolerance: float = 1e-4) -> None:
 
 
 def test_every_comparison_has_a_verdict_per_order(
-    found: list[Comparison], rows: list[tuple[str, str, str]]
+    comparisons: list[Comparison], rows: list[tuple[str, str, str]]
 ) -> None:
-    for comparison, (prompt, a, b) in zip(found, rows, strict=True):
+    for comparison, (prompt, a, b) in zip(comparisons, rows, strict=True):
         pair = PreferencePair.make([{"role": "user", "content": prompt}], a, b, "")
         assert comparison.id == pair.id
         assert [v.order for v in comparison.verdicts] in (["AB", "BA"], ["BA", "AB"])
@@ -91,19 +91,22 @@ def test_every_comparison_has_a_verdict_per_order(
         assert comparison.prob_a == pytest.approx(sum(first) / 2)
 
 
-def test_neither_order_nor_window_nor_company_changes_a_comparison(
-    judge: Judge, found: list[Comparison], rows: list[tuple[str, str, str]], monkeypatch: pytest.MonkeyPatch
+def test_row_order_window_and_batch_do_not_change_a_comparison(
+    judge: Judge,
+    comparisons: list[Comparison],
+    rows: list[tuple[str, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     order = random.Random(3).sample(range(len(rows)), len(rows))
     for at, comparison in zip(order, judge.compare_many([rows[n] for n in order]), strict=True):
-        close(comparison, found[at])
+        close(comparison, comparisons[at])
     monkeypatch.setattr(api, "WINDOW", 5)
-    for one, two in zip(judge.compare_many(rows), found, strict=True):
+    for one, two in zip(judge.compare_many(rows), comparisons, strict=True):
         close(one, two)
-    close(judge.compare(*rows[0]), found[0])
+    close(judge.compare(*rows[0]), comparisons[0])
 
 
-def test_a_row_that_stands_twice_is_judged_once(judge: Judge, rows: list[tuple[str, str, str]]) -> None:
+def test_a_repeated_row_is_judged_once(judge: Judge, rows: list[tuple[str, str, str]]) -> None:
     one, two, three = judge.compare_many([rows[0], rows[1], rows[0]])
     assert one == three and one.id != two.id
 
@@ -168,15 +171,15 @@ def servers(
     pids = [process.pid for process in running._processes]
     yield running
     running.close()
-    assert all(is_gone(pid) for pid in pids)
+    assert all(has_ended(pid) for pid in pids)
 
 
-def test_a_server_of_our_own_judges_as_this_process_does(
+def test_our_server_gives_the_comparisons_of_this_process(
     servers: VLLMServers, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile, adapter: Path,
-    rows: list[tuple[str, str, str]], found: list[Comparison], engine: VLLMEngine,
+    rows: list[tuple[str, str, str]], comparisons: list[Comparison], engine: VLLMEngine,
 ) -> None:  # fmt: skip
     served = judge_on(servers, encoders["reason"], toy_prompts, str(adapter))
-    for one, two in zip(served.compare_many(rows), found, strict=True):
+    for one, two in zip(served.compare_many(rows), comparisons, strict=True):
         close(one, two, 1e-3)
     base = judge_on(servers, encoders["reason"], toy_prompts)
     here = judge_on(engine, encoders["reason"], toy_prompts)
@@ -186,10 +189,10 @@ def test_a_server_of_our_own_judges_as_this_process_does(
         list(judge_on(servers, encoders["reason"], toy_prompts, "elsewhere").compare_many(rows[:1]))
 
 
-def test_somebody_elses_server_is_asked_by_token_ids_or_by_messages(
+def test_an_external_server_takes_token_ids_or_messages(
     servers: VLLMServers,
     student: ModelConfig,
-    found: list[Comparison],
+    comparisons: list[Comparison],
     rows: list[tuple[str, str, str]],
     adapter: Path,
 ) -> None:
@@ -204,7 +207,7 @@ def test_somebody_elses_server_is_asked_by_token_ids_or_by_messages(
     with Judge.from_server(
         reach, model=student, prompts="configs/prompts/toy.yaml", judging=judging, max_model_len=CONTEXT
     ) as judge:
-        for one, two in zip(judge.compare_many(rows), found, strict=True):
+        for one, two in zip(judge.compare_many(rows), comparisons, strict=True):
             close(one, two, 1e-3)
     with Judge.from_server(
         reach | {"api": "chat"}, prompts="configs/prompts/toy.yaml", judging=judging, max_model_len=CONTEXT
@@ -231,7 +234,7 @@ def test_a_server_that_fails_shows_the_end_of_its_log(student: ModelConfig, tmp_
     assert not any("no-such-option" in Path(f"/proc/{pid}/cmdline").read_text() for pid in children)
 
 
-def test_a_server_that_takes_too_long_is_ended(student: ModelConfig, tmp_path: Path) -> None:
+def test_a_server_that_starts_too_slowly_is_stopped(student: ModelConfig, tmp_path: Path) -> None:
     config = VLLMServerConfig(kind="vllm", startup_seconds=0.5)
     with pytest.raises(EngineError, match="does not answer after"):
         VLLMServers(student, SERVING, config, logs=tmp_path)
@@ -240,8 +243,8 @@ def test_a_server_that_takes_too_long_is_ended(student: ModelConfig, tmp_path: P
 # --- what is loaded
 
 
-def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"adapter_config\.json not found"):
+def test_invalid_arguments_are_named_in_the_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"adapter_config\.json not comparisons"):
         Judge.from_pretrained("model", adapter=tmp_path)
     with pytest.raises(ConfigError, match=r"engine\.max_modellen"):
         Judge.from_pretrained("model", engine={"max_modellen": 1})
@@ -253,13 +256,13 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path) -> None:
 
 def test_an_adapter_brings_its_template_and_wording(
     engine: VLLMEngine, student: ModelConfig, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    rows: list[tuple[str, str, str]], found: list[Comparison], encoders: dict[str, ChatEncoder],
+    rows: list[tuple[str, str, str]], comparisons: list[Comparison], encoders: dict[str, ChatEncoder],
 ) -> None:  # fmt: skip
     # One vLLM per process: the session's stands in for the one that would be started.
-    seen: dict[str, object] = {}
+    engine_options: dict[str, object] = {}
 
     def running(model: ModelConfig, config: EngineConfig, **options: object) -> VLLMEngine:
-        seen.update(options | {"model": model})
+        engine_options.update(options | {"model": model})
         return engine
 
     monkeypatch.setattr(api, "load_engine", running)
@@ -270,6 +273,6 @@ def test_an_adapter_brings_its_template_and_wording(
     (folder / "judge.yaml").write_bytes(Path("configs/prompts/toy.yaml").read_bytes())
     (folder / "chat_template.jinja").write_text(encoders["reason"].template)
     judge = Judge.from_pretrained(student, adapter=folder, judging={"max_tokens": 24}, engine=SERVING)
-    assert seen["adapters"] == [folder] and judge.prompt_file.delimiters[0] == "[Question]"
-    for one, two in zip(judge.compare_many(rows[:3]), found, strict=False):
+    assert engine_options["adapters"] == [folder] and judge.prompt_file.delimiters[0] == "[Question]"
+    for one, two in zip(judge.compare_many(rows[:3]), comparisons, strict=False):
         close(replace(one), two)

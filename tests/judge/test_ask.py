@@ -1,4 +1,4 @@
-"""Asking an engine: what is requested, what is asked again, and that a killed run asks nothing twice."""
+"""Requests, rescues, and killed runs that repeat no finished request."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ CONFIG = JudgingConfig(max_tokens=64)
 
 
 class Killed(Exception):
-    """Stands for a SIGKILL."""
+    """Represents a SIGKILL."""
 
 
 class Scripted:
-    """An engine that answers by a function of the request; keeps what it was asked."""
+    """An engine whose completions are a function of the request; records its requests."""
 
     def __init__(
         self, answer: Callable[[Request], Completion], *, block: int = 3, max_model_len: int = 512
     ) -> None:
         self.answer, self.block, self.max_model_len = answer, block, max_model_len
-        self.asked: list[Request] = []
+        self.request_log: list[Request] = []
         self.adapters: set[str | None] = set()
         self.die_after: int | None = None
 
@@ -42,9 +42,9 @@ class Scripted:
         self.adapters.add(adapter)
         done = [self.answer(request) for request in requests]
         for request in requests:
-            if self.die_after is not None and len(self.asked) >= self.die_after:
+            if self.die_after is not None and len(self.request_log) >= self.die_after:
                 raise Killed
-            self.asked.append(request)
+            self.request_log.append(request)
         yield from reversed(done)  # engines answer in any order
 
     def reset_prefix_cache(self) -> None:
@@ -67,7 +67,7 @@ def prompts(toy_prompts: PromptFile) -> list[JudgePrompt]:
 def answers(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens
 ) -> Callable[[Request], Completion]:
-    """Every third prompt is read, every third runs out of tokens, every third says nothing; the rescue says B."""
+    """Of three prompts one is read, one is truncated, one has no verdict; the rescue gives B."""
     number = {prompt.id: n for n, prompt in enumerate(prompts)}
 
     def answer(request: Request) -> Completion:
@@ -99,12 +99,12 @@ def test_requests_carry_what_the_judge_needs(
         assert (request.max_tokens, request.temperature, request.seed) == (64, 0, None)
 
 
-def test_a_sampled_request_has_a_seed_of_its_own(
+def test_sampled_requests_have_distinct_seeds(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens
 ) -> None:
-    def seeds(asked: list[JudgePrompt], seed: int) -> dict[str, int | None]:
+    def seeds(some_prompts: list[JudgePrompt], seed: int) -> dict[str, int | None]:
         warm = JudgingConfig(max_tokens=64, temperature=0.7)
-        return {r.id: r.seed for r in VerdictTask(warm, encoder, 4096, seed=seed).requests(asked)}
+        return {r.id: r.seed for r in VerdictTask(warm, encoder, 4096, seed=seed).requests(some_prompts)}
 
     assert len(set(seeds(prompts, 1).values())) == len(prompts)
     assert seeds(prompts[::-1], 1) == seeds(prompts, 1)  # not of the order
@@ -112,7 +112,7 @@ def test_a_sampled_request_has_a_seed_of_its_own(
     assert all(0 <= request_seed(1, str(n)) < 2**31 for n in range(1000))
 
 
-def test_a_long_prompt_leaves_less_room_but_never_none(
+def test_a_long_prompt_leaves_room_for_at_least_one_token(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens
 ) -> None:
     length = len(encoder.encode(prompts[0].messages, generation=True))
@@ -121,41 +121,45 @@ def test_a_long_prompt_leaves_less_room_but_never_none(
         assert request.max_tokens == expected
 
 
-def test_what_cannot_be_read_is_asked_for_the_verdict_alone(
+def test_unread_completions_are_rescued(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens, tmp_path: Path
 ) -> None:
     engine = Scripted(answers(prompts, encoder, tokens))
-    found = judge(prompts, engine, task_for(engine, encoder), PartStore(tmp_path / "c.jsonl"), adapter="lora")
-    assert [verdict.id for verdict in found] == [prompt.id for prompt in prompts]
-    assert [verdict.winner for verdict in found] == ["A", "B", "B"] * 2 + ["A", "B"]
-    assert [verdict.rescued for verdict in found] == [False, True, True] * 2 + [False, True]
-    assert {verdict.outcome for verdict in found} == {"ok"} and engine.adapters == {"lora"}
-    rescues = [request for request in engine.asked if request.id.endswith(RESCUE)]
+    verdicts = judge(
+        prompts, engine, task_for(engine, encoder), PartStore(tmp_path / "c.jsonl"), adapter="lora"
+    )
+    assert [verdict.id for verdict in verdicts] == [prompt.id for prompt in prompts]
+    assert [verdict.winner for verdict in verdicts] == ["A", "B", "B"] * 2 + ["A", "B"]
+    assert [verdict.rescued for verdict in verdicts] == [False, True, True] * 2 + [False, True]
+    assert {verdict.outcome for verdict in verdicts} == {"ok"} and engine.adapters == {"lora"}
+    rescues = [request for request in engine.request_log if request.id.endswith(RESCUE)]
     assert [request.id for request in rescues] == [p.id + RESCUE for n, p in enumerate(prompts) if n % 3]
     for request, prompt in zip(rescues, [p for n, p in enumerate(prompts) if n % 3], strict=True):
         reason = encoder.content("so on and on")
-        asked = encoder.encode(prompt.messages, generation=True)
-        assert request.prompt_ids == (*asked, *reason, *tokens.header, *tokens.opening)
+        prompt_ids = encoder.encode(prompt.messages, generation=True)
+        assert request.prompt_ids == (*prompt_ids, *reason, *tokens.header, *tokens.opening)
         assert request.max_tokens == 1 and request.allowed == request.logprob_token_ids == (
             tokens.a,
             tokens.b,
         )
 
 
-def test_a_rescue_behind_a_long_reason_cuts_the_reason(
+def test_a_rescue_after_a_long_reason_cuts_the_reason(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens, tmp_path: Path
 ) -> None:
-    asked = encoder.encode(prompts[1].messages, generation=True)
+    prompt_ids = encoder.encode(prompts[1].messages, generation=True)
     tail = [*tokens.header, *tokens.opening]
     for room in (0, 2):
-        engine = Scripted(answers(prompts, encoder, tokens), max_model_len=len(asked) + room + len(tail) + 1)
+        engine = Scripted(
+            answers(prompts, encoder, tokens), max_model_len=len(prompt_ids) + room + len(tail) + 1
+        )
         judge(prompts[1:2], engine, task_for(engine, encoder), PartStore(tmp_path / f"{room}.jsonl"))
-        ids = engine.asked[-1].prompt_ids
-        assert ids == (*asked, *encoder.content("so on and on")[:room], *tail)
+        ids = engine.request_log[-1].prompt_ids
+        assert ids == (*prompt_ids, *encoder.content("so on and on")[:room], *tail)
         assert len(ids) + 1 == engine.max_model_len
 
 
-def test_a_verdict_only_judge_is_rescued_right_behind_its_prompt(
+def test_the_rescue_of_a_verdict_only_judge_follows_its_prompt(
     prompts: list[JudgePrompt], direct: ChatEncoder, tokens: VerdictTokens, tmp_path: Path
 ) -> None:
     engine = Scripted(
@@ -163,35 +167,41 @@ def test_a_verdict_only_judge_is_rescued_right_behind_its_prompt(
     )
     [verdict] = judge(prompts[:1], engine, task_for(engine, direct), PartStore(tmp_path / "c.jsonl"))
     opening = VerdictTokens.from_encoder(direct).opening
-    assert engine.asked[1].prompt_ids == (*direct.encode(prompts[0].messages, generation=True), *opening)
+    assert engine.request_log[1].prompt_ids == (
+        *direct.encode(prompts[0].messages, generation=True),
+        *opening,
+    )
     assert (verdict.winner, verdict.rescued, verdict.reason) == ("A", True, "")
 
 
-def test_without_rescue_nothing_is_asked_again(
+def test_without_rescue_there_are_no_further_requests(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens, tmp_path: Path
 ) -> None:
     engine = Scripted(answers(prompts, encoder, tokens))
     config = JudgingConfig(max_tokens=64, rescue=False)
-    found = judge(prompts, engine, task_for(engine, encoder, config), PartStore(tmp_path / "c.jsonl"))
-    assert [verdict.outcome for verdict in found] == ["ok", "truncated", "unparsed"] * 2 + ["ok", "truncated"]
-    assert len(engine.asked) == len(prompts)
+    verdicts = judge(prompts, engine, task_for(engine, encoder, config), PartStore(tmp_path / "c.jsonl"))
+    assert [verdict.outcome for verdict in verdicts] == ["ok", "truncated", "unparsed"] * 2 + [
+        "ok",
+        "truncated",
+    ]
+    assert len(engine.request_log) == len(prompts)
 
 
 def test_a_refused_request_is_an_error_and_not_rescued(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tmp_path: Path
 ) -> None:
     engine = Scripted(lambda request: Completion(request.id, "", "error", error="too long"))
-    found = judge(prompts, engine, task_for(engine, encoder), PartStore(tmp_path / "c.jsonl"))
-    assert {verdict.outcome for verdict in found} == {"error"} and len(engine.asked) == len(prompts)
+    verdicts = judge(prompts, engine, task_for(engine, encoder), PartStore(tmp_path / "c.jsonl"))
+    assert {verdict.outcome for verdict in verdicts} == {"error"} and len(engine.request_log) == len(prompts)
 
 
-def test_a_kill_at_any_request_costs_at_most_its_block(
+def test_a_kill_at_any_request_loses_at_most_its_block(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens, tmp_path: Path
 ) -> None:
     answer = answers(prompts, encoder, tokens)
     calm = Scripted(answer)
     expected = judge(prompts, calm, task_for(calm, encoder), PartStore(tmp_path / "calm.jsonl"))
-    for kill in range(len(calm.asked)):
+    for kill in range(len(calm.request_log)):
         path = tmp_path / f"{kill}.jsonl"
         engine = Scripted(answer)
         engine.die_after = kill
@@ -200,20 +210,20 @@ def test_a_kill_at_any_request_costs_at_most_its_block(
         engine.die_after = None
         assert judge(prompts, engine, task_for(engine, encoder), PartStore(path)) == expected
         assert path.read_bytes() == (tmp_path / "calm.jsonl").read_bytes()
-        again = [request.id for request in engine.asked]
+        again = [request.id for request in engine.request_log]
         assert len(again) - len(set(again)) < engine.block
-        assert list(dict.fromkeys(again)) == [request.id for request in calm.asked]
+        assert list(dict.fromkeys(again)) == [request.id for request in calm.request_log]
 
 
-def test_finished_work_is_read_and_not_asked(
+def test_a_finished_store_is_read_without_requests(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens, tmp_path: Path
 ) -> None:
     engine = Scripted(answers(prompts, encoder, tokens))
     expected = judge(prompts, engine, task_for(engine, encoder), PartStore(tmp_path / "c.jsonl"))
-    engine.asked.clear()
+    engine.request_log.clear()
     assert judge(prompts, engine, task_for(engine, encoder), PartStore(tmp_path / "c.jsonl")) == expected
     assert (
         read_all(prompts, VerdictTask(CONFIG, encoder, 512, seed=17), PartStore(tmp_path / "c.jsonl"))
         == expected
     )
-    assert engine.asked == []
+    assert engine.request_log == []

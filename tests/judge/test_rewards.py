@@ -35,26 +35,26 @@ def longer(row: ComparisonInput) -> Comparison:
 
 
 class Scripted(Judge):
-    """A judge that says what a function says; keeps what it was asked."""
+    """A judge whose comparisons come from a function; records its batches."""
 
-    def __init__(self, told: Callable[[ComparisonInput], Comparison] = longer) -> None:
+    def __init__(self, opinion: Callable[[ComparisonInput], Comparison] = longer) -> None:
         task = VerdictTask(JudgingConfig(), None, 512, seed=17)
         super().__init__(None, task, None)  # type: ignore[arg-type]
-        self.told, self.calls = told, list[list[ComparisonInput]]()
+        self.opinion, self.calls = opinion, list[list[ComparisonInput]]()
         self.inside, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()
 
     def compare_many(self, rows: Iterable[ComparisonInput]) -> Iterator[Comparison]:
-        asked = list(rows)
-        self.calls.append(asked)
+        batch = list(rows)
+        self.calls.append(batch)
         self.inside.set()
         assert self.go_on.wait(30)
-        for number, (prompt, a, b) in enumerate(asked):
+        for number, (prompt, a, b) in enumerate(batch):
             if a == "bad":
                 raise DataError("bad type", location=f"row {number}")
             if a == "dead":
                 raise RuntimeError("the engine died")
-            yield self.told((prompt, a, b))
+            yield self.opinion((prompt, a, b))
 
 
 def beats(a: str, b: str) -> float:
@@ -75,11 +75,11 @@ def test_a_sample_is_rewarded_by_how_often_it_beats_the_others_of_its_prompt() -
             (beats("55555", "1") + beats("55555", "333")) / 2,
         ]
     )
-    [asked] = judge.calls
-    assert len(asked) == 4 and {row[0] for row in asked} == {"p", "q"}, "all at once, each pair once"
+    [batch] = judge.calls
+    assert len(batch) == 4 and {row[0] for row in batch} == {"p", "q"}, "all at once, each pair once"
 
 
-def test_the_same_text_is_a_tie_without_asking_and_a_lone_sample_is_worth_a_half() -> None:
+def test_equal_texts_are_a_tie_without_a_comparison_and_a_single_sample_gets_a_half() -> None:
     judge = Scripted()
     assert GroupReward(judge, against="group")(["p", "p", "q"], ["x", "x", "alone"]) == [0.5, 0.5, 0.5]
     assert judge.calls == [[]]
@@ -88,18 +88,18 @@ def test_the_same_text_is_a_tie_without_asking_and_a_lone_sample_is_worth_a_half
     assert judge.calls[1] == [("p", "x", "long")]
 
 
-def test_a_reference_is_what_each_sample_has_to_beat() -> None:
+def test_each_sample_is_compared_with_its_reference() -> None:
     judge = Scripted()
     reward = GroupReward(judge, against="reference", reference="gold")
-    given = reward(
+    rewards = reward(
         ["p", "p", "q"], ["1", "22", "same"], gold=["333", "333", "same"], completion_ids=[[1]] * 3
     )
-    assert given == pytest.approx([beats("1", "333"), beats("22", "333"), 0.5])
+    assert rewards == pytest.approx([beats("1", "333"), beats("22", "333"), 0.5])
     assert judge.calls == [[("p", "1", "333"), ("p", "22", "333")]]
 
 
 @pytest.mark.parametrize(("unread", "expected"), [(0.5, 0.5), (0.0, 0.0), (-1.0, -1.0)])
-def test_what_cannot_be_read_is_worth_what_the_caller_says(unread: float, expected: float) -> None:
+def test_unread_comparisons_give_the_points_of_the_caller(unread: float, expected: float) -> None:
     reward = GroupReward(Scripted(), against="group", unread=unread)
     assert reward(["p", "p"], ["what?", "that"]) == [expected, expected]
     mixed = reward(["p"] * 3, ["what?", "1", "22"])
@@ -112,26 +112,24 @@ TEXTS = st.text("ab?", max_size=4)
 
 
 @given(st.lists(st.tuples(st.sampled_from("pqr"), TEXTS), max_size=12), st.randoms())
-def test_the_rewards_of_a_group_average_a_half_in_whatever_order_they_come(
-    samples: list[tuple[str, str]], draw: Any
-) -> None:
+def test_the_mean_reward_of_a_group_is_a_half_in_any_order(samples: list[tuple[str, str]], draw: Any) -> None:
     reward = GroupReward(Scripted(), against="group")
 
-    def rewarded(given: list[tuple[str, str]]) -> list[float]:
-        return reward([prompt for prompt, _ in given], [answer for _, answer in given])
+    def rewarded(group: list[tuple[str, str]]) -> list[float]:
+        return reward([prompt for prompt, _ in group], [answer for _, answer in group])
 
-    found = rewarded(samples)
+    values = rewarded(samples)
     for prompt in "pqr":
-        group = [value for (of, _), value in zip(samples, found, strict=True) if of == prompt]
+        group = [value for (of, _), value in zip(samples, values, strict=True) if of == prompt]
         assert not group or math.fsum(group) / len(group) == pytest.approx(0.5)
         assert all(0 <= value <= 1 for value in group)
     order = list(range(len(samples)))
     draw.shuffle(order)
-    assert rewarded([samples[i] for i in order]) == pytest.approx([found[i] for i in order])
+    assert rewarded([samples[i] for i in order]) == pytest.approx([values[i] for i in order])
 
 
 @given(st.lists(st.tuples(st.sampled_from("pq"), TEXTS), max_size=10))
-def test_no_pair_is_asked_twice_in_either_order(samples: list[tuple[str, str]]) -> None:
+def test_no_pair_is_compared_twice(samples: list[tuple[str, str]]) -> None:
     schedule = Schedule.from_samples([p for p, _ in samples], [a for _, a in samples], [None] * len(samples))
     pairs = [(prompt, frozenset((a, b))) for prompt, a, b in schedule.rows]
     assert len(pairs) == len(set(pairs)) and all(len(texts) == 2 for _, texts in pairs)
@@ -139,11 +137,11 @@ def test_no_pair_is_asked_twice_in_either_order(samples: list[tuple[str, str]]) 
     assert len(pairs) == sum(len(texts) * (len(texts) - 1) // 2 for texts in of.values())
 
 
-def test_messages_are_read_as_trl_hands_them_over() -> None:
+def test_messages_are_read_in_the_form_of_trl() -> None:
     judge = Scripted()
     prompt = [{"role": "user", "content": "what"}]
-    shown = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what"}]}]
-    said = [{"role": "assistant", "content": "one"}]
+    multimodal = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what"}]}]
+    answer = [{"role": "assistant", "content": "one"}]
     tools = [
         {"role": "assistant", "content": None, "tool_calls": []},
         {"role": "tool", "content": "7", "name": "t"},
@@ -151,17 +149,20 @@ def test_messages_are_read_as_trl_hands_them_over() -> None:
         {"role": "tool", "content": "8", "name": "t"},
     ]
     rewards = GroupReward(judge, against="group")(
-        prompts=[prompt, shown], completions=[said, tools], completion_ids=[[1], [2]], trainer_state=object()
+        prompts=[prompt, multimodal],
+        completions=[answer, tools],
+        completion_ids=[[1], [2]],
+        trainer_state=object(),
     )
     assert rewards == pytest.approx([beats("one", "seven"), beats("seven", "one")])
     assert judge.calls == [[(prompt, "one", "seven")]]
     silent = [{"role": "assistant", "content": None, "tool_calls": []}]
     assert GroupReward(judge, against="reference", reference="gold")(
-        [prompt], [silent], gold=[said]
+        [prompt], [silent], gold=[answer]
     ) == pytest.approx([beats("", "one")])
 
 
-def test_its_name_tells_what_trl_logs() -> None:
+def test_the_name_of_a_reward_is_the_one_that_trl_logs() -> None:
     assert GroupReward(Scripted(), against="group").__name__ == "judge_group"
     assert GroupReward(Scripted(), against="reference", reference="g").__name__ == "judge_reference"
 
@@ -174,7 +175,7 @@ def test_its_name_tells_what_trl_logs() -> None:
         ({"against": "mean"}, "against"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options: dict[str, Any], location: str) -> None:
+def test_contradicting_options_are_refused(options: dict[str, Any], location: str) -> None:
     with pytest.raises(ConfigError) as caught:
         GroupReward(Scripted(), **options)
     assert caught.value.location == location and caught.value.hint
@@ -184,13 +185,13 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], location: 
     ("columns", "location"),
     [({"silver": ["x"]}, "gold"), ({"gold": [None]}, "gold[0]"), ({"gold": [[]]}, "gold[0]")],
 )
-def test_a_column_without_a_reference_is_named(columns: dict[str, Any], location: str) -> None:
+def test_a_missing_reference_is_named_in_the_error(columns: dict[str, Any], location: str) -> None:
     with pytest.raises(DataError) as caught:
         GroupReward(Scripted(), against="reference", reference="gold")(["p"], ["a"], **columns)
     assert caught.value.location == location
 
 
-def test_verl_asks_for_one_solution_or_for_a_batch() -> None:
+def test_verl_calls_with_one_solution_or_a_batch() -> None:
     judge = Scripted()
     score = verl_score(judge)
     info = {"question": "q", "index": 3}
@@ -217,7 +218,7 @@ def test_verl_asks_for_one_solution_or_for_a_batch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "location"),
+    ("arguments", "location"),
     [
         (("s", "a", "b", None), "extra_info[0]"),
         (("s", "a", "b", {"index": 1}), "extra_info[0]"),
@@ -225,13 +226,13 @@ def test_verl_asks_for_one_solution_or_for_a_batch() -> None:
         (("s", "a", 42, {"question": "q"}), "ground_truth[0]"),
     ],
 )
-def test_verl_is_told_what_a_row_lacks(given: tuple[Any, ...], location: str) -> None:
+def test_an_incomplete_row_of_verl_is_named_in_the_error(arguments: tuple[Any, ...], location: str) -> None:
     with pytest.raises(DataError) as caught:
-        verl_score(Scripted())(*given)
+        verl_score(Scripted())(*arguments)
     assert caught.value.location == location and caught.value.hint
 
 
-def test_the_prompt_is_cut_off_the_front_of_openrlhfs_query() -> None:
+def test_the_prompt_is_removed_from_the_query_of_openrlhf() -> None:
     assert openrlhf_responses(["pa", "p"], ["p", "p"]) == ["a", ""]
     ends = ("<|im_end|>", "</s>")
     assert openrlhf_responses(["p one<|im_end|>", "p two</s>", "p</s> cut"], ["p"] * 3, ends) == [
@@ -253,18 +254,18 @@ def wait_until(done: Callable[[], bool]) -> None:
 
 
 def held(
-    judge: Scripted, shared: SharedJudge, asked: list[list[ComparisonInput]]
+    judge: Scripted, shared: SharedJudge, batches: list[list[ComparisonInput]]
 ) -> list[Future[list[Comparison]]]:
-    """Have the thread be at a first batch while others are asked for; then let it go on."""
+    """Block the thread in a first batch, submit other batches, and return all futures."""
     judge.go_on.clear()
     judge.inside.clear()
     first = shared.submit([("p", "1", "22")])
     assert judge.inside.wait(30)
-    later = [shared.submit(rows) for rows in asked]
+    later = [shared.submit(rows) for rows in batches]
     return [first, *later]
 
 
-def test_what_waits_is_judged_together() -> None:
+def test_waiting_requests_are_judged_together() -> None:
     judge = Scripted()
     with SharedJudge(judge) as shared:
         rows: list[list[ComparisonInput]] = [
@@ -278,7 +279,7 @@ def test_what_waits_is_judged_together() -> None:
         assert shared.counts == {"requests": 6, "comparisons": 11, "batches": 2}
 
 
-def test_a_bad_row_spoils_its_own_request_alone() -> None:
+def test_a_bad_row_fails_only_its_own_request() -> None:
     judge = Scripted()
     with SharedJudge(judge) as shared:
         good: list[ComparisonInput] = [("p", "1", "22")]
@@ -291,7 +292,7 @@ def test_a_bad_row_spoils_its_own_request_alone() -> None:
         assert caught.value.location == "row 1", "counted among its own rows"
 
 
-def test_an_engine_that_fails_fails_those_who_asked_and_nobody_after() -> None:
+def test_an_engine_failure_fails_only_the_current_requests() -> None:
     judge = Scripted()
     with SharedJudge(judge) as shared:
         futures = held(judge, shared, [[("p", "1", "2")], [("p", "dead", "2")], [("p", "3", "4")]])
@@ -303,7 +304,7 @@ def test_an_engine_that_fails_fails_those_who_asked_and_nobody_after() -> None:
         assert list(shared.compare_many([("p", "1", "22")])) == [longer(("p", "1", "22"))]
 
 
-def test_who_goes_away_is_not_judged() -> None:
+def test_a_cancelled_request_is_not_judged() -> None:
     judge = Scripted()
     with SharedJudge(judge) as shared:
         futures = held(judge, shared, [[("p", "gone", "2")], [("p", "stays", "2")]])
@@ -313,7 +314,7 @@ def test_who_goes_away_is_not_judged() -> None:
         assert judge.calls[1] == [("p", "stays", "2")]
 
 
-def test_closing_ends_the_thread_and_cancels_what_waits() -> None:
+def test_closing_stops_the_thread_and_cancels_waiting_requests() -> None:
     judge = Scripted()
     shared = SharedJudge(judge)
     futures = held(judge, shared, [[("p", "1", "2")]])
@@ -329,14 +330,14 @@ def test_closing_ends_the_thread_and_cancels_what_waits() -> None:
         shared.submit([])
 
 
-def test_many_threads_get_what_each_asked_for() -> None:
+def test_many_threads_get_their_own_results() -> None:
     judge = Scripted()
-    found: dict[int, Any] = {}
+    rankings: dict[int, Any] = {}
     with SharedJudge(judge) as shared:
 
         def rank(number: int) -> None:
             answers = ["x" * (1 + (number * 7 + n * 3) % 11) for n in range(5)]
-            found[number] = (
+            rankings[number] = (
                 shared.rank(f"p{number}", answers, method="knockout"),
                 Scripted().rank(f"p{number}", answers, method="knockout"),
             )
@@ -346,12 +347,12 @@ def test_many_threads_get_what_each_asked_for() -> None:
             thread.start()
         for thread in threads:
             thread.join(60)
-    assert len(found) == 16
-    for shared_ranking, own in found.values():
+    assert len(rankings) == 16
+    for shared_ranking, own in rankings.values():
         assert replace(shared_ranking, games=()) == replace(own, games=())
 
 
-def test_a_reward_function_that_is_loaded_from_a_file_says_what_the_environment_lacks(
+def test_the_reward_file_for_verl_names_a_missing_environment_variable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from importlib.util import module_from_spec, spec_from_file_location
@@ -362,13 +363,13 @@ def test_a_reward_function_that_is_loaded_from_a_file_says_what_the_environment_
     assert spec and spec.loader
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
-    asked = dict(data_source="s", solution_str="a", ground_truth="b", extra_info={"question": "q"})
+    arguments = dict(data_source="s", solution_str="a", ground_truth="b", extra_info={"question": "q"})
     with pytest.raises(ConfigError) as caught:
-        module.compute_score(**asked)
+        module.compute_score(**arguments)
     assert "REASONGENRM_URL" in caught.value.hint
     monkeypatch.setenv("REASONGENRM_RECIPE", "configs/none.yaml")
     with pytest.raises(
         ReasonGenRMError
     ) as missing:  # a failure is not kept: the next call sees the new environment
-        module.compute_score(**asked)
+        module.compute_score(**arguments)
     assert "none.yaml" in str(missing.value)

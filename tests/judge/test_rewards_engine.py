@@ -25,36 +25,36 @@ GOLD = ("one two three", "red", "four", "no")
 
 
 class Noted(Judge):
-    """A judge that notes how much it was asked at once."""
+    """A judge that records the sizes of its batches."""
 
     calls: list[int]
 
     def compare_many(self, rows: Iterable[ComparisonInput]) -> Iterator[Comparison]:
-        asked = list(rows)
-        self.calls.append(len(asked))
-        yield from super().compare_many(asked)
+        batch = list(rows)
+        self.calls.append(len(batch))
+        yield from super().compare_many(batch)
 
 
 class Kept:
-    """Keeps what a reward function was given and said."""
+    """Records the arguments and results of a reward function."""
 
     def __init__(self, reward: GroupReward) -> None:
         self.reward, self.__name__ = reward, reward.__name__
-        self.seen: list[tuple[list[str], list[str], list[float]]] = []
+        self.records: list[tuple[list[str], list[str], list[float]]] = []
 
     def __call__(self, prompts: Any, completions: Any, **columns: Any) -> list[float]:
-        told = self.reward(prompts, completions, **columns)
-        asked = [prompt[-1]["content"] for prompt in prompts]
-        self.seen.append((asked, [turns[-1]["content"] for turns in completions], told))
-        return told
+        rewards = self.reward(prompts, completions, **columns)
+        questions = [prompt[-1]["content"] for prompt in prompts]
+        self.records.append((questions, [turns[-1]["content"] for turns in completions], rewards))
+        return rewards
 
 
 @pytest.fixture(scope="module")
 def judge(engine: VLLMEngine, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile) -> Noted:
     task = VerdictTask(JudgingConfig(max_tokens=4), encoders["reason"], engine.max_model_len, seed=17)
-    made = Noted(engine, task, toy_prompts)
-    made.calls = []
-    return made
+    noted = Noted(engine, task, toy_prompts)
+    noted.calls = []
+    return noted
 
 
 @pytest.fixture
@@ -70,11 +70,11 @@ def options(folder: Path, **more: Any) -> dict[str, Any]:
                 disable_tqdm=True, seed=1, logging_steps=1, **more)  # fmt: skip
 
 
-def groups(seen: tuple[list[str], list[str], list[float]]) -> dict[str, list[tuple[str, float]]]:
-    found: dict[str, list[tuple[str, float]]] = {}
-    for question, answer, reward in zip(*seen, strict=True):
-        found.setdefault(question, []).append((answer, reward))
-    return found
+def groups(record: tuple[list[str], list[str], list[float]]) -> dict[str, list[tuple[str, float]]]:
+    by_question: dict[str, list[tuple[str, float]]] = {}
+    for question, answer, reward in zip(*record, strict=True):
+        by_question.setdefault(question, []).append((answer, reward))
+    return by_question
 
 
 def moved(trainer: Any, train: Callable[[], Any]) -> float:
@@ -98,10 +98,10 @@ def test_grpo_learns_from_the_group_and_from_a_reference(
     trainer = GRPOTrainer(model=str(tiny_model), reward_funcs=[group, gold], args=config, train_dataset=rows,
                           processing_class=toy_tokenizer)  # fmt: skip
     assert moved(trainer, trainer.train) > 0
-    assert len(group.seen) == len(gold.seen) == 2, "two steps"
+    assert len(group.records) == len(gold.records) == 2, "two steps"
     assert len(judge.calls) == 4, "each reward function asks once per step"
-    for number, seen in enumerate(group.seen):
-        by_prompt = groups(seen)
+    for number, record in enumerate(group.records):
+        by_prompt = groups(record)
         assert [len(members) for members in by_prompt.values()] == [3, 3]
         for members in by_prompt.values():
             values = [value for _, value in members]
@@ -109,13 +109,15 @@ def test_grpo_learns_from_the_group_and_from_a_reference(
         texts = [len({answer for answer, _ in members}) for members in by_prompt.values()]
         assert judge.calls[2 * number] == sum(n * (n - 1) // 2 for n in texts)
     reference = dict(zip(QUESTIONS, GOLD, strict=True))
-    question, [(answer, value), *_] = next(iter(groups(gold.seen[-1]).items()))
+    question, [(answer, value), *_] = next(iter(groups(gold.records[-1]).items()))
     own = judge.compare(question, answer, reference[question]).prob_a
     assert value == pytest.approx(own, abs=1e-3)
     steps = [entry for entry in trainer.state.log_history if "rewards/judge_group/mean" in entry]
     assert [entry["rewards/judge_group/mean"] for entry in steps] == pytest.approx([0.5, 0.5])
-    for entry, (_, _, told) in zip(steps, gold.seen, strict=True):
-        assert entry["rewards/judge_reference/mean"] == pytest.approx(math.fsum(told) / len(told), abs=1e-6)
+    for entry, (_, _, rewards) in zip(steps, gold.records, strict=True):
+        assert entry["rewards/judge_reference/mean"] == pytest.approx(
+            math.fsum(rewards) / len(rewards), abs=1e-6
+        )
         assert math.isfinite(entry["loss"])
 
 
@@ -133,8 +135,8 @@ def test_online_dpo_prefers_what_the_judge_prefers(
     trainer = OnlineDPOTrainer(model=model, reward_funcs=reward, args=config, train_dataset=rows,
                                processing_class=toy_tokenizer)  # fmt: skip
     assert moved(trainer, trainer.train) > 0
-    assert len(reward.seen) == 2
-    for seen in reward.seen:
-        assert [len(members) for members in groups(seen).values()] == [2, 2], "two samples of two prompts"
-        for members in groups(seen).values():
+    assert len(reward.records) == 2
+    for record in reward.records:
+        assert [len(members) for members in groups(record).values()] == [2, 2], "two samples of two prompts"
+        for members in groups(record).values():
             assert math.fsum(value for _, value in members) == pytest.approx(1)

@@ -1,4 +1,4 @@
-"""The judge behind HTTP: a real uvicorn server over a real engine, asked by many clients, good and bad."""
+"""The judge over HTTP: a real uvicorn server on a real engine, with valid and invalid clients."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class Watched(Judge):
     go_on: threading.Event
 
     def compare_many(self, rows: Iterable[ComparisonInput]) -> Iterator[Comparison]:
-        asked = list(rows)
-        self.calls.append(asked)
+        batch = list(rows)
+        self.calls.append(batch)
         self.inside.set()
         assert self.go_on.wait(60)
-        if any(a == "die" for _, a, _ in asked):
+        if any(a == "die" for _, a, _ in batch):
             raise RuntimeError("/secret/path")
-        yield from super().compare_many(asked)
+        yield from super().compare_many(batch)
 
 
 @dataclass
@@ -128,10 +128,10 @@ def running(app: Any) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def judge(engine: VLLMEngine, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile) -> Watched:
     task = VerdictTask(JudgingConfig(max_tokens=12), encoders["reason"], engine.max_model_len, seed=17)
-    made = Watched(engine, task, toy_prompts)
-    made.calls, made.inside, made.go_on = [], threading.Event(), threading.Event()
-    made.go_on.set()
-    return made
+    watched = Watched(engine, task, toy_prompts)
+    watched.calls, watched.inside, watched.go_on = [], threading.Event(), threading.Event()
+    watched.go_on.set()
+    return watched
 
 
 @pytest.fixture(scope="module")
@@ -151,20 +151,20 @@ def body(row: ComparisonInput) -> dict[str, Any]:
     return {"prompt": row[0], "a": row[1], "b": row[2]}
 
 
-def same(told: dict[str, Any], comparison: Comparison) -> bool:
-    assert told["prob_a"] == pytest.approx(comparison.prob_a, abs=CLOSE)
+def same(reply: dict[str, Any], comparison: Comparison) -> bool:
+    assert reply["prob_a"] == pytest.approx(comparison.prob_a, abs=CLOSE)
     return bool(
-        told["outcome"] == comparison.outcome
-        and told["prompt_tokens"] == comparison.prompt_tokens
-        and told["tokens"] == comparison.tokens
-        and told["problem"] is None
+        reply["outcome"] == comparison.outcome
+        and reply["prompt_tokens"] == comparison.prompt_tokens
+        and reply["tokens"] == comparison.tokens
+        and reply["problem"] is None
     )
 
 
-def test_a_comparison_is_the_judges_own(server: Serving) -> None:
+def test_a_comparison_equals_that_of_the_judge(server: Serving) -> None:
     own = server.judge.compare(*ROWS[3])
-    told = server.ask("/compare", body(ROWS[3]))
-    assert set(told) == {
+    reply = server.ask("/compare", body(ROWS[3]))
+    assert set(reply) == {
         "winner",
         "prob_a",
         "reason",
@@ -174,27 +174,28 @@ def test_a_comparison_is_the_judges_own(server: Serving) -> None:
         "tokens",
         "problem",
     }
-    assert told["winner"] == own.winner and told["winner"] in ("A", "B", "tie") and same(told, own)
+    assert reply["winner"] == own.winner and reply["winner"] in ("A", "B", "tie") and same(reply, own)
+    assert set(reply["reasons"]) == {"AB", "BA"} and reply["reason"] == reply["reasons"]["AB"]
     turns = [{"role": "user", "content": ROWS[3][0]}]
     again = server.ask("/compare", {"messages": turns, "a": ROWS[3][1], "b": ROWS[3][2]})
-    assert again == told
+    assert again == reply
     scored = server.ask("/score", {"prompt": ROWS[3][0], "answer": ROWS[3][1], "reference": ROWS[3][2]})
-    assert scored.pop("score") == told["prob_a"] == preference(own) and scored == told
+    assert scored.pop("score") == reply["prob_a"] == preference(own) and scored == reply
 
 
-def test_concurrent_clients_get_what_they_get_one_after_the_other(server: Serving) -> None:
+def test_concurrent_clients_get_the_results_of_sequential_ones(server: Serving) -> None:
     one_by_one = [server.ask("/compare", body(row)) for row in ROWS]
     with ThreadPoolExecutor(len(ROWS)) as pool:
         together = list(pool.map(lambda row: server.ask("/compare", body(row)), ROWS))
-    for alone, among in zip(one_by_one, together, strict=True):
-        assert among["prob_a"] == pytest.approx(alone["prob_a"], abs=CLOSE)
-        assert [among[name] for name in ("outcome", "tokens", "prompt_tokens")] == [
-            alone[name] for name in ("outcome", "tokens", "prompt_tokens")
+    for sequential, concurrent in zip(one_by_one, together, strict=True):
+        assert concurrent["prob_a"] == pytest.approx(sequential["prob_a"], abs=CLOSE)
+        assert [concurrent[name] for name in ("outcome", "tokens", "prompt_tokens")] == [
+            sequential[name] for name in ("outcome", "tokens", "prompt_tokens")
         ]
-    assert len({told["prob_a"] for told in one_by_one}) > 6, "they are not all the same"
+    assert len({reply["prob_a"] for reply in one_by_one}) > 6, "they are not all the same"
 
 
-def test_clients_that_wait_share_one_batch(server: Serving) -> None:
+def test_waiting_clients_share_one_batch(server: Serving) -> None:
     with ThreadPoolExecutor(len(ROWS)) as pool:
         with server.held():
             first = pool.submit(server.ask, "/compare", body(ROWS[0]))
@@ -207,15 +208,15 @@ def test_clients_that_wait_share_one_batch(server: Serving) -> None:
     assert [len(call) for call in server.judge.calls] == [1, 7 + 3]
 
 
-def test_several_answers_are_ranked_as_the_judge_ranks_them(server: Serving) -> None:
+def test_a_ranking_equals_that_of_the_judge(server: Serving) -> None:
     answers = ["one", "two two", "three three three", "four"]
     for method in ("round_robin", "knockout"):
         own = server.judge.rank("which", answers, method=method)  # type: ignore[arg-type]
-        told = server.ask("/rank", {"prompt": "which", "answers": answers, "method": method})
-        assert told["order"] == list(own.order) and told["unread"] == 0
-        assert told["ratings"] == pytest.approx(own.ratings, abs=0.01)
-        assert [(g["first"], g["second"]) for g in told["games"]] == [(g.first, g.second) for g in own.games]
-        assert told["prompt_tokens"] > 0 < told["tokens"]
+        reply = server.ask("/rank", {"prompt": "which", "answers": answers, "method": method})
+        assert reply["order"] == list(own.order) and reply["unread"] == 0
+        assert reply["ratings"] == pytest.approx(own.ratings, abs=0.01)
+        assert [(g["first"], g["second"]) for g in reply["games"]] == [(g.first, g.second) for g in own.games]
+        assert reply["prompt_tokens"] > 0 < reply["tokens"]
     best = server.ask("/best_of_n", {"prompt": "which", "answers": answers})
     assert best["answer"] == answers[best["index"]] and best["index"] == best["order"][0]
 
@@ -256,12 +257,14 @@ TURN = {"role": "user", "content": "q"}
         ("/health", {}, 405),
     ],
 )
-def test_a_bad_body_is_told_what_is_wrong(server: Serving, path: str, sent: Any, status: int) -> None:
+def test_an_invalid_body_is_answered_with_error_and_hint(
+    server: Serving, path: str, sent: Any, status: int
+) -> None:
     before = server.ask_health()
     answer = server.post(path, sent)
     assert answer.status_code == status, answer.text
-    told = answer.json()
-    assert set(told) == {"error", "hint"} and told["error"] and "Traceback" not in answer.text
+    reply = answer.json()
+    assert set(reply) == {"error", "hint"} and reply["error"] and "Traceback" not in answer.text
     assert server.ask_health() == before, "the engine saw nothing of it"
 
 
@@ -275,7 +278,7 @@ def test_a_bad_body_is_told_what_is_wrong(server: Serving, path: str, sent: Any,
         (b"[" * 15_000, "application/json", 400),
     ],
 )
-def test_a_body_that_is_no_json_is_refused(server: Serving, raw: bytes, kind: str, status: int) -> None:
+def test_a_body_that_is_not_json_is_refused(server: Serving, raw: bytes, kind: str, status: int) -> None:
     with server.client() as client:
         answer = client.post("/compare", content=raw, headers={"Content-Type": kind})
     assert answer.status_code == status, answer.text
@@ -285,8 +288,8 @@ def test_a_body_that_is_no_json_is_refused(server: Serving, raw: bytes, kind: st
 def test_half_of_a_surrogate_pair_is_a_question_mark(server: Serving) -> None:
     with server.client() as client:
         raw = json.dumps({"prompt": "p\ud800", "answers": ["\udfff", "?"]})
-        told = client.post("/best_of_n", content=raw, headers={"Content-Type": "application/json"}).json()
-    assert told["answer"] == "?" and server.judge.calls[-1] == [
+        reply = client.post("/best_of_n", content=raw, headers={"Content-Type": "application/json"}).json()
+    assert reply["answer"] == "?" and server.judge.calls[-1] == [
         ([{"role": "user", "content": "p?"}], "?", "?")
     ]
 
@@ -304,7 +307,7 @@ def test_a_body_without_a_length_is_cut_at_the_limit(server: Serving) -> None:
     assert answer.status_code == 413 and "20000 bytes" in answer.json()["error"]
 
 
-def test_bad_requests_among_good_ones_spoil_nothing(server: Serving) -> None:
+def test_bad_requests_do_not_affect_good_ones(server: Serving) -> None:
     bad = [GOOD | {"prompt": ""}, GOOD | {"a": None}, {"messages": [TURN, TURN], "a": "x", "b": "y"}]
     expected = [server.ask("/compare", body(row)) for row in ROWS[:4]]
     with ThreadPoolExecutor(8) as pool:
@@ -315,13 +318,13 @@ def test_bad_requests_among_good_ones_spoil_nothing(server: Serving) -> None:
             refused = [pool.submit(server.post, "/compare", sent) for sent in bad]
             assert [future.result(60).status_code for future in refused] == [400, 422, 400]
             server.wait_for(4)
-        for future, told in zip(good, expected, strict=True):
-            assert future.result(60)["prob_a"] == pytest.approx(told["prob_a"], abs=CLOSE)
+        for future, expected_reply in zip(good, expected, strict=True):
+            assert future.result(60)["prob_a"] == pytest.approx(expected_reply["prob_a"], abs=CLOSE)
         assert first.result(60).status_code == 200
     assert len(server.judge.calls) == 2
 
 
-def test_an_answer_too_long_for_the_context_is_an_error_of_its_own(server: Serving) -> None:
+def test_an_answer_too_long_for_the_context_fails_alone(server: Serving) -> None:
     with ThreadPoolExecutor(2) as pool:
         with server.held():
             pool.submit(server.post, "/compare", GOOD)
@@ -331,9 +334,9 @@ def test_an_answer_too_long_for_the_context_is_an_error_of_its_own(server: Servi
             short = threading.Thread(target=server.ask, args=("/compare", body(ROWS[1])))
             short.start()
             server.wait_for(2)
-        told = long.result(60)
+        reply = long.result(60)
         short.join(60)
-    assert told["winner"] is None and told["outcome"] == "error" and told["problem"]
+    assert reply["winner"] is None and reply["outcome"] == "error" and reply["problem"]
 
 
 def test_an_engine_that_fails_is_a_500_and_the_next_request_is_answered(server: Serving) -> None:
@@ -343,7 +346,7 @@ def test_an_engine_that_fails_is_a_500_and_the_next_request_is_answered(server: 
     assert server.ask("/compare", GOOD)["outcome"] == "ok"
 
 
-def test_a_client_that_goes_away_is_not_judged_and_nothing_breaks(server: Serving) -> None:
+def test_a_disconnected_client_is_not_judged(server: Serving) -> None:
     raw = json.dumps(GOOD | {"a": "nobody waits"}).encode()
     head = (
         b"POST /compare HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -372,22 +375,22 @@ def test_openrlhf_gets_rewards_by_reference_or_by_group(server: Serving) -> None
         "query": [p + a + "<|im_end|>" for p, a in zip(prompts, answers, strict=True)],
         "prompts": prompts,
     }
-    told = server.ask("/get_reward", sent | {"labels": ["", "", "gold"]})
+    reply = server.ask("/get_reward", sent | {"labels": ["", "", "gold"]})
     assert [row[1:] for row in server.judge.calls[-1]] == [("one", "two two"), ("three", "gold")]
-    assert told["scores"] == told["rewards"] and told["extra_logs"] == {}
+    assert reply["scores"] == reply["rewards"] and reply["extra_logs"] == {}
     own = [
         preference(server.judge.compare("p: ", "one", "two two")),
         preference(server.judge.compare("q: ", "three", "gold")),
     ]
     assert None not in own
-    assert told["rewards"] == pytest.approx([own[0], 1 - (own[0] or 0), own[1]], abs=CLOSE)
-    alone = server.ask("/get_reward", {"query": ["q: three"], "prompts": ["q: "], "labels": ["gold"]})
-    assert alone["rewards"] == pytest.approx([own[1]], abs=CLOSE)
+    assert reply["rewards"] == pytest.approx([own[0], 1 - (own[0] or 0), own[1]], abs=CLOSE)
+    single = server.ask("/get_reward", {"query": ["q: three"], "prompts": ["q: "], "labels": ["gold"]})
+    assert single["rewards"] == pytest.approx([own[1]], abs=CLOSE)
     none = server.ask("/get_reward", {"query": [], "prompts": [], "labels": []})
     assert none == {"rewards": [], "scores": [], "extra_logs": {}}, "as to the second of two servers"
 
 
-def test_a_key_is_wanted_where_one_is_set(judge: Watched) -> None:
+def test_a_key_is_required_if_one_is_set(judge: Watched) -> None:
     import httpx
 
     with SharedJudge(judge) as shared, running(create_app(shared, api_key="sésame-1")) as url:
@@ -412,22 +415,23 @@ def test_a_key_is_wanted_where_one_is_set(judge: Watched) -> None:
         )
 
 
-def test_health_tells_model_and_counts(server: Serving) -> None:
+def test_health_returns_model_and_counts(server: Serving) -> None:
     before = server.ask_health()
     server.ask("/best_of_n", {"prompt": "p", "answers": ["x", "y"]})
     with server.client() as client:
-        told = client.get("/health").json()
-    assert (told["status"], told["model"], told["adapter"]) == ("ok", "tiny", None)
-    grown = {name: told["counts"][name] - before[name] for name in before}
+        reply = client.get("/health").json()
+    assert (reply["status"], reply["model"], reply["adapter"]) == ("ok", "tiny", None)
+    grown = {name: reply["counts"][name] - before[name] for name in before}
     assert grown == {"requests": 1, "comparisons": 1, "batches": 1, "waiting": 0}
 
 
-def test_a_trainer_elsewhere_asks_the_server(server: Serving) -> None:
+def test_a_remote_judge_gives_the_comparisons_of_the_judge(server: Serving) -> None:
     remote = RemoteJudge(server.url + "/")
-    told = list(remote.compare_many(ROWS))
+    comparisons = list(remote.compare_many(ROWS))
     own = list(server.judge.compare_many(ROWS))
-    for there, here in zip(told, own, strict=True):
+    for there, here in zip(comparisons, own, strict=True):
         assert there.prob_a == pytest.approx(here.prob_a, abs=CLOSE) and there.tokens == here.tokens
+        assert there.reason == there.reasons["AB"] and there.reasons.keys() == here.reasons.keys()
     prompt = [{"role": "user", "content": "p"}]
     rewards = GroupReward(remote, against="group")([prompt] * 2, ["one", "two"])
     assert sum(rewards) == pytest.approx(1) and rewards[0] != 0.5
@@ -439,7 +443,7 @@ def test_a_trainer_elsewhere_asks_the_server(server: Serving) -> None:
         list(RemoteJudge("http://127.0.0.1:9").compare_many(ROWS[:1]))
 
 
-def test_verl_asks_the_server_that_the_environment_names(
+def test_verl_uses_the_server_named_by_the_environment(
     server: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REASONGENRM_URL", server.url)
@@ -462,15 +466,13 @@ def test_verl_asks_the_server_that_the_environment_names(
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "203.0.113.7", "example.org", ""])
-def test_other_machines_are_not_let_in_without_a_key(judge: Watched, host: str) -> None:
+def test_other_machines_are_refused_without_a_key(judge: Watched, host: str) -> None:
     with pytest.raises(ConfigError) as caught:
         serve(judge, host)
     assert "--allow-remote" in caught.value.hint
 
 
-def test_a_port_that_is_taken_and_a_key_that_is_missing_are_told(
-    judge: Watched, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_port_in_use_and_a_missing_key_are_errors(judge: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match="cannot listen"):
         serve(judge, port=taken.getsockname()[1])
     monkeypatch.delenv("JUDGE_KEY", raising=False)
@@ -497,7 +499,7 @@ print("closed in peace", flush=True)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_when_what_was_asked_is_answered(kind: signal.Signals, tmp_path: Path) -> None:
+def test_after_a_signal_running_requests_are_answered(kind: signal.Signals, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w") as errors, ThreadPoolExecutor(1) as pool:
         process = subprocess.Popen(
@@ -515,18 +517,22 @@ def test_a_signal_ends_it_when_what_was_asked_is_answered(kind: signal.Signals, 
             monkey.setenv("JUDGE_KEY", "open-sesame")
             remote = RemoteJudge(url, api_key_env="JUDGE_KEY")
             monkey.undo()
-            asked = pool.submit(lambda: list(remote.compare_many([("p", "a", "b")])))
+            future = pool.submit(lambda: list(remote.compare_many([("p", "a", "b")])))
             assert process.stdout.readline() == "asked\n"
             process.send_signal(kind)
-            [comparison] = asked.result(60)
+            [comparison] = future.result(60)
             assert comparison.prob_a == 0.75
             assert process.wait(60) == 0
-            said = process.stdout.read()
+            output = process.stdout.read()
         finally:
             process.kill()
             process.wait()
             if process.stdout:
                 process.stdout.close()
-    assert "POST /compare" in said and said.endswith("closed in peace\n")
-    told = said + log.read_text()
-    assert "Finished server" in told and "sesame" not in told and "Traceback" not in told
+    assert "POST /compare" in output and output.endswith("closed in peace\n")
+    output_and_log = output + log.read_text()
+    assert (
+        "Finished server" in output_and_log
+        and "sesame" not in output_and_log
+        and "Traceback" not in output_and_log
+    )

@@ -24,17 +24,17 @@ quick = settings(max_examples=60, deadline=None)
 METHODS: tuple[Any, ...] = ("round_robin", "knockout")
 
 
-def said(winner: Any, prob_a: float | None = None) -> Comparison:
+def judged(winner: Any, prob_a: float | None = None) -> Comparison:
     outcome: Any = {None: "unparsed", "tie": "tie"}.get(winner, "ok")
     return Comparison("game", winner, prob_a, "", outcome, (), 0, 0)
 
 
 def a_beats_b(times: int, first: int, second: int) -> list[Game]:
-    return [Game(first, second, said("A"))] * times
+    return [Game(first, second, judged("A"))] * times
 
 
 class Judge:
-    """Says of each pair what `opinion` says, and remembers the rounds it was asked."""
+    """Gives the comparisons of `opinion`, and records the rounds."""
 
     def __init__(self, opinion: Callable[[int, int], Comparison]) -> None:
         self.opinion = opinion
@@ -49,14 +49,14 @@ class Judge:
 def consistent(strengths: Sequence[float], *, soft: bool = False) -> Judge:
     def opinion(first: int, second: int) -> Comparison:
         lead = strengths[first] - strengths[second]
-        return said("A" if lead > 0 else "B", 1 / (1 + math.exp(-lead)) if soft else None)
+        return judged("A" if lead > 0 else "B", 1 / (1 + math.exp(-lead)) if soft else None)
 
     return Judge(opinion)
 
 
 def fickle(seed: int) -> Judge:
     draw = random.Random(seed)
-    return Judge(lambda first, second: said(draw.choice(["A", "B", "tie", None])))
+    return Judge(lambda first, second: judged(draw.choice(["A", "B", "tie", None])))
 
 
 def strengths(least: int, most: int) -> st.SearchStrategy[list[int]]:
@@ -71,14 +71,14 @@ def ranked_fairly(ranking: Ranking, n: int, judge: Judge) -> None:
     """What holds of every ranking, whoever judges."""
     assert sorted(ranking.order) == list(range(n)) and len(ranking.ratings) == n
     assert [(game.first, game.second) for game in ranking.games] == [
-        p for asked in judge.rounds for p in asked
+        p for round_pairs in judge.rounds for p in round_pairs
     ]
     assert ranking.unread == sum(game.comparison.winner is None for game in ranking.games)
     assert max(pairs_of(ranking.games).values(), default=1) == 1  # no rematch
     if len(judge.rounds) > 1:
-        for asked in judge.rounds:
-            assert len({answer for pair in asked for answer in pair}) == 2 * len(
-                asked
+        for round_pairs in judge.rounds:
+            assert len({answer for pair in round_pairs for answer in pair}) == 2 * len(
+                round_pairs
             )  # one game each per round
 
 
@@ -96,9 +96,7 @@ def test_a_round_robin_of_a_consistent_judge_gives_the_order_of_the_strengths(
 
 @quick
 @given(strengths(2, 33), st.integers(0, 99))
-def test_the_best_answer_wins_a_knockout_in_one_game_fewer_than_there_are_answers(
-    strong: list[int], seed: int
-) -> None:
+def test_the_best_of_n_answers_wins_a_knockout_of_n_minus_1_games(strong: list[int], seed: int) -> None:
     judge, n = consistent(strong), len(strong)
     ranking = rank(n, judge, method="knockout", seed=seed)
     assert ranking.order[0] == strong.index(n - 1)
@@ -115,8 +113,8 @@ def test_the_rules_of_a_tournament_hold_for_a_random_judge(n: int, seed: int, me
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_judge_that_never_answers_moves_nobody(method: Any) -> None:
-    judge = Judge(lambda first, second: said(None))
+def test_without_readable_games_all_ratings_are_equal(method: Any) -> None:
+    judge = Judge(lambda first, second: judged(None))
     ranking = rank(6, judge, method=method, seed=4)
     assert ranking.ratings == (0.0,) * 6 and ranking.unread == len(ranking.games) > 0
     if method != "knockout":
@@ -125,8 +123,8 @@ def test_a_judge_that_never_answers_moves_nobody(method: Any) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_answers_that_are_all_level_keep_their_order(method: Any) -> None:
-    ranking = rank(7, Judge(lambda first, second: said("tie")), method=method)
+def test_equal_answers_keep_their_order(method: Any) -> None:
+    ranking = rank(7, Judge(lambda first, second: judged("tie")), method=method)
     assert ranking.ratings == pytest.approx([0.0] * 7, abs=1e-9) and ranking.unread == 0
     if method != "knockout":
         assert ranking.order == tuple(range(7))
@@ -135,11 +133,11 @@ def test_answers_that_are_all_level_keep_their_order(method: Any) -> None:
 def test_equal_points_against_different_opponents_are_a_tie_in_a_round_robin() -> None:
     # 1 beats 3, 3 beats 2, 2 beats 1, and all beat 0: equal but for rounding.
     beaten = {1: (3, 0), 3: (2, 0), 2: (1, 0), 0: ()}
-    judge = Judge(lambda first, second: said("A" if second in beaten[first] else "B"))
+    judge = Judge(lambda first, second: judged("A" if second in beaten[first] else "B"))
     assert rank(4, judge).order == (1, 2, 3, 0)
     # Two pairs of equal points whose games differ: 0 and 3 have two, 1 and 2 have one.
     beaten = {0: (1, 2), 1: (3,), 2: (1,), 3: (0, 2)}
-    ranking = rank(4, Judge(lambda first, second: said("A" if second in beaten[first] else "B")))
+    ranking = rank(4, Judge(lambda first, second: judged("A" if second in beaten[first] else "B")))
     assert ranking.order == (0, 3, 1, 2)
     assert ranking.ratings[0] == pytest.approx(ranking.ratings[3], abs=1e-9)
 
@@ -147,20 +145,20 @@ def test_equal_points_against_different_opponents_are_a_tie_in_a_round_robin() -
 def test_an_unread_game_gives_no_points_and_is_not_a_tie() -> None:
     games = [*a_beats_b(3, 0, 1), *a_beats_b(1, 1, 2)]
     ratings = bradley_terry(games, 3)
-    assert bradley_terry([*games, Game(0, 2, said(None, 0.9))], 3) == ratings
-    assert bradley_terry([*games, Game(0, 2, said("tie"))], 3) != pytest.approx(ratings, abs=0.01)
+    assert bradley_terry([*games, Game(0, 2, judged(None, 0.9))], 3) == ratings
+    assert bradley_terry([*games, Game(0, 2, judged("tie"))], 3) != pytest.approx(ratings, abs=0.01)
 
 
-def test_points_are_the_probability_where_there_is_one_and_else_the_verdict() -> None:
-    assert [Game(0, 1, said(winner)).points for winner in ("A", "tie", "B", None)] == [1, 0.5, 0, None]
-    assert [Game(0, 1, said(winner, 0.7)).points for winner in ("A", "tie", "B", None)] == [
+def test_points_are_the_probability_or_else_the_verdict() -> None:
+    assert [Game(0, 1, judged(winner)).points for winner in ("A", "tie", "B", None)] == [1, 0.5, 0, None]
+    assert [Game(0, 1, judged(winner, 0.7)).points for winner in ("A", "tie", "B", None)] == [
         0.7,
         0.7,
         0.7,
         None,
     ]
     ranking = rank(
-        2, Judge(lambda first, second: said("A" if first == 0 else "B", 0.8 if first == 0 else 0.2))
+        2, Judge(lambda first, second: judged("A" if first == 0 else "B", 0.8 if first == 0 else 0.2))
     )
     # One game of 0.8 and half a virtual draw each: 0.8 + 1/4 = σ(2θ) + σ(θ)/2 for strengths ±θ.
     theta = ranking.ratings[0]
@@ -168,8 +166,8 @@ def test_points_are_the_probability_where_there_is_one_and_else_the_verdict() ->
     assert theta == pytest.approx(-ranking.ratings[1])
 
 
-def test_the_winner_goes_by_the_verdict_and_of_a_tie_by_the_probability() -> None:
-    given = [
+def test_the_verdict_decides_the_winner_and_the_probability_a_tie() -> None:
+    comparisons = [
         ("A", None),
         ("B", None),
         ("A", 0.4),
@@ -179,22 +177,22 @@ def test_the_winner_goes_by_the_verdict_and_of_a_tie_by_the_probability() -> Non
         ("tie", None),
         (None, 0.9),
     ]
-    assert [Game(5, 8, said(*one)).winner for one in given] == [5, 8, 5, 5, 8, None, None, None]
+    assert [Game(5, 8, judged(*one)).winner for one in comparisons] == [5, 8, 5, 5, 8, None, None, None]
 
 
 @quick
 @given(strengths(2, 17), st.integers(0, 9))
-def test_a_knockout_of_ties_goes_by_the_probability(strong: list[int], seed: int) -> None:
-    judge = Judge(lambda first, second: said("tie", 0.5 + (strong[first] - strong[second]) / 100))
+def test_the_probability_decides_a_knockout_of_ties(strong: list[int], seed: int) -> None:
+    judge = Judge(lambda first, second: judged("tie", 0.5 + (strong[first] - strong[second]) / 100))
     ranking = rank(len(strong), judge, method="knockout", seed=seed)
     assert ranking.order[0] == strong.index(len(strong) - 1)
 
 
 @quick
-@given(st.integers(2, 17), st.integers(0, 99), st.sampled_from([said(None), said("tie"), said("tie", 0.5)]))
-def test_in_a_knockout_the_earlier_seed_goes_on_where_the_judge_decides_nothing(
-    n: int, seed: int, undecided: Comparison
-) -> None:
+@given(
+    st.integers(2, 17), st.integers(0, 99), st.sampled_from([judged(None), judged("tie"), judged("tie", 0.5)])
+)
+def test_the_earlier_seed_wins_an_undecided_knockout_game(n: int, seed: int, undecided: Comparison) -> None:
     ranking = rank(n, Judge(lambda first, second: undecided), method="knockout", seed=seed)
     placed = sorted(range(n), key=lambda answer: unit_hash("placement", seed, answer))
     assert list(ranking.order[:2]) == placed[:2]  # the first two seeds stand in different halves
@@ -222,7 +220,7 @@ def test_the_seed_draws_the_bracket() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 5, 8])
-def test_each_answer_stands_first_in_half_of_its_games_and_a_pair_always_stands_the_same_way(n: int) -> None:
+def test_each_answer_is_first_in_half_of_its_games_and_a_pair_keeps_its_order(n: int) -> None:
     whole = rank(n, consistent(range(n))).games
     firsts = Counter(game.first for game in whole)
     assert all(abs(firsts[answer] - (n - 1) / 2) <= 0.5 for answer in range(n))
@@ -232,7 +230,7 @@ def test_each_answer_stands_first_in_half_of_its_games_and_a_pair_always_stands_
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_single_answer_is_ranked_without_asking(method: Any) -> None:
+def test_a_single_answer_is_ranked_without_a_game(method: Any) -> None:
     judge = consistent([1.0])
     assert rank(1, judge, method=method) == Ranking((0,), (0.0,), (), 0)
     assert judge.rounds == []
@@ -245,31 +243,33 @@ def test_a_single_answer_is_ranked_without_asking(method: Any) -> None:
         (3, {"method": "swiss"}, "method: unknown method 'swiss'.*round_robin, knockout"),
     ],
 )
-def test_what_cannot_be_played_is_refused_before_the_judge_is_asked(n: int, wrong: Any, names: str) -> None:
+def test_invalid_arguments_are_refused_before_any_game(n: int, wrong: Any, names: str) -> None:
     judge = consistent(range(9))
     with pytest.raises(ConfigError, match=names):
         rank(n, judge, **wrong)
     assert judge.rounds == []
 
 
-def test_a_judge_that_leaves_out_a_game_is_found_out() -> None:
+def test_a_missing_comparison_is_an_error() -> None:
     with pytest.raises(ValueError, match="zip"):
-        rank(3, lambda pairs: [said("A")])
+        rank(3, lambda pairs: [judged("A")])
 
 
 @st.composite
 def some_games(draw: st.DrawFn) -> tuple[int, list[Game]]:
     n = draw(st.integers(2, 7))
     pair = st.permutations(range(n)).map(lambda order: order[:2])
-    share = st.floats(0, 1).map(lambda p: said("A" if p > 0.5 else "B", p))
-    verdict = st.sampled_from(["A", "B", "tie", None]).map(said)
+    share = st.floats(0, 1).map(lambda p: judged("A" if p > 0.5 else "B", p))
+    verdict = st.sampled_from(["A", "B", "tie", None]).map(judged)
     games = draw(st.lists(st.tuples(pair, st.one_of(share, verdict)), max_size=30))
     return n, [Game(i, j, comparison) for (i, j), comparison in games]
 
 
 @quick
 @given(some_games(), st.randoms(use_true_random=False))
-def test_bradley_terry_follows_the_names_and_forgets_the_order(played: Any, shuffler: random.Random) -> None:
+def test_bradley_terry_does_not_depend_on_the_order_of_answers_and_games(
+    played: Any, shuffler: random.Random
+) -> None:
     n, games = played
     names = list(range(n))
     shuffler.shuffle(names)
@@ -281,7 +281,7 @@ def test_bradley_terry_follows_the_names_and_forgets_the_order(played: Any, shuf
 
 
 def likeliest(games: Sequence[Game], n: int, prior: float) -> list[float]:
-    """The strengths by a general optimiser that is given nothing but the penalised likelihood."""
+    """The strengths by a general optimiser of the penalised likelihood."""
     counted = [(game.first, game.second, game.points) for game in games if game.points is not None]
 
     def cost(strong: Any) -> float:
@@ -292,8 +292,8 @@ def likeliest(games: Sequence[Game], n: int, prior: float) -> list[float]:
         )
         return float(games_cost + prior / 2 * (np.logaddexp(0, strong) + np.logaddexp(0, -strong)).sum())
 
-    found = minimize(cost, np.zeros(n), method="BFGS", options={"gtol": 1e-7}).x
-    return list(found - found.mean())
+    strengths_found = minimize(cost, np.zeros(n), method="BFGS", options={"gtol": 1e-7}).x
+    return list(strengths_found - strengths_found.mean())
 
 
 @quick
@@ -305,7 +305,7 @@ def test_bradley_terry_agrees_with_an_optimiser_that_knows_only_the_likelihood(
     assert bradley_terry(games, n, prior=prior) == pytest.approx(likeliest(games, n, prior), abs=2e-4)
 
 
-def test_bradley_terry_arrives_where_a_whole_newton_step_overshoots() -> None:
+def test_bradley_terry_converges_where_a_full_newton_step_overshoots() -> None:
     chain = {(0, 1): 1, (1, 2): 1, (2, 3): 1, (3, 4): 5, (4, 5): 5, (6, 5): 1}
     games = [game for (better, worse), times in chain.items() for game in a_beats_b(times, better, worse)]
     strong = bradley_terry(games, 10, prior=0.01)
@@ -337,7 +337,7 @@ def test_bradley_terry_of_two_is_the_log_odds_of_their_games() -> None:
 
 @quick
 @given(some_games(), st.sampled_from([0.01, 0.5, 1.0]))
-def test_the_prior_keeps_an_unbeaten_answer_finite_and_above_all_it_met(played: Any, prior: float) -> None:
+def test_with_a_prior_an_unbeaten_answer_is_finite_and_above_its_opponents(played: Any, prior: float) -> None:
     n, games = played
     others = [game for game in games if 0 not in (game.first, game.second)]
     met = sorted({game.first for game in others})
@@ -347,7 +347,7 @@ def test_the_prior_keeps_an_unbeaten_answer_finite_and_above_all_it_met(played: 
     assert all(map(math.isfinite, strong)) and all(strong[0] > strong[other] for other in met)
 
 
-def test_groups_that_never_met_are_held_together_by_the_prior() -> None:
+def test_the_prior_connects_groups_that_never_met() -> None:
     strong = bradley_terry(a_beats_b(4, 0, 1) + a_beats_b(4, 2, 3), 5)
     assert strong[0] == pytest.approx(strong[2]) and strong[1] == pytest.approx(strong[3])
     assert strong[0] > strong[4] > strong[1] and strong[4] == pytest.approx(0, abs=1e-9)

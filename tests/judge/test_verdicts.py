@@ -1,4 +1,4 @@
-"""Votes on one prompt, and verdicts on two orders: what they say together."""
+"""Combine votes on one prompt, and verdicts on two orders."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ votes = st.lists(
 
 
 @pytest.mark.parametrize(
-    ("given_votes", "how", "margin", "winner", "prob"),
+    ("votes", "how", "margin", "winner", "prob"),
     [
         ([vote("A", 0.9)], "mean", 0.0, "A", 0.9),
         ([vote("A", 0.54)], "mean", 0.05, "tie", 0.54),
@@ -56,22 +56,22 @@ votes = st.lists(
         ([vote(None), vote("B", 0.2), vote(None)], "mean", 0.0, "B", 0.2),
     ],
 )
-def test_votes(given_votes: list[Verdict], how: How, margin: float, winner: str, prob: float | None) -> None:
-    found = combine_votes(PROMPT, given_votes, how, margin)
-    assert found.winner == winner and found.prob_a == (None if prob is None else pytest.approx(prob))
-    assert found.outcome == ("tie" if winner == "tie" else "ok")
-    assert found.id == "prompt" and found.tokens == 5 * len(given_votes)
-    assert found.votes == (tuple(v.winner for v in given_votes) if len(given_votes) > 1 else ())
+def test_votes(votes: list[Verdict], how: How, margin: float, winner: str, prob: float | None) -> None:
+    verdict = combine_votes(PROMPT, votes, how, margin)
+    assert verdict.winner == winner and verdict.prob_a == (None if prob is None else pytest.approx(prob))
+    assert verdict.outcome == ("tie" if winner == "tie" else "ok")
+    assert verdict.id == "prompt" and verdict.tokens == 5 * len(votes)
+    assert verdict.votes == (tuple(v.winner for v in votes) if len(votes) > 1 else ())
 
 
-def test_votes_of_which_none_can_be_read_are_no_verdict() -> None:
-    found = combine_votes(PROMPT, [vote(None, outcome="truncated"), vote(None)], "mean", 0.0)
-    assert (found.winner, found.prob_a, found.outcome, found.tokens) == (None, None, "truncated", 10)
+def test_unread_votes_give_no_verdict() -> None:
+    verdict = combine_votes(PROMPT, [vote(None, outcome="truncated"), vote(None)], "mean", 0.0)
+    assert (verdict.winner, verdict.prob_a, verdict.outcome, verdict.tokens) == (None, None, "truncated", 10)
 
 
-def test_the_reason_is_of_a_vote_that_agrees() -> None:
-    found = combine_votes(PROMPT, [vote("B", 0.4, reason="b"), vote("A", 0.9, reason="a")], "mean", 0.0)
-    assert (found.winner, found.reason) == ("A", "a")
+def test_the_reason_belongs_to_an_agreeing_vote() -> None:
+    verdict = combine_votes(PROMPT, [vote("B", 0.4, reason="b"), vote("A", 0.9, reason="a")], "mean", 0.0)
+    assert (verdict.winner, verdict.reason) == ("A", "a")
 
 
 @given(some=votes, how=st.sampled_from(["mean", "majority"]), margin=st.floats(0, 0.49))
@@ -98,7 +98,7 @@ def test_votes_are_fair_to_both_letters(some: list[Verdict], how: How, margin: f
         (0.0, 0.49, "B"),
     ],
 )
-def test_deciding(share: float, margin: float, side: str) -> None:
+def test_winner_by_share(share: float, margin: float, side: str) -> None:
     assert winner_by_share(share, margin) == side
 
 
@@ -121,9 +121,14 @@ def test_deciding(share: float, margin: float, side: str) -> None:
     ],
 )
 def test_orders(verdicts: list[Verdict], margin: float, winner: str, prob: Any) -> None:
-    found = compare_orders("pair", verdicts, margin=margin, prompt_tokens=7)
-    assert found.winner == winner and found.prob_a == (None if prob is None else pytest.approx(prob))
-    assert (found.tokens, found.prompt_tokens) == (5 * len(verdicts), 7) and found.error is None
+    comparison = compare_orders("pair", verdicts, margin=margin, prompt_tokens=7)
+    assert comparison.winner == winner and comparison.prob_a == (
+        None if prob is None else pytest.approx(prob)
+    )
+    assert (comparison.tokens, comparison.prompt_tokens) == (
+        5 * len(verdicts),
+        7,
+    ) and comparison.error is None
 
 
 @pytest.mark.parametrize(
@@ -153,10 +158,10 @@ def test_the_reason_has_the_callers_letters(
     assert list(comparison.reasons.items()) == list(reasons.items())
 
 
-def test_a_failed_comparison_says_why() -> None:
+def test_a_failed_comparison_holds_the_error() -> None:
     failed = vote(None, outcome="error")
-    found = compare_orders("pair", [failed, failed], margin=0.0, prompt_tokens=0, error="too long")
-    assert (found.winner, found.outcome, found.error) == (None, "error", "too long")
+    comparison = compare_orders("pair", [failed, failed], margin=0.0, prompt_tokens=0, error="too long")
+    assert (comparison.winner, comparison.outcome, comparison.error) == (None, "error", "too long")
     unread = compare_orders("pair", [vote(None)], margin=0.0, prompt_tokens=0, error="too long")
     assert unread.error is None, "the judge answered"
 
@@ -164,7 +169,7 @@ def test_a_failed_comparison_says_why() -> None:
 # --- asking for several votes, and by text
 
 
-def test_each_vote_has_a_request_and_a_seed_of_its_own(encoder: ChatEncoder) -> None:
+def test_each_vote_has_its_own_request_and_seed(encoder: ChatEncoder) -> None:
     config = JudgingConfig(max_tokens=64, temperature=0.7, votes=3)
     task = VerdictTask(config, encoder, 4096, seed=17)
     other = replace(PROMPT, id="other")
@@ -190,7 +195,7 @@ TEXT = VerdictTask(JudgingConfig(max_tokens=64), None, 4096, OWN, seed=17)
         ("", "stop", None, "unparsed", ""), ("", "error", None, "error", ""),
     ],
 )  # fmt: skip
-def test_a_judge_known_by_its_text_alone(
+def test_a_judge_that_returns_only_text(
     text: str, finish: str, winner: Any, outcome: str, reason: str
 ) -> None:
     [request] = TEXT.requests([PROMPT])
@@ -211,7 +216,7 @@ def test_a_judge_known_by_its_text_alone(
     assert verdict.tokens == 9 and TEXT.needs_rescue(verdict) == (outcome in ("unparsed", "truncated"))
 
 
-def test_a_rescue_by_text_asks_in_the_next_turn() -> None:
+def test_a_rescue_by_text_is_the_next_user_turn() -> None:
     first = Completion("prompt#2", "hm", "length", logprob=None, billed=9)
     request = TEXT.rescue(PROMPT, first)
     assert request.id == "prompt#2" + RESCUE and request.messages[:1] == PROMPT.messages
@@ -219,5 +224,5 @@ def test_a_rescue_by_text_asks_in_the_next_turn() -> None:
     assert request.messages[1]["content"] == "hm" and "FIRST or SECOND" in request.messages[2]["content"]
     verdict = TEXT.read_rescue(TEXT.read(PROMPT, first), Completion(request.id, "FIRST", "stop", billed=2))
     assert (verdict.winner, verdict.outcome, verdict.rescued, verdict.tokens) == ("A", "ok", True, 11)
-    kept = TEXT.read(PROMPT, first)
-    assert TEXT.read_rescue(kept, Completion(request.id, "neither", "stop")) == kept
+    first_verdict = TEXT.read(PROMPT, first)
+    assert TEXT.read_rescue(first_verdict, Completion(request.id, "neither", "stop")) == first_verdict
