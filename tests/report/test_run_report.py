@@ -14,20 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from reasongenrm.benchmarks.base import judge_result
-from reasongenrm.benchmarks.rewardbench import REWARDBENCH
 from reasongenrm.errors import DataError
 from reasongenrm.metrics.diagnostics import diagnose, probability_right
-from reasongenrm.metrics.intervals import wilson_interval
-from reasongenrm.records import PairResult, Row, Verdict
-from reasongenrm.report.explorer import LONGEST, pair_outcome, payload, shorten
-from reasongenrm.report.pages import embedded_json
+from reasongenrm.records import Row
+from reasongenrm.report.explorer import payload
 from reasongenrm.report.run_files import read_run
 from reasongenrm.report.run_report import write_report
-from reasongenrm.report.run_table import metric_lines, section_estimates, subset_estimates
+from reasongenrm.report.run_table import metric_lines
 from support.html_pages import Page
 from support.judged import rewardbench_score
 from support.judged_run import EVIL_ANSWER, EVIL_PROMPT, evil_row, judged, rows_of, scored, toy_run, write_run
@@ -175,75 +169,6 @@ def test_the_rows_hold_every_verdict(folder: Path, page: Page) -> None:
             assert [v["winner"] for v in result["verdicts"]] == [v.winner for v in real.verdicts]
             assert [v["outcome"] for v in result["verdicts"]] == [*real.outcomes][: len(real.verdicts)]
             assert result["scores"] == (None if real.scores is None else list(real.scores))
-
-
-def outcome_of(*winners: str) -> str:
-    verdicts = [
-        Verdict("v", "p", order, problem if problem in ("A", "B", "tie") else None, None, "ok" if problem in ("A", "B") else problem, "")  # type: ignore[arg-type]
-        for order, problem in zip(("AB", "BA"), winners, strict=False)
-    ]  # fmt: skip
-    return pair_outcome(judge_result("p", "s", verdicts))
-
-
-def test_outcomes_of_a_comparison() -> None:
-    assert outcome_of("A", "B") == outcome_of("A") == "right"
-    assert outcome_of("B", "A") == outcome_of("B") == "wrong"
-    assert outcome_of("A", "A") == outcome_of("B", "B") == "inconsistent"
-    assert outcome_of("tie", "B") == outcome_of("tie", "tie") == "tie"
-    assert outcome_of("A", "unparsed") == outcome_of("error", "tie") == outcome_of("truncated") == "unread"
-    assert pair_outcome(PairResult("p", "s", (), (), ())) == "unread"
-
-
-def test_long_texts_are_cut_and_say_so() -> None:
-    assert shorten("x" * LONGEST) == "x" * LONGEST
-    cut = shorten("ab" * LONGEST)
-    assert cut.startswith("ab" * (LONGEST // 2)) and cut.endswith(
-        "[shortened: the first 20,000 of 40,000 characters]"
-    )
-    assert len(cut) < LONGEST + 80
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    st.recursive(
-        st.text() | st.sampled_from(["</script>", "<!--", "\ud800", "\u2028"]), st.lists, max_leaves=8
-    )
-)
-def test_embedded_json_is_the_value_and_never_markup(value: Any) -> None:
-    text = embedded_json(value)
-    assert json.loads(text) == value
-    assert not set(text) & set("<>&\u2028\u2029")
-    text.encode("utf-8")
-
-
-@pytest.mark.parametrize(("right", "n"), [(0, 5), (3, 7), (7, 7), (40, 50), (984, 985)])
-def test_subset_intervals_are_wilson_intervals(right: int, n: int) -> None:
-    results = [judge_result(f"p{i}", "hep-go", [verdict(i < right)]) for i in range(n)]
-    value, *ends = subset_estimates(rewardbench_score(results))["hep-go"]
-    assert value == right / n and ends == pytest.approx(wilson_interval(right, n))
-    # A section of a single subset has that subset's interval.
-    assert section_estimates(rewardbench_score(results))["Reasoning"] == pytest.approx((value, *ends))
-    assert section_estimates(rewardbench_score(results))["Chat"] is None
-
-
-def verdict(right: bool) -> Verdict:
-    return Verdict("v", "p", "AB", "A" if right else "B", None, "ok", "")
-
-
-def test_section_intervals_follow_the_weights_and_cover_the_section() -> None:
-    rows = [row for subset, n in REWARDBENCH.published_rows.items() for row in rows_of([subset], n, 2)]
-    result = rewardbench_score(judged(rows, "m", words=1).values())
-    for name, estimate in section_estimates(result).items():
-        assert estimate is not None and estimate[1] is not None and estimate[2] is not None
-        accuracy, low, high = estimate[0], estimate[1], estimate[2]
-        assert accuracy == result.sections[name] and 0 <= low < accuracy < high <= 1
-        parts = [s for s in result.subsets.values() if s.section == name]
-        rows_of_section = sum(part.rows for part in parts)
-        # As wide as the interval of a share of about so many rows, up to what the weights cost.
-        plain = wilson_interval(round(accuracy * rows_of_section), rows_of_section)
-        assert 0.7 < (high - low) / (plain[1] - plain[0]) < 2
-    shifted = replace(result, sections={**result.sections, "Chat": 0.123})
-    assert section_estimates(shifted)["Chat"] == (0.123, None, None)
 
 
 def test_a_row_of_several_comparisons(tmp_path: Path) -> None:

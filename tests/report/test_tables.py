@@ -1,15 +1,13 @@
-"""Tables and plots: cells, escapes and footnotes."""
+"""Tables: cells, escapes and footnotes."""
 
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pytest
 
 from reasongenrm.benchmarks.base import judge_result, scalar_result
 from reasongenrm.records import Verdict
-from reasongenrm.report.charts import loss_curve
 from reasongenrm.report.tables import escape_markdown, grid, score_table
 from support.judged import rewardbench_score
 
@@ -89,18 +87,3 @@ def test_rich_shows_names_as_they_are() -> None:
     Console(file=out, width=400).print(score_table(entries()).rich())
     assert "[red]judge[/red]" in out.getvalue() and "a|b *c* d" in out.getvalue()
     assert "† partial benchmark" in out.getvalue() and "‡ toy" in out.getvalue()
-
-
-def test_loss_curve(tmp_path: Path) -> None:
-    log = [
-        {"step": 5, "loss": 0.7},
-        {"step": 10, "loss": 0.5},
-        {"step": 10, "eval_loss": 0.6},
-        {"train_loss": 0.6},
-    ]
-    for name in ("a.png", "sub/b.png"):
-        loss_curve(log, tmp_path / name, "a $title_ of 5$ dollars")
-    first, second = (tmp_path / "a.png").read_bytes(), (tmp_path / "sub" / "b.png").read_bytes()
-    assert first == second and first.startswith(b"\x89PNG")
-    loss_curve([], tmp_path / "none.png", "nothing")
-    assert (tmp_path / "none.png").exists()
