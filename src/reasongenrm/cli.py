@@ -345,10 +345,10 @@ def main(argv: list[str] | None = None) -> int:
         options.run(options)
     except ReasonGenRMError as error:
         note = console.keep_log() if isinstance(error, EngineError) else ""
-        print(f"reasongenrm: {error}{note}", file=console.stderr())
+        console.say(f"reasongenrm: {error}{note}")
         return 2
     except KeyboardInterrupt:
-        print("reasongenrm: interrupted; the same command resumes from here", file=console.stderr())
+        console.say("reasongenrm: interrupted; the same command resumes from here")
         return 130
     return 0
 

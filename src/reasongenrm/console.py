@@ -57,6 +57,8 @@ def redirect_libraries() -> None:
     uncaught exception and a fatal signal still print their traceback on the user's stderr.
     """
     global _user_stdout, _user_stderr, _log
+    if sys.stdout is None or sys.stderr is None:  # the user has closed one of them
+        return
     warnings.filterwarnings("ignore")
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
         os.environ.setdefault(name, "1")
@@ -95,7 +97,7 @@ def keep_log() -> str:
 
 
 def _duplicate(stream: TextIO) -> TextIO:
-    """A stream of its own to where a standard stream leads now; child processes do not inherit it."""
+    """Return another stream to the same file; child processes do not inherit it."""
     stream.flush()
     return os.fdopen(
         os.dup(stream.fileno()), "w", buffering=1, encoding=stream.encoding, errors=stream.errors
@@ -124,7 +126,7 @@ def say(text: str) -> None:
     from rich.console import Console
 
     console = _live_console or Console(file=stderr(), highlight=False)
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
     _write_to_log(text)
 
 
