@@ -482,7 +482,7 @@ def test_a_port_in_use_and_a_missing_key_are_errors(judge: Watched, monkeypatch:
 
 SCRIPT = """
 import threading
-from reasongenrm.judge.api import ComparisonInput, Judge
+from reasongenrm.judge.api import Judge
 from reasongenrm.judge.server import serve
 from reasongenrm.records import Comparison
 
