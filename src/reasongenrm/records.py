@@ -1,4 +1,4 @@
-"""The vocabulary: frozen records that the rooms hand to each other, and their ids.
+"""The vocabulary: frozen records that all rooms share, and their ids.
 
 Every record is a frozen dataclass of plain values, so that it is one JSON object in a `.jsonl` file
 (`to_json`, `from_json`). Ids are content hashes: the same row has the same id in every run.
@@ -11,21 +11,12 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict
-
-if TYPE_CHECKING:
-    pass
-
+from functools import cached_property
+from typing import Any, Literal, Protocol, TypedDict
 
 Letter = Literal["A", "B"]
-
-
 Order = Literal["AB", "BA"]
-
-
 TeacherMode = Literal["hindsight", "blind"]
-
-
 Outcome = Literal["ok", "tie", "unparsed", "truncated", "error"]
 
 
@@ -49,12 +40,12 @@ def content_id(*parts: Any) -> str:
 
 def unit_hash(*parts: Any) -> float:
     """Return a number in [0, 1) that depends on the parts alone (used to place, split and order rows)."""
-    # The 53 bits that a float holds: 64 could round up to 1.
+    # A float holds 53 bits: 64 could be rounded up to 1.
     return (int(content_id(*parts), 16) >> 11) / 2**53
 
 
 class HasPair(Protocol):
-    """A pair, or what holds one: what the filters of `data/` take and give."""
+    """A pair, or a record that has one: input and output of the filters in `data/`."""
 
     @property
     def source(self) -> str:
@@ -114,9 +105,9 @@ class JudgePrompt:
     Attributes:
         id: content hash of pair id, order and wording.
         pair_id: the pair it was rendered from.
-        order: `AB` when the chosen answer stands as A, `BA` when it stands as B.
-        messages: what the judge reads.
-        winner: the letter under which the chosen answer stands.
+        order: `AB` when the chosen answer is A, `BA` when it is B.
+        messages: the judge's input.
+        winner: the letter of the chosen answer.
         source: the pair's source.
     """
 
@@ -130,11 +121,11 @@ class JudgePrompt:
 
 @dataclass(frozen=True, slots=True)
 class RatingPrompt:
-    """One answer rendered as the user turn of a judge that rates it alone.
+    """One answer rendered as the user turn of a judge that rates single answers.
 
     Attributes:
         id: content hash of history, answer and wording.
-        messages: what the judge reads.
+        messages: the judge's input.
     """
 
     id: str
@@ -148,16 +139,16 @@ class Reason:
     Attributes:
         id: `<prompt id>#<teacher>#<sample number>`.
         prompt_id: the judge prompt it explains.
-        text: the explanation, without a verdict that stands behind it.
-        verdict: what it concludes: the last verdict it states, else the one its teacher was told; None when a blind
+        text: the explanation, without a verdict that follows it.
+        verdict: its conclusion: the last verdict it states, else the one in the teacher's prompt; None when a blind
             teacher states none.
         logprob: sum of the teacher's log-probabilities over the sampled tokens, in nats (<= 0); None from engines
             that give none.
         tokens: number of sampled tokens.
         finish_reason: `stop`, `length` when the token limit cut it, or `error`.
         teacher: name of the teacher in the recipe.
-        mode: `hindsight` (the teacher was told the verdict) or `blind`.
-        error: what went wrong, when `finish_reason` is `error`.
+        mode: `hindsight` (the prompt contained the verdict) or `blind`.
+        error: the error message, when `finish_reason` is `error`.
     """
 
     id: str
@@ -174,13 +165,13 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class ScoredReason:
-    """A reason with the student's log-probabilities, from which every selector works.
+    """A reason with the student's log-probabilities: the input of every selector.
 
     Attributes:
         id: the reason's id.
         prompt_id: the judge prompt it explains.
         text: the explanation.
-        verdict: what it concludes.
+        verdict: its conclusion.
         winner: the right verdict.
         reason_logprob: mean over the reason's tokens of log p(R | U) under the student, in nats (<= 0).
         verdict_logprob: mean over the right verdict's tokens of log p(A | U, R) under the student, in nats (<= 0).
@@ -236,7 +227,7 @@ class SFTRecord:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What an engine answered to one request.
+    """An engine's answer to one request.
 
     Attributes:
         id: the request's id.
@@ -244,11 +235,11 @@ class Completion:
         finish_reason: `stop`, `length`, or `error`.
         token_ids: the sampled token ids (empty for engines that do not give them).
         logprob: sum of log-probabilities of the sampled tokens, in nats; None from engines that give none.
-        watched: for each position whose sampled token the request watched, the raw log-probabilities
-            of the watched tokens: `{position: {token id: nats}}`; JSON turns the keys into strings.
-        error: what went wrong, when `finish_reason` is `error`.
-        billed: number of sampled tokens by the account of an engine that gives no token ids.
-        prompt_tokens: number of tokens that were read; 0 where nobody tells.
+        logprobs: `{position: {token id: nats}}`: raw log-probabilities of the requested tokens, at each position where
+            one of them was sampled; JSON turns the keys into strings.
+        error: the error message, when `finish_reason` is `error`.
+        billed: number of sampled tokens that an engine without token ids reports.
+        prompt_tokens: number of tokens read; 0 if the engine does not report it.
     """
 
     id: str
@@ -263,24 +254,24 @@ class Completion:
 
     @property
     def tokens(self) -> int:
-        """Number of sampled tokens; 0 where nobody tells."""
+        """Number of sampled tokens; 0 if the engine does not report it."""
         return len(self.token_ids) or self.billed or 0
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the judge said of one pair in one order.
+    """The judgement of one pair in one order.
 
     Attributes:
         id: the judge prompt's id.
-        pair_id, order: which pair, and how it was placed.
+        pair_id, order: the pair, and its order in the prompt.
         winner: the answer named by the judge, `tie`, or None when nothing can be read.
         prob_a: P(A) in [0, 1], renormalised over A and B; None when the engine gave no log-probabilities.
         outcome: `ok`, `tie`, `unparsed`, `truncated` or `error`.
         reason: the explanation that came before the verdict.
-        rescued: whether the verdict was asked for alone, after a completion that could not be read.
+        rescued: whether the verdict comes from a rescue request, after a completion that could not be read.
         tokens: number of sampled tokens, the rescue's included.
-        votes: where several votes were asked for, what each said.
+        votes: the winner (or rating) of each vote, if there were several.
     """
 
     id: str
@@ -297,7 +288,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """What the judge said of one answer alone.
+    """The judgement of a single answer.
 
     Attributes:
         id: the rating prompt's id.
@@ -305,10 +296,10 @@ class Rating:
         outcome: `ok`, `unparsed`, `truncated` or `error`.
         reason: the explanation that came before the rating, of the first vote that can be read.
         tokens: number of sampled tokens, over all votes, rescues included.
-        prompt_tokens: number of tokens read, likewise.
-        error: what went wrong, when the outcome is `error`.
-        rescued: whether a rating was asked for alone, after a completion that could not be read.
-        votes: where several votes were asked for, what each said.
+        prompt_tokens: number of tokens read, over all votes, rescues included.
+        error: the error message, when the outcome is `error`.
+        rescued: whether a vote comes from a rescue request, after a completion that could not be read.
+        votes: the winner (or rating) of each vote, if there were several.
     """
 
     id: str
@@ -332,9 +323,8 @@ class PairResult:
         verdicts: one verdict per order (empty for a scalar head, and for a judge that rates).
         correct: credit per order in [0, 1]: 1 right, 0 wrong, 0.5 for a tie or what could not be read.
         outcomes: per order: `correct`, `wrong`, `tie`, `unparsed`, `truncated` or `error`.
-        scores: the scores of (chosen, rejected) that a scalar head, or a judge that rates, gave; None for a judge that
-            compares.
-        rescued_rating: of a judge that rates: whether one of the two ratings was asked for alone.
+        scores: of (chosen, rejected), from a scalar head or a judge that rates; None for a judge that compares.
+        rescued_rating: whether one of the two ratings comes from a rescue request.
     """
 
     pair_id: str
@@ -347,7 +337,7 @@ class PairResult:
 
     @property
     def rescued(self) -> int:
-        """How many of the judgements needed something that was asked for alone."""
+        """Number of judgements that needed a rescue request."""
         return sum(verdict.rescued for verdict in self.verdicts) + self.rescued_rating
 
     @property
@@ -358,10 +348,10 @@ class PairResult:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What a judge says of two answers, over all orders and votes.
+    """The judgement of two answers, over all orders and votes.
 
     Attributes:
-        id: content hash of history and answers, or what the caller called it.
+        id: content hash of history and answers, or the caller's id.
         winner: `A` when the first answer is better, `B` the second, `tie`, or None when nothing can be read.
         prob_a: P(the first answer is better) in [0, 1], the mean over orders and votes; None without
             log-probabilities.
@@ -371,7 +361,7 @@ class Comparison:
         verdicts: one per order; letters are those of the order they were judged in.
         prompt_tokens: tokens read, over all orders and votes.
         tokens: tokens sampled, over all orders and votes, rescues included.
-        error: what went wrong, when the outcome is `error`.
+        error: the error message, when the outcome is `error`.
         reasons: order -> explanation; under `BA` the caller's first answer is called B.
     """
 
@@ -389,14 +379,14 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A row that was left out, and why.
+    """A dropped row, and the reason.
 
     Attributes:
-        where: `file:line`, dataset row, or the id of the record.
+        location: `file:line`, dataset row, or the id of the record.
         source: the row's source (`?` when it cannot be known).
-        reason: a short stable slug that reports count, such as `empty_answer`.
+        reason: a stable slug for counts in reports, such as `empty_answer`.
         detail: one sentence for the user.
-        stage: the step that left it out (load, clean, length, select, …).
+        stage: the step that dropped it (load, clean, length, select, …).
     """
 
     location: str
@@ -406,7 +396,7 @@ class Drop:
     stage: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: `pairs` is kept in the instance
 class Row:
     """One row of a benchmark: right and wrong answers to one prompt.
 
@@ -415,7 +405,7 @@ class Row:
         subset: the benchmark's subset.
         history: turns up to and including the last user turn.
         answers: the candidates, the right ones first.
-        right: how many of them are right, at least one; what is left is wrong, at least one.
+        right: number of right answers, at least one; the others are wrong, at least one.
         places: the comparisons, as (index of a right answer, index of a wrong one).
         details: what else the benchmark's metric needs, as plain values.
     """
@@ -428,11 +418,11 @@ class Row:
     places: tuple[tuple[int, int], ...]
     details: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def pairs(self) -> list[PreferencePair]:
-        """The comparisons as pairs, the right answer chosen; of a row with a single one, it has the row's id."""
+    @cached_property
+    def pairs(self) -> tuple[PreferencePair, ...]:
+        """The comparisons as pairs, in the order of `places`; the pair of a row with a single one has the row's id."""
         single = len(self.places) == 1
-        return [
+        return tuple(
             PreferencePair(
                 self.id if single else f"{self.id}.{right}-{wrong}",
                 self.history,
@@ -441,7 +431,7 @@ class Row:
                 self.subset,
             )
             for right, wrong in self.places
-        ]
+        )
 
     @classmethod
     def make(
@@ -457,11 +447,11 @@ class Row:
         """Build a row; its id is the content hash of history and answers.
 
         Args:
-            places: the comparisons; every right answer with every wrong one when not given.
+            places: the comparisons; by default every right answer with every wrong one.
         """
         turns, answers = tuple(history), (*right, *wrong)
         if places is None:
             places = [(i, len(right) + j) for i in range(len(right)) for j in range(len(wrong))]
-        # The id of a row with two answers is that of its pair, as everywhere else.
+        # A row with two answers has the id of their pair (see `PreferencePair.make`).
         name = content_id(turns, *answers) if len(answers) == 2 else content_id(turns, right, wrong)
         return cls(name, subset, turns, answers, len(right), tuple(places), details or {})

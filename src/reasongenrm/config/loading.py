@@ -45,31 +45,27 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
     node: Any = tree
     *path, last = key.split(".")
     for part in path:
-        if isinstance(node, list):
-            node = node[_index(node, part, key)]
-        elif isinstance(node, dict):
-            if node.get(part) is None:
-                node[part] = {}
-            node = node[part]
-        else:
-            raise ConfigError(f"{part!r} is nested under a scalar value", location=key, hint="check the key")
-    if isinstance(node, list):
-        node[_index(node, last, key)] = value
-    elif isinstance(node, dict):
-        node[last] = value
-    else:
-        raise ConfigError(f"{last!r} is nested under a scalar value", location=key, hint="check the key")
+        place = _place(node, part, key)
+        if isinstance(node, dict) and node.get(place) is None:
+            node[place] = {}
+        node = node[place]
+    node[_place(node, last, key)] = value
+
+
+def _place(node: Any, part: str, key: str) -> str | int:
+    """Return one part of a dotted key as the key of a mapping or the index of a list."""
+    if isinstance(node, dict):
+        return part
+    if not isinstance(node, list):
+        raise ConfigError(f"{part!r} is nested under a scalar value", location=key, hint="check the key")
+    if part.isdigit() and int(part) < len(node):
+        return int(part)
+    raise ConfigError(f"{part!r} is not an index of a list of {len(node)}", location=key, hint="count from 0")
 
 
 def _problem(error: Exception) -> str:
     """Return the problem that PyYAML reports, in one line."""
     return getattr(error, "problem", None) or first_line(error)
-
-
-def _index(node: list[Any], part: str, key: str) -> int:
-    if part.isdigit() and int(part) < len(node):
-        return int(part)
-    raise ConfigError(f"{part!r} is not an index of a list of {len(node)}", location=key, hint="count from 0")
 
 
 def _models(kind: Any) -> dict[str, Any]:
