@@ -35,18 +35,18 @@ class Scripted:
     block = None
     max_model_len = 2048
 
-    def __init__(self, said: dict[int, Completion]) -> None:
-        self.said, self.asked, self.lives = said, list[Request](), 10**9
+    def __init__(self, completions: dict[int, Completion]) -> None:
+        self.completions, self.requests, self.lives = completions, list[Request](), 10**9
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
         for request in requests:
             if self.lives == 0:
                 raise KeyboardInterrupt
             self.lives -= 1
-            self.asked.append(request)
+            self.requests.append(request)
             number = next(n for n, one in enumerate(answer_requests(config())) if one.id == request.id)
-            found = self.said.get(number, Completion("", f" answer {number} END and on", "stop"))
-            yield Completion(request.id, found.text, found.finish_reason, error=found.error, billed=5)
+            table = self.completions.get(number, Completion("", f" answer {number} END and on", "stop"))
+            yield Completion(request.id, table.text, table.finish_reason, error=table.error, billed=5)
 
     def reset_prefix_cache(self) -> None:
         pass
@@ -64,31 +64,33 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
 
 @pytest.mark.unit
 def test_what_is_asked_is_a_function_of_prompt_settings_and_seed() -> None:
-    asked = answer_requests(config())
-    assert [one.temperature for one in asked] == [0.3, 0.7, 1.0] * 2 and [one.number for one in asked] == [
+    requests = answer_requests(config())
+    assert [one.temperature for one in requests] == [0.3, 0.7, 1.0] * 2 and [
+        one.number for one in requests
+    ] == [
         1,
         2,
         3,
     ] * 2
-    assert len({one.id for one in asked}) == len({one.seed for one in asked}) == 6
-    assert asked == answer_requests(config(engine={"max_model_len": 4096})), "not of how it is served"
+    assert len({one.id for one in requests}) == len({one.seed for one in requests}) == 6
+    assert requests == answer_requests(config(engine={"max_model_len": 4096})), "not of how it is served"
     for change in ({"seed": 18}, {"top_p": 0.5}, {"system": "be brief"}, {"max_tokens": 9}):
-        assert not {one.id for one in answer_requests(config(**change))} & {one.id for one in asked}
+        assert not {one.id for one in answer_requests(config(**change))} & {one.id for one in requests}
     turned = {one.id for one in answer_requests(config(prompts=PROMPTS[::-1]))}
-    assert turned == {one.id for one in asked}, "nor of the order of the prompts"
+    assert turned == {one.id for one in requests}, "nor of the order of the prompts"
 
 
 @pytest.mark.unit
 def test_every_answer_is_recorded_or_listed(scripted: Scripted, tmp_path: Path) -> None:
-    scripted.said = {
+    scripted.completions = {
         1: Completion("", "answer 0", "stop"),
         3: Completion("", "  ", "stop"),
         4: Completion("", "", "error", error="refused"),
         5: Completion("", "cut", "length"),
     }
     out = tmp_path / "deep" / "answers.jsonl"
-    told = generate(config(), out)
-    assert told == {"prompts": 2, "requested": 6, "answers": 3, "dropped": 3}
+    counts = generate(config(), out)
+    assert counts == {"prompts": 2, "requested": 6, "answers": 3, "dropped": 3}
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["answer"] for row in rows] == ["answer 0", "answer 2", "cut"], (
         "the text that stops it is cut off"
@@ -104,12 +106,12 @@ def test_every_answer_is_recorded_or_listed(scripted: Scripted, tmp_path: Path) 
     ]
     assert [drop["reason"] for drop in drops] == ["duplicate_answer", "empty_answer", "error"]
     assert "refused" in drops[2]["detail"]
-    assert scripted.asked[0].messages == ({"role": "user", "content": "tell a story"},)
-    assert not scripted.asked[0].prompt_ids and scripted.asked[0].seed is not None
-    found = read_answers(str(out))
-    assert [len(prompt.answers) for prompt in found.prompts] == [2] and len(found.single_answers) == 1
-    scripted.asked.clear()
-    assert generate(config(), out) == told and scripted.asked == [], "a finished file is read again"
+    assert scripted.requests[0].messages == ({"role": "user", "content": "tell a story"},)
+    assert not scripted.requests[0].prompt_ids and scripted.requests[0].seed is not None
+    table = read_answers(str(out))
+    assert [len(prompt.answers) for prompt in table.prompts] == [2] and len(table.single_answers) == 1
+    scripted.requests.clear()
+    assert generate(config(), out) == counts and scripted.requests == [], "a finished file is read again"
     with pytest.raises(ConfigError, match="holds other answers"):
         generate(config(seed=18), out)
 
@@ -124,14 +126,14 @@ def test_a_killed_run_asks_for_nothing_twice(scripted: Scripted, tmp_path: Path)
         assert not out.exists()
     scripted.lives = 10**9
     generate(config(), out)
-    assert len(scripted.asked) == len({request.id for request in scripted.asked}) == 6
+    assert len(scripted.requests) == len({request.id for request in scripted.requests}) == 6
     generate(config(), tmp_path / "calm.jsonl")
     assert (tmp_path / "calm.jsonl").read_bytes() == out.read_bytes()
 
 
 @pytest.mark.unit
 def test_no_usable_answer_is_an_error(scripted: Scripted, tmp_path: Path) -> None:
-    scripted.said = {n: Completion("", "", "error", error="no such model") for n in range(6)}
+    scripted.completions = {n: Completion("", "", "error", error="no such model") for n in range(6)}
     with pytest.raises(DataError, match="no answer can be used: The engine failed: no such model"):
         generate(config(), tmp_path / "answers.jsonl")
 
@@ -139,7 +141,7 @@ def test_no_usable_answer_is_an_error(scripted: Scripted, tmp_path: Path) -> Non
 @pytest.mark.unit
 def test_the_shipped_files_can_be_read() -> None:
     shipped = load_config(AnswersConfig, "configs/answers/phi-2.yaml")
-    assert len({asked.kind for asked in shipped.prompts}) == 5 and shipped.answers == 4
+    assert len({requests.kind for requests in shipped.prompts}) == 5 and shipped.answers == 4
     assert shipped.model.path == "microsoft/phi-2" and "{prompt}" in shipped.wrap
     assert load_config(AnswersConfig, "configs/answers/demo.yaml").model.path == "data/toy-base"
     with pytest.raises(ConfigError, match=r"answer: unknown key.*did you mean 'answers'"):
@@ -152,10 +154,10 @@ def test_the_shipped_files_can_be_read() -> None:
 def test_a_server_is_asked_by_messages_with_the_settings_of_each_answer(tmp_path: Path) -> None:
     from support.servers import Asked, Reply, serving
 
-    asked: list[dict[str, Any]] = []
+    requests: list[dict[str, Any]] = []
 
     def answer(request: Asked) -> Reply:
-        asked.append(request.body)
+        requests.append(request.body)
         message = {"role": "assistant", "content": f"answer {request.body['seed']} END more"}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13}
@@ -170,13 +172,13 @@ def test_a_server_is_asked_by_messages_with_the_settings_of_each_answer(tmp_path
 
     out = tmp_path / "answers.jsonl"
     with serving(answer) as server:
-        made = config(server=SERVER | {"urls": [f"{server.url}/v1"]}, system="be brief")
-        assert generate(made, out) == {"prompts": 2, "requested": 6, "answers": 6, "dropped": 0}
+        settings = config(server=SERVER | {"urls": [f"{server.url}/v1"]}, system="be brief")
+        assert generate(settings, out) == {"prompts": 2, "requested": 6, "answers": 6, "dropped": 0}
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [row["answer"] for row in rows] == [f"answer {one.seed}" for one in answer_requests(made)]
+    assert [row["answer"] for row in rows] == [f"answer {one.seed}" for one in answer_requests(settings)]
     assert {row["tokens"] for row in rows} == {4}
-    by_seed = {body["seed"]: body for body in asked}
-    for one in answer_requests(made):
+    by_seed = {body["seed"]: body for body in requests}
+    for one in answer_requests(settings):
         body = by_seed[one.seed]
         assert (
             body["temperature"] == one.temperature

@@ -34,7 +34,9 @@ pytestmark = pytest.mark.unit
 SOURCE = Path(reasongenrm.__file__).parents[1]
 
 
-def made(folder: Path, prompts: int = 4, answers: int = 3, name: str = "in") -> tuple[PromptAnswers, ...]:
+def write_answers(
+    folder: Path, prompts: int = 4, answers: int = 3, name: str = "in"
+) -> tuple[PromptAnswers, ...]:
     file = folder / f"{name}.jsonl"
     rows = [
         {"id": f"{p}/{a}", "prompt": f"{name} prompt {p}", "answer": f"answer {a} of {p}", "model": f"m{a}"}
@@ -50,7 +52,7 @@ def seen(session: RankingSession) -> Any:
 
 
 def test_ranking_ties_skips_and_undo(tmp_path: Path) -> None:
-    prompts = made(tmp_path)
+    prompts = write_answers(tmp_path)
     session = RankingSession(prompts, tmp_path / "j", "ann")
     assert session.progress == RankingProgress(0, 0, 4) and not session.can_undo
     first = session.current
@@ -74,7 +76,7 @@ def test_ranking_ties_skips_and_undo(tmp_path: Path) -> None:
 
 
 def test_a_skipped_prompt_comes_again_at_the_end(tmp_path: Path) -> None:
-    session = RankingSession(made(tmp_path), tmp_path / "j", "ann")
+    session = RankingSession(write_answers(tmp_path), tmp_path / "j", "ann")
     skipped, order = session.current, []
     session.skip()
     while session.current is not None:
@@ -89,7 +91,7 @@ def test_a_skipped_prompt_comes_again_at_the_end(tmp_path: Path) -> None:
 
 
 def test_the_order_is_of_annotator_and_seed_and_not_of_the_input(tmp_path: Path) -> None:
-    prompts = made(tmp_path, prompts=12, answers=5)
+    prompts = write_answers(tmp_path, prompts=12, answers=5)
 
     def shown(given: Any, name: str, seed: int = 17) -> list[Any]:
         session = RankingSession(given, tmp_path / f"{name}{seed}{random.random()}", name, seed)
@@ -123,7 +125,7 @@ def test_the_order_is_of_annotator_and_seed_and_not_of_the_input(tmp_path: Path)
     ],
 )
 def test_a_wrong_ranking_changes_nothing(tmp_path: Path, groups: list[list[int]], problem: str) -> None:
-    session = RankingSession(made(tmp_path), tmp_path / "j", "ann")
+    session = RankingSession(write_answers(tmp_path), tmp_path / "j", "ann")
     before = seen(session)
     with pytest.raises(WrongRanking, match=f"{problem}.*each of 1 to 3 once"):
         session.rank(groups)
@@ -133,11 +135,11 @@ def test_a_wrong_ranking_changes_nothing(tmp_path: Path, groups: list[list[int]]
 @pytest.mark.parametrize("name", ["", "  ", "a\x1b[2Jb", "x" * 81, "\ud800", "a\u202eb"])
 def test_a_name_that_cannot_be_used(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="annotator's name"):
-        RankingSession(made(tmp_path), tmp_path / "j", name)
+        RankingSession(write_answers(tmp_path), tmp_path / "j", name)
 
 
 def test_names_are_the_same_however_they_are_typed(tmp_path: Path) -> None:
-    prompts = made(tmp_path)
+    prompts = write_answers(tmp_path)
     RankingSession(prompts, tmp_path / "j", "Zoé  B").rank([[1, 2, 3]])
     assert RankingSession(prompts, tmp_path / "j", " Zoe\u0301 B ").progress.ranked == 1
 
@@ -156,7 +158,7 @@ Acts = st.lists(
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(Acts)
 def test_any_operations_undo_and_resume(tmp_path: Path, acts: list[tuple[str, Any, Any]]) -> None:
-    prompts = made(tmp_path, prompts=3)
+    prompts = write_answers(tmp_path, prompts=3)
     path = tmp_path / "j"
     path.unlink(missing_ok=True)
     session = RankingSession(prompts, path, "ann")
@@ -192,7 +194,7 @@ def test_any_operations_undo_and_resume(tmp_path: Path, acts: list[tuple[str, An
 
 
 def test_a_torn_last_line_is_ignored_and_then_gone(tmp_path: Path) -> None:
-    prompts, path = made(tmp_path), tmp_path / "j"
+    prompts, path = write_answers(tmp_path), tmp_path / "j"
     session = RankingSession(prompts, path, "ann")
     session.rank([[1], [2], [3]])
     session.skip()
@@ -211,8 +213,8 @@ def test_a_torn_last_line_is_ignored_and_then_gone(tmp_path: Path) -> None:
 
 def test_a_journal_of_other_answers(tmp_path: Path) -> None:
     path = tmp_path / "j"
-    RankingSession(made(tmp_path), path, "ann").rank([[1], [2], [3]])
-    for others in (made(tmp_path, name="else"), made(tmp_path, answers=4)):
+    RankingSession(write_answers(tmp_path), path, "ann").rank([[1], [2], [3]])
+    for others in (write_answers(tmp_path, name="else"), write_answers(tmp_path, answers=4)):
         with pytest.raises(ConfigError, match=r"does not have.*--journal"):
             RankingSession(others, path, "bob")
         with pytest.raises(ConfigError, match="does not have"):
@@ -224,7 +226,7 @@ def test_a_journal_of_other_answers(tmp_path: Path) -> None:
              '{"annotator": "a", "kind": "rank", "prompt": "p", "order": [[1]]}', "\xff"],
 )  # fmt: skip
 def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
-    prompts, path = made(tmp_path), tmp_path / "j"
+    prompts, path = write_answers(tmp_path), tmp_path / "j"
     RankingSession(prompts, path, "ann").skip()
     with path.open("ab") as file:
         file.write(line.encode("latin-1") + b"\n")
@@ -233,7 +235,7 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str) -> None:
 
 
 def test_two_sessions_of_one_annotator_see_each_other(tmp_path: Path) -> None:
-    prompts, path = made(tmp_path), tmp_path / "j"
+    prompts, path = write_answers(tmp_path), tmp_path / "j"
     one, two = RankingSession(prompts, path, "ann"), RankingSession(prompts, path, "ann")
     shown = one.current
     assert shown is not None
@@ -247,7 +249,7 @@ def test_two_sessions_of_one_annotator_see_each_other(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = RankingSession(made(tmp_path), tmp_path / "j", "ann")
+    session = RankingSession(write_answers(tmp_path), tmp_path / "j", "ann")
     session.skip()
     before, whole, write = seen(session), (tmp_path / "j").read_bytes(), os.write
     monkeypatch.setattr(os, "write", lambda file, line: write(file, line[:5]))
@@ -260,7 +262,7 @@ def test_what_cannot_be_written_is_not_done(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_threads_do_not_tear_lines(tmp_path: Path) -> None:
-    prompts, path = made(tmp_path, prompts=15), tmp_path / "j"
+    prompts, path = write_answers(tmp_path, prompts=15), tmp_path / "j"
 
     def work(name: str) -> None:
         session = RankingSession(prompts, path, name)
@@ -311,7 +313,7 @@ def child(source: Path, out: Path, name: str) -> subprocess.Popen[bytes]:
 
 
 def test_killed_and_resumed_is_as_never_stopped(tmp_path: Path) -> None:
-    made(tmp_path, prompts=60)
+    write_answers(tmp_path, prompts=60)
     source, calm, killed = tmp_path / "in.jsonl", tmp_path / "calm.csv", tmp_path / "killed.csv"
     for name in ("ann", "bob"):
         assert child(source, calm, name).wait(120) == 0

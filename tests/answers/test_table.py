@@ -297,11 +297,9 @@ def test_the_verb_writes_ranks_drops_and_a_line(
     for name, typed in (("ann", ["1 2", "u", "1=2", "2 1"]), ("bob", ["s", "1=2", "2 1", "q"])):
         monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(typed)))
         rank(source, str(out), annotator=name)
-    told = capsys.readouterr().out.splitlines()[-1]
-    assert told.startswith(
-        f"{out}: 2 prompts; ranked by ann 2, bob 2; 1 dropped (answers.csv.dropped.jsonl)"
-    )
-    assert "Kendall's W" in told
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith(f"{out}: 2 prompts; ranked by ann 2, bob 2; 1 dropped (answers.csv.dropped.jsonl)")
+    assert "Kendall's W" in line
     (drop,) = (tmp_path / "answers.csv.dropped.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(drop)["reason"] == "empty_answer"
     prompts, drops = read_ranked(str(out))
@@ -332,5 +330,5 @@ def test_the_line_without_rankings(tmp_path: Path) -> None:
     from reasongenrm.answers.journal import Journal
 
     answers = read_answers(table(tmp_path, TABLE))
-    told = summary(answers, tmp_path / "out.csv", Journal(tmp_path / "none"))
-    assert told.endswith("2 prompts; ranked by nobody")
+    line = summary(answers, tmp_path / "out.csv", Journal(tmp_path / "none"))
+    assert line.endswith("2 prompts; ranked by nobody")

@@ -27,7 +27,7 @@ SOURCE = Path(reasongenrm.__file__).parents[1]
 EVIL = "[bold red]x[/] [/nothing] :smile: \x1b[2J\x1b]0;pwned\x07 a\u202eb \x9b31m \r\x7f\x00"
 
 
-def made(folder: Path, *texts: str, prompts: int = 2) -> tuple[PromptAnswers, ...]:
+def write_answers(folder: Path, *texts: str, prompts: int = 2) -> tuple[PromptAnswers, ...]:
     file = folder / "in.jsonl"
     rows = [
         {"prompt": f"prompt {n}" + texts[0] * (n == 0), "answer": text, "model": "secret-model"}
@@ -42,7 +42,7 @@ class Terminal:
     """A session with what was typed beforehand, and all that was shown."""
 
     def __init__(self, folder: Path, *texts: str, prompts: int = 2) -> None:
-        self.session = RankingSession(made(folder, *texts, prompts=prompts), folder / "j", "ann")
+        self.session = RankingSession(write_answers(folder, *texts, prompts=prompts), folder / "j", "ann")
         self.out = io.StringIO()
         self.changes = 0
 
@@ -66,20 +66,20 @@ class Terminal:
 
 def test_skip_rank_undo_and_help(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, "one", "two", "three")
-    shown = terminal.type("s", " 3 1=2 ", "u", "u", "?", "2 = 1 3", "1 2 3", "never read"[:0])
+    output = terminal.type("s", " 3 1=2 ", "u", "u", "?", "2 = 1 3", "1 2 3", "never read"[:0])
     assert terminal.session.progress.ranked == 2 and terminal.changes == 6
     assert sorted([len(group) for group in order] for order in terminal.session.rankings.values()) == [
         [1, 1, 1],
         [2, 1],
     ]
     for text in ("ann: 0 of 2 ranked", "0 of 2 ranked, 1 skipped", "ann: 2 of 2 ranked", "answer 3", "user"):
-        assert text in shown, text
-    assert "All prompts are ranked" in shown and "= between equally good" in shown
-    assert "secret-model" not in shown
+        assert text in output, text
+    assert "All prompts are ranked" in output and "= between equally good" in output
+    assert "secret-model" not in output
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         ("1 2", "not ranked: answer 3 (give each of 1 to 3 once, the best first)"),
         ("1 2 3 4", "there is no answer 4"),
@@ -94,10 +94,10 @@ def test_skip_rank_undo_and_help(tmp_path: Path) -> None:
         ("", "u undoes"),
     ],
 )
-def test_a_wrong_line_gets_one_line_and_is_asked_again(tmp_path: Path, typed: str, said: str) -> None:
+def test_a_wrong_line_gets_one_line_and_is_asked_again(tmp_path: Path, typed: str, message: str) -> None:
     terminal = Terminal(tmp_path, "one", "two", "three")
     answer = terminal.type(typed, "q").split("? help: ")[1]
-    assert said in answer and answer.count("\n") == 1 and "\x1b" not in answer
+    assert message in answer and answer.count("\n") == 1 and "\x1b" not in answer
     assert terminal.changes == 0 and not terminal.session.can_undo
 
 
@@ -113,18 +113,18 @@ def test_quitting_and_the_end_of_input_keep_what_is_done(tmp_path: Path) -> None
 @pytest.mark.parametrize("colours", [False, True])
 def test_texts_are_shown_and_do_nothing(tmp_path: Path, colours: bool) -> None:
     terminal = Terminal(tmp_path, EVIL, "fine " + EVIL, prompts=1)
-    shown = terminal.type("1 2", colours=colours)
+    output = terminal.type("1 2", colours=colours)
     for text in ("[bold red]x[/] [/nothing] :smile: ␛[2J␛]0;pwned␇ a‹U+202E›b ‹U+009B›31m ␍␡␀",):
-        assert shown.count(text) == 3
-    assert not set("\x07\u202e\x9b\r\x7f\x00") & set(shown)
-    assert "\x1b" not in shown if not colours else "\x1b[2J" not in shown and "\x1b]" not in shown
+        assert output.count(text) == 3
+    assert not set("\x07\u202e\x9b\r\x7f\x00") & set(output)
+    assert "\x1b" not in output if not colours else "\x1b[2J" not in output and "\x1b]" not in output
 
 
 @given(st.text())
 def test_nothing_visible_steers(text: str) -> None:
-    shown = visible(text)
-    assert all(c in "\n\t" or (c >= " " and not "\x7f" <= c < "\xa0") for c in shown)
-    assert visible(shown) == shown
+    output = visible(text)
+    assert all(c in "\n\t" or (c >= " " and not "\x7f" <= c < "\xa0") for c in output)
+    assert visible(output) == output
     assert visible("a\r\nb\tc é 😀 שלום") == "a\nb\tc é 😀 שלום"
 
 
@@ -147,7 +147,7 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_piped_input_of_a_process(tmp_path: Path) -> None:
-    made(tmp_path, "one", "two", prompts=3)
+    write_answers(tmp_path, "one", "two", prompts=3)
     code = "import sys; from reasongenrm.answers.rank import rank; rank(*sys.argv[1:3], annotator='ann')"
     command = [sys.executable, "-c", code, str(tmp_path / "in.jsonl"), str(tmp_path / "out.csv")]
     environment = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}

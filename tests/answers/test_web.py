@@ -29,7 +29,7 @@ SOURCE = Path(reasongenrm.__file__).parents[1]
 BASE = "http://127.0.0.1:8123"
 
 
-def made(folder: Path, prompts: int = 3) -> tuple[PromptAnswers, ...]:
+def write_answers(folder: Path, prompts: int = 3) -> tuple[PromptAnswers, ...]:
     file = folder / "in.jsonl"
     rows = [
         {"prompt": f"prompt {n}\x1b\u202e", "answer": f"answer {a} \x9b<img>", "model": "secret-model"}
@@ -44,7 +44,7 @@ class Served:
     """An app over a folder, and a client of it."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
-        self.prompts = made(folder)
+        self.prompts = write_answers(folder)
         self.journal = folder / "j"
         self.opened: list[str] = []
         self.changes = 0
@@ -99,13 +99,13 @@ def test_the_whole_way(served: Served) -> None:
 def test_another_session_of_the_annotator_is_seen(served: Served) -> None:
     before = served.state()
     RankingSession(served.prompts, served.journal, "ann").skip()
-    code, told = served.post("/skip", {"annotator": "ann", "prompt": before["prompt"]["id"]})
-    assert code == 409 and told["hint"]
+    code, output = served.post("/skip", {"annotator": "ann", "prompt": before["prompt"]["id"]})
+    assert code == 409 and output["hint"]
     assert served.state()["progress"]["skipped"] == 1 and served.changes == 0
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "said"),
+    ("body", "code", "message"),
     [
         ({"groups": [[1], [2]]}, 400, "not ranked: answer 3"),
         ({"groups": [[1], [2], [3], [4]]}, 400, "no answer 4"),
@@ -122,17 +122,17 @@ def test_another_session_of_the_annotator_is_seen(served: Served) -> None:
         ({"groups": [[10**30, 2, 3]]}, 400, "no answer 1000"),
     ],
 )
-def test_wrong_input(served: Served, body: dict[str, Any], code: int, said: str) -> None:
+def test_wrong_input(served: Served, body: dict[str, Any], code: int, message: str) -> None:
     right = {"annotator": "ann", "prompt": served.state()["prompt"]["id"]}
-    answer, told = served.post("/rank", right | body)
-    assert answer == code and said in told["error"] and set(told) == {"error", "hint"}
+    answer, output = served.post("/rank", right | body)
+    assert answer == code and message in output["error"] and set(output) == {"error", "hint"}
     assert served.changes == 0 and served.state()["progress"]["ranked"] == 0
 
 
 def test_other_wrong_requests(served: Served) -> None:
-    said = {"Content-Type": "application/json"}
-    assert served.client.post("/undo", content="{", headers=said).status_code == 400
-    assert served.client.post("/undo", content="x" * 2**21, headers=said).status_code == 413
+    message = {"Content-Type": "application/json"}
+    assert served.client.post("/undo", content="{", headers=message).status_code == 400
+    assert served.client.post("/undo", content="x" * 2**21, headers=message).status_code == 413
     assert served.post("/undo", {"annotator": "ann"})[0] == 400
     assert served.client.get("/state").status_code == 422
     for path in ("/none", "/docs", "/redoc", "/rank"):
@@ -202,8 +202,8 @@ def test_a_key_is_asked_of_all_but_the_page(tmp_path: Path) -> None:
 def test_what_the_server_cannot_do_is_its_error(served: Served) -> None:
     served.state()
     served.journal.write_text("{\n", encoding="utf-8")
-    code, told = served.post("/undo", {"annotator": "ann"})
-    assert code == 500 and "delete that line" in told["hint"]
+    code, output = served.post("/undo", {"annotator": "ann"})
+    assert code == 500 and "delete that line" in output["hint"]
 
 
 def test_many_at_once(served: Served) -> None:
@@ -234,7 +234,7 @@ def test_it_is_not_open_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_server_writes_the_file_on_every_change_and_ends_quietly(tmp_path: Path) -> None:
     import httpx
 
-    made(tmp_path)
+    write_answers(tmp_path)
     out = tmp_path / "out.csv"
     code = "import sys; from reasongenrm.answers.rank import rank; rank(*sys.argv[1:3], web=True)"
     environment = os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"}
@@ -242,8 +242,8 @@ def test_a_server_writes_the_file_on_every_change_and_ends_quietly(tmp_path: Pat
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True)
     try:
         assert process.stdout is not None
-        told = process.stdout.readline()
-        [url] = re.findall(r"http://127\.0\.0\.1:\d+", told)
+        output = process.stdout.readline()
+        [url] = re.findall(r"http://127\.0\.0\.1:\d+", output)
         with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
             for done in range(1, 4):
                 state = client.get("/state", params={"annotator": "ann"}).json()
@@ -261,7 +261,7 @@ def test_a_server_writes_the_file_on_every_change_and_ends_quietly(tmp_path: Pat
 def test_a_journal_of_other_answers_is_told_before_serving(tmp_path: Path) -> None:
     from reasongenrm.answers.rank import rank
 
-    made(tmp_path)
+    write_answers(tmp_path)
     out = tmp_path / "out.csv"
     (tmp_path / "out.csv.journal.jsonl").write_text('{"annotator":"a","kind":"skip","prompt":"x"}\n')
     with pytest.raises(ConfigError, match="does not have"):

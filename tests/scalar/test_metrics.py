@@ -31,19 +31,19 @@ from reasongenrm.scalar.metrics import (
 pytestmark = pytest.mark.unit
 
 
-def said(prompt: str, answer: str, score: float, rank: float | None, tokens: int = 1) -> AnswerScore:
+def answer_score(prompt: str, answer: str, score: float, rank: float | None, tokens: int = 1) -> AnswerScore:
     return AnswerScore(prompt, f"text of {prompt}", answer, score, rank, tokens, False)
 
 
 GOLDEN = [
-    said("p", "a", 2.0, 1, 30),
-    said("p", "b", 0.0, 2, 10),
-    said("p", "c", 1.0, 3, 20),
-    said("q", "d", 0.0, 1, 7),
-    said("q", "e", 0.0, 2, 8),
-    said("r", "f", 1.0, 1, 5),
-    said("r", "g", 3.0, 1, 4),
-    said("r", "h", 2.0, None, 3),
+    answer_score("p", "a", 2.0, 1, 30),
+    answer_score("p", "b", 0.0, 2, 10),
+    answer_score("p", "c", 1.0, 3, 20),
+    answer_score("q", "d", 0.0, 1, 7),
+    answer_score("q", "e", 0.0, 2, 8),
+    answer_score("r", "f", 1.0, 1, 5),
+    answer_score("r", "g", 3.0, 1, 4),
+    answer_score("r", "h", 2.0, None, 3),
 ]
 """Pairs and margins: a>b 2, a>c 1, b>c -1, d>e 0; r has none."""
 
@@ -56,12 +56,12 @@ EIGHTHS = st.integers(-24, 24).map(lambda eighths: eighths / 8)
 def some_answers(draw: st.DrawFn, score: st.SearchStrategy[float] = EIGHTHS) -> list[AnswerScore]:
     """Up to four prompts of up to five answers."""
     rank = st.none() | st.integers(2, 8).map(lambda halves: halves / 2)
-    found = []
+    results = []
     for prompt in range(draw(st.integers(0, 4))):
         for number in range(draw(st.integers(1, 5))):
-            one = said(f"p{prompt}", f"a{number}", draw(score), draw(rank), draw(st.integers(0, 6)))
-            found.append(replace(one, truncated=draw(st.booleans())))
-    return found
+            one = answer_score(f"p{prompt}", f"a{number}", draw(score), draw(rank), draw(st.integers(0, 6)))
+            results.append(replace(one, truncated=draw(st.booleans())))
+    return results
 
 
 def numbers(value: Any) -> list[float]:
@@ -76,55 +76,60 @@ def numbers(value: Any) -> list[float]:
 def random_answers(seed: int, prompts: int = 60) -> list[AnswerScore]:
     source = random.Random(seed)
     return [
-        said(f"p{p}", f"a{a}", source.gauss(-rank / 2, 1), float(rank), source.randrange(1, 200))
+        answer_score(f"p{p}", f"a{a}", source.gauss(-rank / 2, 1), float(rank), source.randrange(1, 200))
         for p in range(prompts)
         for a, rank in enumerate(source.choices(range(1, 6), k=source.randrange(2, 7)))
     ]
 
 
 def test_counts_and_agreement_by_hand() -> None:
-    found = evaluate_scores(GOLDEN, seed=0)
-    assert (found.prompts, found.answers, found.ranked_answers, found.truncated) == (3, 8, 7, 0)
-    assert (found.pairs, found.tied_pairs, found.unranked_prompts, found.constant_prompts) == (4, 1, 1, 1)
-    assert found.accuracy.value == (1 + 1 + 0 + 0.5) / 4
-    assert found.accuracy.prompts == 2
-    assert found.accuracy.interval is not None
-    assert found.accuracy.interval == (0.5, 2 / 3)  # only q was drawn, only p was drawn
+    results = evaluate_scores(GOLDEN, seed=0)
+    assert (results.prompts, results.answers, results.ranked_answers, results.truncated) == (3, 8, 7, 0)
+    assert (results.pairs, results.tied_pairs, results.unranked_prompts, results.constant_prompts) == (
+        4,
+        1,
+        1,
+        1,
+    )
+    assert results.accuracy.value == (1 + 1 + 0 + 0.5) / 4
+    assert results.accuracy.prompts == 2
+    assert results.accuracy.interval is not None
+    assert results.accuracy.interval == (0.5, 2 / 3)  # only q was drawn, only p was drawn
     # p alone: ranks of -rank are 3, 2, 1, of the scores 3, 1, 2: 1 - 6·2 / (3·8), and (2 - 1) / 3
-    assert found.spearman.value == pytest.approx(0.5)
-    assert found.kendall.value == pytest.approx(1 / 3)
-    assert found.spearman.prompts == found.kendall.prompts == 1
-    assert found.spearman.interval is None and found.kendall.interval is None
+    assert results.spearman.value == pytest.approx(0.5)
+    assert results.kendall.value == pytest.approx(1 / 3)
+    assert results.spearman.prompts == results.kendall.prompts == 1
+    assert results.spearman.interval is None and results.kendall.interval is None
 
 
 def test_scores_by_hand() -> None:
-    found = evaluate_scores(GOLDEN, seed=0)
-    assert found.gap.value == (2 + 1 - 1 + 0) / 4
+    results = evaluate_scores(GOLDEN, seed=0)
+    assert results.gap.value == (2 + 1 - 1 + 0) / 4
     # better 2, 2, 0, 0: mean 1, variance 4/3; worse 0, 1, 1, 0: mean 1/2, variance 1/3
-    assert found.cohen_d == pytest.approx(0.5 / math.sqrt(5 / 6))
-    assert found.scores is not None and (found.scores.n, found.scores.mean) == (8, 9 / 8)
-    assert found.chosen is not None
-    assert asdict(found.chosen) == pytest.approx(
+    assert results.cohen_d == pytest.approx(0.5 / math.sqrt(5 / 6))
+    assert results.scores is not None and (results.scores.n, results.scores.mean) == (8, 9 / 8)
+    assert results.chosen is not None
+    assert asdict(results.chosen) == pytest.approx(
         {"n": 2, "mean": 1, "sd": math.sqrt(2), "minimum": 0}
         | {"first_quartile": 0.5, "median": 1, "third_quartile": 1.5, "maximum": 2}
     )
-    assert found.rejected is not None and (found.rejected.n, found.rejected.mean) == (2, 0.5)
-    assert [(m.better.answer, m.worse.answer, m.margin) for m in found.mistakes] == [("b", "c", -1.0)]
+    assert results.rejected is not None and (results.rejected.n, results.rejected.mean) == (2, 0.5)
+    assert [(m.better.answer, m.worse.answer, m.margin) for m in results.mistakes] == [("b", "c", -1.0)]
 
 
 def test_calibration_by_hand() -> None:
     def sigma(x: float) -> float:
         return 1 / (1 + math.exp(-x))
 
-    found = evaluate_scores(GOLDEN, seed=0).calibration
-    assert found is not None
-    assert found.log_loss == pytest.approx(-sum(math.log(sigma(x)) for x in (2, 1, -1, 0)) / 4)
-    assert found.brier == pytest.approx(sum((1 - sigma(x)) ** 2 for x in (2, 1, -1, 0)) / 4)
+    results = evaluate_scores(GOLDEN, seed=0).calibration
+    assert results is not None
+    assert results.log_loss == pytest.approx(-sum(math.log(sigma(x)) for x in (2, 1, -1, 0)) / 4)
+    assert results.brier == pytest.approx(sum((1 - sigma(x)) ** 2 for x in (2, 1, -1, 0)) / 4)
 
     # turned: the second, q = sigma(-1) = 0.27, y = 0; the others 0.88, 0.27 and 0.5, y = 1
     turned = calibrate([2, 1, -1, 0], [False, True, False, False])
     assert turned is not None
-    assert (turned.brier, turned.log_loss) == pytest.approx((found.brier, found.log_loss))
+    assert (turned.brier, turned.log_loss) == pytest.approx((results.brier, results.log_loss))
     assert [one.n for one in turned.reliability] == [0, 0, 2, 0, 0, 1, 0, 0, 1, 0]
     third = turned.reliability[2]
     assert (third.low, third.high) == (0.2, 0.3)
@@ -135,20 +140,20 @@ def test_calibration_by_hand() -> None:
 
 
 def test_lengths_by_hand() -> None:
-    found = evaluate_scores(GOLDEN, seed=0).lengths
+    results = evaluate_scores(GOLDEN, seed=0).lengths
     # p: the same order, 1; r: scores 1, 3, 2 and tokens 3, 2, 1 in ranks: 1 - 6·6 / (3·8); q: equal scores
-    assert found.within.value == pytest.approx((1 - 0.5) / 2)
-    assert found.within.prompts == 2
-    assert (found.longer_pairs, found.longer_accuracy) == (2, 1.0)
-    assert (found.shorter_pairs, found.shorter_accuracy) == (2, 0.25)
+    assert results.within.value == pytest.approx((1 - 0.5) / 2)
+    assert results.within.prompts == 2
+    assert (results.longer_pairs, results.longer_accuracy) == (2, 1.0)
+    assert (results.shorter_pairs, results.shorter_accuracy) == (2, 0.25)
     whole = stats.spearmanr([a.score for a in GOLDEN], [a.tokens for a in GOLDEN]).statistic
-    assert found.overall == pytest.approx(float(whole))
+    assert results.overall == pytest.approx(float(whole))
 
 
 def test_pairs_and_extremes() -> None:
-    found = [one.better.answer + one.worse.answer for one in answer_pairs(GOLDEN)]
-    assert found == ["ab", "ac", "bc", "de"]
-    shared = [*GOLDEN, said("p", "z", 5, 1)]
+    results = [one.better.answer + one.worse.answer for one in answer_pairs(GOLDEN)]
+    assert results == ["ab", "ac", "bc", "de"]
+    shared = [*GOLDEN, answer_score("p", "z", 5, 1)]
     chosen, rejected = best_and_worst(shared)
     assert [one.answer for one in chosen] == ["a", "z", "d"]
     assert [one.answer for one in rejected] == ["c", "e"]
@@ -156,7 +161,7 @@ def test_pairs_and_extremes() -> None:
 
 def test_against_plain_restatements() -> None:
     answers = random_answers(1)
-    found = evaluate_scores(answers, seed=3)
+    results = evaluate_scores(answers, seed=3)
     rhos, taus, credits, margins = [], [], [], []
     for prompt in sorted({a.prompt_id for a in answers}):
         group = [a for a in answers if a.prompt_id == prompt]
@@ -169,11 +174,11 @@ def test_against_plain_restatements() -> None:
         if len(set(ranks)) > 1:
             rhos.append(np.corrcoef(stats.rankdata(ranks), stats.rankdata(scores))[0, 1])
             taus.append(_tau_b(ranks, scores))
-    assert found.accuracy.value == pytest.approx(np.mean(credits))
-    assert found.gap.value == pytest.approx(np.mean(margins))
-    assert found.spearman.value == pytest.approx(np.mean(rhos))
-    assert found.kendall.value == pytest.approx(np.mean(taus))
-    assert found.spearman.prompts == len(rhos) == found.prompts - found.unranked_prompts
+    assert results.accuracy.value == pytest.approx(np.mean(credits))
+    assert results.gap.value == pytest.approx(np.mean(margins))
+    assert results.spearman.value == pytest.approx(np.mean(rhos))
+    assert results.kendall.value == pytest.approx(np.mean(taus))
+    assert results.spearman.prompts == len(rhos) == results.prompts - results.unranked_prompts
 
 
 def _tau_b(ranks: Sequence[float], scores: Sequence[float]) -> float:
@@ -191,18 +196,18 @@ def test_calibration_against_scikit_learn() -> None:
     turned = [source.random() < 0.5 for _ in margins]
     q = [1 / (1 + math.exp(m if t else -m)) for m, t in zip(margins, turned, strict=True)]
     y = [not t for t in turned]
-    found = calibrate(margins, turned)
-    assert found is not None
-    assert found.brier == pytest.approx(brier_score_loss(y, q))
-    assert found.log_loss == pytest.approx(log_loss(y, q))
+    results = calibrate(margins, turned)
+    assert results is not None
+    assert results.brier == pytest.approx(brier_score_loss(y, q))
+    assert results.log_loss == pytest.approx(log_loss(y, q))
     gap = 0.0
-    for one in found.reliability:
+    for one in results.reliability:
         inside = [k for k, p in enumerate(q) if one.low <= p < one.high]
         assert one.n == len(inside) > 0
         assert one.predicted == pytest.approx(np.mean([q[k] for k in inside]))
         assert one.observed == pytest.approx(np.mean([y[k] for k in inside]))
         gap += abs(sum(q[k] - y[k] for k in inside))
-    assert found.ece == pytest.approx(gap / len(q))
+    assert results.ece == pytest.approx(gap / len(q))
 
 
 def test_a_head_that_is_right_about_its_margins_is_calibrated() -> None:
@@ -212,11 +217,17 @@ def test_a_head_that_is_right_about_its_margins_is_calibrated() -> None:
     for prompt in range(4000):
         one, other = source.gauss(0, 1.5), source.gauss(0, 1.5)
         first = source.random() < 1 / (1 + math.exp(other - one))
-        answers += [said(f"p{prompt}", "x", one, 2 - first), said(f"p{prompt}", "y", other, 1 + first)]
-    found = evaluate_scores(answers, seed=0).calibration
-    assert found is not None
-    assert found.ece < 0.02
-    lower, upper = sum(one.n for one in found.reliability[:5]), sum(one.n for one in found.reliability[5:])
+        answers += [
+            answer_score(f"p{prompt}", "x", one, 2 - first),
+            answer_score(f"p{prompt}", "y", other, 1 + first),
+        ]
+    results = evaluate_scores(answers, seed=0).calibration
+    assert results is not None
+    assert results.ece < 0.02
+    lower, upper = (
+        sum(one.n for one in results.reliability[:5]),
+        sum(one.n for one in results.reliability[5:]),
+    )
     assert lower == pytest.approx(upper, rel=0.1)  # turned at random: not one-sided
 
 
@@ -271,21 +282,21 @@ def test_levels() -> None:
 
 def test_mistakes_are_the_most_confident() -> None:
     answers = random_answers(6)
-    found = evaluate_scores(answers, seed=0, mistakes=7)
+    results = evaluate_scores(answers, seed=0, mistakes=7)
     margins = sorted(pair.margin for pair in answer_pairs(answers))
-    assert [pair.margin for pair in found.mistakes] == margins[:7]
-    assert all(pair.better.score - pair.worse.score == pair.margin < 0 for pair in found.mistakes)
+    assert [pair.margin for pair in results.mistakes] == margins[:7]
+    assert all(pair.better.score - pair.worse.score == pair.margin < 0 for pair in results.mistakes)
     assert evaluate_scores(answers, seed=0, mistakes=0).mistakes == ()
 
 
 @pytest.mark.parametrize(
     ("broken", "problem"),
     [
-        (said("p", "x", math.nan, 1), "score nan is not finite"),
-        (said("p", "x", -math.inf, 1), "score -inf is not finite"),
-        (said("p", "x", 1e39, 1), "score 1e.39 is not finite"),
-        (said("p", "x", 1, math.inf), "rank inf is not finite"),
-        (replace(said("p", "x", 1, 1), prompt="another"), "two prompts"),
+        (answer_score("p", "x", math.nan, 1), "score nan is not finite"),
+        (answer_score("p", "x", -math.inf, 1), "score -inf is not finite"),
+        (answer_score("p", "x", 1e39, 1), "score 1e.39 is not finite"),
+        (answer_score("p", "x", 1, math.inf), "rank inf is not finite"),
+        (replace(answer_score("p", "x", 1, 1), prompt="another"), "two prompts"),
     ],
 )
 def test_what_cannot_be_counted_is_refused(broken: AnswerScore, problem: str) -> None:
@@ -294,15 +305,15 @@ def test_what_cannot_be_counted_is_refused(broken: AnswerScore, problem: str) ->
 
 
 def test_without_ranks_only_what_needs_none() -> None:
-    found = evaluate_scores([replace(answer, rank=None) for answer in GOLDEN], seed=0)
-    assert (found.pairs, found.ranked_answers, found.unranked_prompts) == (0, 0, 3)
-    for measured in (found.accuracy, found.spearman, found.kendall, found.gap):
+    results = evaluate_scores([replace(answer, rank=None) for answer in GOLDEN], seed=0)
+    assert (results.pairs, results.ranked_answers, results.unranked_prompts) == (0, 0, 3)
+    for measured in (results.accuracy, results.spearman, results.kendall, results.gap):
         assert (measured.value, measured.interval, measured.prompts) == (None, None, 0)
-    assert [found.chosen, found.rejected, found.cohen_d, found.calibration] == [None] * 4
-    assert found.scores is not None and found.scores.n == 8
-    assert found.lengths.within.value == pytest.approx(0.25) and found.lengths.overall is not None
-    assert found.lengths.longer_accuracy is found.lengths.shorter_accuracy is None
-    assert found.mistakes == ()
+    assert [results.chosen, results.rejected, results.cohen_d, results.calibration] == [None] * 4
+    assert results.scores is not None and results.scores.n == 8
+    assert results.lengths.within.value == pytest.approx(0.25) and results.lengths.overall is not None
+    assert results.lengths.longer_accuracy is results.lengths.shorter_accuracy is None
+    assert results.mistakes == ()
 
 
 def test_no_answers_and_equal_scores() -> None:
@@ -316,7 +327,12 @@ def test_no_answers_and_equal_scores() -> None:
     assert constant.calibration.log_loss == pytest.approx(math.log(2))
     assert constant.calibration.brier == 0.25
     # better and worse each constant, and not equal: the gap has no unit to be measured in
-    two = [said("p", "x", 0.3, 1), said("p", "y", 0.1, 2), said("q", "x", 0.3, 1), said("q", "y", 0.1, 2)]
+    two = [
+        answer_score("p", "x", 0.3, 1),
+        answer_score("p", "y", 0.1, 2),
+        answer_score("q", "x", 0.3, 1),
+        answer_score("q", "y", 0.1, 2),
+    ]
     assert evaluate_scores(two, seed=0).cohen_d is None
 
 
@@ -326,8 +342,8 @@ def test_a_shift_of_all_scores_changes_no_agreement(answers: list[AnswerScore], 
     one = evaluate_scores(answers, seed=1)
     other = evaluate_scores([replace(a, score=a.score + shift / 4) for a in answers], seed=1)
 
-    def kept(found: ScalarMetrics) -> Any:
-        plain = asdict(replace(found, mistakes=(), cohen_d=None))
+    def kept(results: ScalarMetrics) -> Any:
+        plain = asdict(replace(results, mistakes=(), cohen_d=None))
         return {key: plain[key] for key in plain.keys() - {"scores", "chosen", "rejected"}}
 
     assert kept(one) == kept(other)
@@ -360,36 +376,40 @@ def test_negated_scores_turn_agreement_round(answers: list[AnswerScore]) -> None
 @settings(max_examples=40, deadline=None)
 def test_scores_that_are_the_ranks(answers: list[AnswerScore]) -> None:
     ranked = [replace(a, score=-a.rank) for a in answers if a.rank is not None]
-    found = evaluate_scores(ranked, seed=1)
-    perfect = pytest.approx(1.0) if found.pairs else None
-    for measured in (found.accuracy, found.spearman, found.kendall):
+    results = evaluate_scores(ranked, seed=1)
+    perfect = pytest.approx(1.0) if results.pairs else None
+    for measured in (results.accuracy, results.spearman, results.kendall):
         assert measured.value == perfect
-    assert found.mistakes == () and found.tied_pairs == found.constant_prompts == 0
+    assert results.mistakes == () and results.tied_pairs == results.constant_prompts == 0
 
 
 @given(some_answers(st.floats(-MAX_SCORE, MAX_SCORE)))
 @settings(max_examples=60, deadline=None)
 def test_bounds_and_nothing_is_nan(answers: list[AnswerScore]) -> None:
-    found = evaluate_scores(answers, seed=1)
-    plain = asdict(replace(found, mistakes=()))
+    results = evaluate_scores(answers, seed=1)
+    plain = asdict(replace(results, mistakes=()))
     assert all(map(math.isfinite, numbers(plain)))
     json.dumps(plain, allow_nan=False)
-    for measured, low in ((found.accuracy, 0), (found.spearman, -1), (found.kendall, -1)):
+    for measured, low in ((results.accuracy, 0), (results.spearman, -1), (results.kendall, -1)):
         for value in (measured.value, *(measured.interval or ())):
             assert value is None or low <= value <= 1
-    assert found.prompts == len({a.prompt_id for a in answers})
-    assert found.accuracy.prompts == found.prompts - found.unranked_prompts
-    assert found.spearman.prompts == found.kendall.prompts == found.accuracy.prompts - found.constant_prompts
-    assert (found.calibration is None) == (found.pairs == 0)
-    if found.calibration is not None:
-        bins = found.calibration.reliability
-        assert sum(one.n for one in bins) == found.pairs
+    assert results.prompts == len({a.prompt_id for a in answers})
+    assert results.accuracy.prompts == results.prompts - results.unranked_prompts
+    assert (
+        results.spearman.prompts
+        == results.kendall.prompts
+        == results.accuracy.prompts - results.constant_prompts
+    )
+    assert (results.calibration is None) == (results.pairs == 0)
+    if results.calibration is not None:
+        bins = results.calibration.reliability
+        assert sum(one.n for one in bins) == results.pairs
         assert tuple(one.low for one in bins) == PROBABILITY_EDGES[:-1]
         for one in bins:
             assert one.n == 0 or (
                 one.predicted is not None and one.low - 1e-9 <= one.predicted <= one.high + 1e-9
             )
-        assert 0 <= found.calibration.ece <= 1 and 0 <= found.calibration.brier <= 1
-        assert found.calibration.log_loss >= 0
-    lengths = found.lengths
-    assert lengths.longer_pairs + lengths.shorter_pairs <= found.pairs
+        assert 0 <= results.calibration.ece <= 1 and 0 <= results.calibration.brier <= 1
+        assert results.calibration.log_loss >= 0
+    lengths = results.lengths
+    assert lengths.longer_pairs + lengths.shorter_pairs <= results.pairs

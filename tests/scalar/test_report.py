@@ -53,15 +53,15 @@ TEXTS = [
 
 def answers_of(texts: list[str], extra: dict[str, Any] | None = None) -> list[AnswerScore]:
     """Two answers per text; the worse one has the higher score in every other prompt."""
-    found = []
+    answers = []
     for at, text in enumerate(texts):
         for rank in (1.0, 2.5):
             score = (rank - 1.5) * (1 if at % 2 else -1) + at / 7
             one = AnswerScore(
                 f"p{at}", text, f"{rank:g} {text}", score, rank, 3 + at, at % 3 == 0, extra or {}
             )
-            found.append(one)
-    return found
+            answers.append(one)
+    return answers
 
 
 def write(folder: Path, answers: list[AnswerScore], model: str = "head") -> dict[str, bytes]:
@@ -155,40 +155,40 @@ def test_any_csv_comes_back(cells: list[tuple[str, float]], name: str) -> None:
 
 def test_hostile_texts_stay_texts(tmp_path: Path) -> None:
     answers = answers_of([HOSTILE, HOSTILE + "2", "x" * 5000, "y" * 5000])
-    found = write(tmp_path, answers, model="<b>m</b>|`x`\n# h")["summary.md"].decode("utf-8")
-    assert "<script" not in re.sub(r"\\<", "", found) and "<b>" not in re.sub(r"\\<", "", found)
-    assert not re.search(r"(?<!\\)`", found)
-    assert [line for line in found.splitlines() if line.startswith("#")] == [
+    text = write(tmp_path, answers, model="<b>m</b>|`x`\n# h")["summary.md"].decode("utf-8")
+    assert "<script" not in re.sub(r"\\<", "", text) and "<b>" not in re.sub(r"\\<", "", text)
+    assert not re.search(r"(?<!\\)`", text)
+    assert [line for line in text.splitlines() if line.startswith("#")] == [
         r"# Scalar reward model: \<b>m\</b>\|\`x\` # h",
         "## Agreement with ranks",
         "## Scores",
         "## Most confident mistakes",
     ]
-    rows = table_rows(found, "## Most confident mistakes")
+    rows = table_rows(text, "## Most confident mistakes")
     assert [len(row) for row in rows] == [6, 6]
     assert rows[1][0].strip().endswith("…") or rows[0][0].strip().endswith("…")
-    assert max(map(len, found.splitlines())) < 1200
+    assert max(map(len, text.splitlines())) < 1200
 
 
 def test_summary_says_the_numbers() -> None:
     answers = answers_of(["one", "two", "three", "four"])
     metrics = evaluate_scores(answers, seed=0)
-    found = summary(metrics, model="head", settings={"data": "rows_of*.csv", "max_length": 512})
-    assert "\n- data: rows_of\\*.csv\n- max_length: 512\n" in found
-    assert "![Scores](reward_scores.png)" in found
-    counts = dict(re.findall(r"^\| (.*?) \| ([\d,]+) \|$", found, re.MULTILINE))
+    text = summary(metrics, model="head", settings={"data": "rows_of*.csv", "max_length": 512})
+    assert "\n- data: rows_of\\*.csv\n- max_length: 512\n" in text
+    assert "![Scores](reward_scores.png)" in text
+    counts = dict(re.findall(r"^\| (.*?) \| ([\d,]+) \|$", text, re.MULTILINE))
     assert counts["prompts"] == "4" and counts["answers"] == "8"
     assert counts["pairs of answers to one prompt with different ranks"] == "4"
     cells = {
         row[0].strip(): [cell.strip() for cell in row[2:]]
-        for row in table_rows(found, "## Agreement with ranks")
+        for row in table_rows(text, "## Agreement with ranks")
     }
     assert cells["pair accuracy"] == ["0.5", r"\[0, 1\]", "4"]
     assert cells["Brier score"] == [f"{metrics.calibration.brier:.4g}", "–", "–"]  # type: ignore[union-attr]
-    rows = table_rows(found, "## Most confident mistakes")
+    rows = table_rows(text, "## Most confident mistakes")
     assert [row[0].strip() for row in rows] == ["two", "four"]
     assert {row[5].strip() for row in rows} == {"-1.5"}
-    assert "nan" not in found.lower() and "None" not in found
+    assert "nan" not in text.lower() and "None" not in text
 
 
 def test_without_ranks_and_without_answers(tmp_path: Path) -> None:

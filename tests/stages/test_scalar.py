@@ -30,11 +30,11 @@ BAD: list[tuple[str, bytes, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("file", "content", "said"), BAD, ids=[name for name, *_ in BAD])
-def test_bad_input_is_one_clear_line(tmp_path: Path, file: str, content: bytes, said: str) -> None:
+@pytest.mark.parametrize(("file", "content", "message"), BAD, ids=[name for name, *_ in BAD])
+def test_bad_input_is_one_clear_line(tmp_path: Path, file: str, content: bytes, message: str) -> None:
     path = tmp_path / file
     path.write_bytes(content)
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         load(recipe(path))
     assert file in str(caught.value) and "\n" not in str(caught.value)
 
@@ -71,15 +71,17 @@ def test_an_evaluation_without_a_head_or_without_answers_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    asked = recipe(tmp_path / "none.csv")
+    scalar_recipe = recipe(tmp_path / "none.csv")
     with pytest.raises(ConfigError, match=r"no scalar head.*scalar train first"):
-        evaluate(asked)
-    (asked.folder / "scalar").mkdir(parents=True)
+        evaluate(scalar_recipe)
+    (scalar_recipe.folder / "scalar").mkdir(parents=True)
     with pytest.raises(ConfigError, match="the training held nothing out"):
-        evaluate(asked)
-    held = asked.model_copy(update={"scalar": asked.scalar.model_copy(update={"validation": 0.2})})
+        evaluate(scalar_recipe)
+    held_out_recipe = scalar_recipe.model_copy(
+        update={"scalar": scalar_recipe.scalar.model_copy(update={"validation": 0.2})}
+    )
     with pytest.raises(ConfigError, match="the settings of scalar-train are unknown"):
-        evaluate(held)
+        evaluate(held_out_recipe)
 
 
 def test_the_shipped_recipes_can_be_read() -> None:

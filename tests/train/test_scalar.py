@@ -26,15 +26,15 @@ TOY_BASE = Path(__file__).parents[2] / "data" / "toy-base"
 def ranked_pairs(count: int, seed: int) -> list[PreferencePair]:
     """All pairs of three answers per prompt: `good` two ranks before `bad`, and one before what holds neither."""
     source = random.Random(seed)
-    found = []
+    rows = []
     for _ in range(count):
         prompt = ({"role": "user", "content": sentence(source, "what")},)
         texts = [sentence(source, word) for word in ("good", "so", "bad")]
         for better, worse in ((0, 1), (1, 2), (0, 2)):
-            found.append(
+            rows.append(
                 PreferencePair.make(prompt, texts[better], texts[worse], "ranks", distance=worse - better)  # type: ignore[arg-type]
             )
-    return found
+    return rows
 
 
 @pytest.mark.unit
@@ -55,9 +55,9 @@ def test_what_is_held_out_is_a_function_of_the_prompts(prompts: list[str], share
 @pytest.mark.unit
 def test_all_pairs_of_a_prompt_stand_on_one_side() -> None:
     pairs = ranked_pairs(20, 3)
-    kept, out = split_pairs(pairs, 0.25, 17)
-    assert len(kept) == 45 and len(out) == 15
-    assert not {prompt_id(pair) for pair in kept} & {prompt_id(pair) for pair in out}
+    trained_pairs, out = split_pairs(pairs, 0.25, 17)
+    assert len(trained_pairs) == 45 and len(out) == 15
+    assert not {prompt_id(pair) for pair in trained_pairs} & {prompt_id(pair) for pair in out}
     with pytest.raises(ConfigError, match=r"scalar\.validation: .*too few to hold one out"):
         split_pairs(pairs[:3], 0.25, 17)
     assert split_pairs(pairs[:3], 0, 17) == (pairs[:3], [])
@@ -123,15 +123,15 @@ def test_what_is_held_out_is_measured_and_not_trained_on(
     report = train(
         base, tmp_path / "s", pairs, validation=0.25, args=ARGS | {"center_rewards_coefficient": 0.01}
     )
-    kept, out = split_pairs(pairs, 0.25, 1)
-    assert report["trained"] == len(rows) == len(kept) == 90
-    found = report["validation"]
-    assert (found["pairs"], found["prompts"]) == (30, 10)
+    trained_pairs, out = split_pairs(pairs, 0.25, 1)
+    assert report["trained"] == len(rows) == len(trained_pairs) == 90
+    validation = report["validation"]
+    assert (validation["pairs"], validation["prompts"]) == (30, 10)
     model = ScalarRewardModel.from_pretrained(tmp_path / "s")
     chosen = model.score_batch([p.history for p in out], [p.chosen for p in out])
     rejected = model.score_batch([p.history for p in out], [p.rejected for p in out])
     right = sum(a > b for a, b in zip(chosen, rejected, strict=True))
-    assert found["accuracy"] == pytest.approx(right / 30, abs=1 / 60)
+    assert validation["accuracy"] == pytest.approx(right / 30, abs=1 / 60)
     assert any("eval_loss" in entry for entry in json.loads((tmp_path / "s" / "loss.json").read_text()))
     assert report == train(
         base, tmp_path / "s", pairs, validation=0.25, args=ARGS | {"center_rewards_coefficient": 0.01}

@@ -271,16 +271,13 @@ def _check_groups(groups: Sequence[Sequence[int]], count: int) -> None:
         WrongRanking: a number is missing, repeated, or out of range.
     """
     hint = f"give each of 1 to {count} once, the best first"
-    seen: set[int] = set()
-    for group in groups:
-        if not group:
-            raise WrongRanking("a group is empty", hint=hint)
-        for number in group:
-            if not 1 <= number <= count:
-                raise WrongRanking(f"there is no answer {number}", hint=hint)
-            if number in seen:
-                raise WrongRanking(f"answer {number} is repeated", hint=hint)
-            seen.add(number)
-    missing = [str(number) for number in range(1, count + 1) if number not in seen]
-    if missing:
+    numbers = [number for group in groups for number in group]
+    if not all(groups):
+        raise WrongRanking("a group is empty", hint=hint)
+    for number in numbers:
+        if not 1 <= number <= count:
+            raise WrongRanking(f"there is no answer {number}", hint=hint)
+        if numbers.count(number) > 1:
+            raise WrongRanking(f"answer {number} is repeated", hint=hint)
+    if missing := [str(number) for number in range(1, count + 1) if number not in numbers]:
         raise WrongRanking(f"not ranked: answer {', '.join(missing)}", hint=hint)

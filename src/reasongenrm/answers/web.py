@@ -32,17 +32,17 @@ LARGEST_BODY = 2**20
 _LOCAL_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
-class _Asked(BaseModel):
+class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     annotator: StrictStr
 
 
-class Undo(_Asked):
+class Undo(_Body):
     """Undo the annotator's last ranking or skip."""
 
 
-class Skip(_Asked):
+class Skip(_Body):
     """Move a prompt to the end; `prompt` is the id of the prompt on the page."""
 
     prompt: StrictStr
@@ -95,16 +95,16 @@ def create_app(
         return desk.work(annotator, None)
 
     @app.post("/rank")
-    def rank(asked: Rank) -> dict[str, Any]:
-        return desk.work(asked.annotator, lambda session: session.rank(asked.groups, prompt=asked.prompt))
+    def rank(body: Rank) -> dict[str, Any]:
+        return desk.work(body.annotator, lambda session: session.rank(body.groups, prompt=body.prompt))
 
     @app.post("/skip")
-    def skip(asked: Skip) -> dict[str, Any]:
-        return desk.work(asked.annotator, lambda session: session.skip(prompt=asked.prompt))
+    def skip(body: Skip) -> dict[str, Any]:
+        return desk.work(body.annotator, lambda session: session.skip(prompt=body.prompt))
 
     @app.post("/undo")
-    def undo(asked: Undo) -> dict[str, Any]:
-        return desk.work(asked.annotator, lambda session: session.undo())
+    def undo(body: Undo) -> dict[str, Any]:
+        return desk.work(body.annotator, lambda session: session.undo())
 
     return app
 
@@ -145,7 +145,7 @@ class _Desk:
 
 def _state(session: RankingSession) -> dict[str, Any]:
     question, progress = session.current, session.progress
-    shown = question and {
+    prompt_view = question and {
         "id": question.id,
         "turns": [{"role": turn["role"], "content": visible(turn["content"])} for turn in question.history],
         "answers": [visible(answer) for answer in question.answers],
@@ -155,7 +155,7 @@ def _state(session: RankingSession) -> dict[str, Any]:
         "annotator": session.annotator,
         "progress": counts,
         "can_undo": session.can_undo,
-        "prompt": shown,
+        "prompt": prompt_view,
     }
 
 

@@ -237,7 +237,9 @@ class ScalarRewardModel:
         """
         if not responses:
             raise ConfigError("there is nothing to rank", hint="give at least one response")
-        scores = self.score_batch([prompt] * len(responses), responses)
+        texts = list(dict.fromkeys(responses))  # equal texts get equal scores: each is scored once
+        score_by_text = dict(zip(texts, self.score_batch([prompt] * len(texts), texts), strict=True))
+        scores = [score_by_text[text] for text in responses]
         order = sorted(range(len(responses)), key=lambda i: -scores[i])
         return ScoreRanking(tuple(order), tuple(scores))
 
