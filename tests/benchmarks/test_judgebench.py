@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reasongenrm.benchmarks.judgebench import CATEGORIES, ROWS, JudgeBench
 from reasongenrm.records import Message, Row
-from support.judged import SAYS, dropped, good, judge_all, lines, score_all
+from support.judged import VERDICTS, dropped, good, judge_all, lines, score_all
 
 pytestmark = pytest.mark.unit
 BENCH = JudgeBench()
@@ -60,23 +60,23 @@ def upstream(decisions: list[tuple[str | None, str | None]]) -> tuple[float, flo
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(*[st.sampled_from(SAYS)] * 2), min_size=1, max_size=12))
-def test_the_counter_is_upstreams(says: list[tuple[str, str]]) -> None:
-    rows = [row(str(n), CATEGORIES[n % 4]) for n in range(len(says))]
-    at = {r.id: one for r, one in zip(rows, says, strict=True)}
+@given(st.lists(st.tuples(*[st.sampled_from(VERDICTS)] * 2), min_size=1, max_size=12))
+def test_the_counter_is_upstreams(verdicts: list[tuple[str, str]]) -> None:
+    rows = [row(str(n), CATEGORIES[n % 4]) for n in range(len(verdicts))]
+    verdicts_by_id = {r.id: one for r, one in zip(rows, verdicts, strict=True)}
     decision = {"right": "A>B", "wrong": "B>A", "tie": "A=B"}
-    results = judge_all(rows, lambda r, *_: at[r.id])
+    results = judge_all(rows, lambda r, *_: verdicts_by_id[r.id])
     scored = BENCH.score(rows, results)
-    accuracy, wrong, inconsistent = upstream([(decision.get(a), decision.get(b)) for a, b in says])
+    accuracy, wrong, inconsistent = upstream([(decision.get(a), decision.get(b)) for a, b in verdicts])
     assert scored.score == pytest.approx(accuracy)
     assert scored.details["net"] == pytest.approx(accuracy - wrong)
     assert scored.details["tied"] == pytest.approx(1 - accuracy - wrong)
     assert scored.details["inconsistent"] == pytest.approx(inconsistent)
-    assert scored.strict == pytest.approx(sum(one == ("right", "right") for one in says) / len(says))
+    assert scored.strict == pytest.approx(sum(one == ("right", "right") for one in verdicts) / len(verdicts))
     assert BENCH.score(rows[::-1], results) == scored
 
 
-def test_a_scalar_head_has_one_game_and_equal_scores_win_nothing() -> None:
+def test_a_scalar_head_has_one_order_and_equal_scores_are_not_right() -> None:
     rows = [row("a"), row("b"), row("c"), row("d")]
     scores = {rows[0].id: (2, 1), rows[1].id: (1, 1), rows[2].id: (0, 1), rows[3].id: (3, 1)}
     scored = BENCH.score(rows, score_all(rows, lambda r, place: float(scores[r.id][place])))
@@ -88,7 +88,7 @@ def test_a_scalar_head_has_one_game_and_equal_scores_win_nothing() -> None:
     )
 
 
-def test_a_part_is_partial_and_a_foreign_source_has_its_own_section() -> None:
+def test_a_part_is_partial_and_an_unknown_source_has_its_own_section() -> None:
     rows = [row(str(n), "Coding", "claude") for n in range(31)]
     scored = BENCH.score(rows, score_all(rows, lambda r, place: -place))
     assert scored.missing == ("Knowledge", "Reasoning", "Math") and scored.sections["Math"] is None
@@ -110,7 +110,7 @@ def raw(**changes: Any) -> dict[str, Any]:
     return texts | {"pair_id": "x", "source": "livecodebench", "label": "B>A"} | changes
 
 
-def test_the_label_says_which_answer_is_right(tmp_path: Path) -> None:
+def test_the_label_names_the_right_answer(tmp_path: Path) -> None:
     first, second = good(
         BENCH.rows(lines(tmp_path / "x.jsonl", [raw(), raw(label="A>B", source="mmlu-pro-law")]))
     )
@@ -118,13 +118,13 @@ def test_the_label_says_which_answer_is_right(tmp_path: Path) -> None:
     assert second.answers == ("a", "b") and second.subset == "Knowledge"
 
 
-def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
+def test_bad_rows_are_drops_with_their_location(tmp_path: Path) -> None:
     without = raw()
     del without["response_B"]
     bad = [raw(label="A=B"), raw(label=1), raw(label=None), without, raw(response_A=["a"]), raw(question="\ud83d"),
            raw(source=" "), raw()]  # fmt: skip
-    found = list(BENCH.rows(lines(tmp_path / "x.jsonl", bad)))
-    assert dropped(found) == [
+    items = list(BENCH.rows(lines(tmp_path / "x.jsonl", bad)))
+    assert dropped(items) == [
         ("jsonl:1", "bad_label"),
         ("jsonl:2", "bad_label"),
         ("jsonl:3", "missing_column"),
@@ -133,4 +133,4 @@ def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
         ("jsonl:6", "bad_encoding"),
         ("jsonl:7", "bad_source"),
     ]
-    assert "A>B, B>A" in found[0].detail  # type: ignore[union-attr]
+    assert "A>B, B>A" in items[0].detail  # type: ignore[union-attr]

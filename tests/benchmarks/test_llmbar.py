@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reasongenrm.benchmarks.llmbar import ROWS, LLMBar
 from reasongenrm.records import Message, Row
-from support.judged import SAYS, array, dropped, good, judge_all, lines, score_all
+from support.judged import VERDICTS, array, dropped, good, judge_all, lines, score_all
 
 pytestmark = pytest.mark.unit
 BENCH = LLMBar()
@@ -42,11 +42,11 @@ def games(first: int, second: int, both: int, n: int) -> list[tuple[str, str]]:
 
 def test_upstreams_statistics() -> None:
     rows = [row(f"{s}{n}", s) for s in ROWS for n in range(ROWS[s])]
-    said = [
+    verdicts = [
         pair for s, (first, second, both, _) in GPT4.items() for pair in games(first, second, both, ROWS[s])
     ]
-    at = {r.id: one for r, one in zip(rows, said, strict=True)}
-    scored = BENCH.score(rows, judge_all(rows, lambda r, *_: at[r.id]))
+    verdicts_by_id = {r.id: one for r, one in zip(rows, verdicts, strict=True)}
+    scored = BENCH.score(rows, judge_all(rows, lambda r, *_: verdicts_by_id[r.id]))
     assert [100 * one.accuracy for one in scored.subsets.values()] == pytest.approx(AVERAGES)
     for subset, (_, _, both, _) in GPT4.items():
         assert scored.subsets[subset].strict == pytest.approx(both / ROWS[subset])
@@ -56,14 +56,14 @@ def test_upstreams_statistics() -> None:
     assert not scored.partial and scored.rows == 419
 
 
-def test_all_else_than_the_right_output_is_wrong() -> None:
+def test_only_the_right_output_counts() -> None:
     rows = [row("a"), row("b"), row("c")]
-    said = {rows[0].id: ("right", "unparsed"), rows[1].id: ("tie", "tie"), rows[2].id: ("right", "right")}
-    scored = BENCH.score(rows, judge_all(rows, lambda r, *_: said[r.id]))
+    verdicts = {rows[0].id: ("right", "unparsed"), rows[1].id: ("tie", "tie"), rows[2].id: ("right", "right")}
+    scored = BENCH.score(rows, judge_all(rows, lambda r, *_: verdicts[r.id]))
     assert scored.score == pytest.approx((0.5 + 0 + 1) / 3) and scored.strict == pytest.approx(1 / 3)
 
 
-def test_equal_scores_are_half_right_as_upstream_has_it() -> None:
+def test_equal_scores_are_half_right() -> None:
     rows = [row("a"), row("b"), row("c")]
     scores = {rows[0].id: (2, 1), rows[1].id: (1, 1), rows[2].id: (0, 1)}
     scored = BENCH.score(rows, score_all(rows, lambda r, place: float(scores[r.id][place])))
@@ -72,16 +72,18 @@ def test_equal_scores_are_half_right_as_upstream_has_it() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.tuples(st.sampled_from(list(ROWS)), *[st.sampled_from(SAYS)] * 2), min_size=1, max_size=12)
+    st.lists(
+        st.tuples(st.sampled_from(list(ROWS)), *[st.sampled_from(VERDICTS)] * 2), min_size=1, max_size=12
+    )
 )
-def test_the_score_is_the_mean_over_subsets_of_the_mean_over_orders(said: list[Any]) -> None:
-    rows = [row(str(n), subset) for n, (subset, *_) in enumerate(said)]
-    at = {r.id: tuple(one[1:]) for r, one in zip(rows, said, strict=True)}
-    results = judge_all(rows, lambda r, *_: at[r.id])
+def test_the_score_is_the_mean_over_subsets_of_the_mean_over_orders(verdicts: list[Any]) -> None:
+    rows = [row(str(n), subset) for n, (subset, *_) in enumerate(verdicts)]
+    verdicts_by_id = {r.id: tuple(one[1:]) for r, one in zip(rows, verdicts, strict=True)}
+    results = judge_all(rows, lambda r, *_: verdicts_by_id[r.id])
     scored = BENCH.score(rows, results)
     means = []
-    for subset in {one[0] for one in said}:
-        games = [said for s, *pair in said for said in pair if s == subset]
+    for subset in {one[0] for one in verdicts}:
+        games = [verdict for s, *pair in verdicts for verdict in pair if s == subset]
         means.append(sum(one == "right" for one in games) / len(games))
     natural = [s for s in ("Natural",) if s in scored.subsets]
     if natural and len(means) == 5:
@@ -118,12 +120,14 @@ def test_upstreams_folder_is_read_without_the_evaluators_results(tmp_path: Path)
         ({"label": "1"}, "gptinst", "GPTInst"),
     ],
 )
-def test_where_the_subset_comes_from(tmp_path: Path, changes: dict[str, Any], file: str, subset: str) -> None:
+def test_the_subset_is_a_column_or_in_the_path(
+    tmp_path: Path, changes: dict[str, Any], file: str, subset: str
+) -> None:
     (one,) = good(BENCH.rows(lines(tmp_path / f"{file}.jsonl", [raw(**changes)])))
     assert one.subset == subset
 
 
-def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
+def test_bad_rows_are_drops_with_their_location(tmp_path: Path) -> None:
     without = raw()
     del without["output_2"]
     bad = [
@@ -136,8 +140,8 @@ def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
         "[]",
         raw(),
     ]
-    found = list(BENCH.rows(lines(tmp_path / "natural.jsonl", bad)))
-    assert dropped(found) == [
+    items = list(BENCH.rows(lines(tmp_path / "natural.jsonl", bad)))
+    assert dropped(items) == [
         ("jsonl:1", "bad_label"),
         ("jsonl:2", "bad_label"),
         ("jsonl:3", "bad_label"),

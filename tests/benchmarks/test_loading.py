@@ -28,7 +28,7 @@ def write(path: Path, *rows: Any) -> str:
     return str(path)
 
 
-def test_a_row_becomes_a_pair(tmp_path: Path) -> None:
+def test_a_row_has_one_pair(tmp_path: Path) -> None:
     (item,) = RewardBench().rows(write(tmp_path / "b.jsonl", row()))
     assert isinstance(item, Row)
     (pair,) = item.pairs
@@ -55,7 +55,7 @@ def test_empty_and_equal_answers_are_judged(tmp_path: Path) -> None:
     assert len(good(RewardBench().rows(path))) == 3
 
 
-def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
+def test_bad_rows_are_drops_with_their_location(tmp_path: Path) -> None:
     without = row()
     del without["rejected"]
     bad_turns = [
@@ -81,8 +81,8 @@ def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
         *(row(prompt=p) for p in bad_turns),
     ]
     path = write(tmp_path / "b.jsonl", *lines)
-    found = list(RewardBench().rows(path))
-    drops = [drop for drop in found if isinstance(drop, Drop)]
+    items = list(RewardBench().rows(path))
+    drops = [drop for drop in items if isinstance(drop, Drop)]
     assert [(drop.location.rsplit(":", 1)[1], drop.reason) for drop in drops[:5]] == [
         ("1", "broken_json"),
         ("3", "missing_column"),
@@ -93,14 +93,14 @@ def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
     assert "rejected" in drops[1].detail and drops[1].source == "hep-go" and drops[3].source == "?"
     reasons = ["no_messages", "bad_type", "no_final_question", "bad_role", "bad_type", "missing_column"]
     assert [drop.reason for drop in drops[5:]] == reasons
-    assert len(found) == len(lines) - 1  # a blank line is no row
+    assert len(items) == len(lines) - 1  # a blank line is not a row
 
 
-def test_bytes_that_are_no_utf8_cost_one_row(tmp_path: Path) -> None:
+def test_a_line_that_is_not_utf8_is_one_drop(tmp_path: Path) -> None:
     path = tmp_path / "b.jsonl"
     good = json.dumps(row()).encode()
     path.write_bytes(b"\xef\xbb\xbf" + good + b"\n\xff\xfe\n" + good + b"\n")
-    assert [type(found).__name__ for found in RewardBench().rows(str(path))] == [
+    assert [type(item).__name__ for item in RewardBench().rows(str(path))] == [
         "Row",
         "Drop",
         "Row",
@@ -140,12 +140,12 @@ def test_parquet_and_folders(tmp_path: Path) -> None:
         list(RewardBench().rows(str(shard)))
 
 
-def test_half_a_surrogate_pair_costs_one_row(tmp_path: Path) -> None:
-    found = list(
+def test_half_a_surrogate_pair_is_one_drop(tmp_path: Path) -> None:
+    items = list(
         RewardBench().rows(write(tmp_path / "b.jsonl", row(prompt="\ud83d"), row(subset="\udc00"), row()))
     )
-    assert [type(one).__name__ for one in found] == ["Drop", "Drop", "Row"]
-    assert [(drop.reason, drop.source) for drop in found[:2]] == [
+    assert [type(item).__name__ for item in items] == ["Drop", "Drop", "Row"]
+    assert [(drop.reason, drop.source) for drop in items[:2]] == [
         ("bad_encoding", "hep-go"),
         ("bad_encoding", "?"),
     ]
@@ -158,16 +158,16 @@ def test_a_local_benchmark_has_no_revision(tmp_path: Path) -> None:
 
 def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
-    asked: list[Any] = []
+    calls: list[Any] = []
 
     def load_dataset(path: str, **options: Any) -> Any:
-        asked.append((path, options))
+        calls.append((path, options))
         return datasets.Dataset.from_list([row(), row(chosen=None)])
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     _, drop = RewardBench().rows("allenai/reward-bench", revision="abc")
     assert isinstance(drop, Drop)
-    assert asked == [("allenai/reward-bench", {"split": "filtered", "revision": "abc"})]
+    assert calls == [("allenai/reward-bench", {"split": "filtered", "revision": "abc"})]
     assert drop.location == "allenai/reward-bench[1]"
 
     def offline(*_: Any, **__: Any) -> None:
@@ -179,7 +179,7 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_a_path_without_rows_is_an_error(tmp_path: Path) -> None:
     for path in (tmp_path / "no.jsonl", tmp_path / "no" / "thing", "benchmarks/no.jsonl"):
         with pytest.raises(DataError, match="no such file"):
             list(RewardBench().rows(str(path)))
@@ -200,7 +200,7 @@ def test_unknown_and_mixed_subsets_stop_the_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not REAL.exists(), reason=f"{REAL} is absent")
-def test_every_real_llmbar_row_is_accounted_for() -> None:
+def test_every_real_llmbar_row_is_read() -> None:
     rows = good(RewardBench().rows(str(REAL)))
     assert len(rows) == len({row.id for row in rows}) == 234
     subsets = [row.subset for row in rows]

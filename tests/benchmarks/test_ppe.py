@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reasongenrm.benchmarks.ppe import CORRECTNESS, HUMAN, MAX_PAIRS, PPE, ROWS
 from reasongenrm.records import Drop, Row
-from support.judged import SAYS, dropped, good, judge_all, lines, score_all
+from support.judged import VERDICTS, dropped, good, judge_all, lines, score_all
 
 pytestmark = pytest.mark.unit
 BENCH = PPE()
@@ -37,10 +37,10 @@ def test_votes_by_hand(tmp_path: Path) -> None:
     rows = good(BENCH.rows(lines(tmp_path / "x.jsonl", votes)))
     assert [r.answers for r in rows] == [("b", "a"), ("c", "b"), ("b", "a")]
     assert [r.subset for r in rows] == ["human/English", "human/English", "human/German"]
-    said = dict(
+    verdicts = dict(
         zip([r.id for r in rows], [("right", "right"), ("right", "tie"), ("wrong", "wrong")], strict=True)
     )
-    scored = BENCH.score(rows, judge_all(rows, lambda r, *_: said[r.id]))
+    scored = BENCH.score(rows, judge_all(rows, lambda r, *_: verdicts[r.id]))
     assert scored.score == pytest.approx((1 + 0.75 + 0) / 3)  # every vote counts alike, not every language
     assert scored.sections == {HUMAN: scored.score} and not scored.partial
     assert scored.strict == pytest.approx(1 / 3)
@@ -48,7 +48,7 @@ def test_votes_by_hand(tmp_path: Path) -> None:
     assert scored.details["math_prompt"] is None and scored.details["best of k"] is None
 
 
-def test_a_vote_for_neither_is_left_out_and_counted(tmp_path: Path) -> None:
+def test_a_vote_for_neither_answer_is_a_drop(tmp_path: Path) -> None:
     bad = [
         vote(winner="tie"),
         vote(winner="tie (bothbad)"),
@@ -57,8 +57,8 @@ def test_a_vote_for_neither_is_left_out_and_counted(tmp_path: Path) -> None:
         vote(),
     ]
     bad.insert(0, {k: v for k, v in vote().items() if k != "response_2"})
-    found = list(BENCH.rows(lines(tmp_path / "x.jsonl", bad)))
-    assert dropped(found) == [
+    items = list(BENCH.rows(lines(tmp_path / "x.jsonl", bad)))
+    assert dropped(items) == [
         ("jsonl:1", "missing_column"),
         ("jsonl:2", "human_tie"),
         ("jsonl:3", "human_tie"),
@@ -91,14 +91,14 @@ def test_correctness_by_hand(tmp_path: Path) -> None:
     assert set(scored.missing) == set(ROWS) and scored.partial
 
 
-def test_both_parts_count_alike(tmp_path: Path) -> None:
+def test_both_parts_have_the_same_weight(tmp_path: Path) -> None:
     both = [vote(), question([True, False], subset="MATH"), vote(prompt="r")]
     rows = good(BENCH.rows(lines(tmp_path / "x.jsonl", both)))
     scored = BENCH.score(rows, score_all(rows, lambda r, place: -place if r.subset == "MATH" else place))
     assert scored.sections == {HUMAN: 0.0, CORRECTNESS: 1.0} and scored.score == 0.5
 
 
-def test_without_samples_many_pairs_are_drawn_by_the_question(tmp_path: Path) -> None:
+def test_without_samples_16_pairs_are_drawn_by_the_questions_hash(tmp_path: Path) -> None:
     many = question([n % 2 == 0 for n in range(32)])
     path = lines(tmp_path / "PPE-IFEval-Best-of-K.jsonl", [many, many | {"prompt": "r"}])
     first, second = good(BENCH.rows(path))
@@ -110,7 +110,7 @@ def test_without_samples_many_pairs_are_drawn_by_the_question(tmp_path: Path) ->
         assert {place for pair in one.places for place in pair} == set(range(len(one.answers)))
 
 
-def test_bad_questions_are_drops_with_their_place(tmp_path: Path) -> None:
+def test_bad_questions_are_drops_with_their_location(tmp_path: Path) -> None:
     mixed = [True, False]
     bad = [
         question([True, True]), question([False, False]), question(mixed) | {"scores": ["yes", "no"]},
@@ -118,12 +118,12 @@ def test_bad_questions_are_drops_with_their_place(tmp_path: Path) -> None:
         question(mixed, sampled_conflict_pairs=[[0, 2]]), question(mixed, sampled_conflict_pairs=[[0, 0]]),
         question(mixed, sampled_conflict_pairs=[]), {"prompt": "q", "scores": mixed}, question(mixed),
     ]  # fmt: skip
-    found = list(BENCH.rows(lines(tmp_path / "x.jsonl", bad)))
-    assert [reason for _, reason in dropped(found)] == [
+    items = list(BENCH.rows(lines(tmp_path / "x.jsonl", bad)))
+    assert [reason for _, reason in dropped(items)] == [
         *("all_right", "all_wrong", "bad_type", "bad_count", "missing_column", "bad_type"),
         *("bad_pairs", "bad_pairs", "bad_pairs", "missing_column"),
     ]
-    assert [d.location.rsplit(":")[-1] for d in found if isinstance(d, Drop)] == [
+    assert [d.location.rsplit(":")[-1] for d in items if isinstance(d, Drop)] == [
         str(n) for n in range(1, 11)
     ]
 
@@ -131,21 +131,21 @@ def test_bad_questions_are_drops_with_their_place(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["English", "German"]), *[st.sampled_from(SAYS)] * 2),
+        st.tuples(st.sampled_from(["English", "German"]), *[st.sampled_from(VERDICTS)] * 2),
         min_size=1,
         max_size=8,
     )
 )
-def test_the_accuracy_is_the_mean_credit_of_all_votes(said: list[Any]) -> None:
+def test_the_accuracy_is_the_mean_credit_of_all_votes(verdicts: list[Any]) -> None:
     rows = [
         Row.make(
             f"human/{language}", [{"role": "user", "content": str(n)}], ["r"], ["w"], details={"part": HUMAN}
         )
-        for n, (language, *_) in enumerate(said)
+        for n, (language, *_) in enumerate(verdicts)
     ]
-    at = {r.id: tuple(one[1:]) for r, one in zip(rows, said, strict=True)}
-    results = judge_all(rows, lambda r, *_: at[r.id])
+    verdicts_by_id = {r.id: tuple(one[1:]) for r, one in zip(rows, verdicts, strict=True)}
+    results = judge_all(rows, lambda r, *_: verdicts_by_id[r.id])
     scored = BENCH.score(rows, results)
-    credits = [CREDIT.get(one, 0.5) for _, *pair in said for one in pair]
+    credits = [CREDIT.get(one, 0.5) for _, *pair in verdicts for one in pair]
     assert scored.score == pytest.approx(sum(credits) / len(credits)) == scored.swap_mean
     assert BENCH.score(rows[::-1], results) == scored

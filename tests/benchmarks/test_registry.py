@@ -56,9 +56,9 @@ def test_prior_sets_are_a_section_of_half_weight(tmp_path: Path) -> None:
     assert list(prior_folder(tmp_path))
     own = lines(tmp_path / "own.jsonl", [{"prompt": "q", "chosen": "c", "rejected": "r", "subset": "hep-go"}])
     bench = RewardBench(prior_sets=True, prior_path=str(tmp_path))
-    found = list(bench.rows(own))
-    rows = [row for row in found if isinstance(row, Row)]
-    assert len(found) - len(rows) == 4 and len({row.id for row in rows}) == 9
+    items = list(bench.rows(own))
+    rows = [row for row in items if isinstance(row, Row)]
+    assert len(items) - len(rows) == 4 and len({row.id for row in rows}) == 9
     assert [row.subset for row in rows[1:]] == [name for name in PRIOR_SETS for _ in range(2)]
     assert len(list(bench.rows(own, limit=3))) == 3
     # hep-go right; of the prior sets the first row of every set, and both of shp: mean (0.5 + 0.5 + 1 + 0.5) / 4.
@@ -70,7 +70,7 @@ def test_prior_sets_are_a_section_of_half_weight(tmp_path: Path) -> None:
     assert scored.partial and "anthropic_helpful" in scored.missing and "alpacaeval-easy" in scored.missing
 
 
-def test_prior_sets_with_all_else_published() -> None:
+def test_prior_sets_with_all_published_rows() -> None:
     rows, results = rows_of(NEMOTRON)
     prior = [
         scalar_result(f"{s}{n}", s, float(n % 4 > 0), 0.5) for s in PRIOR_SETS for n in range(PRIOR_SETS[s])

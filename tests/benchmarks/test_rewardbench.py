@@ -131,7 +131,7 @@ def test_credits_of_a_scalar_head(chosen: float, rejected: float, credit: float,
     assert result.scores == (None if outcome == "error" else (chosen, rejected))
 
 
-def test_a_judge_that_always_says_a() -> None:
+def test_a_judge_that_always_names_a() -> None:
     rows = [judge_result(f"p{i}", "toy-chat", [verdict("AB", "A"), verdict("BA", "A")]) for i in range(10)]
     result = rewardbench_score(rows)
     assert (result.score, result.strict, result.swap_mean, result.position_bias) == (0.5, 0.0, 0.5, 1.0)
@@ -139,7 +139,7 @@ def test_a_judge_that_always_says_a() -> None:
     assert result.missing == ("toy-chat-hard", "toy-safety", "toy-reasoning")
 
 
-def test_a_fault_in_the_counts_is_loud() -> None:
+def test_counts_that_do_not_add_up_are_an_error() -> None:
     with pytest.raises(AssertionError, match="add up"):
         Counts(n=2, correct=1, wrong=0, tie=0, unparsed=0, truncated=0, error=0, rescued=0)
     with pytest.raises(AssertionError, match="add up"):

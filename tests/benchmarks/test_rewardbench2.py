@@ -22,7 +22,7 @@ from reasongenrm.benchmarks.rewardbench2 import (
 )
 from reasongenrm.errors import DataError
 from reasongenrm.records import Message, PairResult, Row
-from support.judged import SAYS, dropped, good, judge_all, judged, lines, score_all
+from support.judged import VERDICTS, dropped, good, judge_all, judged, lines, score_all
 
 pytestmark = pytest.mark.unit
 BENCH = RewardBench2()
@@ -70,7 +70,7 @@ def test_published_subsets_from_published_row_counts() -> None:
     assert scored.interval[0] < scored.score < scored.interval[1]
 
 
-def test_all_published_rows_make_a_whole_result() -> None:
+def test_a_result_of_all_published_rows_is_not_partial() -> None:
     rows = [four(f"{s}{i}", s) for s in SKYWORK for i in range(ROWS[s])]
     rows += [ties(kind, n, right, 2) for n in range(51) for kind, right in (("ref", 1), ("tied", 2))]
     scored = BENCH.score(rows, score_all(rows, lambda row, place: float(place < row.right)))
@@ -90,7 +90,7 @@ def test_a_scalar_head_shares_the_highest_score(scores: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("says", "credit"),
+    ("verdicts", "credit"),
     [
         ([("right", "right")] * 3, 1.0),
         ([("right", "tie"), ("right", "unparsed"), ("right", "right")], 1.0),  # 0.75 each
@@ -102,20 +102,20 @@ def test_a_scalar_head_shares_the_highest_score(scores: list[int]) -> None:
         ([("right", "right"), ("wrong", "unparsed"), ("right", "right")], 0.0),
     ],
 )
-def test_a_judge_must_prefer_the_right_answer_to_every_wrong_one(says: list[Any], credit: float) -> None:
+def test_a_judge_must_prefer_the_right_answer_to_every_wrong_one(verdicts: list[Any], credit: float) -> None:
     row = four("x")
-    assert best_of_n(row, judge_all([row], lambda _, right, wrong: says[wrong - 1])) == credit
-    strict = BENCH.score([row], judge_all([row], lambda _, right, wrong: says[wrong - 1])).strict
-    assert strict == float(all(pair == ("right", "right") for pair in says))
+    assert best_of_n(row, judge_all([row], lambda _, right, wrong: verdicts[wrong - 1])) == credit
+    strict = BENCH.score([row], judge_all([row], lambda _, right, wrong: verdicts[wrong - 1])).strict
+    assert strict == float(all(pair == ("right", "right") for pair in verdicts))
 
 
-def test_a_score_that_is_not_finite_is_no_guess() -> None:
+def test_a_score_that_is_not_finite_has_no_credit() -> None:
     row = four("x")
     assert best_of_n(row, score_all([row], lambda _, place: math.nan)) == 0
     assert best_of_n(row, score_all([row], lambda _, place: math.nan if place == 3 else -place)) == 0
 
 
-def test_a_judge_that_rates_is_read_as_a_scalar_head() -> None:
+def test_a_judge_that_rates_is_scored_like_a_scalar_head() -> None:
     row = four("x")
     ratings = [8.0, 8.0, 3.0, 2.0]
     results = {
@@ -204,13 +204,13 @@ def test_a_part_of_ties_keeps_the_scale() -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.lists(st.tuples(*[st.sampled_from(SAYS)] * 2), min_size=3, max_size=3), min_size=1, max_size=6
+        st.lists(st.tuples(*[st.sampled_from(VERDICTS)] * 2), min_size=3, max_size=3), min_size=1, max_size=6
     )
 )
-def test_counts_add_up_and_order_does_not_matter(says: list[Any]) -> None:
-    rows = [four(str(n), ("Math", "Focus")[n % 2]) for n in range(len(says))]
-    at = {row.id: one for row, one in zip(rows, says, strict=True)}
-    results = judge_all(rows, lambda row, right, wrong: at[row.id][wrong - 1])
+def test_counts_add_up_and_order_does_not_matter(verdicts: list[Any]) -> None:
+    rows = [four(str(n), ("Math", "Focus")[n % 2]) for n in range(len(verdicts))]
+    verdicts_by_id = {row.id: one for row, one in zip(rows, verdicts, strict=True)}
+    results = judge_all(rows, lambda row, right, wrong: verdicts_by_id[row.id][wrong - 1])
     scored = BENCH.score(rows, results)
     assert scored.counts.n == 6 * len(rows) and scored.rows == len(rows)
     assert 0 <= scored.strict <= scored.score <= 1
@@ -230,15 +230,15 @@ def test_rows_of_both_kinds_are_read(tmp_path: Path) -> None:
     assert again.id == f"{best.id}-2" and len({p.id for r in (best, again) for p in r.pairs}) == 6
 
 
-def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
+def test_bad_rows_are_drops_with_their_location(tmp_path: Path) -> None:
     without = raw()
     del without["rejected"]
     bad = [
         "{torn", without, raw(chosen="a"), raw(rejected=[]), raw(chosen=["a", 1]), raw(chosen=["a", "b"], num_correct=2),
         raw(num_correct=2), raw(subset="Poetry"), raw(subset="Ties"), raw(prompt=None), raw(prompt=[]), raw(),
     ]  # fmt: skip
-    found = list(BENCH.rows(lines(tmp_path / "b.jsonl", bad)))
-    assert dropped(found) == [
+    items = list(BENCH.rows(lines(tmp_path / "b.jsonl", bad)))
+    assert dropped(items) == [
         ("jsonl:1", "broken_json"),
         ("jsonl:2", "missing_column"),
         ("jsonl:3", "bad_type"),
@@ -251,6 +251,6 @@ def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
         ("jsonl:10", "missing_column"),
         ("jsonl:11", "no_messages"),
     ]
-    assert len(found) == len(bad)
+    assert len(items) == len(bad)
     with pytest.raises(DataError, match="no readable row"):
         list(BENCH.rows(lines(tmp_path / "b.jsonl", bad[:-1])))

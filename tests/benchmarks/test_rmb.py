@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from reasongenrm.benchmarks.pairs import Pairs
 from reasongenrm.benchmarks.rmb import RMB, SECTIONS
 from reasongenrm.records import Row
-from support.judged import SAYS, array, dropped, good, judge_all, lines, score_all
+from support.judged import VERDICTS, array, dropped, good, judge_all, lines, score_all
 
 pytestmark = pytest.mark.unit
 BENCH = RMB()
@@ -42,9 +42,9 @@ def test_rmb_by_hand(tmp_path: Path) -> None:
            pair("Harmlessness/S2"), best("Helpfulness/Chat/Discussion"), best(), best(conversation_input=talk("r"))]  # fmt: skip
     rows = good(BENCH.rows(array(tmp_path / "x.json", raw)))
     assert [len(r.places) for r in rows] == [1, 1, 1, 1, 3, 3, 3] and len({r.id for r in rows}) == 7
-    said = {rows[0].id: ("wrong", "wrong"), rows[1].id: ("right", "tie"), rows[3].id: ("tie", "tie")}
+    verdicts = {rows[0].id: ("wrong", "wrong"), rows[1].id: ("right", "tie"), rows[3].id: ("tie", "tie")}
     lost = {(rows[5].id, 2): ("right", "wrong")}  # half is no win: that list is lost
-    results = judge_all(rows, lambda r, i, j: lost.get((r.id, j), said.get(r.id, ("right", "right"))))
+    results = judge_all(rows, lambda r, i, j: lost.get((r.id, j), verdicts.get(r.id, ("right", "right"))))
     scored = BENCH.score(rows, results)
     pairs = (0 + 0.75 + 1) / 3  # every pair counts alike, not every scenario
     assert scored.sections == pytest.approx(dict(zip(SECTIONS, (1.0, pairs, 0.5, 0.5), strict=True)))
@@ -57,7 +57,7 @@ def test_rmb_by_hand(tmp_path: Path) -> None:
     assert scored.strict == pytest.approx((1 + 1 / 3 + 0.5 + 0) / 4)
 
 
-def test_a_folder_is_read_with_its_folders_and_an_absent_part_is_missing(tmp_path: Path) -> None:
+def test_subfolders_are_read_and_an_absent_part_is_missing(tmp_path: Path) -> None:
     without = {k: v for k, v in pair().items() if k != "category_path"}
     array(tmp_path / "Pairwise_set" / "Helpfulness" / "Chat" / "Discussion.json", [without])
     array(tmp_path / "BoN_set" / "Harmlessness" / "S1.json", [best()])
@@ -68,19 +68,21 @@ def test_a_folder_is_read_with_its_folders_and_an_absent_part_is_missing(tmp_pat
     assert scored.score == 1 and scored.sections["Helpfulness BoN"] is None
 
 
-SAID = st.tuples(*[st.sampled_from(SAYS)] * 2)
+BOTH_ORDERS = st.tuples(*[st.sampled_from(VERDICTS)] * 2)
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(SECTIONS), st.lists(SAID, min_size=3, max_size=3)), min_size=1, max_size=8
+        st.tuples(st.sampled_from(SECTIONS), st.lists(BOTH_ORDERS, min_size=3, max_size=3)),
+        min_size=1,
+        max_size=8,
     )
 )
-def test_the_score_is_the_mean_of_the_parts(said: list[Any]) -> None:
+def test_the_score_is_the_mean_of_the_parts(verdicts: list[Any]) -> None:
     credit = {"right": 1.0, "wrong": 0.0}
     rows, expected = [], {}
-    for number, (section, three) in enumerate(said):
+    for number, (section, three) in enumerate(verdicts):
         kind = section.split()[1]
         wrong = ["w1", "w2", "w3"] if kind == "BoN" else ["w1"]
         details = {"kind": kind, "section": section}
@@ -92,8 +94,8 @@ def test_the_score_is_the_mean_of_the_parts(said: list[Any]) -> None:
         means = [sum(credit.get(one, 0.5) for one in pair) / 2 for pair in three[: len(wrong)]]
         value = float(all(m > 0.5 for m in means)) if kind == "BoN" else means[0]
         expected.setdefault(section, []).append(value)
-    at = {r.id: three for r, (_, three) in zip(rows, said, strict=True)}
-    results = judge_all(rows, lambda r, i, j: at[r.id][j - 1])
+    verdicts_by_id = {r.id: three for r, (_, three) in zip(rows, verdicts, strict=True)}
+    results = judge_all(rows, lambda r, i, j: verdicts_by_id[r.id][j - 1])
     scored = BENCH.score(rows, results)
     means = [sum(values) / len(values) for values in expected.values()]
     assert scored.score == pytest.approx(sum(means) / len(means))
@@ -101,7 +103,7 @@ def test_the_score_is_the_mean_of_the_parts(said: list[Any]) -> None:
     assert BENCH.score(rows[::-1], results) == scored
 
 
-def test_bad_rmb_rows_are_drops_with_their_place(tmp_path: Path) -> None:
+def test_bad_rmb_rows_are_drops_with_their_location(tmp_path: Path) -> None:
     bad = [
         best(losers=0), best(loser_list=["x"]), best(bon_best="a"), pair(reject=None), pair(chosen={"llm_name": "m"}),
         pair(conversation_input=[]), pair(conversation_input=[{"role": "assistant", "content": "a"}]),
@@ -120,19 +122,19 @@ def test_bad_rmb_rows_are_drops_with_their_place(tmp_path: Path) -> None:
     ]
 
 
-def test_pairs_count_alike_whatever_their_subset(tmp_path: Path) -> None:
+def test_all_pairs_have_the_same_weight(tmp_path: Path) -> None:
     raw = [{"prompt": f"q{n}", "chosen": "c", "rejected": "r", "subset": "ab"[n == 0]} for n in range(3)]
     raw.append({"prompt": [{"role": "user", "content": "t"}], "chosen": "", "rejected": "r"})
     rows = good(Pairs().rows(lines(tmp_path / "mine.jsonl", raw)))
     assert [r.subset for r in rows] == ["b", "a", "a", "mine"]
-    said = dict(
+    verdicts = dict(
         zip(
             [r.id for r in rows],
             [("right", "right"), ("wrong", "tie"), ("tie", "tie"), ("right", "error")],
             strict=True,
         )
     )
-    scored = Pairs().score(rows, judge_all(rows, lambda r, *_: said[r.id]))
+    scored = Pairs().score(rows, judge_all(rows, lambda r, *_: verdicts[r.id]))
     assert {name: one.accuracy for name, one in scored.subsets.items()} == {
         "a": 0.375,
         "b": 1.0,

@@ -14,7 +14,7 @@ from reasongenrm.benchmarks.base import aggregate
 from reasongenrm.benchmarks.rmbench import LEVELS, ROWS, TABLE, RMBench
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Message, Row
-from support.judged import SAYS, array, dropped, good, judge_all, lines, score_all
+from support.judged import VERDICTS, array, dropped, good, judge_all, lines, score_all
 
 pytestmark = pytest.mark.unit
 BENCH = RMBench()
@@ -64,8 +64,10 @@ REWARDS = st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_siz
 @given(st.dictionaries(st.sampled_from(list(ROWS)), REWARDS, min_size=1))
 def test_scores_are_those_of_the_published_definition(rewards: dict[str, list[list[int]]]) -> None:
     rows = [row(f"{s}{n}", s) for s, some in rewards.items() for n in range(len(some))]
-    at = {r.id: one for r, one in zip(rows, [one for some in rewards.values() for one in some], strict=True)}
-    scored = BENCH.score(rows, score_all(rows, lambda r, place: float(at[r.id][place])))
+    rewards_by_id = {
+        r.id: one for r, one in zip(rows, [one for some in rewards.values() for one in some], strict=True)
+    }
+    scored = BENCH.score(rows, score_all(rows, lambda r, place: float(rewards_by_id[r.id][place])))
     of = {s: compute_accuracy(some) for s, some in rewards.items()}
     domains: dict[str, list[float]] = {}
     for subset, (_, *levels) in of.items():
@@ -85,13 +87,13 @@ def test_scores_are_those_of_the_published_definition(rewards: dict[str, list[li
 def test_a_judge_by_hand() -> None:
     """One order right is half; a tie and what cannot be read are wrong, as equal scores are."""
     one = row("x")
-    says = {
+    verdicts = {
         (0, 3): ("right", "right"),
         (0, 4): ("right", "wrong"),
         (0, 5): ("tie", "tie"),
         (1, 3): ("right", "tie"),
     }
-    results = judge_all([one], lambda _, r, w: says.get((r, w), ("unparsed", "wrong")))
+    results = judge_all([one], lambda _, r, w: verdicts.get((r, w), ("unparsed", "wrong")))
     scored = BENCH.score([one], results)
     assert scored.score == pytest.approx((1 + 0.5 + 0 + 0.5) / 9) and scored.strict == pytest.approx(1 / 9)
     assert scored.details["hard"] == pytest.approx(0.5 / 3)  # (0,1) is half, (0,2) a tie, (1,2) lost
@@ -102,7 +104,7 @@ def test_a_judge_by_hand() -> None:
     assert scored.missing == tuple(ROWS) and scored.partial  # one row of 129, and nothing of the others
 
 
-def test_all_published_rows_make_a_whole_result() -> None:
+def test_a_result_of_all_published_rows_is_not_partial() -> None:
     rows = [row(f"{s}{n}", s) for s in ROWS for n in range(ROWS[s])]
     scored = BENCH.score(rows, score_all(rows, lambda r, place: -place))
     assert scored.score == 1 and not scored.partial and scored.rows == 1327
@@ -112,13 +114,13 @@ def test_all_published_rows_make_a_whole_result() -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     st.lists(
-        st.lists(st.tuples(*[st.sampled_from(SAYS)] * 2), min_size=9, max_size=9), min_size=1, max_size=4
+        st.lists(st.tuples(*[st.sampled_from(VERDICTS)] * 2), min_size=9, max_size=9), min_size=1, max_size=4
     )
 )
-def test_strict_is_never_more_and_order_does_not_matter(says: list[Any]) -> None:
-    rows = [row(str(n), list(ROWS)[n]) for n in range(len(says))]
-    at = {r.id: one for r, one in zip(rows, says, strict=True)}
-    results = judge_all(rows, lambda r, right, wrong: at[r.id][3 * right + wrong - 3])
+def test_strict_is_at_most_the_score_and_order_does_not_matter(verdicts: list[Any]) -> None:
+    rows = [row(str(n), list(ROWS)[n]) for n in range(len(verdicts))]
+    verdicts_by_id = {r.id: one for r, one in zip(rows, verdicts, strict=True)}
+    results = judge_all(rows, lambda r, right, wrong: verdicts_by_id[r.id][3 * right + wrong - 3])
     scored = BENCH.score(rows, results)
     assert 0 <= scored.strict <= scored.score + 1e-12 <= 1 + 1e-12 and scored.counts.n == 18 * len(rows)
     assert BENCH.score(rows[::-1], results) == scored
@@ -157,19 +159,21 @@ def raw(**changes: Any) -> dict[str, Any]:
         ({"domain": None}, "code_filtered", "code"),
     ],
 )
-def test_where_the_domain_comes_from(tmp_path: Path, changes: dict[str, Any], file: str, domain: str) -> None:
+def test_the_domain_is_a_column_or_the_file_name(
+    tmp_path: Path, changes: dict[str, Any], file: str, domain: str
+) -> None:
     (one,) = good(BENCH.rows(array(tmp_path / f"{file}.json", [raw(**changes)])))
     assert one.subset == domain
 
 
-def test_of_upstreams_folder_the_whole_file_is_read(tmp_path: Path) -> None:
+def test_upstreams_folder_is_read_from_its_whole_file(tmp_path: Path) -> None:
     array(tmp_path / "math_filtered.json", [raw()])
     assert len(good(BENCH.rows(str(tmp_path)))) == 1
     array(tmp_path / "total_dataset.json", [raw(), raw(domain="chat")])
     assert [r.subset for r in good(BENCH.rows(str(tmp_path)))] == ["math", "chat"]
 
 
-def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
+def test_bad_rows_are_drops_with_their_location(tmp_path: Path) -> None:
     bad = [
         7,
         raw(chosen=["a", "b"]),
@@ -179,8 +183,8 @@ def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
         raw(prompt=1),
         raw(),
     ]
-    found = list(BENCH.rows(array(tmp_path / "x.json", bad)))
-    assert dropped(found) == [
+    items = list(BENCH.rows(array(tmp_path / "x.json", bad)))
+    assert dropped(items) == [
         ("json[0]", "broken_json"),
         ("json[1]", "bad_count"),
         ("json[2]", "missing_column"),
@@ -188,16 +192,20 @@ def test_bad_rows_are_drops_with_their_place(tmp_path: Path) -> None:
         ("json[4]", "unknown_domain"),
         ("json[5]", "bad_type"),
     ]
-    assert [d.source for d in found[1:6]] == ["math", "math", "math", "poetry", "math"]
+    assert [d.source for d in items[1:6]] == ["math", "math", "math", "poetry", "math"]
     jsonl = list(BENCH.rows(lines(tmp_path / "x.jsonl", [raw(), raw(chosen=["a"])])))
     assert dropped(jsonl) == [("jsonl:2", "bad_count")]
 
 
-def test_files_that_are_no_rows_stop_the_load(tmp_path: Path) -> None:
+def test_a_file_without_rows_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
-    for text, said in (("{", "invalid JSON"), ("{}", "an object, not an array"), ("[]", "no readable row")):
+    for text, problem in (
+        ("{", "invalid JSON"),
+        ("{}", "an object, not an array"),
+        ("[]", "no readable row"),
+    ):
         file.write_text(text, encoding="utf-8")
-        with pytest.raises(DataError, match=said):
+        with pytest.raises(DataError, match=problem):
             list(BENCH.rows(str(file)))
     array(file, [raw(), raw()])
     assert len(good(BENCH.rows(str(file), limit=1))) == 1

@@ -1,4 +1,4 @@
-"""What a score hides: every number against a plain restatement of it, and by hand."""
+"""Diagnostics: every number against a second implementation, and by hand."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from support.judged_run import judged, rows_of, scored
 
 pytestmark = pytest.mark.unit
 
-Said = tuple[str, str, float | None, bool]
-"""An order, a letter or an outcome, P(A), rescued."""
+OrderVerdict = tuple[str, str, float | None, bool]
+"""Order, letter or outcome, P(A), rescued."""
 
 
-def case(number: int, right: str, wrong: str, said: Sequence[Said]) -> tuple[Row, PairResult]:
-    """A row and what a judge said of it."""
+def case(
+    number: int, right: str, wrong: str, order_verdicts: Sequence[OrderVerdict]
+) -> tuple[Row, PairResult]:
+    """Return a row and a judge's result for it."""
     row = Row.make("hep-go", [{"role": "user", "content": f"q{number}"}], [right], [wrong])
     verdicts = [
         Verdict(
@@ -41,12 +43,12 @@ def case(number: int, right: str, wrong: str, said: Sequence[Said]) -> tuple[Row
             "",
             rescued,
         )
-        for order, problem, p, rescued in said
+        for order, problem, p, rescued in order_verdicts
     ]
     return row, judge_result(row.id, row.subset, verdicts)
 
 
-def found(cases: Sequence[tuple[Row, PairResult]]) -> Diagnostics:
+def diagnose_cases(cases: Sequence[tuple[Row, PairResult]]) -> Diagnostics:
     return diagnose([row for row, _ in cases], {result.pair_id: result for _, result in cases})
 
 
@@ -67,34 +69,42 @@ def test_a_hand_made_judge() -> None:
         case(3, "tiny", "a long answer", [("AB", "B", 0.2, False), ("BA", "B", 0.1, True)]),  # always B
         case(4, "same", "size", [("AB", "unparsed", None, False), ("BA", "tie", 0.5, True)]),
     ]
-    seen = found(cases)
-    assert seen.pairs == 4 and seen.both_read == 3
-    assert seen.consistency == 1 / 3 and seen.consistency_interval == wilson_interval(1, 3)
-    assert seen.position_bias == 3 / 6
-    assert (seen.first_preference, seen.second_preference) == (0.5, 0.5)
+    diagnostics = diagnose_cases(cases)
+    assert diagnostics.pairs == 4 and diagnostics.both_read == 3
+    assert diagnostics.consistency == 1 / 3 and diagnostics.consistency_interval == wilson_interval(1, 3)
+    assert diagnostics.position_bias == 3 / 6
+    assert (diagnostics.first_preference, diagnostics.second_preference) == (0.5, 0.5)
     # Longer answer taken: twice in 1, once in 2, once in 3, of six; it is right in four of them.
-    assert close(seen.length_bias, 4 / 6 - 4 / 6)
-    assert (seen.longer_right_accuracy, seen.shorter_right_accuracy) == (0.75, 0.5)
-    assert (seen.unparsed, seen.tie, seen.rescued, seen.error) == (1 / 8, 1 / 8, 2 / 8, 0.0)
-    assert seen.calibrated == 4
+    assert close(diagnostics.length_bias, 4 / 6 - 4 / 6)
+    assert (diagnostics.longer_right_accuracy, diagnostics.shorter_right_accuracy) == (0.75, 0.5)
+    assert (diagnostics.unparsed, diagnostics.tie, diagnostics.rescued, diagnostics.error) == (
+        1 / 8,
+        1 / 8,
+        2 / 8,
+        0.0,
+    )
+    assert diagnostics.calibrated == 4
     probabilities = [(0.9 + 0.7) / 2, (0.8 + 0.4) / 2, (0.2 + 0.9) / 2, 0.5]
-    assert close(seen.brier, sum((1 - p) ** 2 for p in probabilities) / 4)
+    assert close(diagnostics.brier, sum((1 - p) ** 2 for p in probabilities) / 4)
     # Each in a bin of its own but the last two, 0.55 and 0.5: |hit - confidence| of each.
-    assert close(seen.ece, (0.2 + 0.4 + 0.45 + 0.5) / 4)
-    assert [b.n for b in seen.reliability] == [1, 1, 1, 0, 0, 0, 1, 0, 0, 0]
-    assert seen.reliability[3].predicted is seen.reliability[3].observed is None
+    assert close(diagnostics.ece, (0.2 + 0.4 + 0.45 + 0.5) / 4)
+    assert [b.n for b in diagnostics.reliability] == [1, 1, 1, 0, 0, 0, 1, 0, 0, 0]
+    assert diagnostics.reliability[3].predicted is diagnostics.reliability[3].observed is None
 
 
-def test_a_judge_that_takes_the_longer_answer() -> None:
+def test_a_judge_that_always_takes_the_longer_answer() -> None:
     always = [
         case(n, "x" * (5 if n % 4 == 0 else 1), "yyy", [("AB", "A" if n % 4 == 0 else "B", None, False)])
         for n in range(8)
     ]
-    seen = found(always)
-    assert seen.length_bias == 1 - 2 / 8
-    assert (seen.longer_right_accuracy, seen.shorter_right_accuracy) == (1.0, 0.0)
-    assert seen.consistency is seen.ece is seen.brier is None and seen.both_read == seen.calibrated == 0
-    assert seen.reliability == ()
+    diagnostics = diagnose_cases(always)
+    assert diagnostics.length_bias == 1 - 2 / 8
+    assert (diagnostics.longer_right_accuracy, diagnostics.shorter_right_accuracy) == (1.0, 0.0)
+    assert (
+        diagnostics.consistency is diagnostics.ece is diagnostics.brier is None
+        and diagnostics.both_read == diagnostics.calibrated == 0
+    )
+    assert diagnostics.reliability == ()
 
 
 def test_a_scalar_head_has_no_orders() -> None:
@@ -103,19 +113,23 @@ def test_a_scalar_head_has_no_orders() -> None:
     results = {
         row.id: scalar_result(row.id, row.subset, *pair) for row, pair in zip(rows, scores, strict=True)
     }
-    seen = diagnose(rows, results)
-    assert seen.consistency is seen.position_bias is seen.first_preference is None
-    assert seen.calibrated == 2 and (seen.tie, seen.error, seen.rescued) == (1 / 3, 1 / 3, 0.0)
+    diagnostics = diagnose(rows, results)
+    assert diagnostics.consistency is diagnostics.position_bias is diagnostics.first_preference is None
+    assert diagnostics.calibrated == 2 and (diagnostics.tie, diagnostics.error, diagnostics.rescued) == (
+        1 / 3,
+        1 / 3,
+        0.0,
+    )
     p = 1 / (1 + math.exp(-2))
-    assert close(seen.brier, ((1 - p) ** 2 + 0.25) / 2)
+    assert close(diagnostics.brier, ((1 - p) ** 2 + 0.25) / 2)
     assert probability_right(scalar_result("p", "s", -1e9, 1e9)) < 1e-300  # type: ignore[operator]
     assert probability_right(scalar_result("p", "s", 1e9, -1e9)) == 1.0
 
 
-def test_nothing_is_counted_of_nothing() -> None:
-    seen = diagnose([], {})
-    assert seen.pairs == 0 and seen.reliability == ()
-    assert all(value in (None, 0, ()) for value in asdict(seen).values())
+def test_without_rows_nothing_is_counted() -> None:
+    diagnostics = diagnose([], {})
+    assert diagnostics.pairs == 0 and diagnostics.reliability == ()
+    assert all(value in (None, 0, ()) for value in asdict(diagnostics).values())
 
 
 def test_a_row_of_several_answers_is_counted_by_comparison() -> None:
@@ -138,7 +152,7 @@ def judgements(draw: st.DrawFn) -> list[tuple[Row, PairResult]]:
             cases.append((row, scalar_result(row.id, row.subset, *scores)))
             continue
         orders = draw(st.sampled_from([("AB",), ("BA",), ("AB", "BA"), ("BA", "AB")]))
-        said: list[Said] = [
+        order_verdicts: list[OrderVerdict] = [
             (
                 order,
                 draw(st.sampled_from(["A", "B", "tie", "unparsed", "truncated", "error"])),
@@ -147,11 +161,13 @@ def judgements(draw: st.DrawFn) -> list[tuple[Row, PairResult]]:
             )
             for order in orders
         ]  # fmt: skip
-        cases.append(case(number, "r" * draw(st.integers(0, 3)), "w" * draw(st.integers(0, 3)), said))
+        cases.append(
+            case(number, "r" * draw(st.integers(0, 3)), "w" * draw(st.integers(0, 3)), order_verdicts)
+        )
     return cases
 
 
-def restated_calibration(results: Sequence[PairResult]) -> tuple[int, float | None, float | None, list[Any]]:
+def reference_calibration(results: Sequence[PairResult]) -> tuple[int, float | None, float | None, list[Any]]:
     """ECE, Brier and the bins, one comparison at a time."""
     bins: list[list[tuple[float, bool]]] = [[] for _ in range(10)]
     errors = []
@@ -160,10 +176,10 @@ def restated_calibration(results: Sequence[PairResult]) -> tuple[int, float | No
             difference = result.scores[0] - result.scores[1]
             p = 1 / (1 + math.exp(-difference)) if difference > -700 else 0.0
         else:
-            given = [v for v in result.verdicts if v.prob_a is not None]
-            if not given:
+            known = [v for v in result.verdicts if v.prob_a is not None]
+            if not known:
                 continue
-            p = sum(v.prob_a if v.order == "AB" else 1 - v.prob_a for v in given) / len(given)  # type: ignore
+            p = sum(v.prob_a if v.order == "AB" else 1 - v.prob_a for v in known) / len(known)  # type: ignore
         confidence = max(p, 1 - p)
         at = next(b for b in range(10) if b == 9 or confidence < CONFIDENCE_EDGES[b + 1])
         bins[at].append((confidence, p > 0.5))
@@ -182,20 +198,20 @@ def restated_calibration(results: Sequence[PairResult]) -> tuple[int, float | No
 
 @settings(max_examples=100, deadline=None)
 @given(judgements())
-def test_calibration_restated(cases: list[tuple[Row, PairResult]]) -> None:
-    seen = found(cases)
-    n, ece, brier, sizes = restated_calibration([result for _, result in cases])
-    assert seen.calibrated == n and close(seen.ece, ece) and close(seen.brier, brier)
-    assert [b.n for b in seen.reliability] == sizes
-    for b in seen.reliability:
+def test_calibration_match_a_second_implementation(cases: list[tuple[Row, PairResult]]) -> None:
+    diagnostics = diagnose_cases(cases)
+    n, ece, brier, sizes = reference_calibration([result for _, result in cases])
+    assert diagnostics.calibrated == n and close(diagnostics.ece, ece) and close(diagnostics.brier, brier)
+    assert [b.n for b in diagnostics.reliability] == sizes
+    for b in diagnostics.reliability:
         assert (b.n == 0) == (b.predicted is None) == (b.observed is None)
         assert b.predicted is None or b.low - 1e-9 <= b.predicted <= b.high + 1e-9
 
 
 @settings(max_examples=100, deadline=None)
 @given(judgements())
-def test_orders_and_lengths_restated(cases: list[tuple[Row, PairResult]]) -> None:
-    seen = found(cases)
+def test_orders_and_lengths_match_a_second_implementation(cases: list[tuple[Row, PairResult]]) -> None:
+    diagnostics = diagnose_cases(cases)
     read = same = first = second = letters_a = letters = longer_taken = longer_right = choices = 0
     credit: dict[int, list[float]] = {1: [], -1: []}
     for row, result in cases:
@@ -220,25 +236,25 @@ def test_orders_and_lengths_restated(cases: list[tuple[Row, PairResult]]) -> Non
             choices += len(took)
             longer_taken += sum(right_taken == (side == 1) for right_taken in took)
             longer_right += len(took) * (side == 1)
-    assert seen.both_read == read and close(seen.consistency, share(same, read))
-    assert seen.consistency_interval == (wilson_interval(same, read) if read else None)
-    assert close(seen.position_bias, share(letters_a, letters))
-    assert close(seen.first_preference, share(first, first + second))
-    assert close(seen.second_preference, share(second, first + second))
-    assert close(seen.length_bias, share(longer_taken - longer_right, choices))
-    assert close(seen.longer_right_accuracy, share(sum(credit[1]), len(credit[1])))
-    assert close(seen.shorter_right_accuracy, share(sum(credit[-1]), len(credit[-1])))
+    assert diagnostics.both_read == read and close(diagnostics.consistency, share(same, read))
+    assert diagnostics.consistency_interval == (wilson_interval(same, read) if read else None)
+    assert close(diagnostics.position_bias, share(letters_a, letters))
+    assert close(diagnostics.first_preference, share(first, first + second))
+    assert close(diagnostics.second_preference, share(second, first + second))
+    assert close(diagnostics.length_bias, share(longer_taken - longer_right, choices))
+    assert close(diagnostics.longer_right_accuracy, share(sum(credit[1]), len(credit[1])))
+    assert close(diagnostics.shorter_right_accuracy, share(sum(credit[-1]), len(credit[-1])))
 
 
 @settings(max_examples=100, deadline=None)
 @given(judgements())
-def test_outcomes_restated_and_all_of_it_is_json(cases: list[tuple[Row, PairResult]]) -> None:
-    seen = found(cases)
+def test_outcomes_match_a_second_implementation(cases: list[tuple[Row, PairResult]]) -> None:
+    diagnostics = diagnose_cases(cases)
     outcomes = [outcome for _, result in cases for outcome in result.outcomes]
     for name in ("unparsed", "truncated", "error", "tie"):
-        assert getattr(seen, name) == outcomes.count(name) / len(outcomes)
-    assert seen.rescued == sum(v.rescued for _, r in cases for v in r.verdicts) / len(outcomes)
-    assert json.loads(json.dumps(asdict(seen), allow_nan=False))["pairs"] == len(cases)
+        assert getattr(diagnostics, name) == outcomes.count(name) / len(outcomes)
+    assert diagnostics.rescued == sum(v.rescued for _, r in cases for v in r.verdicts) / len(outcomes)
+    assert json.loads(json.dumps(asdict(diagnostics), allow_nan=False))["pairs"] == len(cases)
 
 
 @settings(max_examples=40, deadline=None)
@@ -246,9 +262,9 @@ def test_outcomes_restated_and_all_of_it_is_json(cases: list[tuple[Row, PairResu
 def test_the_order_of_rows_and_results_changes_nothing(
     cases: list[tuple[Row, PairResult]], draw: Any
 ) -> None:
-    before = asdict(found(cases))
+    before = asdict(diagnose_cases(cases))
     draw.shuffle(cases)
-    after = asdict(found(cases))
+    after = asdict(diagnose_cases(cases))
     bins = (before.pop("reliability"), after.pop("reliability"))
     assert [b["n"] for b in bins[0]] == [b["n"] for b in bins[1]]
     assert all(
@@ -256,12 +272,16 @@ def test_the_order_of_rows_and_results_changes_nothing(
     )
 
 
-def test_a_whole_benchmark_takes_a_blink() -> None:
+def test_a_whole_benchmark_takes_less_than_a_second() -> None:
     rows = [row for subset, n in REWARDBENCH.published_rows.items() for row in rows_of([subset], n, 3)]
     results = judged(rows, "m", words=1)
     assert len(rows) == 2985
     start = time.process_time()
-    seen = diagnose(rows, results)
+    diagnostics = diagnose(rows, results)
     assert time.process_time() - start < 1
-    assert seen.pairs == 2985 and seen.both_read > 2600 and seen.position_bias == pytest.approx(0.5, abs=0.05)
+    assert (
+        diagnostics.pairs == 2985
+        and diagnostics.both_read > 2600
+        and diagnostics.position_bias == pytest.approx(0.5, abs=0.05)
+    )
     assert diagnose(rows, scored(rows)).calibrated == 2985

@@ -12,25 +12,25 @@ from reasongenrm.benchmarks.rewardbench import RewardBench
 from reasongenrm.metrics.scores import BenchmarkScore
 from reasongenrm.records import Drop, Message, PairResult, Row, Verdict
 
-SAYS = ("right", "wrong", "tie", "unparsed", "truncated", "error")
+VERDICTS = ("right", "wrong", "tie", "unparsed", "truncated", "error")
 
 
-def judged(pair_id: str, says: Sequence[str]) -> PairResult:
-    """Return a judge's result; `says` are its verdicts in order AB, then BA: `right`, `wrong`, `tie`, `unparsed`, …"""
+def judged(pair_id: str, kinds: Sequence[str]) -> PairResult:
+    """Return a judge's result; `kinds` are its verdicts in order AB, then BA, each one of VERDICTS."""
     verdicts = []
-    for order, said in zip(("AB", "BA"), says, strict=False):
-        letter = {"right": "A", "wrong": "B"}.get(said)
+    for order, kind in zip(("AB", "BA"), kinds, strict=False):
+        letter = {"right": "A", "wrong": "B"}.get(kind)
         if letter and order == "BA":
             letter = {"A": "B", "B": "A"}[letter]
-        winner = letter or ("tie" if said == "tie" else None)
-        verdicts.append(Verdict("v", pair_id, order, winner, None, "ok" if letter else said, ""))  # type: ignore[arg-type]
+        winner = letter or ("tie" if kind == "tie" else None)
+        verdicts.append(Verdict("v", pair_id, order, winner, None, "ok" if letter else kind, ""))  # type: ignore[arg-type]
     return judge_result(pair_id, "s", verdicts)
 
 
-def judge_all(rows: Iterable[Row], say: Callable[[Row, int, int], Sequence[str]]) -> dict[str, PairResult]:
-    """Judge every comparison; `say` takes the row and the indexes of the right and the wrong answer."""
+def judge_all(rows: Iterable[Row], kinds: Callable[[Row, int, int], Sequence[str]]) -> dict[str, PairResult]:
+    """Judge every comparison; `kinds` takes the row and the indexes of the right and the wrong answer."""
     return {
-        pair.id: judged(pair.id, say(row, *place))
+        pair.id: judged(pair.id, kinds(row, *place))
         for row in rows
         for pair, place in zip(row.pairs, row.places, strict=True)
     }

@@ -1,6 +1,6 @@
-"""A run folder as stage 3 leaves it: real rows, real verdicts and results, really scored; no model was asked.
+"""A run folder as stage 3 writes it, with real rows, results and scores, but without a model.
 
-What a "model" says is drawn from a seeded generator, so that it is right, wrong, inconsistent and unreadable.
+The verdicts are drawn from a seeded generator: right, wrong, inconsistent and unreadable ones.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ EVIL_PROMPT = "{{ 7 * 7 }} ]]> <b>bold</b> what is $x$ | y?"
 
 
 def rows_of(subsets: Iterable[str], each: int, words: int = 20, seed: int = 1) -> list[Row]:
-    """Rows of made-up words, `each` per subset; every third has several turns."""
+    """Return rows of random words, `each` per subset; every third row has several turns."""
     draw = random.Random(seed)
 
     def text(longest: int) -> str:
         return " ".join(f"word{draw.randrange(2000)}" for _ in range(draw.randint(1, longest)))
 
-    found = []
+    rows = []
     for subset in subsets:
         for number in range(each):
             history: list[Message] = [{"role": "user", "content": f"{subset} {number}: {text(words)}"}]
@@ -42,32 +42,32 @@ def rows_of(subsets: Iterable[str], each: int, words: int = 20, seed: int = 1) -
                     {"role": "assistant", "content": text(words)},
                 ]
                 history = earlier + history
-            found.append(Row.make(subset, history, [text(words)], [text(words)]))
-    return found
+            rows.append(Row.make(subset, history, [text(words)], [text(words)]))
+    return rows
 
 
 def evil_row(subset: str) -> Row:
-    """A row whose texts would be structure if anything took them for it."""
+    """Return a row whose texts look like markup."""
     return Row.make(subset, [{"role": "user", "content": EVIL_PROMPT}], [EVIL_ANSWER], ["**fine** `text`"])
 
 
 def judged(
     rows: Sequence[Row], name: str, *, skill: float = 0.8, words: int = 20, reasons: bool = True
 ) -> dict[str, PairResult]:
-    """What a judge with some skill says of every pair, in both orders; some of it cannot be read."""
-    found = {}
+    """Return results of a judge with some skill for every pair, in both orders; some verdicts are unreadable."""
+    results = {}
     for row in rows:
         for pair in row.pairs:
             draw = random.Random(f"{name} {pair.id}")
             verdicts = [
                 _verdict(draw, name, pair.id, order, skill, words * reasons) for order in ("AB", "BA")
             ]
-            found[pair.id] = judge_result(pair.id, row.subset, verdicts)
-    return found
+            results[pair.id] = judge_result(pair.id, row.subset, verdicts)
+    return results
 
 
 def _verdict(draw: random.Random, name: str, pair_id: str, order: Order, skill: float, words: int) -> Verdict:
-    """One verdict; its probability is that of the letter it names."""
+    """Return one verdict; its probability fits its letter."""
     key = content_id(pair_id, order, name)
     reason = " ".join(f"{name}{draw.randrange(2000)}" for _ in range(words))
     kind = draw.random()
@@ -85,13 +85,13 @@ def _verdict(draw: random.Random, name: str, pair_id: str, order: Order, skill: 
 
 
 def scored(rows: Sequence[Row]) -> dict[str, PairResult]:
-    """What a scalar head says of every pair."""
-    found = {}
+    """Return results of a scalar head for every pair."""
+    results = {}
     for row in rows:
         for pair in row.pairs:
             draw = random.Random(pair.id)
-            found[pair.id] = scalar_result(pair.id, row.subset, draw.gauss(0.7, 1), draw.gauss(0, 1))
-    return found
+            results[pair.id] = scalar_result(pair.id, row.subset, draw.gauss(0.7, 1), draw.gauss(0, 1))
+    return results
 
 
 def write_run(
@@ -106,13 +106,13 @@ def write_run(
     for key, (rows, models) in benchmarks.items():
         write_jsonl(folder / "evaluate" / key / "rows.jsonl", map(to_json, rows))
         write_jsonl(folder / "evaluate" / key / "dropped.jsonl", map(to_json, drops))
-        found = {}
+        entries_by_model = {}
         for name, results in models.items():
             write_jsonl(folder / "evaluate" / key / name / "results.jsonl", map(to_json, results.values()))
             tokens = sum(v.tokens for result in results.values() for v in result.verdicts)
             cost = {"prompt_tokens": 9 * tokens, "tokens": tokens, "requests": len(results)}
             write_json(folder / "evaluate" / key / name / "seconds.json", 12.5)
-            found[name] = {
+            entries_by_model[name] = {
                 "score": asdict(rewardbench_score(results.values())),
                 "diagnostics": asdict(diagnose(rows, results)),
                 "cost": None if name == "scalar" else cost,
@@ -124,7 +124,7 @@ def write_run(
             "path": "allenai/reward-bench" if key == "rewardbench" else "build/toy/rewardbench.jsonl",
             "rows": len(rows),
             "unreadable_rows": len(drops),
-            "models": found,
+            "models": entries_by_model,
         }
     write_json(folder / "scores.json", {"run": folder.name, "benchmarks": entries})
     recipe = Recipe.model_validate(
@@ -159,7 +159,7 @@ def toy_run(folder: Path, *, each: int = 20) -> Path:
 
 
 def published_run(folder: Path, *, words: int = 20) -> Path:
-    """A run of four models on rows with RewardBench's 2,985 places."""
+    """A run of four models on rows with the 2,985 pairs of RewardBench."""
     rows = [
         row
         for number, (subset, count) in enumerate(REWARDBENCH.published_rows.items())
