@@ -7,6 +7,7 @@ judge.compare("What is 2 + 2?", "4", "5").winner  # "A"
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -47,9 +48,13 @@ ComparisonInput = tuple[PromptInput, str, str]
 """A prompt and two answers passed by a caller."""
 
 
-def input_error(error: BadRow, location: str) -> DataError:
-    """Return the error for a caller's input that cannot be judged."""
-    return DataError(error.reason.replace("_", " "), location=location, hint=error.detail)
+@contextmanager
+def input_errors(location: str) -> Iterator[None]:
+    """Raise a DataError with this location for a caller's input that cannot be judged."""
+    try:
+        yield
+    except BadRow as error:
+        raise DataError(error.reason.replace("_", " "), location=location, hint=error.detail) from None
 
 
 def pair_from_input(number: int, row: ComparisonInput) -> PreferencePair:
@@ -58,11 +63,9 @@ def pair_from_input(number: int, row: ComparisonInput) -> PreferencePair:
     Raises:
         DataError: the prompt or an answer is not a text, or the turns do not end in the user's; names the row.
     """
-    try:
-        prompt, a, b = replace_surrogates(row)
+    prompt, a, b = replace_surrogates(row)
+    with input_errors(f"row {number}"):
         return PreferencePair.make(read_prompt(prompt, "prompt"), check_text(a, "a"), check_text(b, "b"), "")
-    except BadRow as error:
-        raise input_error(error, f"row {number}") from None
 
 
 def rating_from_input(number: int, prompt: PromptInput, answer: str, prompt_file: PromptFile) -> RatingPrompt:
@@ -72,11 +75,9 @@ def rating_from_input(number: int, prompt: PromptInput, answer: str, prompt_file
         ConfigError: the prompt file has no template `rating`.
         DataError: see `pair_from_input`.
     """
-    try:
-        prompt, answer = replace_surrogates([prompt, answer])
+    prompt, answer = replace_surrogates([prompt, answer])
+    with input_errors(f"row {number}"):
         return rating_prompt(read_prompt(prompt, "prompt"), check_text(answer, "answer"), prompt_file)
-    except BadRow as error:
-        raise input_error(error, f"row {number}") from None
 
 
 @dataclass(frozen=True, slots=True)

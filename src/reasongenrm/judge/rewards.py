@@ -130,16 +130,11 @@ class GroupReward:
         """
         answers = [_answer(completion, f"completions[{i}]") for i, completion in enumerate(completions)]
         references: list[str | None] = [None] * len(answers)
-        if self._reference is not None:
-            if self._reference not in columns:
-                raise DataError(
-                    "the data set does not have this column",
-                    location=self._reference,
-                    hint=f"its columns: {', '.join(columns) or 'none'}",
-                )
-            references = [
-                _answer(value, f"{self._reference}[{i}]") for i, value in enumerate(columns[self._reference])
-            ]
+        if (name := self._reference) is not None:
+            if name not in columns:
+                hint = f"its columns: {', '.join(columns) or 'none'}"
+                raise DataError("the data set does not have this column", location=name, hint=hint)
+            references = [_answer(value, f"{name}[{i}]") for i, value in enumerate(columns[name])]
         schedule = Schedule.from_samples([_prompt(prompt) for prompt in prompts], answers, references)
         return schedule.rewards(list(self._judge.compare_many(schedule.rows)), unread=self._unread)
 

@@ -14,14 +14,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from reasongenrm.console import show
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import ConfigError, DataError, EngineError, ReasonGenRMError
-from reasongenrm.judge.api import Judge, PromptInput, input_error
+from reasongenrm.judge.api import Judge, PromptInput, input_errors
 from reasongenrm.judge.remote import COMPARISON_FIELDS
 from reasongenrm.judge.rewards import Schedule, openrlhf_responses
 from reasongenrm.judge.sharing import SharedJudge
 from reasongenrm.judge.tournament import Method, Ranking
 from reasongenrm.judge.verdicts import preference
 from reasongenrm.records import Comparison, Message
-from reasongenrm.rows.turns import BadRow, read_prompt, replace_surrogates
+from reasongenrm.rows.turns import read_prompt, replace_surrogates
 from reasongenrm.serving import (
     Gate,
     add_error_handlers,
@@ -149,10 +149,8 @@ class RewardRequest(BaseModel):
 
 def _check_prompt(prompt: PromptInput, location: str) -> list[Message]:
     """Return a prompt as messages; an invalid one is refused before it joins a batch."""
-    try:
+    with input_errors(location):
         return read_prompt(prompt, location)
-    except BadRow as error:
-        raise input_error(error, location) from None
 
 
 class TooLarge(ReasonGenRMError):
