@@ -1,4 +1,4 @@
-"""Generating answers: what is asked of which engine, how an answer is read, and what is left out."""
+"""Generate answers: requests, reading of completions, dropped answers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
 
 
 @pytest.mark.unit
-def test_what_is_asked_is_a_function_of_prompt_settings_and_seed() -> None:
+def test_requests_are_a_function_of_prompt_settings_and_seed() -> None:
     requests = answer_requests(config())
     assert [one.temperature for one in requests] == [0.3, 0.7, 1.0] * 2 and [
         one.number for one in requests
@@ -151,7 +151,7 @@ def test_the_shipped_files_can_be_read() -> None:
 
 
 @pytest.mark.engine
-def test_a_server_is_asked_by_messages_with_the_settings_of_each_answer(tmp_path: Path) -> None:
+def test_a_server_gets_messages_and_the_settings_of_each_answer(tmp_path: Path) -> None:
     from support.servers import Asked, Reply, serving
 
     requests: list[dict[str, Any]] = []

@@ -248,7 +248,7 @@ def test_two_sessions_of_one_annotator_see_each_other(tmp_path: Path) -> None:
     assert seen(one) == seen(two) and two.current == shown
 
 
-def test_what_cannot_be_written_is_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = RankingSession(write_answers(tmp_path), tmp_path / "j", "ann")
     session.skip()
     before, whole, write = seen(session), (tmp_path / "j").read_bytes(), os.write

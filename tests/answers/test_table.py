@@ -69,7 +69,7 @@ def test_a_csv_with_extra_columns(tmp_path: Path, text: str) -> None:
     assert first.id == content_id(answers.prompts[0].history, first.text)
 
 
-def test_what_is_written_is_in_the_order_of_the_input(tmp_path: Path) -> None:
+def test_rows_are_written_in_the_order_of_the_input(tmp_path: Path) -> None:
     answers = read_answers(table(tmp_path, TABLE))
     out = tmp_path / "out.csv"
     ranked = {
@@ -310,7 +310,7 @@ def test_the_verb_writes_ranks_drops_and_a_line(
     assert not (tmp_path / "answers.csv.dropped.jsonl").exists()
 
 
-def test_the_verb_harms_no_file(tmp_path: Path) -> None:
+def test_rank_overwrites_no_other_file(tmp_path: Path) -> None:
     source = table(tmp_path, TABLE)
     out = tmp_path / "out.csv"
     with pytest.raises(ConfigError, match="--annotator"):

@@ -94,14 +94,16 @@ def test_skip_rank_undo_and_help(tmp_path: Path) -> None:
         ("", "u undoes"),
     ],
 )
-def test_a_wrong_line_gets_one_line_and_is_asked_again(tmp_path: Path, typed: str, message: str) -> None:
+def test_an_invalid_line_gets_a_message_and_a_new_input_prompt(
+    tmp_path: Path, typed: str, message: str
+) -> None:
     terminal = Terminal(tmp_path, "one", "two", "three")
     answer = terminal.type(typed, "q").split("? help: ")[1]
     assert message in answer and answer.count("\n") == 1 and "\x1b" not in answer
     assert terminal.changes == 0 and not terminal.session.can_undo
 
 
-def test_quitting_and_the_end_of_input_keep_what_is_done(tmp_path: Path) -> None:
+def test_quitting_and_the_end_of_input_keep_the_rankings(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, "one", "two")
     terminal.type("1 2", "q", "2 1")
     assert terminal.session.progress.ranked == 1

@@ -73,7 +73,7 @@ def served(tmp_path: Path) -> Served:
     return Served(tmp_path)
 
 
-def test_the_whole_way(served: Served) -> None:
+def test_rank_skip_and_undo_over_http(served: Served) -> None:
     state = served.state()
     assert set(state) == {"annotator", "progress", "can_undo", "prompt"} and not state["can_undo"]
     assert state["progress"] == {"ranked": 0, "skipped": 0, "total": 3}
@@ -171,7 +171,7 @@ def test_other_pages_cannot_ask(served: Served, headers: dict[str, str], code: i
         assert served.client.get("/state?annotator=ann", headers=headers).status_code == 403
 
 
-def test_the_page_stands_alone(tmp_path: Path) -> None:
+def test_the_page_needs_no_other_resources(tmp_path: Path) -> None:
     served = Served(tmp_path, annotator="\"><script>alert('x')</script>")
     answer = served.client.get("/", headers={"Sec-Fetch-Site": "cross-site"})  # a link to it is fine
     assert answer.status_code == 200 and answer.headers["content-type"].startswith("text/html")
@@ -186,7 +186,7 @@ def test_the_page_stands_alone(tmp_path: Path) -> None:
         assert answer.headers[name] == served.client.get("/state").headers[name] == value
 
 
-def test_a_key_is_asked_of_all_but_the_page(tmp_path: Path) -> None:
+def test_every_request_but_the_page_needs_the_key(tmp_path: Path) -> None:
     served = Served(tmp_path, api_key="opensesame", hosts=None)
     assert served.client.get("/", headers={"Host": "box.example"}).status_code == 200
     query = "/state?annotator=ann"
@@ -199,7 +199,7 @@ def test_a_key_is_asked_of_all_but_the_page(tmp_path: Path) -> None:
     assert served.client.get(query, headers=key | {"Origin": "http://evil.example"}).status_code == 403
 
 
-def test_what_the_server_cannot_do_is_its_error(served: Served) -> None:
+def test_server_errors_have_status_500(served: Served) -> None:
     served.state()
     served.journal.write_text("{\n", encoding="utf-8")
     code, output = served.post("/undo", {"annotator": "ann"})
@@ -220,7 +220,7 @@ def test_many_at_once(served: Served) -> None:
     assert served.changes == 18 and sorted(served.opened) == names
 
 
-def test_it_is_not_open_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serving_to_other_machines_needs_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     served = Served(tmp_path)
     with pytest.raises(ConfigError, match="everyone who reaches"):
         serve(served.open, "0.0.0.0")
@@ -258,7 +258,7 @@ def test_a_server_writes_the_file_on_every_change_and_ends_quietly(tmp_path: Pat
         process.kill()
 
 
-def test_a_journal_of_other_answers_is_told_before_serving(tmp_path: Path) -> None:
+def test_a_journal_of_other_answers_is_an_error_before_serving(tmp_path: Path) -> None:
     from reasongenrm.answers.rank import rank
 
     write_answers(tmp_path)

@@ -1,4 +1,4 @@
-"""The classic reward model as a new user goes about it: collect, rank, train, evaluate, notebook; a command each."""
+"""The commands of the classic reward model: generate, rank, train, evaluate, notebook."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_evaluate_on_a_file_and_on_new_answers(
 
 
 @pytest.mark.slow
-def test_the_verbs_over_jsonl_and_what_they_refuse(trained: Path, recipe: list[str], tmp_path: Path) -> None:
+def test_the_jsonl_verbs_and_their_errors(trained: Path, recipe: list[str], tmp_path: Path) -> None:
     model = str(trained / "scalar")
     rows = [{"id": "a", "prompt": "say hi", "answer": "hi"}, {"prompt": "no answer"}]
     given = "".join(json.dumps(row) + "\n" for row in rows)
@@ -180,7 +180,7 @@ def test_a_killed_training_ends_with_the_same_head(trained: Path, recipe: list[s
 
 
 @pytest.mark.slow
-def test_awkward_files_are_read_whole(toy: Path, recipe: list[str], tmp_path: Path) -> None:
+def test_long_and_odd_files_are_read_completely(toy: Path, recipe: list[str], tmp_path: Path) -> None:
     """A BOM, CRLF, quotes, newlines inside answers, and an answer of more than 512 tokens."""
     rows: list[tuple[Any, ...]] = [
         (f"question {n}", text, rank)

@@ -129,7 +129,7 @@ def test_figures_are_functions_of_their_numbers() -> None:
     assert margin_figure(0.5) != margin_figure(1.0)
 
 
-def test_the_committed_pictures_are_what_the_code_draws(tmp_path: Path) -> None:
+def test_the_committed_pictures_equal_the_drawn_ones(tmp_path: Path) -> None:
     written = write_figures(tmp_path / "images")
     committed = sorted((ROOT / "docs" / "images").glob("reward-*.png"))
     assert [file.name for file in committed] == sorted(file.name for file in written)

@@ -299,12 +299,12 @@ def test_mistakes_are_the_most_confident() -> None:
         (replace(answer_score("p", "x", 1, 1), prompt="another"), "two prompts"),
     ],
 )
-def test_what_cannot_be_counted_is_refused(broken: AnswerScore, problem: str) -> None:
+def test_invalid_scores_and_ranks_are_errors(broken: AnswerScore, problem: str) -> None:
     with pytest.raises(DataError, match=f"^prompt p: .*{problem}"):
         evaluate_scores([*GOLDEN, broken], seed=0)
 
 
-def test_without_ranks_only_what_needs_none() -> None:
+def test_answers_without_ranks() -> None:
     results = evaluate_scores([replace(answer, rank=None) for answer in GOLDEN], seed=0)
     assert (results.pairs, results.ranked_answers, results.unranked_prompts) == (0, 0, 3)
     for measured in (results.accuracy, results.spearman, results.kendall, results.gap):

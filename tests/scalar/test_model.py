@@ -91,7 +91,7 @@ def test_a_special_token_in_an_answer_is_text(head: Path) -> None:
 
 
 @pytest.mark.engine
-def test_a_bert_base_is_served_what_it_was_trained_on(base: Path, tmp_path: Path) -> None:
+def test_a_bert_base_gets_the_same_inputs_in_training_and_serving(base: Path, tmp_path: Path) -> None:
     from transformers import AutoTokenizer, BertConfig, BertModel
 
     folder = tmp_path / "bert"

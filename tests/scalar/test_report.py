@@ -123,7 +123,7 @@ def test_a_taken_name_is_prefixed_until_it_is_free() -> None:
     assert (row["score"], row["input_score"], row["input_input_score"]) == ("0", "i", "s")
 
 
-def test_csv_comes_back(tmp_path: Path) -> None:
+def test_csv_round_trip(tmp_path: Path) -> None:
     answers = answers_of(TEXTS, {text: text for text in TEXTS if text})
     data = write(tmp_path, answers)["evaluation_results.csv"]
     assert data.startswith(b"prompt_id,prompt,answer,rank,score,score_rank_in_prompt,tokens,truncated,")
@@ -142,7 +142,7 @@ def test_csv_comes_back(tmp_path: Path) -> None:
     st.text(st.characters(codec="utf-8"), max_size=5),
 )
 @settings(max_examples=100, deadline=None)
-def test_any_csv_comes_back(cells: list[tuple[str, float]], name: str) -> None:
+def test_csv_round_trip_of_any_text(cells: list[tuple[str, float]], name: str) -> None:
     answers = [AnswerScore(t, t, t, score, None, 0, False, {name: t}) for t, score in cells]
     text = results_csv(answers)
     rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))

@@ -43,7 +43,7 @@ def ranked_pairs(count: int, seed: int) -> list[PreferencePair]:
     share=st.floats(0, 0.99),
     seed=st.integers(0, 9),
 )
-def test_what_is_held_out_is_a_function_of_the_prompts(prompts: list[str], share: float, seed: int) -> None:
+def test_held_out_prompts_are_a_function_of_the_prompts(prompts: list[str], share: float, seed: int) -> None:
     distinct = set(prompts)
     if len(distinct) < 2:
         return
@@ -113,7 +113,7 @@ def test_a_margin_per_rank_widens_the_gap(
 
 
 @pytest.mark.engine
-def test_what_is_held_out_is_measured_and_not_trained_on(
+def test_held_out_pairs_are_measured_and_not_trained_on(
     base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -81,14 +81,14 @@ class Journal:
             raise DataError(
                 "the journal became shorter while it was in use", location=str(self.path), hint=hint
             )
-        whole = raw[: raw.rfind(b"\n") + 1]
+        complete = raw[: raw.rfind(b"\n") + 1]
         entries: list[JournalEntry] = []
-        for line in whole.split(b"\n")[:-1]:
+        for line in complete.split(b"\n")[:-1]:
             try:
                 entries.append(_entry(json.loads(line.decode("utf-8"))))
             except (ValueError, KeyError, TypeError, RecursionError):
                 self._broken(start, len(entries))
-        return entries, start + len(whole)
+        return entries, start + len(complete)
 
     def _broken(self, start: int, after: int) -> None:
         with self.path.open("rb") as lines:
@@ -141,9 +141,9 @@ def _whole_lines(file: int) -> int:
     end = os.fstat(file).st_size
     while end:
         begin = max(0, end - 65536)
-        found = os.pread(file, end - begin, begin).rfind(b"\n")
-        if found >= 0:
-            return begin + found + 1
+        offset = os.pread(file, end - begin, begin).rfind(b"\n")
+        if offset >= 0:
+            return begin + offset + 1
         end = begin
     return 0
 

@@ -111,14 +111,14 @@ def create_app(
 
 def _page(annotator: str) -> tuple[str, str]:
     """Return the page, and the content policy for its header."""
-    whole = render("rank.html.jinja", room="answers", annotator=annotator)
-    style = whole.partition("<style>")[2].partition("</style>")[0]
-    script = whole.partition("<script>")[2].partition("</script>")[0]
+    page = render("rank.html.jinja", room="answers", annotator=annotator)
+    style = page.partition("<style>")[2].partition("</style>")[0]
+    script = page.partition("<script>")[2].partition("</script>")[0]
     policy = (
         f"default-src 'none'; script-src {csp_hash(script)}; style-src {csp_hash(style)}; img-src data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    return whole, policy
+    return page, policy
 
 
 class _Desk:

@@ -362,7 +362,7 @@ def _length_effect(
     groups: Sequence[Sequence[AnswerScore]], pairs: Sequence[AnswerPair], *, seed: int, level: float
 ) -> LengthEffect:
     sides = [([a.score for a in group], [float(a.tokens) for a in group]) for group in groups]
-    whole = [[value for side in sides for value in side[at]] for at in (0, 1)]
+    all_values = [[value for side in sides for value in side[at]] for at in (0, 1)]
     credits: dict[bool, list[float]] = {True: [], False: []}
     for pair in pairs:
         if pair.better.tokens != pair.worse.tokens:
@@ -370,7 +370,7 @@ def _length_effect(
     longer, shorter = credits[True], credits[False]
     return LengthEffect(
         within=_mean_correlation(sides, _spearman, seed=seed, level=level),
-        overall=_spearman(*whole) if all(len(set(side)) > 1 for side in whole) else None,
+        overall=_spearman(*all_values) if all(len(set(side)) > 1 for side in all_values) else None,
         longer_pairs=len(longer),
         longer_accuracy=sum(longer) / len(longer) if longer else None,
         shorter_pairs=len(shorter),
