@@ -192,7 +192,7 @@ class RewardBench(Benchmark):
 
     def strict_result(self, result: PairResult) -> PairResult:
         """See `Benchmark`; equal ratings of a judge that rates answers are wrong here."""
-        return replace(result, correct=(float(min(result.correct) == 1),))
+        return result if min(result.correct) == 1 else replace(result, correct=(0.0,))
 
 
 def _prior_rows(path: str) -> Iterator[RawRow | Drop]:
