@@ -244,7 +244,7 @@ def test_a_server_that_starts_too_slowly_is_stopped(student: ModelConfig, tmp_pa
 
 
 def test_invalid_arguments_are_named_in_the_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"adapter_config\.json not comparisons"):
+    with pytest.raises(ConfigError, match=r"adapter_config\.json not found"):
         Judge.from_pretrained("model", adapter=tmp_path)
     with pytest.raises(ConfigError, match=r"engine\.max_modellen"):
         Judge.from_pretrained("model", engine={"max_modellen": 1})
