@@ -113,11 +113,8 @@ class PromptFile(BaseModel):
                 raise ConfigError(f"verdict phrase {pattern!r} needs exactly one group", location=str(path))
         for delimiter in (*self.delimiters, *self.rating_delimiters):
             if len(delimiter) < 2 or "\\" in delimiter:
-                problem, hint = (
-                    f"invalid delimiter {delimiter!r}",
-                    "use two characters or more, and no backslash",
-                )
-                raise ConfigError(problem, location=str(path), hint=hint)
+                hint = "use two characters or more, and no backslash"
+                raise ConfigError(f"invalid delimiter {delimiter!r}", location=str(path), hint=hint)
         criteria = ("criteria",) if self.criteria else ()
         _check_variables(self.judge, "judge", (*_COMPARED, *criteria), path)
         _check_variables(self.hindsight, "hindsight", (*_COMPARED, "winner"), path)
@@ -165,9 +162,8 @@ def _check_delimiters(template: str, key: str, delimiters: Sequence[str], path: 
 @lru_cache(maxsize=8)
 def _compiled(template: str) -> jinja2.Template:
     compiled = _JINJA.from_string(template)
-    compiled.globals = dict(
-        compiled.globals
-    )  # rendering copies them, and a copy of Jinja2's ChainMap is slow
+    # Rendering copies the globals, and a copy of Jinja2's ChainMap is slow.
+    compiled.globals = dict(compiled.globals)
     return compiled
 
 
