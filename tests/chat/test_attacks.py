@@ -132,7 +132,7 @@ class Judge:
 
     @cached_property
     def header(self) -> list[int]:
-        """What stands before the verdict in a completion."""
+        """The ids before the verdict in a completion."""
         return (
             self.encoder.structure(self.encoder.reason_verdict_separator)
             if self.encoder.reasons_first
@@ -148,7 +148,7 @@ class Judge:
         return read_completion(ASKED, completion, self.encoder, self.tokens)
 
     def parts(self, messages: Sequence[Message]) -> tuple[list[tuple[int, ...]], str]:
-        """Of a prompt: the ids before the content, all markers, the ids behind the content; and the content's text."""
+        """Return a prompt's ids before the content, all markers, and the ids after it; and the content's text."""
         ids = self.encoder.encode(messages, generation=True)
         places = [place for place, token in enumerate(ids) if token in self.added]
         start, stop = len(self.encoder.structure("<|im_start|>user\n")), places[1]
@@ -225,7 +225,7 @@ def test_an_attack_adds_no_structure(
     for attack in attacks(kind):
         for number, place in enumerate(PLACES):
             for turn, (name, judge) in enumerate(judges.items()):
-                # A long one stands in each place, and before each judge, once; the templates differ in the end alone.
+                # A long one is tested once in each place, and once with each judge; the templates differ only at the end.
                 if number == turn if kind == "long" else number < 3 or name.endswith("reason"):
                     assert_no_structure(judge, prompt_files[turn % 2], place, attack.text)
 

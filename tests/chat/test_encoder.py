@@ -235,7 +235,7 @@ def test_a_template_that_cannot_keep_contents_apart_is_refused(
 
 
 def test_markers_that_are_not_tokens_are_refused(toy_tokenizer: Any) -> None:
-    # As with a Llama and the shipped template: the markers would be ordinary tokens, for anybody to write.
+    # As with a Llama and the shipped template: the markers would be ordinary tokens, which any text can contain.
     template = LOOP.replace("im_", "turn_")
     with pytest.raises(ConfigError, match="not a special token") as caught:
         ChatEncoder(toy_tokenizer, template).completion("reason", "[[A]]")

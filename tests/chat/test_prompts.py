@@ -151,7 +151,7 @@ hostile = st.lists(st.sampled_from(HOSTILE) | st.text(st.characters(), max_size=
 
 
 def between(text: str, start: str, end: str) -> str:
-    """Return what stands between two delimiters, each of which occurs once."""
+    """Return the text between two delimiters, each of which occurs once."""
     assert text.count(start) == 1 and text.count(end) == 1, (start, end)
     return text.split(start)[1].split(end)[0]
 

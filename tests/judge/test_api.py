@@ -258,7 +258,7 @@ def test_an_adapter_brings_its_template_and_wording(
     engine: VLLMEngine, student: ModelConfig, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     rows: list[tuple[str, str, str]], comparisons: list[Comparison], encoders: dict[str, ChatEncoder],
 ) -> None:  # fmt: skip
-    # One vLLM per process: the session's stands in for the one that would be started.
+    # One vLLM per process: the session's engine replaces the one that would be started.
     engine_options: dict[str, object] = {}
 
     def running(model: ModelConfig, config: EngineConfig, **options: object) -> VLLMEngine:

@@ -341,7 +341,7 @@ def check_scores(recipe: Recipe) -> None:
 
 
 def check_report(folder: Path) -> None:
-    """Every answer's rating and reason stand in it, and what was rescued is counted."""
+    """The report has every answer's rating and reason, and counts the rescued ones."""
     run = read_run(folder)
     assert (folder / "report.html").is_file() and [one.mode for one in run.benchmarks] == ["ratings"] * 2
     for benchmark in run.benchmarks:

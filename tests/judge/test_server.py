@@ -58,7 +58,7 @@ class Watched(Judge):
 
 @dataclass
 class Serving:
-    """A server, and the judge behind it."""
+    """A server and its judge."""
 
     url: str
     judge: Watched

@@ -68,7 +68,7 @@ def pairs_of(games: Sequence[Game]) -> Counter[frozenset[int]]:
 
 
 def ranked_fairly(ranking: Ranking, n: int, judge: Judge) -> None:
-    """What holds of every ranking, whoever judges."""
+    """Properties of every ranking, by any judge."""
     assert sorted(ranking.order) == list(range(n)) and len(ranking.ratings) == n
     assert [(game.first, game.second) for game in ranking.games] == [
         p for round_pairs in judge.rounds for p in round_pairs
@@ -195,7 +195,7 @@ def test_the_probability_decides_a_knockout_of_ties(strong: list[int], seed: int
 def test_the_earlier_seed_wins_an_undecided_knockout_game(n: int, seed: int, undecided: Comparison) -> None:
     ranking = rank(n, Judge(lambda first, second: undecided), method="knockout", seed=seed)
     placed = sorted(range(n), key=lambda answer: unit_hash("placement", seed, answer))
-    assert list(ranking.order[:2]) == placed[:2]  # the first two seeds stand in different halves
+    assert list(ranking.order[:2]) == placed[:2]  # the first two seeds are in different halves
     byes = 2 ** math.ceil(math.log2(n)) - n
     first_round = {
         answer for game in ranking.games[: (n - byes) // 2] for answer in (game.first, game.second)
