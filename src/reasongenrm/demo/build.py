@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+from reasongenrm.console import show
 from reasongenrm.demo.world import FAMILIES, Task, draw_task, retell, toy_pairs
 from reasongenrm.records import PreferencePair
 from reasongenrm.store import write_jsonl
@@ -92,7 +93,7 @@ def build(out: str, *, pairs: int, rows: int, seed: int) -> None:
     if not (folder / "distilbert" / "model.safetensors").exists():
         texts = (text for pair in train for text in (pair.history[-1]["content"], pair.chosen, pair.rejected))
         build_tiny_distilbert(folder / "distilbert", texts, seed)
-    print(
+    show(
         f"{folder}: {len(train)} toy pairs, {len(test)} toy benchmark rows, general data, a tiny untrained DistilBERT"
     )
 
