@@ -141,7 +141,7 @@ def test_the_jsonl_verbs_and_their_errors(trained: Path, recipe: list[str], tmp_
     assert ranked["order"][0] == best["index"] and ranked["scores"] == best["scores"]
     assert ranked["scores"][best["index"]] == max(ranked["scores"])
     assert (
-        "it is there already"
+        "the file exists"
         in run("scalar", "rank", model, "--in", str(source), "--out", str(target), code=2).stderr
     )
     assert (
