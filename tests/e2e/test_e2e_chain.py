@@ -57,7 +57,7 @@ LINES = {
     ],
     TRAIN: [
         r"(reasongenrm|genrm): training with configs/\S+; log: runs/.*/logs/train-\w+.log",
-        rf"(reasongenrm|genrm|scalar): {STEPS}",
+        rf"(reasongenrm|genrm|scalar head): {STEPS}",
         r"(reasongenrm|genrm): \d+ steps, \d+ tokens, final loss \d\S+",
         r"scalar: \d+ steps on \d+ of \d+ pairs, .*",
         r"stage 2 done: runs/.*",
