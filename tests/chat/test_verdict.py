@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, Grammar
+from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, Grammar, stated_verdicts
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.chat.verdict import (
     VerdictTokens,
@@ -18,7 +18,6 @@ from reasongenrm.chat.verdict import (
     read_completion,
     read_rescue,
     reason_ids,
-    stated_verdicts,
 )
 from reasongenrm.errors import ConfigError
 from reasongenrm.records import Completion, JudgePrompt, Verdict

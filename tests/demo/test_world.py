@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from reasongenrm.chat.grammar import stated_verdicts
 from reasongenrm.chat.prompts import PromptFile
-from reasongenrm.chat.verdict import stated_verdicts
 from reasongenrm.demo import world
 from reasongenrm.demo.base import PHASES
 from reasongenrm.demo.build import skywork_row

@@ -20,9 +20,8 @@ from golden import inputs
 from golden.engine import ScriptedEngine, ScriptedHead, draw
 from reasongenrm.answers import generate as generate_module
 from reasongenrm.answers.generate import generate
-from reasongenrm.benchmarks.leaderboard import leaderboard_files
 from reasongenrm.benchmarks.registry import BENCHMARKS
-from reasongenrm.benchmarks.rewardbench import TOY
+from reasongenrm.benchmarks.rewardbench import TOY, leaderboard_files
 from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.cli import main
@@ -30,31 +29,28 @@ from reasongenrm.config.engines import ModelConfig
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.config.scalar import AnswersConfig, ScalarRecipe
-from reasongenrm.data.agreement import agreement
-from reasongenrm.demo.build import rewardbench_row, skywork_row
-from reasongenrm.demo.general import toy_general
+from reasongenrm.data.ranked import agreement
+from reasongenrm.demo.build import rewardbench_row, skywork_row, toy_general
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.errors import ReasonGenRMError
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.ask import sampling_settings
 from reasongenrm.judge.rewards import GroupReward, verl_score
 from reasongenrm.judge.server import Limits, create_app
 from reasongenrm.judge.sharing import SharedJudge
 from reasongenrm.judge.verdicts import VerdictTask
-from reasongenrm.reasons.records import dpo_row, grpo_row
+from reasongenrm.reasons.records import dpo_row, grpo_row, write_general
 from reasongenrm.reasons.sample import sample_reasons, teacher_encoder
 from reasongenrm.records import Drop, JudgePrompt, Row, ScoredReason, SFTRecord
 from reasongenrm.report.data_page import write_report as write_data_report
 from reasongenrm.run import Run
 from reasongenrm.scalar.model import ScalarRewardModel
-from reasongenrm.stages import judging as judging_module
+from reasongenrm.stages import evaluate as evaluate_stage
 from reasongenrm.stages import scalar as scalar_stage
 from reasongenrm.stages.ask import ask
 from reasongenrm.stages.evaluate import evaluate
 from reasongenrm.stages.pairs import write_pairs
-from reasongenrm.stages.reasons import read_work, reasons_file, sort_out
+from reasongenrm.stages.reasons import fit_reasons, read_pair_prompts, reasons_file, write_records
 from reasongenrm.stages.scalar import score_rows
-from reasongenrm.stages.selection import write_direct, write_general, write_reasoned
 from reasongenrm.store import PartStore, to_json, write_json, write_jsonl
 
 Outputs = dict[str, bytes]
@@ -172,8 +168,8 @@ def judge(
         encoder = ChatEncoder(tokenizer(), chat, prompts.verdict)
     engine = ScriptedEngine(encoder, max_model_len=max_model_len)
     config = JudgingConfig.model_validate({"max_tokens": 64} | asking)
-    asker = VerdictTask(sampling_settings(config, 17), encoder, max_model_len, prompts.verdict)
-    return Judge(engine, asker, prompts, adapter="adapter", both_orders=config.both_orders, seed=17)
+    task = VerdictTask(config, encoder, max_model_len, prompts.verdict, seed=17)
+    return Judge(engine, task, prompts, adapter="adapter")
 
 
 JUDGES: dict[str, dict[str, Any]] = {
@@ -218,17 +214,16 @@ def judge_api() -> Outputs:
     rows = [(row["prompt"], row["a"], row["b"]) for row in inputs.COMPARE[:43]]
     found = {"comparisons.jsonl": b"\n".join(text(to_json(c)) for c in judge().compare_many(rows))}
     answers = [f"{n} {'x' * n}" for n in range(6)]
-    for method in ("round_robin", "knockout", "swiss"):
-        for rating in ("bradley_terry", "elo"):
-            ranking = judge().rank("which", answers, method=method, rating=rating)
-            games = [(g.first, g.second, g.comparison.winner) for g in ranking.games]
-            told = {
-                "order": ranking.order,
-                "ratings": ranking.ratings,
-                "unread": ranking.unread,
-                "games": games,
-            }
-            found[f"rank-{method}-{rating}.json"] = text(told)
+    for method in ("round_robin", "knockout"):
+        ranking = judge().rank("which", answers, method=method)
+        games = [(g.first, g.second, g.comparison.winner) for g in ranking.games]
+        told = {
+            "order": ranking.order,
+            "ratings": ranking.ratings,
+            "unread": ranking.unread,
+            "games": games,
+        }
+        found[f"rank-{method}-bradley_terry.json"] = text(told)
     best = [judge().best_of_n(inputs.TURNS, answers[:n]) for n in range(1, 6)]
     found["best_of_n.json"] = text([(one.index, one.answer) for one in best])
     found["score.json"] = text([judge().score("which", answer, answers[0]) for answer in answers])
@@ -267,7 +262,7 @@ HTTP_GOOD: list[tuple[str, Any]] = [
     ("/compare", {"prompt": "half \ud800", "a": "\ud800", "b": "y"}),
     ("/score", {"prompt": "q", "answer": "x", "reference": "y"}),
     ("/score", {"messages": [TURN], "answer": "x", "reference": "x"}),
-    *(("/rank", {"prompt": "q", "answers": ["a", "b", "c", "d"], "method": m}) for m in ("round_robin", "knockout", "swiss")),
+    *(("/rank", {"prompt": "q", "answers": ["a", "b", "c", "d"], "method": m}) for m in ("round_robin", "knockout")),
     ("/rank", {"prompt": "q", "answers": ["one"]}),
     ("/best_of_n", {"prompt": "q", "answers": ["a", "b", "c"]}),
     ("/get_reward", {"query": ["pa", "pb", "pc"], "prompts": ["p"] * 3}),
@@ -391,7 +386,7 @@ ASKED: Any = ({"role": "user", "content": "which ?"},)
 
 
 def export() -> Outputs:
-    """`reasongenrm export` in its three layouts."""
+    """`reasongenrm export` in its four layouts."""
     prompt = JudgePrompt("p", "pair", "AB", ASKED, "A", "src")
     sides = [
         ScoredReason(f"p#t#{n}", "p", f"so {v} <think>", v, "A", -0.5, p, 2, "t", "hindsight")
@@ -414,7 +409,7 @@ def export() -> Outputs:
         write_jsonl(Path("runs/golden") / f"{name}.jsonl", some)
     config = lines("recipe.yaml", [_recipe()])
     found = files(Path("runs/golden"), "*.jsonl")
-    for layout in ("trl", "llamafactory", "openrlhf"):
+    for layout in ("plain", "trl", "llamafactory", "openrlhf"):
         command("export", config, "--to", layout)
         found |= files(Path("runs/golden"), f"export/{layout}/*")
     return found
@@ -459,7 +454,7 @@ def _write_scored(recipe: Recipe, run: Run, prompts: PromptFile) -> None:
             reason.teacher,
             reason.mode,
         )
-        for prompt, fit in sort_out(recipe, run, prompts)
+        for prompt, fit in fit_reasons(recipe, run, prompts)
         for reason in fit
     ]
     write_jsonl(run.path("scored.jsonl"), map(to_json, rows))
@@ -481,14 +476,13 @@ def prepare() -> Outputs:
     for name, teacher in recipe.teachers.items():
         encoder = teacher_encoder(recipe, name)
         sample_reasons(
-            lambda: read_work(run), ScriptedEngine(encoder, writes="reasons"), encoder, prompts, teacher,
+            read_pair_prompts(run), ScriptedEngine(encoder, writes="reasons"), encoder, prompts, teacher,
             name=name, seed=recipe.seed, store=PartStore(reasons_file(run, name)),
         )  # fmt: skip
     _write_scored(recipe, run, prompts)
     encoder = judge_encoder(recipe, recipe.student_template, tokenizer())
-    sections = write_reasoned(recipe, run, prompts, encoder)
+    sections = write_records(recipe, run, prompts, encoder)
     records = sections["records"]
-    records["genrm"] = write_direct(run, prompts.verdict)
     sections["general"] = write_general(recipe, run, encoder, records["sft"])
     sections["agreement"] = {"ranked.csv": agreement("ranked.csv")}
     write_data_report(told | sections, run.path("data_report.json"), run.path("data_report.html"))
@@ -532,7 +526,7 @@ def evaluation() -> Outputs:
         return ScriptedEngine(judge_encoder(recipe, "reason", tokenizer()), max_model_len=4096)
 
     with (
-        patch.object(judging_module, "load_engine", load_engine),
+        patch.object(evaluate_stage, "load_engine", load_engine),
         patch.object(ScalarRewardModel, "from_pretrained", lambda *_: ScriptedHead()),
     ):
         found = {"tables.txt": printed(lambda: evaluate(recipe))}

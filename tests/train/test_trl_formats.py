@@ -90,7 +90,15 @@ def test_sft_records(tiny_model: Path, encoder: ChatEncoder, sides: list[Sides],
 
     records = [
         SFTRecord(
-            p.messages, right.text, DEFAULT_GRAMMAR.text(p.winner), p.id, p.source, p.pair_id, p.order, "t", 0.5
+            p.messages,
+            right.text,
+            DEFAULT_GRAMMAR.text(p.winner),
+            p.id,
+            p.source,
+            p.pair_id,
+            p.order,
+            "t",
+            0.5,
         )
         for p, right, _ in sides
     ]
@@ -122,7 +130,10 @@ def test_genrm_records(tiny_model: Path, toy_tokenizer: Any, sides: list[Sides],
     encoder = ChatEncoder(tokenizer, tokenizer.chat_template)
     rows = load(
         tmp_path / "genrm.jsonl",
-        [SFTRecord(p.messages, "", DEFAULT_GRAMMAR.text(p.winner), p.id, p.source).to_row() for p, _, _ in sides],
+        [
+            SFTRecord(p.messages, "", DEFAULT_GRAMMAR.text(p.winner), p.id, p.source).to_row()
+            for p, _, _ in sides
+        ],
     )
     config = SFTConfig(**options(tmp_path), completion_only_loss=True, max_length=None)
     trainer = SFTTrainer(model=str(tiny_model), args=config, train_dataset=rows, processing_class=tokenizer)

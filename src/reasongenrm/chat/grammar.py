@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
 from itertools import takewhile
 
@@ -86,3 +87,20 @@ def _common_prefix(first: str, second: str) -> str:
 
 DEFAULT_GRAMMAR = Grammar()
 """`[[A]]` and `[[B]]`."""
+
+
+def stated_verdicts(
+    reason: str, phrases: Sequence[str], grammar: Grammar | None = None
+) -> list[tuple[int, Letter]]:
+    """Return the verdicts that a reason states, as (number of words before it, letter), in the order of the text.
+
+    Args:
+        reason: the text.
+        phrases: regular expressions with one group, A or B; a phrase may ignore case, and its group may be empty in a
+            match that states nothing.
+        grammar: its verdicts count as well.
+    """
+    verdicts: set[tuple[int, Letter]] = set(grammar.find_all(reason)) if grammar else set()
+    for phrase in phrases:
+        verdicts |= {(m.start(1), "A" if m[1] in "Aa" else "B") for m in re.finditer(phrase, reason) if m[1]}
+    return [(len(reason[:start].split()), letter) for start, letter in sorted(verdicts)]

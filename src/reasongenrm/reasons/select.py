@@ -18,8 +18,8 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from reasongenrm.chat.grammar import stated_verdicts
 from reasongenrm.chat.prompts import PromptFile
-from reasongenrm.chat.verdict import stated_verdicts
 from reasongenrm.config.prepare import SelectConfig, Selector
 from reasongenrm.errors import ConfigError, first_line
 from reasongenrm.records import Drop, JudgePrompt, Reason, ScoredReason, unit_hash

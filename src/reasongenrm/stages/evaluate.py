@@ -66,7 +66,8 @@ def evaluate(recipe: Recipe) -> None:
         ConfigError, DataError, EngineError: a setting, an input file or a model that the user has to change.
     """
     _check_models(recipe)
-    check_rating(recipe)
+    if any(config.mode == "ratings" for config in recipe.evaluate.benchmarks.values()):
+        check_rating(recipe)
     run = Run(recipe, "evaluate")
     with run.claim(settings(recipe)):
         rows = {name: _read_rows(recipe, run, name) for name in recipe.evaluate.benchmarks}

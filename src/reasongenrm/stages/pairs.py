@@ -31,7 +31,7 @@ from reasongenrm.data.report import UNKNOWN_LANGUAGE, DataReport, pair_language
 from reasongenrm.data.sources import SourceRow, read_pair, source_rows
 from reasongenrm.errors import DataError
 from reasongenrm.processes import map_chunks
-from reasongenrm.reasons.lengths import LengthPolicy
+from reasongenrm.reasons.sample import LengthPolicy
 from reasongenrm.records import Drop, Letter, PreferencePair
 from reasongenrm.run import Run
 from reasongenrm.store import atomic_writer, dump_texts, jsonl_writer, to_json

@@ -10,8 +10,7 @@ from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.demo.world import toy_pairs
-from reasongenrm.reasons.lengths import LengthPolicy
-from reasongenrm.reasons.sample import teacher_encoder, teacher_messages
+from reasongenrm.reasons.sample import LengthPolicy, teacher_encoder, teacher_messages
 from reasongenrm.records import JudgePrompt, PreferencePair
 
 pytestmark = pytest.mark.unit
