@@ -103,7 +103,7 @@ def _add_selection(verbs: Verbs) -> None:
     select.add_argument(
         "--against", choices=SELECTORS, help="selector to compare with; by default the recipe's"
     )
-    export.add_argument("--to", required=True, choices=("trl", "llamafactory", "openrlhf"))
+    export.add_argument("--to", required=True, choices=("plain", "trl", "llamafactory", "openrlhf"))
     export.add_argument("--out", help="folder; by default runs/<name>/export/<layout>")
 
 
