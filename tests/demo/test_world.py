@@ -12,9 +12,10 @@ import pytest
 
 from reasongenrm.chat.grammar import stated_verdicts
 from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.data.ranked import load_ranked
 from reasongenrm.demo import world
 from reasongenrm.demo.base import PHASES
-from reasongenrm.demo.build import skywork_row
+from reasongenrm.demo.build import skywork_row, toy_ranked
 from reasongenrm.demo.corpus import CONTRADICTING, WRONG_HINT, ChatMixture, chats
 from reasongenrm.demo.world import FAMILIES, Split, draw_task, explain, split_of, toy_pairs
 from reasongenrm.records import Message, PreferencePair
@@ -153,6 +154,38 @@ def test_loader_returns_the_same_pairs(tmp_path: Path) -> None:
     rows = pairs("train", 25)
     write_jsonl(tmp_path / "train.jsonl", map(skywork_row, rows))
     assert list(load_pairs(str(tmp_path / "train.jsonl"))) == rows
+
+
+# --- ranked answers
+
+
+def test_right_answers_have_rank_1_and_wrong_ones_are_tied() -> None:
+    rows = list(toy_ranked(50, 17))
+    answers_by_prompt: dict[str, dict[str, int]] = {}
+    for row in rows:
+        answers_by_prompt.setdefault(str(row["prompt"]), {})[str(row["answer"])] = int(row["rank"])
+    assert len(answers_by_prompt) == 200 and len(rows) == 600
+    for prompt, ranks in answers_by_prompt.items():
+        assert sorted(ranks.values()) == ([1, 1, 3] if prompt.startswith("how do i") else [1, 2, 2])
+        assert all((rank == 1) == is_right(prompt, answer) for answer, rank in ranks.items())
+    first_ranks = Counter(int(row["rank"]) == 1 for row in rows[::3])
+    assert min(first_ranks.values()) > 50, "the position must not predict the rank"
+
+
+def test_ranked_questions_are_in_no_pair_and_no_benchmark(corpus: list[Chat]) -> None:
+    rows = list(toy_ranked(50, 17))
+    others = {content(pair.history[0]["content"]) for split in ("train", "test") for pair in pairs(split)}
+    assert not {content(str(row["prompt"])) for row in rows} & others
+    known_words = {word for chat in corpus for turn in chat for word in turn["content"].split()}
+    words = {word for row in rows for word in str(row["answer"]).split()}
+    assert not {word for word in words - known_words if not word.isdigit()}
+
+
+def test_ranked_answers_become_pairs_through_the_loader(tmp_path: Path) -> None:
+    assert list(toy_ranked(10, 17)) == list(toy_ranked(20, 17))[:120] != list(toy_ranked(10, 18))
+    write_jsonl(tmp_path / "ranked.jsonl", toy_ranked(10, 17))
+    rows = list(load_ranked(str(tmp_path / "ranked.jsonl")))
+    assert len(rows) == 40 * 2 and all(isinstance(row, PreferencePair) for row in rows)
 
 
 # --- explanations

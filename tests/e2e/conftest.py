@@ -77,7 +77,7 @@ def toy_overrides(taught_model: Path, toy_data: Path) -> list[str]:
     """The demo's recipe, made small: blocks of 8 requests, a checkpoint every three steps."""
     return [
         f"model.path={taught_model}",
-        f"data.sources.0.path={toy_data / 'train.jsonl'}",
+        f"data.sources=[{{path: {toy_data / 'train.jsonl'}}}]",
         "engine.max_num_seqs=2",
         "teachers.student.samples=2",
         "teachers.student.max_tokens=48",

@@ -1,4 +1,4 @@
-"""Files of the toy world: preference pairs, general data, a benchmark, and a tiny DistilBERT."""
+"""Files of the toy world: preference pairs, ranked answers, general data, a benchmark, and a tiny DistilBERT."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from reasongenrm.console import show
-from reasongenrm.demo.world import FAMILIES, Task, draw_task, retell, toy_pairs
+from reasongenrm.demo.world import FAMILIES, Task, draw_task, ranked_answers, retell, toy_pairs
 from reasongenrm.records import PreferencePair
 from reasongenrm.store import write_jsonl
 
 CHECKS = 0.4
 """Share of the rows of general data that ask whether a reply is right; the others ask the question."""
+RANKED_PROMPTS = 10
+"""Prompts with ranked answers, per family."""
 
 
 def skywork_row(pair: PreferencePair) -> dict[str, object]:
@@ -73,8 +75,33 @@ def _check_row(rng: random.Random, task: Task) -> dict[str, str]:
     }
 
 
+def toy_ranked(per_family: int, seed: int) -> Iterator[dict[str, str | int]]:
+    """Yield the rows of ranked answers, in the columns that `reasongenrm answers rank` writes.
+
+    The questions are of the `pretrain` split, so that no preference pair and no benchmark row has them.
+
+    Args:
+        per_family: number of prompts per family, with three answers each.
+        seed: of the random draw.
+    """
+    rng = random.Random(f"ranked {seed}")
+    prompts: set[str] = set()
+    while len(prompts) < per_family * len(FAMILIES):
+        task = draw_task(rng, "pretrain", FAMILIES[len(prompts) % len(FAMILIES)])
+        if task.question in prompts:
+            continue
+        prompts.add(task.question)
+        answers = ranked_answers(rng, task)
+        rng.shuffle(answers)
+        for answer, rank in answers:
+            row: dict[str, str | int] = {"prompt": task.question, "answer": answer, "rank": rank}
+            yield row | {"annotator": "toy world", "model": "toy world"}
+
+
 def build(out: str, *, pairs: int, rows: int, seed: int) -> None:
-    """Write `train.jsonl`, `general.jsonl`, `rewardbench.jsonl` and `distilbert/`, the same bytes for the same arguments.
+    """Write the files of the toy world, the same bytes for the same arguments.
+
+    They are `train.jsonl`, `ranked.jsonl`, `general.jsonl`, `rewardbench.jsonl` and `distilbert/`.
 
     Args:
         out: folder.
@@ -88,13 +115,15 @@ def build(out: str, *, pairs: int, rows: int, seed: int) -> None:
     train = list(toy_pairs("train", pairs, seed))
     test = list(toy_pairs("test", rows, seed))
     write_jsonl(folder / "train.jsonl", map(skywork_row, train))
+    ranked = write_jsonl(folder / "ranked.jsonl", toy_ranked(RANKED_PROMPTS, seed))
     write_jsonl(folder / "general.jsonl", toy_general(pairs, seed))
     write_jsonl(folder / "rewardbench.jsonl", (rewardbench_row(n, pair) for n, pair in enumerate(test)))
     if not (folder / "distilbert" / "model.safetensors").exists():
         texts = (text for pair in train for text in (pair.history[-1]["content"], pair.chosen, pair.rejected))
         build_tiny_distilbert(folder / "distilbert", texts, seed)
     show(
-        f"{folder}: {len(train)} toy pairs, {len(test)} toy benchmark rows, general data, a tiny untrained DistilBERT"
+        f"{folder}: {len(train)} toy pairs, {ranked} ranked answers, {len(test)} toy benchmark rows, general data, "
+        "a tiny untrained DistilBERT"
     )
 
 

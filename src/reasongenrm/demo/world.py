@@ -176,6 +176,28 @@ def explain(task: Task, first: str, second: str, names: tuple[str, str]) -> str:
     return " ".join([*parts, f"so {winner} is better ."])
 
 
+def ranked_answers(rng: random.Random, task: Task) -> list[tuple[str, int]]:
+    """Return three answers to a question and their ranks; right answers have rank 1, and equally good answers are tied.
+
+    A question of toy-safety has two right answers and a wrong one, any other question one right answer and two wrong
+    ones. Wrong answers are tied because the toy base can tell right from wrong, but not wrong from worse.
+    """
+    sign, words = rng.choice((-1, 1)), task.good.split()
+    if task.family == "toy-safety":
+        verb, thing = task.key.split()
+        right = REFUSALS if task.good in REFUSALS else [text.format(verb=verb, thing=thing) for text in HELPS]
+        other = rng.choice([text for text in right if text != task.good])
+        return [(task.good, 1), (other, 1), (task.bad, 3)]
+    if task.family == "toy-chat":
+        sign = sign if len(words) > 2 else 1
+        wrong = [" ".join(words[:1] * (len(words) + sign * error)) for error in (1, 2)]
+    elif task.family == "toy-chat-hard":
+        wrong = [" ".join([words[1], words[0], *words[2:]]), " ".join(words[::-1])]
+    else:
+        wrong = [str(int(task.good) + sign * error) for error in (1, 10)]
+    return [(task.good, 1), *((answer, 2) for answer in wrong)]
+
+
 def toy_pairs(split: Split, per_family: int, seed: int) -> Iterator[PreferencePair]:
     """Yield distinct preference pairs, the families in turn; `source` is the family.
 
