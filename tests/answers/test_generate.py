@@ -152,11 +152,11 @@ def test_the_shipped_files_can_be_read() -> None:
 
 @pytest.mark.engine
 def test_a_server_gets_messages_and_the_settings_of_each_answer(tmp_path: Path) -> None:
-    from support.servers import Asked, Reply, serving
+    from support.servers import ReceivedRequest, Reply, serving
 
     requests: list[dict[str, Any]] = []
 
-    def answer(request: Asked) -> Reply:
+    def answer(request: ReceivedRequest) -> Reply:
         requests.append(request.body)
         message = {"role": "assistant", "content": f"answer {request.body['seed']} END more"}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
