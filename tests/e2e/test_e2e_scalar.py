@@ -19,7 +19,7 @@ import pytest
 
 from support.scripts import ENVIRONMENT, ROOT
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 COMMAND = str(Path(sys.prefix) / "bin" / "reasongenrm")
 NAME = f"test-{os.getpid()}-scalar"
@@ -58,7 +58,6 @@ def trained(recipe: list[str]) -> Path:
     return ROOT / "runs" / NAME
 
 
-@pytest.mark.slow
 def test_collect_and_rank(tiny_model: Path, tmp_path: Path) -> None:
     answers, ranked = tmp_path / "answers.jsonl", tmp_path / "answers.csv"
     words = ["configs/answers/demo.yaml", f"model.path={tiny_model}", "--out", str(answers)]
@@ -105,7 +104,6 @@ def test_train_and_evaluate_in_the_toy_world(trained: Path, recipe: list[str]) -
     assert "seed changed from 17 to 18" in error_text
 
 
-@pytest.mark.slow
 def test_evaluate_on_a_file_and_on_new_answers(
     trained: Path, recipe: list[str], tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -124,7 +122,6 @@ def test_evaluate_on_a_file_and_on_new_answers(
         assert all(row["score"] and not row["rank"] for row in rows)
 
 
-@pytest.mark.slow
 def test_the_jsonl_verbs_and_their_errors(trained: Path, recipe: list[str], tmp_path: Path) -> None:
     model = str(trained / "scalar")
     rows = [{"id": "a", "prompt": "say hi", "answer": "hi"}, {"prompt": "no answer"}]
@@ -163,7 +160,6 @@ def test_the_notebook_runs_with_the_trained_head(trained: Path, recipe: list[str
     assert code and all(cell["execution_count"] for cell in code)
 
 
-@pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_head(trained: Path, recipe: list[str]) -> None:
     name, draw = f"{NAME}-killed", random.Random(5)
     words = [COMMAND, "scalar", "train", *recipe, f"name={name}"]
@@ -179,7 +175,6 @@ def test_a_killed_training_ends_with_the_same_head(trained: Path, recipe: list[s
         assert (folder / "scalar" / file).read_bytes() == (trained / "scalar" / file).read_bytes(), file
 
 
-@pytest.mark.slow
 def test_long_and_odd_files_are_read_completely(toy: Path, recipe: list[str], tmp_path: Path) -> None:
     """A BOM, CRLF, quotes, newlines inside answers, and an answer of more than 512 tokens."""
     rows: list[tuple[Any, ...]] = [

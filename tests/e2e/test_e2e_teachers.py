@@ -80,6 +80,7 @@ def test_one_of_two_servers_fails_and_the_other_takes_over(served: Bench) -> Non
     assert value_of(folder / "data_report.json")["reasons"]["sampled"] == REASONS
 
 
+@pytest.mark.slow
 def test_a_kill_while_sampling_repeats_no_finished_request(served: Bench) -> None:
     gate = threading.Event()
 

@@ -180,6 +180,7 @@ def _run(script: str, base: Path, output: Path) -> subprocess.CompletedProcess[s
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_kill_and_start_again(base: Path, tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 

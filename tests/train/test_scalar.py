@@ -154,6 +154,7 @@ print(noisy(Path({base!r}), Path({output!r}))["steps"])
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_early_stopping_keeps_the_best_weights_also_when_killed(base: Path, tmp_path: Path) -> None:
     import subprocess
     import sys
