@@ -11,6 +11,10 @@ __version__ = "0.1.0"
 __all__ = ["Judge", "ScalarRewardModel", "load_recipe"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used: torch and pydantic take seconds to load."""
     if name == "Judge":

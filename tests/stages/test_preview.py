@@ -9,6 +9,7 @@ import pytest
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.demo.build import skywork_row
 from reasongenrm.demo.world import toy_pairs
+from reasongenrm.errors import DataError
 from reasongenrm.stages.preview import preview
 from reasongenrm.store import write_jsonl
 
@@ -60,3 +61,17 @@ def test_missing_records_name_the_script_that_writes_them(
 ) -> None:
     preview(recipe, "train")
     assert f"{recipe.folder / 'sft.jsonl'}: not found; run 1_prepare.sh first" in capsys.readouterr().out
+
+
+def test_records_with_a_text_prompt_are_shown(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = recipe.folder
+    write_jsonl(folder / "sft.jsonl", [{"prompt": "which one?", "reason": "r", "response": "[[A]]"}])
+    preview(recipe, "train")
+    output = capsys.readouterr().out
+    assert f"--- prompt {folder / 'sft.jsonl'}:1\nwhich one?\n" in output
+    write_jsonl(folder / "sft.jsonl", [{"prompt": 5, "reason": "r", "response": "[[A]]"}])
+    with pytest.raises(DataError, match=r"sft\.jsonl:1: `prompt` is a number"):
+        preview(recipe, "train")

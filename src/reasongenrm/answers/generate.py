@@ -126,7 +126,7 @@ def generate(config: AnswersConfig, out: Path, *, location: str = "answers") -> 
     if (store.finished and set(store) != {item.id for item in requests}) or (
         out.exists() and not store.finished
     ):
-        hint = "name another file, or remove it and the files beside it"
+        hint = "name another file, or move this one and the files beside it away"
         raise ConfigError("the file holds other answers", location=str(out), hint=hint)
     out.parent.mkdir(parents=True, exist_ok=True)
     model = _AnswerModel(config, out.with_name(out.name + ".batches.jsonl"))
@@ -141,7 +141,7 @@ def generate(config: AnswersConfig, out: Path, *, location: str = "answers") -> 
         raise DataError(
             f"no answer can be used: {drops[0].detail if drops else 'there are no prompts'}",
             location=str(store.final),
-            hint="correct the settings, and remove that file",
+            hint="correct the settings, and name another output file",
         )
     write_jsonl(out.with_name(out.name + ".dropped.jsonl"), map(to_json, drops))
     write_jsonl(out, rows)

@@ -132,7 +132,7 @@ def _rows(path: Path, kind: Kind) -> Iterator[tuple[int, Row]]:
     for number, row in enumerate(read_jsonl(path), 1):
         missing = [key for key in _KEYS[kind] if key not in row]
         if missing:
-            hint = "it was written by another version: run stage 1 again"
+            hint = "only records that stage 1 wrote can be exported"
             raise DataError(f"missing column {', '.join(missing)}", location=f"{path}:{number}", hint=hint)
         yield number, row
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from reasongenrm.console import show
 from reasongenrm.demo.world import FAMILIES, Task, draw_task, ranked_answers, retell, toy_pairs
+from reasongenrm.errors import ConfigError
 from reasongenrm.records import PreferencePair
 from reasongenrm.store import write_jsonl
 
@@ -111,6 +112,8 @@ def build(out: str, *, pairs: int, rows: int, seed: int) -> None:
     """
     from reasongenrm.demo.scalar_base import build_tiny_distilbert
 
+    if min(pairs, rows) < 1:
+        raise ConfigError(f"{min(pairs, rows)} pairs or rows", location="toy build", hint="give at least 1")
     folder = Path(out)
     train = list(toy_pairs("train", pairs, seed))
     test = list(toy_pairs("test", rows, seed))

@@ -174,8 +174,9 @@ def _comparison_json(comparison: Comparison) -> dict[str, Any]:
 
 def _ranking_json(ranking: Ranking) -> dict[str, Any]:
     games = [
-        {"first": g.first, "second": g.second, "winner": g.comparison.winner, "prob_a": g.comparison.prob_a}
-        for g in ranking.games
+        {"first": game.first, "second": game.second}
+        | {name: getattr(game.comparison, name) for name in ("winner", "prob_a", "reason", "reasons")}
+        for game in ranking.games
     ]
     return {
         "order": ranking.order,

@@ -176,7 +176,9 @@ def ask(verb: str, judge: Callable[[], Judge], source: str, target: str) -> None
         else:
             store = PartStore(Path(target))
             if store.finished:
-                raise ConfigError("the file exists", location=target, hint="name another file, or remove it")
+                raise ConfigError(
+                    "the file exists", location=target, hint="name another file, or move this one away"
+                )
             drop = stack.enter_context(jsonl_writer(Path(f"{target}.dropped.jsonl")))
             counts = _ask(judge_rows, judge, rows, store, lambda d: drop(to_json(d)))
     if target != "-":
@@ -199,6 +201,7 @@ def _ask(
 ) -> Counter[str]:
     counts: Counter[str] = Counter()
     order: list[str] = []
+    rows_read = 0
     judge: Judge | None = None
     with judging_bar("judging") as progress:
         while window := list(islice(rows, WINDOW)):
@@ -206,6 +209,7 @@ def _ask(
                 counts["dropped"] += 1
                 on_drop(drop)
             missing = [item for item in window if isinstance(item, AnswersRow)]
+            rows_read += len(missing)
             if store is not None:
                 order += [row.id for row in missing]
                 count = len(missing)
@@ -224,11 +228,12 @@ def _ask(
             stdout().flush()
     if judge is not None:
         judge.close()
+    if not rows_read and (store is not None or counts["dropped"]):
+        hint = "see the file of dropped rows" if store is not None else "see the dropped rows above"
+        raise DataError(
+            "no row can be read", location=str(store.final) if store is not None else "input", hint=hint
+        )
     if store is not None:
-        if not order:
-            raise DataError(
-                "no row can be read", location=str(store.final), hint="see the file of dropped rows"
-            )
         counts["rows"] = len(order)
         store.finish(order)
     return counts

@@ -11,7 +11,9 @@ from reasongenrm.chat.prompts import PromptFile, placed_prompts
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import show
 from reasongenrm.data.sources import load_sources
+from reasongenrm.errors import DataError
 from reasongenrm.records import Drop, JudgePrompt, PreferencePair
+from reasongenrm.rows.turns import BadRow, read_prompt
 from reasongenrm.stages.evaluate import benchmark_rows
 from reasongenrm.store import read_jsonl
 from reasongenrm.train.sft import record_files
@@ -63,10 +65,16 @@ def _preview_records(recipe: Recipe) -> None:
         if not path.exists():
             show(f"{path}: not found; run 1_prepare.sh first")
             continue
-        for row in read_jsonl(path):
+        for number, row in enumerate(read_jsonl(path), 1):
             counts[path.name] += 1
             if len(examples) < EXAMPLES:
-                examples[row["id"]] = row["prompt"][-1]["content"]
+                location = f"{path}:{number}"
+                try:
+                    turns = read_prompt(row.get("prompt"), "prompt")
+                except BadRow as error:
+                    hint = "see sft.jsonl for the columns"
+                    raise DataError(error.detail, location=location, hint=hint) from None
+                examples[row.get("id") or location] = turns[-1]["content"]
     _print_counts(counts)
     for prompt_id, text in examples.items():
         show(f"--- prompt {prompt_id}\n{text}")

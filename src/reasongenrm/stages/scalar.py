@@ -234,7 +234,7 @@ def score_rows(verb: str, model: str, source: str, target: str, *, batch_size: i
         EngineError: the folder does not hold a trained head.
     """
     if target != "-" and Path(target).exists():
-        raise ConfigError("the file exists", location=target, hint="name another file, or remove it")
+        raise ConfigError("the file exists", location=target, hint="name another file, or move this one away")
     head = ScalarRewardModel.from_pretrained(model)
     items = read_answer_rows(json_lines(source), COLUMNS[verb])
     dropped_path = Path(f"{target}.dropped.jsonl")

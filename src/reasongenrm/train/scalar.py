@@ -152,7 +152,7 @@ def _finished_report(output_dir: Path, fingerprint: str) -> dict[str, Any]:
         raise ConfigError(
             "the folder does not hold this training",
             location=str(output_dir),
-            hint="choose another output folder, or delete this one",
+            hint="choose another output folder, or move this one away",
         )
     report = done["report"]
     return report | {"dropped_identical": [Drop(**drop) for drop in report["dropped_identical"]]}

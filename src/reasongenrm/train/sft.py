@@ -104,7 +104,7 @@ def training_rows(
                 raise DataError(
                     f"{len(asked) + len(written)} tokens, more than data.max_tokens = {max_tokens}",
                     location=location,
-                    hint="run 1_prepare.sh again with this limit",
+                    hint="raise data.max_tokens, or remove the record from the file",
                 )
             yield {"input_ids": asked + written, "completion_mask": [0] * len(asked) + [1] * len(written)}
 
