@@ -153,6 +153,34 @@ def test_an_error_ends_the_process_with_code_2_and_no_traceback(workplace: Path)
     assert done.stderr == "reasongenrm: none.yaml: recipe not found (see configs/ for examples)\n"
 
 
+DRY_RUN = [sys.executable, "-m", "reasongenrm.cli", "prepare", "r.yaml", "--dry-run"]
+NO_RECIPE = [sys.executable, "-m", "reasongenrm.cli", "prepare", "none.yaml"]
+
+
+def test_a_closed_pipe_ends_the_process_without_a_message(workplace: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(DRY_RUN, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (141, "")
+    assert subprocess.run(NO_RECIPE, stdout=writer, stderr=writer, check=False).returncode == 141
+    os.close(writer)
+
+
+def test_a_full_disk_under_stdout_is_one_line(workplace: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(DRY_RUN, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        message = "reasongenrm: stdout: cannot be written: No space left on device\n"
+        assert (done.returncode, done.stderr) == (2, message)
+        assert subprocess.run(NO_RECIPE, stderr=full, check=False).returncode == 2
+
+
+def test_a_closed_stdin_has_no_rows(workplace: Path) -> None:
+    words = [sys.executable, "-m", "reasongenrm.cli", "judge", "compare", "r.yaml"]
+    command = ["sh", "-c", 'exec "$@" <&-', "sh", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "0 done" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize(
     "words",
     [[], ["prepar", "r.yaml"], ["prepare", "r.yaml", "--limt", "3"], ["prepare", "r.yaml", "--limit", "x"],

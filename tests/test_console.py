@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,44 @@ def test_a_fatal_signal_is_shown(tmp_path: Path) -> None:
     done, log = run_script(f"{NOISY}os.abort()\n", tmp_path)
     assert done.returncode == -6 and "Fatal Python error: Aborted" in done.stderr
     assert log.exists(), "a process that was killed leaves its log"
+
+
+def test_closed_descriptors_are_opened_before_any_file(tmp_path: Path) -> None:
+    script = (
+        "import os, sys\nfrom reasongenrm import console\nconsole.open_streams()\n"
+        "console.redirect_libraries()\nresult = open('result', 'w')\nassert result.fileno() > 2\n"
+        "assert sys.stdin.read() == ''\nprint('noise')\nos.write(1, b'noise')\nos.write(2, b'noise')\n"
+        "console.show('shown')\nconsole.say('said')\n"
+    )
+    command = ["sh", "-c", 'exec "$0" -c "$1" <&- >&- 2>&-', sys.executable, script]
+    done = subprocess.run(command, cwd=tmp_path, check=False)
+    assert done.returncode == 0 and (tmp_path / "result").read_text() == ""
+
+
+def test_a_full_log_disk_does_not_stop_what_prints(tmp_path: Path) -> None:
+    script = f"{NOISY}console._redirect_to(Path('/dev/full'))\nprint('more', flush=True)\n1 / 0\n"
+    done, _ = run_script(script, tmp_path)
+    lines = done.stderr.splitlines()
+    assert done.returncode == 1 and lines[-2].startswith("ZeroDivisionError"), done.stderr
+    assert lines[-1].startswith("reasongenrm: internal error") and done.stderr.count("Traceback") == 1
+
+
+def test_sigterm_removes_the_temporary_log(tmp_path: Path) -> None:
+    done, log = run_script(f"{NOISY}os.kill(os.getpid(), 15)\n", tmp_path)
+    assert done.returncode == -signal.SIGTERM and not log.exists()
+
+
+def test_sigterm_of_a_forked_child_leaves_the_log(tmp_path: Path) -> None:
+    script = "child = os.fork()\nif not child:\n    os.kill(os.getpid(), 15)\nos.waitpid(child, 0)\n"
+    done, _ = run_script(f"{NOISY}{script}assert console.log_path().exists()\n", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_sigterm_leaves_the_log_of_a_run_folder(tmp_path: Path) -> None:
+    target = tmp_path / "stage.log"
+    script = f"{NOISY}console.log_to(Path({str(target)!r}))\nos.kill(os.getpid(), 15)\n"
+    done, _ = run_script(script, tmp_path)
+    assert done.returncode == -signal.SIGTERM and "noise of C" in target.read_text()
 
 
 def test_without_a_redirect_nothing_changes(capsys: pytest.CaptureFixture[str]) -> None:

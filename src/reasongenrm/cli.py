@@ -324,11 +324,27 @@ def _toy(options: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; return 0, or 2 for an error that the user can correct.
+    """Run one verb; return 0, 2 for an error that the user can correct, or 141 where a pipe's reader is gone.
 
     Args:
         argv: the arguments; by default those of this process, whose console is then kept clean until it exits.
     """
+    from reasongenrm import console
+
+    if argv is None:
+        console.open_streams()
+    try:
+        return _run(argv)
+    except console.OutputError as error:
+        if error.closed_pipe:
+            return 141  # as a shell reports a process that died of SIGPIPE
+        console.say(f"reasongenrm: {error}")
+        return 2
+
+
+def _run(argv: list[str] | None) -> int:
+    from reasongenrm import console
+
     parser = _parser()
     # argparse does not find overrides that follow an option.
     options, rest = parser.parse_known_args(argv)
@@ -337,12 +353,11 @@ def main(argv: list[str] | None = None) -> int:
         if words is None or any(word.startswith("-") for word in rest):
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         words += rest
-    from reasongenrm import console
-
     if argv is None and options.clean:
         console.redirect_libraries()
     try:
         options.run(options)
+        console.stdout().flush()
     except ReasonGenRMError as error:
         note = console.keep_log() if isinstance(error, EngineError) else ""
         console.say(f"reasongenrm: {error}{note}")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import faulthandler
+import io
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -17,10 +20,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
 
-from reasongenrm.records import Comparison
-
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from reasongenrm.records import Comparison
 
 _user_stdout: TextIO | None = None
 _user_stderr: TextIO | None = None
@@ -32,6 +35,78 @@ _live_console: Console | None = None
 
 LINE_SECONDS = 30.0
 """Where no bar is shown, a line of progress is printed at least this often, and at every tenth of the work."""
+
+
+class OutputError(Exception):
+    """A stream to the user that cannot be written: a full disk, or a pipe whose reader has closed it.
+
+    It is no `ReasonGenRMError`, which loops over rows and questions may catch.
+
+    Attributes:
+        closed_pipe: True if the reader has closed the pipe, which is no error of the user.
+    """
+
+    def __init__(self, stream: str, error: OSError) -> None:
+        super().__init__(f"{stream}: cannot be written: {error.strerror or error}")
+        self.closed_pipe = isinstance(error, BrokenPipeError)
+
+
+class _LogStream(io.TextIOWrapper):
+    """A stream that drops what cannot be written: a full disk must not stop the library that prints."""
+
+    def __init__(self, number: int, like: TextIO | None) -> None:
+        encoding, errors = (like.encoding, like.errors) if like else ("utf-8", "backslashreplace")
+        binary = open(number, "wb", closefd=False)  # noqa: SIM115
+        super().__init__(binary, encoding=encoding, errors=errors, line_buffering=True)
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._failed(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._failed(error)
+
+    def _failed(self, error: OSError) -> None:
+        pass
+
+
+class _UserStream(_LogStream):
+    """A stream to the user: raises `OutputError` for a closed pipe, and for results that cannot be written."""
+
+    def __init__(self, number: int, like: TextIO | None, label: str) -> None:
+        super().__init__(number, like)
+        self.label = label
+
+    def _failed(self, error: OSError) -> None:
+        if self.label == "stderr" and not isinstance(error, BrokenPipeError):
+            return
+        null = os.open(os.devnull, os.O_WRONLY)  # what is still in the buffer must not fail again at exit
+        os.dup2(null, self.fileno(), inheritable=self.fileno() <= 2)
+        os.close(null)
+        raise OutputError(self.label, error) from error
+
+
+def open_streams() -> None:
+    """Make the three standard streams usable: /dev/null where the caller has closed one, and `OutputError`.
+
+    While a standard file descriptor is closed, the next file that is opened takes its number, and receives what C code
+    and child processes print.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # all lower ones are open, so that this one is the next to be opened
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    if sys.stdin is None:
+        sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = _UserStream(1, sys.stdout, "stdout")
+    sys.stderr = _UserStream(2, sys.stderr, "stderr")
 
 
 def stdout() -> TextIO:
@@ -57,17 +132,21 @@ def redirect_libraries() -> None:
     uncaught exception and a fatal signal still print their traceback on the user's stderr.
     """
     global _user_stdout, _user_stderr, _log
-    if sys.stdout is None or sys.stderr is None:  # the user has closed one of them
-        return
     warnings.filterwarnings("ignore")
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
         os.environ.setdefault(name, "1")
-    _user_stdout, _user_stderr = _duplicate(sys.stdout), _duplicate(sys.stderr)
+    _user_stdout, _user_stderr = _duplicate(sys.stdout, "stdout"), _duplicate(sys.stderr, "stderr")
     descriptor, name = tempfile.mkstemp(prefix="reasongenrm-", suffix=".log")
     os.close(descriptor)
     _log = Path(name)
     atexit.register(_log.unlink, missing_ok=True)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+        os.register_at_fork(after_in_child=_restore_sigterm)
     _redirect_to(_log)
+    sys.stdout = _LogStream(1, sys.stdout)
+    sys.stderr = _LogStream(2, sys.stderr)
     sys.excepthook = _show_traceback
     faulthandler.enable(_user_stderr)
 
@@ -84,6 +163,7 @@ def log_to(path: Path) -> None:
         log.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} {' '.join(sys.argv)}\n".encode())
         log.write(_log.read_bytes())
     _redirect_to(path)
+    _restore_sigterm()
     _log.unlink(missing_ok=True)
     _log = path
 
@@ -93,15 +173,29 @@ def keep_log() -> str:
     if _log is None:
         return ""
     atexit.unregister(_log.unlink)
+    _restore_sigterm()
     return f"; output of the libraries: {_log}"
 
 
-def _duplicate(stream: TextIO) -> TextIO:
+def _terminate(number: int, frame: Any) -> None:
+    """Remove the temporary log, and die of the signal."""
+    if _log is not None:
+        _log.unlink(missing_ok=True)
+    _restore_sigterm()
+    os.kill(os.getpid(), number)
+
+
+def _restore_sigterm() -> None:
+    """Let SIGTERM end the process at once, as before `redirect_libraries`: no temporary log is to be removed."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGTERM) is _terminate:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _duplicate(stream: TextIO, label: str) -> TextIO:
     """Return another stream to the same file; child processes do not inherit it."""
     stream.flush()
-    return os.fdopen(
-        os.dup(stream.fileno()), "w", buffering=1, encoding=stream.encoding, errors=stream.errors
-    )
+    return _UserStream(os.dup(stream.fileno()), stream, label)
 
 
 def _redirect_to(path: Path) -> None:
@@ -111,9 +205,10 @@ def _redirect_to(path: Path) -> None:
 
 
 def _show_traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    for stream in (stderr(), sys.stderr):
-        traceback.print_exception(kind, error, trace, file=stream)
+    traceback.print_exception(kind, error, trace, file=stderr())
     print(f"reasongenrm: internal error{keep_log()}", file=stderr())
+    with contextlib.suppress(OSError):
+        traceback.print_exception(kind, error, trace, file=sys.stderr)
 
 
 def show(*texts: object) -> None:
