@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import platform
 import subprocess
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.errors import ConfigError, EngineError
+from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.run import Run, file_hash
+from reasongenrm.stages.train import machine_rank
 
 pytestmark = pytest.mark.unit
 
@@ -110,6 +112,39 @@ def test_settings_of_written_files_are_kept_after_a_failure() -> None:
         claim({"model": "other"})
 
 
+@pytest.mark.parametrize(
+    ("file", "problem"), [("runs/r", "File exists"), ("runs", "Not a directory"), ("", "No space left")]
+)
+def test_a_run_folder_that_cannot_be_made(
+    file: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if file:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    else:
+
+        def mkdir(path: Path, **_: Any) -> None:
+            raise OSError(errno.ENOSPC, problem)
+
+        monkeypatch.setattr(Path, "mkdir", mkdir)
+    with pytest.raises(ConfigError) as caught:
+        claim({})
+    assert str(caught.value).startswith(f"runs/r: the run folder cannot be written: {problem} (")
+    assert ("make room" in caught.value.hint) == (not file)
+
+
+@pytest.mark.parametrize(
+    ("launch_args", "problem"),
+    [('"', "not valid as a command line: No closing quotation"), ("--machine_rank ²", "'²' is not a number")],
+)
+def test_invalid_launch_args(launch_args: str, problem: str) -> None:
+    recipe = Recipe.model_validate(RECIPE | {"train": RECIPE["train"] | {"launch_args": launch_args}})
+    with pytest.raises(ConfigError) as caught:
+        machine_rank(recipe)
+    assert caught.value.location == "train.launch_args" and caught.value.hint
+    assert problem in caught.value.problem
+
+
 def test_equal_settings_are_accepted_again() -> None:
     claim(SETTINGS)
     claim(json.loads(json.dumps(SETTINGS)))
@@ -165,6 +200,13 @@ def test_the_hash_of_a_file_depends_on_its_content(tmp_path: Path) -> None:
     assert file_hash("a") == "ba7816bf8f01cfea"  # SHA-256 of "abc", FIPS 180-2
     Path("a").write_bytes(b"abd")
     assert file_hash("a") not in ("absent", "ba7816bf8f01cfea")
+
+
+def test_a_path_that_cannot_be_hashed_is_named() -> None:
+    with pytest.raises(DataError) as caught:
+        file_hash("x" * 300)
+    assert caught.value.location == "x" * 300
+    assert caught.value.problem == "cannot be read: File name too long" and caught.value.hint
 
 
 def test_the_hash_of_a_folder_depends_on_names_and_contents() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,7 @@ from reasongenrm.store import (
     PartStore,
     dump_line,
     dump_texts,
+    explain_write_errors,
     read_jsonl,
     write_json,
     write_jsonl,
@@ -184,7 +187,7 @@ def test_read_jsonl_names_file_and_line(line: bytes, tmp_path: Path) -> None:
     assert [next(rows), next(rows)] == [{"id": "a"}] * 2
     with pytest.raises(DataError) as caught:
         next(rows)
-    assert caught.value.location == f"{path}:3"
+    assert caught.value.location == f"{path}:3" and caught.value.hint
     assert "\n" not in str(caught.value)
 
 
@@ -249,6 +252,22 @@ def test_json_documents_have_sorted_keys_and_any_text(tmp_path: Path) -> None:
     assert json.loads(text) == {"b": "\ud800 é", "a": 5e-5}
 
 
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        (errno.ENOSPC, "make room there; then the same command resumes from here"),
+        (errno.EDQUOT, "make room there; then the same command resumes from here"),
+        (errno.EEXIST, "check the path and its permissions"),
+        (errno.ENOENT, "check the path and its permissions"),
+        (errno.EACCES, "check the path and its permissions"),
+    ],
+)
+def test_the_hint_of_a_failed_write_names_its_cause(code: int, hint: str) -> None:
+    with pytest.raises(DataError) as caught, explain_write_errors(Path("x")):
+        raise OSError(code, os.strerror(code))
+    assert str(caught.value) == f"x: cannot be written: {os.strerror(code)} ({hint})"
+
+
 # --- a disk that takes no more
 
 
@@ -273,7 +292,7 @@ def test_a_full_disk_is_named_and_complete_rows_are_kept(tmp_path: Path) -> None
         [sys.executable, "-c", FULL], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     first, second = done.stdout.splitlines()
-    assert first.startswith("x.part.jsonl: cannot be written: ") and "make room" in first
+    assert first.startswith("x.part.jsonl: cannot be written: ")
     assert second.startswith("y.jsonl: cannot be written: ")
     assert [path.name for path in tmp_path.iterdir()] == ["x.part.jsonl"], (
         "the half-made file gives its room back"

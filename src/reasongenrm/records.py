@@ -1,7 +1,7 @@
 """The vocabulary: frozen records that all rooms share, and their ids.
 
 Every record is a frozen dataclass of plain values, so that it is one JSON object in a `.jsonl` file
-(`to_json`, `from_json`). Ids are content hashes: the same row has the same id in every run.
+(`store.to_json`). Ids are content hashes: the same row has the same id in every run.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from reasongenrm.console import log_to
-from reasongenrm.errors import ConfigError, ReasonGenRMError
-from reasongenrm.store import explain_write_errors, write_json
+from reasongenrm.errors import ConfigError, DataError, ReasonGenRMError
+from reasongenrm.store import explain_write_errors, write_hint, write_json
 
 PACKAGES = (
     "reasongenrm",
@@ -68,10 +68,19 @@ class Run:
             settings: everything that the stage's files depend on, as plain values.
 
         Raises:
-            ConfigError: another process works in the folder, or its files were made with other settings.
+            ConfigError: the folder cannot be written, another process works in it, or its files were made with other
+                settings.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.path(".lock").open("a") as lock:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = self.path(".lock").open("a")
+        except OSError as error:
+            raise ConfigError(
+                f"the run folder cannot be written: {error.strerror}",
+                location=str(self.folder),
+                hint=write_hint(error),
+            ) from None
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -79,6 +88,12 @@ class Run:
                     "another process is working in this run folder",
                     location=str(self.folder),
                     hint="wait for it to end",
+                ) from None
+            except OSError as error:
+                raise ConfigError(
+                    f"the run folder cannot be locked: {error.strerror}",
+                    location=str(self.folder),
+                    hint="set name=… to a folder on a disk that supports file locks",
                 ) from None
             self._check_unchanged(settings)
             log = self.path("logs", f"{self.stage}.log")
@@ -146,11 +161,22 @@ def file_hash(path: str | Path) -> str:
     """Return the first 16 hex digits of a file's SHA-256, or `absent`.
 
     A folder is hashed by the names and contents of its files; for files of more than HASHED_BYTES, by the size.
+
+    Raises:
+        DataError: the operating system cannot read it.
     """
-    path = Path(path)
+    try:
+        return _file_hash(Path(path))
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+        hint = "check the path and its permissions"
+        raise DataError(problem, location=str(error.filename or path), hint=hint) from None
+
+
+def _file_hash(path: Path) -> str:
     if path.is_dir():
         listing = "".join(
-            f"{file.relative_to(path)} {file_hash(file) if file.stat().st_size <= HASHED_BYTES else file.stat().st_size}\n"
+            f"{file.relative_to(path)} {_file_hash(file) if file.stat().st_size <= HASHED_BYTES else file.stat().st_size}\n"
             for file in sorted(path.rglob("*"))
             if file.is_file()
         )

@@ -113,7 +113,11 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=1024)
     except (OSError, OverflowError) as error:
-        raise ConfigError(f"cannot listen: {first_line(error)}", location=f"{host}:{port}") from None
+        raise ConfigError(
+            f"cannot listen: {first_line(error)}",
+            location=f"{host}:{port}",
+            hint="give an address of this machine and a free port up to 65535",
+        ) from None
 
 
 def address(listening: socket.socket) -> str:

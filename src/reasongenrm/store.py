@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -16,6 +17,7 @@ from reasongenrm.errors import DataError
 from reasongenrm.records import Completion
 
 _READABLE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False)
+_CHANGED = "the file was changed after it was written: restore it, or use another name=…"
 _ESCAPED = json.JSONEncoder(ensure_ascii=True, allow_nan=False)
 
 
@@ -55,10 +57,10 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 raise DataError(
                     f"invalid JSON: {getattr(error, 'msg', error)}",
                     location=f"{path}:{number}",
-                    hint="the file was changed after it was written: restore it, or use another name=…",
+                    hint=_CHANGED,
                 ) from None
             if not isinstance(row, dict):
-                raise DataError("not a JSON object", location=f"{path}:{number}")
+                raise DataError("not a JSON object", location=f"{path}:{number}", hint=_CHANGED)
             yield row
 
 
@@ -75,8 +77,15 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         raise DataError(
             f"cannot be written: {error.strerror or error}",
             location=str(path),
-            hint="make room there; then the same command resumes from here",
+            hint=write_hint(error),
         ) from error
+
+
+def write_hint(error: OSError) -> str:
+    """Return how a user can correct a failed write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room there; then the same command resumes from here"
+    return "check the path and its permissions"
 
 
 @contextmanager

@@ -76,6 +76,34 @@ def test_an_invalid_verdict_grammar_is_refused(changes: dict[str, Any], message:
     assert "own.yaml" in caught.value.location
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "not a mapping of keys"),
+        ("judge: [", "invalid YAML: "),
+        ("[" * 3000, "invalid YAML: nested too deeply"),
+        ("judge: x", "Field required"),
+        (yaml.safe_dump(OWN | {"judge": "{{"}), "invalid template or pattern: "),
+        (yaml.safe_dump(OWN | {"verdict_phrases": ["A"]}), "verdict phrase 'A' needs exactly one group"),
+    ],
+)
+def test_every_error_of_a_prompt_file_has_a_hint(text: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        PromptFile.load(path)
+    assert caught.value.problem.startswith(problem) and caught.value.hint
+    assert caught.value.location.startswith(str(path)) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "problem"), [("own.yaml/x", "Not a directory"), ("x" * 300, "too long")])
+def test_a_prompt_file_that_cannot_be_read(name: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").touch()
+    with pytest.raises(ConfigError, match="cannot be read: .*" + problem) as caught:
+        PromptFile.load(tmp_path / name)
+    assert caught.value.location == str(tmp_path / name) and caught.value.hint
+
+
 def test_records_are_written_and_read_in_the_same_grammar(tmp_path: Path, toy_tokenizer: Any) -> None:
     prompts = own(tmp_path)
     template = Path("configs/prompts/reason.jinja").read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,9 @@ def test_an_override_may_open_a_section_that_the_recipe_leaves_out(tmp_path: Pat
         ("name.a.b=1", "name.a.b", "'a' is nested under a scalar value"),
         ("data.sources.2.path=x", "data.sources.2.path", "'2' is not an index of a list of 2"),
         ("data.sources.-1.path=x", "data.sources.-1.path", "'-1' is not an index"),
+        ("data.sources.².path=x", "data.sources.².path", "'²' is not an index"),
+        ("seed=" + "[" * 3000, "seed", "not a YAML value"),
+        ("seed=!!bool x", "seed", "not a YAML value"),
         ("data.sources.x=1", "data.sources.x", "'x' is not an index"),
         ("select.threshold=", "select.threshold", "valid number"),
     ],
@@ -315,6 +319,24 @@ def test_a_missing_recipe(kind: str, tmp_path: Path) -> None:
     assert str(refused(path)) == f"{path}: recipe not found (see configs/ for examples)"
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("file/x", "Not a directory"), ("x" * 300, "File name too long"), ("closed/x", "Permission denied")],
+)
+def test_a_recipe_that_cannot_be_read(
+    name: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    if name == "closed/x":  # root may read everything
+
+        def read_text(path: Path, **_: Any) -> str:
+            raise PermissionError(errno.EACCES, problem, str(path))
+
+        monkeypatch.setattr(Path, "read_text", read_text)
+    path = tmp_path / name
+    assert str(refused(path)) == f"{path}: cannot be read: {problem} (check the path and its permissions)"
+
+
 def test_broken_yaml_is_named_by_its_line(tmp_path: Path) -> None:
     path = write(tmp_path, "name: r\nseed: 1\nmodel: {path: [m}\n")
     error = refused(path)
@@ -323,7 +345,25 @@ def test_broken_yaml_is_named_by_its_line(tmp_path: Path) -> None:
     assert refused(path).location == f"{path}:2"
 
 
-@pytest.mark.parametrize("data", [b"name: \xff\n", b"name: \x00\n", b"name: 2026-99-99\n"])
+@pytest.mark.parametrize(
+    ("text", "line", "hint"),
+    [
+        ("name: r\n? [a, b]\n: 1\n", ":2", "a key is a list or a mapping; write a name"),
+        ("name: {{ x }}\n", ":1", "a key is a list or a mapping; write a name"),
+        ("!!map [a]\n", ":1", "expected a mapping node, but found sequence"),
+        ("a: " + "[" * 3000, "", "nested too deeply"),
+    ],
+    ids=["list as key", "mapping as key", "list as mapping", "deep"],
+)
+def test_odd_yaml_is_refused_in_one_line(text: str, line: str, hint: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    assert str(refused(path)) == f"{path}{line}: invalid YAML ({hint})"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"name: \xff\n", b"name: \x00\n", b"name: 2026-99-99\n", b"name: !!bool x\n", b"name: !!int ''\n"],
+)
 def test_a_file_that_is_not_yaml(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_bytes(data)

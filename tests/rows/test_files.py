@@ -192,6 +192,17 @@ def test_invalid_hub_ids_are_refused_without_a_request_to_the_hub(
     assert caught.value.location == path
 
 
+@pytest.mark.parametrize(
+    ("path", "problem"),
+    [("x" * 300 + ".jsonl", "File name too long"), ("~nobody-of-this-name/x.jsonl", "home directory")],
+)
+def test_a_path_that_the_system_refuses(path: str, problem: str) -> None:
+    with pytest.raises(DataError) as caught:
+        read_rows(path)
+    assert caught.value.location == path and caught.value.hint == "check the path and its permissions"
+    assert caught.value.problem.startswith("cannot be opened: ") and problem in caught.value.problem
+
+
 def test_empty_path_and_revision_of_a_local_path_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="empty"):
         load_pairs(" ")

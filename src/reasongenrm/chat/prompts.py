@@ -19,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, Grammar
+from reasongenrm.config.loading import YAML_ERRORS, yaml_problem
 from reasongenrm.errors import ConfigError, first_line
 from reasongenrm.records import (
     JudgePrompt,
@@ -34,6 +35,8 @@ from reasongenrm.records import (
 _JINJA = ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined, keep_trailing_newline=False, autoescape=False
 )
+
+_HINT = "compare with configs/prompts/judge.yaml"
 
 
 class Criterion(BaseModel):
@@ -92,25 +95,36 @@ class PromptFile(BaseModel):
             raise ConfigError(
                 "prompt file not found", location=str(path), hint="check `prompts` in the recipe"
             ) from None
-        except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8
-            problem = getattr(error, "problem", None) or first_line(error)
-            raise ConfigError(f"invalid YAML: {problem}", location=str(path)) from None
+        except OSError as error:
+            raise ConfigError(
+                f"cannot be read: {error.strerror}",
+                location=str(path),
+                hint="check the path and its permissions",
+            ) from None
+        except YAML_ERRORS as error:
+            problem = f"invalid YAML: {yaml_problem(error)}"
+            raise ConfigError(problem, location=str(path), hint=_HINT) from None
+        if not isinstance(raw, dict):
+            raise ConfigError("not a mapping of keys", location=str(path), hint=_HINT)
         try:
             prompts = cls.model_validate(raw)
             prompts._check(path)
         except ValidationError as error:
             first = error.errors()[0]
-            raise ConfigError(first["msg"], location=f"{path}: {'.'.join(map(str, first['loc']))}") from None
+            key = ".".join(map(str, first["loc"]))
+            raise ConfigError(first["msg"], location=f"{path}: {key}", hint=_HINT) from None
         except (jinja2.TemplateError, re.error) as error:
             problem = f"invalid template or pattern: {first_line(error)}"
-            raise ConfigError(problem, location=str(path)) from None
+            raise ConfigError(problem, location=str(path), hint=_HINT) from None
         delimiters = tuple(dict.fromkeys((*prompts.delimiters, *ROLE_HEADS.values())))
         return prompts.model_copy(update={"delimiters": delimiters})
 
     def _check(self, path: str | Path) -> None:
         for pattern in self.verdict_phrases:
             if re.compile(pattern).groups != 1:
-                raise ConfigError(f"verdict phrase {pattern!r} needs exactly one group", location=str(path))
+                problem = f"verdict phrase {pattern!r} needs exactly one group"
+                hint = r"put the verdict's letter in parentheses, as in \b(A|B) is better"
+                raise ConfigError(problem, location=str(path), hint=hint)
         for delimiter in (*self.delimiters, *self.rating_delimiters):
             if len(delimiter) < 2 or "\\" in delimiter:
                 hint = "use two characters or more, and no backslash"

@@ -18,12 +18,19 @@ from reasongenrm.errors import ConfigError, first_line
 Config = TypeVar("Config", bound=BaseModel)
 
 
+YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+"""Errors of PyYAML; all but the first for values such as `2026-99-99` and `!!bool x`, and for deep nesting."""
+
+
 class _UniqueKeys(yaml.SafeLoader):
     """Reject a key that occurs twice in one mapping; YAML would silently use the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode):
+                problem = "a key is a list or a mapping; write a name"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             if key.value in seen:
                 problem = f"the key {key.value!r} occurs twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
@@ -40,8 +47,8 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
         )
     try:
         value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
-        raise ConfigError(f"{text!r} is not a YAML value", location=key, hint=_problem(error)) from None
+    except YAML_ERRORS as error:
+        raise ConfigError(f"{text!r} is not a YAML value", location=key, hint=yaml_problem(error)) from None
     node: Any = tree
     *path, last = key.split(".")
     for part in path:
@@ -58,13 +65,15 @@ def _place(node: Any, part: str, key: str) -> str | int:
         return part
     if not isinstance(node, list):
         raise ConfigError(f"{part!r} is nested under a scalar value", location=key, hint="check the key")
-    if part.isdigit() and int(part) < len(node):
+    if part.isdecimal() and int(part) < len(node):
         return int(part)
     raise ConfigError(f"{part!r} is not an index of a list of {len(node)}", location=key, hint="count from 0")
 
 
-def _problem(error: Exception) -> str:
+def yaml_problem(error: Exception) -> str:
     """Return the problem that PyYAML reports, in one line."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
     return getattr(error, "problem", None) or first_line(error)
 
 
@@ -131,17 +140,23 @@ def load_config(
         limit: value for the key `limit`.
 
     Raises:
-        ConfigError: missing file, broken YAML, unknown key, or a value out of range; names the dotted key.
+        ConfigError: missing or unreadable file, broken YAML, unknown key, or a value out of range; names the dotted key.
     """
     path = Path(path)
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # a SafeLoader
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError("recipe not found", location=str(path), hint="see configs/ for examples") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date that does not exist
+    except OSError as error:
+        raise ConfigError(
+            f"cannot be read: {error.strerror}",
+            location=str(path),
+            hint="check the path and its permissions",
+        ) from None
+    except YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         location = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError("invalid YAML", location=location, hint=_problem(error)) from None
+        raise ConfigError("invalid YAML", location=location, hint=yaml_problem(error)) from None
     if not isinstance(raw, dict):
         raise ConfigError("not a mapping of keys", location=str(path), hint="write key: value")
     for assignment in overrides:

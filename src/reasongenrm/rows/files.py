@@ -143,14 +143,20 @@ def undecoded_rows(
     if not path.strip():
         raise ConfigError("the path is empty", location="path", hint="give a file, a folder or a hub id")
     select = partial(_select, required, optional)
-    local = Path(path).expanduser()
-    if not local.exists():
+    try:
+        local = Path(path).expanduser()
+        files = []
+        if local.exists():
+            files = _folder_files(local, split) if local.is_dir() else [local]
+    except (OSError, RuntimeError) as error:  # RuntimeError: ~name of an unknown user
+        problem = f"cannot be opened: {getattr(error, 'strerror', None) or error}"
+        raise DataError(problem, location=path, hint="check the path and its permissions") from None
+    if not files:
         return islice(_hub_rows(path, select, split, revision), limit)
     if revision is not None:
         problem = f"revision {revision!r} applies to hub datasets, and this path is local"
         hint = "set revision=null, or rename the local path to read from the hub"
         raise ConfigError(problem, location=path, hint=hint)
-    files = _folder_files(local, split) if local.is_dir() else [local]
     return islice(chain.from_iterable([_file_rows(file, select) for file in files]), limit)
 
 

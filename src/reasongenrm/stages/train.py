@@ -21,7 +21,7 @@ from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.config.scalar import ScalarConfig
 from reasongenrm.console import TrainingStep, say, training_bar
-from reasongenrm.errors import ConfigError, EngineError
+from reasongenrm.errors import ConfigError, EngineError, first_line
 from reasongenrm.processes import cores, die_with_parent
 from reasongenrm.records import PreferencePair
 from reasongenrm.run import Run, file_hash
@@ -55,7 +55,7 @@ def train(recipe: Recipe) -> None:
         ConfigError, DataError, EngineError: a setting, an input file or a model that the user has to change.
     """
     check_training(recipe)
-    if not Path(recipe.train.launch).is_file():
+    if not os.path.isfile(recipe.train.launch):  # False also for a name that is too long
         raise ConfigError(
             f"file not found: {recipe.train.launch}", location="train.launch", hint="see configs/accelerate/"
         )
@@ -80,13 +80,20 @@ def machine_rank(recipe: Recipe) -> int:
     """Return the rank of this machine, from `--machine_rank` in `train.launch_args`; 0 on a single machine.
 
     Raises:
-        ConfigError: the rank is not a number.
+        ConfigError: a quote is not closed, or the rank is not a number.
     """
-    words = shlex.split(recipe.train.launch_args.replace("=", " "))
+    try:
+        words = shlex.split(recipe.train.launch_args.replace("=", " "))
+    except ValueError as error:
+        raise ConfigError(
+            f"not valid as a command line: {first_line(error)}",
+            location="train.launch_args",
+            hint="close every quote",
+        ) from None
     if "--machine_rank" not in words:
         return 0
     value = dict(pairwise([*words, ""]))["--machine_rank"]
-    if not value.isdigit():
+    if not value.isdecimal():
         raise ConfigError(
             f"--machine_rank {value!r} is not a number", location="train.launch_args", hint="count from 0"
         )
