@@ -28,10 +28,10 @@ ifneq ($(INSTALLED),$(PINS))
 .PHONY: .venv/.installed # filled from other pins, or never
 endif
 
-test: lint browser ## lint, types, and all tests but the slow ones (10 minutes on two cores)
+test: lint browser ## lint, types, and all tests but the slow ones
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
-test-slow: setup browser ## the slow tests: many kills, long chains of stages, pages in a browser (20 minutes)
+test-slow: setup browser ## the slow tests: many kills, long chains of stages, pages in a browser (about 11 minutes on two cores)
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 test-all: lint browser ## every test
