@@ -26,9 +26,9 @@ from reasongenrm.scalar.metrics import AnswerScore, evaluate_scores
 from reasongenrm.scalar.model import ScalarRewardModel, prompt_text
 from reasongenrm.scalar.report import metrics_line, write_scalar_report
 from reasongenrm.stages.ask import AnswersRow, print_drop, read_answer_rows
-from reasongenrm.stages.train import scalar_summary
+from reasongenrm.stages.train import train_head
 from reasongenrm.store import dump_line, jsonl_writer, to_json, write_jsonl
-from reasongenrm.train.scalar import check_config, train_scalar
+from reasongenrm.train.scalar import check_config
 
 TRAIN, EVALUATE = "scalar-train", "scalar-evaluate"
 """Names of the two steps in the run folder."""
@@ -62,8 +62,7 @@ def train(recipe: ScalarRecipe) -> Path:
         pairs, drops = load(recipe)
         write_jsonl(run.path("dropped.jsonl"), map(to_json, drops))
         say(f"{len(pairs)} pairs{_drop_counts(drops)}")
-        report = train_scalar(pairs, recipe.scalar, output_dir=run.path("scalar"), seed=recipe.seed)
-        say(scalar_summary(report, recipe.scalar))
+        train_head(pairs, recipe.scalar, run, seed=recipe.seed)
     return run.path("scalar")
 
 

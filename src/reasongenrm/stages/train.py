@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from reasongenrm import errors
@@ -72,7 +73,8 @@ def train(recipe: Recipe) -> None:
         for name in recipe.judges:
             _train_judge(recipe, run, name, resolved)
         if recipe.scalar is not None:
-            _train_scalar(recipe, run)
+            pairs = [msgspec.convert(row, PreferencePair) for row in read_jsonl(run.path("pairs.jsonl"))]
+            train_head(pairs, recipe.scalar, run, seed=recipe.seed)
         say(f"stage 2 done: {run.folder}")
 
 
@@ -149,28 +151,26 @@ def _launch(recipe: Recipe, name: str, work: Path, resolved: Path, log: Path) ->
     environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", STAGE_PROCESS: str(os.getpid())}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // 2)))
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as out, training_bar(name) as show_step:
-        process = subprocess.Popen(
-            command,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            preexec_fn=die_with_parent,  # one system call, so safe after a fork
-        )
+    with (
+        log.open("a", encoding="utf-8") as out,
+        training_bar(name) as show_step,
+        # preexec_fn: one system call, so safe after a fork
+        subprocess.Popen(
+            command, stdout=out, stderr=out, env=environment, preexec_fn=die_with_parent
+        ) as process,
+    ):
         try:
             _show_steps(process, work / PROGRESS, show_step)
         except BaseException:
             process.kill()
             raise
-        finally:
-            code = process.wait()
     if (work / "error.json").exists():
         error = json.loads((work / "error.json").read_text(encoding="utf-8"))
         raise getattr(errors, error.pop("kind"))(error.pop("problem"), **error)
-    if code != 0:
+    if process.returncode != 0:
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
         raise EngineError(
-            f"accelerate launch ended with code {code}; the end of its log:\n{tail}\n", location=str(log),
+            f"accelerate launch ended with code {process.returncode}; the end of its log:\n{tail}\n", location=str(log),
             hint="the same command resumes from the last checkpoint",
         )  # fmt: skip
 
@@ -179,33 +179,21 @@ def _show_steps(
     process: subprocess.Popen[bytes], path: Path, show_step: Callable[[TrainingStep], None]
 ) -> None:
     """Follow the file of a training's steps until the process ends."""
-    position, ended = 0, False
-    while not ended:
-        ended = process.poll() is not None  # before the file is read, so that its last lines are shown
-        if path.exists():
-            with path.open("rb") as steps:
-                steps.seek(position)
-                lines = steps.read().splitlines(keepends=True)
+    path.touch()
+    torn_line, ended = "", False
+    with path.open(encoding="utf-8") as steps:
+        while not ended:
+            ended = process.poll() is not None  # before the file is read, so that its last lines are shown
+            *lines, torn_line = (torn_line + steps.read()).split("\n")
             for line in lines:
-                if line.endswith(b"\n"):  # the rest of a torn line follows
-                    position += len(line)
-                    show_step(TrainingStep(**json.loads(line)))
-        if not ended:
-            time.sleep(0.2)
+                show_step(TrainingStep(**json.loads(line)))
+            if not ended:
+                time.sleep(0.2)
 
 
-def _train_scalar(recipe: Recipe, run: Run) -> None:
-    assert recipe.scalar is not None
-    pairs = [
-        PreferencePair(**(row | {"history": tuple(row["history"])}))
-        for row in read_jsonl(run.path("pairs.jsonl"))
-    ]
-    report = train_scalar(pairs, recipe.scalar, output_dir=run.path("scalar"), seed=recipe.seed)
-    say(scalar_summary(report, recipe.scalar))
-
-
-def scalar_summary(report: Mapping[str, Any], config: ScalarConfig) -> str:
-    """Return one line on the training of a scalar head."""
+def train_head(pairs: Sequence[PreferencePair], config: ScalarConfig, run: Run, *, seed: int) -> None:
+    """Train the scalar head of a run, and print a line about it."""
+    report = train_scalar(pairs, config, output_dir=run.path("scalar"), seed=seed)
     line = (
         f"scalar: {report['steps']} steps on {report['trained']} of {report['pairs']} pairs, {report['truncated']} cut to "
         f"{config.max_length} tokens, {len(report['dropped_identical'])} dropped, final loss {report['final_loss']}"
@@ -215,4 +203,4 @@ def scalar_summary(report: Mapping[str, Any], config: ScalarConfig) -> str:
             f"; of {validation['pairs']} held-out pairs ({validation['prompts']} prompts) "
             f"{100 * validation['accuracy']:.1f}% right, loss {validation['loss']:.4f}"
         )
-    return line
+    say(line)
