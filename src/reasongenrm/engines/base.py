@@ -44,30 +44,28 @@ class Request:
 
 
 class Engine(Protocol):
-    """A model that completes requests."""
+    """A model that completes requests.
 
-    @property
-    def max_model_len(self) -> int:
-        """Tokens of prompt and completion together."""
-        ...
+    Attributes:
+        max_model_len: tokens of prompt and completion together.
+        block: number of requests that are completed, stored and, after a kill, repeated together; None for servers,
+            whose completions are stored one by one.
+    """
 
-    @property
-    def block(self) -> int | None:
-        """Number of requests that are completed, stored and, after a kill, repeated together; None for servers, whose
-        completions are stored one by one."""
-        ...
+    max_model_len: int
+    block: int | None = None
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
         """Yield completions as they are done, in any order; `adapter` is a LoRA folder."""
         ...
 
     def reset_prefix_cache(self) -> None:
-        """Empty the prefix cache, so that later completions do not depend on earlier ones."""
-        ...
+        """Empty the prefix cache, so that later completions do not depend on earlier ones; servers have their own."""
+        return
 
     def close(self) -> None:
         """Free memory and connections."""
-        ...
+        return
 
 
 def complete_missing(
@@ -92,27 +90,17 @@ def complete_missing(
         convert: returns the row to store for a completion.
     """
     source = iter(requests)
-    if engine.block is None:
-        _stream(engine, source, store, adapter, progress, convert)
+    if engine.block is not None:
+        while block := list(islice(source, engine.block)):
+            if any(request.id not in store for request in block):
+                engine.reset_prefix_cache()
+                rows = {c.id: convert(c) for c in engine.complete(block, adapter=adapter)}
+                store.append(rows[request.id] for request in block)
+            progress(len(block))
         return
-    while block := list(islice(source, engine.block)):
-        if any(request.id not in store for request in block):
-            engine.reset_prefix_cache()
-            rows = {c.id: convert(c) for c in engine.complete(block, adapter=adapter)}
-            store.append(rows[request.id] for request in block)
-        progress(len(block))
 
-
-def _stream(
-    engine: Engine,
-    requests: Iterator[Request],
-    store: PartStore,
-    adapter: str | None,
-    progress: Callable[[int], None],
-    convert: Callable[[Completion], dict[str, object]],
-) -> None:
     def missing() -> Iterator[Request]:
-        for request in requests:
+        for request in source:
             if request.id in store:
                 progress(1)
             else:

@@ -13,7 +13,7 @@ import httpx
 import openai
 
 from reasongenrm.config.engines import OpenAIConfig
-from reasongenrm.engines.base import Request
+from reasongenrm.engines.base import Engine, Request
 from reasongenrm.engines.fleet import AttemptFailed, Fleet, InvalidRequest, Server
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import EngineError
@@ -54,7 +54,7 @@ def break_markers(text: str) -> str:
     return _MARKER_START.sub(lambda match: match[0] + " ", text)
 
 
-class OpenAIEngine:
+class OpenAIEngine(Engine):
     """Sends each request to the live server with the fewest open requests; the others take over a dead server's work.
 
     `api: completions` posts token ids. A request gets the same completion as from vLLM in this process: text
@@ -78,8 +78,6 @@ class OpenAIEngine:
         EngineError: the API key is not in the environment.
     """
 
-    block: int | None = None
-
     def __init__(
         self,
         config: OpenAIConfig,
@@ -95,9 +93,8 @@ class OpenAIEngine:
         self._secret = Secret(config.api_key_env, location=f"{key}.api_key_env")
         self._servers = [Server(url) for url in dict.fromkeys(url.rstrip("/") for url in config.urls)]
         self._any_success = False
-        self._finished: SimpleQueue[Future[Completion] | str] = (
-            SimpleQueue()
-        )  # results, and lines for `on_event`
+        # Results, and lines for `on_event`.
+        self._finished: SimpleQueue[Future[Completion] | str] = SimpleQueue()
         self._has_logprobs: bool | None = None  # of the chat servers; None until one has answered
         self._limit_name = "max_tokens"  # of the chat servers
 
@@ -166,12 +163,6 @@ class OpenAIEngine:
         )  # where none is left, the next request raises the error
         return limit if self._any_success else min(limit, max(limit, FIRST_FAILURES) - held_back)
 
-    def reset_prefix_cache(self) -> None:
-        """Do nothing: the servers have their own prefix caches."""
-
-    def close(self) -> None:
-        """Do nothing: connections last as long as a call of `complete`."""
-
     async def _send(self, server: Server, request: Request) -> Completion:
         """Send a request to one server (the SDK retries); see `Fleet` for its exceptions."""
         if self._config.api == "chat":
@@ -181,8 +172,7 @@ class OpenAIEngine:
             raise InvalidRequest(
                 f"a prompt of {len(request.prompt_ids)} tokens leaves no room in a context of {self.max_model_len}"
             )
-        body = _sampling_fields(request) | {
-            "model": self._config.model,
+        body = self._fields(request) | {
             "prompt": list(request.prompt_ids),
             "logprobs": 0,
             # In process, a completion ends where the context does; a server refuses a request that could exceed it.
@@ -195,16 +185,9 @@ class OpenAIEngine:
             "min_p": 0.0,
             "repetition_penalty": 1.0,
         }
-        if request.logprob_token_ids:
-            body |= {
-                "logprob_token_ids": list(request.logprob_token_ids),
-                "return_tokens_as_token_ids": True,
-            }
-        # Not `completions.create`: it checks every token of the prompt, which takes longer than the rest of the client.
-        reply = await server.client.post(
-            "/completions", cast_to=httpx.Response, body=body | _vllm_fields(request)
-        )
-        return _read_completion(_first_choice(reply), request)
+        if ids := request.logprob_token_ids:
+            body |= {"logprob_token_ids": list(ids), "return_tokens_as_token_ids": True}
+        return _read_completion(await _post(server, "/completions", body), request)
 
     async def _send_chat(self, server: Server, request: Request) -> Completion:
         refusals = (openai.BadRequestError, openai.UnprocessableEntityError, openai.PermissionDeniedError)
@@ -223,69 +206,58 @@ class OpenAIEngine:
         return completion
 
     async def _send_chat_once(self, server: Server, request: Request, *, logprobs: bool) -> Completion:
-        body: dict[str, Any] = _sampling_fields(request) | {
-            "model": self._config.model,
+        turns = [(turn["role"], break_markers(turn["content"])) for turn in request.messages]
+        limit = self._limit_name
+        body = self._fields(request) | {
             "messages": [
-                {
-                    "role": "assistant" if message["role"] == "reason" else message["role"],
-                    "content": break_markers(message["content"]),
-                }
-                for message in request.messages
+                {"role": "assistant" if role == "reason" else role, "content": content}
+                for role, content in turns
             ],
+            limit: request.max_tokens,
         }
         if logprobs:
             body["logprobs"] = True
-        create = server.client.chat.completions.with_raw_response.create
-        limit = self._limit_name
         try:
-            reply = await create(**body, **{limit: request.max_tokens}, extra_body=_vllm_fields(request))
+            choice = await _post(server, "/chat/completions", body)
         except openai.BadRequestError as error:
             if limit == "max_completion_tokens" or "max_completion_tokens" not in str(error):
                 raise
             self._limit_name = "max_completion_tokens"  # the only name that OpenAI's newer models accept
-            reply = await create(
-                **body, max_completion_tokens=request.max_tokens, extra_body=_vllm_fields(request)
-            )
-        return _read_chat_completion(_first_choice(reply.http_response), request)
+            return await self._send_chat_once(server, request, logprobs=logprobs)
+        return _read_chat_completion(choice, request)
 
-
-def _sampling_fields(request: Request) -> dict[str, Any]:
-    body: dict[str, Any] = {"temperature": request.temperature, "top_p": request.top_p}
-    if request.seed is not None:
-        body["seed"] = request.seed
-    if request.stop:
-        body["stop"] = list(request.stop)
-    return body
-
-
-def _vllm_fields(request: Request) -> dict[str, Any]:
-    """Return the fields of vLLM that the request uses."""
-    fields: dict[str, Any] = {}
-    if request.ignore_eos:
-        fields["ignore_eos"] = True
-    if request.allowed:
-        fields["allowed_token_ids"] = list(request.allowed)
-    return fields
+    def _fields(self, request: Request) -> dict[str, Any]:
+        """Return the fields that both APIs have, and those of vLLM that the request uses."""
+        optional = {
+            "seed": request.seed,
+            "stop": list(request.stop) or None,
+            "ignore_eos": request.ignore_eos or None,
+            "allowed_token_ids": list(request.allowed) or None,
+        }
+        fields = {"model": self._config.model, "temperature": request.temperature, "top_p": request.top_p}
+        return fields | {name: value for name, value in optional.items() if value is not None}
 
 
 def _reject_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
-def _first_choice(reply: httpx.Response) -> dict[str, Any]:
-    """Return the first choice of an answer, with the answer's `usage`.
+async def _post(server: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the first choice of the answer, with the answer's `usage`.
 
     Raises:
         ValueError, TypeError, KeyError: the answer is not a completion.
         AttemptFailed: it has no choice.
     """
-    body = json.loads(reply.content, parse_constant=_reject_constant)
-    if not isinstance(body, dict) or not isinstance(body["choices"], list):
+    # Not `create`: it checks every token of the prompt, which takes longer than the rest of the client.
+    reply = await server.client.post(path, cast_to=httpx.Response, body=body)
+    answer = json.loads(reply.content, parse_constant=_reject_constant)
+    if not isinstance(answer, dict) or not isinstance(answer["choices"], list):
         raise TypeError("it is not a completion")
-    if not body["choices"]:
+    if not answer["choices"]:
         raise AttemptFailed("an answer without a choice", empty=True)
-    choice: dict[str, Any] = body["choices"][0]
-    return choice | {"usage": body.get("usage") or {}, "logprobs": choice.get("logprobs") or {}}
+    choice: dict[str, Any] = answer["choices"][0]
+    return choice | {"usage": answer.get("usage") or {}, "logprobs": choice.get("logprobs") or {}}
 
 
 def _read_chat_completion(choice: dict[str, Any], request: Request) -> Completion:
