@@ -23,8 +23,8 @@ from itertools import accumulate
 from pathlib import Path
 
 from reasongenrm.config.prepare import DecontaminateConfig, NearDuplicateConfig
-from reasongenrm.data.clean import drop_near_duplicates
-from reasongenrm.data.decontaminate import BenchmarkText, Decontaminator, Match, decontaminate
+from reasongenrm.data.clean import NearDuplicates, filter_pairs
+from reasongenrm.data.decontaminate import BenchmarkText, Decontaminator
 from reasongenrm.records import Drop, Message, PreferencePair
 
 BENCHMARK_ROWS = 2985
@@ -156,20 +156,20 @@ def main() -> None:
     index = Decontaminator(DecontaminateConfig(), [("made", benchmark)])
     print(f"index of {BENCHMARK_ROWS:,} benchmark rows: {time.perf_counter() - begin:.1f} s")
     warm = make_pairs(100, words, benchmark, rng).pairs  # the first call imports and compiles
-    list(drop_near_duplicates(warm, NearDuplicateConfig(), list[Drop]().append))
+    list(NearDuplicates(NearDuplicateConfig()).problems(warm))
     for rows in arguments.rows:
         planted = make_pairs(rows, words, benchmark, rng)
         drops: list[Drop] = []
-        matches: list[Match] = []
+        near_duplicates = NearDuplicates(NearDuplicateConfig())
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        seconds = timed(lambda: drop_near_duplicates(planted.pairs, NearDuplicateConfig(), drops.append))  # noqa: B023
+        seconds = timed(lambda: filter_pairs(planted.pairs, near_duplicates.problems, drops.append))  # noqa: B023
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         dropped_ids = {drop.location for drop in drops}
         print(
             line("near duplicates", rows, seconds, dropped_ids, planted.copies), f"  +{grown / 1024:.0f} MiB"
         )
         drops = []
-        seconds = timed(lambda: decontaminate(planted.pairs, index, drops.append, matches.append))  # noqa: B023
+        seconds = timed(lambda: filter_pairs(planted.pairs, index.problems, drops.append))  # noqa: B023
         dropped_ids = {drop.location for drop in drops}
         print(line("decontamination", rows, seconds, dropped_ids, planted.contaminated), flush=True)
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.config.prepare import NearDuplicateConfig
-from reasongenrm.data.clean import BATCH, BUCKET, NearDuplicates, bands_for, drop_near_duplicates
+from reasongenrm.data.clean import BATCH, BUCKET, NearDuplicates, bands_for, filter_pairs
 from reasongenrm.data.ngrams import HashedTexts, words
 from reasongenrm.records import Drop, Message, PreferencePair
 from support.pairs import load_pairs
@@ -32,7 +32,7 @@ def text(rng: random.Random, count: int) -> str:
 def filtered(*pairs: PreferencePair, config: NearDuplicateConfig = CONFIG) -> tuple[list[int], list[Drop]]:
     """Return which of the pairs are kept, and the drops."""
     drops: list[Drop] = []
-    out = list(drop_near_duplicates(pairs, config, drops.append))
+    out = list(filter_pairs(pairs, NearDuplicates(config).problems, drops.append))
     assert len(out) + len(drops) == len(pairs)
     places: list[int] = []
     for one in out:  # in the order of the pairs
@@ -193,7 +193,7 @@ def test_batch_size_does_not_change_the_result() -> None:
     assert at == list(range(len(fresh)))
     index = NearDuplicates(CONFIG)
     problems = [next(index.problems([row])) for row in rows]
-    assert [problem for problem in problems if problem] == [drop.detail for drop in drops]
+    assert [problem for problem in problems if problem] == [(drop.reason, drop.detail) for drop in drops]
 
 
 def test_buckets_of_a_common_template_have_a_size_limit() -> None:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.config.prepare import DecontaminateConfig
-from reasongenrm.data.decontaminate import (
-    BATCH,
-    BenchmarkText,
-    Decontaminator,
-    Match,
-    benchmark_texts,
-    decontaminate,
-)
+from reasongenrm.data.clean import BATCH, filter_pairs
+from reasongenrm.data.decontaminate import BenchmarkText, Decontaminator, Match, benchmark_texts
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Drop, Message, PreferencePair
 from support.pairs import load_pairs
@@ -165,7 +160,7 @@ def test_small_matches_are_listed_and_large_ones_drop_the_pair() -> None:
     drops: list[Drop] = []
     matches: list[Match] = []
     benchmark = index(ROW)
-    kept = list(decontaminate(rows, benchmark, drops.append, matches.append))
+    kept = list(filter_pairs(rows, partial(benchmark.problems, on_match=matches.append), drops.append))
     assert kept == [clean, prompt8] * BATCH
     assert {(drop.location, drop.source, drop.reason, drop.stage) for drop in drops} == {
         (prompt13.id, "s", "contaminated_prompt", "clean"),
@@ -180,14 +175,14 @@ def test_small_matches_are_listed_and_large_ones_drop_the_pair() -> None:
     }
     listed = index(ROW, config=DecontaminateConfig(drop_prompt=None, drop_answer=8))
     drops.clear()
-    assert list(decontaminate(rows[:4], listed, drops.append, matches.append)) == [clean, prompt8]
+    assert list(filter_pairs(rows[:4], listed.problems, drops.append)) == [clean, prompt8]
     assert [drop.reason for drop in drops] == ["contaminated_answer"] * 2
 
 
 def test_counts_for_the_report() -> None:
     benchmark = index(ROW, Drop("b:9", "?", "no_text", "The row has no text.", "decontaminate"))
     rows = [pair(run("p", 0, 8)), pair(run("p", 0, 13)), pair("x")]
-    list(decontaminate(rows, benchmark, lambda drop: None, lambda match: None))
+    list(benchmark.problems(rows))
     assert benchmark.to_dict() == {
         "benchmarks": [
             {
@@ -309,7 +304,7 @@ def test_real_benchmarks_and_pairs(shared: Path) -> None:
     pairs = [row for row in rows if isinstance(row, PreferencePair)]
     drops: list[Drop] = []
     matches: list[Match] = []
-    kept = list(decontaminate(pairs, benchmark, drops.append, matches.append))
+    kept = list(filter_pairs(pairs, partial(benchmark.problems, on_match=matches.append), drops.append))
     assert len(kept) + len(drops) == len(pairs) == 500
     # RM-Bench and LLMBar contain questions of MT-Bench, too.
     inequality = next(
@@ -324,5 +319,5 @@ def test_real_benchmarks_and_pairs(shared: Path) -> None:
         for text in own
         if isinstance(text, BenchmarkText) and len(text.answers) == 2
     ]
-    hit = sum(benchmark.problem(own_matches) is not None for own_matches in benchmark.matches(own_pairs))
+    hit = sum(problem is not None for problem in benchmark.problems(own_pairs))
     assert hit / len(own_pairs) > 0.97

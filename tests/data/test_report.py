@@ -231,15 +231,6 @@ def test_token_lengths_per_template() -> None:
     }
 
 
-def test_further_sections_cannot_replace_the_report_s_own() -> None:
-    report = DataReport()
-    report.add_section("leaks", {"a": 1})
-    assert report.to_dict()["leaks"] == {"a": 1}
-    for name in ("leaks", "total"):
-        with pytest.raises(ValueError, match=name):
-            report.add_section(name, {})
-
-
 def test_empty_report() -> None:
     whole = DataReport().to_dict()
     assert whole["total"]["in"] == 0 and whole["sources"] == {} and whole["length_histogram"] == []

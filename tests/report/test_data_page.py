@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.config.prepare import DecontaminateConfig, NearDuplicateConfig
-from reasongenrm.data.clean import drop_near_duplicates
-from reasongenrm.data.decontaminate import Decontaminator, benchmark_texts, decontaminate
+from reasongenrm.data.clean import NearDuplicates, filter_pairs
+from reasongenrm.data.decontaminate import Decontaminator, benchmark_texts
 from reasongenrm.data.leaks import LeakDetector
 from reasongenrm.data.report import DataReport
 from reasongenrm.records import Drop, Message, PreferencePair
@@ -111,9 +111,8 @@ def test_a_report_is_one_page_with_pictures(tmp_path: Path) -> None:
 def test_text_of_the_data_stays_text() -> None:
     drop = Drop(EVIL, EVIL, EVIL, f'{EVIL} {{{{ 7 * 7 }}}} "quoted" & $x$', EVIL)
     report = report_of(pair(source=EVIL), pair(source="a$b_{c"), drops=(drop,))
-    report.add_section("leaks", leak_report(EVIL))
-    report.add_section(EVIL, {EVIL: EVIL, "table": [{EVIL: EVIL}], "deep": {EVIL: {"x": [1]}}})
-    seen = Page(page(report.to_dict()))
+    section = {EVIL: EVIL, "table": [{EVIL: EVIL}], "deep": {EVIL: {"x": [1]}}}
+    seen = Page(page(report.to_dict() | {"leaks": leak_report(EVIL), EVIL: section}))
     assert "script" not in seen.tags
     assert seen.cells.count(EVIL) > 6
     assert f'{EVIL} {{{{ 7 * 7 }}}} "quoted" & $x$' in seen.cells
@@ -131,13 +130,10 @@ def leak_report(source: str) -> dict[str, Any]:
 
 def test_leaks_are_an_alarm_and_their_absence_is_stated() -> None:
     report = report_of(pair())
-    report.add_section("leaks", leak_report("s"))
-    seen = Page(page(report.to_dict()))
+    seen = Page(page(report.to_dict() | {"leaks": leak_report("s")}))
     assert ("class", "alarm") in seen.attributes and "suspected label leak(s)" in seen.text
     assert "marker <script>" in seen.cells
-    calm = report_of(pair())
-    calm.add_section("leaks", LeakDetector().to_dict())
-    seen = Page(page(calm.to_dict()))
+    seen = Page(page(report.to_dict() | {"leaks": LeakDetector().to_dict()}))
     assert ("class", "alarm") not in seen.attributes and "No label leak was found." in seen.text
 
 
@@ -212,13 +208,11 @@ def test_a_whole_run_over_real_pairs(shared: Path, tmp_path: Path) -> None:
     looked = Decontaminator(DecontaminateConfig(), [("llmbar", benchmark_texts(str(bench)))])
     rows = report.count_loaded(load_pairs(str(shared / "preferences" / "real_pairs_skywork_schema.jsonl")))
     pairs = (row for row in rows if isinstance(row, PreferencePair))
-    distinct = drop_near_duplicates(pairs, NearDuplicateConfig(), report.add_drop)
-    for one in decontaminate(distinct, looked, report.add_drop, lambda match: None):
+    distinct = filter_pairs(pairs, NearDuplicates(NearDuplicateConfig()).problems, report.add_drop)
+    for one in filter_pairs(distinct, looked.problems, report.add_drop):
         report.add_kept(one)
         detector.add(one)
-    report.add_section("leaks", detector.to_dict())
-    report.add_section("contamination", looked.to_dict())
-    whole = report.to_dict()
+    whole = report.to_dict() | {"leaks": detector.to_dict(), "contamination": looked.to_dict()}
     assert whole["total"]["dropped_by_stage"]["clean"]["near_duplicate"] == 10
     assert whole["total"]["dropped_by_stage"]["clean"]["contaminated_prompt"] >= 5
     write_report(whole, tmp_path / "data.json", tmp_path / "data.html")

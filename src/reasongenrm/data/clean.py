@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Row = TypeVar("Row", bound=HasPair)
+Problem = tuple[str, str]
+"""Reason and detail of a Drop."""
 
 BATCH = 256
 SEED = 17
@@ -59,8 +61,27 @@ def pair_key(pair: PreferencePair) -> PairKey:
     return PairKey(pair.id, pair.source, int.from_bytes(digest, "big") >> 1, ordered)
 
 
-def _key_of_row(row: HasPair) -> PairKey:
-    return pair_key(row.pair)
+def filter_pairs(
+    rows: Iterable[Row | Drop],
+    problems: Callable[[Sequence[Row]], Iterable[Problem | None]],
+    on_drop: Callable[[Drop], None],
+) -> Iterator[Row]:
+    """Yield the rows without a problem, in their order, read 256 at a time; pass every other row to `on_drop`.
+
+    Args:
+        rows: pairs, or objects with a `pair`. Drops of earlier stages pass to `on_drop` unchanged.
+        problems: for some rows, yields the problem of each, or None.
+        on_drop: called once for each row left out; new Drops have stage `clean` and the pair's id as location.
+    """
+    for batch in batches(rows, BATCH):
+        row_problems = iter(problems([row for row in batch if not isinstance(row, Drop)]))
+        for row in batch:
+            if isinstance(row, Drop):
+                on_drop(row)
+            elif problem := next(row_problems):
+                on_drop(Drop(row.pair.id, row.source, *problem, "clean"))
+            else:
+                yield row
 
 
 def clean(
@@ -68,90 +89,39 @@ def clean(
     *,
     drop_sources: Sequence[str],
     on_drop: Callable[[Drop], None],
-    key: Callable[[Row], PairKey] = _key_of_row,
+    key: Callable[[Row], PairKey] = lambda row: pair_key(row.pair),
 ) -> Iterator[Row]:
-    """Yield the rows worth training on, in their order; pass every other row to `on_drop`.
+    """Yield the rows worth training on: of wanted sources, and neither repetitions nor contradictions of earlier ones.
 
-    Drops of earlier stages pass to `on_drop` unchanged. Of rows that repeat or contradict each other the first one
-    is kept. The keys of all rows are in a temporary file, so that memory does not grow with their number.
+    The keys of all rows are in a temporary file, so that memory does not grow with their number.
 
     Args:
-        rows: pairs, or objects with a `pair`.
+        rows, on_drop: see `filter_pairs`.
         drop_sources: sources to leave out whole. `magpie_ultra` of Skywork-80K v0.2 belongs here: all its
             rejected answers contain `<im_start>` and no chosen one does, so a judge learns the marker.
-        on_drop: called once for each row left out; new Drops have stage `clean` and the pair's id as location.
         key: returns the `pair_key` of a row's pair.
     """
-    unwanted = frozenset(drop_sources)
-    with closing(_KeyTable()) as earlier:
-        for row in rows:
-            if isinstance(row, Drop):
-                on_drop(row)
-                continue
-            pair = key(row)
-            if pair.source in unwanted:
-                detail = (
-                    f"The source {pair.source[:80]!r} is in drop_sources; remove it there to keep the row."
-                )
-                problem: tuple[str, str] | None = ("unwanted_source", detail)
-            else:
-                problem = earlier.problem(pair)
-            if problem is None:
-                yield row
-            else:
-                on_drop(Drop(pair.id, pair.source, *problem, "clean"))
 
-
-class _KeyTable:
-    """The keys of earlier pairs, in a temporary SQLite file."""
-
-    def __init__(self) -> None:
-        self._base = sqlite3.connect("")  # a temporary file, deleted with the connection
-        self._base.execute("PRAGMA journal_mode = OFF")
-        self._base.execute("PRAGMA synchronous = OFF")
-        self._base.execute("PRAGMA cache_size = -16384")  # KiB
-        self._base.execute("CREATE TABLE pairs (content INTEGER PRIMARY KEY, sorted INTEGER)")
-
-    def close(self) -> None:
-        self._base.close()
-
-    def problem(self, pair: PairKey) -> tuple[str, str] | None:
-        """Add a pair; return slug and detail if an earlier one has the same history and answers."""
+    def problem(pair: PairKey) -> Problem | None:
+        if pair.source in drop_sources:
+            detail = f"The source {pair.source[:80]!r} is in drop_sources; remove it there to keep the row."
+            return "unwanted_source", detail
         row = (pair.content, pair.sorted)
-        if self._base.execute("INSERT OR IGNORE INTO pairs VALUES (?, ?)", row).rowcount:
+        if keys.execute("INSERT OR IGNORE INTO pairs VALUES (?, ?)", row).rowcount:
             return None
-        [(ordered,)] = self._base.execute("SELECT sorted FROM pairs WHERE content = ?", (pair.content,))
+        [(ordered,)] = keys.execute("SELECT sorted FROM pairs WHERE content = ?", (pair.content,))
         if ordered == pair.sorted:
             detail = "An earlier row has the same history and the same two answers; remove one of them."
             return "duplicate", detail
         detail = "An earlier row prefers the other of these two answers; remove one of them."
         return "contradicts_earlier_row", detail
 
-
-def drop_near_duplicates(
-    rows: Iterable[Row],
-    config: NearDuplicateConfig,
-    on_drop: Callable[[Drop], None],
-) -> Iterator[Row]:
-    """Yield the pairs that are not near-duplicates of an earlier pair that was kept, in their order.
-
-    See `NearDuplicates` for the definition. Pairs are read 256 at a time. Time grows linearly, and memory is about
-    2.5 KB per pair kept (128 permutations, threshold 0.8).
-
-    Args:
-        rows: pairs, or objects with a `pair`.
-        config: threshold, shingle size and number of permutations.
-        on_drop: called once for each pair left out: stage `clean`, reason `near_duplicate`, the pair's id as
-            location; the detail names the earlier pair.
-    """
-    index = NearDuplicates(config)
-    for batch in batches(rows, BATCH):
-        pairs = [row.pair for row in batch]
-        for row, pair, detail in zip(batch, pairs, index.problems(pairs), strict=True):
-            if detail is None:
-                yield row
-            else:
-                on_drop(Drop(pair.id, pair.source, "near_duplicate", detail, "clean"))
+    with closing(sqlite3.connect("")) as keys:  # a temporary file, deleted with the connection
+        keys.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16384;"  # KiB
+            "CREATE TABLE pairs (content INTEGER PRIMARY KEY, sorted INTEGER)"
+        )
+        yield from filter_pairs(rows, lambda batch: map(problem, map(key, batch)), on_drop)
 
 
 def bands_for(threshold: float, permutations: int) -> tuple[int, int]:
@@ -177,6 +147,8 @@ class NearDuplicates:
       comparisons under one long prompt are not near-duplicates if their answers differ.
     A shingle never spans two texts, so that the order of the answers does not matter. System turns are left out.
     A text of fewer words than a shingle is one shingle, with its punctuation (2+2 is not 2-2) except at its end.
+
+    Time grows linearly with the pairs, and memory is about 2.5 KB per pair kept (128 permutations, threshold 0.8).
     """
 
     def __init__(self, config: NearDuplicateConfig) -> None:
@@ -188,13 +160,14 @@ class NearDuplicates:
         self._signatures: list[NDArray[np.uint16]] = []
         self._buckets: dict[int, int | list[int]] = {}  # most have one row: an int takes a third of a list
 
-    def problems(self, pairs: Sequence[PreferencePair]) -> Iterator[str | None]:
-        """Yield for each pair a sentence that names its earlier near-duplicate; else None, and add it to the index.
+    def problems(self, rows: Sequence[HasPair]) -> Iterator[Problem | None]:
+        """Yield for each pair the problem that names its earlier near-duplicate; else None, and add it to the index.
 
         Some hundred pairs at once are much faster than one.
         """
         import numpy as np
 
+        pairs = [row.pair for row in rows]
         parts = self._minhashes(pairs)  # (pairs, 3, permutations) uint32: history, chosen, rejected
         parts[:, 0] = parts.min(axis=1)  # the MinHash of a union is the minimum of the MinHashes
         bands = parts[:, 0, : self.bands * self.rows].reshape(len(pairs), self.bands, self.rows)
@@ -237,8 +210,8 @@ class NearDuplicates:
             return [text.rstrip(_FULL_STOPS) or text] + [""] * (self.config.shingle - 1)
         return text_words
 
-    def _problem(self, signature: NDArray[np.uint16], keys: Sequence[int]) -> str | None:
-        """Return a sentence about the most similar earlier pair, the first one of several, or None."""
+    def _problem(self, signature: NDArray[np.uint16], keys: Sequence[int]) -> Problem | None:
+        """Return the problem that names the most similar earlier pair, the first one of several, or None."""
         import numpy as np
 
         candidates: set[int] = set()
@@ -259,8 +232,9 @@ class NearDuplicates:
         best = int(np.argmax(np.where(similar, whole, -1)))
         preference = ", and prefers the other answer" if swapped[best] > straight[best] else ""
         return (
+            "near_duplicate",
             f"Near-duplicate of the earlier row {self._ids[rows[best]]} (similarity about {whole[best]:.2f})"
-            f"{preference}; remove one of them, or raise data.near_duplicates.threshold."
+            f"{preference}; remove one of them, or raise data.near_duplicates.threshold.",
         )
 
     def _add(self, pair_id: str, signature: NDArray[np.uint16], keys: Sequence[int]) -> None:

@@ -9,18 +9,21 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from reasongenrm.config.prepare import DecontaminateConfig
+from reasongenrm.data.clean import Problem
 from reasongenrm.data.ngrams import HashedTexts, NgramIndex, batches, distinct_entries, without_common, words
 from reasongenrm.errors import DataError
 from reasongenrm.records import Drop, HasPair, PreferencePair
 from reasongenrm.rows.files import RawRow, read_rows
 
-Row = TypeVar("Row", bound=HasPair)
+if TYPE_CHECKING:
+    from reasongenrm.data.ngrams import Entries
+
 Part = Literal["prompt", "answer"]
+Role = Literal["user", "assistant"]
 PARTS: tuple[Part, ...] = ("prompt", "answer")
-BATCH = 256
 SHORTEST = 4
 """A prompt shorter than an n-gram is compared as a whole if it has at least this many words."""
 PROMPTS = ("prompt", "question", "instruction", "query", "input", "messages", "conversation")
@@ -82,17 +85,12 @@ def benchmark_texts(
 
 
 def _texts_of_row(row: RawRow) -> BenchmarkText | Drop:
-    prompts: list[str] = []
-    answers: list[str] = []
-    for name in PROMPTS:
-        _collect(row.columns.get(name), "user", prompts, answers)
-    prompts = [text for text in prompts if text.strip()]
+    prompt_texts = [text for name in PROMPTS for text in _texts(row.columns.get(name), "user")]
+    answer_texts = [text for name in ANSWERS for text in _texts(row.columns.get(name), "assistant")]
+    prompts = [text for role, text in prompt_texts if role == "user"]
     # The messages of an answer may repeat the conversation before it; it is the prompt of a row without one.
-    repeated: list[str] = []
-    for name in ANSWERS:
-        _collect(row.columns.get(name), "assistant", repeated, answers)
-    prompts = prompts or [text for text in dict.fromkeys(repeated) if text.strip()]
-    answers = [text for text in dict.fromkeys(answers) if text.strip()]
+    prompts = prompts or list(dict.fromkeys(text for role, text in answer_texts if role == "user"))
+    answers = dict.fromkeys(text for role, text in prompt_texts + answer_texts if role == "assistant")
     if not prompts and not answers:
         present = ", ".join(sorted(map(str, row.columns))[:12]) or "none"
         detail = f"No column with prompts or answers has a text (found: {present})."
@@ -100,17 +98,18 @@ def _texts_of_row(row: RawRow) -> BenchmarkText | Drop:
     return BenchmarkText(row.location, "\n".join(prompts), tuple(answers))
 
 
-def _collect(value: Any, role: str, prompts: list[str], answers: list[str]) -> None:
-    """Add the texts of a column's value to prompts or answers; `role` is that of a text without one."""
+def _texts(value: Any, role: Role) -> Iterator[tuple[Role, str]]:
+    """Yield every text in a column's value with its role; `role` is that of a text without one."""
     if isinstance(value, str):
-        (prompts if role == "user" else answers).append(value)
+        if value.strip():
+            yield role, value
     elif isinstance(value, list | tuple):
         for item in value:
-            _collect(item, role, prompts, answers)
-    elif isinstance(value, Mapping) and isinstance(value.get("content"), str):
-        message_role = value.get("role")
-        if message_role != "system":
-            _collect(value["content"], "user" if message_role == "user" else "assistant", prompts, answers)
+            yield from _texts(item, role)
+    elif isinstance(value, Mapping) and value.get("role") != "system":
+        content, message_role = value.get("content"), value.get("role")
+        if isinstance(content, str):
+            yield from _texts(content, "user" if message_role == "user" else "assistant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +139,8 @@ class Match:
     text: str
 
 
-class _Overlap(NamedTuple):
-    """The n-grams that a pair shares with a row: their number, and `whole` and `text` of `Match`."""
-
-    ngrams: int
-    whole: bool
-    text: str
-
-
-Overlaps = dict[tuple[int, int], _Overlap]
-"""(pair number, row number) -> overlap."""
+Overlaps = dict[tuple[int, int], tuple[int, bool, str]]
+"""(pair number, row number) -> `count`, `whole` and `text` of a `Match`."""
 
 
 class Decontaminator:
@@ -181,13 +172,25 @@ class Decontaminator:
         """Of each benchmark: number of rows, of unreadable rows, and the first unreadable one with its detail."""
         self._rows: list[tuple[str, str]] = []  # (benchmark, row) by number
         self._short_prompts: dict[str, list[int]] = {}  # a short prompt's words -> row numbers
-        entries: dict[tuple[Part, int], list[tuple[Any, Any]]] = defaultdict(list)
+        entries: dict[tuple[Part, int], list[Entries]] = defaultdict(list)
         for name, rows in benchmarks:
-            self._add(name, rows, entries)
+            for key, parts in self._read(name, rows).items():
+                entries[key].append(without_common(distinct_entries(parts), config.common))
         self._indexes = {key: NgramIndex.build(parts) for key, parts in entries.items()}
-        self._matches: Counter[tuple[str, Part, int]] = Counter()
         self._matching_pairs: Counter[tuple[str, Part, int]] = Counter()
-        self._matching_rows: dict[tuple[str, Part, int], set[str]] = defaultdict(set)
+        self._matching_rows: dict[tuple[str, Part, int], Counter[str]] = defaultdict(
+            Counter
+        )  # row -> matches
+
+    def problems(
+        self, rows: Sequence[HasPair], on_match: Callable[[Match], None] = lambda match: None
+    ) -> Iterator[Problem | None]:
+        """Yield for each pair the problem that the config drops it for, `contaminated_prompt` or
+        `contaminated_answer`, or None; pass every match to `on_match`, also those of pairs that are kept."""
+        for matches in self.matches([row.pair for row in rows]):
+            for match in matches:
+                on_match(match)
+            yield self._problem(matches)
 
     def matches(self, pairs: Sequence[PreferencePair]) -> list[list[Match]]:
         """Count and return the matches of each pair, by part, size and row; at most one for each of these.
@@ -196,30 +199,26 @@ class Decontaminator:
         """
         matches: list[list[Match]] = [[] for _ in pairs]
         for part in PARTS:
-            owners: list[int] = []
-            texts: list[list[str]] = []
-            for number, pair in enumerate(pairs):
-                for text in _texts_of_pair(pair, part):
-                    owners.append(number)
-                    texts.append(words(text))
-            hashed = HashedTexts(texts)
+            texts = [
+                (number, words(text))
+                for number, pair in enumerate(pairs)
+                for text in _texts_of_pair(pair, part)
+            ]
+            hashed = HashedTexts([text_words for _, text_words in texts])
             for n in self.sizes:
-                overlaps = self._shared_ngrams(hashed, part, n, owners, texts)
+                overlaps = self._shared_ngrams(hashed, part, n, texts)
                 if part == "prompt":
                     self._add_short_prompts(pairs, n, overlaps)
-                pairs_by_benchmark: dict[str, set[int]] = defaultdict(set)
                 for (number, row), overlap in sorted(overlaps.items()):
                     pair, (benchmark, name) = pairs[number], self._rows[row]
                     matches[number].append(Match(pair.id, pair.source, part, n, benchmark, name, *overlap))
-                    self._matches[benchmark, part, n] += 1
-                    self._matching_rows[benchmark, part, n].add(name)
-                    pairs_by_benchmark[benchmark].add(number)
-                for benchmark, numbers in pairs_by_benchmark.items():
-                    self._matching_pairs[benchmark, part, n] += len(numbers)
+        for pair_matches in matches:
+            for match in pair_matches:
+                self._matching_rows[match.benchmark, match.part, match.n][match.row] += 1
+            self._matching_pairs.update({(match.benchmark, match.part, match.n) for match in pair_matches})
         return matches
 
-    def problem(self, matches: Iterable[Match]) -> tuple[str, str] | None:
-        """Return slug and detail of a pair to drop for its matches; those of the prompt come first."""
+    def _problem(self, matches: Iterable[Match]) -> Problem | None:
         for match in matches:
             smallest = self.config.drop_prompt if match.part == "prompt" else self.config.drop_answer
             if smallest is not None and match.n >= smallest:
@@ -245,66 +244,47 @@ class Decontaminator:
                     "part": part,
                     "n": n,
                     "pairs": self._matching_pairs[name, part, n],
-                    "benchmark_rows": len(self._matching_rows[name, part, n]),
-                    "matches": count,
+                    "benchmark_rows": len(rows),
+                    "matches": rows.total(),
                 }
-                for (name, part, n), count in sorted(self._matches.items())
+                for (name, part, n), rows in sorted(self._matching_rows.items())
             ],
         }
 
-    def _add(
-        self,
-        name: str,
-        rows: Iterable[BenchmarkText | Drop],
-        entries: dict[tuple[Part, int], list[tuple[Any, Any]]],
-    ) -> None:
-        """Read one benchmark, and add its n-grams to `entries` as arrays of hashes and row numbers."""
+    def _read(self, name: str, rows: Iterable[BenchmarkText | Drop]) -> dict[tuple[Part, int], list[Entries]]:
+        """Count one benchmark's rows, keep its short prompts, and return its n-grams."""
+        import numpy as np
+
         counts = self.benchmarks.setdefault(name, {"rows": 0, "unreadable": 0, "first_unreadable": None})
-        own: dict[tuple[Part, int], list[tuple[Any, Any]]] = defaultdict(list)
+        ngrams: dict[tuple[Part, int], list[Entries]] = defaultdict(list)
         short_prompts: dict[str, list[int]] = defaultdict(list)
         for batch in batches(rows, _BATCH_ROWS):
-            readable: list[tuple[int, BenchmarkText]] = []
+            texts: dict[Part, list[tuple[int, list[str]]]] = {part: [] for part in PARTS}
             for row in batch:
                 if isinstance(row, Drop):
                     counts["unreadable"] += 1
                     counts["first_unreadable"] = counts["first_unreadable"] or f"{row.location}: {row.detail}"
                     continue
                 counts["rows"] += 1
-                readable.append((len(self._rows), row))
+                number, prompt = len(self._rows), words(row.prompt)
                 self._rows.append((name, row.row))
+                texts["prompt"].append((number, prompt))
+                texts["answer"] += [(number, words(answer)) for answer in row.answers]
+                if SHORTEST <= len(prompt) < self.sizes[-1]:
+                    short_prompts[" ".join(prompt)].append(number)
             for part in PARTS:
-                self._add_ngrams(part, readable, own, short_prompts)
-        for key, parts in own.items():
-            entries[key].append(without_common(distinct_entries(parts), self.config.common))
+                hashed = HashedTexts([text_words for _, text_words in texts[part]])
+                row_of_text = np.array([number for number, _ in texts[part]], np.int32)
+                for n in self.sizes:
+                    hashes, starts = hashed.ngrams(n)
+                    ngrams[part, n].append((hashes, row_of_text[hashed.owner[starts]]))
         for text, numbers in short_prompts.items():
             if len(numbers) <= self.config.common:
                 self._short_prompts.setdefault(text, []).extend(numbers)
-
-    def _add_ngrams(
-        self,
-        part: Part,
-        rows: Sequence[tuple[int, BenchmarkText]],
-        own: dict[tuple[Part, int], list[tuple[Any, Any]]],
-        short_prompts: dict[str, list[int]],
-    ) -> None:
-        import numpy as np
-
-        numbers: list[int] = []
-        texts: list[list[str]] = []
-        for number, row in rows:
-            for text in (row.prompt,) if part == "prompt" else row.answers:
-                text_words = words(text)
-                numbers.append(number)
-                texts.append(text_words)
-                if part == "prompt" and SHORTEST <= len(text_words) < self.sizes[-1]:
-                    short_prompts[" ".join(text_words)].append(number)
-        hashed, row_of_text = HashedTexts(texts), np.array(numbers, np.int32)
-        for n in self.sizes:
-            hashes, starts = hashed.ngrams(n)
-            own[part, n].append((hashes, row_of_text[hashed.owner[starts]]))
+        return ngrams
 
     def _shared_ngrams(
-        self, hashed: HashedTexts, part: Part, n: int, owners: Sequence[int], texts: Sequence[Sequence[str]]
+        self, hashed: HashedTexts, part: Part, n: int, texts: Sequence[tuple[int, list[str]]]
     ) -> Overlaps:
         overlaps: Overlaps = {}
         if (part, n) not in self._indexes:
@@ -313,19 +293,19 @@ class Decontaminator:
         for place, rows in self._indexes[part, n].find(hashes):
             start = int(starts[place])
             text = int(hashed.owner[start])
+            pair_number, text_words = texts[text]
             first = start - int(hashed.first[text])
             for row in rows.tolist():
-                key = (owners[text], row)
-                if earlier := overlaps.get(key):
-                    overlaps[key] = earlier._replace(ngrams=earlier.ngrams + 1)
-                else:
-                    overlaps[key] = _Overlap(1, False, " ".join(texts[text][first : first + n]))
+                count, _, quote = overlaps.get((pair_number, row)) or (
+                    0,
+                    False,
+                    " ".join(text_words[first : first + n]),
+                )
+                overlaps[pair_number, row] = (count + 1, False, quote)
         return overlaps
 
     def _add_short_prompts(self, pairs: Sequence[PreferencePair], n: int, overlaps: Overlaps) -> None:
         """Add the rows whose short prompt is a user turn of the pair, or all user turns together."""
-        if not self._short_prompts:
-            return
         for number, pair in enumerate(pairs):
             turns = [words(turn["content"]) for turn in pair.history if turn["role"] == "user"]
             if len(turns) > 1:
@@ -334,34 +314,7 @@ class Decontaminator:
                 if SHORTEST <= len(turn) < n:
                     text = " ".join(turn)
                     for row in self._short_prompts.get(text, ()):
-                        overlaps.setdefault((number, row), _Overlap(1, True, text))
-
-
-def decontaminate(
-    rows: Iterable[Row],
-    decontaminator: Decontaminator,
-    on_drop: Callable[[Drop], None],
-    on_match: Callable[[Match], None],
-) -> Iterator[Row]:
-    """Yield the pairs that the config does not drop for their matches, in their order, read 256 at a time.
-
-    Args:
-        rows: pairs, or objects with a `pair`.
-        decontaminator: the benchmarks to compare with.
-        on_drop: called once for each pair left out: stage `clean`, reason `contaminated_prompt` or
-            `contaminated_answer`, the pair's id as location.
-        on_match: called for every match of every pair, also of pairs that are not dropped.
-    """
-    for batch in batches(rows, BATCH):
-        pairs = [row.pair for row in batch]
-        for row, pair, matches in zip(batch, pairs, decontaminator.matches(pairs), strict=True):
-            for match in matches:
-                on_match(match)
-            problem = decontaminator.problem(matches)
-            if problem is None:
-                yield row
-            else:
-                on_drop(Drop(pair.id, pair.source, *problem, "clean"))
+                        overlaps.setdefault((number, row), (1, True, text))
 
 
 def _texts_of_pair(pair: PreferencePair, part: Part) -> Iterator[str]:

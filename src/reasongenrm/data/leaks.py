@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -111,11 +113,9 @@ class SurfaceDifference(NamedTuple):
     """How the surfaces of a pair's answers differ.
 
     Attributes:
-        signs: for each of the measures, 1 if the chosen answer has more, -1 if the rejected one has more, else 0.
-        chosen, rejected: phrases of only this answer, sorted.
+        chosen, rejected: names of the measures of which this answer has more, then of the phrases that only it has.
     """
 
-    signs: tuple[int, ...]
     chosen: tuple[str, ...]
     rejected: tuple[str, ...]
 
@@ -123,30 +123,29 @@ class SurfaceDifference(NamedTuple):
 def surface_difference(pair: PreferencePair) -> SurfaceDifference:
     """Compare a pair's answers; the leak detector spends nearly all its time here, so that it may run in other
     processes."""
-    values = zip(measures(pair.chosen).values(), measures(pair.rejected).values(), strict=True)
-    chosen, rejected = phrases(pair.chosen), phrases(pair.rejected)
-    return SurfaceDifference(
-        tuple([(left > right) - (left < right) for left, right in values]),
-        tuple(sorted(chosen - rejected)),  # a set's own order differs between processes
-        tuple(sorted(rejected - chosen)),
-    )
+    chosen, rejected = ((measures(text), phrases(text)) for text in (pair.chosen, pair.rejected))
+    return SurfaceDifference(_advantages(*chosen, *rejected), _advantages(*rejected, *chosen))
+
+
+def _advantages(
+    ours: dict[str, float], our_phrases: set[str], theirs: dict[str, float], their_phrases: set[str]
+) -> tuple[str, ...]:
+    more = [name for name, value in ours.items() if value > theirs[name]]
+    return (*more, *sorted(our_phrases - their_phrases))  # a set's own order differs between processes
 
 
 @dataclass(slots=True)
 class _Counts:
-    """Counts over the pairs of one source: name -> [chosen has more of it, rejected has more of it]."""
+    """Counts over the pairs of one source: measure or phrase -> [chosen has more of it, rejected has more of it]."""
 
     pairs: int = 0
     measures: dict[str, list[int]] = field(default_factory=lambda: {name: [0, 0] for name in measures("")})
     phrases: dict[str, list[int]] = field(default_factory=dict)
 
-    def merge(self, other: _Counts) -> None:
-        self.pairs += other.pairs
-        for mine, others in ((self.measures, other.measures), (self.phrases, other.phrases)):
-            for name, (chosen, rejected) in others.items():
-                counts = mine.setdefault(name, [0, 0])
-                counts[0] += chosen
-                counts[1] += rejected
+    def add(self, name: str, chosen: int, rejected: int) -> None:
+        counts = self.measures.get(name) or self.phrases.setdefault(name, [0, 0])
+        counts[0] += chosen
+        counts[1] += rejected
 
     def drop_rare(self) -> None:
         """Keep the half of the phrases that is most frequent; of equally frequent ones, the latest."""
@@ -155,40 +154,34 @@ class _Counts:
         self.phrases = dict(frequent[::-1])
 
 
-@dataclass(frozen=True, slots=True)
-class _Feature:
-    """A feature's decisions over some pairs: how many it decides one way, and how many the other way."""
+def _accuracy_alone(sides: Sequence[int], pairs: int) -> float:
+    """Return a feature's accuracy over all pairs when only it decides, with a coin for its ties."""
+    return (max(sides) + (pairs - sum(sides)) / 2) / pairs
 
-    name: str
-    first: int
-    second: int
-    pairs: int
 
-    @property
-    def accuracy_alone(self) -> float:
-        """Accuracy over all pairs when only this feature decides, with a coin for its ties."""
-        decided = self.first + self.second
-        return (max(self.first, self.second) + (self.pairs - decided) / 2) / self.pairs
+def _figures(name: str, sides: Sequence[int], pairs: int, predictions: tuple[str, str]) -> dict[str, Any]:
+    """Return the figures of a feature.
 
-    def to_dict(self, first: str, second: str) -> dict[str, Any]:
-        """Return its figures; `first` and `second` name the prediction when the first or second count is higher."""
-        decided = self.first + self.second
-        correct = max(self.first, self.second)
-        accuracy = correct / decided
-        low, high = wilson_interval(correct, decided)
-        low_alone, _ = wilson_interval(int(self.accuracy_alone * self.pairs), self.pairs)
-        leak = decided >= MIN_DECIDED and (accuracy >= MIN_DECIDED_ACCURACY or low_alone > MIN_ACCURACY_ALONE)
-        return {
-            "feature": self.name,
-            "predicts": first if self.first >= self.second else second,
-            "pairs": self.pairs,
-            "decided": decided,
-            "coverage": round(decided / self.pairs, 4),
-            "accuracy": round(accuracy, 4),
-            "interval": [round(low, 4), round(high, 4)],
-            "accuracy_alone": round(self.accuracy_alone, 4),
-            "leak": leak,
-        }
+    Args:
+        sides: how many pairs it decides one way, and how many the other way.
+        predictions: what it predicts if the first or if the second count is higher.
+    """
+    decided, correct = sum(sides), max(sides)
+    accuracy, alone = correct / decided, _accuracy_alone(sides, pairs)
+    low, high = wilson_interval(correct, decided)
+    low_alone, _ = wilson_interval(int(alone * pairs), pairs)
+    return {
+        "feature": name,
+        "predicts": predictions[sides[0] < sides[1]],
+        "pairs": pairs,
+        "decided": decided,
+        "coverage": round(decided / pairs, 4),
+        "accuracy": round(accuracy, 4),
+        "interval": [round(low, 4), round(high, 4)],
+        "accuracy_alone": round(alone, 4),
+        "leak": decided >= MIN_DECIDED
+        and (accuracy >= MIN_DECIDED_ACCURACY or low_alone > MIN_ACCURACY_ALONE),
+    }
 
 
 class LeakDetector:
@@ -203,7 +196,7 @@ class LeakDetector:
     """
 
     def __init__(self) -> None:
-        self._sources: dict[str, _Counts] = {}
+        self._sources: dict[str, _Counts] = defaultdict(_Counts)
         self._letters: dict[str, list[int]] = {}  # feature of the conversation -> [A won, B won]
         self._placements = 0
 
@@ -213,17 +206,16 @@ class LeakDetector:
         Args:
             difference: `surface_difference(pair)`, if it is known already.
         """
-        signs, *phrases_by_side = difference or surface_difference(pair)
-        counts = self._counts_of(pair.source)
+        chosen, rejected = difference or surface_difference(pair)
+        source = pair.source
+        if source not in self._sources and len(self._sources) >= MOST_SOURCES:
+            source = _OTHER_SOURCES
+        counts = self._sources[source]
         counts.pairs += 1
-        for sign, measure in zip(signs, counts.measures.values(), strict=True):
-            if sign > 0:
-                measure[0] += 1
-            elif sign:
-                measure[1] += 1
-        for side, names in enumerate(phrases_by_side):
-            for name in names:
-                counts.phrases.setdefault(name, [0, 0])[side] += 1
+        for name in chosen:
+            counts.add(name, 1, 0)
+        for name in rejected:
+            counts.add(name, 0, 1)
         if len(counts.phrases) > MOST_PHRASES:
             counts.drop_rare()
 
@@ -249,15 +241,18 @@ class LeakDetector:
         """
         total = _Counts()
         for counts in self._sources.values():
-            total.merge(counts)
-        features = _features(total, every_feature=True)
+            total.pairs += counts.pairs
+            for name, (chosen, rejected) in (counts.measures | counts.phrases).items():
+                total.add(name, chosen, rejected)
+        features = _features(total, least=1)
         leaks = [{"scope": "all pairs", **row} for row in features if row["leak"]]
         if len(self._sources) > 1:
             for name, counts in sorted(self._sources.items()):
-                rows = _features(counts, every_feature=False)
+                rows = _features(counts, least=MIN_DECIDED)
                 leaks += [{"scope": f"source {name}", **row} for row in rows if row["leak"]]
         placement = [
-            _Feature(name, a, b, a + b).to_dict("A", "B") for name, (a, b) in sorted(self._letters.items())
+            _figures(name, letters, sum(letters), ("A", "B"))
+            for name, letters in sorted(self._letters.items())
         ]
         leaks += [{"scope": "placement", **row} for row in placement if row["leak"]]
         return {
@@ -271,36 +266,23 @@ class LeakDetector:
             "placement": placement,
         }
 
-    def _counts_of(self, source: str) -> _Counts:
-        if source not in self._sources and len(self._sources) >= MOST_SOURCES:
-            source = _OTHER_SOURCES
-        if source not in self._sources:
-            self._sources[source] = _Counts()
-        return self._sources[source]
 
-
-def _features(counts: _Counts, *, every_feature: bool) -> list[dict[str, Any]]:
+def _features(counts: _Counts, *, least: int) -> list[dict[str, Any]]:
     """Return the features of some pairs, the strongest first, with the MOST_LISTED strongest phrases.
 
     Args:
-        every_feature: also those that decide fewer than MIN_DECIDED pairs.
+        least: number of pairs that a feature must decide.
     """
-    measured, phrased = (
-        [
-            _Feature(name, first, second, counts.pairs)
-            for name, (first, second) in group.items()
-            if first + second
-        ]
-        for group in (counts.measures, counts.phrases)
+    strongest = sorted(
+        counts.phrases.items(), key=lambda item: (-_accuracy_alone(item[1], counts.pairs), item[0])
     )
-    phrased = sorted(phrased, key=lambda one: (-one.accuracy_alone, one.name))[:MOST_LISTED]
     rows = [
-        one.to_dict(*predictions)
+        _figures(name, sides, counts.pairs, predictions)
         for group, predictions in (
-            (measured, ("more is chosen", "more is rejected")),
-            (phrased, ("chosen has it", "rejected has it")),
+            (counts.measures.items(), ("more is chosen", "more is rejected")),
+            (strongest[:MOST_LISTED], ("chosen has it", "rejected has it")),
         )
-        for one in group
-        if every_feature or one.first + one.second >= MIN_DECIDED
+        for name, sides in group
+        if sum(sides) >= least
     ]
     return sorted(rows, key=lambda row: (not row["leak"], -row["accuracy_alone"], row["feature"]))

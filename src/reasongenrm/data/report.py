@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, TypeVar
 
 from reasongenrm.records import Drop, HasPair, Letter, PreferencePair
@@ -13,7 +14,6 @@ Loaded = TypeVar("Loaded", bound=HasPair)
 
 UNIT = "pairs, or rows that could not become pairs"
 TOKENS_PER_BIN = 64
-OWN_KEYS = ("unit", "total", "sources", "first_dropped", "length_histogram", "tokens")
 
 UNKNOWN_LANGUAGE = "und"
 """ISO 639-3 for "undetermined": too short, no letters, or in doubt."""
@@ -37,7 +37,7 @@ class DataReport:
     CSV may become several pairs, each counted on its own. Every unit is counted once as loaded, and at the end once as
     either kept or dropped, under the same source. A pair rendered in both orders is still one unit: it is kept when
     one of its judge prompts is, and dropped when all of them are. Only `add_placement` and `add_tokens` count judge
-    prompts. The reasons of a kept pair are counted in sections of their own.
+    prompts.
 
     Memory does not grow with the rows: it is some counters per source and per template.
     """
@@ -45,11 +45,9 @@ class DataReport:
     def __init__(self, token_limits: Mapping[str, int] | None = None) -> None:
         """Args: token_limits: template -> the most tokens that the recipe allows, for comparison."""
         self._limits = dict(token_limits or {})
-        self._sources: dict[str, _SourceCounts] = {}
-        self._by_spelling: dict[str, _SourceCounts] = {}  # as the rows write it -> the same counts
+        self._sources: dict[str, _SourceCounts] = defaultdict(_SourceCounts)
         self._examples: dict[tuple[str, str], Drop] = {}
-        self._tokens: dict[str, _PromptLengths] = {}
-        self._sections: dict[str, Mapping[str, Any]] = {}
+        self._tokens: dict[str, Counter[int]] = defaultdict(Counter)  # template -> tokens -> judge prompts
 
     def count_loaded(self, rows: Iterable[Loaded | Drop]) -> Iterator[Loaded | Drop]:
         """Pass rows on (pairs, or objects with a `pair`), each counted as loaded."""
@@ -85,32 +83,11 @@ class DataReport:
 
     def add_tokens(self, template: str, tokens: int) -> None:
         """Count the length of a judge prompt rendered with a template, kept or dropped for its length."""
-        if template not in self._tokens:
-            self._tokens[template] = _PromptLengths(self._limits.get(template))
-        self._tokens[template].add(tokens)
-
-    def add_section(self, name: str, values: Mapping[str, Any]) -> None:
-        """Add another module's numbers to the report, under a key of their own.
-
-        Args:
-            name: the key.
-            values: plain JSON values; `leaks` is `LeakDetector.to_dict()` and `contamination` is
-                `Contamination.to_dict()`, others are shown unchanged.
-
-        Raises:
-            ValueError: the report has this key already.
-        """
-        if name in OWN_KEYS or name in self._sections:
-            raise ValueError(f"the data report has a section {name!r} already")
-        self._sections[name] = values
+        self._tokens[template][tokens] += 1
 
     def _counts(self, source: str) -> _SourceCounts:
-        counts = self._by_spelling.get(source)
-        if counts is None:
-            # Escaped here and not when printed, so that two sources never look the same only in print.
-            counts = self._sources.setdefault(_escape_unprintable(source), _SourceCounts())
-            self._by_spelling[source] = counts
-        return counts
+        # Escaped here and not when printed, so that two sources never look the same only in print.
+        return self._sources[_escape_unprintable(source)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain JSON values, sources and reasons sorted.
@@ -140,8 +117,10 @@ class DataReport:
                 for (stage, reason), drop in sorted(self._examples.items())
             ],
             "length_histogram": total.histogram(),
-            "tokens": {name: lengths.to_dict() for name, lengths in sorted(self._tokens.items())},
-            **self._sections,
+            "tokens": {
+                name: _token_figures(lengths, self._limits.get(name))
+                for name, lengths in sorted(self._tokens.items())
+            },
         }
 
 
@@ -206,46 +185,34 @@ class _SourceCounts:
         ]
 
 
-@dataclass(slots=True)
-class _PromptLengths:
-    """Lengths of one template's prompts, in tokens."""
+def _token_figures(lengths: Counter[int], limit: int | None) -> dict[str, Any]:
+    """Return the figures of one template: tokens -> number of judge prompts, and the limit of the recipe."""
+    bins: Counter[int] = Counter()
+    for tokens, count in lengths.items():
+        bins[tokens // TOKENS_PER_BIN] += count
+    histogram = sorted(bins.items())
+    prompts, longest = lengths.total(), max(lengths)
 
-    limit: int | None
-    bins: Counter[int] = field(default_factory=Counter)
-    prompts: int = 0
-    tokens: int = 0
-    longest: int = 0
-    over_limit: int = 0
-
-    def add(self, tokens: int) -> None:
-        self.prompts += 1
-        self.tokens += tokens
-        self.bins[tokens // TOKENS_PER_BIN] += 1
-        self.longest = max(self.longest, tokens)
-        self.over_limit += self.limit is not None and tokens > self.limit
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "prompts": self.prompts,
-            "limit": self.limit,
-            "over_limit": self.over_limit,
-            "mean": _ratio(self.tokens, self.prompts, 1),
-            "half_up_to": self._quantile(0.5),
-            "nine_tenths_up_to": self._quantile(0.9),
-            "99_percent_up_to": self._quantile(0.99),
-            "longest": self.longest,
-            "tokens_per_bin": TOKENS_PER_BIN,
-            "histogram": [[number * TOKENS_PER_BIN, count] for number, count in sorted(self.bins.items())],
-        }
-
-    def _quantile(self, share: float) -> int | None:
+    def quantile(share: float) -> int:
         """Return the upper end of the bin up to which this share of the prompts lies."""
-        below = 0
-        for number, count in sorted(self.bins.items()):
-            below += count
-            if below >= share * self.prompts:
-                return min((number + 1) * TOKENS_PER_BIN - 1, self.longest)
-        return None
+        totals = accumulate(count for _, count in histogram)
+        number = next(
+            number for (number, _), total in zip(histogram, totals, strict=True) if total >= share * prompts
+        )
+        return min((number + 1) * TOKENS_PER_BIN - 1, longest)
+
+    return {
+        "prompts": prompts,
+        "limit": limit,
+        "over_limit": sum(n for tokens, n in lengths.items() if limit is not None and tokens > limit),
+        "mean": _ratio(sum(tokens * count for tokens, count in lengths.items()), prompts, 1),
+        "half_up_to": quantile(0.5),
+        "nine_tenths_up_to": quantile(0.9),
+        "99_percent_up_to": quantile(0.99),
+        "longest": longest,
+        "tokens_per_bin": TOKENS_PER_BIN,
+        "histogram": [[number * TOKENS_PER_BIN, count] for number, count in histogram],
+    }
 
 
 def _length_bin(length: int) -> int:
@@ -263,6 +230,8 @@ def _lower_end(number: int) -> int:
 
 def _escape_unprintable(text: str) -> str:
     """Return the text with line ends, control characters and halves of surrogate pairs written as escapes."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from operator import attrgetter
 from typing import Any
 
@@ -19,13 +19,8 @@ import msgspec
 from reasongenrm.benchmarks.registry import BENCHMARKS
 from reasongenrm.chat.prompts import PromptFile, placed_prompts
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.data.clean import PairKey, clean, drop_near_duplicates, pair_key
-from reasongenrm.data.decontaminate import (
-    Decontaminator,
-    Match,
-    benchmark_texts,
-    decontaminate,
-)
+from reasongenrm.data.clean import NearDuplicates, PairKey, clean, filter_pairs, pair_key
+from reasongenrm.data.decontaminate import Decontaminator, Match, benchmark_texts
 from reasongenrm.data.leaks import LeakDetector, SurfaceDifference, surface_difference
 from reasongenrm.data.report import UNKNOWN_LANGUAGE, DataReport, pair_language
 from reasongenrm.data.sources import SourceRow, read_pair, source_rows
@@ -148,9 +143,9 @@ def _filtered(
     data = recipe.data
     pairs = clean(rows, drop_sources=data.drop_sources, on_drop=on_drop, key=attrgetter("key"))
     if data.near_duplicates:
-        pairs = drop_near_duplicates(pairs, data.near_duplicates, on_drop)
+        pairs = filter_pairs(pairs, NearDuplicates(data.near_duplicates).problems, on_drop)
     if decontaminator:
-        pairs = decontaminate(pairs, decontaminator, on_drop, on_match)
+        pairs = filter_pairs(pairs, partial(decontaminator.problems, on_match=on_match), on_drop)
     return pairs
 
 
@@ -204,7 +199,7 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
             )
             hint = "correct the data, or raise data.max_tokens"
             raise DataError(f"no pair is left{reason}", location="data.sources", hint=hint)
-    report.add_section("leaks", leaks.to_dict())
+    sections = {"leaks": leaks.to_dict()}
     if decontaminator:
-        report.add_section("contamination", decontaminator.to_dict())
-    return report.to_dict()
+        sections["contamination"] = decontaminator.to_dict()
+    return report.to_dict() | sections
