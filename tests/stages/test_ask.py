@@ -156,7 +156,7 @@ def test_unreadable_files_are_errors(judge: Lent, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be opened"):
         ask("compare", lambda: judge, str(tmp_path / "nowhere.jsonl"), "-")
     source = written(tmp_path / "bad.jsonl", BAD)
-    with pytest.raises(DataError, match="input: no row can be read"):
+    with pytest.raises(DataError, match="bad.jsonl: no row can be read"):
         ask("compare", lambda: judge, str(source), "-")
     with pytest.raises(DataError, match="no row can be read"):
         ask("compare", lambda: judge, str(source), str(tmp_path / "out.jsonl"))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from reasongenrm.rows.turns import BadRow, check_text, is_list, read_prompt
 from reasongenrm.store import PartStore, dump_line, jsonl_writer, to_json
 
 WINDOW = 512
-"""Rows that are judged together."""
+"""Rows that are judged, or scored, together."""
 
 MOST_ANSWERS = 256
 """Limit for one row: a round robin of 256 answers takes 32,640 comparisons."""
@@ -150,90 +151,104 @@ VERBS: dict[str, tuple[Verb, tuple[str, ...]]] = {
 """Verb -> its function, and the columns with the answers; without columns, `answers` holds a list."""
 
 
-def ask(verb: str, judge: Callable[[], Judge], source: str, target: str) -> None:
-    """Judge every row of `source` and write one result per row to `target`, in their order.
-
-    The file is complete or absent; a partial file beside it keeps the results of an interrupted command, and the same
-    command continues. Rows that cannot be read are counted, and written to `<target>.dropped.jsonl`, or to stderr where
-    the results go to stdout.
+def ask(verb: str, start: Callable[[], Judge], source: str, target: str) -> None:
+    """Judge every row of `source`, as `write_results`; an interrupted command continues where it stopped.
 
     Args:
         verb: one of VERBS.
-        judge: starts the judge; called only when a row is left to judge.
+        start: starts the judge; called only when a row is left to judge.
         source: a JSONL file, or `-` for stdin.
         target: a JSONL file, or `-` for stdout.
 
     Raises:
-        ConfigError: `target` exists.
-        DataError: `source` cannot be opened, or no row can be read.
+        ConfigError, DataError: see `write_results`.
         EngineError: the judge cannot be served.
     """
     judge_rows, names = VERBS[verb]
-    rows = read_answer_rows(json_lines(source), names)
+    with ExitStack() as stack, judging_bar("judging") as progress:
+
+        @cache
+        def judge() -> Judge:
+            started = start()
+            stack.callback(started.close)
+            return started
+
+        def results(rows: Sequence[AnswersRow]) -> Iterator[Result]:
+            return judge_rows(judge(), rows)
+
+        write_results(results, names, source, target, resume=True, progress=progress)
+
+
+def write_results(
+    results: Callable[[Sequence[AnswersRow]], Iterator[Result]],
+    names: Sequence[str],
+    source: str,
+    target: str,
+    *,
+    resume: bool = False,
+    progress: Callable[[int, Sequence[Comparison]], None] = lambda rows, comparisons: None,
+) -> None:
+    """Write one result per row of `source` to `target`, in their order.
+
+    The file is complete or absent. Rows that cannot be read are counted, and written to `<target>.dropped.jsonl`, or to
+    stderr where the results go to stdout.
+
+    Args:
+        results: yields the result of each of some rows.
+        names: see `read_answer_rows`.
+        source: a JSONL file, or `-` for stdin.
+        target: a JSONL file, or `-` for stdout.
+        resume: keep the results of an interrupted command in a partial file beside `target`, and continue with it.
+        progress: called with the number of rows just found or done, and their comparisons.
+
+    Raises:
+        ConfigError: `target` exists.
+        DataError: `source` cannot be opened, or no row can be read.
+    """
+    if target != "-" and Path(target).exists():
+        raise ConfigError("the file exists", location=target, hint="name another file, or move this one away")
+    items = read_answer_rows(json_lines(source), names)
+    store = PartStore(Path(target)) if resume and target != "-" else None
+    counts: Counter[str] = Counter()
+    order: list[str] = []
     with ExitStack() as stack:
-        if target == "-":
-            counts = _ask(judge_rows, judge, rows, None, print_drop)
-        else:
-            store = PartStore(Path(target))
-            if store.finished:
-                raise ConfigError(
-                    "the file exists", location=target, hint="name another file, or move this one away"
-                )
-            drop = stack.enter_context(jsonl_writer(Path(f"{target}.dropped.jsonl")))
-            counts = _ask(judge_rows, judge, rows, store, lambda d: drop(to_json(d)))
+        write: Callable[[dict[str, Any]], object] = lambda line: stdout().write(dump_line(line))  # noqa: E731
+        if store is not None:
+            write = lambda line: store.append([line])  # noqa: E731
+        elif target != "-":
+            write = stack.enter_context(jsonl_writer(Path(target)))
+        with _drop_list(target) as list_drop:
+            while window := list(islice(items, WINDOW)):
+                for drop in (item for item in window if isinstance(item, Drop)):
+                    counts["dropped"] += 1
+                    list_drop(drop)
+                rows = [item for item in window if isinstance(item, AnswersRow)]
+                missing = [row for row in rows if store is None or row.id not in store]
+                counts["rows"] += len(rows)
+                order += [row.id for row in rows if store is not None]
+                progress(len(rows) - len(missing), [])
+                for row, (line, comparisons) in zip(missing, results(missing), strict=True):
+                    write(line | {"id": row.id})
+                    progress(1, comparisons)
+                stdout().flush()
+        if not counts["rows"] and (target != "-" or counts["dropped"]):
+            location = "stdin" if source == "-" else source
+            hint = f"a row has prompt, {', '.join(names) or 'answers'}; see the dropped rows"
+            raise DataError("no row can be read", location=location, hint=hint)
+    if store is not None:
+        store.finish(order)
     if target != "-":
-        if not counts["dropped"]:
-            Path(f"{target}.dropped.jsonl").unlink()
         say(f"{target}: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}")
 
 
-def print_drop(drop: Drop) -> None:
-    """Print a dropped row to stderr."""
-    say(f"reasongenrm: {drop.location}: dropped ({drop.reason}): {drop.detail}")
-
-
-def _ask(
-    judge_rows: Verb,
-    start: Callable[[], Judge],
-    rows: Iterator[AnswersRow | Drop],
-    store: PartStore | None,
-    on_drop: Callable[[Drop], None],
-) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    order: list[str] = []
-    rows_read = 0
-    judge: Judge | None = None
-    with judging_bar("judging") as progress:
-        while window := list(islice(rows, WINDOW)):
-            for drop in (item for item in window if isinstance(item, Drop)):
-                counts["dropped"] += 1
-                on_drop(drop)
-            missing = [item for item in window if isinstance(item, AnswersRow)]
-            rows_read += len(missing)
-            if store is not None:
-                order += [row.id for row in missing]
-                count = len(missing)
-                missing = [row for row in missing if row.id not in store]
-                progress(count - len(missing), [])
-            if not missing:
-                continue
-            judge = judge or start()
-            for row, (columns, comparisons) in zip(missing, judge_rows(judge, missing), strict=True):
-                line = {**columns, "id": row.id}
-                if store is not None:
-                    store.append([line])
-                else:
-                    stdout().write(dump_line(line))
-                progress(1, comparisons)
-            stdout().flush()
-    if judge is not None:
-        judge.close()
-    if not rows_read and (store is not None or counts["dropped"]):
-        hint = "see the file of dropped rows" if store is not None else "see the dropped rows above"
-        raise DataError(
-            "no row can be read", location=str(store.final) if store is not None else "input", hint=hint
-        )
-    if store is not None:
-        counts["rows"] = len(order)
-        store.finish(order)
-    return counts
+@contextmanager
+def _drop_list(target: str) -> Iterator[Callable[[Drop], None]]:
+    """Yield a function that lists one dropped row beside the target, or on stderr; no drop, no list."""
+    if target == "-":
+        yield lambda drop: say(f"reasongenrm: {drop.location}: dropped ({drop.reason}): {drop.detail}")
+        return
+    path = Path(f"{target}.dropped.jsonl")
+    with jsonl_writer(path) as write:
+        yield lambda drop: write(to_json(drop))
+    if not path.stat().st_size:
+        path.unlink()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,31 +13,24 @@ from typing import Any
 from reasongenrm.answers.generate import generate
 from reasongenrm.answers.table import read_answers
 from reasongenrm.config.scalar import ScalarRecipe
-from reasongenrm.console import say, stdout
+from reasongenrm.console import say
 from reasongenrm.data.clean import clean
 from reasongenrm.data.ranked import has_ranks, read_ranked
 from reasongenrm.data.sources import load_sources
 from reasongenrm.data.split import prompt_id, split_pairs
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Drop, Message, PreferencePair, content_id
-from reasongenrm.rows.files import json_lines
 from reasongenrm.run import Run, file_hash
 from reasongenrm.scalar.metrics import AnswerScore, evaluate_scores
 from reasongenrm.scalar.model import ScalarRewardModel, prompt_text
 from reasongenrm.scalar.report import metrics_line, write_scalar_report
-from reasongenrm.stages.ask import AnswersRow, print_drop, read_answer_rows
+from reasongenrm.stages.ask import AnswersRow, Result, write_results
 from reasongenrm.stages.train import train_head
-from reasongenrm.store import dump_line, jsonl_writer, to_json, write_jsonl
+from reasongenrm.store import to_json, write_jsonl
 from reasongenrm.train.scalar import check_config
 
 TRAIN, EVALUATE = "scalar-train", "scalar-evaluate"
 """Names of the two steps in the run folder."""
-
-WINDOW = 1024
-"""Rows that are scored together."""
-
-COLUMNS: dict[str, tuple[str, ...]] = {"score": ("answer",), "best": (), "rank": ()}
-"""Verb -> the columns that hold a row's answers; without names, the column `answers` holds a list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,71 +206,36 @@ def score_answers(
 
 
 def score_rows(verb: str, model: str, source: str, target: str, *, batch_size: int = 32) -> None:
-    """Score every row of `source` and write one result per row to `target`, in their order.
+    """Score every row of `source` and write one result per row to `target`, as `write_results`.
 
     The result of `score` is `{"id", "score"}`, of `rank` `{"id", "order", "scores"}` (indices of the answers, the best
-    first), of `best` `{"id", "index", "answer", "scores"}`. Memory does not grow with the rows. The output file is
-    written atomically. Rows that cannot be read are counted, and written to `<target>.dropped.jsonl`, or to stderr
-    where the results go to stdout.
+    first), of `best` `{"id", "index", "answer", "scores"}`.
 
     Args:
-        verb: a key of COLUMNS.
+        verb: `score`, `rank` or `best`.
         model: folder of a trained head.
         source: a JSONL file, or `-` for stdin.
         target: a JSONL file, or `-` for stdout.
         batch_size: answers per forward pass.
 
     Raises:
-        ConfigError: `target` exists.
-        DataError: `source` cannot be opened, or no row can be read.
+        ConfigError, DataError: see `write_results`.
         EngineError: the folder does not hold a trained head.
     """
-    if target != "-" and Path(target).exists():
-        raise ConfigError("the file exists", location=target, hint="name another file, or move this one away")
-    head = ScalarRewardModel.from_pretrained(model)
-    items = read_answer_rows(json_lines(source), COLUMNS[verb])
-    dropped_path = Path(f"{target}.dropped.jsonl")
-    counts = {"rows": 0, "dropped": 0}
-    with ExitStack() as stack:
-        write: Callable[[dict[str, Any]], object] = _print_row
-        write_drop: Callable[[dict[str, Any]], object] | None = None
-        if target != "-":
-            write = stack.enter_context(jsonl_writer(Path(target)))
-            write_drop = stack.enter_context(jsonl_writer(dropped_path))
-        while window := list(islice(items, WINDOW)):
-            for drop in (item for item in window if isinstance(item, Drop)):
-                counts["dropped"] += 1
-                write_drop(to_json(drop)) if write_drop else print_drop(drop)
-            rows = [item for item in window if isinstance(item, AnswersRow)]
-            for result in _results(verb, head, rows, batch_size):
-                counts["rows"] += 1
-                write(result)
-            stdout().flush()
-        if not counts["rows"]:
-            columns = "prompt, answer" if verb == "score" else "prompt, answers"
-            raise DataError("no row can be read", location=source, hint=f"a row has {columns}")
-    if target != "-":
-        if not counts["dropped"]:
-            dropped_path.unlink()
-        say(f"{target}: {', '.join(f'{count} {name}' for name, count in counts.items() if count)}")
+    head = cache(lambda: ScalarRewardModel.from_pretrained(model))
 
+    def results(rows: Sequence[AnswersRow]) -> Iterator[Result]:
+        prompts = [row.prompt for row in rows for _ in row.answers]
+        answers = [text for row in rows for text in row.answers]
+        all_scores = iter(head().score_batch(prompts, answers, batch_size))
+        for row in rows:
+            scores = list(islice(all_scores, len(row.answers)))
+            order = sorted(range(len(scores)), key=lambda i: -scores[i])
+            columns: dict[str, dict[str, Any]] = {
+                "score": {"score": scores[0]},
+                "rank": {"order": order, "scores": scores},
+                "best": {"index": order[0], "answer": row.answers[order[0]], "scores": scores},
+            }
+            yield {"id": row.id} | columns[verb], []
 
-def _print_row(row: dict[str, Any]) -> None:
-    print(dump_line(row), end="", file=stdout())
-
-
-def _results(
-    verb: str, head: ScalarRewardModel, rows: Sequence[AnswersRow], batch_size: int
-) -> Iterator[dict[str, Any]]:
-    """Yield a result per row; the answers of all rows are scored together."""
-    prompts = [row.prompt for row in rows for _ in row.answers]
-    all_scores = iter(head.score_batch(prompts, [text for row in rows for text in row.answers], batch_size))
-    for row in rows:
-        scores = list(islice(all_scores, len(row.answers)))
-        order = sorted(range(len(scores)), key=lambda i: -scores[i])
-        if verb == "score":
-            yield {"id": row.id, "score": scores[0]}
-        elif verb == "rank":
-            yield {"id": row.id, "order": order, "scores": scores}
-        else:
-            yield {"id": row.id, "index": order[0], "answer": row.answers[order[0]], "scores": scores}
+    write_results(results, ("answer",) if verb == "score" else (), source, target)
