@@ -64,9 +64,11 @@ def run(stage: str = "prepare") -> Run:
     return Run(Recipe.model_validate(RECIPE), stage)
 
 
-def claim(settings: dict[str, Any], stage: str = "prepare") -> None:
+def claim(settings: dict[str, Any], stage: str = "prepare") -> Any:
+    """Claim the run folder and release it; return the settings in the manifest."""
     with run(stage).claim(settings):
         pass
+    return json.loads(run().path("manifest", f"{stage}.json").read_text())["settings"]
 
 
 def test_a_second_process_is_refused_until_the_first_one_ends(holder: subprocess.Popen[str]) -> None:
@@ -79,25 +81,25 @@ def test_a_second_process_is_refused_until_the_first_one_ends(holder: subprocess
     assert holder.stdin is not None
     holder.stdin.close()
     assert holder.wait(timeout=30) == 0
-    claim({})
+    assert claim({"seed": 1}, "train") == {"seed": 1}
 
 
 def test_a_killed_process_releases_the_folder(holder: subprocess.Popen[str]) -> None:
     holder.kill()
     holder.wait(timeout=30)
-    claim({})
+    assert claim({"seed": 1}, "train") == {"seed": 1}
 
 
 def test_an_error_frees_the_folder() -> None:
     with pytest.raises(RuntimeError), run().claim(SETTINGS):
         raise RuntimeError
-    claim(SETTINGS)
+    assert claim(SETTINGS) == SETTINGS
 
 
 def test_settings_that_failed_before_any_file_was_written_may_change() -> None:
     with pytest.raises(EngineError), run().claim({"model": "modle"}):
         raise EngineError("no folder")
-    claim({"model": "model"})
+    assert claim({"model": "model"}) == {"model": "model"}
 
 
 def test_settings_of_written_files_are_kept_after_a_failure() -> None:
@@ -147,7 +149,7 @@ def test_invalid_launch_args(launch_args: str, problem: str) -> None:
 
 def test_equal_settings_are_accepted_again() -> None:
     claim(SETTINGS)
-    claim(json.loads(json.dumps(SETTINGS)))
+    assert claim(json.loads(json.dumps(SETTINGS))) == SETTINGS
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,6 +60,10 @@ class Run:
         """Return a path inside the run folder."""
         return self.folder.joinpath(*parts)
 
+    @property
+    def _manifest(self) -> Path:
+        return self.path("manifest", f"{self.stage}.json")
+
     @contextmanager
     def claim(self, settings: dict[str, Any]) -> Iterator[None]:
         """Hold the run folder for this stage; what libraries print goes to `logs/<stage>.log` from here on.
@@ -95,19 +99,19 @@ class Run:
                     location=str(self.folder),
                     hint="set name=… to a folder on a disk that supports file locks",
                 ) from None
-            self._check_unchanged(settings)
+            first = not self._manifest.exists()
+            if not first:
+                self.check(settings)
             log = self.path("logs", f"{self.stage}.log")
             with explain_write_errors(log):
                 log_to(log)
-            path = self.path("manifest", f"{self.stage}.json")
-            first = not path.exists()
-            write_json(path, build_manifest(self.recipe, settings))
+            write_json(self._manifest, build_manifest(self.recipe, settings))
             before = set(self.folder.rglob("*"))
             try:
                 yield
             except ReasonGenRMError:
                 if first and set(self.folder.rglob("*")) == before:
-                    path.unlink()  # no file was made with these settings, so the user may change them
+                    self._manifest.unlink()  # no file was made with these settings, so the user may change them
                 raise
 
     def check(self, settings: dict[str, Any]) -> None:
@@ -116,20 +120,13 @@ class Run:
         Raises:
             ConfigError: the stage has not run here, or its files were made with other settings.
         """
-        path = self.path("manifest", f"{self.stage}.json")
-        if not path.exists():
+        if not self._manifest.exists():
             raise ConfigError(
                 f"file not found, so the settings of {self.stage} are unknown",
-                location=str(path),
+                location=str(self._manifest),
                 hint=f"run {self.stage} in {self.folder}",
             )
-        self._check_unchanged(settings)
-
-    def _check_unchanged(self, settings: dict[str, Any]) -> None:
-        path = self.path("manifest", f"{self.stage}.json")
-        if not path.exists():
-            return
-        before = json.loads(path.read_text(encoding="utf-8"))["settings"]
+        before = json.loads(self._manifest.read_text(encoding="utf-8"))["settings"]
         changed = sorted(_changed_keys(before, _plain(settings)))
         if changed:
             raise ConfigError(
@@ -188,25 +185,21 @@ def _file_hash(path: Path) -> str:
 
 
 def _git_state() -> str:
+    """Return the commit of the current directory, followed by `+changes` where files differ from it."""
+    command = ["git", "status", "--porcelain=v2", "--branch"]
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        )
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+    commit, *lines = done.stdout.removeprefix("# branch.oid ").splitlines()
+    return commit + ("" if all(line.startswith("# ") for line in lines) else "+changes")
 
 
 def _versions() -> dict[str, str]:
     versions = {}
     for package in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
 
 
@@ -220,27 +213,21 @@ def build_manifest(recipe: AnyRecipe, settings: dict[str, Any]) -> dict[str, Any
         "python": platform.python_version(),
         "machine": {
             "system": platform.platform(),
-            "cpu": _cpu(),
+            "cpu": next(iter(_proc_values(Path("/proc/cpuinfo"), "model name")), platform.processor()),
             "cores": os.cpu_count(),
-            "gpus": _gpus(),
+            # torch would name the GPUs too, but takes seconds to import.
+            "gpus": [
+                name
+                for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+                for name in _proc_values(file, "Model")
+            ],
         },
     }
 
 
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if "model name" in line), platform.processor()
-    )
-
-
-def _gpus() -> list[str]:
-    """Return the model names of NVIDIA GPUs from the driver's files; importing torch would take seconds."""
-    names = []
-    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
-    return names
+def _proc_values(path: Path, key: str) -> list[str]:
+    """Return the values of `key: value` lines in a file of the kernel or a driver; nothing where it does not exist."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [line.partition(":")[2].strip() for line in lines if line.startswith(key)]
