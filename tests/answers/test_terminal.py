@@ -68,10 +68,8 @@ def test_skip_rank_undo_and_help(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, "one", "two", "three")
     output = terminal.type("s", " 3 1=2 ", "u", "u", "?", "2 = 1 3", "1 2 3", "never read"[:0])
     assert terminal.session.progress.ranked == 2 and terminal.changes == 6
-    assert sorted([len(group) for group in order] for order in terminal.session.rankings.values()) == [
-        [1, 1, 1],
-        [2, 1],
-    ]
+    orders = [entry.order for entry in terminal.session.journal.read() if entry.kind == "rank"]
+    assert [[len(group) for group in order] for order in orders] == [[1, 2], [2, 1], [1, 1, 1]]
     for text in ("ann: 0 of 2 ranked", "0 of 2 ranked, 1 skipped", "ann: 2 of 2 ranked", "answer 3", "user"):
         assert text in output, text
     assert "All prompts are ranked" in output and "= between equally good" in output

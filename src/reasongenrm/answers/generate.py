@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,18 +131,13 @@ def generate(config: AnswersConfig, out: Path, *, location: str = "answers") -> 
     out.parent.mkdir(parents=True, exist_ok=True)
     model = _AnswerModel(config, out.with_name(out.name + ".batches.jsonl"))
     if not store.finished:
-        with ExitStack() as stack:
-            engine = model.start()
-            stack.callback(engine.close)
+        with closing(model.start()) as engine:
             complete_missing(engine, map(model.request, requests), store)
         store.finish(item.id for item in requests)
     rows, drops = _rows(requests, model, store, location)
     if not rows:
-        raise DataError(
-            f"no answer can be used: {drops[0].detail if drops else 'there are no prompts'}",
-            location=str(store.final),
-            hint="correct the settings, and name another output file",
-        )
+        hint = "correct the settings, and name another output file"
+        raise DataError(f"no answer can be used: {drops[0].detail}", location=str(store.final), hint=hint)
     write_jsonl(out.with_name(out.name + ".dropped.jsonl"), map(to_json, drops))
     write_jsonl(out, rows)
     prompts = len({row["prompt"] for row in rows})
@@ -159,7 +154,15 @@ def _rows(
     for item in requests:
         completion = completion_from_json(store[item.id])
         text = model.text(completion)
-        if problem := _problem(completion, text, (item.prompt, text) in rows):
+        problem = None
+        if completion.finish_reason == "error":
+            problem = "error", f"The engine failed: {completion.error}."
+        elif not text:
+            problem = "empty_answer", "The model returned no text."
+        elif (item.prompt, text) in rows:
+            detail = "The model gave the same answer to this prompt before; raise the temperatures."
+            problem = "duplicate_answer", detail
+        if problem:
             drops.append(Drop(item.id, location, *problem, "generate"))
             continue
         rows[item.prompt, text] = {
@@ -177,17 +180,3 @@ def _rows(
             "finish_reason": completion.finish_reason,
         }
     return list(rows.values()), drops
-
-
-def _problem(completion: Completion, text: str, repeated: bool) -> tuple[str, str] | None:
-    """Return the reason and the detail of a Drop, or None for a usable answer."""
-    if completion.finish_reason == "error":
-        return "error", f"The engine failed: {completion.error}."
-    if not text:
-        return "empty_answer", "The model returned no text."
-    if repeated:
-        return (
-            "duplicate_answer",
-            "The model gave the same answer to this prompt before; raise the temperatures.",
-        )
-    return None

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+import msgspec
 
 from reasongenrm.answers.table import Order
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.store import dump_line, explain_write_errors
 
-Kind = Literal["rank", "skip", "undo"]
-_KINDS = ("rank", "skip", "undo")
 _LONGEST_NAME = 80
 
 
@@ -33,7 +32,7 @@ class JournalEntry:
     """
 
     annotator: str
-    kind: Kind
+    kind: Literal["rank", "skip", "undo"]
     prompt: str
     order: Order = ()
 
@@ -58,43 +57,32 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read(self, start: int = 0) -> tuple[list[JournalEntry], int]:
-        """Return the entries from a byte offset on, and the offset where the complete lines end.
+    def read(self, start: int = 0) -> list[JournalEntry]:
+        """Return the entries after the first `start`.
 
         A last line without its line end was torn by a kill, and is ignored.
 
         Raises:
-            DataError: the file is shorter than `start`, cannot be read, or contains a line that is not an entry.
+            DataError: the file has fewer entries than `start`, cannot be read, or contains a line that is not an entry.
         """
         try:
-            with self.path.open("rb") as lines:
-                size = lines.seek(0, os.SEEK_END)
-                lines.seek(start)
-                raw = lines.read()
+            lines = self.path.read_bytes().split(b"\n")[:-1]
         except FileNotFoundError:
-            size, raw = 0, b""
+            lines = []
         except OSError as error:
             hint = "check the path and its permissions"
             raise DataError(f"cannot be read: {error.strerror}", location=str(self.path), hint=hint) from None
-        if size < start:
-            hint = "restore it, or start again"
-            raise DataError(
-                "the journal became shorter while it was in use", location=str(self.path), hint=hint
-            )
-        complete = raw[: raw.rfind(b"\n") + 1]
-        entries: list[JournalEntry] = []
-        for line in complete.split(b"\n")[:-1]:
+        if len(lines) < start:
+            problem = "the journal became shorter while it was in use"
+            raise DataError(problem, location=str(self.path), hint="restore it, or start again")
+        entries = []
+        for number, line in enumerate(lines[start:], start + 1):
             try:
-                entries.append(_entry(json.loads(line.decode("utf-8"))))
-            except (ValueError, KeyError, TypeError, RecursionError):
-                self._broken(start, len(entries))
-        return entries, start + len(complete)
-
-    def _broken(self, start: int, after: int) -> None:
-        with self.path.open("rb") as lines:
-            number = lines.read(start).count(b"\n") + after + 1
-        hint = "delete that line; the other lines are kept"
-        raise DataError("the line is not a journal entry", location=f"{self.path}:{number}", hint=hint)
+                entries.append(msgspec.json.decode(line, type=JournalEntry))
+            except (ValueError, RecursionError):
+                location, hint = f"{self.path}:{number}", "delete that line; the other lines are kept"
+                raise DataError("the line is not a journal entry", location=location, hint=hint) from None
+        return entries
 
     @contextmanager
     def locked(self) -> Iterator[int]:
@@ -125,7 +113,7 @@ class Journal:
         row = {"annotator": entry.annotator, "kind": entry.kind, "prompt": entry.prompt}
         line = dump_line(row | ({"order": entry.order} if entry.kind == "rank" else {})).encode("utf-8")
         with explain_write_errors(self.path):
-            size = _whole_lines(file)
+            size = os.pread(file, os.fstat(file).st_size, 0).rfind(b"\n") + 1
             os.ftruncate(file, size)  # the rest was torn by a kill, since the file is locked
             try:
                 if os.write(file, line) < len(line):  # one write: a reader sees the line or does not
@@ -134,27 +122,3 @@ class Journal:
             except BaseException:
                 os.ftruncate(file, size)
                 raise
-
-
-def _whole_lines(file: int) -> int:
-    """Return the offset after the last line end."""
-    end = os.fstat(file).st_size
-    while end:
-        begin = max(0, end - 65536)
-        offset = os.pread(file, end - begin, begin).rfind(b"\n")
-        if offset >= 0:
-            return begin + offset + 1
-        end = begin
-    return 0
-
-
-def _entry(row: Any) -> JournalEntry:
-    annotator, kind, prompt = row["annotator"], row["kind"], row["prompt"]
-    order = row.get("order", [])
-    if kind not in _KINDS or not isinstance(annotator, str) or not isinstance(prompt, str):
-        raise ValueError
-    if not isinstance(order, list) or not all(isinstance(group, list) for group in order):
-        raise ValueError
-    if not all(isinstance(answer, str) for group in order for answer in group):
-        raise ValueError
-    return JournalEntry(annotator, kind, prompt, tuple(map(tuple, order)))

@@ -133,9 +133,8 @@ def _agreement(target: Path) -> str:
     from reasongenrm.data.ranked import agreement, pairwise_tau
 
     concordance, correlation = agreement(str(target)), pairwise_tau(str(target))
-    w = concordance and concordance["mean_w"]
-    tau = correlation and correlation["mean_tau_b"]
-    if concordance is None or w is None:
+    if concordance is None or concordance["mean_w"] is None:
         return "not enough rankings to measure agreement"
-    line = f"agreement (prompts: {concordance['rated']}): Kendall's W {w:.3f}"
+    line = f"agreement (prompts: {concordance['rated']}): Kendall's W {concordance['mean_w']:.3f}"
+    tau = correlation and correlation["mean_tau_b"]
     return line if tau is None else f"{line}, mean pairwise tau-b {tau:.3f}"

@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reasongenrm.answers.journal import Journal, JournalEntry, annotator_name
 from reasongenrm.answers.table import Order, PromptAnswers
 from reasongenrm.errors import ConfigError
-from reasongenrm.records import Message, content_id
-
-
-class WrongRanking(ConfigError):
-    """Groups that do not contain every answer exactly once."""
+from reasongenrm.records import content_id
 
 
 class StalePrompt(ConfigError):
     """The annotator saw another prompt than the current one."""
-
-
-@dataclass(frozen=True, slots=True)
-class RankingTask:
-    """A prompt to rank, without the models that wrote the answers.
-
-    Attributes:
-        id: the prompt's id.
-        history: turns up to and including the last user turn.
-        answers: the texts, numbered 1, 2, … in this order.
-    """
-
-    id: str
-    history: tuple[Message, ...]
-    answers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,48 +31,16 @@ class RankingProgress:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """An operation with the data to undo it: the prompt's earlier ranking and place in the queue."""
+def _apply(done: list[JournalEntry], entry: JournalEntry) -> None:
+    """Add an operation to an annotator's operations, or remove the last one if it is undone."""
+    if entry.kind != "undo":
+        done.append(entry)
+    elif done:
+        done.pop()
 
-    entry: JournalEntry
-    order: Order | None
-    place: int | None
 
-
-class _State:
-    """State of one annotator after a sequence of entries."""
-
-    def __init__(self, queue: list[str]) -> None:
-        self.queue = queue
-        self.ranked: dict[str, Order] = {}
-        self.done: list[_Done] = []
-
-    def apply(self, entry: JournalEntry) -> None:
-        """Apply one operation; it was checked before it was written."""
-        if entry.kind == "undo":
-            if self.done:
-                self._undo(self.done.pop())
-            return
-        place = self.queue.index(entry.prompt) if entry.prompt in self.queue else None
-        self.done.append(_Done(entry, self.ranked.get(entry.prompt), place))
-        if place is not None:
-            del self.queue[place]
-        if entry.kind == "rank":
-            self.ranked[entry.prompt] = entry.order
-        elif place is not None:
-            self.queue.append(entry.prompt)
-
-    def _undo(self, done: _Done) -> None:
-        prompt = done.entry.prompt
-        if prompt in self.queue:
-            self.queue.remove(prompt)
-        if done.place is not None:
-            self.queue.insert(done.place, prompt)
-        if done.order is None:
-            self.ranked.pop(prompt, None)
-        else:
-            self.ranked[prompt] = done.order
+def _rankings(done: Sequence[JournalEntry]) -> dict[str, Order]:
+    return {entry.prompt: entry.order for entry in done if entry.kind == "rank"}
 
 
 def read_rankings(prompts: Sequence[PromptAnswers], journal: Journal) -> dict[str, dict[str, Order]]:
@@ -102,12 +51,11 @@ def read_rankings(prompts: Sequence[PromptAnswers], journal: Journal) -> dict[st
         DataError: the journal cannot be read.
     """
     known = {prompt.id: prompt for prompt in prompts}
-    states: dict[str, _State] = {}
-    for entry in journal.read()[0]:
+    done_by_annotator: dict[str, list[JournalEntry]] = {}
+    for entry in journal.read():
         _check(entry, known, journal.path)
-        # The order of the queue does not change the rankings.
-        states.setdefault(entry.annotator, _State(list(known))).apply(entry)
-    return {name: state.ranked for name, state in states.items() if state.ranked}
+        _apply(done_by_annotator.setdefault(entry.annotator, []), entry)
+    return {name: rankings for name, done in done_by_annotator.items() if (rankings := _rankings(done))}
 
 
 def _check(entry: JournalEntry, known: Mapping[str, PromptAnswers], path: Path) -> None:
@@ -148,40 +96,43 @@ class RankingSession:
         self, prompts: Sequence[PromptAnswers], journal_path: Path, annotator: str, seed: int = 17
     ) -> None:
         self.annotator = annotator_name(annotator)
-        self.seed = seed
         self.journal = Journal(journal_path)
-        self._prompts = {prompt.id: prompt for prompt in prompts}
-        self._state = _State(
-            sorted(self._prompts, key=lambda prompt: content_id("prompt", prompt, self.annotator, seed))
-        )
+
+        def place(kind: str, *ids: str) -> str:
+            return content_id(kind, *ids, self.annotator, seed)
+
+        self._prompts: dict[str, PromptAnswers] = {}
+        for prompt in sorted(prompts, key=lambda prompt: place("prompt", prompt.id)):
+            answers = sorted(prompt.answers, key=lambda answer: place("answer", prompt.id, answer.id))
+            self._prompts[prompt.id] = replace(prompt, answers=tuple(answers))
         self._read = 0
+        self._done: list[JournalEntry] = []
         self.refresh()
 
     @property
-    def current(self) -> RankingTask | None:
-        """The prompt to rank now; None when all are ranked."""
-        if not self._state.queue:
-            return None
-        prompt = self._prompts[self._state.queue[0]]
-        texts = {answer.id: answer.text for answer in prompt.answers}
-        return RankingTask(prompt.id, prompt.history, tuple(texts[key] for key in self._shuffled_ids(prompt)))
+    def current(self) -> PromptAnswers | None:
+        """The prompt to rank now, its answers in the order in which they are shown; None when all are ranked."""
+        queue = self._queue()
+        return self._prompts[queue[0]] if queue else None
+
+    def _queue(self) -> list[str]:
+        """Return the ids of the prompts without a ranking, skipped ones last."""
+        ranked = _rankings(self._done)
+        waiting = [prompt for prompt in self._prompts if prompt not in ranked]
+        last_skip = {entry.prompt: place for place, entry in enumerate(self._done)}
+        return sorted(waiting, key=lambda prompt: last_skip.get(prompt, -1))
 
     @property
     def progress(self) -> RankingProgress:
         """Progress of this annotator."""
-        skipped = {done.entry.prompt for done in self._state.done if done.entry.kind == "skip"}
-        waiting = skipped & set(self._state.queue)
-        return RankingProgress(len(self._state.ranked), len(waiting), len(self._prompts))
+        queue = self._queue()
+        skipped = {entry.prompt for entry in self._done}.intersection(queue)
+        return RankingProgress(len(self._prompts) - len(queue), len(skipped), len(self._prompts))
 
     @property
     def can_undo(self) -> bool:
         """Whether there is a ranking or a skip to undo."""
-        return bool(self._state.done)
-
-    @property
-    def rankings(self) -> dict[str, Order]:
-        """Prompt id -> order, of this annotator."""
-        return dict(self._state.ranked)
+        return bool(self._done)
 
     def rank(self, groups: Sequence[Sequence[int]], *, prompt: str | None = None) -> None:
         """Rank the current prompt.
@@ -191,17 +142,16 @@ class RankingSession:
             prompt: id of the prompt that the annotator saw, checked if given.
 
         Raises:
-            WrongRanking: an answer is missing, repeated, or does not exist.
             StalePrompt: another prompt is current, or none.
-            ConfigError, DataError: the journal cannot be used.
+            ConfigError: an answer is missing, repeated, or does not exist, or the journal cannot be used.
+            DataError: the journal cannot be used.
         """
 
         def ranking() -> JournalEntry:
-            current = self._prompts[self._expect(prompt)]
-            _check_groups(groups, len(current.answers))
-            shown = self._shuffled_ids(current)
-            order = tuple(tuple(shown[number - 1] for number in sorted(group)) for group in groups)
-            return JournalEntry(self.annotator, "rank", current.id, order)
+            shown = self._expect(prompt)
+            _check_groups(groups, len(shown.answers))
+            order = tuple(tuple(shown.answers[number - 1].id for number in sorted(group)) for group in groups)
+            return JournalEntry(self.annotator, "rank", shown.id, order)
 
         self._write(ranking)
 
@@ -212,7 +162,7 @@ class RankingSession:
             StalePrompt: another prompt than the given one is current, or none.
             ConfigError, DataError: the journal cannot be used.
         """
-        self._write(lambda: JournalEntry(self.annotator, "skip", self._expect(prompt)))
+        self._write(lambda: JournalEntry(self.annotator, "skip", self._expect(prompt).id))
 
     def undo(self) -> None:
         """Undo this annotator's last ranking or skip.
@@ -223,9 +173,11 @@ class RankingSession:
         """
 
         def undo_entry() -> JournalEntry:
-            if not self._state.done:
-                raise ConfigError("there is nothing to undo", hint="rank or skip a prompt first")
-            return JournalEntry(self.annotator, "undo", self._state.done[-1].entry.prompt)
+            if not self._done:
+                raise ConfigError(
+                    "there is nothing to undo", location="ranking", hint="rank or skip a prompt first"
+                )
+            return JournalEntry(self.annotator, "undo", self._done[-1].prompt)
 
         self._write(undo_entry)
 
@@ -242,42 +194,40 @@ class RankingSession:
         Raises:
             ConfigError, DataError: the journal cannot be used.
         """
-        entries, end = self.journal.read(self._read)
+        entries = self.journal.read(self._read)
         for entry in entries:
             _check(entry, self._prompts, self.journal.path)
-        self._read = end
+        self._read += len(entries)
         for entry in entries:
             if entry.annotator == self.annotator:
-                self._state.apply(entry)
+                _apply(self._done, entry)
 
-    def _expect(self, prompt: str | None) -> str:
-        current = self._state.queue[0] if self._state.queue else None
+    def _expect(self, prompt: str | None) -> PromptAnswers:
+        current = self.current
         if current is None:
-            raise StalePrompt("all prompts are ranked", hint="undo removes the last ranking")
-        if prompt not in (None, current):
-            raise StalePrompt("another prompt is current", hint="look at the current prompt, then rank it")
+            raise StalePrompt(
+                "all prompts are ranked", location="ranking", hint="undo removes the last ranking"
+            )
+        if prompt not in (None, current.id):
+            hint = "look at the current prompt, then rank it"
+            raise StalePrompt("another prompt is current", location="ranking", hint=hint)
         return current
-
-    def _shuffled_ids(self, prompt: PromptAnswers) -> list[str]:
-        """Return the ids of the answers in this annotator's order."""
-        ids = [answer.id for answer in prompt.answers]
-        return sorted(ids, key=lambda key: content_id("answer", prompt.id, key, self.annotator, self.seed))
 
 
 def _check_groups(groups: Sequence[Sequence[int]], count: int) -> None:
     """Check that every number from 1 to `count` is in one group.
 
     Raises:
-        WrongRanking: a number is missing, repeated, or out of range.
+        ConfigError: a number is missing, repeated, or out of range.
     """
-    hint = f"give each of 1 to {count} once, the best first"
     numbers = [number for group in groups for number in group]
-    if not all(groups):
-        raise WrongRanking("a group is empty", hint=hint)
-    for number in numbers:
-        if not 1 <= number <= count:
-            raise WrongRanking(f"there is no answer {number}", hint=hint)
-        if numbers.count(number) > 1:
-            raise WrongRanking(f"answer {number} is repeated", hint=hint)
-    if missing := [str(number) for number in range(1, count + 1) if number not in numbers]:
-        raise WrongRanking(f"not ranked: answer {', '.join(missing)}", hint=hint)
+    missing = [str(number) for number in range(1, count + 1) if number not in numbers]
+    problems = [
+        *("a group is empty" for group in groups if not group),
+        *(f"there is no answer {number}" for number in numbers if not 1 <= number <= count),
+        *(f"answer {number} is repeated" for number in numbers if numbers.count(number) > 1),
+        *([f"not ranked: answer {', '.join(missing)}"] if missing else ()),
+    ]
+    if problems:
+        hint = f"give each of 1 to {count} once, the best first"
+        raise ConfigError(problems[0], location="ranking", hint=hint)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +11,9 @@ from typing import Any
 from reasongenrm.data.ranked import ANNOTATOR, COLUMNS
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Drop, Message, content_id
+from reasongenrm.rows.csv_line import csv_cell, csv_line
 from reasongenrm.rows.files import csv_rows, read_rows
-from reasongenrm.rows.turns import BadRow, check_text, is_text, read_prompt
+from reasongenrm.rows.turns import BadRow, check_text, read_prompt
 from reasongenrm.store import atomic_writer, write_jsonl
 
 NEEDED = ("prompt", "answer")
@@ -103,7 +102,8 @@ def read_answers(path: str) -> AnswersTable:
             if isinstance(row, BadRow):
                 raise row
             history, answer = _answer(row, location, len(location_by_id))
-            _, answers = answers_by_prompt.setdefault(content_id(_stripped(history)), (history, {}))
+            stripped = [Message(role=turn["role"], content=turn["content"].strip()) for turn in history]
+            _, answers = answers_by_prompt.setdefault(content_id(stripped), (history, {}))
             if first := answers.get(answer.text.strip()):
                 detail = f"{first.location} has the same answer to this prompt; remove one of the two."
                 raise BadRow("duplicate_answer", detail)
@@ -171,10 +171,6 @@ def _answer(row: Mapping[str, Any], location: str, number: int) -> tuple[tuple[M
     return history, UnrankedAnswer(check_text(key, "id"), number, location, text, extras)
 
 
-def _stripped(history: Sequence[Message]) -> list[Message]:
-    return [Message(role=turn["role"], content=turn["content"].strip()) for turn in history]
-
-
 def check_writable(answers: AnswersTable, out: Path) -> None:
     """Check, before the ranking starts, that the answers can be written to a file and read back.
 
@@ -189,7 +185,7 @@ def check_writable(answers: AnswersTable, out: Path) -> None:
         if len(prompt.history) > 1:
             raise ConfigError("a CSV cannot hold a prompt of several turns", location=location, hint=hint)
         for answer in prompt.answers:
-            cells = (prompt.history[0]["content"], answer.text, *map(_cell, answer.extras.values()))
+            cells = (prompt.history[0]["content"], answer.text, *map(csv_cell, answer.extras.values()))
             if max(map(len, cells)) > LONGEST_CELL:
                 problem = f"a text of more than {LONGEST_CELL} characters does not fit a cell of a CSV"
                 raise ConfigError(problem, location=answer.location, hint=hint)
@@ -214,9 +210,8 @@ def write_ranks(out: Path, answers: AnswersTable, ranked: Mapping[str, Mapping[s
         return write_jsonl(out, rows)
     header = [*COLUMNS, ANNOTATOR, *answers.columns]
     with atomic_writer(out) as raw:
-        raw.write(_csv_line([*map(_cell, header)]))
-        for row in rows:
-            raw.write(_csv_line([_cell(row.get(name)) for name in header]))
+        raw.write(csv_line(header).encode("utf-8"))
+        raw.writelines(csv_line(map(row.get, header)).encode("utf-8") for row in rows)
     return len(rows)
 
 
@@ -239,20 +234,3 @@ def ranks_of(order: Order) -> dict[str, int]:
     for group in order:
         ranks |= dict.fromkeys(group, len(ranks) + 1)
     return ranks
-
-
-def _cell(value: Any) -> str:
-    """Return a value as the text of a cell: a text unchanged, null as an empty cell, anything else as JSON."""
-    if value is None:
-        return ""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    # UTF-8 cannot hold a lone surrogate; JSON escapes it.
-    return text if is_text(text) else json.dumps(value)
-
-
-def _csv_line(cells: Sequence[str]) -> bytes:
-    line = io.StringIO()
-    # The csv module quotes a carriage return only if it is part of the line end.
-    quoting: Any = csv.QUOTE_ALL if any("\r" in cell for cell in cells) else csv.QUOTE_MINIMAL
-    csv.writer(line, lineterminator="\n", quoting=quoting).writerow(cells)
-    return line.getvalue().encode("utf-8")

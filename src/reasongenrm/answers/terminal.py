@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from reasongenrm.answers.session import RankingSession, RankingTask, StalePrompt
+from reasongenrm.answers.session import RankingSession, StalePrompt
+from reasongenrm.answers.table import PromptAnswers
 from reasongenrm.errors import ConfigError, DataError, ReasonGenRMError
 
 HELP = (
@@ -17,8 +18,11 @@ HELP = (
 )
 INPUT_PROMPT = "best first (3 1=2 4), s skip, u undo, q quit, ? help: "
 
-# Line separators that a terminal may act on, and controls of the text direction.
-_INVISIBLE = frozenset("\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+# Unicode's pictures of the controls (␛ for an escape), then the code of other controls, of line separators that a
+# terminal may act on, and of controls of the text direction.
+_VISIBLE = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in "\n\t"} | {0x7F: "␡"}
+_RANGES = (range(0x80, 0xA0), range(0x2028, 0x202F), range(0x2066, 0x206A))
+_VISIBLE |= {code: f"‹U+{code:04X}›" for codes in _RANGES for code in codes}
 
 
 def visible(text: str) -> str:
@@ -26,16 +30,7 @@ def visible(text: str) -> str:
 
     New lines and tabs are kept; a Windows line end becomes a new line.
     """
-    return "".join(map(_visible, text.replace("\r\n", "\n")))
-
-
-def _visible(character: str) -> str:
-    code = ord(character)
-    if character in "\n\t" or (code >= 0xA0 and character not in _INVISIBLE) or 0x20 <= code < 0x7F:
-        return character
-    if code < 0x20:
-        return chr(0x2400 + code)  # Unicode's pictures of the controls: ␛ for an escape
-    return "␡" if code == 0x7F else f"‹U+{code:04X}›"
+    return text.replace("\r\n", "\n").translate(_VISIBLE)
 
 
 def parse_ranking(text: str) -> list[list[int]]:
@@ -48,9 +43,10 @@ def parse_ranking(text: str) -> list[list[int]]:
     groups = re.sub(r"\s*=\s*", "=", text).split()
     for number in (part for group in groups for part in group.split("=")):
         if not number:
-            raise ConfigError("a tie (=) needs an answer on both sides", hint=hint)
+            raise ConfigError("a tie (=) needs an answer on both sides", location="ranking", hint=hint)
         if not re.fullmatch("[0-9]{1,6}", number):
-            raise ConfigError(f"{visible(number)[:40]!r} is not the number of an answer", hint=hint)
+            problem = f"{visible(number)[:40]!r} is not the number of an answer"
+            raise ConfigError(problem, location="ranking", hint=hint)
     return [[int(number) for number in group.split("=")] for group in groups]
 
 
@@ -103,7 +99,7 @@ def rank_in_terminal(
             _show(console, session, question)
 
 
-def _execute(console: Any, session: RankingSession, question: RankingTask | None, typed: str) -> bool:
+def _execute(console: Any, session: RankingSession, question: PromptAnswers | None, typed: str) -> bool:
     """Execute one line; print its error and return False if nothing changed."""
     prompt = question.id if question else None
     try:
@@ -128,7 +124,7 @@ def _say(console: Any, text: str) -> None:
     console.print(visible(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
-def _show(console: Any, session: RankingSession, question: RankingTask | None) -> None:
+def _show(console: Any, session: RankingSession, question: PromptAnswers | None) -> None:
     """Show a prompt and its answers, or that all are ranked."""
     from rich.panel import Panel
     from rich.rule import Rule
@@ -146,4 +142,4 @@ def _show(console: Any, session: RankingSession, question: RankingTask | None) -
             Panel(Text(visible(turn["content"])), title=Text(visible(turn["role"])), border_style="cyan")
         )
     for number, answer in enumerate(question.answers, 1):
-        console.print(Panel(Text(visible(answer)), title=Text(f"answer {number}"), title_align="left"))
+        console.print(Panel(Text(visible(answer.text)), title=Text(f"answer {number}"), title_align="left"))

@@ -148,7 +148,7 @@ def _state(session: RankingSession) -> dict[str, Any]:
     prompt_view = question and {
         "id": question.id,
         "turns": [{"role": turn["role"], "content": visible(turn["content"])} for turn in question.history],
-        "answers": [visible(answer) for answer in question.answers],
+        "answers": [visible(answer.text) for answer in question.answers],
     }
     counts = {"ranked": progress.ranked, "skipped": progress.skipped, "total": progress.total}
     return {
