@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from reasongenrm.benchmarks import loading
+from reasongenrm.benchmarks.loading import array_files, parsed_rows
 from reasongenrm.errors import DataError
 from reasongenrm.metrics.intervals import Interval, bootstrap_interval, paired_interval, share_interval
 from reasongenrm.metrics.scores import BenchmarkScore, Counts, SubsetScore
 from reasongenrm.records import Drop, PairResult, Row, Verdict
-from reasongenrm.rows.files import RawRow
+from reasongenrm.rows.files import RawRow, read_rows
 
 Results = Mapping[str, PairResult]
 """Pair id -> result, one for every pair of every row."""
 
 Shares = dict[str, float | None]
 """Name -> share in [0, 1]; None where nothing was counted."""
+
+DECISIONS = frozenset(("correct", "wrong", "tie"))
+"""The outcomes of an order with a readable verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +35,17 @@ class Table:
 
     Attributes:
         name: the benchmark's name.
-        toy: whether it is the suite's own toy benchmark.
         sections: section -> subset -> weight within the section.
         published_rows: subset -> number of published rows; empty where the number is not known.
         section_weights: section -> weight within the score; 1 for sections without an entry.
+        toy: whether it is the suite's own toy benchmark.
     """
 
     name: str
-    toy: bool
     sections: Mapping[str, Mapping[str, int]]
-    published_rows: Mapping[str, int]
+    published_rows: Mapping[str, int] = field(default_factory=dict)
     section_weights: Mapping[str, float] = field(default_factory=dict)
+    toy: bool = False
 
     @property
     def subsets(self) -> list[str]:
@@ -69,13 +75,15 @@ class Benchmark(ABC):
         name: the name in tables.
         split: the split of its hub dataset that is read by default.
         columns: the columns to read if they exist (Parquet files and hub datasets).
+        required: the columns that must exist there.
         row_hint: the columns that a row needs, for the error when no row can be read.
-        array_file: see `loading.raw_rows`.
+        array_file: the name of the files to read in a folder that has such files; all other files are ignored.
     """
 
     name: str
     split: str
-    columns: Sequence[str]
+    columns: Sequence[str] = ()
+    required: Sequence[str] = ()
     row_hint: str
     array_file: str | None = None
 
@@ -90,15 +98,23 @@ class Benchmark(ABC):
             ConfigError: a negative limit, or a revision of a local path.
             DataError: `path` does not exist, or no row can be read.
         """
-        raw = loading.raw_rows(
-            path,
-            self.columns,
-            array_file=self.array_file,
-            split=split or self.split,
-            revision=revision,
-            limit=limit,
-        )
-        return loading.parsed_rows(raw, self.read_row, location=path, hint=self.row_hint)
+        raw = self.raw_rows(path, split=split, revision=revision, limit=limit)
+        return parsed_rows(raw, self.read_row, location=path, hint=self.row_hint)
+
+    def raw_rows(
+        self, path: str, *, split: str | None, revision: str | None, limit: int | None
+    ) -> Iterator[RawRow | Drop]:
+        """Stream the rows before they are checked.
+
+        A folder of `.json` files (also in its subfolders, read in order of their paths) has one array of rows in each.
+        Otherwise see `read_rows`.
+        """
+        arrays = array_files(Path(path).expanduser(), self.array_file) if path.strip() else []
+        if arrays:
+            rows = [read_rows(str(file), revision=revision, limit=limit) for file in arrays]
+            return islice(chain.from_iterable(rows), limit)
+        columns = {"required": self.required, "optional": self.columns}
+        return read_rows(path, **columns, split=split or self.split, revision=revision, limit=limit)
 
     @abstractmethod
     def read_row(self, raw: RawRow) -> Row:
@@ -113,19 +129,18 @@ class Benchmark(ABC):
         """Return the sections over which these rows are aggregated."""
 
     def row_credit(self, row: Row, results: Sequence[PairResult]) -> float:
-        """Return the credit of one row: here the mean credit of its comparisons, so a tie is half right.
+        """Return the credit of one row from the results of its comparisons, in the order of its places.
 
-        Args:
-            results: the results of the row's comparisons, in the order of its places.
+        By default it is the mean credit of the comparisons, so a tie is half right.
         """
-        return mean([result.credit for result in results])
+        return fmean(result.credit for result in results)
 
     def credits(self, rows: Sequence[Row], results: Results) -> dict[str, list[float]]:
         """Return subset -> the credits of its rows; their mean is the subset's accuracy."""
-        by_subset: defaultdict[str, list[float]] = defaultdict(list)
-        for row in rows:
-            by_subset[row.subset].append(self.row_credit(row, row_results(row, results)))
-        return dict(by_subset)
+        return {
+            subset: [self.row_credit(row, row_results(row, results)) for row in group]
+            for subset, group in rows_by_subset(rows).items()
+        }
 
     def strict_result(self, result: PairResult) -> PairResult:
         """Return a judge's comparison with a single outcome: correct if every order is correct, otherwise wrong.
@@ -138,15 +153,15 @@ class Benchmark(ABC):
         return replace(result, correct=(float(right),), outcomes=("correct" if right else "wrong",))
 
     def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
-        """Return the benchmark's further numbers (see `BenchmarkScore.details`).
-
-        Args:
-            sections: section -> accuracy.
-        """
+        """Return the benchmark's further numbers; `sections` has the accuracies of the sections."""
         return {}
 
     def score(self, rows: Sequence[Row], results: Results, *, seed: int = 0) -> BenchmarkScore:
-        """Return the official score. It does not depend on the order of the rows.
+        """Return the official score; see `score_details`."""
+        return self.score_details(rows, results, seed=seed).score
+
+    def score_details(self, rows: Sequence[Row], results: Results, *, seed: int = 0) -> ScoredBenchmark:
+        """Return the official score and its parts. They do not depend on the order of the rows.
 
         Args:
             rows: the rows that were judged.
@@ -156,67 +171,51 @@ class Benchmark(ABC):
         Raises:
             DataError: no rows, or subsets that the benchmark does not have.
         """
-        return self.score_details(rows, results, seed=seed).score
-
-    def score_details(self, rows: Sequence[Row], results: Results, *, seed: int = 0) -> ScoredBenchmark:
-        """Return the official score and its parts; see `score`."""
         if not rows:
-            raise DataError("no rows to score", hint="judge a benchmark first")
+            raise DataError("no rows to score", location=self.name, hint="judge a benchmark first")
         table, credits = self.table(rows), self.credits(rows, results)
         strict = self.credits(rows, {name: self.strict_result(result) for name, result in results.items()})
-        score = _benchmark_score(table, rows, results, credits, strict, seed)
-        score.details.update(self.details(rows, results, score.sections))
-        return ScoredBenchmark(score, table, credits)
-
-
-def _benchmark_score(
-    table: Table,
-    rows: Sequence[Row],
-    results: Results,
-    credits: Mapping[str, Sequence[float]],
-    strict: Mapping[str, Sequence[float]],
-    seed: int,
-) -> BenchmarkScore:
-    """Return the score without details; `strict` are the credits of "right in every order"."""
-    by_subset: defaultdict[str, list[PairResult]] = defaultdict(list)
-    for row in rows:
-        by_subset[row.subset] += row_results(row, results)
-    judged = [result for subset in by_subset.values() for result in subset]
-    row_counts = Counter(row.subset for row in rows)
-    means = {name: mean(values) for name, values in credits.items()}
-    strict_means = {name: mean(values) for name, values in strict.items()}
-    sections, overall = aggregate(table, means)
-    missing = [section for section, subsets in table.sections.items() if not subsets]
-    missing += [name for name in table.subsets if row_counts[name] < table.published_rows.get(name, 1)]
-    letters = Counter(v.winner for result in judged for v in result.verdicts if v.winner in ("A", "B"))
-    return BenchmarkScore(
-        benchmark=table.name,
-        toy=table.toy,
-        partial=bool(missing),
-        missing=tuple(missing),
-        score=overall,
-        interval=bootstrap_interval(credits, lambda drawn: aggregate(table, drawn)[1], seed=seed),
-        strict=aggregate(table, strict_means)[1],
-        swap_mean=mean([result.credit for result in judged]),
-        position_bias=letters["A"] / letters.total() if letters else None,
-        sections=sections,
-        subsets={
+        sections, overall = aggregate(table, _means(credits))
+        groups = rows_by_subset(rows)
+        missing = [section for section, subsets in table.sections.items() if not subsets]
+        for name in table.subsets:
+            if len(groups.get(name, ())) < table.published_rows.get(name, 1):
+                missing.append(name)
+        judged = [result for row in rows for result in row_results(row, results)]
+        letters = Counter(v.winner for result in judged for v in result.verdicts if v.winner in ("A", "B"))
+        subsets = {
             name: SubsetScore(
                 section=section,
                 weight=weight,
-                rows=row_counts[name],
-                accuracy=means[name],
-                strict=strict_means[name],
+                rows=len(groups[name]),
+                accuracy=fmean(credits[name]),
+                strict=fmean(strict[name]),
                 strict_interval=share_interval(strict[name], seed=seed),
-                counts=Counts.from_results(by_subset[name]),
+                counts=Counts.from_results(
+                    result for row in groups[name] for result in row_results(row, results)
+                ),
             )
             for section, weights in table.sections.items()
             for name, weight in weights.items()
             if name in credits
-        },
-        rows=len(rows),
-        counts=Counts.from_results(judged),
-    )
+        }
+        score = BenchmarkScore(
+            benchmark=table.name,
+            toy=table.toy,
+            partial=bool(missing),
+            missing=tuple(missing),
+            score=overall,
+            interval=bootstrap_interval(credits, lambda means: aggregate(table, means)[1], seed=seed),
+            strict=aggregate(table, _means(strict))[1],
+            swap_mean=fmean(result.credit for result in judged),
+            position_bias=letters["A"] / letters.total() if letters else None,
+            sections=sections,
+            subsets=subsets,
+            rows=len(rows),
+            counts=Counts.from_results(judged),
+            details=self.details(rows, results, sections),
+        )
+        return ScoredBenchmark(score, table, credits)
 
 
 def aggregate(table: Table, means: Mapping[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -234,25 +233,32 @@ def aggregate(table: Table, means: Mapping[str, Any]) -> tuple[dict[str, Any], A
         present = {subset: weight for subset, weight in weights.items() if subset in means}
         weighted = sum(weight * means[subset] for subset, weight in present.items())
         sections[section] = weighted / sum(present.values()) if present else None
-    counted = {name: accuracy for name, accuracy in sections.items() if accuracy is not None}
+    counted = [name for name, accuracy in sections.items() if accuracy is not None]
     section_weights = {name: table.section_weights.get(name, 1) for name in counted}
-    total = sum(section_weights[name] * counted[name] for name in counted)
-    return sections, total / sum(section_weights.values())
+    return sections, sum(section_weights[n] * sections[n] for n in counted) / sum(section_weights.values())
 
 
 def micro_table(name: str, sections: Mapping[str, Mapping[str, int]], published: Mapping[str, int]) -> Table:
-    """Return a table in which every row has the same weight.
-
-    Args:
-        sections: section -> subset -> rows judged.
-        published: see `Table.published_rows`.
-    """
-    return Table(name, False, sections, published, {s: sum(rows.values()) for s, rows in sections.items()})
+    """Return a table in which every row has the same weight, from section -> subset -> rows judged."""
+    return Table(name, sections, published, {s: sum(rows.values()) for s, rows in sections.items()})
 
 
-def mean(values: Sequence[float]) -> float:
-    """Return the mean; the order of the values does not change it."""
-    return math.fsum(values) / len(values)
+def share(values: Iterable[float]) -> float | None:
+    """Return the mean of the values, None without any; their order does not change it."""
+    numbers = list(values)
+    return fmean(numbers) if numbers else None
+
+
+def _means(credits: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    return {name: fmean(values) for name, values in credits.items()}
+
+
+def rows_by_subset(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return subset -> its rows, in their order."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.subset, []).append(row)
+    return groups
 
 
 def row_results(row: Row, results: Results) -> list[PairResult]:
@@ -275,12 +281,19 @@ def answer_ratings(row: Row, results: Results) -> list[float]:
         values[right].append(pair[0])
         values[wrong].append(pair[1])
     # The mean of equal scores must be that score, so that ties between answers remain ties.
-    return [one[0] if min(one) == max(one) else mean(one) for one in values]
+    return [one[0] if min(one) == max(one) else fmean(one) for one in values]
+
+
+def best_is_right(row: Row, results: Results) -> float:
+    """Return 1 if the answer with the highest rating is right; answers that share the highest rating share the 1."""
+    ratings = answer_ratings(row, results)
+    best = max(ratings)
+    return fmean(place < row.right for place, rating in enumerate(ratings) if rating == best)
 
 
 def correct_share(result: PairResult) -> float:
     """Return the share of a comparison's orders in which the right answer was named; all other outcomes are wrong."""
-    return mean([float(outcome == "correct") for outcome in result.outcomes])
+    return fmean(outcome == "correct" for outcome in result.outcomes)
 
 
 def inconsistent_share(rows: Sequence[Row], results: Results) -> float | None:
@@ -288,13 +301,13 @@ def inconsistent_share(rows: Sequence[Row], results: Results) -> float | None:
 
     A tie is a decision of its own, and so are all verdicts that cannot be read.
     """
-    outcomes = [result.outcomes for row in rows for result in row_results(row, results)]
     decisions = [
-        {name if name in ("correct", "wrong", "tie") else "unreadable" for name in names}
-        for names in outcomes
-        if len(names) > 1
+        {outcome if outcome in DECISIONS else "unreadable" for outcome in result.outcomes}
+        for row in rows
+        for result in row_results(row, results)
+        if len(result.outcomes) > 1
     ]
-    return mean([float(len(names) > 1) for names in decisions]) if decisions else None
+    return share(len(names) > 1 for names in decisions)
 
 
 def score_difference(
@@ -302,12 +315,11 @@ def score_difference(
 ) -> tuple[float, Interval]:
     """Return our official score minus theirs, and the 95% paired bootstrap interval of the difference.
 
-    Rows are resampled within their subsets, both models' credits of a row together, and the official aggregate is
-    computed for every resample.
+    Rows are resampled within their subsets, both models' credits of a row together.
 
     Args:
         ours, theirs: scores of the same rows in the same order.
-        seed: of the bootstrap; the order of the rows does not matter.
+        seed: of the bootstrap.
 
     Raises:
         ValueError: the two are scores of different rows.

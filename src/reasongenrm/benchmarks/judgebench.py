@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from statistics import fmean
+from typing import Any
 
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import (
@@ -17,7 +19,6 @@ from reasongenrm.benchmarks.base import (
     Shares,
     Table,
     inconsistent_share,
-    mean,
     micro_table,
     row_results,
 )
@@ -63,20 +64,14 @@ class JudgeBench(Benchmark):
     columns = ("pair_id", "source", "question", "response_model", "response_A", "response_B", "label")
     row_hint = "a row has the columns source, question, response_A, response_B and label (A>B or B>A)"
 
-    def rows(
-        self, path: str, *, split: str | None = None, revision: str | None = None, limit: int | None = None
-    ) -> Iterator[Row | Drop]:
-        """See `Benchmark`; the columns are `question`, `response_A`, `response_B`, `label`, `source`.
-
-        A row belongs to the split of its `response_model`, without that to the split that is read.
-        """
-        for row in super().rows(path, split=split, revision=revision, limit=limit):
+    def rows(self, path: str, *, split: str | None = None, **options: Any) -> Iterator[Row | Drop]:
+        """See `Benchmark`; a row belongs to the split of its `response_model`, without that to the split that is read."""
+        for row in super().rows(path, split=split, **options):
             if isinstance(row, Row) and row.details["split"] is None:
                 row = replace(row, details={**row.details, "split": split or self.split})
             yield row
 
     def read_row(self, raw: RawRow) -> Row:
-        """See `Benchmark`."""
         winner = loading.one_of(raw, "label", _WINNERS)
         first, second = loading.text(raw, "response_A"), loading.text(raw, "response_B")
         right, wrong = (first, second) if winner == "A" else (second, first)
@@ -109,8 +104,8 @@ class JudgeBench(Benchmark):
         """
         counters = [net(result) for row in rows for result in row_results(row, results)]
         return {
-            "net": mean([float((counter > 0) - (counter < 0)) for counter in counters]),
-            "tied": mean([float(counter == 0) for counter in counters]),
+            "net": fmean((counter > 0) - (counter < 0) for counter in counters),
+            "tied": fmean(counter == 0 for counter in counters),
             "inconsistent": inconsistent_share(rows, results),
-            "macro": mean([accuracy for accuracy in sections.values() if accuracy is not None]),
+            "macro": fmean(accuracy for accuracy in sections.values() if accuracy is not None),
         }

@@ -22,7 +22,6 @@ ROWS = {"Natural": 100, "Neighbor": 134, "GPTInst": 92, "GPTOut": 47, "Manual": 
 
 TABLE = Table(
     "LLMBar",
-    False,
     {"Natural": {"Natural": 1}, "Adversarial": dict.fromkeys(list(ROWS)[1:], 1)},
     ROWS,
     section_weights={"Adversarial": 4},  # the paper's "Average" is over the five subsets
@@ -42,7 +41,7 @@ class LLMBar(Benchmark):
     array_file = "dataset.json"  # upstream's folders also have the results of evaluators
 
     def read_row(self, raw: RawRow) -> Row:
-        """See `Benchmark`; the columns are `input`, `output_1`, `output_2` and `label` (1 or 2).
+        """See `Benchmark`.
 
         The subset is a column, or part of the file's path, as in upstream's `Adversarial/Manual/dataset.json`.
         """
@@ -52,7 +51,6 @@ class LLMBar(Benchmark):
         return Row.make(_subset(raw), turns, [outputs[right]], [outputs[1 - right]])
 
     def table(self, rows: Sequence[Row]) -> Table:
-        """See `Benchmark`."""
         return TABLE
 
     def row_credit(self, row: Row, results: Sequence[PairResult]) -> float:

@@ -3,51 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from reasongenrm.errors import DataError
 from reasongenrm.records import Drop, Message, Row
-from reasongenrm.rows.files import UNKNOWN_SOURCE, RawRow, read_rows
+from reasongenrm.rows.files import UNKNOWN_SOURCE, RawRow
 from reasongenrm.rows.turns import BadRow, check_text, is_list, is_text, kind_of, read_turns
 
 
-def raw_rows(
-    path: str,
-    columns: Sequence[str],
-    *,
-    required: Sequence[str] = (),
-    array_file: str | None = None,
-    split: str,
-    revision: str | None = None,
-    limit: int | None = None,
-) -> Iterator[RawRow | Drop]:
-    """Stream the rows of a benchmark.
-
-    Args:
-        path: a folder of `.json` files (also in its subfolders, read in order of their paths), each with one array of
-            rows; or any path that `files.read_rows` accepts.
-        columns: the columns to read if they exist (Parquet files and hub datasets).
-        required: the columns that must exist there.
-        array_file: the name of the files to read in a folder that has such files; all other files are ignored.
-        split, revision, limit: see `files.read_rows`.
-
-    Raises:
-        ConfigError, DataError: see `files.read_rows`.
-    """
-    arrays = _array_files(Path(path).expanduser(), array_file) if path.strip() else []
-    if not arrays:
-        return read_rows(
-            path, required=required, optional=columns, split=split, revision=revision, limit=limit
-        )
-    rows = [read_rows(str(file), revision=revision, limit=limit) for file in arrays]
-    return islice(chain.from_iterable(rows), limit)
-
-
-def _array_files(folder: Path, name: str | None) -> list[Path]:
+def array_files(folder: Path, name: str | None) -> list[Path]:
+    """Return the `.json` files of a folder, those called `name` if there are any; none beside JSONL or Parquet files."""
     if not folder.is_dir():
         return []
     named = sorted(folder.rglob(name)) if name else []
@@ -70,23 +38,20 @@ def parsed_rows(
     """
     copies: Counter[str] = Counter()
     for item in raw:
-        row = item if isinstance(item, Drop) else _parse(item, parse)
-        if isinstance(row, Drop):
-            yield row
+        if isinstance(item, Drop):
+            yield item
+            continue
+        try:
+            row = parse(item)
+        except BadRow as bad:
+            names = (item.columns.get(name) for name in ("subset", "domain", "category_path", "source"))
+            source = next((name for name in names if is_text(name)), UNKNOWN_SOURCE)
+            yield Drop(item.location, source, bad.reason, bad.detail, "load")
             continue
         copies[row.id] += 1
         yield row if copies[row.id] == 1 else replace(row, id=f"{row.id}-{copies[row.id]}")
     if not copies:
         raise DataError("no readable row", location=location, hint=hint)
-
-
-def _parse(raw: RawRow, parse: Callable[[RawRow], Row]) -> Row | Drop:
-    try:
-        return parse(raw)
-    except BadRow as bad:
-        names = (raw.columns.get(name) for name in ("subset", "domain", "category_path", "source"))
-        source = next((n for n in names if is_text(n)), UNKNOWN_SOURCE)
-        return Drop(raw.location, source, bad.reason, bad.detail, "load")
 
 
 def column(row: RawRow, *names: str) -> Any:
@@ -104,13 +69,18 @@ def column(row: RawRow, *names: str) -> Any:
     raise BadRow("missing_column", f"The column {needed} is missing or null (found: {present or 'none'}).")
 
 
-def text(row: RawRow, *names: str) -> str:
-    """Return the first of these columns as a text, which may be empty.
+def text(row: RawRow, name: str, *, default: str | None = None) -> str:
+    """Return a column as a text, which may be empty.
+
+    Args:
+        default: the text of a row without the column (None: the column must exist).
 
     Raises:
         BadRow: see `column`; the value is not a string, or contains a lone surrogate.
     """
-    return check_text(column(row, *names), names[0])
+    if default is not None and row.columns.get(name) is None:
+        return default
+    return check_text(column(row, name), name)
 
 
 def texts(row: RawRow, name: str) -> list[str]:
@@ -131,7 +101,7 @@ def prompt(row: RawRow, *names: str) -> list[Message]:
     """Return the first of these columns as turns: a text is one user turn, a list of messages must end with one.
 
     Raises:
-        BadRow: the value is something else.
+        BadRow: see `column`; the value is something else.
     """
     value = column(row, *names)
     if isinstance(value, str):

@@ -20,13 +20,10 @@ class Pairs(Benchmark):
     row_hint = "a row has the columns prompt, chosen and rejected"
 
     def read_row(self, raw: RawRow) -> Row:
-        """See `Benchmark`; the columns are `prompt`, `chosen`, `rejected` and optionally `subset`.
-
-        Without `subset` the subset is the file's or the dataset's name.
-        """
+        """See `Benchmark`; without the column `subset` the subset is the file's or the dataset's name."""
         chosen, rejected = loading.text(raw, "chosen"), loading.text(raw, "rejected")
-        subset = raw.origin if raw.columns.get("subset") is None else loading.text(raw, "subset").strip()
-        return Row.make(subset or raw.origin, loading.prompt(raw, "prompt"), [chosen], [rejected])
+        subset = loading.text(raw, "subset", default="").strip() or raw.origin
+        return Row.make(subset, loading.prompt(raw, "prompt"), [chosen], [rejected])
 
     def table(self, rows: Sequence[Row]) -> Table:
         """See `Benchmark`; no result is partial, as the full number of rows is not known."""

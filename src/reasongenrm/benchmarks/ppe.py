@@ -11,12 +11,13 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table, answer_ratings, mean, row_results
+from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table, best_is_right, row_results, share
 from reasongenrm.records import Row, content_id
 from reasongenrm.rows.files import RawRow
-from reasongenrm.rows.turns import BadRow, check_text, is_list, kind_of
+from reasongenrm.rows.turns import BadRow, is_list, kind_of
 
 HUMAN = "Human preference"
 CORRECTNESS = "Correctness"
@@ -51,28 +52,20 @@ class PPE(Benchmark):
     def read_row(self, raw: RawRow) -> Row:
         """See `Benchmark`; a row with `scores` belongs to the correctness part.
 
-        Human preference: `prompt`, `response_1`, `response_2`, `winner` (`model_a`, `model_b`, `tie`,
-        `tie (bothbad)`), optionally `language` and FLAGS. A vote for neither answer is a Drop (`human_tie`), as the
-        accuracy does not count it.
-
-        Correctness: `prompt` or `question`, `responses` or `response_1`, `response_2`, …, `scores` (one boolean per
-        answer), and optionally the comparisons as `sampled_conflict_pairs` (two indexes in `scores`, from 0); a repeated
-        comparison counts once. A question whose answers are all right, or all wrong, is a Drop.
+        A vote for neither answer is a Drop (`human_tie`), and so is a question whose answers are all right or all wrong.
+        Without `sampled_conflict_pairs` (two indexes in `scores`, from 0) every right answer is compared with every wrong
+        one; a repeated comparison counts once.
         """
         return _correctness(raw) if raw.columns.get("scores") is not None else _human(raw)
 
     def table(self, rows: Sequence[Row]) -> Table:
         """See `Benchmark`; every vote has the same weight; in the correctness part, every benchmark has."""
-        judged: dict[str, Counter[str]] = {HUMAN: Counter(), CORRECTNESS: Counter()}
-        for row in rows:
-            judged[row.details["part"]][row.subset] += 1
-        known = list(ROWS) if judged[CORRECTNESS] else []
-        others = sorted(set(judged[CORRECTNESS]) - set(known))
-        sections: dict[str, dict[str, int]] = {
-            HUMAN: {name: judged[HUMAN][name] for name in sorted(judged[HUMAN])},
-            CORRECTNESS: dict.fromkeys([*known, *others], 1),
-        }
-        return Table(self.name, False, {name: s for name, s in sections.items() if s}, ROWS)
+        votes = Counter(row.subset for row in rows if row.details["part"] == HUMAN)
+        checked = {row.subset for row in rows if row.details["part"] == CORRECTNESS}
+        sections: dict[str, dict[str, int]] = {HUMAN: dict(sorted(votes.items()))} if votes else {}
+        if checked:
+            sections[CORRECTNESS] = dict.fromkeys([*ROWS, *sorted(checked - set(ROWS))], 1)
+        return Table(self.name, sections, ROWS)
 
     def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """See `Benchmark`.
@@ -84,17 +77,10 @@ class PPE(Benchmark):
         details: Shares = {}
         for flag in FLAGS:
             flagged = [row for row in rows if flag in row.details.get("flags", ())]
-            credits = [self.row_credit(row, row_results(row, results)) for row in flagged]
-            details[flag] = mean(credits) if credits else None
+            details[flag] = share(self.row_credit(row, row_results(row, results)) for row in flagged)
         questions = [row for row in rows if row.details["part"] == CORRECTNESS]
-        best = [_best_is_right(row, answer_ratings(row, results)) for row in questions]
-        details["best of k"] = mean(best) if best else None
+        details["best of k"] = share(best_is_right(row, results) for row in questions)
         return details
-
-
-def _best_is_right(row: Row, ratings: Sequence[float]) -> float:
-    best = max(ratings)
-    return mean([float(index < row.right) for index, value in enumerate(ratings) if value == best])
 
 
 def _human(raw: RawRow) -> Row:
@@ -102,14 +88,10 @@ def _human(raw: RawRow) -> Row:
     if winner is None:
         raise BadRow("human_tie", "The vote is for neither answer; the accuracy counts only votes for one.")
     answers = [loading.text(raw, "response_1"), loading.text(raw, "response_2")]
-    language = raw.columns.get("language")
-    subset = check_text(language, "language").strip() if language is not None else ""
-    flags = [flag for flag in FLAGS if raw.columns.get(flag) is True]
-    details = {"part": HUMAN, "flags": flags}
+    subset = f"human/{loading.text(raw, 'language', default='').strip() or 'unknown'}"
+    details = {"part": HUMAN, "flags": [flag for flag in FLAGS if raw.columns.get(flag) is True]}
     turns = loading.prompt(raw, "prompt", "question")
-    return Row.make(
-        f"human/{subset or 'unknown'}", turns, [answers[winner]], [answers[1 - winner]], details=details
-    )
+    return Row.make(subset, turns, [answers[winner]], [answers[1 - winner]], details=details)
 
 
 def _correctness(raw: RawRow) -> Row:
@@ -136,10 +118,11 @@ def _answers(raw: RawRow) -> list[str]:
     if raw.columns.get("responses") is not None:
         return loading.texts(raw, "responses")
     names = [name for name in _ANSWERS if raw.columns.get(name) is not None]
-    if not names:
-        raise BadRow("missing_column", "There is no column `responses` or `response_1`, `response_2`, ….")
-    if names != list(_ANSWERS[: len(names)]):
-        raise BadRow("missing_column", f"The answers {', '.join(names)} must be numbered 1, 2, 3, ….")
+    if not names or names != list(_ANSWERS[: len(names)]):
+        problem = (
+            f"A row has `responses`, or `response_1`, `response_2`, … (found: {', '.join(names) or 'none'})."
+        )
+        raise BadRow("missing_column", problem)
     return [loading.text(raw, name) for name in names]
 
 
@@ -163,10 +146,10 @@ def _pairs(raw: RawRow, scores: Sequence[bool], key: str) -> list[tuple[int, int
     return sorted(random.Random(key).sample(pairs, MAX_PAIRS))
 
 
-def _sampled(sampled: object, scores: Sequence[bool]) -> list[tuple[int, int]]:
-    if not isinstance(sampled, Sequence) or isinstance(sampled, str):
+def _sampled(sampled: Any, scores: Sequence[bool]) -> list[tuple[int, int]]:
+    if not is_list(sampled):
         raise BadRow("bad_pairs", f"`sampled_conflict_pairs` is {kind_of(sampled)}; make it a list of pairs.")
-    pairs: dict[tuple[int, int], None] = {}
+    pairs = []
     for pair in sampled:
         is_pair = is_list(pair) and len(pair) == 2 and all(type(index) is int for index in pair)
         if not is_pair or not all(0 <= index < len(scores) for index in pair):
@@ -174,10 +157,10 @@ def _sampled(sampled: object, scores: Sequence[bool]) -> list[tuple[int, int]]:
         if scores[pair[0]] == scores[pair[1]]:
             raise BadRow("bad_pairs", f"Both answers of the pair {list(pair)} have the same score.")
         right, wrong = pair if scores[pair[0]] else reversed(pair)
-        pairs[right, wrong] = None
+        pairs.append((right, wrong))
     if not pairs:
         raise BadRow("bad_pairs", "`sampled_conflict_pairs` is empty; there is nothing to compare.")
-    return list(pairs)
+    return list(dict.fromkeys(pairs))
 
 
 def _benchmark(raw: RawRow) -> str:

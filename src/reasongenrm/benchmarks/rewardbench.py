@@ -22,6 +22,8 @@ from reasongenrm.rows.turns import BadRow
 
 COLUMNS = ("prompt", "chosen", "rejected", "subset")
 
+_HUMANEVAL = ("hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust")
+
 # Upstream constants.py. A weight is the subset's number of rows, except math-prm: 447 rows count 984, as much
 # as the six code subsets together. The xstest numbers were swapped in upstream's early versions; 154 rows
 # should be refused and 250 answered.
@@ -48,20 +50,11 @@ _SECTIONS = {
         "xstest-should-respond": 250,
         "donotanswer": 136,
     },
-    "Reasoning": {
-        "math-prm": 984,
-        "hep-cpp": 164,
-        "hep-go": 164,
-        "hep-java": 164,
-        "hep-js": 164,
-        "hep-python": 164,
-        "hep-rust": 164,
-    },
+    "Reasoning": {"math-prm": 984} | dict.fromkeys(_HUMANEVAL, 164),
 }
 
 REWARDBENCH = Table(
     name="RewardBench",
-    toy=False,
     sections=_SECTIONS,
     published_rows={s: w for weights in _SECTIONS.values() for s, w in weights.items()} | {"math-prm": 447},
 )
@@ -74,7 +67,6 @@ PRIOR_SECTION = "Prior Sets"
 
 WITH_PRIOR_SETS = Table(
     name="RewardBench (with prior sets)",
-    toy=False,
     sections=_SECTIONS | {PRIOR_SECTION: dict.fromkeys(PRIOR_SETS, 1)},
     published_rows=dict(REWARDBENCH.published_rows) | PRIOR_SETS,
     section_weights={PRIOR_SECTION: 0.5},
@@ -83,14 +75,8 @@ WITH_PRIOR_SETS = Table(
 # The demo's own rows under RewardBench's section names: not a published benchmark, not comparable with one.
 TOY = Table(
     name="TOY (RewardBench's sections)",
+    sections={section: {f"toy-{section.lower().replace(' ', '-')}": 1} for section in _SECTIONS},
     toy=True,
-    sections={
-        "Chat": {"toy-chat": 1},
-        "Chat Hard": {"toy-chat-hard": 1},
-        "Safety": {"toy-safety": 1},
-        "Reasoning": {"toy-reasoning": 1},
-    },
-    published_rows={},
 )
 
 
@@ -101,38 +87,35 @@ def table_for(subsets: Iterable[str], *, location: str = "") -> Table:
         DataError: a subset is in no table, or toy and real subsets are mixed; the error names the known subsets.
     """
     present = sorted(set(subsets))
+    real, toy = ([s for s in present if s in table.subsets] for table in (REWARDBENCH, TOY))
+    known = f"RewardBench's subsets: {', '.join(REWARDBENCH.subsets)}; toy subsets: {', '.join(TOY.subsets)}"
     for subset in present:
-        if not any(subset in table.subsets for table in (REWARDBENCH, TOY)):
-            known = ", ".join(REWARDBENCH.subsets + TOY.subsets)
-            raise DataError(f"unknown subset {subset!r}", location=location, hint=f"known subsets: {known}")
-    toy = [subset for subset in present if subset in TOY.subsets]
-    if toy and len(toy) < len(present):
-        real = next(subset for subset in present if subset not in toy)
+        if subset not in (*real, *toy):
+            raise DataError(f"unknown subset {subset!r}", location=location, hint=known)
+    if toy and real:
         raise DataError(
-            f"toy subset {toy[0]!r} and RewardBench subset {real!r} in one benchmark",
+            f"toy subset {toy[0]!r} and RewardBench subset {real[0]!r} in one benchmark",
             location=location,
-            hint=f"keep them in separate files; toy subsets: {', '.join(TOY.subsets)}; "
-            f"RewardBench's: {', '.join(REWARDBENCH.subsets)}",
+            hint=f"keep them in separate files; {known}",
         )
     return TOY if toy else REWARDBENCH
 
 
 class RewardBench(Benchmark):
-    """RewardBench v1, or the toy benchmark of the same form."""
+    """RewardBench v1, or the toy benchmark of the same form.
+
+    Args:
+        prior_sets: whether to read the prior sets too, as a fifth section of half weight.
+        prior_path: the prior sets: a hub dataset with one split per set, or a folder with a `.jsonl` or `.parquet` file
+            per set, such as `shp.jsonl`.
+    """
 
     name = REWARDBENCH.name
     split = "filtered"
-    columns = COLUMNS
+    required = COLUMNS
     row_hint = f"a row has the columns {', '.join(COLUMNS)}"
 
     def __init__(self, *, prior_sets: bool = False, prior_path: str = "allenai/pref-test-sets") -> None:
-        """Make the benchmark.
-
-        Args:
-            prior_sets: whether to read the prior sets too, as a fifth section of half weight.
-            prior_path: the prior sets: a hub dataset with one split per set, or a folder with a `.jsonl` or
-                `.parquet` file per set (`shp.jsonl`, or the hub's `shp-00000-of-00001.parquet`).
-        """
         self.prior_sets, self.prior_path = prior_sets, prior_path
         if prior_sets:
             self.name = WITH_PRIOR_SETS.name
@@ -140,9 +123,7 @@ class RewardBench(Benchmark):
     def rows(
         self, path: str, *, split: str | None = None, revision: str | None = None, limit: int | None = None
     ) -> Iterator[Row | Drop]:
-        """See `Benchmark`; the columns are `prompt`, `chosen`, `rejected`, `subset`; `revision` is that of `path`.
-
-        An empty answer, or two equal answers, is a row to be judged.
+        """See `Benchmark`; `revision` is that of `path`. An empty answer, or two equal answers, is a row to be judged.
 
         Raises:
             DataError: also if a subset is unknown (see `table_for`): before the judging, not after it.
@@ -156,9 +137,7 @@ class RewardBench(Benchmark):
                 table_for(subsets, location=raw.location)
             return row
 
-        raw = loading.raw_rows(
-            path, (), required=COLUMNS, split=split or self.split, revision=revision, limit=limit
-        )
+        raw = self.raw_rows(path, split=split, revision=revision, limit=limit)
         rows = loading.parsed_rows(raw, read_known, location=path, hint=self.row_hint)
         if not self.prior_sets:
             return rows
@@ -168,7 +147,6 @@ class RewardBench(Benchmark):
         return islice(chain(rows, prior), limit)
 
     def read_row(self, raw: RawRow) -> Row:
-        """See `Benchmark`."""
         subset, chosen, rejected = (loading.text(raw, name) for name in ("subset", "chosen", "rejected"))
         turns = loading.prompt(raw, "prompt")
         if any(turn["role"] == "system" for turn in turns[1:]):
@@ -183,7 +161,6 @@ class RewardBench(Benchmark):
         return replace(row, id=f"{row.id}-{row.subset}")
 
     def table(self, rows: Sequence[Row]) -> Table:
-        """See `Benchmark`."""
         subsets = {row.subset for row in rows}
         if self.prior_sets and not subsets <= set(TOY.subsets):
             table_for(subsets - set(PRIOR_SETS))  # raises for toy and unknown subsets
@@ -212,14 +189,11 @@ def leaderboard_files(
     model_type: str = "Generative RM",
     chat_template: str | None = None,
 ) -> dict[str, dict[str, str | float | None]]:
-    """Return a result in the layout of allenai's leaderboard (datasets reward-bench-results, reward-bench-2-results).
-
-    The layout is folder -> content of `<folder>/<model>.json`.
+    """Return a result in the layout of allenai's leaderboard: folder -> content of `<folder>/<model>.json`.
 
     `eval-set` has the benchmark's own subsets, `pref-sets` the prior sets (only if they were judged):
     `{model, model_type, chat_template, <subset>: accuracy, …}`, keys sorted, as upstream's `scripts/run_rm.py`,
-    `run_generative.py` and `run_v2.py` pass them to `save_to_hub`. Upstream's `eval-set-scores` (every row with
-    its texts and scores) is a different file.
+    `run_generative.py` and `run_v2.py` pass them to `save_to_hub`.
 
     Args:
         score: of RewardBench or RewardBench 2.

@@ -11,11 +11,22 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table, answer_ratings, mean, row_results
-from reasongenrm.records import PairResult, Row
+from reasongenrm.benchmarks.base import (
+    DECISIONS,
+    Benchmark,
+    Results,
+    Shares,
+    Table,
+    answer_ratings,
+    best_is_right,
+    row_results,
+    rows_by_subset,
+    share,
+)
+from reasongenrm.records import Row
 from reasongenrm.rows.files import RawRow
 from reasongenrm.rows.turns import BadRow
 
@@ -24,7 +35,7 @@ TIES = "Ties"
 ROWS = {"Factuality": 475, "Precise IF": 160, "Math": 183, "Safety": 450, "Focus": 495, TIES: 102}
 """Subset -> rows, as published in the dataset card."""
 
-TABLE = Table("RewardBench 2", False, {name: {name: 1} for name in ROWS}, ROWS)
+TABLE = Table("RewardBench 2", {name: {name: 1} for name in ROWS}, ROWS)
 
 UNREADABLE = 0.25
 """Credit of a best-of-4 row that a judge leaves open (upstream `run_generative_v2.py`: "effectively a tie")."""
@@ -51,7 +62,6 @@ class RewardBench2(Benchmark):
     row_hint = f"a row has the columns {', '.join(columns[:5])}"
 
     def read_row(self, raw: RawRow) -> Row:
-        """See `Benchmark`; the columns are `prompt`, `chosen` and `rejected` (lists), `subset`, for Ties `id`."""
         subset = loading.one_of(raw, "subset", {name: name for name in ROWS} | {"ties": TIES})
         right, wrong = loading.texts(raw, "chosen"), loading.texts(raw, "rejected")
         for name, answers in (("num_correct", right), ("num_incorrect", wrong)):
@@ -62,42 +72,31 @@ class RewardBench2(Benchmark):
         if subset != TIES and len(right) != 1:
             problem = f"`chosen` has {len(right)} answers; only in Ties can more than one answer be right."
             raise BadRow("many_right", problem)
-        details = _ties_id(loading.text(raw, "id")) if subset == TIES else {}
+        details: dict[str, Any] = {}
+        if subset == TIES:
+            name = loading.text(raw, "id")
+            match = _TIES_ID.fullmatch(name.strip())
+            if match is None:
+                raise BadRow("bad_id", f"`id` is {name[:40]!r}; in Ties it must be ref:N or tied:N.")
+            details = {"kind": match[1], "number": int(match[2])}
         return Row.make(subset, loading.prompt(raw, "prompt"), right, wrong, details=details)
 
     def table(self, rows: Sequence[Row]) -> Table:
-        """See `Benchmark`."""
         return TABLE
 
     def credits(self, rows: Sequence[Row], results: Results) -> dict[str, list[float]]:
         """See `Benchmark`; Ties has one credit per question, the other subsets one per row (`best_of_n`)."""
-        credits: dict[str, list[float]] = {}
-        for row in rows:
-            if row.subset != TIES:
-                credits.setdefault(row.subset, []).append(best_of_n(row, results))
-        ties = _ties(rows)
-        return credits | ({TIES: ties_credits(ties, results)} if ties else {})
+        return {
+            subset: ties_credits(group, results)
+            if subset == TIES
+            else [best_of_n(row, results) for row in group]
+            for subset, group in rows_by_subset(rows).items()
+        }
 
     def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """Return the means of the terms of Ties, None for a term without questions."""
-        terms = ties_terms(_ties(rows), results)
-        return {f"Ties {name}": mean(list(by.values())) if by else None for name, by in terms.items()}
-
-
-def _ties_id(name: str) -> dict[str, Any]:
-    match = _TIES_ID.fullmatch(name.strip())
-    if match is None:
-        raise BadRow("bad_id", f"`id` is {name[:40]!r}; in Ties it must be ref:N or tied:N.")
-    return {"kind": match[1], "number": int(match[2])}
-
-
-def _ties(rows: Sequence[Row]) -> list[Row]:
-    return [row for row in rows if row.subset == TIES]
-
-
-def has_decision(result: PairResult) -> bool:
-    """Whether a comparison has an order with a readable verdict: one of the answers, or a tie."""
-    return any(outcome in ("correct", "wrong", "tie") for outcome in result.outcomes)
+        terms = ties_terms([row for row in rows if row.subset == TIES], results)
+        return {f"Ties {name}": share(values.values()) for name, values in terms.items()}
 
 
 def best_of_n(row: Row, results: Results) -> float:
@@ -109,33 +108,14 @@ def best_of_n(row: Row, results: Results) -> float:
     """
     compared = row_results(row, results)
     if all(result.scores is not None for result in compared):
-        ratings = answer_ratings(row, results)
-        best = max(ratings)
-        return 1 / ratings.count(best) if ratings[0] == best else 0.0
-    if any(has_decision(result) and result.credit <= 0.5 for result in compared):
+        return best_is_right(row, results)
+    decided = [result for result in compared if not DECISIONS.isdisjoint(result.outcomes)]
+    if any(result.credit <= 0.5 for result in decided):
         return 0.0
-    if all(has_decision(result) for result in compared):
+    if len(decided) == len(compared):
         return 1.0
     # A score that is not finite is an error of the scalar head, as in RewardBench v1.
     return UNREADABLE if any(result.verdicts for result in compared) else 0.0
-
-
-class TiesRating(NamedTuple):
-    """The ratings of one row of Ties.
-
-    Attributes:
-        gap: worst right answer minus best wrong answer.
-        spread: best right answer minus worst right answer; 0 for a single right answer.
-    """
-
-    gap: float
-    spread: float
-
-
-def _ties_rating(row: Row, results: Results) -> TiesRating:
-    ratings = answer_ratings(row, results)
-    right, wrong = ratings[: row.right], ratings[row.right :]
-    return TiesRating(round(min(right) - max(wrong), _DIGITS), round(max(right) - min(right), _DIGITS))
 
 
 def _margin(gap: float, spread: float) -> float:
@@ -153,22 +133,26 @@ def ties_terms(rows: Sequence[Row], results: Results) -> dict[str, dict[str, flo
     Args:
         rows: with `details` `kind` (`ref` or `tied`) and `number`.
     """
+    terms: dict[str, dict[str, float]] = {name: {} for name in WEIGHTS}
     copies: Counter[tuple[str, int]] = Counter()
-    ratings: dict[str, dict[str, TiesRating]] = {"ref": {}, "tied": {}}
+    gaps: dict[str, dict[str, float]] = {"ref": {}, "tied": {}}  # worst right rating minus best wrong rating
+    spreads: dict[str, float] = {}  # of the right ratings in `tied` rows
     for row in rows:
         kind, number = row.details["kind"], row.details["number"]
         copies[kind, number] += 1
-        ratings[kind][f"{number}.{copies[kind, number]}"] = _ties_rating(row, results)
-    terms: dict[str, dict[str, float]] = {name: {} for name in WEIGHTS}
-    for kind in ("tied", "ref"):
-        for question, rating in ratings[kind].items():
-            terms[f"{kind} accuracy"][question] = float(rating.gap > 0)
-    for question in sorted(ratings["ref"].keys() & ratings["tied"].keys()):
-        ref, tied = ratings["ref"][question], ratings["tied"][question]
-        smallest_gap = min(ref.gap, tied.gap)
-        terms["correctness preferred"][question] = float(tied.gap > tied.spread)
-        terms["correctness preferred hard"][question] = float(smallest_gap > tied.spread)
-        terms["margin"][question] = _margin(smallest_gap, tied.spread)
+        question = f"{number}.{copies[kind, number]}"
+        ratings = answer_ratings(row, results)
+        right, wrong = ratings[: row.right], ratings[row.right :]
+        gaps[kind][question] = round(min(right) - max(wrong), _DIGITS)
+        terms[f"{kind} accuracy"][question] = float(gaps[kind][question] > 0)
+        if kind == "tied":
+            spreads[question] = round(max(right) - min(right), _DIGITS)
+    for question in gaps["ref"].keys() & spreads.keys():
+        gap, spread = gaps["tied"][question], spreads[question]
+        smallest_gap = min(gaps["ref"][question], gap)
+        terms["correctness preferred"][question] = float(gap > spread)
+        terms["correctness preferred hard"][question] = float(smallest_gap > spread)
+        terms["margin"][question] = _margin(smallest_gap, spread)
     return terms
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table, mean
+from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table, share
 from reasongenrm.records import PairResult, Row
 from reasongenrm.rows.files import RawRow
 from reasongenrm.rows.turns import BadRow, check_text, is_list, kind_of
@@ -35,11 +35,7 @@ class RMB(Benchmark):
     row_hint = "a row has conversation_input, and chosen and reject, or bon_best and loser_list"
 
     def read_row(self, raw: RawRow) -> Row:
-        """See `Benchmark`.
-
-        Pairs have the columns `conversation_input`, `chosen` and `reject` (objects with `answer`), lists have
-        `conversation_input`, `bon_best` and `loser_list`; both have `category_path` (by default the file's path).
-        """
+        """See `Benchmark`; answers are objects with `answer`, and the default of `category_path` is the file's path."""
         turns = loading.prompt(raw, "conversation_input")
         if raw.columns.get("bon_best") is not None:
             kind, right = BON, _answer(raw.columns["bon_best"], "bon_best")
@@ -58,9 +54,9 @@ class RMB(Benchmark):
         """See `Benchmark`; in each of the four parts every row has the same weight."""
         judged = Counter((row.details["section"], row.subset) for row in rows)
         sections: dict[str, dict[str, int]] = {section: {} for section in SECTIONS}
-        for section, subset in sorted(judged):
-            sections[section][subset] = judged[section, subset]
-        return Table(self.name, False, sections, {})
+        for (section, subset), count in sorted(judged.items()):
+            sections[section][subset] = count
+        return Table(self.name, sections)
 
     def row_credit(self, row: Row, results: Sequence[PairResult]) -> float:
         """Return the credit of a pair; of a list, 1 if the best answer has more than half of the credit against every other one."""
@@ -70,12 +66,8 @@ class RMB(Benchmark):
 
     def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """Return the mean of each goal's two parts."""
-        details: Shares = {}
-        for goal in GOALS:
-            parts = [sections[f"{goal} {kind}"] for kind in (BON, PAIRWISE)]
-            accuracies = [part for part in parts if part is not None]
-            details[goal] = mean(accuracies) if accuracies else None
-        return details
+        parts = {section: accuracy for section, accuracy in sections.items() if accuracy is not None}
+        return {goal: share(parts[name] for name in parts if name.startswith(goal)) for goal in GOALS}
 
 
 def _answer(value: object, name: str) -> str:
@@ -86,9 +78,8 @@ def _answer(value: object, name: str) -> str:
 
 def _category(raw: RawRow) -> tuple[str, str]:
     """Return the goal, and the path from the goal on: `Helpfulness`, `Helpfulness/Chat/Discussion`."""
-    column = raw.columns.get("category_path")
     file = raw.location.rpartition("[")[0] or raw.location
-    path = Path(check_text(column, "category_path") if column is not None else file).parts
+    path = Path(loading.text(raw, "category_path", default=file)).parts
     for goal in GOALS:
         if goal in path:
             category = "/".join(path[path.index(goal) :])

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from statistics import fmean
 
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import (
@@ -19,7 +20,6 @@ from reasongenrm.benchmarks.base import (
     Table,
     aggregate,
     correct_share,
-    mean,
     row_results,
 )
 from reasongenrm.records import PairResult, Row
@@ -34,7 +34,6 @@ ROWS = {"chat": 129, "math": 529, "code": 228, "safety-refuse": 284, "safety-res
 
 TABLE = Table(
     "RM-Bench",
-    False,
     {
         "Chat": {"chat": 1},
         "Math": {"math": 1},
@@ -73,10 +72,7 @@ class RMBench(Benchmark):
     array_file = "total_dataset.json"  # of upstream's data folder: contains the rows of all its files
 
     def read_row(self, raw: RawRow) -> Row:
-        """See `Benchmark`; the columns are `prompt`, `chosen` and `rejected` (three each), `domain`.
-
-        Without `domain` it is that of `subset` (the RewardBench subset of the row), or of the file's name.
-        """
+        """See `Benchmark`; the default of `domain` is that of `subset` (a RewardBench subset), or of the file's name."""
         right, wrong = loading.texts(raw, "chosen"), loading.texts(raw, "rejected")
         for name, answers in (("chosen", right), ("rejected", wrong)):
             if len(answers) != len(STYLES):
@@ -87,7 +83,6 @@ class RMBench(Benchmark):
         return Row.make(_domain(raw), loading.prompt(raw, "prompt"), right, wrong)
 
     def table(self, rows: Sequence[Row]) -> Table:
-        """See `Benchmark`."""
         return TABLE
 
     def row_credit(self, row: Row, results: Sequence[PairResult]) -> float:
@@ -95,7 +90,7 @@ class RMBench(Benchmark):
 
         A comparison counts the share of its orders in which the right answer was named; a tie is wrong.
         """
-        return mean([correct_share(result) for result in results])
+        return fmean(correct_share(result) for result in results)
 
     def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """Return the matrix of styles; hard, normal and easy over the domains, and for every domain."""
@@ -104,17 +99,16 @@ class RMBench(Benchmark):
             for (right, wrong), result in zip(row.places, row_results(row, results), strict=True):
                 shares[right, wrong - 3].setdefault(row.subset, []).append(correct_share(result))
         matrix = {
-            cell: aggregate(TABLE, {s: mean(values) for s, values in shares[cell].items()}) for cell in _CELLS
+            cell: aggregate(TABLE, {s: fmean(values) for s, values in shares[cell].items()})
+            for cell in _CELLS
         }
-        details: Shares = {
-            level: mean([matrix[cell][1] for cell in cells]) for level, cells in LEVELS.items()
-        }
+        details: Shares = {level: fmean(matrix[cell][1] for cell in cells) for level, cells in LEVELS.items()}
         for i, j in _CELLS:
             details[f"{STYLES[i]} > {STYLES[j]}"] = matrix[i, j][1]
         for section in TABLE.sections:
             for level, cells in LEVELS.items():
                 values = [matrix[cell][0][section] for cell in cells]
-                details[f"{section} {level}"] = None if None in values else mean(values)
+                details[f"{section} {level}"] = None if None in values else fmean(values)
         return details
 
 
