@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, Literal, Protocol, TypedDict
 
 Letter = Literal["A", "B"]
+Winner = Literal["A", "B", "tie"]
 Order = Literal["AB", "BA"]
 TeacherMode = Literal["hindsight", "blind"]
 Outcome = Literal["ok", "tie", "unparsed", "truncated", "error"]
@@ -277,13 +278,13 @@ class Verdict:
     id: str
     pair_id: str
     order: Order
-    winner: Literal["A", "B", "tie"] | None
+    winner: Winner | None
     prob_a: float | None
     outcome: Outcome
     reason: str
     rescued: bool = False
     tokens: int = 0
-    votes: tuple[Literal["A", "B", "tie"] | None, ...] = ()
+    votes: tuple[Winner | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +367,7 @@ class Comparison:
     """
 
     id: str
-    winner: Literal["A", "B", "tie"] | None
+    winner: Winner | None
     prob_a: float | None
     reason: str | None
     outcome: Outcome

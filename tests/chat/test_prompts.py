@@ -282,7 +282,7 @@ def test_a_valid_file_is_loaded(tmp_path: Path) -> None:
             "judge: the template does not show answer_b",
         ),
         ({"hindsight": GOOD["judge"]}, "hindsight: the template does not show winner"),
-        ({"extra": 1}, "Extra inputs"),
+        ({"extra": 1}, "unknown key"),
     ],
 )
 def test_an_invalid_file_is_refused(change: dict[str, Any], message: str, tmp_path: Path) -> None:

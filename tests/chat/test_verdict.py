@@ -217,7 +217,7 @@ OWN = Grammar(a="<verdict>first</verdict>", b="<verdict>second</verdict>")
 
 def test_a_custom_grammar() -> None:
     assert (OWN.opening, OWN.closing) == ("<verdict>", "</verdict>")
-    assert OWN.text_up_to_letter("B") == "<verdict>second" and OWN.text("A") == OWN.a
+    assert OWN.text("A") == OWN.a
     assert OWN.last(f"{OWN.a} or {OWN.b}") == "B" and OWN.last("[[A]]") is None
     assert OWN.find_all(f"x {OWN.a}") == [(11, "A")]
     assert stated_verdicts(f"so {OWN.b} . best: A", ["best: (A|B)"], OWN) == [(2, "B"), (4, "A")]
@@ -319,7 +319,7 @@ def first(outcome: Any = "truncated") -> Verdict:
 )
 def test_a_rescued_verdict(a: float, b: float, winner: str, outcome: str) -> None:
     completion = Completion("prompt#rescue", "", "length", (8,), 0.0, {0: {7: a, 8: b}})
-    verdict = read_rescue(first(), completion, TOKENS)
+    verdict = read_rescue(first(), completion, DEFAULT_GRAMMAR, TOKENS)
     assert (verdict.winner, verdict.outcome, verdict.rescued) == (winner, outcome, True)
     assert verdict.prob_a == pytest.approx(1 / (1 + math.exp(b - a)))
     assert (verdict.id, verdict.pair_id, verdict.order) == ("prompt", "pair", "BA")
@@ -337,7 +337,7 @@ def test_a_rescued_verdict(a: float, b: float, winner: str, outcome: str) -> Non
 )
 def test_a_failed_rescue_changes_nothing(completion: Completion) -> None:
     for outcome in ("truncated", "unparsed"):
-        assert read_rescue(first(outcome), completion, TOKENS) == first(outcome)
+        assert read_rescue(first(outcome), completion, DEFAULT_GRAMMAR, TOKENS) == first(outcome)
 
 
 # --- verdicts that a reason states

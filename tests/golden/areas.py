@@ -37,7 +37,6 @@ from reasongenrm.judge.api import Judge
 from reasongenrm.judge.rewards import GroupReward, verl_score
 from reasongenrm.judge.server import Limits, create_app
 from reasongenrm.judge.sharing import SharedJudge
-from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.reasons.records import dpo_row, grpo_row, write_general
 from reasongenrm.reasons.sample import sample_reasons, teacher_encoder
 from reasongenrm.records import Drop, JudgePrompt, Row, ScoredReason, SFTRecord
@@ -168,8 +167,7 @@ def judge(
         encoder = ChatEncoder(tokenizer(), chat, prompts.verdict)
     engine = ScriptedEngine(encoder, max_model_len=max_model_len)
     config = JudgingConfig.model_validate({"max_tokens": 64} | asking)
-    task = VerdictTask(config, encoder, max_model_len, prompts.verdict, seed=17)
-    return Judge(engine, task, prompts, adapter="adapter")
+    return Judge(engine, encoder, prompts, config, adapter="adapter")
 
 
 JUDGES: dict[str, dict[str, Any]] = {

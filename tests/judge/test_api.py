@@ -20,7 +20,6 @@ from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.processes import has_ended
 from reasongenrm.records import Comparison, PreferencePair
 
@@ -38,8 +37,7 @@ def judge_on(
     **options: object,
 ) -> Judge:
     config = JudgingConfig.model_validate({"max_tokens": 24} | options)
-    task = VerdictTask(config, encoder, CONTEXT, prompts.verdict, seed=17)
-    return Judge(engine, task, prompts, adapter=adapter)
+    return Judge(engine, encoder, prompts, config, adapter=adapter)
 
 
 @pytest.fixture(scope="module")

@@ -28,11 +28,8 @@ from reasongenrm.judge.rate import (
     RESCUE_PROMPT,
     RatingTask,
     last_rating,
-    read_rating,
-    read_rating_text,
     split_rating_at_end,
 )
-from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.metrics.diagnostics import diagnose
 from reasongenrm.records import Completion, JudgePrompt, Message, PairResult, PreferencePair, Rating, Row
 from reasongenrm.stages.rating import UNREAD_RATING, check_rating, rating_counts, rating_result, uncalibrated
@@ -130,12 +127,11 @@ def template(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def read(template: str, encoders: dict[str, ChatEncoder]) -> Read:
-    encoder = encoders[template]
-    tokens = VerdictTokens.from_encoder(encoder)
+    rater = RatingTask(CONFIG, encoders[template], 4096, seed=17)
 
     def read(ids: Sequence[int], finish: str = "stop") -> Rating:
         completion = Completion("q", "not read", finish, tuple(ids), -1.0, prompt_tokens=9, error="x")
-        return read_rating(completion, encoder, tokens)
+        return rater.read(RATED[0], completion)
 
     return read
 
@@ -227,14 +223,16 @@ def test_ratings_are_read_from_the_same_place_as_verdicts(
             return tuple(i for text in texts for i in (markers.get(text) or encoder.content(text)))
 
         verdict = read_completion(ASKED, Completion("q", "", "stop", ids("[[A]]")), encoder, tokens)
-        rated = read_rating(Completion("q", "", "stop", ids("[[7]]")), encoder, tokens)
+        rater = RatingTask(CONFIG, encoder, 4096, seed=17)
+        rated = rater.read(RATED[0], Completion("q", "", "stop", ids("[[7]]")))
         assert (verdict.winner, verdict.outcome) == ("A" if rated.rating == 7 else None, rated.outcome)
         assert verdict.reason.replace("[[A]]", "[[7]]") == rated.reason
 
 
 def test_only_the_end_of_a_complete_text_is_read() -> None:
     def read(text: str, finish: str = "stop") -> tuple[float | None, str, str]:
-        rated = read_rating_text(Completion("q", text, finish, billed=5))
+        rater = RatingTask(CONFIG, None, 4096, seed=17)
+        rated = rater.read(RATED[0], Completion("q", text, finish, billed=5))
         assert rated.tokens == 5
         return rated.rating, rated.outcome, rated.reason
 
@@ -551,13 +549,11 @@ def check(ratings: Sequence[Rating]) -> None:
 def test_all_requests_are_sent_together_and_then_all_rescues(encoder: ChatEncoder) -> None:
     engine = scripted(encoder)
     rater = RatingTask(CONFIG, encoder, 4096, seed=17)
-    check([result.judgement for result in ask_in_memory(RATED, engine, rater, adapter="adapter")])
+    check([rated for rated, _ in ask_in_memory(RATED, engine, rater, adapter="adapter")])
     ids = [prompt.id for prompt in RATED]
     assert engine.calls == [ids, [name + RESCUE for n, name in enumerate(ids) if n % 3]]
     twice = ask_in_memory([RATED[3], RATED[0], RATED[3]], engine, rater, adapter="adapter")
-    assert [result.judgement.rating for result in twice] == [4, 1, 4] and engine.calls[2:] == [
-        [ids[3], ids[0]]
-    ]
+    assert [rated.rating for rated, _ in twice] == [4, 1, 4] and engine.calls[2:] == [[ids[3], ids[0]]]
     assert ask_in_memory([], engine, rater, adapter="adapter") == []
 
 
@@ -571,7 +567,7 @@ def test_without_rescue_unread_ratings_stay_unread(encoder: ChatEncoder) -> None
     )
     assert (
         len(engine.calls) == 1
-        and [one.judgement.outcome for one in results] == ["ok", "truncated", "unparsed"] * 3
+        and [rated.outcome for rated, _ in results] == ["ok", "truncated", "unparsed"] * 3
     )
 
 
@@ -606,7 +602,7 @@ def test_a_killed_rating_continues_where_it_stopped(
 
 
 def judge_of(engine: Scripted, encoder: ChatEncoder, prompts: PromptFile = PROMPTS) -> Judge:
-    return Judge(engine, VerdictTask(CONFIG, encoder, 4096, seed=17), prompts, adapter="adapter")
+    return Judge(engine, encoder, prompts, CONFIG, adapter="adapter")
 
 
 def test_an_answer_without_a_reference_is_scored_by_its_rating(

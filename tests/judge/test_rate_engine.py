@@ -23,7 +23,6 @@ from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
 from reasongenrm.judge.ask import RESCUE, ask_in_memory
 from reasongenrm.judge.rate import RatingTask
-from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.metrics.scores import OUTCOMES
 from reasongenrm.records import Message, Rating
 from reasongenrm.report.explorer import payload
@@ -123,8 +122,7 @@ def summary(rated: Rating) -> tuple[float | None, str, bool]:
 
 def judge_on(engine: VLLMEngine, encoder: ChatEncoder, prompts: PromptFile, adapter: Path | None, **options: Any) -> Judge:  # fmt: skip
     config = JudgingConfig.model_validate({"max_tokens": TOKENS} | options)
-    task = VerdictTask(config, encoder, engine.max_model_len, seed=17)
-    return Judge(engine, task, prompts, adapter=str(adapter) if adapter else None)
+    return Judge(engine, encoder, prompts, config, adapter=adapter)
 
 
 @pytest.fixture(scope="module")
@@ -199,8 +197,7 @@ def test_the_context_is_used_up_to_its_last_token(
     assert set(of_length) == set(range(limit - 16, limit + 3))
     task = RatingTask(JudgingConfig(max_tokens=TOKENS), encoder, limit, seed=17)
     results = ask_in_memory(list(of_length.values()), engine, task)
-    for length, result in zip(of_length, results, strict=True):
-        rated = result.judgement
+    for length, (rated, _) in zip(of_length, results, strict=True):
         assert (rated.outcome == "error") == (length >= limit)
         assert rated.tokens >= min(TOKENS, max(0, limit - length))
 

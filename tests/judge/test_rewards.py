@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.errors import ConfigError, DataError, EngineError, ReasonGenRMError
 from reasongenrm.judge.api import ComparisonInput, Judge
 from reasongenrm.judge.rewards import GroupReward, Schedule, openrlhf_responses, verl_score
 from reasongenrm.judge.sharing import SharedJudge
-from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import Comparison
 
 pytestmark = pytest.mark.unit
@@ -38,8 +39,8 @@ class Scripted(Judge):
     """A judge whose comparisons come from a function; records its batches."""
 
     def __init__(self, opinion: Callable[[ComparisonInput], Comparison] = longer) -> None:
-        task = VerdictTask(JudgingConfig(), None, 512, seed=17)
-        super().__init__(None, task, None)  # type: ignore[arg-type]
+        engine: Any = SimpleNamespace(max_model_len=512)
+        super().__init__(engine, None, PromptFile.load("configs/prompts/toy.yaml"), JudgingConfig())
         self.opinion, self.calls = opinion, list[list[ComparisonInput]]()
         self.inside, self.go_on = threading.Event(), threading.Event()
         self.go_on.set()

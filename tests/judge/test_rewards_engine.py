@@ -15,7 +15,6 @@ from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.judge.api import ComparisonInput, Judge
 from reasongenrm.judge.rewards import GroupReward
-from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import Comparison
 
 pytestmark = pytest.mark.engine
@@ -51,8 +50,7 @@ class Kept:
 
 @pytest.fixture(scope="module")
 def judge(engine: VLLMEngine, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile) -> Noted:
-    task = VerdictTask(JudgingConfig(max_tokens=4), encoders["reason"], engine.max_model_len, seed=17)
-    noted = Noted(engine, task, toy_prompts)
+    noted = Noted(engine, encoders["reason"], toy_prompts, JudgingConfig(max_tokens=4))
     noted.calls = []
     return noted
 

@@ -29,7 +29,7 @@ from reasongenrm.judge.remote import RemoteJudge
 from reasongenrm.judge.rewards import GroupReward
 from reasongenrm.judge.server import Limits, create_app, serve
 from reasongenrm.judge.sharing import SharedJudge
-from reasongenrm.judge.verdicts import VerdictTask, preference
+from reasongenrm.judge.verdicts import preference
 from reasongenrm.records import Comparison
 
 pytestmark = pytest.mark.engine
@@ -127,8 +127,7 @@ def running(app: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def judge(engine: VLLMEngine, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile) -> Watched:
-    task = VerdictTask(JudgingConfig(max_tokens=12), encoders["reason"], engine.max_model_len, seed=17)
-    watched = Watched(engine, task, toy_prompts)
+    watched = Watched(engine, encoders["reason"], toy_prompts, JudgingConfig(max_tokens=12))
     watched.calls, watched.inside, watched.go_on = [], threading.Event(), threading.Event()
     watched.go_on.set()
     return watched
@@ -482,6 +481,9 @@ def test_a_port_in_use_and_a_missing_key_are_errors(judge: Watched, monkeypatch:
 
 SCRIPT = """
 import threading
+from types import SimpleNamespace
+from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.judge.api import Judge
 from reasongenrm.judge.server import serve
 from reasongenrm.records import Comparison
@@ -493,7 +495,9 @@ class Slow(Judge):
             threading.Event().wait(2)
             yield Comparison("c", "A", 0.75, "", "ok", (), 1, 1)
 
-serve(Slow(None, None, None), port=0, api_key_env="JUDGE_KEY")
+prompts = PromptFile.load("configs/prompts/toy.yaml")
+judge = Slow(SimpleNamespace(max_model_len=512), None, prompts, JudgingConfig())
+serve(judge, port=0, api_key_env="JUDGE_KEY")
 print("closed in peace", flush=True)
 """
 

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.grammar import Grammar
+from reasongenrm.chat.verdict import winner_by_share
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.judge.ask import RESCUE
-from reasongenrm.judge.verdicts import VerdictTask, combine_votes, compare_orders, winner_by_share
-from reasongenrm.records import Completion, JudgePrompt, Verdict
+from reasongenrm.judge.verdicts import VerdictTask, compare_orders
+from reasongenrm.records import Comparison, Completion, JudgePrompt, Verdict
 
 pytestmark = pytest.mark.unit
 
@@ -39,6 +40,11 @@ votes = st.lists(
 )
 
 
+def combine_votes(votes: list[Verdict], how: How, margin: float) -> Verdict:
+    config = JudgingConfig(combine=how, margin=margin)
+    return VerdictTask(config, None, 4096, seed=17).combine(PROMPT, votes)
+
+
 # --- votes
 
 
@@ -57,7 +63,7 @@ votes = st.lists(
     ],
 )
 def test_votes(votes: list[Verdict], how: How, margin: float, winner: str, prob: float | None) -> None:
-    verdict = combine_votes(PROMPT, votes, how, margin)
+    verdict = combine_votes(votes, how, margin)
     assert verdict.winner == winner and verdict.prob_a == (None if prob is None else pytest.approx(prob))
     assert verdict.outcome == ("tie" if winner == "tie" else "ok")
     assert verdict.id == "prompt" and verdict.tokens == 5 * len(votes)
@@ -65,12 +71,12 @@ def test_votes(votes: list[Verdict], how: How, margin: float, winner: str, prob:
 
 
 def test_unread_votes_give_no_verdict() -> None:
-    verdict = combine_votes(PROMPT, [vote(None, outcome="truncated"), vote(None)], "mean", 0.0)
+    verdict = combine_votes([vote(None, outcome="truncated"), vote(None)], "mean", 0.0)
     assert (verdict.winner, verdict.prob_a, verdict.outcome, verdict.tokens) == (None, None, "truncated", 10)
 
 
 def test_the_reason_belongs_to_an_agreeing_vote() -> None:
-    verdict = combine_votes(PROMPT, [vote("B", 0.4, reason="b"), vote("A", 0.9, reason="a")], "mean", 0.0)
+    verdict = combine_votes([vote("B", 0.4, reason="b"), vote("A", 0.9, reason="a")], "mean", 0.0)
     assert (verdict.winner, verdict.reason) == ("A", "a")
 
 
@@ -78,7 +84,7 @@ def test_the_reason_belongs_to_an_agreeing_vote() -> None:
 def test_votes_are_fair_to_both_letters(some: list[Verdict], how: How, margin: float) -> None:
     turned: dict[Any, Any] = {"A": "B", "B": "A"}
     other = [replace(v, winner=turned.get(v.winner, v.winner), prob_a=None if v.prob_a is None else 1 - v.prob_a) for v in some]  # fmt: skip
-    here, there = combine_votes(PROMPT, some, how, margin), combine_votes(PROMPT, other, how, margin)
+    here, there = combine_votes(some, how, margin), combine_votes(other, how, margin)
     assert (here.prob_a is None) == (there.prob_a is None)
     if here.prob_a is not None and there.prob_a is not None:
         assert here.prob_a + there.prob_a == pytest.approx(1)
@@ -105,6 +111,19 @@ def test_winner_by_share(share: float, margin: float, side: str) -> None:
 # --- orders
 
 
+def compared(
+    verdicts: list[Verdict], *, margin: float = 0.0, prompt_tokens: int = 0, error: str | None = None
+) -> Comparison:
+    """Compare orders of one completion each; the first one reads `prompt_tokens`, and all have the error."""
+    completions = [
+        Completion("x", "", "stop", error=error, prompt_tokens=0 if number else prompt_tokens)
+        for number in range(len(verdicts))
+    ]
+    return compare_orders(
+        "pair", [(v, [c]) for v, c in zip(verdicts, completions, strict=True)], margin=margin
+    )
+
+
 @pytest.mark.parametrize(
     ("verdicts", "margin", "winner", "prob"),
     [
@@ -121,7 +140,7 @@ def test_winner_by_share(share: float, margin: float, side: str) -> None:
     ],
 )
 def test_orders(verdicts: list[Verdict], margin: float, winner: str, prob: Any) -> None:
-    comparison = compare_orders("pair", verdicts, margin=margin, prompt_tokens=7)
+    comparison = compared(verdicts, margin=margin, prompt_tokens=7)
     assert comparison.winner == winner and comparison.prob_a == (
         None if prob is None else pytest.approx(prob)
     )
@@ -153,16 +172,16 @@ def test_orders(verdicts: list[Verdict], margin: float, winner: str, prob: Any) 
 def test_the_reason_has_the_callers_letters(
     verdicts: list[Verdict], winner: str | None, reason: str | None, reasons: dict[str, str]
 ) -> None:
-    comparison = compare_orders("pair", verdicts, margin=0.0, prompt_tokens=7)
+    comparison = compared(verdicts)
     assert (comparison.winner, comparison.reason) == (winner, reason)
     assert list(comparison.reasons.items()) == list(reasons.items())
 
 
 def test_a_failed_comparison_holds_the_error() -> None:
     failed = vote(None, outcome="error")
-    comparison = compare_orders("pair", [failed, failed], margin=0.0, prompt_tokens=0, error="too long")
+    comparison = compared([failed, failed], error="too long")
     assert (comparison.winner, comparison.outcome, comparison.error) == (None, "error", "too long")
-    unread = compare_orders("pair", [vote(None)], margin=0.0, prompt_tokens=0, error="too long")
+    unread = compared([vote(None)], error="too long")
     assert unread.error is None, "the judge answered"
 
 

@@ -17,7 +17,6 @@ from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge.api import Judge, PromptInput
-from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.records import Comparison
 from reasongenrm.stages import ask as ask_module
 from reasongenrm.stages.ask import ask
@@ -48,8 +47,7 @@ class Lent(Judge):
 
 @pytest.fixture
 def judge(engine: VLLMEngine, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile) -> Lent:
-    task = VerdictTask(JudgingConfig(max_tokens=16), encoders["direct"], 512, seed=17)
-    return Lent(engine, task, toy_prompts)
+    return Lent(engine, encoders["direct"], toy_prompts, JudgingConfig(max_tokens=16))
 
 
 def rows(count: int) -> list[dict[str, Any]]:
@@ -156,7 +154,7 @@ def test_unreadable_files_are_errors(judge: Lent, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be opened"):
         ask("compare", lambda: judge, str(tmp_path / "nowhere.jsonl"), "-")
     source = written(tmp_path / "bad.jsonl", BAD)
-    with pytest.raises(DataError, match="bad.jsonl: no row can be read"):
+    with pytest.raises(DataError, match=r"bad\.jsonl: no row can be read"):
         ask("compare", lambda: judge, str(source), "-")
     with pytest.raises(DataError, match="no row can be read"):
         ask("compare", lambda: judge, str(source), str(tmp_path / "out.jsonl"))

@@ -17,6 +17,7 @@ from reasongenrm.config.engines import ModelConfig, check_model
 from reasongenrm.config.recipe import Recipe, Template
 from reasongenrm.errors import ConfigError, EngineError, first_line
 from reasongenrm.records import Message
+from reasongenrm.rows.turns import replace_surrogates
 
 TEMPLATE_HINT = "use configs/prompts/reason.jinja or a similar template"
 
@@ -126,8 +127,7 @@ class ChatEncoder:
 
     def content(self, text: str) -> list[int]:
         """Return the ids of text that must not become structure: an added token in it is ordinary characters."""
-        clean = text.encode("utf-8", "replace").decode("utf-8")
-        return list(self._content_tokenizer.encode(clean, add_special_tokens=False).ids)
+        return list(self._content_tokenizer.encode(replace_surrogates(text), add_special_tokens=False).ids)
 
     def encode(self, messages: Sequence[Message], *, generation: bool) -> list[int]:
         """Return the ids of a conversation; with `generation`, up to and including the header the judge answers to."""
@@ -182,9 +182,9 @@ def load_tokenizer(model: ModelConfig, *, key: str = "model.path") -> Any:
             model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, use_fast=True
         )
     except (OSError, ValueError) as error:
-        raise EngineError(
-            f"cannot load the tokenizer of {model.path}: {first_line(error)}", location=key
-        ) from None
+        problem = f"cannot load the tokenizer of {model.path}: {first_line(error)}"
+        hint = "check the path, the revision, and that tokenizer.json is there"
+        raise EngineError(problem, location=key, hint=hint) from None
 
 
 def template_text(path: str, *, key: str) -> str:

@@ -53,10 +53,6 @@ class Grammar(BaseModel):
         """Return the verdict as the judge writes it."""
         return self.a if winner == "A" else self.b
 
-    def text_up_to_letter(self, winner: Letter) -> str:
-        """Return the verdict up to the last character by which it differs from the other one."""
-        return self.text(winner).removesuffix(self.closing)
-
     def find_all(self, text: str) -> list[tuple[int, Letter]]:
         """Return all verdicts in a text, as (index of the first character that differs from the other verdict, letter)."""
         return [(m.start() + len(self.opening), "A" if m[1] else "B") for m in self._either.finditer(text)]

@@ -14,12 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import jinja2
-import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, Grammar
-from reasongenrm.config.loading import YAML_ERRORS, yaml_problem
+from reasongenrm.config.loading import read_yaml, validate
 from reasongenrm.errors import ConfigError, first_line
 from reasongenrm.records import (
     JudgePrompt,
@@ -31,12 +30,11 @@ from reasongenrm.records import (
     content_id,
     unit_hash,
 )
+from reasongenrm.rows.turns import replace_surrogates
 
 _JINJA = ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined, keep_trailing_newline=False, autoescape=False
 )
-
-_HINT = "compare with configs/prompts/judge.yaml"
 
 
 class Criterion(BaseModel):
@@ -89,37 +87,19 @@ class PromptFile(BaseModel):
         Raises:
             ConfigError: the file is missing, is not valid YAML, has an unknown key, or a template does not render.
         """
+        path = Path(path)
+        raw = read_yaml(path, "prompt file", "check `prompts` in the recipe")
+        hint = "compare with configs/prompts/judge.yaml"
+        prompts = validate(cls, raw, f"{path}: ", hint)
         try:
-            raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (FileNotFoundError, IsADirectoryError):
-            raise ConfigError(
-                "prompt file not found", location=str(path), hint="check `prompts` in the recipe"
-            ) from None
-        except OSError as error:
-            raise ConfigError(
-                f"cannot be read: {error.strerror}",
-                location=str(path),
-                hint="check the path and its permissions",
-            ) from None
-        except YAML_ERRORS as error:
-            problem = f"invalid YAML: {yaml_problem(error)}"
-            raise ConfigError(problem, location=str(path), hint=_HINT) from None
-        if not isinstance(raw, dict):
-            raise ConfigError("not a mapping of keys", location=str(path), hint=_HINT)
-        try:
-            prompts = cls.model_validate(raw)
             prompts._check(path)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise ConfigError(first["msg"], location=f"{path}: {key}", hint=_HINT) from None
         except (jinja2.TemplateError, re.error) as error:
             problem = f"invalid template or pattern: {first_line(error)}"
-            raise ConfigError(problem, location=str(path), hint=_HINT) from None
+            raise ConfigError(problem, location=str(path), hint=hint) from None
         delimiters = tuple(dict.fromkeys((*prompts.delimiters, *ROLE_HEADS.values())))
         return prompts.model_copy(update={"delimiters": delimiters})
 
-    def _check(self, path: str | Path) -> None:
+    def _check(self, path: Path) -> None:
         for pattern in self.verdict_phrases:
             if re.compile(pattern).groups != 1:
                 problem = f"verdict phrase {pattern!r} needs exactly one group"
@@ -143,7 +123,7 @@ _COMPARED = ("conversation", "answer_a", "answer_b")
 _RATED = ("conversation", "answer")
 
 
-def _check_variables(template: str, key: str, required: Sequence[str], path: str | Path) -> None:
+def _check_variables(template: str, key: str, required: Sequence[str], path: Path) -> None:
     """Raise a ConfigError if a template does not show a required variable."""
     variables = (*required, "criteria", "verdict_a", "verdict_b")
     text = _render(template, **{name: f"\x00{name}\x00" for name in variables})
@@ -153,7 +133,7 @@ def _check_variables(template: str, key: str, required: Sequence[str], path: str
         raise ConfigError(problem, location=f"{path}: {key}", hint="add it")
 
 
-def _check_delimiters(template: str, key: str, delimiters: Sequence[str], path: str | Path) -> None:
+def _check_delimiters(template: str, key: str, delimiters: Sequence[str], path: Path) -> None:
     """Raise a ConfigError if part of a delimiter, in a judged text, and the template's own characters next to that text
     would form a delimiter."""
 
@@ -200,7 +180,7 @@ def neutralise(text: str, delimiters: Sequence[str]) -> str:
             text = re.sub(f"{re.escape(delimiter[0])}(?={re.escape(delimiter[1:])})", r"\g<0>\\", text)
     if not text.isascii():
         # Tokenizers compose characters, and replace a lone surrogate by a question mark: that may form a delimiter.
-        normalized = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode("utf-8"))
+        normalized = unicodedata.normalize("NFC", replace_surrogates(text))
         if normalized != text and any(delimiter in normalized for delimiter in delimiters):
             return neutralise(normalized, delimiters)
     return text

@@ -10,7 +10,7 @@ from typing import Literal
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.grammar import Grammar
 from reasongenrm.errors import ConfigError
-from reasongenrm.records import Completion, JudgePrompt, Letter, Outcome, Verdict
+from reasongenrm.records import Completion, JudgePrompt, Letter, Verdict, Winner
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,13 @@ def prob_a(logprobs: dict[int, float], tokens: VerdictTokens) -> float | None:
     return 1 / (1 + math.exp(min(700.0, logprobs[tokens.b] - logprobs[tokens.a])))
 
 
+def winner_by_share(share: float, margin: float = 0.0) -> Winner:
+    """Return A for a share of A above 0.5 and B for one below; a tie at 0.5, and nearer to it than the margin."""
+    if share == 0.5 or abs(share - 0.5) < margin:
+        return "tie"
+    return "A" if share > 0.5 else "B"
+
+
 def reason_ids(completion: Completion, tokens: VerdictTokens) -> list[int]:
     """Return the ids of the judge's reason: everything before its first end of turn and before the verdict's header."""
     ids = list(completion.token_ids)
@@ -130,7 +137,7 @@ def read_completion(
         winner = encoder.grammar.last(decode(turn))
         if winner is not None:
             # A letter elsewhere in the turn is not a verdict.
-            text = encoder.grammar.text_up_to_letter(winner)
+            text = encoder.grammar.text(winner).removesuffix(encoder.grammar.closing)
             places = [
                 p for p in completion.logprobs if p >= start and decode(turn[: p + 1 - start]).endswith(text)
             ]
@@ -161,30 +168,27 @@ def read_text(prompt: JudgePrompt, completion: Completion, grammar: Grammar) -> 
     )
 
 
-def read_text_rescue(first: Verdict, completion: Completion, grammar: Grammar) -> Verdict:
-    """Return `first` with the verdict of a rescue by text, counted as rescued; unchanged if there is none."""
-    winner = grammar.last(completion.text) if completion.finish_reason != "error" else None
-    if winner is None:
-        return first
-    tokens = first.tokens + completion.tokens
-    return replace(first, winner=winner, outcome="ok", rescued=True, tokens=tokens)
+def read_rescue(
+    first: Verdict, completion: Completion, grammar: Grammar, tokens: VerdictTokens | None
+) -> Verdict:
+    """Return `first` with the verdict of a rescue, counted as rescued; unchanged if there is none.
 
-
-def read_rescue(first: Verdict, completion: Completion, tokens: VerdictTokens) -> Verdict:
-    """Return `first` with the verdict of a rescue (one token, A or B), counted as rescued; unchanged if there is none.
-
-    The letters' probabilities decide; equal ones are a tie.
+    With token ids the rescue is one token, A or B: the letters' probabilities decide, and equal ones are a tie.
     """
-    probability = prob_a(completion.logprobs.get(0, {}), tokens)
-    if completion.finish_reason == "error" or probability is None:
+    winner: Winner | None
+    if tokens is None:
+        probability, winner = None, grammar.last(completion.text)
+    elif (probability := prob_a(completion.logprobs.get(0, {}), tokens)) is None:
+        winner = None
+    else:
+        winner = winner_by_share(probability)
+    if completion.finish_reason == "error" or winner is None:
         return first
-    winner: Literal["A", "B", "tie"] = "A" if probability > 0.5 else "B" if probability < 0.5 else "tie"
-    outcome: Outcome = "tie" if winner == "tie" else "ok"
     return replace(
         first,
         winner=winner,
         prob_a=probability,
-        outcome=outcome,
+        outcome="tie" if winner == "tie" else "ok",
         rescued=True,
-        tokens=first.tokens + len(completion.token_ids),
+        tokens=first.tokens + completion.tokens,
     )

@@ -18,7 +18,7 @@ from reasongenrm.errors import ConfigError, first_line
 Config = TypeVar("Config", bound=BaseModel)
 
 
-YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
+_YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 """Errors of PyYAML; all but the first for values such as `2026-99-99` and `!!bool x`, and for deep nesting."""
 
 
@@ -47,8 +47,8 @@ def _override(tree: dict[str, Any], assignment: str) -> None:
         )
     try:
         value = yaml.safe_load(text)
-    except YAML_ERRORS as error:
-        raise ConfigError(f"{text!r} is not a YAML value", location=key, hint=yaml_problem(error)) from None
+    except _YAML_ERRORS as error:
+        raise ConfigError(f"{text!r} is not a YAML value", location=key, hint=_yaml_problem(error)) from None
     node: Any = tree
     *path, last = key.split(".")
     for part in path:
@@ -70,7 +70,7 @@ def _place(node: Any, part: str, key: str) -> str | int:
     raise ConfigError(f"{part!r} is not an index of a list of {len(node)}", location=key, hint="count from 0")
 
 
-def yaml_problem(error: Exception) -> str:
+def _yaml_problem(error: Exception) -> str:
     """Return the problem that PyYAML reports, in one line."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
@@ -101,7 +101,7 @@ def _locate(location: Sequence[Any], kind: Any) -> tuple[list[str], Any]:
         if not models:  # an item of a list, or a value of a mapping
             while get_origin(kind) is Annotated:
                 kind = get_args(kind)[0]
-            kind = (get_args(kind) or (None,))[-1]
+            kind = next((kind for kind in reversed(get_args(kind)) if kind is not ...), None)
         else:
             [model, *_] = models.values()
             field = model.model_fields.get(part)
@@ -109,7 +109,7 @@ def _locate(location: Sequence[Any], kind: Any) -> tuple[list[str], Any]:
     return key, kind
 
 
-def _explain(error: Any, path: Path, kind: type[BaseModel]) -> ConfigError:
+def _explain(error: Any, prefix: str, kind: type[BaseModel], hint: str) -> ConfigError:
     location = error["loc"]
     key = ".".join(_locate(location, kind)[0]) or "recipe"
     if error["type"] == "extra_forbidden":
@@ -117,10 +117,8 @@ def _explain(error: Any, path: Path, kind: type[BaseModel]) -> ConfigError:
         known = list(section.model_fields)
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        return ConfigError("unknown key", location=f"{path}: {key}", hint=hint)
-    return ConfigError(
-        error["msg"].removeprefix("Value error, "), location=f"{path}: {key}", hint="correct the recipe"
-    )
+        return ConfigError("unknown key", location=prefix + key, hint=hint)
+    return ConfigError(error["msg"].removeprefix("Value error, "), location=prefix + key, hint=hint)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, limit: int | None = None) -> Recipe:
@@ -143,32 +141,62 @@ def load_config(
         ConfigError: missing or unreadable file, broken YAML, unknown key, or a value out of range; names the dotted key.
     """
     path = Path(path)
+    raw = read_yaml(path, "recipe", "see configs/ for examples")
+    for assignment in overrides:
+        _override(raw, assignment)
+    if limit is not None:
+        raw["limit"] = limit
+    return validate(kind, raw, f"{path}: ", "correct the recipe")
+
+
+def read_yaml(path: Path, name: str, hint: str) -> dict[str, Any]:
+    """Return the keys of a YAML file.
+
+    Args:
+        path: the file.
+        name: what the file is, for errors.
+        hint: what to do where it does not exist.
+
+    Raises:
+        ConfigError: missing or unreadable file, broken YAML, a key that occurs twice, or no mapping of keys.
+    """
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # a SafeLoader
     except (FileNotFoundError, IsADirectoryError):
-        raise ConfigError("recipe not found", location=str(path), hint="see configs/ for examples") from None
+        raise ConfigError(f"{name} not found", location=str(path), hint=hint) from None
     except OSError as error:
         raise ConfigError(
             f"cannot be read: {error.strerror}",
             location=str(path),
             hint="check the path and its permissions",
         ) from None
-    except YAML_ERRORS as error:
+    except _YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         location = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError("invalid YAML", location=location, hint=yaml_problem(error)) from None
+        raise ConfigError("invalid YAML", location=location, hint=_yaml_problem(error)) from None
     if not isinstance(raw, dict):
         raise ConfigError("not a mapping of keys", location=str(path), hint="write key: value")
-    for assignment in overrides:
-        _override(raw, assignment)
-    if limit is not None:
-        raw["limit"] = limit
+    return raw
+
+
+def validate(kind: type[Config], raw: Mapping[str, Any], prefix: str, hint: str) -> Config:
+    """Return keys and values as a model.
+
+    Args:
+        kind: the model.
+        raw: keys and values.
+        prefix: text before the dotted key in the location of an error, such as the file.
+        hint: how to correct a value.
+
+    Raises:
+        ConfigError: an unknown key, or an invalid value.
+    """
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
         # A misspelt key may leave a required one missing: name the former.
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        raise _explain(first, path, kind) from None
+        raise _explain(first, prefix, kind, hint) from None
 
 
 Section = TypeVar("Section", bound=Strict)
@@ -182,9 +210,5 @@ def section(kind: type[Section], keys: Mapping[str, Any] | Strict, location: str
     """
     if isinstance(keys, kind):
         return keys
-    try:
-        return kind.model_validate(keys.model_dump() if isinstance(keys, Strict) else keys)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join([location, *map(str, first["loc"])])
-        raise ConfigError(first["msg"], location=key, hint=f"keys: {', '.join(kind.model_fields)}") from None
+    raw = keys.model_dump() if isinstance(keys, Strict) else keys
+    return validate(kind, raw, f"{location}." if location else "", f"keys: {', '.join(kind.model_fields)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, Self
@@ -23,17 +23,17 @@ from reasongenrm.chat.encoder import (
 )
 from reasongenrm.chat.prompts import PromptFile, placed_prompts, rating_prompt
 from reasongenrm.config.engines import AnthropicConfig, EngineConfig, ModelConfig, OpenAIConfig
-from reasongenrm.config.evaluate import JudgingConfig
+from reasongenrm.config.evaluate import JudgingConfig, OtherJudge
 from reasongenrm.config.loading import load_recipe, section
 from reasongenrm.config.recipe import TEMPLATES, Recipe, Template
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.loading import load_engine, open_server, server_encoder
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.judge.ask import TaskResult, ask_in_memory
+from reasongenrm.judge.ask import ask_in_memory
 from reasongenrm.judge.rate import HIGHEST, LOWEST, RatingTask
 from reasongenrm.judge.tournament import Method, Ranking, rank
 from reasongenrm.judge.verdicts import VerdictTask, compare_orders, preference
-from reasongenrm.records import Comparison, Message, PreferencePair, Rating, RatingPrompt, Verdict
+from reasongenrm.records import Comparison, Message, PreferencePair, Rating
 from reasongenrm.rows.turns import BadRow, check_text, read_prompt, replace_surrogates
 
 WINDOW = 1024
@@ -57,27 +57,15 @@ def input_errors(location: str) -> Iterator[None]:
         raise DataError(error.reason.replace("_", " "), location=location, hint=error.detail) from None
 
 
-def pair_from_input(number: int, row: ComparisonInput) -> PreferencePair:
-    """Return a caller's prompt and two answers as a pair, the first answer chosen.
+def read_input(number: int, prompt: PromptInput, **answers: str) -> tuple[list[Message], list[str]]:
+    """Check a caller's prompt and answers, with a question mark for every lone surrogate.
 
     Raises:
         DataError: the prompt or an answer is not a text, or the turns do not end in the user's; names the row.
     """
-    prompt, a, b = replace_surrogates(row)
+    prompt, answers = replace_surrogates([prompt, answers])
     with input_errors(f"row {number}"):
-        return PreferencePair.make(read_prompt(prompt, "prompt"), check_text(a, "a"), check_text(b, "b"), "")
-
-
-def rating_from_input(number: int, prompt: PromptInput, answer: str, prompt_file: PromptFile) -> RatingPrompt:
-    """Return a caller's prompt and answer as a rating prompt.
-
-    Raises:
-        ConfigError: the prompt file has no template `rating`.
-        DataError: see `pair_from_input`.
-    """
-    prompt, answer = replace_surrogates([prompt, answer])
-    with input_errors(f"row {number}"):
-        return rating_prompt(read_prompt(prompt, "prompt"), check_text(answer, "answer"), prompt_file)
+        return read_prompt(prompt, "prompt"), [check_text(text, name) for name, text in answers.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,15 +88,27 @@ class Judge:
 
     Args:
         engine: the engine that holds the base model.
-        task: requests to the judge, and how they are read; its `both_orders` and `seed` place the answers.
+        encoder: tokenizer and chat template of the judge; None for a server that takes messages.
         prompt_file: the wording.
+        config: orders, sampling and votes.
+        seed: of placement and sampling.
         adapter: LoRA folder of the trained judge; None for the base model.
     """
 
     def __init__(
-        self, engine: Engine, task: VerdictTask, prompt_file: PromptFile, *, adapter: str | None = None
+        self,
+        engine: Engine,
+        encoder: ChatEncoder | None,
+        prompt_file: PromptFile,
+        config: JudgingConfig,
+        *,
+        seed: int = 17,
+        adapter: str | Path | None = None,
     ) -> None:
-        self.engine, self.task, self.prompt_file, self.adapter = engine, task, prompt_file, adapter
+        self.engine, self.encoder, self.prompt_file, self.config = engine, encoder, prompt_file, config
+        self.seed, self.adapter = seed, str(adapter) if adapter else None
+        self.task = VerdictTask(config, encoder, engine.max_model_len, prompt_file.verdict, seed=seed)
+        self._rating_task = RatingTask(config, encoder, engine.max_model_len, seed=seed)
 
     @classmethod
     def from_recipe(
@@ -128,26 +128,19 @@ class Judge:
         if not isinstance(recipe, Recipe):
             recipe = load_recipe(str(recipe), list(overrides))
         name = judge or next(iter(recipe.judges))
-        adapter = recipe.folder / "judges" / name / "adapter"
-        if name != "base" and name not in recipe.judges:
-            hint = f"use base or one of: {', '.join(recipe.judges)}"
-            raise ConfigError(f"unknown judge {name!r}", location="judges", hint=hint)
-        if name != "base" and not adapter.is_dir():
-            problem = f"the judge {name!r} has no adapter"
-            raise ConfigError(problem, location=str(adapter), hint="run 2_train.sh first")
-        template = recipe.student_template if name == "base" else recipe.judges[name].template
+        template, adapters = recipe.student_template, []
+        if name != "base":
+            if name not in recipe.judges:
+                hint = f"use base or one of: {', '.join(recipe.judges)}"
+                raise ConfigError(f"unknown judge {name!r}", location="judges", hint=hint)
+            template, adapters = recipe.judges[name].template, [recipe.folder / "judges" / name / "adapter"]
+            if not adapters[0].is_dir():
+                problem = f"the judge {name!r} has no adapter"
+                raise ConfigError(problem, location=str(adapters[0]), hint="run 2_train.sh first")
         encoder = judge_encoder(recipe, template, load_tokenizer(recipe.model))
-        path = None if name == "base" else adapter
-        engine = load_engine(
-            recipe.model,
-            recipe.engine,
-            seed=recipe.seed,
-            adapters=[path] if path else [],
-            server=recipe.evaluate.server,
-        )
-        return cls._create(
-            engine, encoder, PromptFile.load(recipe.prompts), recipe.evaluate, recipe.seed, path
-        )
+        prompt_file, config, seed = PromptFile.load(recipe.prompts), recipe.evaluate, recipe.seed
+        engine = load_engine(recipe.model, recipe.engine, seed=seed, adapters=adapters, server=config.server)
+        return cls(engine, encoder, prompt_file, config, seed=seed, adapter=next(iter(adapters), None))
 
     @classmethod
     def from_pretrained(
@@ -193,7 +186,7 @@ class Judge:
         config = section(JudgingConfig, judging or {}, "judging")
         adapters = [folder] if folder else []
         running = load_engine(base, serving, seed=seed, adapters=adapters, server=config.server)
-        return cls._create(running, encoder, prompt_file, config, seed, folder)
+        return cls(running, encoder, prompt_file, config, seed=seed, adapter=folder)
 
     @classmethod
     def from_server(
@@ -227,36 +220,18 @@ class Judge:
             ConfigError: a key is unknown, or a server of the completions API has no model.
             EngineError: the API key is missing.
         """
-        kinds: dict[object, type[AnthropicConfig | OpenAIConfig]]
-        kinds = {"openai": OpenAIConfig, "anthropic": AnthropicConfig}
-        kind = server.get("kind") if isinstance(server, Mapping) else server.kind
-        if kind not in kinds:
-            hint = "use openai or anthropic"
-            raise ConfigError(f"unknown kind {kind!r}", location="server.kind", hint=hint)
-        prompt_file = PromptFile.load(prompts)
-        base = ModelConfig(path=model) if isinstance(model, str) else model
-        checked = section(kinds[kind], server, "server")
-        tokenizer_model = section(ModelConfig, base, "model") if base else None
+        keys: dict[str, Any] = {"server": server, "template": template, "max_model_len": max_model_len}
+        if model:
+            keys["model"] = {"path": model} if isinstance(model, str) else model
+        checked = section(OtherJudge, keys, "")
+        config = section(JudgingConfig, judging or {}, "judging")
+        prompt_file, key = PromptFile.load(prompts), "server"
         encoder = server_encoder(
-            checked, tokenizer_model, TEMPLATES[template], prompt_file.verdict, key="server"
+            checked.server, checked.model, TEMPLATES[checked.template], prompt_file.verdict, key=key
         )
         batches = Path(state) if state else Path(mkdtemp(prefix="reasongenrm-")) / "batches.jsonl"
-        engine = open_server(checked, max_model_len=max_model_len, state=batches, key="server")
-        config = section(JudgingConfig, judging or {}, "judging")
-        return cls._create(engine, encoder, prompt_file, config, seed, None)
-
-    @classmethod
-    def _create(
-        cls,
-        engine: Engine,
-        encoder: ChatEncoder | None,
-        prompt_file: PromptFile,
-        config: JudgingConfig,
-        seed: int,
-        adapter: Path | None,
-    ) -> Judge:
-        task = VerdictTask(config, encoder, engine.max_model_len, prompt_file.verdict, seed=seed)
-        return cls(engine, task, prompt_file, adapter=str(adapter) if adapter else None)
+        engine = open_server(checked.server, max_model_len=checked.max_model_len, state=batches, key=key)
+        return cls(engine, encoder, prompt_file, config, seed=seed)
 
     def __enter__(self) -> Self:
         return self
@@ -287,30 +262,17 @@ class Judge:
         """
         numbered = enumerate(rows)
         while window := list(islice(numbered, WINDOW)):
-            pairs = [pair_from_input(number, row) for number, row in window]
-            comparisons = self._compare_pairs({pair.id: pair for pair in pairs})
-            yield from (comparisons[pair.id] for pair in pairs)
-
-    def _compare_pairs(self, pairs: Mapping[str, PreferencePair]) -> dict[str, Comparison]:
-        config, seed = self.task.config, self.task.seed
-        prompts = [
-            prompt
-            for pair in pairs.values()
-            for prompt in placed_prompts(pair, self.prompt_file, seed=seed, both_orders=config.both_orders)
-        ]
-        results: dict[str, list[TaskResult[Verdict]]] = {name: [] for name in pairs}
-        for result in ask_in_memory(prompts, self.engine, self.task, adapter=self.adapter):
-            results[result.judgement.pair_id].append(result)
-        return {
-            name: compare_orders(
-                name,
-                [result.judgement for result in orders],
-                margin=config.margin,
-                prompt_tokens=sum(result.prompt_tokens for result in orders),
-                error=next((result.error for result in orders if result.error), None),
-            )
-            for name, orders in results.items()
-        }
+            inputs = [read_input(number, prompt, a=a, b=b) for number, (prompt, a, b) in window]
+            pairs = [PreferencePair.make(turns, a, b, "") for turns, [a, b] in inputs]
+            orders = [
+                placed_prompts(pair, self.prompt_file, seed=self.seed, both_orders=self.config.both_orders)
+                for pair in pairs
+            ]
+            prompts = [*chain.from_iterable(orders)]
+            results = iter(ask_in_memory(prompts, self.engine, self.task, adapter=self.adapter))
+            for pair, placed in zip(pairs, orders, strict=True):
+                verdicts = list(islice(results, len(placed)))
+                yield compare_orders(pair.id, verdicts, margin=self.config.margin)
 
     def rank(self, prompt: PromptInput, answers: Sequence[str], *, method: Method = "round_robin") -> Ranking:
         """Rank several answers to one prompt by comparing them; see `tournament.rank`.
@@ -323,7 +285,7 @@ class Judge:
         def compare(games: Sequence[tuple[int, int]]) -> list[Comparison]:
             return list(self.compare_many([(prompt, answers[i], answers[j]) for i, j in games]))
 
-        return rank(len(answers), compare, method=method, seed=self.task.seed)
+        return rank(len(answers), compare, method=method, seed=self.seed)
 
     def best_of_n(self, prompt: PromptInput, answers: Sequence[str]) -> Best:
         """Return the best of several answers to one prompt: the winner of a knockout of n - 1 comparisons.
@@ -360,9 +322,9 @@ class Judge:
             ConfigError: the prompt file has no template `rating`.
             DataError: see `compare`; the message counts rows from 0.
         """
-        task = RatingTask(self.task.config, self.task.encoder, self.task.max_model_len, seed=self.task.seed)
         numbered = enumerate(rows)
         while window := list(islice(numbered, WINDOW)):
-            prompts = [rating_from_input(number, *row, self.prompt_file) for number, row in window]
-            results = ask_in_memory(prompts, self.engine, task, adapter=self.adapter)
-            yield from (result.judgement for result in results)
+            inputs = [read_input(number, prompt, answer=answer) for number, (prompt, answer) in window]
+            prompts = [rating_prompt(turns, answer, self.prompt_file) for turns, [answer] in inputs]
+            results = ask_in_memory(prompts, self.engine, self._rating_task, adapter=self.adapter)
+            yield from (rating for rating, _ in results)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -195,27 +195,15 @@ def read_all(prompts: Sequence[P], task: JudgeTask[P, J], store: PartStore) -> l
     return [task.combine(prompt, list(votes(prompt))) for prompt in prompts]
 
 
-@dataclass(frozen=True, slots=True)
-class TaskResult(Generic[J]):
-    """The judgement of one prompt.
-
-    Attributes:
-        judgement: of all its votes.
-        prompt_tokens: tokens read, over all votes and rescues.
-        error: what went wrong, if the engine failed.
-    """
-
-    judgement: J
-    prompt_tokens: int
-    error: str | None
-
-
 def ask_in_memory(
     prompts: Sequence[P], engine: Engine, task: JudgeTask[P, J], *, adapter: str | None = None
-) -> list[TaskResult[J]]:
-    """Send all requests to the engine, then all rescues; return one result per prompt, and store nothing.
+) -> list[tuple[J, list[Completion]]]:
+    """Send all requests to the engine, then all rescues; store nothing.
 
     A prompt that occurs twice is asked once.
+
+    Returns:
+        Per prompt the judgement of all its votes, and the completions of its votes and rescues.
     """
     distinct = {prompt.id: prompt for prompt in prompts}
     prompt_by_request_id = {name: prompt for prompt in distinct.values() for name in task.request_ids(prompt)}
@@ -230,15 +218,11 @@ def ask_in_memory(
         name = completion.id.removesuffix(RESCUE)
         votes[name] = task.read_rescue(votes[name], completion)
         completions[completion.id] = completion
-    results = {name: _result(prompt, task, completions, votes) for name, prompt in distinct.items()}
+
+    def result(prompt: P) -> tuple[J, list[Completion]]:
+        names = task.request_ids(prompt)
+        read_from = [completions.get(name + suffix) for name in names for suffix in ("", RESCUE)]
+        return task.combine(prompt, [votes[name] for name in names]), [c for c in read_from if c]
+
+    results = {name: result(prompt) for name, prompt in distinct.items()}
     return [results[prompt.id] for prompt in prompts]
-
-
-def _result(
-    prompt: P, task: JudgeTask[P, J], completions: Mapping[str, Completion], votes: Mapping[str, J]
-) -> TaskResult[J]:
-    names = task.request_ids(prompt)
-    all_completions = [c for name in names for c in (completions[name], completions.get(name + RESCUE)) if c]
-    error = next((completions[name].error for name in names if completions[name].error), None)
-    judgement = task.combine(prompt, [votes[name] for name in names])
-    return TaskResult(judgement, sum(c.prompt_tokens for c in all_completions), error)

@@ -14,7 +14,7 @@ from itertools import chain, takewhile
 from statistics import fmean
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.verdict import VerdictTokens, read_outcome, read_reason, verdict_turn
+from reasongenrm.chat.verdict import read_outcome, read_reason, verdict_turn
 from reasongenrm.judge.ask import ForcedChoice, JudgeTask
 from reasongenrm.records import Completion, Rating, RatingPrompt
 
@@ -41,32 +41,6 @@ def split_rating_at_end(text: str) -> tuple[str, int] | None:
     return (text[: match.start()].rstrip(), int(match[1])) if match else None
 
 
-def read_rating(completion: Completion, encoder: ChatEncoder, tokens: VerdictTokens) -> Rating:
-    """Read one completion by its token ids; an unread one is `truncated` (out of tokens) or `unparsed`."""
-    turn = verdict_turn(completion, encoder, tokens)
-    rating = last_rating(encoder.tokenizer.decode(turn[1])) if turn else None
-    return _rating(completion, read_reason(completion, encoder, tokens), rating)
-
-
-def read_rating_text(completion: Completion) -> Rating:
-    """Read a completion of which only the text is known: the rating that closes it, and the reason before it."""
-    parts = split_rating_at_end(completion.text) if completion.finish_reason == "stop" else None
-    return _rating(completion, *(parts or (completion.text, None)))
-
-
-def _rating(completion: Completion, reason: str, rating: int | None) -> Rating:
-    outcome = read_outcome(completion, rating)
-    return Rating(
-        completion.id,
-        None if rating is None or outcome == "error" else float(rating),
-        outcome,
-        reason.strip(),
-        completion.tokens,
-        completion.prompt_tokens,
-        completion.error if outcome == "error" else None,
-    )
-
-
 class RatingTask(JudgeTask[RatingPrompt, Rating]):
     """Ratings of single answers: requests, and how completions are read; `combine` and `margin` are not used."""
 
@@ -82,10 +56,27 @@ class RatingTask(JudgeTask[RatingPrompt, Rating]):
         return ForcedChoice(tuple(opening), allowed, max(map(len, rests)), stop=(CLOSING,))
 
     def read(self, prompt: RatingPrompt, completion: Completion) -> Rating:
-        """Read the rating of one completion; its id is the completion's."""
+        """Read the rating of one completion; its id is the completion's.
+
+        Of a server that returns only text, the rating must close the text.
+        """
         if self.encoder is None or self.verdict_tokens is None:
-            return read_rating_text(completion)
-        return read_rating(completion, self.encoder, self.verdict_tokens)
+            parts = split_rating_at_end(completion.text) if completion.finish_reason == "stop" else None
+            reason, rating = parts or (completion.text, None)
+        else:
+            turn = verdict_turn(completion, self.encoder, self.verdict_tokens)
+            rating = last_rating(self.encoder.tokenizer.decode(turn[1])) if turn else None
+            reason = read_reason(completion, self.encoder, self.verdict_tokens)
+        outcome = read_outcome(completion, rating)
+        return Rating(
+            completion.id,
+            None if rating is None or outcome == "error" else float(rating),
+            outcome,
+            reason.strip(),
+            completion.tokens,
+            completion.prompt_tokens,
+            completion.error if outcome == "error" else None,
+        )
 
     def read_rescue(self, first: Rating, completion: Completion) -> Rating:
         """Return `first` with the rating of its rescue, if that can be read, and with the tokens of both."""

@@ -41,7 +41,14 @@ class SharedJudge(Judge):
     """
 
     def __init__(self, judge: Judge) -> None:
-        super().__init__(judge.engine, judge.task, judge.prompt_file, adapter=judge.adapter)
+        super().__init__(
+            judge.engine,
+            judge.encoder,
+            judge.prompt_file,
+            judge.config,
+            seed=judge.seed,
+            adapter=judge.adapter,
+        )
         self.counts = {"requests": 0, "comparisons": 0, "batches": 0}
         self._judge = judge
         self._waiting: SimpleQueue[_Job | None] = SimpleQueue()
@@ -63,7 +70,8 @@ class SharedJudge(Judge):
         job = _Job(tuple(rows))
         with self._lock:  # a job after the end mark would never be read
             if self._closed:
-                raise EngineError("the judge is closed")
+                hint = "send requests before close(), or start another judge"
+                raise EngineError("the judge is closed", location="SharedJudge", hint=hint)
             self._waiting.put(job)
         return job.future
 

@@ -5,79 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import Literal
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, Grammar
-from reasongenrm.chat.verdict import VerdictTokens, read_completion, read_rescue, read_text, read_text_rescue
+from reasongenrm.chat.verdict import (
+    VerdictTokens,
+    read_completion,
+    read_rescue,
+    read_text,
+    winner_by_share,
+)
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.judge.ask import ForcedChoice, JudgeTask
-from reasongenrm.records import Comparison, Completion, JudgePrompt, Outcome, Verdict
-
-Winner = Literal["A", "B", "tie"]
+from reasongenrm.records import Comparison, Completion, JudgePrompt, Verdict, Winner
 
 _POINTS = {"A": 1.0, "tie": 0.5, "B": 0.0}
 
 
-def combine_votes(
-    prompt: JudgePrompt, votes: Sequence[Verdict], how: Literal["mean", "majority"], margin: float
-) -> Verdict:
-    """Return one verdict for all votes on a prompt.
-
-    Votes that cannot be read do not count; if none can be read, the verdict is the first vote's. `mean` takes the mean
-    P(A) of the votes, in which a vote without log-probabilities counts as 1 for A and 0 for B. `majority` takes the
-    letter that most votes name. An exactly even result is a tie, and so is one that is nearer to 0.5 than the margin
-    (for `majority`, the share of A).
-
-    Args:
-        prompt: the prompt that was judged.
-        votes: one or more.
-        how: `mean` or `majority`.
-        margin: in P(A), from 0 to 0.5.
-    """
-    read = [vote for vote in votes if vote.winner is not None]
-    tokens = sum(vote.tokens for vote in votes)
-    letters = tuple(vote.winner for vote in votes) if len(votes) > 1 else ()
-    rescued = any(vote.rescued for vote in votes)
-    if not read:
-        return replace(votes[0], id=prompt.id, tokens=tokens, rescued=rescued, votes=letters)
-    points = [_POINTS[str(vote.winner)] for vote in read]
-    probability = None
-    if len(read) > 1 or read[0].prob_a is not None:
-        probability = fmean(p if v.prob_a is None else v.prob_a for v, p in zip(read, points, strict=True))
-    if len(read) == 1 and (probability is None or abs(probability - 0.5) >= margin):
-        winner = read[0].winner
-    else:
-        share = fmean(points) if how == "majority" or probability is None else probability
-        winner = winner_by_share(share, margin)
-    outcome: Outcome = "tie" if winner == "tie" else "ok"
-    agreeing = next((vote for vote in read if vote.winner == winner), read[0])
-    return replace(
-        agreeing,
-        id=prompt.id,
-        winner=winner,
-        prob_a=probability,
-        outcome=outcome,
-        rescued=rescued,
-        tokens=tokens,
-        votes=letters,
-    )
-
-
-def winner_by_share(share: float, margin: float) -> Winner:
-    """Return A for a share of A above 0.5 and B for one below; a tie at 0.5, and nearer to it than the margin."""
-    if share == 0.5 or abs(share - 0.5) < margin:
-        return "tie"
-    return "A" if share > 0.5 else "B"
-
-
 def compare_orders(
-    comparison_id: str,
-    verdicts: Sequence[Verdict],
-    *,
-    margin: float,
-    prompt_tokens: int,
-    error: str | None = None,
+    comparison_id: str, results: Sequence[tuple[Verdict, Sequence[Completion]]], *, margin: float
 ) -> Comparison:
     """Combine the verdicts on both orders of two answers.
 
@@ -87,11 +33,11 @@ def compare_orders(
 
     Args:
         comparison_id: id of the comparison.
-        verdicts: one per order, one or more.
+        results: per order, one or more, the verdict and the completions it was read from.
         margin: in P(A), from 0 to 0.5.
-        prompt_tokens: tokens read.
-        error: what went wrong, if the engine failed.
     """
+    verdicts = [verdict for verdict, _ in results]
+    completions = [completion for _, read_from in results for completion in read_from]
     read = [verdict for verdict in verdicts if verdict.winner is not None]
     probability: float | None = None
     winner: Winner | None = None
@@ -101,7 +47,7 @@ def compare_orders(
         known = [_first_wins(v.prob_a, v) for v in read if v.prob_a is not None]
         probability = fmean(known) if len(known) == len(read) else None
         if probability is None or len(read) == 1:
-            winner = winner_by_share(fmean(points), 0.0)
+            winner = winner_by_share(fmean(points))
         else:
             winner = winner_by_share(probability, margin)
         outcome = "tie" if winner == "tie" else "ok"
@@ -115,9 +61,9 @@ def compare_orders(
         callers.reason if callers and (callers.winner is not None or not read) else None,
         outcome,
         tuple(verdicts),
-        prompt_tokens,
+        prompt_tokens=sum(completion.prompt_tokens for completion in completions),
         tokens=sum(verdict.tokens for verdict in verdicts),
-        error=error if outcome == "error" else None,
+        error=next((c.error for c in completions if c.error), None) if outcome == "error" else None,
         reasons={order: verdict.reason for order, verdict in by_order.items()},
     )
 
@@ -170,10 +116,43 @@ class VerdictTask(JudgeTask[JudgePrompt, Verdict]):
 
     def read_rescue(self, first: Verdict, completion: Completion) -> Verdict:
         """Return `first` with the verdict of its rescue; unchanged where that cannot be read either."""
-        if self.verdict_tokens is None:
-            return read_text_rescue(first, completion, self.grammar)
-        return read_rescue(first, completion, self.verdict_tokens)
+        return read_rescue(first, completion, self.grammar, self.verdict_tokens)
 
     def combine(self, prompt: JudgePrompt, votes: Sequence[Verdict]) -> Verdict:
-        """Combine the votes on a prompt (see `combine_votes`)."""
-        return combine_votes(prompt, votes, self.config.combine, self.config.margin)
+        """Return one verdict for all votes on a prompt.
+
+        Votes that cannot be read do not count; if none can be read, the verdict is the first vote's. `mean` takes the
+        mean P(A) of the votes, in which a vote without log-probabilities counts as 1 for A and 0 for B. `majority`
+        takes the letter that most votes name. An exactly even result is a tie, and so is one that is nearer to 0.5 than
+        the margin (for `majority`, the share of A).
+        """
+        read = [vote for vote in votes if vote.winner is not None]
+        total = replace(
+            (read or votes)[0],
+            id=prompt.id,
+            tokens=sum(vote.tokens for vote in votes),
+            rescued=any(vote.rescued for vote in votes),
+            votes=tuple(vote.winner for vote in votes) if len(votes) > 1 else (),
+        )
+        if not read:
+            return total
+        points = [_POINTS[str(vote.winner)] for vote in read]
+        probability = None
+        if len(read) > 1 or read[0].prob_a is not None:
+            probability = fmean(
+                p if v.prob_a is None else v.prob_a for v, p in zip(read, points, strict=True)
+            )
+        margin = self.config.margin
+        if len(read) == 1 and (probability is None or abs(probability - 0.5) >= margin):
+            winner = read[0].winner
+        elif probability is None or self.config.combine == "majority":
+            winner = winner_by_share(fmean(points), margin)
+        else:
+            winner = winner_by_share(probability, margin)
+        return replace(
+            total,
+            winner=winner,
+            prob_a=probability,
+            outcome="tie" if winner == "tie" else "ok",
+            reason=next((vote for vote in read if vote.winner == winner), read[0]).reason,
+        )
