@@ -211,8 +211,6 @@ def test_out_and_errors(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"runs/r: no records to export .*1_prepare\.sh"):
         export(recipe, "trl")
     assert not (recipe.folder / "export").exists()
-    with pytest.raises(ConfigError, match=r"unknown layout 'verl' .*trl, llamafactory, openrlhf, plain"):
-        export(recipe, "verl")  # type: ignore[arg-type]
     write_jsonl(recipe.folder / "sft.jsonl", [*ROWS["sft"], {"prompt": "old", "response": "[[A]]"}])
     with pytest.raises(DataError, match=r"sft\.jsonl:2: missing column completion"):
         export(recipe, "trl", tmp_path / "mine")

@@ -24,6 +24,7 @@ such a marker gets a backslash after its first character.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,62 +83,56 @@ def export(recipe: Recipe, to: Target, out: Path | None = None) -> None:
         out: folder; None for `runs/<name>/export/<to>`.
 
     Raises:
-        ConfigError: an unknown layout, or a run without records.
+        ConfigError: a run without records.
         DataError: a file of records is invalid, or cannot be written.
     """
-    if to not in LAYOUTS:
-        hint = f"give one of: {', '.join(LAYOUTS)}"
-        raise ConfigError(f"unknown layout {to!r}", location="export", hint=hint)
     folder = out or recipe.folder / "export" / to
     names = [name for name in FILES if (recipe.folder / f"{name}.jsonl").exists()]
     if not names:
         hint = "run 1_prepare.sh first"
         raise ConfigError("no records to export", location=str(recipe.folder), hint=hint)
     descriptions: Row = {}
+    escaped: Counter[str] = Counter()
     for name in names:
         layout = LAYOUTS[to].get(FILES[name])
         if layout is None:
             say(f"{name}.jsonl: {to} has no reader for it; skipped")
             continue
-        changed, rows = _converted(recipe.folder / f"{name}.jsonl", FILES[name], layout)
+        rows = _convert(recipe.folder / f"{name}.jsonl", FILES[name], layout, escaped)
         count = write_jsonl(folder / f"{name}.jsonl", rows)
-        note = f"; chat markers escaped in {len(changed)} rows" if changed else ""
+        note = f"; chat markers escaped in {escaped[name]} rows" if escaped[name] else ""
         say(f"{folder / f'{name}.jsonl'}: {count} rows{note}")
         descriptions[f"{recipe.name}_{name}"] = _description(name)
-    for name in FILES.keys() - set(names):
+    for name in (name for name in FILES if name not in names):
         say(f"{name}.jsonl: not in this run; skipped")
     if to == "llamafactory":
         write_json(folder / "dataset_info.json", descriptions)
 
 
-def _converted(path: Path, kind: Kind, layout: Layout) -> tuple[list[int], Iterator[Row]]:
-    """Return a file's rows converted, and a list that gets the line of each row with an escaped marker."""
-    changed: list[int] = []
+def _convert(path: Path, kind: Kind, layout: Layout, escaped: Counter[str]) -> Iterator[Row]:
+    """Yield a file's rows converted; `escaped` counts the rows with an escaped marker, by file name."""
     text_prompts = layout.text_prompts and all(
-        [turn["role"] for turn in row["prompt"]] == ["user"] for _, row in _rows(path, kind)
+        [turn["role"] for turn in row["prompt"]] == ["user"] for row in _rows(path, kind)
     )
-
-    def convert(number: int, row: Row) -> Row:
-        safe = {key: _escaped(row[key]) for key in _KEYS[kind]}
-        if any(safe[key] != row[key] for key in safe):
-            changed.append(number)
+    for row in _rows(path, kind):
+        safe = {key: _escape(value) for key, value in row.items()}
+        escaped[path.stem] += safe != row
         if text_prompts:
             safe["prompt"] = safe["prompt"][0]["content"]
-        return layout.convert(safe)
-
-    return changed, (convert(number, row) for number, row in _rows(path, kind))
+        yield layout.convert(safe)
 
 
-def _rows(path: Path, kind: Kind) -> Iterator[tuple[int, Row]]:
+def _rows(path: Path, kind: Kind) -> Iterator[Row]:
+    """Yield the columns of a file's rows that their kind has."""
     for number, row in enumerate(read_jsonl(path), 1):
         missing = [key for key in _KEYS[kind] if key not in row]
         if missing:
             hint = "only records that stage 1 wrote can be exported"
             raise DataError(f"missing column {', '.join(missing)}", location=f"{path}:{number}", hint=hint)
-        yield number, row
+        yield {key: row[key] for key in _KEYS[kind]}
 
 
-def _escaped(value: Any) -> Any:
+def _escape(value: Any) -> Any:
     """Escape the markers in the contents of messages; anything else is returned unchanged."""
     if not isinstance(value, list):
         return value
@@ -158,11 +153,8 @@ def _message(turns: Sequence[Message]) -> Message:
 
 def _input_output(row: Row) -> Row:
     """OpenRLHF reads two strings or two message lists."""
-    text = isinstance(row["prompt"], str)
-    return {
-        "input": row["prompt"],
-        "output": _answer(row["completion"]) if text else [_message(row["completion"])],
-    }
+    write = _answer if isinstance(row["prompt"], str) else lambda turns: [_message(turns)]
+    return {"input": row["prompt"], "output": write(row["completion"])}
 
 
 def _reason_response(row: Row) -> Row:
@@ -170,61 +162,39 @@ def _reason_response(row: Row) -> Row:
     return {"prompt": row["prompt"], "reason": "".join(reasons), "response": response}
 
 
+def _preference(answer: Callable[[Sequence[Message]], Any], prompt: str = "prompt") -> Callable[[Row], Row]:
+    """Return the function that writes preferences, given how it writes an answer and calls the prompt."""
+    return lambda row: {prompt: row["prompt"]} | {key: answer(row[key]) for key in ("chosen", "rejected")}
+
+
 LAYOUTS: Mapping[str, Mapping[Kind, Layout]] = {
     "trl": {kind: Layout(dict) for kind in _KEYS},
     "llamafactory": {
         "completion": Layout(lambda row: {"messages": [*row["prompt"], _message(row["completion"])]}),
-        "preference": Layout(
-            lambda row: {
-                "messages": row["prompt"],
-                "chosen": _message(row["chosen"]),
-                "rejected": _message(row["rejected"]),
-            }
-        ),
+        "preference": Layout(_preference(_message, "messages")),
     },
     "openrlhf": {
         "completion": Layout(_input_output, text_prompts=True),
-        "preference": Layout(
-            lambda row: {
-                "prompt": row["prompt"],
-                "chosen": [_message(row["chosen"])],
-                "rejected": [_message(row["rejected"])],
-            }
-        ),
+        "preference": Layout(_preference(lambda turns: [_message(turns)])),
         "prompts": Layout(lambda row: {"input": row["prompt"], "label": row["winner"]}, text_prompts=True),
     },
     "plain": {
         "completion": Layout(_reason_response, text_prompts=True),
-        "preference": Layout(
-            lambda row: {
-                "prompt": row["prompt"],
-                "chosen": _answer(row["chosen"]),
-                "rejected": _answer(row["rejected"]),
-            },
-            text_prompts=True,
-        ),
+        "preference": Layout(_preference(_answer), text_prompts=True),
         "prompts": Layout(dict, text_prompts=True),
     },
 }
 """Layout -> how it writes each kind of row; a kind that is missing has no reader there."""
 
-_TAGS = {
-    "role_tag": "role",
-    "content_tag": "content",
-    "user_tag": "user",
-    "assistant_tag": "assistant",
-    "system_tag": "system",
-}
-
 
 def _description(name: str) -> Row:
     """Return a file's entry in LLaMA-Factory's `dataset_info.json`."""
     ranking = FILES[name] == "preference"
-    columns = ("messages", "chosen", "rejected") if ranking else ("messages",)
+    columns = ["messages", *(["chosen", "rejected"] if ranking else [])]
     return {
         "file_name": f"{name}.jsonl",
         "formatting": "sharegpt",
         "ranking": ranking,
         "columns": {column: column for column in columns},
-        "tags": _TAGS,
+        "tags": {f"{tag}_tag": tag for tag in ("role", "content", "user", "assistant", "system")},
     }

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from reasongenrm.config.prepare import GeneralConfig
+from reasongenrm.data.ngrams import batches
 from reasongenrm.data.sources import source_of
 from reasongenrm.errors import DataError
 from reasongenrm.records import Drop, Message, SFTRecord, content_id, unit_hash
@@ -61,109 +63,75 @@ def mix(
     Raises:
         DataError: a dataset has no usable record.
     """
-    records: list[SFTRecord] = []
+    records: dict[str, SFTRecord] = {}
     drops: list[Drop] = []
-    ids: set[str] = set()
     datasets = []
     for config in configs:
-        selection = _Selection(round(config.weight * judge_records), seed, ids, too_long)
-        for row in load_general(config) if selection.target else ():
-            selection.add(row)
-        selected, dropped = selection.result()
-        if selection.target and not selected:
+        target = round(config.weight * judge_records)
+        rows = load_general(config) if target else iter(())
+        count, selected, dropped = _select(rows, target, seed, records, too_long)
+        if target and not selected:
             first = f"; the first dropped row: {dropped[0].detail}" if dropped else ""
             hint = "give rows with prompt and response, or with messages"
             raise DataError(f"no record can be used{first}", location=config.path, hint=hint)
-        ids.update(record.id for record in selected)
-        records += selected
+        records |= {record.id: record for record in selected}
         drops += dropped
-        datasets.append(_counts(config, selection, len(selected), dropped))
-    return records, {"records": len(records), "datasets": datasets}, drops
+        note = None
+        if not target:
+            note = "the weight selects less than half a record: the dataset was not read"
+        elif len(selected) < target:
+            note = f"only {len(selected)} usable records for a target of {target}: each was selected once"
+        datasets.append(
+            {
+                "path": config.path,
+                "weight": config.weight,
+                "target": target,
+                "records": len(selected),
+                "rows": count,
+                "unused": count - len(selected) - len(dropped),
+                "dropped": dict(sorted(Counter(drop.reason for drop in dropped).items())),
+                "note": note,
+            }
+        )
+    return list(records.values()), {"records": len(records), "datasets": datasets}, drops
 
 
-def _counts(config: GeneralConfig, selection: _Selection, records: int, drops: list[Drop]) -> dict[str, Any]:
-    note = None
-    if not selection.target:
-        note = "the weight selects less than half a record: the dataset was not read"
-    elif records < selection.target:
-        note = f"only {records} usable records for a target of {selection.target}: each was selected once"
-    return {
-        "path": config.path,
-        "weight": config.weight,
-        "target": selection.target,
-        "records": records,
-        "rows": selection.rows,
-        "unused": selection.rows - records - len(drops),
-        "dropped": dict(sorted(Counter(drop.reason for drop in drops).items())),
-        "note": note,
-    }
-
-
-class _Selection:
-    """The usable records of one dataset with the lowest hashes, from rows in any order.
+def _select(
+    rows: Iterator[SFTRecord | Drop],
+    target: int,
+    seed: int,
+    earlier: Collection[str],
+    too_long: Callable[[SFTRecord], Drop | None],
+) -> tuple[int, list[SFTRecord], list[Drop]]:
+    """Return the number of rows, the usable records with the lowest hashes, and the drops, unreadable rows first.
 
     Args:
-        target: number of records.
-        seed: of the run.
-        earlier_ids: ids of the records of earlier datasets.
-        too_long: see `mix`.
+        earlier: ids of the records of earlier datasets.
     """
-
-    def __init__(
-        self,
-        target: int,
-        seed: int,
-        earlier_ids: Collection[str],
-        too_long: Callable[[SFTRecord], Drop | None],
-    ) -> None:
-        self.target, self.rows = target, 0
-        self._seed, self._earlier_ids, self._too_long = seed, earlier_ids, too_long
-        self._unreadable: list[Drop] = []
-        self._entries: list[tuple[tuple[float, str], SFTRecord | Drop]] = []  # by (hash, id)
-        self._limit = (1.0, "")  # above all hashes; once there are enough records, the hash of the last one
-        self._most_entries = 2 * target + 64
-
-    def add(self, row: SFTRecord | Drop) -> None:
-        """Add one row."""
-        self.rows += 1
-        if isinstance(row, Drop):
-            self._unreadable.append(row)
-            return
-        key = (unit_hash(self._seed, row.id), row.id)
-        if key <= self._limit:
-            self._entries.append((key, row))
-            if len(self._entries) > self._most_entries:
-                self._prune()
-
-    def _prune(self) -> None:
-        """Check the records from the lowest hash on, and forget the entries after the last one that is needed."""
-        self._entries.sort(key=lambda entry: entry[0])
-        entries: list[tuple[tuple[float, str], SFTRecord | Drop]] = []
-        ids: set[str] = set()
-        for key, row in self._entries:
-            if key > self._limit:
+    count = 0
+    unreadable: list[Drop] = []
+    lowest: list[tuple[tuple[float, str], SFTRecord | Drop]] = []  # (hash, id) and row, to the last record
+    ids: set[str] = set()  # of the records in `lowest`
+    for batch in batches(rows, 2 * target + 64):
+        count += len(batch)
+        unreadable += [row for row in batch if isinstance(row, Drop)]
+        records = [row for row in batch if isinstance(row, SFTRecord)]
+        entries = [*lowest, *(((unit_hash(seed, record.id), record.id), record) for record in records)]
+        lowest, usable, ids = [], ids, set()
+        for key, row in sorted(entries, key=itemgetter(0)):
+            if len(ids) == target and key > lowest[-1][0]:
                 break
-            checked = row if isinstance(row, Drop) else self._checked(row, ids)
-            entries.append((key, checked))
-            if isinstance(checked, SFTRecord):
-                ids.add(checked.id)
-                if len(ids) == self.target:
-                    self._limit = key
-        self._entries = entries
-        self._most_entries = 2 * len(entries) + 64
-
-    def _checked(self, record: SFTRecord, ids: Collection[str]) -> SFTRecord | Drop:
-        if record.id in ids or record.id in self._earlier_ids:
-            detail = "An earlier row has the same prompt, reason and response; remove one of them."
-            return Drop(record.id, record.source, "duplicate", detail, "general")
-        return self._too_long(record) or record
-
-    def result(self) -> tuple[list[SFTRecord], list[Drop]]:
-        """Return the records, lowest hash first, and the drops, unreadable rows first."""
-        self._prune()
-        rows = [row for _, row in self._entries]
-        records = [row for row in rows if isinstance(row, SFTRecord)]
-        return records, self._unreadable + [row for row in rows if isinstance(row, Drop)]
+            if isinstance(row, SFTRecord):
+                if row.id in ids or row.id in earlier:
+                    detail = "An earlier row has the same prompt, reason and response; remove one of them."
+                    row = Drop(row.id, row.source, "duplicate", detail, "general")
+                elif row.id not in usable and (drop := too_long(row)):
+                    row = drop
+                else:
+                    ids.add(row.id)
+            lowest.append((key, row))
+    selected = [row for _, row in lowest if isinstance(row, SFTRecord)]
+    return count, selected, unreadable + [row for _, row in lowest if isinstance(row, Drop)]
 
 
 def _record(row: RawRow) -> SFTRecord | Drop:
