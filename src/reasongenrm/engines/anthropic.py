@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import anthropic
 
 from reasongenrm.config.engines import AnthropicConfig
-from reasongenrm.engines.base import Request
+from reasongenrm.engines.base import Engine, Request
 from reasongenrm.engines.batches import Batch, Ledger, error_completion, message_params, read_result
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import EngineError, first_line
@@ -24,8 +24,8 @@ IN_FLIGHT = 4
 MAX_BYTES = 200 * 2**20
 """Size of one batch. The service accepts 256 MB (docs.anthropic.com, Message Batches, limits)."""
 
-POLLS = 10
-"""Polls that may fail in a row, each after the SDK's own retries, before the work stops."""
+POLL_RETRIES = 50
+"""Retries of one poll by the SDK, 8 seconds apart: an outage of so many minutes does not stop the work."""
 
 ALL_REFUSED = 32
 """Where at least so many requests are all refused, the recipe is wrong, and none of them is recorded."""
@@ -33,7 +33,7 @@ ALL_REFUSED = 32
 _NO_ANSWER = (anthropic.APIConnectionError, anthropic.InternalServerError)
 
 
-class AnthropicEngine:
+class AnthropicEngine(Engine):
     """Sends requests as message batches, waits for them and yields their results.
 
     A batch costs money when it is created. So each is recorded in `state` before and after it is sent: a restarted run
@@ -51,14 +51,11 @@ class AnthropicEngine:
         state: the file of batches, one per step; it can be deleted when the step is finished.
         key: the recipe key of `config`, named in errors.
         on_event: called with one line about each batch that is sent or lost.
-        sleep: waits for some seconds.
 
     Raises:
         EngineError: the API key is not in the environment.
         DataError: the state cannot be read.
     """
-
-    block: int | None = None
 
     def __init__(
         self,
@@ -68,11 +65,10 @@ class AnthropicEngine:
         state: Path,
         key: str,
         on_event: Callable[[str], None] = lambda text: None,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.max_model_len = max_model_len
         self._config, self._key = config, key
-        self._on_event, self._sleep = on_event, sleep
+        self._on_event = on_event
         self._secret = Secret(config.api_key_env, location=f"{key}.api_key_env")
         self._ledger = Ledger(state)
         self._client = anthropic.Anthropic(
@@ -82,9 +78,7 @@ class AnthropicEngine:
             max_retries=config.max_retries,
         )
         self._batches = self._client.messages.batches
-
-    def reset_prefix_cache(self) -> None:
-        """Do nothing: this engine has no cache."""
+        self._patient_batches = self._client.with_options(max_retries=POLL_RETRIES).messages.batches
 
     def close(self) -> None:
         """Close the connections; batches continue, and the next run finds them."""
@@ -106,9 +100,12 @@ class AnthropicEngine:
         queue: list[Request] = []  # requests in no batch
         queue_bytes = 0
         in_flight: dict[Batch, dict[str, Request]] = {}
+
+        def full() -> bool:
+            return len(queue) >= self._config.batch or queue_bytes >= MAX_BYTES
+
         while True:
-            full = len(queue) >= self._config.batch or queue_bytes >= MAX_BYTES
-            while not exhausted and not full and len(in_flight) < IN_FLIGHT:
+            while not exhausted and not full() and len(in_flight) < IN_FLIGHT:
                 request = next(source, None)
                 if request is None:
                     exhausted = True
@@ -117,14 +114,10 @@ class AnthropicEngine:
                 else:
                     queue.append(request)
                     queue_bytes += len(json.dumps(self._params(request)))
-                    full = len(queue) >= self._config.batch or queue_bytes >= MAX_BYTES
-            if queue and (full or exhausted) and len(in_flight) < IN_FLIGHT:
-                batch_requests, queue, queue_bytes = (
-                    queue[: self._config.batch],
-                    queue[self._config.batch :],
-                    0,
-                )
-                in_flight[self._submit(batch_requests)] = {request.id: request for request in batch_requests}
+            if queue and (full() or exhausted) and len(in_flight) < IN_FLIGHT:
+                size = self._config.batch
+                requests_of_batch, queue, queue_bytes = queue[:size], queue[size:], 0
+                in_flight[self._submit(requests_of_batch)] = {r.id: r for r in requests_of_batch}
             elif in_flight:
                 for batch in self._wait(in_flight):
                     queue += yield from self._results(batch, in_flight.pop(batch))
@@ -134,13 +127,15 @@ class AnthropicEngine:
     def _params(self, request: Request) -> dict[str, Any]:
         if request.temperature > 1:
             raise EngineError(
-                f"temperature {request.temperature:g} is above 1, Anthropic's maximum", location=self._key
+                f"temperature {request.temperature:g} is above 1, Anthropic's maximum",
+                location=self._key,
+                hint="set the temperature to 1 or less",
             )
         return {"model": self._config.model} | message_params(request)
 
     def _earlier_batch(self, request: Request) -> Batch | None:
         """Return the batch that holds a request already, once it is certain that the server has that batch."""
-        batch = self._ledger.batch_of(request.id)
+        batch = self._ledger.batch_of.get(request.id)
         if batch and not batch.server_id:
             self._on_event(f"{self._key}: looking for a batch that the last run may have sent")
             with self._sdk_errors():
@@ -169,9 +164,7 @@ class AnthropicEngine:
         """Create a batch, and return its id. The SDK must not retry: the server may have received the first call."""
         without_retries = self._client.with_options(max_retries=0).messages.batches
         may_exist = False
-        for attempt in range(self._config.max_retries + 1):
-            if attempt:
-                self._back_off(attempt)
+        for _ in self._attempts():
             if may_exist and (server_id := self._find(batch)):
                 return server_id
             try:
@@ -184,8 +177,12 @@ class AnthropicEngine:
                 raise
         raise last
 
-    def _back_off(self, attempt: int) -> None:
-        self._sleep(min(0.5 * 2 ** (attempt - 1), 8))
+    def _attempts(self) -> Iterator[None]:
+        """Yield once per attempt, with growing pauses between them."""
+        yield
+        for retry in range(self._config.max_retries):
+            sleep(min(0.5 * 2**retry, 8))
+            yield
 
     def _find(self, batch: Batch) -> str | None:
         """Return the server's id of a batch that may have been sent, or None where the server does not have it."""
@@ -196,7 +193,7 @@ class AnthropicEngine:
             if candidate.id in known or _total(candidate.request_counts) != len(batch.ids):
                 continue
             while candidate.processing_status != "ended":
-                self._sleep(self._config.poll_seconds)
+                sleep(self._config.poll_seconds)
                 candidate = self._batches.retrieve(candidate.id)
             first = next(iter(self._batches.results(candidate.id)), None) if candidate.results_url else None
             if first and batch.request_id(first.custom_id) is not None:
@@ -207,28 +204,19 @@ class AnthropicEngine:
         """Return the server's view of a batch; None where it does not have the batch any more."""
         assert batch.server_id
         try:
-            return self._batches.retrieve(batch.server_id)
+            return self._patient_batches.retrieve(batch.server_id)
         except anthropic.NotFoundError:
             return None
 
     def _wait(self, batches: Iterable[Batch]) -> list[Batch]:
         """Wait until some of the batches have ended or are gone, and return those."""
-        failures = 0
         while True:
-            try:
+            with self._sdk_errors():
                 views = {batch: self._retrieve(batch) for batch in batches}
-                failures = 0
-            except (*_NO_ANSWER, anthropic.RateLimitError) as error:
-                views = {}
-                failures += 1
-                if failures == POLLS:
-                    raise self._engine_error(error) from None
-            except anthropic.APIError as error:
-                raise self._engine_error(error) from None
             ended = [b for b, view in views.items() if view is None or view.processing_status == "ended"]
             if ended:
                 return ended
-            self._sleep(self._config.poll_seconds)
+            sleep(self._config.poll_seconds)
 
     def _results(
         self, batch: Batch, missing: dict[str, Request]
@@ -243,28 +231,26 @@ class AnthropicEngine:
             self._refuse_if_all_failed(batch, view.request_counts)
         again: list[Request] = []
         problem: Exception | None = None
-        for attempt in range(self._config.max_retries + 1):
-            if not missing:
-                break
-            if attempt:
-                self._back_off(attempt)
+        for _ in self._attempts():
             try:
                 for line in self._batches.results(batch.server_id or ""):
                     request = missing.pop(batch.request_id(line.custom_id) or "", None)
                     if request is None:
                         continue
                     completion, server_fault = read_result(request, line.result)
-                    if server_fault and not self._ledger.sent_twice(request.id):
+                    if server_fault and request.id not in self._ledger.sent_twice:
                         again.append(request)
                     else:
                         yield completion
                 problem = None
             except Exception as error:  # the stream raises errors of the transport and the parser
                 problem = error
+            if not missing:
+                break
         if missing and problem:
             raise self._engine_error(problem) from None
         for request in missing.values():
-            if self._ledger.sent_twice(request.id):
+            if request.id in self._ledger.sent_twice:
                 yield error_completion(request, "missing in the batch's results")
             else:
                 again.append(request)

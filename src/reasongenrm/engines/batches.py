@@ -52,6 +52,10 @@ class Ledger:
     Args:
         path: the file; created with the first batch.
 
+    Attributes:
+        batch_of: the last batch with a request, by the request's id.
+        sent_twice: ids of the requests that were in two batches.
+
     Raises:
         DataError: the file cannot be read or written.
     """
@@ -59,8 +63,8 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._batches: dict[str, Batch] = {}  # by nonce
-        self._batch_of: dict[str, Batch] = {}  # by request id
-        self._sent_twice: set[str] = set()
+        self.batch_of: dict[str, Batch] = {}
+        self.sent_twice: set[str] = set()
         with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.exists():
@@ -84,15 +88,15 @@ class Ledger:
         nonce = str(row["nonce"])
         if "ids" in row:
             batch = self._batches[nonce] = Batch(nonce, row["after"], row["ids"])
-            self._sent_twice.update(name for name in batch.ids if name in self._batch_of)
-            self._batch_of.update(dict.fromkeys(batch.ids, batch))
+            self.sent_twice.update(name for name in batch.ids if name in self.batch_of)
+            self.batch_of.update(dict.fromkeys(batch.ids, batch))
         elif "server_id" in row:
             self._batches[nonce].server_id = str(row["server_id"])
         else:
             discarded = self._batches.pop(nonce)
             for name in discarded.ids:
-                if self._batch_of.get(name) is discarded:
-                    del self._batch_of[name]
+                if self.batch_of.get(name) is discarded:
+                    del self.batch_of[name]
 
     def _write(self, row: dict[str, Any]) -> None:
         with explain_write_errors(self._path), self._path.open("ab") as out:
@@ -114,14 +118,6 @@ class Ledger:
     def discard(self, batch: Batch, why: str) -> None:
         """Record that a batch will give no results."""
         self._write({"nonce": batch.nonce, "void": why})
-
-    def batch_of(self, request_id: str) -> Batch | None:
-        """Return the last batch with a request."""
-        return self._batch_of.get(request_id)
-
-    def sent_twice(self, request_id: str) -> bool:
-        """Return whether a request was in two batches."""
-        return request_id in self._sent_twice
 
     def server_ids(self) -> set[str]:
         """Return the server's ids of all batches that were not discarded."""

@@ -23,18 +23,13 @@ class Secret:
         if variable is None:
             return
         value = os.environ.get(variable, "").strip()
+        problem, hint = "", "set it again"
         if not value:
-            raise EngineError(
-                f"the environment variable {variable} is not set",
-                location=location,
-                hint=f"export {variable}=…",
-            )
-        if not (value.isascii() and value.isprintable()) or " " in value:
-            raise EngineError(
-                f"the environment variable {variable} has characters that are not allowed in a key",
-                location=location,
-                hint="set it again",
-            )
+            problem, hint = "is not set", f"export {variable}=…"
+        elif not (value.isascii() and value.isprintable()) or " " in value:
+            problem = "has characters that are not allowed in a key"
+        if problem:
+            raise EngineError(f"the environment variable {variable} {problem}", location=location, hint=hint)
         self._value = value
 
     def reveal(self, otherwise: str = "") -> str:

@@ -191,18 +191,18 @@ class OpenAIEngine(Engine):
 
     async def _send_chat(self, server: Server, request: Request) -> Completion:
         refusals = (openai.BadRequestError, openai.UnprocessableEntityError, openai.PermissionDeniedError)
-        with_logprobs = self._has_logprobs is not False
+        logprobs = self._has_logprobs is not False
         try:
-            completion = await self._send_chat_once(server, request, logprobs=with_logprobs)
-            self._has_logprobs = with_logprobs
+            completion = await self._send_chat_once(server, request, logprobs=logprobs)
         except refusals:
-            if self._has_logprobs or not with_logprobs:
+            if self._has_logprobs or not logprobs:
                 raise
             # Raises again where the reason is another one than the log-probabilities.
             completion = await self._send_chat_once(server, request, logprobs=False)
             if self._has_logprobs is None:
                 self._finished.put(f"{self._key}: {server.url} gives no log-probabilities")
-            self._has_logprobs = False
+            logprobs = False
+        self._has_logprobs = logprobs
         return completion
 
     async def _send_chat_once(self, server: Server, request: Request, *, logprobs: bool) -> Completion:
