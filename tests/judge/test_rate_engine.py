@@ -344,8 +344,8 @@ def check_report(folder: Path) -> None:
     for benchmark in run.benchmarks:
         assert benchmark.name.endswith(", ratings")
         page = payload(benchmark)
-        for at, model in enumerate(benchmark.models):
-            lines = read_jsonl(folder / "evaluate" / benchmark.key / model.name / "ratings.jsonl")
+        for at, (name, model) in enumerate(benchmark.models.items()):
+            lines = read_jsonl(folder / "evaluate" / benchmark.key / name / "ratings.jsonl")
             rated = [one_rating for row in page["rows"] for one_rating in row["rated"][at]]
             assert [(one["rating"], one["reason"], one["rescued"]) for one in rated] == [
                 (line["rating"], line["reason"], line["rescued"]) for line in lines
@@ -353,7 +353,7 @@ def check_report(folder: Path) -> None:
             assert all(pair["results"][at]["p"] is None for pair in page["pairs"])
             rescued = [r.rescued_rating for r in model.results.values()]
             assert model.score.counts.rescued == sum(rescued)
-    assert any(model.score.counts.rescued for model in run.benchmarks[0].models)
+    assert any(model.score.counts.rescued for model in run.benchmarks[0].models.values())
 
 
 def check_files(folder: Path, answers: Sequence[str]) -> None:

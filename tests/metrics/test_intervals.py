@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from reasongenrm.metrics.intervals import (
     McNemar,
     bootstrap_interval,
+    holm,
     mcnemar,
     paired_interval,
     wilson_interval,
@@ -30,8 +31,20 @@ def test_wilson_known_values() -> None:
     # Newcombe 1998 (Stat. Med. 17:857-872), table I, method 3: 81 of 263 and 0 of 20.
     assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert wilson_interval(20, 20)[1] == 1.0 and wilson_interval(2.5, 20)[0] < 2.5 / 20
     with pytest.raises(ValueError):
         wilson_interval(0, 0)
+
+
+@given(st.integers(1, 3000), st.floats(0, 1))
+def test_wilson_is_that_of_scipy(n: int, share: float) -> None:
+    from scipy.stats import binomtest
+
+    successes = round(n * share)
+    known = binomtest(successes, n).proportion_ci(method="wilson")
+    assert wilson_interval(successes, n) == pytest.approx((known.low, known.high), abs=1e-12)
+    low, high = wilson_interval(n * share, n)
+    assert -1e-12 < low <= share + 1e-12 and share - 1e-12 <= high < 1 + 1e-12
 
 
 def test_bootstrap_agrees_with_the_normal_approximation() -> None:
@@ -113,3 +126,18 @@ def test_mcnemar_is_twice_the_smaller_tail_over_the_rows_that_differ(
 def test_mcnemar_needs_the_same_rows() -> None:
     with pytest.raises(ValueError, match="same rows"):
         mcnemar([True], [True, False])
+
+
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([0.2]) == [0.2] and holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), max_size=8), st.floats(0.001, 0.3))
+def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float], level: float) -> None:
+    rejected = set()
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        if (len(p_values) - rank) * p_values[place] > level:
+            break
+        rejected.add(place)
+    assert {place for place, p in enumerate(holm(p_values)) if p <= level} == rejected

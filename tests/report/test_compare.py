@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from reasongenrm.benchmarks.base import Benchmark, aggregate, score_difference
 from reasongenrm.benchmarks.ppe import CORRECTNESS, HUMAN
@@ -25,9 +23,9 @@ from reasongenrm.benchmarks.rewardbench import PRIOR_SETS, RewardBench
 from reasongenrm.cli import main
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.metrics.diagnostics import diagnose
+from reasongenrm.metrics.intervals import holm
 from reasongenrm.records import PairResult, Row
 from reasongenrm.report.compare import compare_runs
-from reasongenrm.report.comparison import holm
 from reasongenrm.report.explorer import pair_outcome
 from reasongenrm.store import read_jsonl, write_json, write_jsonl
 from support.html_pages import Page
@@ -443,7 +441,7 @@ def test_a_benchmark_that_the_reference_has_not_judged(tmp_path: Path) -> None:
     assert any("p (pairs) was not judged by a/base" in note for note in numbers["notes"])
     numbers = compared([first, second], tmp_path / "out")
     assert any("p (pairs) was judged only by b/base" in note for note in numbers["notes"])
-    with pytest.raises(DataError, match="a/base shares no judged row"):
+    with pytest.raises(DataError, match="a/base: shares no judged row"):
         compare_runs([first, third], tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
@@ -454,7 +452,7 @@ def test_runs_without_a_shared_row_cannot_be_compared(tmp_path: Path) -> None:
         write_run(tmp_path / name, {"toy": (some, {"base": judged(some, name)})})
         for name, some in (("one", rows[:5]), ("two", rows[5:]))
     ]
-    with pytest.raises(DataError, match="one/base shares no judged row") as caught:
+    with pytest.raises(DataError, match="one/base: shares no judged row") as caught:
         compare_runs(runs, tmp_path / "out")
     assert "evaluate.benchmarks" in caught.value.hint
 
@@ -502,21 +500,6 @@ def test_models_of_runs_are_columns_and_each_counts_once(toy: Path, tmp_path: Pa
     p_values = [one["p"] for one in numbers["comparisons"]]
     assert [one["p_holm"] for one in numbers["comparisons"]] == holm(p_values)
     assert any("Holm 1979" in note and note.startswith("8 comparisons") for note in numbers["notes"])
-
-
-def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.9]) == [1.0, 1.0] and holm([0.2]) == [0.2] and holm([]) == []
-
-
-@given(st.lists(st.floats(0, 1), max_size=8), st.floats(0.001, 0.3))
-def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float], level: float) -> None:
-    rejected = set()
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        if (len(p_values) - rank) * p_values[place] > level:
-            break
-        rejected.add(place)
-    assert {place for place, p in enumerate(holm(p_values)) if p <= level} == rejected
 
 
 def test_differing_settings_are_listed(toy: Path, tmp_path: Path) -> None:

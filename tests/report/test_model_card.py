@@ -63,7 +63,7 @@ def test_the_hub_reads_the_scores_from_it(folder: Path) -> None:
     assert data.base_model == "Qwen/Qwen2.5-7B-Instruct" and data.library_name == "peft"
     assert data.pipeline_tag == "text-generation" and "reward-model" in data.tags
     assert data.model_name == "toy-reasongenrm"
-    real = rewardbench_score(read_run(folder).benchmarks[0].models[2].results.values())
+    real = rewardbench_score(read_run(folder).benchmarks[0].models["reasongenrm"].results.values())
     values = {result.metric_name: result.metric_value for result in data.eval_results}
     assert values["score (%)"] == round(100 * real.score, 2) and values["strict (%)"] == round(
         100 * real.strict, 2
@@ -156,7 +156,7 @@ def test_benchmarks_of_one_dataset_keep_their_own_results(tmp_path: Path) -> Non
     data = ModelCard.load(write_model_card(write_run(tmp_path / "r", benchmarks), "genrm")).data
     scores = {r.dataset_config: r.metric_value for r in data.eval_results if r.metric_name == "score (%)"}
     run = read_run(tmp_path / "r")
-    assert scores == {b.key: round(100 * b.models[0].score.score, 2) for b in run.benchmarks}
+    assert scores == {b.key: round(100 * b.models["genrm"].score.score, 2) for b in run.benchmarks}
     assert len({result.dataset_name for result in data.eval_results}) == 2
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasongenrm.report.pages import embedded_json, fenced
+from reasongenrm.report.pages import environment, fenced
 
 pytestmark = pytest.mark.unit
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.unit
     )
 )
 def test_embedded_json_is_the_value_and_never_markup(value: Any) -> None:
-    text = embedded_json(value)
+    text = environment().from_string("{{ value | tojson }}").render(value=value)
     assert json.loads(text) == value
     assert not set(text) & set("<>&\u2028\u2029")
     text.encode("utf-8")

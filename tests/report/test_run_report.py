@@ -125,8 +125,8 @@ def test_a_hostile_name_in_scores_json_stays_text(folder: Path, tmp_path: Path) 
 
 def test_the_table_holds_the_scores_of_the_metric_itself(folder: Path, page: Page) -> None:
     [benchmark] = read_run(folder).benchmarks
-    assert [model.name for model in benchmark.models] == ["base", "genrm", "reasongenrm", "scalar"]
-    for at, model in enumerate(benchmark.models):
+    assert list(benchmark.models) == ["base", "genrm", "reasongenrm", "scalar"]
+    for at, model in enumerate(benchmark.models.values()):
         real = rewardbench_score(model.results.values())
         cells = {line.label: line.cells[at] for line in metric_lines(benchmark)}
         assert cells["score [95%]"].startswith(f"{100 * real.score:.1f} [{100 * real.interval[0]:.1f}, ")
@@ -134,7 +134,7 @@ def test_the_table_holds_the_scores_of_the_metric_itself(folder: Path, page: Pag
         assert cells["strict"] == f"{100 * real.strict:.1f}" and cells["n"] == str(real.counts.n)
         outcomes = ("correct", "wrong", "tie", "unparsed", "truncated", "error")
         assert sum(int(cells[name]) for name in outcomes) == real.counts.n
-        diagnostics = diagnose(benchmark.rows, model.results)
+        diagnostics = diagnose(benchmark.judged_rows, model.results)
         assert model.diagnostics == diagnostics
         assert (
             cells["ECE"] == f"{diagnostics.ece:.3f}"
@@ -155,12 +155,12 @@ def test_the_rows_hold_every_verdict(folder: Path, page: Page) -> None:
     [benchmark] = read_run(folder).benchmarks
     data = json.loads(page.inside["script"][0])
     assert data == json.loads(json.dumps(payload(benchmark)))
-    assert len(data["rows"]) == len(data["pairs"]) == benchmark.count == 25
-    for pair, row in zip(data["pairs"], benchmark.rows, strict=True):
+    assert len(data["rows"]) == len(data["pairs"]) == benchmark.rows == 25
+    for pair, row in zip(data["pairs"], benchmark.judged_rows, strict=True):
         row_values = data["rows"][pair["row"]]
         assert row_values["answers"] == list(row.answers)
         assert row_values["turns"] == [[turn["role"], turn["content"]] for turn in row.history]
-        for model, result in zip(benchmark.models, pair["results"], strict=True):
+        for model, result in zip(benchmark.models.values(), pair["results"], strict=True):
             real = model.results[pair["id"]]
             assert result["p"] == (
                 None if probability_right(real) is None else pytest.approx(probability_right(real), abs=1e-4)

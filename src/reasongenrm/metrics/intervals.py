@@ -1,27 +1,35 @@
-"""Confidence intervals of counts, means and differences, and McNemar's test of two models on the same rows."""
+"""Confidence intervals of counts, means and differences; McNemar's test of two models; Holm's correction."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Interval = tuple[float, float]
 
+_Z = 1.959963984540054  # the 97.5% quantile of the normal distribution
+
 Aggregate = Callable[[Mapping[str, Any]], Any]
 """From the mean credit per subset to one score; arithmetic only, as it also receives arrays of shape (resamples,)."""
 
 
-def wilson_interval(successes: int, n: int) -> Interval:
+def wilson_interval(successes: float, n: int) -> Interval:
     """Return the 95% Wilson score interval of a share (Wilson 1927, JASA 22:209-212; no continuity correction).
+
+    A sum of credits in [0, 1] may stand for the number of successes. The interval is then too wide rather than too
+    narrow: no variable on [0, 1] varies more than one that is 0 or 1 with the same mean.
 
     Raises:
         ValueError: `n` is not positive, or `successes` is not in 0..n.
     """
-    from scipy.stats import binomtest
-
-    interval = binomtest(successes, n).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"{successes} successes of {n}")
+    share, denominator = successes / n, 2 * (n + _Z**2)
+    middle = (2 * n * share + _Z**2) / denominator
+    half = _Z / denominator * math.sqrt(4 * n * share * (1 - share) + _Z**2)
+    return middle - half if successes else 0.0, middle + half if successes < n else 1.0
 
 
 def share_interval(values: Sequence[float], *, seed: int) -> Interval:
@@ -180,3 +188,17 @@ def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> McNemar:
     worse = sum(bool(their and not our) for our, their in zip(ours, theirs, strict=True))
     p = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
     return McNemar(better, worse, p)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for being several, in their order.
+
+    Those at or below a level are the hypotheses that Holm's step-down procedure rejects at that level, which keeps
+    the probability of any false rejection below it, however the tests depend on each other. Source: S. Holm, "A
+    Simple Sequentially Rejective Multiple Test Procedure", Scandinavian Journal of Statistics 6 (1979) 65-70.
+    """
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from reasongenrm.metrics.intervals import Interval, wilson_interval
 from reasongenrm.records import PairResult
 
 OUTCOMES = ("correct", "wrong", "tie", "unparsed", "truncated", "error")
@@ -66,8 +68,13 @@ class SubsetScore:
     rows: int
     accuracy: float
     strict: float
-    strict_interval: tuple[float, float]
+    strict_interval: Interval
     counts: Counts
+
+    @property
+    def interval(self) -> Interval:
+        """95% Wilson interval of `accuracy`, over rows."""
+        return wilson_interval(self.accuracy * self.rows, self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,7 @@ class BenchmarkScore:
     partial: bool
     missing: tuple[str, ...]
     score: float
-    interval: tuple[float, float]
+    interval: Interval
     strict: float
     swap_mean: float
     position_bias: float | None
@@ -106,3 +113,22 @@ class BenchmarkScore:
     rows: int
     counts: Counts
     details: dict[str, float | None] = field(default_factory=dict)
+
+    def section_interval(self, name: str) -> Interval | None:
+        """Return the 95% interval of a section's accuracy; None where it is not a weighted mean of its subsets.
+
+        It follows from the subsets' Wilson intervals by variance recovery (Zou, Huang & Zhang 2009, Computational
+        Statistics & Data Analysis 53:1080-1085): with the subsets' shares w_i of the section's weight, accuracies a_i
+        and intervals [l_i, u_i], it is
+
+            a - sqrt(sum w_i² (a_i - l_i)²)   to   a + sqrt(sum w_i² (u_i - a_i)²).
+        """
+        accuracy = self.sections.get(name)
+        subsets = [subset for subset in self.subsets.values() if subset.section == name]
+        total = sum(subset.weight for subset in subsets)
+        mean = math.fsum(s.weight * s.accuracy for s in subsets) / total if total else math.nan
+        if accuracy is None or not math.isclose(mean, accuracy, abs_tol=1e-9):
+            return None
+        below = math.hypot(*(s.weight / total * (s.accuracy - s.interval[0]) for s in subsets))
+        above = math.hypot(*(s.weight / total * (s.interval[1] - s.accuracy) for s in subsets))
+        return max(0.0, accuracy - below), min(1.0, accuracy + above)

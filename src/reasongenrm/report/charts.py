@@ -6,13 +6,13 @@ import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from reasongenrm.metrics.calibration import ReliabilityBin
+from reasongenrm.metrics.calibration import ReliabilityBin
+from reasongenrm.metrics.intervals import Interval
 
-Estimate = tuple[float, float | None, float | None]
-"""A value with the ends of its interval; None where they are not known."""
+Estimate = tuple[float | None, Interval | None]
+"""A value with its interval; None where it is not known."""
 
 
 def figure(height: float, lines: int = 1, columns: int = 1) -> tuple[Any, Any]:
@@ -120,31 +120,31 @@ def histogram(
 
 
 def interval_bars(
-    groups: Sequence[str], series: Mapping[str, Sequence[Estimate | None]], title: str, axis: str
+    groups: Sequence[str], series: Mapping[str, Sequence[Estimate]], title: str, axis: str
 ) -> bytes:
     """Draw one bar per group and series, with its interval, on a scale from 0 to 1, and return a PNG.
 
     Args:
         groups: labels of the vertical axis, the first on top.
-        series: name -> one estimate per group, None where there is none; the first is on top within its group.
+        series: name -> one estimate per group; the first is on top within its group.
         title: the text above the bars.
         axis: what the lengths are, with their unit.
     """
+    import numpy as np
+
     height = 0.8 / max(len(series), 1)
     drawing, [[axes]] = figure(height=1.3 + max(len(groups), 1) * max(0.34, 0.17 * len(series)))
     for number, (name, estimates) in enumerate(series.items()):
-        offset = height * (number - (len(series) - 1) / 2)
-        bars = [(group + offset, *known) for group, known in enumerate(estimates) if known is not None]
-        places, values = [place for place, *_ in bars], [value for _, value, *_ in bars]
+        places = np.arange(len(groups)) + height * (number - (len(series) - 1) / 2)
+        table = [(value, *(interval or (None, None))) for value, interval in estimates]
+        values, low, high = (
+            np.array(table, dtype=float).reshape(-1, 3).T
+        )  # None becomes NaN, which is not drawn
         axes.barh(places, values, height=height, color=f"C{number}", label=name)
-        whiskers = [bar for bar in bars if None not in bar]
-        if whiskers:
-            at, middles, lows, highs = zip(*whiskers, strict=True)
-            # An interval need not contain its value in the last bit.
-            below = [max(value - low, 0) for value, low in zip(middles, lows, strict=True)]
-            above = [max(high - value, 0) for value, high in zip(middles, highs, strict=True)]
-            style = {"fmt": "none", "ecolor": "#333", "elinewidth": 0.9, "capsize": 1.5}
-            axes.errorbar(middles, at, xerr=[below, above], **style)
+        # An interval need not contain its value in the last bit.
+        ends = np.maximum((values - low, high - values), 0)
+        style = {"fmt": "none", "ecolor": "#333", "elinewidth": 0.9, "capsize": 1.5}
+        axes.errorbar(values, places, xerr=ends, **style)
     _label_bars(axes, groups)
     axes.set(xlabel=axis, xlim=(0, 1))
     axes.set_title(title, parse_math=False)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.report.compared_runs import RunsComparison, compare_all, read_runs
-from reasongenrm.report.comparison import CHANGES, ROW_OUTCOMES, ModelComparison, RowChange
+from reasongenrm.report.comparison import (
+    CHANGES,
+    ROW_OUTCOMES,
+    ModelComparison,
+    RowChange,
+    RunsComparison,
+    compare_all,
+)
 from reasongenrm.report.explorer import OUTCOME_NOTES, payload
-from reasongenrm.report.pages import embedded_json, render
+from reasongenrm.report.pages import render
+from reasongenrm.report.run_files import Manifest
 from reasongenrm.report.tables import TextTable, footnotes, one_line, points, score_cell
 from reasongenrm.store import write_json, write_jsonl, write_text
 
 _LONGEST_EXCERPT = 80
+_LONGEST_VALUE = 100
 _MOST_ROWS = 25  # changed rows of a kind in compare.md; changes.jsonl and the page have all of them
+_FIRST_SETTINGS = "model prompts templates judges seed limit evaluate data select train".split()
 _EXPLANATIONS = (
     "Scores are the benchmark's official ones, in %. The difference is that of the two scores, in points, with its 95% "
     "paired bootstrap interval: rows are resampled within their subsets, both models' results of a row together.",
@@ -48,54 +58,119 @@ def compare_runs(runs: list[Path], out: Path) -> None:
     """
     from rich.console import Console
 
-    comparison = compare_all(*read_runs(runs))
-    write_jsonl(out / "changes.jsonl", _changed_rows(comparison))
-    write_json(out / "compare.json", _numbers(comparison))
-    view = _view(comparison)
+    comparison = compare_all(runs)
+    numbers, tables = _numbers(comparison), list(_benchmark_tables(comparison.comparisons))
+    view = _view(numbers, tables)
+    write_jsonl(out / "changes.jsonl", _changed_rows(comparison.comparisons))
+    write_json(out / "compare.json", numbers)
     write_text(out / "compare.md", render("compare_runs.md.jinja", **view))
     write_text(out / "compare.html", render("compare_runs.html.jinja", **view))
     console = Console(width=160, highlight=False)
-    for table, _ in _benchmark_tables(comparison):
+    for table, _ in tables:
         console.print(table.rich(narrow=True))
-    first, *others = comparison.runs
+    first = numbers["runs"][0]["label"]
     settings = [
-        f"{run.label}: {len(run.differences)} settings differ from those of {first.label}; see compare.md."
-        for run in others
+        f"{run['run']}: {len(run['differences'])} settings differ from those of {first}; see compare.md."
+        for run in numbers["settings"]
     ]
-    for line in (*_correction(comparison), *comparison.notes, *settings, str(out / "compare.html")):
+    for line in (*numbers["notes"][len(_EXPLANATIONS) :], *settings, str(out / "compare.html")):
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _correction(comparison: RunsComparison) -> list[str]:
-    """Return how p-values are corrected for several comparisons."""
+def _numbers(comparison: RunsComparison) -> dict[str, Any]:
+    """Return all numbers as plain values; shares are in [0, 1]."""
+    (_, first), *others = comparison.manifests.items()
     number = len(comparison.comparisons)
-    return [_HOLM.format(count=number)] if number > 1 else []
+    return {
+        "runs": [
+            {
+                "label": run,
+                "models": [name for other, name in comparison.models if other == run],
+                "git": one.git,
+            }
+            for run, one in comparison.manifests.items()
+        ],
+        "comparisons": list(map(_comparison_numbers, comparison.comparisons)),
+        "settings": [{"run": run, "differences": setting_differences(first, one)} for run, one in others],
+        "notes": [
+            *_EXPLANATIONS,
+            *([_HOLM.format(count=number)] if number > 1 else []),
+            *comparison.notes,
+        ],
+    }
 
 
-def _notes(comparison: RunsComparison) -> list[str]:
-    """Return what the columns mean, and what was not compared."""
-    return [*_EXPLANATIONS, *_correction(comparison), *comparison.notes]
+def _comparison_numbers(one: ModelComparison) -> dict[str, Any]:
+    sides = zip(("reference", "model"), (one.reference, one.model), one.scores, strict=True)
+    return {
+        "benchmark": one.reference.benchmark.key,
+        "kind": one.reference.benchmark.kind,
+        **{
+            side: {"name": compared.label, "score": score.score, "interval": score.interval}
+            for side, compared, score in sides
+        },
+        "rows": one.rows,
+        "difference": one.difference,
+        "difference_interval": one.interval,
+        **asdict(one.paired),
+        "p_holm": one.p_holm,
+        "changes": one.counts,
+        "transitions": [{"before": b, "after": a, "rows": n} for (b, a), n in one.transitions.items()],
+        "only_reference": one.only_reference,
+        "only_model": one.only_model,
+        "unlike": one.unlike,
+        "notes": one.notes,
+    }
 
 
-def _benchmark_tables(comparison: RunsComparison) -> list[tuple[TextTable, list[ModelComparison]]]:
-    """Return one table per benchmark, with the comparisons in it."""
-    tables = []
+def _changed_rows(comparisons: Sequence[ModelComparison]) -> Iterator[dict[str, Any]]:
+    """Yield every row that changed, of every comparison."""
+    for one in comparisons:
+        for change in one.changes:
+            yield {
+                "benchmark": one.reference.benchmark.key,
+                "reference": one.reference.label,
+                "model": one.model.label,
+                "id": change.row.id,
+                "subset": change.row.subset,
+                "change": change.kind,
+                "before": change.before,
+                "after": change.after,
+                "comparisons": [
+                    {"id": name, "before": before, "after": after}
+                    for name, (before, after) in change.pairs.items()
+                ],
+                "prompt": _excerpt(change),
+            }
+
+
+def _excerpt(change: RowChange) -> str:
+    """Return the beginning of the row's last turn, on one line."""
+    return one_line(change.row.history[-1]["content"], _LONGEST_EXCERPT) if change.row.history else ""
+
+
+def _benchmark_tables(
+    comparisons: Sequence[ModelComparison],
+) -> Iterator[tuple[TextTable, list[ModelComparison]]]:
+    """Yield one table per benchmark, with the comparisons in it."""
     for _, group in groupby(
-        comparison.comparisons, lambda one: (one.reference.benchmark.key, one.reference.benchmark.kind)
+        comparisons, lambda one: (one.reference.benchmark.key, one.reference.benchmark.kind)
     ):
         rows = list(group)
         reference = rows[0].reference
-        table = TextTable(
-            ("", *_cells(rows[0])),
-            tuple((one.model.label, *_cells(one).values()) for one in rows),
-            title=f"{reference.benchmark.name}, against {reference.label}",
-            notes=(
-                *footnotes([score for one in rows for score in one.scores]),
-                *dict.fromkeys(note for one in rows for note in one.notes),
-            ),
+        notes = (
+            *footnotes([score for one in rows for score in one.scores]),
+            *dict.fromkeys(note for one in rows for note in one.notes),
         )
-        tables.append((table, rows))
-    return tables
+        yield (
+            TextTable(
+                ("", *_cells(rows[0])),
+                tuple((one.model.label, *_cells(one).values()) for one in rows),
+                title=f"{reference.benchmark.name}, against {reference.label}",
+                notes=notes,
+            ),
+            rows,
+        )
 
 
 def _cells(one: ModelComparison) -> dict[str, str]:
@@ -119,54 +194,32 @@ def _p_value(p: float) -> str:
     return "<0.0001" if p < 0.0001 else f"{p:.4f}"
 
 
-def _changed_tables(one: ModelComparison) -> list[TextTable]:
-    """Return for every kind of change a table of the first rows that changed so."""
-    tables = []
-    for kind in CHANGES:
-        changes = [change for change in one.changes if change.kind == kind]
-        rest = (
-            f" (the first {_MOST_ROWS}; all of them are in changes.jsonl)"
-            if len(changes) > _MOST_ROWS
-            else ""
-        )
-        rows = tuple((c.row.id, c.row.subset, c.before, c.after, _excerpt(c)) for c in changes[:_MOST_ROWS])
-        headings = ("row", "subset", "with the reference", "with the model", "prompt")
-        title = f"{kind}: {len(changes):,}{rest}"
-        tables += [TextTable(headings, rows, text_columns=5, title=title)] if rows else []
-    return tables
-
-
-def _excerpt(change: RowChange) -> str:
-    """Return the beginning of the row's last turn, on one line."""
-    return one_line(change.row.history[-1]["content"], _LONGEST_EXCERPT) if change.row.history else ""
-
-
-def _view(comparison: RunsComparison) -> dict[str, Any]:
+def _view(
+    numbers: dict[str, Any], tables: Sequence[tuple[TextTable, list[ModelComparison]]]
+) -> dict[str, Any]:
     """Return what the page and the Markdown file show."""
-    first, *others = comparison.runs
-    numbers = count(1)
+    first, *others = (run["label"] for run in numbers["runs"])
+    ids = (f"rows-{number}" for number in count(1))
     return {
-        "title": f"{', '.join(run.label for run in others)} against {first.label}"
-        if others
-        else f"The models of {first.label}",
+        "title": f"{', '.join(others)} against {first}" if others else f"The models of {first}",
         "runs": TextTable(
             ("run", "models", "git"),
-            tuple((run.label, ", ".join(run.models), run.git) for run in comparison.runs),
+            tuple((run["label"], ", ".join(run["models"]), run["git"]) for run in numbers["runs"]),
             text_columns=3,
         ),
-        "notes": _notes(comparison),
+        "notes": numbers["notes"],
         "benchmarks": [
-            {"table": table, "changed": [_changed_view(one, next(numbers)) for one in comparisons]}
-            for table, comparisons in _benchmark_tables(comparison)
+            {"table": table, "changed": [_changed_view(one, next(ids)) for one in comparisons]}
+            for table, comparisons in tables
         ],
         "settings": [
             TextTable(
-                ("setting", first.label, run.label),
-                tuple((one.setting, one.before, one.after) for one in run.differences),
+                ("setting", first, run["run"]),
+                tuple(tuple(one.values()) for one in run["differences"]),
                 text_columns=3,
-                title=f"{run.label} against {first.label}",
+                title=f"{run['run']} against {first}",
             )
-            for run in others
+            for run in numbers["settings"]
         ],
         "no_difference": "The manifests show no difference.",
         "outcomes": OUTCOME_NOTES,
@@ -174,83 +227,89 @@ def _view(comparison: RunsComparison) -> dict[str, Any]:
     }
 
 
-def _changed_view(one: ModelComparison, number: int) -> dict[str, Any]:
+def _changed_view(one: ModelComparison, html_id: str) -> dict[str, Any]:
     """Return what is shown of the rows on which two models differ."""
+    name = f"{one.model.label} against {one.reference.label}"
     transitions = [(*ends, f"{rows:,}") for ends, rows in one.transitions.items() if ends[0] != ends[1]]
     return {
-        "id": f"rows-{number}",
-        "name": one.title,
-        "title": f"{one.title}: {len(one.changes):,} row(s) that changed",
+        "id": html_id,
+        "name": name,
+        "title": f"{name}: {len(one.changes):,} row(s) that changed",
         "transitions": TextTable(
             ("with the reference", "with the model", "rows"), tuple(transitions), text_columns=2
         ),
-        "listed": _changed_tables(one),
-        "json": embedded_json(_changed_payload(one)) if one.changes else None,
+        "listed": list(_changed_tables(one)),
+        "payload": _changed_payload(one) if one.changes else None,
     }
+
+
+def _changed_tables(one: ModelComparison) -> Iterator[TextTable]:
+    """Yield for every kind of change a table of the first rows that changed so."""
+    for kind, number in one.counts.items():
+        changes = [change for change in one.changes if change.kind == kind][:_MOST_ROWS]
+        rest = (
+            f" (the first {len(changes)}; all of them are in changes.jsonl)" if number > len(changes) else ""
+        )
+        rows = tuple((c.row.id, c.row.subset, c.before, c.after, _excerpt(c)) for c in changes)
+        headings = ("row", "subset", "with the reference", "with the model", "prompt")
+        if rows:
+            yield TextTable(headings, rows, text_columns=5, title=f"{kind}: {number:,}{rest}")
 
 
 def _changed_payload(one: ModelComparison) -> dict[str, Any]:
     """Return the comparisons that changed, as the page's script reads them."""
-    models = tuple(replace(compared.model, name=compared.label) for compared in (one.reference, one.model))
+    models = {compared.label: compared.model for compared in (one.reference, one.model)}
     rows = tuple(change.row for change in one.changes)
-    values = payload(replace(one.reference.benchmark, models=models, rows=rows))
+    values = payload(replace(one.reference.benchmark, models=models, judged_rows=rows))
     kinds = {pair_id: change.kind for change in one.changes for pair_id in change.pairs}
     pairs = [pair | {"change": kinds[pair["id"]]} for pair in values["pairs"] if pair["id"] in kinds]
     return values | {"pairs": pairs, "order": "subset and id"}
 
 
-def _numbers(comparison: RunsComparison) -> dict[str, Any]:
-    """Return all numbers as plain values; shares are in [0, 1]."""
-    first, *others = comparison.runs
-    return {
-        "runs": [{"label": run.label, "models": run.models, "git": run.git} for run in (first, *others)],
-        "comparisons": list(map(_comparison_numbers, comparison.comparisons)),
-        "settings": [{"run": run.label, "differences": list(map(asdict, run.differences))} for run in others],
-        "notes": _notes(comparison),
-    }
+def setting_differences(before: Manifest, after: Manifest) -> list[dict[str, str]]:
+    """Return `setting`, `before` and `after` of the settings that differ, the recipe first.
+
+    A setting is a dotted key of the recipe, `file PATH`, a package, or another entry of the manifest; long values are
+    shortened, and an absent one is `none`. A run's name does not count as a difference, nor does the folder of its own
+    files; of a file that both runs name, the hashes are compared.
+    """
+    both = (before, after)
+    recipes = [{key: value for key, value in one.recipe.items() if key != "name"} for one in both]
+    rank = {section: place for place, section in enumerate(_FIRST_SETTINGS)}
+    differences = sorted(
+        _unequal(*recipes), key=lambda one: (rank.get(one[0].split(".")[0], len(rank)), one[0])
+    )
+    files = _unequal(*map(_file_hashes, both))
+    differences += [(f"file {name}", old, new) for name, old, new in files if None not in (old, new)]
+    differences += [
+        (f"package {name}", old, new) for name, old, new in _unequal(before.versions, after.versions)
+    ]
+    differences += _unequal(*({"git": one.git, "python": one.python, "machine": one.machine} for one in both))
+    return [
+        {"setting": name, "before": _value_text(old), "after": _value_text(new)}
+        for name, old, new in differences
+    ]
 
 
-def _comparison_numbers(one: ModelComparison) -> dict[str, Any]:
-    models = {
-        name: {"name": compared.label, "score": score.score, "interval": score.interval}
-        for name, compared, score in zip(
-            ("reference", "model"), (one.reference, one.model), one.scores, strict=True
-        )
-    }
-    return {
-        "benchmark": one.reference.benchmark.key,
-        "kind": one.reference.benchmark.kind,
-        **models,
-        "rows": one.rows,
-        "difference": one.difference,
-        "difference_interval": one.interval,
-        **asdict(one.paired),
-        "p_holm": one.p_holm,
-        "changes": one.counts,
-        "transitions": [{"before": b, "after": a, "rows": n} for (b, a), n in one.transitions.items()],
-        "only_reference": one.only_reference,
-        "only_model": one.only_model,
-        "unlike": one.unlike,
-        "notes": one.notes,
-    }
+def _unequal(before: Any, after: Any, *, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the dotted key and both values of every leaf that differs, in the order of the keys; None is absent."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for name in sorted(before.keys() | after.keys()):
+            dotted = f"{key}.{name}" if key else str(name)
+            yield from _unequal(before.get(name), after.get(name), key=dotted)
+    elif before != after:
+        yield key, before, after
 
 
-def _changed_rows(comparison: RunsComparison) -> Iterator[dict[str, Any]]:
-    """Yield every row that changed, of every comparison."""
-    for one in comparison.comparisons:
-        for change in one.changes:
-            yield {
-                "benchmark": one.reference.benchmark.key,
-                "reference": one.reference.label,
-                "model": one.model.label,
-                "id": change.row.id,
-                "subset": change.row.subset,
-                "change": change.kind,
-                "before": change.before,
-                "after": change.after,
-                "comparisons": [
-                    {"id": name, "before": before, "after": after}
-                    for name, (before, after) in change.pairs.items()
-                ],
-                "prompt": _excerpt(change),
-            }
+def _file_hashes(manifest: Manifest) -> dict[str, str]:
+    """Return the hashes of the files that the stage read, those of the run's own folder without its name."""
+    files = manifest.settings.get("files", {})
+    own = f"runs/{manifest.recipe.get('name')}/"
+    return {name.removeprefix(own): value for name, value in files.items()}
+
+
+def _value_text(value: Any) -> str:
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return one_line(text, _LONGEST_VALUE)

@@ -51,7 +51,7 @@ def payload(benchmark: BenchmarkRun) -> dict[str, Any]:
     of single answers are part of the row, by model: None for a model that compares.
     """
     rows, pairs = [], []
-    for at, row in enumerate(benchmark.rows):
+    for at, row in enumerate(benchmark.judged_rows):
         rows.append(
             {
                 "id": row.id,
@@ -60,13 +60,13 @@ def payload(benchmark: BenchmarkRun) -> dict[str, Any]:
                 "answers": [shorten(answer) for answer in row.answers],
                 "lengths": [len(answer) for answer in row.answers],
                 "length": sum(len(turn["content"]) for turn in row.history),
-                "rated": [_ratings(model, row.id) for model in benchmark.models],
+                "rated": [_ratings(model, row.id) for model in benchmark.models.values()],
             }
         )
         for pair, (right, wrong) in zip(row.pairs, row.places, strict=True):
-            results = [_result(model, pair.id) for model in benchmark.models]
+            results = [_result(model, pair.id) for model in benchmark.models.values()]
             pairs.append({"id": pair.id, "row": at, "right": right, "wrong": wrong, "results": results})
-    return {"models": [model.name for model in benchmark.models], "rows": rows, "pairs": pairs}
+    return {"models": list(benchmark.models), "rows": rows, "pairs": pairs}
 
 
 def _ratings(model: ModelRun, row_id: str) -> list[dict[str, Any]] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from reasongenrm.report.tables import one_line
 from reasongenrm.store import write_text
 
 if TYPE_CHECKING:
-    from huggingface_hub import EvalResult, ModelCardData
+    from huggingface_hub import EvalResult
 
 _RECIPE_PARTS = ("seed", "model", "data", "teachers", "select", "train")
 _PRIVATE_KEYS = {"url", "urls", "api_key_env"}
@@ -43,77 +43,62 @@ def write_model_card(folder: Path, judge: str) -> Path:
         raise ConfigError(f"the run has no judge {judge!r}", location=str(folder), hint=hint)
     path = folder / "judges" / judge / "README.md"
     training = path.with_name("training.json")
-    write_text(path, printable(card(run, judge, read_json(training, dict) if training.exists() else {})))
+    write_text(path, printable(_card(run, judge, read_json(training, dict) if training.exists() else {})))
     return path
 
 
-def card(run: RunFiles, judge: str, training: Mapping[str, Any]) -> str:
-    """Return the card; huggingface_hub writes its metadata, and reads them again to check them.
+def _card(run: RunFiles, judge: str, training: Mapping[str, Any]) -> str:
+    """Return the card; huggingface_hub writes its metadata, and reads them again to check them."""
+    from huggingface_hub import ModelCard, ModelCardData
 
-    Args:
-        run: the run; the results of single rows are not needed.
-        judge: a judge of its recipe.
-        training: the training report of stage 2 for this judge; may be empty.
-    """
-    from huggingface_hub import ModelCard
-
-    recipe = run.manifest.recipe
-    base, revision = recipe["model"]["path"], recipe["model"].get("revision")
-    compared = (BASE, judge, SCALAR)
-    benchmarks = [
-        replace(b, path=_public_path(b.path), models=tuple(m for m in b.models if m.name in compared))
-        for b in run.benchmarks
-    ]
-    parts = {key: recipe[key] for key in _RECIPE_PARTS if key in recipe}
-    body = render(
-        "model_card.md.jinja",
-        name=f"{run.name}-{judge}",
-        template=recipe["judges"][judge].get("template", "reason"),
-        base=_public_path(base),
-        revision=revision,
-        base_is_local=_is_local(run, base),
-        benchmarks=[
-            {"name": b.name, "facts": facts(b), "table": run_table(b).markdown()} for b in benchmarks
-        ],
-        sources=[_public_path(str(one.get("path"))) for one in recipe.get("data", {}).get("sources", ())],
-        training=training,
-        manifest=run.manifest,
-        recipe=_yaml(_public({"judges": {judge: recipe["judges"][judge]}, **parts})),
-        usage=_usage(_public_path(base), revision),
-        judged=list(_judged(run, judge)),
-        limited=recipe.get("limit") is not None,
-    )
-    return str(ModelCard(f"---\n{_metadata(run, judge).to_yaml()}\n---\n\n{body}"))
-
-
-def _metadata(run: RunFiles, judge: str) -> ModelCardData:
-    """Return the card's metadata: huggingface.co/docs/hub/model-cards."""
-    from huggingface_hub import ModelCardData
-
-    recipe = run.manifest.recipe
+    recipe, name = run.manifest.recipe, f"{run.name}-{judge}"
+    path, revision = recipe["model"]["path"], recipe["model"].get("revision")
+    base = _public(path)
     template = recipe["judges"][judge].get("template", "reason")
-    results = list(_eval_results(run, judge))
-    return ModelCardData(
-        base_model=one_line(_public_path(recipe["model"]["path"])),
+    judged = [(b, b.models[judge]) for b in run.benchmarks if judge in b.models]
+    results = list(_eval_results(run, judged))
+    metadata = ModelCardData(  # huggingface.co/docs/hub/model-cards
+        base_model=one_line(base),
         base_model_relation="adapter",
         library_name="peft",
         pipeline_tag="text-generation",
         tags=[
-            "reasongenrm",
-            "reward-model",
-            "llm-as-a-judge",
-            "lora",
+            *("reasongenrm", "reward-model", "llm-as-a-judge", "lora"),
             one_line(f"judge-template-{template}"),
         ],
-        model_name=one_line(f"{run.name}-{judge}") if results else None,
+        model_name=one_line(name) if results else None,
         eval_results=results or None,
     )
+    parts = {key: recipe[key] for key in _RECIPE_PARTS if key in recipe}
+    body = render(
+        "model_card.md.jinja",
+        name=name,
+        template=template,
+        base=base,
+        revision=revision,
+        base_is_local=_is_local(run, path),
+        benchmarks=[_public_benchmark(benchmark, judge) for benchmark in run.benchmarks],
+        sources=[_public(str(one.get("path"))) for one in recipe.get("data", {}).get("sources", ())],
+        training=training,
+        manifest=run.manifest,
+        recipe=_yaml(_public({"judges": {judge: recipe["judges"][judge]}, **parts})),
+        model=repr({"path": base, "revision": revision} if revision else base),
+        judged=judged,
+        limited=recipe.get("limit") is not None,
+    )
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}"))
 
 
-def _eval_results(run: RunFiles, judge: str) -> Iterator[EvalResult]:
+def _public_benchmark(benchmark: BenchmarkRun, judge: str) -> dict[str, str]:
+    """Return the facts and the table of a benchmark, with the judge, the base and the scalar head."""
+    compared = {name: model for name, model in benchmark.models.items() if name in (BASE, judge, SCALAR)}
+    benchmark = replace(benchmark, path=_public(benchmark.path), models=compared)
+    return {"name": benchmark.name, "facts": facts(benchmark), "table": run_table(benchmark).markdown()}
+
+
+def _eval_results(run: RunFiles, judged: Sequence[tuple[BenchmarkRun, ModelRun]]) -> Iterator[EvalResult]:
     from huggingface_hub import EvalResult
 
-    judged = list(_judged(run, judge))
     # A hub id; of a local file the kind of benchmark, since its path means nothing on another machine.
     datasets = [b.kind if _is_local(run, b.path) else b.path for b, _ in judged]
     for dataset, (benchmark, model) in zip(datasets, judged, strict=True):
@@ -135,20 +120,6 @@ def _eval_results(run: RunFiles, judge: str) -> Iterator[EvalResult]:
                 )
 
 
-def _judged(run: RunFiles, judge: str) -> Iterator[tuple[BenchmarkRun, ModelRun]]:
-    for benchmark in run.benchmarks:
-        yield from ((benchmark, model) for model in benchmark.models if model.name == judge)
-
-
-def _usage(base: str, revision: str | None) -> str:
-    model = repr({"path": base, "revision": revision}) if revision else repr(base)
-    return f"""from reasongenrm import Judge
-
-with Judge.from_pretrained({model}, adapter="adapter") as judge:
-    comparison = judge.compare("What is 2 + 2?", "4", "5")
-    print(comparison.winner, comparison.prob_a, comparison.reason)"""
-
-
 def _is_local(run: RunFiles, path: str) -> bool:
     """Whether a path was a file or folder of the machine: the manifest has its hash, or it is not a hub id."""
     known = run.manifest.settings.get("files", {}).get(path)
@@ -157,18 +128,15 @@ def _is_local(run: RunFiles, path: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", path) is None
 
 
-def _public_path(path: str) -> str:
-    """Return an absolute path without its folders, which are those of one machine."""
-    return PurePath(path).name if PurePath(path).is_absolute() else path
-
-
 def _public(value: Any) -> Any:
-    """Return a part of the recipe without what belongs to one machine or its network."""
+    """Return a part of the recipe without servers, and without the folders of absolute paths, which are one machine's."""
     if isinstance(value, dict):
         return {key: _public(item) for key, item in value.items() if key not in _PRIVATE_KEYS}
     if isinstance(value, list):
         return [_public(item) for item in value]
-    return _public_path(value) if isinstance(value, str) else value
+    if isinstance(value, str) and PurePath(value).is_absolute():
+        return PurePath(value).name
+    return value
 
 
 def _yaml(value: Any) -> str:

@@ -1,10 +1,9 @@
-"""HTML pages without outside resources: one Jinja environment, escaped values, a content policy, embedded JSON."""
+"""HTML pages without outside resources: one Jinja environment, escaped values, and a content policy."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import re
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,6 @@ from reasongenrm.report.tables import escape_markdown, percent
 
 if TYPE_CHECKING:
     from jinja2 import Environment
-    from markupsafe import Markup
-
-# As escapes, none of these can end a <script>, begin a comment, or end a line of a script.
-_ESCAPES = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 _NUMBER = re.compile(r"[+-]?[\d,]+(\.\d+)?(e[+-]?\d+)?( %)?")
 
@@ -24,23 +19,6 @@ _NUMBER = re.compile(r"[+-]?[\d,]+(\.\d+)?(e[+-]?\d+)?( %)?")
 def printable(text: str) -> str:
     """Return text with a question mark for every half of a surrogate pair, which UTF-8 cannot hold."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def embedded_json(value: Any) -> Markup:
-    """Return JSON for the inside of a `<script>`: no text in it can end the element or begin a comment.
-
-    The result is marked as safe, since HTML's own escapes are not read inside a script.
-    """
-    import msgspec
-    from markupsafe import Markup
-
-    try:
-        text = msgspec.json.encode(value).decode("utf-8")
-    except UnicodeEncodeError:  # half of a surrogate pair, which UTF-8 cannot hold
-        text = json.dumps(value, ensure_ascii=True, allow_nan=False)
-    for character, escape in _ESCAPES.items():
-        text = text.replace(character, escape)
-    return Markup(text)
 
 
 def render(template: str, /, *, room: str = "report", **values: Any) -> str:
@@ -51,11 +29,12 @@ def render(template: str, /, *, room: str = "report", **values: Any) -> str:
         room: the folder of the package that holds the template.
         values: what it shows; markup in them is shown as text.
     """
-    return printable(_environment().get_template(f"{room}/{template}").render(**values)).rstrip("\n") + "\n"
+    return printable(environment().get_template(f"{room}/{template}").render(**values)).rstrip("\n") + "\n"
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return the environment of all templates, which escapes what they show and allows no undefined name."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
@@ -64,7 +43,9 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
     )
     environment.tests["number_text"] = _NUMBER.fullmatch
-    environment.filters.update(csp_hash=csp_hash, png_source=png_source)
+    # `tojson` escapes what can end a <script> or begin a comment, and all that is not ASCII.
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.filters.update(csp_hash=csp_hash, png_source=png_source, thousands="{:,}".format)
     environment.filters.update(md=escape_markdown, code=fenced, percent=percent)
     return environment
 

@@ -65,7 +65,6 @@ class ModelRun:
 
     Attributes:
         score, diagnostics, cost: from scores.json.
-        name: `base`, a judge of the recipe, or `scalar`.
         results: pair id -> result; empty where the run was read without results.
         ratings: of a judge that rates each answer alone, row id -> the ratings of the row's answers; else empty.
     """
@@ -73,35 +72,33 @@ class ModelRun:
     score: BenchmarkScore
     diagnostics: Diagnostics
     cost: Cost | None
-    name: str = ""
     results: Mapping[str, PairResult] = field(default_factory=dict)
-    ratings: Mapping[str, tuple[Rating, ...]] = field(default_factory=dict)
+    ratings: Mapping[str, Sequence[Rating]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkRun:
-    """A benchmark of a run.
+    """A benchmark of a run: its entry in scores.json, then what the other files add.
 
     Attributes:
-        key: its name in the recipe, and of its folder.
         kind, name, path: its format, its name in tables, and where its rows came from.
         mode: how judges work, as in the recipe.
-        count: rows judged.
-        unreadable: rows that could not be read.
-        models: the base first, a scalar head last.
-        rows, drops: the rows judged, and those that could not be read.
+        rows, unreadable_rows: number of rows judged, and of those that could not be read.
+        models: by name, the base first, a scalar head last.
+        key: its name in the recipe, and of its folder.
+        judged_rows, drops: the rows judged, and those that could not be read.
     """
 
-    key: str
     kind: str
     mode: str
     name: str
     path: str
-    count: int
-    unreadable: int
-    models: tuple[ModelRun, ...]
-    rows: tuple[Row, ...]
-    drops: tuple[Drop, ...]
+    rows: int
+    unreadable_rows: int
+    models: dict[str, ModelRun]
+    key: str = ""
+    judged_rows: tuple[Row, ...] = ()
+    drops: tuple[Drop, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,31 +117,18 @@ class RunFiles:
 
 
 @dataclass(frozen=True, slots=True)
-class _BenchmarkEntry:
-    """A benchmark in scores.json."""
-
-    kind: str
-    mode: str
-    name: str
-    path: str
-    rows: int
-    unreadable_rows: int
-    models: dict[str, ModelRun]
-
-
-@dataclass(frozen=True, slots=True)
 class _Scores:
     """scores.json."""
 
     run: str
-    benchmarks: dict[str, _BenchmarkEntry]
+    benchmarks: dict[str, BenchmarkRun]
 
 
 @dataclass(frozen=True, slots=True)
-class _RatingRow:
-    """The row of a line of ratings.jsonl; the lines of a row are in the order of its answers."""
+class _RowRating(Rating):
+    """A line of ratings.jsonl; the lines of a row are in the order of its answers."""
 
-    row: str
+    row: str = field(kw_only=True)
 
 
 def read_run(folder: Path, *, results: bool = True) -> RunFiles:
@@ -169,76 +153,64 @@ def read_run(folder: Path, *, results: bool = True) -> RunFiles:
     return RunFiles(scores.run, manifest, tuple(benchmarks))
 
 
-def _read_benchmark(folder: Path, entry: _BenchmarkEntry, with_results: bool) -> BenchmarkRun:
-    key = folder.name
-    rows = tuple(_read_lines(folder / "rows.jsonl", Row))
-    _check_rows(folder / "rows.jsonl", rows, entry.rows)
+def _read_benchmark(folder: Path, entry: BenchmarkRun, with_results: bool) -> BenchmarkRun:
+    rows = _read_rows(folder / "rows.jsonl", entry.rows)
+    rates = entry.mode == "ratings"
     # The keys of scores.json are sorted, which is not the order of the models.
     names = sorted(entry.models, key=lambda name: (name != BASE, name == SCALAR, name))
-    models = [replace(entry.models[name], name=name) for name in names]
+    models = {name: _read_cost(folder / name / "seconds.json", entry.models[name]) for name in names}
+    if with_results:
+        models = {
+            name: _read_results(folder / name, model, rows, rates and name != SCALAR)
+            for name, model in models.items()
+        }
     # The score has the name of a toy benchmark, whose sections are another benchmark's.
-    name = models[0].score.benchmark if models else entry.name
-    if key != entry.kind:
-        name += f", {key}"
-    if entry.mode == "ratings":
-        name += ", ratings"
-    return BenchmarkRun(
-        key=key,
-        kind=entry.kind,
-        mode=entry.mode,
-        name=name,
-        path=entry.path,
-        count=entry.rows,
-        unreadable=entry.unreadable_rows,
-        models=tuple(_read_model(folder, model, rows, entry.mode, with_results) for model in models),
-        rows=rows,
+    title = models[names[0]].score.benchmark if models else entry.name
+    title += f", {folder.name}" if folder.name != entry.kind else ""
+    return replace(
+        entry,
+        key=folder.name,
+        name=f"{title}, ratings" if rates else title,
+        models=models,
+        judged_rows=rows,
         drops=tuple(_read_lines(folder / "dropped.jsonl", Drop)),
     )
 
 
-def _read_model(
-    folder: Path, model: ModelRun, rows: Sequence[Row], mode: str, with_results: bool
-) -> ModelRun:
-    """Return a model with its time, results and ratings."""
-    timing = folder / model.name / "seconds.json"
-    if model.cost is not None and timing.exists():
-        model = replace(model, cost=replace(model.cost, seconds=read_json(timing, float)))
-    if not with_results:
-        return model
-    path = folder / model.name / "results.jsonl"
-    results = {result.pair_id: result for result in _read_lines(path, PairResult)}
-    pair_ids = {pair.id for row in rows for pair in row.pairs}
-    if results.keys() != pair_ids:
-        missing, strange = len(pair_ids - results.keys()), len(results.keys() - pair_ids)
-        problem = f"{missing} comparison(s) of rows.jsonl are missing, and {strange} are not of its rows"
-        raise DataError(problem, location=str(path), hint=_HINT)
-    rates = mode == "ratings" and model.name != SCALAR
-    ratings = _read_ratings(folder / model.name / "ratings.jsonl", rows) if rates else {}
-    return replace(model, results=results, ratings=ratings)
-
-
-def _read_ratings(path: Path, rows: Sequence[Row]) -> dict[str, tuple[Rating, ...]]:
-    """Read the ratings of every row's answers.
-
-    Raises:
-        DataError: an answer is missing.
-    """
-    ratings: dict[str, tuple[Rating, ...]] = {row.id: () for row in rows}
-    for place, rating in zip(_read_lines(path, _RatingRow), _read_lines(path, Rating), strict=True):
-        ratings[place.row] = (*ratings.get(place.row, ()), rating)
-    for row in rows:
-        if len(ratings[row.id]) != len(row.answers):
-            raise DataError(f"ratings of row {row.id} are missing", location=str(path), hint=_HINT)
-    return ratings
-
-
-def _check_rows(path: Path, rows: tuple[Row, ...], count: int) -> None:
+def _read_rows(path: Path, count: int) -> tuple[Row, ...]:
+    rows = tuple(_read_lines(path, Row))
     if len(rows) != count:
         raise DataError(f"{len(rows)} rows, but scores.json counts {count}", location=str(path), hint=_HINT)
     for number, row in enumerate(rows, 1):
         if not all(0 <= i < row.right <= j < len(row.answers) for i, j in row.places):
             problem = "a place is not a right answer and a wrong one"
             raise DataError(problem, location=f"{path}:{number}", hint=_HINT)
+    return rows
+
+
+def _read_cost(path: Path, model: ModelRun) -> ModelRun:
+    if model.cost is None or not path.exists():
+        return model
+    return replace(model, cost=replace(model.cost, seconds=read_json(path, float)))
+
+
+def _read_results(folder: Path, model: ModelRun, rows: Sequence[Row], rates: bool) -> ModelRun:
+    path = folder / "results.jsonl"
+    results = {result.pair_id: result for result in _read_lines(path, PairResult)}
+    pair_ids = {pair.id for row in rows for pair in row.pairs}
+    if results.keys() != pair_ids:
+        missing, strange = len(pair_ids - results.keys()), len(results.keys() - pair_ids)
+        problem = f"{missing} comparison(s) of rows.jsonl are missing, and {strange} are not of its rows"
+        raise DataError(problem, location=str(path), hint=_HINT)
+    ratings: dict[str, list[Rating]] = {}
+    if rates:
+        path = folder / "ratings.jsonl"
+        for rating in _read_lines(path, _RowRating):
+            ratings.setdefault(rating.row, []).append(rating)
+        for row in rows:
+            if len(ratings.get(row.id, ())) != len(row.answers):
+                raise DataError(f"ratings of row {row.id} are missing", location=str(path), hint=_HINT)
+    return replace(model, results=results, ratings=ratings)
 
 
 def read_json(path: Path, kind: type[Record]) -> Record:
@@ -262,7 +234,8 @@ def _read_bytes(path: Path) -> bytes:
         hint = "run 3_eval_reward_bench.sh first"
         raise DataError("file not found", location=str(path), hint=hint) from None
     except OSError as error:
-        raise DataError(f"cannot read the file: {error.strerror or error}", location=str(path)) from None
+        problem, hint = f"cannot be read: {error.strerror or error}", "check the path and its permissions"
+        raise DataError(problem, location=str(path), hint=hint) from None
 
 
 def _decode(text: bytes, kind: type[Record], location: str) -> Record:
@@ -270,11 +243,6 @@ def _decode(text: bytes, kind: type[Record], location: str) -> Record:
     import msgspec
 
     try:
-        try:
-            return msgspec.json.decode(text, type=kind)
-        except msgspec.ValidationError:
-            raise
-        except msgspec.DecodeError:  # half of a surrogate pair, which only Python's own reader takes
-            return msgspec.convert(json.loads(text), kind)
+        return msgspec.convert(json.loads(text), kind)  # msgspec's reader refuses half of a surrogate pair
     except ValueError as error:  # also of msgspec
         raise DataError(f"broken: {first_line(error)}", location=location, hint=_HINT) from None

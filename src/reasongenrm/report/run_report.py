@@ -10,19 +10,10 @@ from typing import Any
 
 from reasongenrm.report.charts import Estimate, bias_chart, interval_bars, reliability_diagram
 from reasongenrm.report.explorer import OUTCOME_NOTES, payload
-from reasongenrm.report.pages import embedded_json, render
-from reasongenrm.report.run_files import BenchmarkRun, RunFiles, read_run
-from reasongenrm.report.run_table import (
-    facts,
-    metric_lines,
-    ordered,
-    run_table,
-    section_estimates,
-    subset_estimates,
-)
+from reasongenrm.report.pages import render
+from reasongenrm.report.run_files import BenchmarkRun, Manifest, read_run
+from reasongenrm.report.run_table import facts, metric_lines, ordered, run_table
 from reasongenrm.store import atomic_writer, write_text
-
-_MOST_DROPS = 200
 
 Plots = Mapping[str, tuple[str, bytes]]
 """Name of the file without its ending -> title and PNG."""
@@ -41,10 +32,11 @@ def write_report(folder: Path) -> Path:
     """
     run = read_run(folder)
     view: dict[str, Any] = {
-        "run": {"name": run.name, "student": _student(run.manifest.recipe)},
+        "name": run.name,
+        "student": run.manifest.recipe.get("model", {}),
         "benchmarks": list(map(_section, run.benchmarks)),
         "outcomes": OUTCOME_NOTES,
-        "facts": list(_run_facts(run)),
+        "facts": list(_run_facts(run.manifest)),
         "recipe": json.dumps(run.manifest.recipe, indent=2, sort_keys=True, ensure_ascii=False),
     }
     for section in view["benchmarks"]:
@@ -60,23 +52,29 @@ def write_report(folder: Path) -> Path:
 def plots(benchmark: BenchmarkRun) -> Plots:
     """Return a benchmark's pictures: sections, subsets, reliability, biases; those with nothing to show are left out."""
     sections, subsets = ordered(benchmark)
-    by_section: dict[str, list[Estimate | None]] = {}
-    by_subset: dict[str, list[Estimate | None]] = {}
-    for model in benchmark.models:
-        score = model.score
-        estimates = {"score": (score.score, *score.interval), **section_estimates(score)}
-        by_section[model.name] = [estimates.get(name) for name in ("score", *sections)]
-        by_subset[model.name] = list(map(subset_estimates(score).get, subsets))
+    scores = {name: model.score for name, model in benchmark.models.items()}
+    diagnostics = {name: model.diagnostics for name, model in benchmark.models.items()}
+    by_section: dict[str, list[Estimate]] = {
+        name: [(s.score, s.interval), *((s.sections.get(x), s.section_interval(x)) for x in sections)]
+        for name, s in scores.items()
+    }
+    by_subset: dict[str, list[Estimate]] = {
+        name: [
+            (s.subsets[x].accuracy, s.subsets[x].interval) if x in s.subsets else (None, None)
+            for x in subsets
+        ]
+        for name, s in scores.items()
+    }
     axis = "accuracy, with its 95% interval"
     pictures = {
         "sections": ("Sections", interval_bars(["score", *sections], by_section, "Sections", axis)),
         "subsets": ("Subsets", interval_bars(subsets, by_subset, "Subsets", axis)),
     }
-    bins = {model.name: model.diagnostics.reliability for model in benchmark.models}
-    if any(bins.values()):
+    if any(one.reliability for one in diagnostics.values()):
         title = "Reliability of P(right answer)"
+        bins = {name: one.reliability for name, one in diagnostics.items()}
         pictures["reliability"] = (title, reliability_diagram(bins, title))
-    biases = {m.name: (m.diagnostics.position_bias, m.diagnostics.length_bias) for m in benchmark.models}
+    biases = {name: (one.position_bias, one.length_bias) for name, one in diagnostics.items()}
     if any(value is not None for pair in biases.values() for value in pair):
         title = "Position and length bias"
         pictures["bias"] = (title, bias_chart(biases, title))
@@ -88,35 +86,20 @@ def plots(benchmark: BenchmarkRun) -> Plots:
 
 def _section(benchmark: BenchmarkRun) -> dict[str, Any]:
     """Return what the report shows of a benchmark."""
-    comparisons = sum(len(row.places) for row in benchmark.rows)
-    drops = benchmark.drops[:_MOST_DROPS]
     return {
-        "name": benchmark.name,
+        "run": benchmark,
         "facts": facts(benchmark),
-        "models": [model.name for model in benchmark.models],
         "groups": [
-            {"name": name, "lines": list(group)}
-            for name, group in groupby(metric_lines(benchmark), lambda line: line.group)
+            (name, list(group)) for name, group in groupby(metric_lines(benchmark), lambda line: line.group)
         ],
         "table": run_table(benchmark),
         "plots": plots(benchmark),
-        "drops": drops,
-        "unreadable": f"{len(benchmark.drops):,}"
-        + (f", the first {len(drops):,}" if len(drops) < len(benchmark.drops) else ""),
-        "comparisons": f"Rows: {benchmark.count:,}"
-        + (f", {comparisons:,} comparisons" if comparisons != benchmark.count else ""),
-        "json": embedded_json(payload(benchmark)),
+        "comparisons": sum(len(row.places) for row in benchmark.judged_rows),
+        "payload": payload(benchmark),
     }
 
 
-def _student(recipe: Mapping[str, Any]) -> str:
-    model = recipe.get("model", {})
-    revision = model.get("revision")
-    return f"{model.get('path', 'unknown')}" + (f" at {revision}" if revision else "")
-
-
-def _run_facts(run: RunFiles) -> Iterator[tuple[str, str]]:
-    manifest = run.manifest
+def _run_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "seed", str(manifest.recipe.get("seed", "unknown"))
     limit = manifest.recipe.get("limit")
     if limit is not None:

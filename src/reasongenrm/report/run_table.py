@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import starmap
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from reasongenrm.metrics.diagnostics import Diagnostics
-from reasongenrm.metrics.intervals import Interval
-from reasongenrm.metrics.scores import OUTCOMES, BenchmarkScore
-from reasongenrm.report.charts import Estimate
+from reasongenrm.metrics.scores import OUTCOMES
 from reasongenrm.report.run_files import BenchmarkRun, ModelRun
 from reasongenrm.report.tables import (
     MISSING,
@@ -21,8 +17,6 @@ from reasongenrm.report.tables import (
     score_cell,
     with_interval,
 )
-
-_Z = 1.959963984540054  # the 97.5% quantile of the normal distribution
 
 _DIAGNOSTICS: tuple[tuple[str, str, Callable[[Diagnostics], str]], ...] = (
     ("Bias", "consistency [95%]", lambda d: with_interval(d.consistency, d.consistency_interval)),
@@ -44,8 +38,7 @@ _COSTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class MetricLine:
+class MetricLine(NamedTuple):
     """One line of the table.
 
     Attributes:
@@ -59,61 +52,14 @@ class MetricLine:
     cells: tuple[str, ...]
 
 
-def subset_estimates(score: BenchmarkScore) -> dict[str, Estimate]:
-    """Return each subset's accuracy with its 95% Wilson interval over rows.
-
-    A row's credit may lie between 0 and 1, which makes the interval too wide rather than too narrow: no variable
-    on [0, 1] varies more than one that is 0 or 1 with the same mean.
-    """
-    return {name: (s.accuracy, *_wilson(s.accuracy, s.rows)) for name, s in score.subsets.items()}
-
-
-def section_estimates(score: BenchmarkScore) -> dict[str, Estimate | None]:
-    """Return each section's accuracy with its 95% interval, None for a section that is absent.
-
-    The interval follows from the subsets' Wilson intervals by variance recovery (Zou, Huang & Zhang 2009,
-    Computational Statistics & Data Analysis 53:1080-1085): with the subsets' shares w_i of the section's weight,
-    accuracies a_i and intervals [l_i, u_i], it is
-
-        a - sqrt(sum w_i² (a_i - l_i)²)   to   a + sqrt(sum w_i² (u_i - a_i)²).
-
-    There is none for a section that is not a weighted mean of its subsets.
-    """
-    return {
-        name: None if accuracy is None else _section_estimate(score, name, accuracy)
-        for name, accuracy in score.sections.items()
-    }
-
-
-def _section_estimate(score: BenchmarkScore, name: str, accuracy: float) -> Estimate:
-    subsets = [subset for subset in score.subsets.values() if subset.section == name]
-    total = sum(subset.weight for subset in subsets)
-    mean = math.fsum(s.weight * s.accuracy for s in subsets) / total if total else math.nan
-    if not math.isclose(mean, accuracy, abs_tol=1e-9):
-        return accuracy, None, None
-    below = above = 0.0
-    for subset in subsets:
-        low, high = _wilson(subset.accuracy, subset.rows)
-        below += (subset.weight / total * (subset.accuracy - low)) ** 2
-        above += (subset.weight / total * (high - subset.accuracy)) ** 2
-    return accuracy, max(0.0, accuracy - math.sqrt(below)), min(1.0, accuracy + math.sqrt(above))
-
-
-def _wilson(share: float, n: int) -> Interval:
-    """Return `intervals.wilson_interval` of a share that need not be a whole number of successes."""
-    middle = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2)) / (1 + _Z**2 / n)
-    return min(max(0.0, middle - half), share), max(min(1.0, middle + half), share)
-
-
 def ordered(benchmark: BenchmarkRun) -> tuple[list[str], list[str]]:
     """Return the benchmark's sections and subsets.
 
     Those of its rows come first, in the order of the rows, since the keys of scores.json are sorted.
     """
-    scores = [model.score for model in benchmark.models]
+    scores = [model.score for model in benchmark.models.values()]
     section_by_subset = {name: s.section for score in scores for name, s in score.subsets.items()}
-    names = dict.fromkeys([*(row.subset for row in benchmark.rows), *section_by_subset])
+    names = dict.fromkeys([*(row.subset for row in benchmark.judged_rows), *section_by_subset])
     subsets = [name for name in names if name in section_by_subset]
     sections = [section_by_subset[name] for name in subsets]
     sections += [name for score in scores for name in score.sections]
@@ -123,64 +69,50 @@ def ordered(benchmark: BenchmarkRun) -> tuple[list[str], list[str]]:
 def facts(benchmark: BenchmarkRun) -> str:
     """Return where the rows came from and how many there are, as a sentence."""
     return (
-        f"{benchmark.count:,} rows of {benchmark.path} ({benchmark.kind}); "
-        f"{benchmark.unreadable:,} more could not be read."
+        f"{benchmark.rows:,} rows of {benchmark.path} ({benchmark.kind}); "
+        f"{benchmark.unreadable_rows:,} more could not be read."
     )
 
 
 def metric_lines(benchmark: BenchmarkRun) -> list[MetricLine]:
     """Return the lines of the table; shares are percentages without a sign."""
-    models = benchmark.models
-
-    def line(group: str, label: str, cell: Callable[[ModelRun], str]) -> MetricLine:
-        return MetricLine(group, label, tuple(map(cell, models)))
-
-    def section(name: str) -> MetricLine:
-        return line("Score", f"{name} [95%]", lambda m: _section_cell(m, name))
-
-    def detail(name: str) -> MetricLine:
-        return line("Score", name, lambda m: percent(m.score.details.get(name)))
-
-    def diagnostic(group: str, label: str, cell: Callable[[Diagnostics], str]) -> MetricLine:
-        return line(group, label, lambda m: cell(m.diagnostics))
-
-    def count(outcome: str) -> MetricLine:
-        return line("Judgements", outcome, lambda m: f"{getattr(m.score.counts, outcome):,}")
-
-    def cost(label: str) -> MetricLine:
-        return line("Cost", label, lambda m: _cost_cell(m, _COSTS[label]))
-
-    details = dict.fromkeys(name for model in models for name in model.score.details)
+    cells_by_model = [list(_model_cells(benchmark, model)) for model in benchmark.models.values()]
     return [
-        line("Score", "score [95%]", lambda m: score_cell(m.score)),
-        *map(section, ordered(benchmark)[0]),
-        line("Score", "swap mean", lambda m: percent(m.score.swap_mean)),
-        line("Score", "strict", lambda m: percent(m.score.strict)),
-        *map(detail, details),
-        *starmap(diagnostic, _DIAGNOSTICS),
-        *map(count, ("n", *OUTCOMES, "rescued")),
-        *map(cost, _COSTS),
+        MetricLine(lines[0][0], lines[0][1], tuple(cell for *_, cell in lines))
+        for lines in zip(*cells_by_model, strict=True)
     ]
+
+
+def _model_cells(benchmark: BenchmarkRun, model: ModelRun) -> Iterator[tuple[str, str, str]]:
+    """Yield the group, the label and the cell of every line."""
+    score = model.score
+    yield "Score", "score [95%]", score_cell(score)
+    for name in ordered(benchmark)[0]:
+        cell = with_interval(score.sections.get(name), score.section_interval(name))
+        yield "Score", f"{name} [95%]", cell
+    yield "Score", "swap mean", percent(score.swap_mean)
+    yield "Score", "strict", percent(score.strict)
+    for name in dict.fromkeys(name for other in benchmark.models.values() for name in other.score.details):
+        yield "Score", name, percent(score.details.get(name))
+    for group, label, cell_of in _DIAGNOSTICS:
+        yield group, label, cell_of(model.diagnostics)
+    for outcome in ("n", *OUTCOMES, "rescued"):
+        yield "Judgements", outcome, f"{getattr(score.counts, outcome):,}"
+    for label, key in _COSTS.items():
+        value = getattr(model.cost, key, None)
+        yield (
+            "Cost",
+            label,
+            MISSING if value is None else f"{value:,.1f}" if key == "seconds" else f"{value:,}",
+        )
 
 
 def run_table(benchmark: BenchmarkRun) -> TextTable:
     """Return the lines as a table with its footnotes."""
-    headings = ("", *(model.name for model in benchmark.models))
     rows = tuple((line.label, *line.cells) for line in metric_lines(benchmark))
-    return TextTable(headings, rows, notes=footnotes([model.score for model in benchmark.models]))
+    notes = footnotes([model.score for model in benchmark.models.values()])
+    return TextTable(("", *benchmark.models), rows, notes=notes)
 
 
 def _decimal(value: float | None) -> str:
     return MISSING if value is None else f"{value:.3f}"
-
-
-def _section_cell(model: ModelRun, name: str) -> str:
-    value, *interval = section_estimates(model.score).get(name) or (None,)
-    return with_interval(value, interval)
-
-
-def _cost_cell(model: ModelRun, key: str) -> str:
-    value = getattr(model.cost, key, None)
-    if value is None:
-        return MISSING
-    return f"{value:,.1f}" if key == "seconds" else f"{value:,}"

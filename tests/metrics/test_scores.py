@@ -10,7 +10,6 @@ from reasongenrm.benchmarks.base import judge_result
 from reasongenrm.benchmarks.rewardbench import REWARDBENCH
 from reasongenrm.metrics.intervals import wilson_interval
 from reasongenrm.records import Verdict
-from reasongenrm.report.run_table import section_estimates, subset_estimates
 from support.judged import rewardbench_score
 from support.judged_run import judged, rows_of
 
@@ -20,11 +19,11 @@ pytestmark = pytest.mark.unit
 @pytest.mark.parametrize(("right", "n"), [(0, 5), (3, 7), (7, 7), (40, 50), (984, 985)])
 def test_subset_intervals_are_wilson_intervals(right: int, n: int) -> None:
     results = [judge_result(f"p{i}", "hep-go", [verdict(i < right)]) for i in range(n)]
-    value, *ends = subset_estimates(rewardbench_score(results))["hep-go"]
-    assert value == right / n and ends == pytest.approx(wilson_interval(right, n))
+    score = rewardbench_score(results)
+    assert score.subsets["hep-go"].interval == pytest.approx(wilson_interval(right, n))
     # A section of a single subset has that subset's interval.
-    assert section_estimates(rewardbench_score(results))["Reasoning"] == pytest.approx((value, *ends))
-    assert section_estimates(rewardbench_score(results))["Chat"] is None
+    assert score.section_interval("Reasoning") == pytest.approx(wilson_interval(right, n))
+    assert score.section_interval("Chat") is None
 
 
 def verdict(right: bool) -> Verdict:
@@ -34,14 +33,15 @@ def verdict(right: bool) -> Verdict:
 def test_section_intervals_follow_the_weights_and_cover_the_section() -> None:
     rows = [row for subset, n in REWARDBENCH.published_rows.items() for row in rows_of([subset], n, 2)]
     result = rewardbench_score(judged(rows, "m", words=1).values())
-    for name, estimate in section_estimates(result).items():
-        assert estimate is not None and estimate[1] is not None and estimate[2] is not None
-        accuracy, low, high = estimate[0], estimate[1], estimate[2]
-        assert accuracy == result.sections[name] and 0 <= low < accuracy < high <= 1
+    for name, accuracy in result.sections.items():
+        interval = result.section_interval(name)
+        assert accuracy is not None and interval is not None
+        low, high = interval
+        assert 0 <= low < accuracy < high <= 1
         parts = [s for s in result.subsets.values() if s.section == name]
         rows_of_section = sum(part.rows for part in parts)
         # As wide as the interval of a share of about so many rows, up to what the weights cost.
         plain = wilson_interval(round(accuracy * rows_of_section), rows_of_section)
         assert 0.7 < (high - low) / (plain[1] - plain[0]) < 2
     shifted = replace(result, sections={**result.sections, "Chat": 0.123})
-    assert section_estimates(shifted)["Chat"] == (0.123, None, None)
+    assert shifted.section_interval("Chat") is None
