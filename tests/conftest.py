@@ -85,11 +85,29 @@ def tiny_model(toy_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
+CHAIN = "tests/e2e/chain/"
+"""The folder of the tests that share one run of all stages."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files with the longest tests first, so that no worker begins one when the others are done."""
-    first = {"slow": 0, "e2e": 1, "engine": 2}
+    first = {"slow": 1, "e2e": 2, "engine": 3}
     rank: dict[Path, int] = {}
     for item in items:
         ranks = [first[mark.name] for mark in item.iter_markers() if mark.name in first]
-        rank[item.path] = min([rank.get(item.path, 3), *ranks])
+        if item.nodeid.startswith(CHAIN):
+            ranks = [0]
+        rank[item.path] = min([rank.get(item.path, 4), *ranks])
     items.sort(key=lambda item: rank[item.path])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file in one worker, and those of CHAIN, so that only one worker makes that run."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return CHAIN if nodeid.startswith(CHAIN) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)

@@ -1,6 +1,6 @@
 """The three scripts as a user runs them: from the repository's root, in processes of their own, on toy data.
 
-Runs are called `test-<pid>-…` and removed at the end. `chain` is the one undisturbed run that others compare with.
+Runs are called `test-<pid>-…` and removed at the end.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from reasongenrm.chat.grammar import DEFAULT_GRAMMAR
 from reasongenrm.chat.prompts import PromptFile, hindsight_prompt
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.records import Letter
-from support.scripts import BAD_LINES, ENVIRONMENT, EVALUATE, PREPARE, ROOT, TRAIN, Bench, Chain
+from support.scripts import BAD_LINES, ENVIRONMENT, ROOT, Bench
 
 
 def lessons(encoder: ChatEncoder, prompts: PromptFile) -> Iterator[list[int]]:
@@ -112,11 +112,3 @@ def bench() -> Iterator[Callable[[str, Sequence[str]], Bench]]:
     yield make
     for one in made:
         one.clean()
-
-
-@pytest.fixture(scope="session")
-def chain(bench: Callable[[str, Sequence[str]], Bench], toy_overrides: list[str]) -> Chain:
-    """All three scripts, one after the other, undisturbed."""
-    made = bench("toy", toy_overrides)
-    done = {script: made.good(script, "calm") for script in (PREPARE, TRAIN, EVALUATE)}
-    return Chain(made, made.folder("calm"), done)

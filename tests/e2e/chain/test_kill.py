@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 def killed(chain: Chain) -> tuple[Bench, Path]:
     """A bench and the folder of the run that the tests of this module kill, one stage after the other.
 
-    It begins with what stage 1 has left; `test_e2e_kill_stage_1.py` kills that one.
+    It begins with what stage 1 has left; `test_kill_stage_1.py` kills that one.
     """
     folder = chain.bench.folder("killed")
     chain.bench.names.add(chain.bench.name("killed"))
