@@ -22,7 +22,6 @@ import atexit, os, subprocess, sys, warnings
 from pathlib import Path
 from reasongenrm import console
 console.redirect_libraries()
-print("LOG", console.log_path(), file=console.stderr(), flush=True)
 atexit.register(os.write, 2, b"noise at exit\\n")
 print("noise on stdout")
 print("noise on stderr", file=sys.stderr)
@@ -34,29 +33,25 @@ console.show("result", 1)
 NOISES = ("noise on stdout", "noise on stderr", "noise of C", "noise of a child", "progress")
 
 
-def run_script(script: str, folder: Path) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """Run Python code; return its end without the first line, and the temporary log that this line names."""
-    environment = os.environ | {"TMPDIR": str(folder)}
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, env=environment
-    )
-    first, done.stderr = done.stderr.split("\n", 1)
-    return done, Path(first.removeprefix("LOG "))
+def run_script(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python code, with its temporary files in a folder."""
+    command, environment = [sys.executable, "-c", script], os.environ | {"TMPDIR": str(folder)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
-def test_libraries_print_to_a_log_that_is_removed_after_success(tmp_path: Path) -> None:
-    done, log = run_script(NOISY, tmp_path)
+def test_after_success_no_log_is_left(tmp_path: Path) -> None:
+    done = run_script(NOISY, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "result 1\n", "progress\n")
-    assert log.parent == tmp_path and not log.exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_folder_keeps_the_log_and_later_starts_append(tmp_path: Path) -> None:
     target = tmp_path / "logs" / "stage.log"
     script = f"{NOISY}console.log_to(Path({str(target)!r}))\nprint('late noise')\nconsole.say('late')\n"
     for _ in range(2):
-        done, log = run_script(script, tmp_path)
+        done = run_script(script, tmp_path)
         assert (done.stdout, done.stderr) == ("result 1\n", "progress\nlate\n")
-        assert not log.exists()
+        assert [path.name for path in tmp_path.iterdir()] == ["logs"]
     text = target.read_text()
     for noise in (*NOISES, "late noise", "late\n", "noise at exit"):
         assert text.count(noise) >= 2, noise
@@ -64,22 +59,26 @@ def test_a_run_folder_keeps_the_log_and_later_starts_append(tmp_path: Path) -> N
 
 
 def test_an_uncaught_exception_is_shown_with_the_path_of_the_log(tmp_path: Path) -> None:
-    done, log = run_script(f"{NOISY}1 / 0\n", tmp_path)
+    done = run_script(f"{NOISY}1 / 0\n", tmp_path)
     assert done.returncode == 1 and done.stdout == "result 1\n"
-    lines = done.stderr.splitlines()
-    assert (
-        lines[0] == "progress"
-        and lines[1].startswith("Traceback")
-        and lines[-2].startswith("ZeroDivisionError")
-    )
+    first, *lines = done.stderr.splitlines()
+    assert first == "progress" and lines[0].startswith("Traceback")
+    assert lines[-2].startswith("ZeroDivisionError")
+    [log] = tmp_path.iterdir()
     assert lines[-1] == f"reasongenrm: internal error; output of the libraries: {log}"
     assert all(noise in log.read_text() for noise in (*NOISES, "ZeroDivisionError", "noise at exit"))
 
 
+def test_a_log_that_is_asked_for_remains(tmp_path: Path) -> None:
+    done = run_script(f"{NOISY}console.show(console.log_path(), console.log_path())\n", tmp_path)
+    [log] = tmp_path.iterdir()
+    assert done.stdout == f"result 1\n{log} {log}\n"
+    assert all(log.read_text().count(noise) == 1 for noise in (*NOISES, "noise at exit"))
+
+
 def test_a_fatal_signal_is_shown(tmp_path: Path) -> None:
-    done, log = run_script(f"{NOISY}os.abort()\n", tmp_path)
+    done = run_script(f"{NOISY}os.abort()\n", tmp_path)
     assert done.returncode == -6 and "Fatal Python error: Aborted" in done.stderr
-    assert log.exists(), "a process that was killed leaves its log"
 
 
 def test_closed_descriptors_are_opened_before_any_file(tmp_path: Path) -> None:
@@ -95,34 +94,25 @@ def test_closed_descriptors_are_opened_before_any_file(tmp_path: Path) -> None:
 
 
 def test_a_full_log_disk_does_not_stop_what_prints(tmp_path: Path) -> None:
-    script = f"{NOISY}console._redirect_to(Path('/dev/full'))\nprint('more', flush=True)\n1 / 0\n"
-    done, _ = run_script(script, tmp_path)
+    full = "full = os.open('/dev/full', os.O_WRONLY)\nos.dup2(full, 1)\nos.dup2(full, 2)\n"
+    done = run_script(f"{NOISY}{full}print('more', flush=True)\n1 / 0\n", tmp_path)
     lines = done.stderr.splitlines()
     assert done.returncode == 1 and lines[-2].startswith("ZeroDivisionError"), done.stderr
     assert lines[-1].startswith("reasongenrm: internal error") and done.stderr.count("Traceback") == 1
 
 
-def test_sigterm_removes_the_temporary_log(tmp_path: Path) -> None:
-    done, log = run_script(f"{NOISY}os.kill(os.getpid(), 15)\n", tmp_path)
-    assert done.returncode == -signal.SIGTERM and not log.exists()
-
-
-def test_sigterm_of_a_forked_child_leaves_the_log(tmp_path: Path) -> None:
-    script = "child = os.fork()\nif not child:\n    os.kill(os.getpid(), 15)\nos.waitpid(child, 0)\n"
-    done, _ = run_script(f"{NOISY}{script}assert console.log_path().exists()\n", tmp_path)
-    assert done.returncode == 0, done.stderr
-
-
-def test_sigterm_leaves_the_log_of_a_run_folder(tmp_path: Path) -> None:
+def test_sigterm_leaves_only_the_log_of_a_run_folder(tmp_path: Path) -> None:
+    done = run_script(f"{NOISY}os.kill(os.getpid(), 15)\n", tmp_path)
+    assert done.returncode == -signal.SIGTERM and not list(tmp_path.iterdir())
     target = tmp_path / "stage.log"
     script = f"{NOISY}console.log_to(Path({str(target)!r}))\nos.kill(os.getpid(), 15)\n"
-    done, _ = run_script(script, tmp_path)
-    assert done.returncode == -signal.SIGTERM and "noise of C" in target.read_text()
+    assert run_script(script, tmp_path).returncode == -signal.SIGTERM
+    assert list(tmp_path.iterdir()) == [target] and "noise of C" in target.read_text()
 
 
 def test_without_a_redirect_nothing_changes(capsys: pytest.CaptureFixture[str]) -> None:
     console.log_to(Path("/nowhere/x.log"))
-    assert console.log_path() is None and console.keep_log() == ""
+    assert console.log_path() is None and console.log_note() == ""
     say("[b]text[/b] of any width " + "x" * 200)
     console.show("result")
     assert capsys.readouterr() == ("result\n", "[b]text[/b] of any width " + "x" * 200 + "\n")

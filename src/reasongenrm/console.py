@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import faulthandler
 import io
 import os
-import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 import warnings
@@ -18,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +26,10 @@ _user_stdout: TextIO | None = None
 _user_stderr: TextIO | None = None
 """The user's streams, once file descriptors 1 and 2 lead to the log."""
 
-_log: Path | None = None
+_log: BinaryIO | None = None
+"""The file that descriptors 1 and 2 lead to instead; it has no name, and ends with this process, until it is kept."""
+_log_path: Path | None = None
+
 _live_console: Console | None = None
 """The console of the bar that is on the terminal now: lines printed through it appear above the bar."""
 
@@ -119,32 +119,19 @@ def stderr() -> TextIO:
     return _user_stderr or sys.stderr
 
 
-def log_path() -> Path | None:
-    """Return the file that libraries print to; None while they print to the terminal."""
-    return _log
-
-
 def redirect_libraries() -> None:
-    """Send what libraries print to a log file until this process exits; `say` and `show` still reach the user.
+    """Send what libraries print to a log until this process exits; `say` and `show` still reach the user.
 
     File descriptors 1 and 2 are redirected, so that C code, child processes and messages at interpreter exit go to the
-    log too. It is a temporary file, removed at exit unless `keep_log` was called, until `log_to` names another. An
-    uncaught exception and a fatal signal still print their traceback on the user's stderr.
+    log too. It is a temporary file until `log_to` or `log_path` gives it a name. An uncaught exception and a fatal
+    signal still print their traceback on the user's stderr.
     """
-    global _user_stdout, _user_stderr, _log
+    global _user_stdout, _user_stderr
     warnings.filterwarnings("ignore")
     for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
         os.environ.setdefault(name, "1")
     _user_stdout, _user_stderr = _duplicate(sys.stdout, "stdout"), _duplicate(sys.stderr, "stderr")
-    descriptor, name = tempfile.mkstemp(prefix="reasongenrm-", suffix=".log")
-    os.close(descriptor)
-    _log = Path(name)
-    atexit.register(_log.unlink, missing_ok=True)
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _terminate)
-        os.register_at_fork(after_in_child=_restore_sigterm)
-    _redirect_to(_log)
+    _move_log(tempfile.TemporaryFile(buffering=0))  # noqa: SIM115
     sys.stdout = _LogStream(1, sys.stdout)
     sys.stderr = _LogStream(2, sys.stderr)
     sys.excepthook = _show_traceback
@@ -153,43 +140,44 @@ def redirect_libraries() -> None:
 
 def log_to(path: Path) -> None:
     """Move the log of `redirect_libraries` into another file, which is appended to; without a redirect do nothing."""
-    global _log
-    if _log is None or _log == path:
+    global _log_path
+    if _log is None or _log_path == path:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    with path.open("ab") as log:
-        log.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} {' '.join(sys.argv)}\n".encode())
-        log.write(_log.read_bytes())
-    _redirect_to(path)
-    _restore_sigterm()
-    _log.unlink(missing_ok=True)
-    _log = path
+    log = path.open("a+b", buffering=0)
+    log.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} {' '.join(sys.argv)}\n".encode())
+    _move_log(log)
+    _log_path = path
 
 
-def keep_log() -> str:
-    """Keep the log after this process exits, and return a note that names it; an empty text without a log."""
-    if _log is None:
-        return ""
-    atexit.unregister(_log.unlink)
-    _restore_sigterm()
-    return f"; output of the libraries: {_log}"
+def log_path() -> Path | None:
+    """Return the file that libraries print to, which remains when this process exits; None without a redirect."""
+    global _log_path
+    if _log is not None and _log_path is None:
+        descriptor, name = tempfile.mkstemp(prefix="reasongenrm-", suffix=".log")
+        _move_log(open(descriptor, "wb", buffering=0))  # noqa: SIM115
+        _log_path = Path(name)
+    return _log_path
 
 
-def _terminate(number: int, frame: Any) -> None:
-    """Remove the temporary log, and die of the signal."""
+def log_note() -> str:
+    """Return the end of a message, which names the log; an empty text where there is none."""
+    with contextlib.suppress(OSError):  # such as a full disk
+        return f"; output of the libraries: {path}" if (path := log_path()) else ""
+    return ""
+
+
+def _move_log(log: BinaryIO) -> None:
+    """Lead file descriptors 1 and 2 to another log, after the content of the one before."""
+    global _log
     if _log is not None:
-        _log.unlink(missing_ok=True)
-    _restore_sigterm()
-    os.kill(os.getpid(), number)
-
-
-def _restore_sigterm() -> None:
-    """Let SIGTERM end the process at once, as before `redirect_libraries`: no temporary log is to be removed."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if in_main_thread and signal.getsignal(signal.SIGTERM) is _terminate:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        log.write(os.pread(_log.fileno(), os.fstat(_log.fileno()).st_size, 0))
+        _log.close()
+    _log = log
+    os.dup2(log.fileno(), 1)
+    os.dup2(log.fileno(), 2)
 
 
 def _duplicate(stream: TextIO, label: str) -> TextIO:
@@ -198,15 +186,9 @@ def _duplicate(stream: TextIO, label: str) -> TextIO:
     return _UserStream(os.dup(stream.fileno()), stream, label)
 
 
-def _redirect_to(path: Path) -> None:
-    with path.open("ab") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
-
-
 def _show_traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     traceback.print_exception(kind, error, trace, file=stderr())
-    print(f"reasongenrm: internal error{keep_log()}", file=stderr())
+    print(f"reasongenrm: internal error{log_note()}", file=stderr())
     with contextlib.suppress(OSError):
         traceback.print_exception(kind, error, trace, file=sys.stderr)
 
@@ -231,15 +213,12 @@ def _write_to_log(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
 
-class Update(Protocol):
-    """Report progress: units done, details to show after them, and the total where it was not known before."""
-
-    def __call__(self, done: int, details: str = "", *, total: int | None = None) -> None: ...
-
-
 @contextmanager
-def _progress(title: str, total: int | None, unit: str = "") -> Iterator[Update]:
-    """Show progress: a live bar on a terminal; elsewhere, and in the log, a line now and then (see `LINE_SECONDS`)."""
+def _progress(title: str, total: int | None, unit: str = "") -> Iterator[Callable[..., None]]:
+    """Show progress: a live bar on a terminal; elsewhere, and in the log, a line now and then (see `LINE_SECONDS`).
+
+    Yields a function that takes the units done, details to show after them, and the total where it was not known.
+    """
     global _live_console
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
