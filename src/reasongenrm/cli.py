@@ -6,11 +6,11 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasongenrm.errors import EngineError, ReasonGenRMError
+from reasongenrm.records import SELECTORS
 
 if TYPE_CHECKING:
     from reasongenrm.config.recipe import Recipe
@@ -23,16 +23,6 @@ STAGES = {
     "train": "stage 2: train the judges and the scalar head",
     "evaluate": "stage 3: run the benchmarks, and print one table for all models",
 }
-
-SELECTORS = (
-    "rstar",
-    "random_correct",
-    "longest_correct",
-    "shortest_correct",
-    "max_p_verdict",
-    "self_consistency",
-)
-"""The values of `config.prepare.Selector`, which is not imported here because `--help` has to be quick."""
 
 Verbs = Any  # argparse keeps the class of `add_subparsers` private
 
@@ -65,12 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add(verbs: Verbs, name: str, text: str, run: Any, *, clean: bool = True) -> argparse.ArgumentParser:
-    """Add a verb.
-
-    Args:
-        run: the function that runs it.
-        clean: send what libraries print to a log.
-    """
+    """Add a verb and the function that runs it; where `clean`, what libraries print goes to a log."""
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
     verb.set_defaults(run=run, clean=clean)
     return verb
@@ -190,38 +175,25 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     from reasongenrm.config.loading import load_recipe
     from reasongenrm.console import say
 
-    path, overrides = _split_recipe(options.recipe)
-    if path is None:
-        path = os.environ.get("RECIPE") or DEFAULT_RECIPE
+    path, *overrides = options.recipe or [""]
+    if not path or re.match(r"[\w.-]+=", path):  # an override already
+        path, overrides = os.environ.get("RECIPE") or DEFAULT_RECIPE, options.recipe
         say(f"recipe: {path} ({'from $RECIPE' if os.environ.get('RECIPE') else 'the default'})")
     return load_recipe(path, overrides, limit=getattr(options, "limit", None))
 
 
-def _split_recipe(words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
-    """Return the recipe, which is missing when the first word is an override already, and the overrides."""
-    if not words or re.match(r"[\w.-]+=", words[0]):
-        return None, words
-    return words[0], words[1:]
-
-
 def _stage(options: argparse.Namespace) -> None:
     recipe = _recipe(options)
+    from reasongenrm.stages import evaluate, prepare, preview, train
+
     if options.dry_run:
-        from reasongenrm.stages.preview import preview
-
-        preview(recipe, options.verb)
+        preview.preview(recipe, options.verb)
     elif options.verb == "prepare":
-        from reasongenrm.stages.prepare import prepare
-
-        prepare(recipe)
+        prepare.prepare(recipe)
     elif options.verb == "train":
-        from reasongenrm.stages.train import train
-
-        train(recipe)
+        train.train(recipe)
     else:
-        from reasongenrm.stages.evaluate import evaluate
-
-        evaluate(recipe)
+        evaluate.evaluate(recipe)
 
 
 def _select(options: argparse.Namespace) -> None:
@@ -254,13 +226,8 @@ def _serve(options: argparse.Namespace) -> None:
 
     if log := log_path():
         say(f"log: {log}")
-    serve(
-        lambda: _start_judge(options),
-        host=options.host,
-        port=options.port,
-        api_key_env=options.api_key_env,
-        allow_remote=options.allow_remote,
-    )
+    keys = ("host", "port", "api_key_env", "allow_remote")
+    serve(lambda: _start_judge(options), **{key: getattr(options, key) for key in keys})
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -359,7 +326,7 @@ def _run(argv: list[str] | None) -> int:
         options.run(options)
         console.stdout().flush()
     except ReasonGenRMError as error:
-        note = console.keep_log() if isinstance(error, EngineError) else ""
+        note = console.log_note() if isinstance(error, EngineError) else ""
         console.say(f"reasongenrm: {error}{note}")
         return 2
     except KeyboardInterrupt:

@@ -12,12 +12,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, Protocol, TypedDict, get_args
 
 Letter = Literal["A", "B"]
 Winner = Literal["A", "B", "tie"]
 Order = Literal["AB", "BA"]
 TeacherMode = Literal["hindsight", "blind"]
+Selector = Literal[
+    "rstar", "random_correct", "longest_correct", "shortest_correct", "max_p_verdict", "self_consistency"
+]
+SELECTORS: tuple[Selector, ...] = get_args(Selector)
 Outcome = Literal["ok", "tie", "unparsed", "truncated", "error"]
 
 

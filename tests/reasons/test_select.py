@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import random
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reasongenrm.chat.prompts import PromptFile
-from reasongenrm.config.prepare import SelectConfig, Selector
+from reasongenrm.config.prepare import SelectConfig
 from reasongenrm.errors import ConfigError
 from reasongenrm.reasons.select import (
     compile_formula,
@@ -21,12 +21,11 @@ from reasongenrm.reasons.select import (
     unfit_drop,
     unselected_drops,
 )
-from reasongenrm.records import JudgePrompt, Reason, ScoredReason
+from reasongenrm.records import SELECTORS, JudgePrompt, Reason, ScoredReason, Selector
 
 pytestmark = pytest.mark.unit
 
 LN2 = math.log(2)
-SELECTORS: tuple[Selector, ...] = get_args(Selector)
 CONFIG = SelectConfig(threshold=0.1)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from reasongenrm.config.engines import AnthropicConfig, ModelConfig, OpenAIConfig, Strict
+from reasongenrm.records import Selector
 
 
 class SourceConfig(Strict):
@@ -121,11 +122,6 @@ class TeacherConfig(Strict):
     max_tokens: int = Field(1024, ge=1)
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
-
-
-Selector = Literal[
-    "rstar", "random_correct", "longest_correct", "shortest_correct", "max_p_verdict", "self_consistency"
-]
 
 
 class SelectConfig(Strict):

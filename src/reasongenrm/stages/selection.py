@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
-from reasongenrm.config.prepare import Selector
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import stdout
 from reasongenrm.errors import ConfigError
 from reasongenrm.reasons.select import selector
+from reasongenrm.records import SELECTORS, Selector
+from reasongenrm.report.tables import TextTable
 from reasongenrm.run import Run
 from reasongenrm.stages.reasons import read_scored
-
-SELECTORS: tuple[Selector, ...] = get_args(Selector)
 
 
 @dataclass
@@ -61,15 +59,12 @@ def compare_selectors(
         choices = {name: rule(group) for name, rule in rules.items()}
         other = choices[against]
         for name, row in comparisons.items():
-            choice = choices[name]
             row.prompts += 1
-            if choice is None:
-                continue
-            row.kept += 1
-            row.tokens += choice.reason.tokens
-            if other is not None:
-                row.both += 1
-                row.same += choice.reason.id == other.reason.id
+            if choice := choices[name]:
+                row.kept += 1
+                row.tokens += choice.reason.tokens
+                row.both += other is not None
+                row.same += other is not None and choice.reason.id == other.reason.id
     return comparisons
 
 
@@ -80,16 +75,14 @@ def select(recipe: Recipe, names: Sequence[Selector], against: Selector | None) 
         ConfigError: see `compare_selectors`.
     """
     from rich.console import Console
-    from rich.table import Table
 
     against = against or recipe.select.selector
     comparisons = compare_selectors(recipe, Run(recipe, "prepare"), names or SELECTORS, against)
-    table = Table(title=f"{recipe.name}: prompts with a scored reason, and what each selector keeps")
-    for heading in ("selector", "prompts", "kept", "share", "mean tokens", f"same as {against}"):
-        table.add_column(heading, justify="left" if heading == "selector" else "right")
-    for name, row in comparisons.items():
-        table.add_row(
-            name, str(row.prompts), str(row.kept), f"{100 * row.kept / max(1, row.prompts):.1f} %",
-            f"{row.mean_tokens:.1f}", f"{100 * row.overlap:.1f} %",
-        )  # fmt: skip
-    Console(file=stdout(), width=110).print(table)
+    headings = ("selector", "prompts", "kept", "share", "mean tokens", f"same as {against}")
+    rows = [
+        (name, str(row.prompts), str(row.kept), f"{100 * row.kept / max(1, row.prompts):.1f} %",
+         f"{row.mean_tokens:.1f}", f"{100 * row.overlap:.1f} %")
+        for name, row in comparisons.items()
+    ]  # fmt: skip
+    title = f"{recipe.name}: prompts with a scored reason, and what each selector keeps"
+    Console(file=stdout(), width=110).print(TextTable(headings, tuple(rows), title=title).rich())
