@@ -119,8 +119,8 @@ class AnthropicEngine(Engine):
                 requests_of_batch, queue, queue_bytes = queue[:size], queue[size:], 0
                 in_flight[self._submit(requests_of_batch)] = {r.id: r for r in requests_of_batch}
             elif in_flight:
-                for batch in self._wait(in_flight):
-                    queue += yield from self._results(batch, in_flight.pop(batch))
+                for batch, view in self._wait(in_flight).items():
+                    queue += yield from self._results(batch, view, in_flight.pop(batch))
             elif exhausted:
                 return
 
@@ -200,34 +200,31 @@ class AnthropicEngine(Engine):
                 return str(candidate.id)
         return None
 
-    def _retrieve(self, batch: Batch) -> Any:
-        """Return the server's view of a batch; None where it does not have the batch any more."""
-        assert batch.server_id
-        try:
-            return self._patient_batches.retrieve(batch.server_id)
-        except anthropic.NotFoundError:
-            return None
-
-    def _wait(self, batches: Iterable[Batch]) -> list[Batch]:
-        """Wait until some of the batches have ended or are gone, and return those."""
+    def _wait(self, batches: Iterable[Batch]) -> dict[Batch, Any]:
+        """Wait until some of the batches have ended or are gone: the server's view of each, None of a gone one."""
         while True:
-            with self._sdk_errors():
-                views = {batch: self._retrieve(batch) for batch in batches}
-            ended = [b for b, view in views.items() if view is None or view.processing_status == "ended"]
+            ended: dict[Batch, Any] = {}
+            for batch in batches:
+                with self._sdk_errors():
+                    try:
+                        view = self._patient_batches.retrieve(batch.server_id or "")
+                    except anthropic.NotFoundError:
+                        view = None
+                if view is None or view.processing_status == "ended":
+                    ended[batch] = view
             if ended:
                 return ended
             sleep(self._config.poll_seconds)
 
     def _results(
-        self, batch: Batch, missing: dict[str, Request]
+        self, batch: Batch, view: Any, missing: dict[str, Request]
     ) -> Generator[Completion, None, list[Request]]:
         """Yield the completions of a batch that has ended; return the requests to send again."""
+        if view is None or not view.results_url:
+            self._ledger.discard(batch, "gone")
+            self._on_event(f"{self._key}: batch {batch.server_id} is gone, its requests are sent again")
+            return list(missing.values())
         with self._sdk_errors():
-            view = self._retrieve(batch)
-            if view is None or not view.results_url:
-                self._ledger.discard(batch, "gone")
-                self._on_event(f"{self._key}: batch {batch.server_id} is gone, its requests are sent again")
-                return list(missing.values())
             self._refuse_if_all_failed(batch, view.request_counts)
         again: list[Request] = []
         problem: Exception | None = None
