@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import combinations
+from itertools import combinations, groupby
+from statistics import fmean
 from typing import Any
 
-from reasongenrm.errors import ConfigError, DataError
+import numpy as np
+from scipy.stats import kendalltau, spearmanr
+
 from reasongenrm.metrics.calibration import Calibration, calibrate
 from reasongenrm.metrics.intervals import Interval, clustered_interval
 from reasongenrm.records import unit_hash
-
-MAX_SCORE = 3.4028234663852886e38
-"""The largest float32, the type of a head's scores; differences and squares of such scores are finite in float64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +44,15 @@ class AnswerScore:
 
 @dataclass(frozen=True, slots=True)
 class AnswerPair:
-    """Two answers to one prompt with different ranks.
+    """Two answers to one prompt; `better` has the lower rank."""
 
-    Attributes:
-        prompt_id: the prompt.
-        better, worse: the answer with the lower rank, and the other one.
-        margin: score of the better minus score of the worse; negative for a mistake.
-    """
-
-    prompt_id: str
     better: AnswerScore
     worse: AnswerScore
-    margin: float
+
+    @property
+    def margin(self) -> float:
+        """Score of the better minus score of the worse; negative for a mistake."""
+        return self.better.score - self.worse.score
 
     @property
     def credit(self) -> float:
@@ -64,35 +60,14 @@ class AnswerPair:
         return 0.5 if self.margin == 0 else float(self.margin > 0)
 
 
-def check_answers(answers: Sequence[AnswerScore]) -> None:
-    """Check that scores and ranks are finite, and that an id belongs to one prompt.
-
-    Raises:
-        DataError: a score is not finite in float32, a rank is not finite, or one id has two prompts.
-    """
-    prompts: dict[str, str] = {}
-    for answer in answers:
-        if not abs(answer.score) <= MAX_SCORE:  # false for NaN too
-            problem, hint = f"the score {answer.score} is not finite", "score it again"
-        elif answer.rank is not None and not math.isfinite(answer.rank):
-            problem, hint = f"the rank {answer.rank} is not finite", "give a number or none"
-        elif prompts.setdefault(answer.prompt_id, answer.prompt) != answer.prompt:
-            problem, hint = "two prompts have this id", "give each prompt its own id"
-        else:
-            continue
-        raise DataError(problem, location=f"prompt {answer.prompt_id}", hint=hint)
-
-
 def answers_by_prompt(answers: Sequence[AnswerScore]) -> list[list[AnswerScore]]:
     """Return the answers of each prompt, by rank; those without a rank last."""
-    groups: dict[str, list[AnswerScore]] = {}
     # The key holds everything that a number depends on, so that rounding does not depend on the order of the input.
-    for answer in sorted(
+    ordered = sorted(
         answers,
         key=lambda a: (a.prompt_id, a.rank is None, a.rank or 0.0, a.answer, a.score, a.tokens, a.truncated),
-    ):
-        groups.setdefault(answer.prompt_id, []).append(answer)
-    return list(groups.values())
+    )
+    return [list(group) for _, group in groupby(ordered, key=lambda answer: answer.prompt_id)]
 
 
 def ranked_groups(answers: Sequence[AnswerScore]) -> list[list[AnswerScore]]:
@@ -101,14 +76,10 @@ def ranked_groups(answers: Sequence[AnswerScore]) -> list[list[AnswerScore]]:
     return [group for group in groups if group and group[0].rank != group[-1].rank]
 
 
-def answer_pairs(answers: Sequence[AnswerScore]) -> list[AnswerPair]:
-    """Return all pairs of answers of one prompt with different ranks, in an order independent of the input's."""
-    return [
-        AnswerPair(better.prompt_id, better, worse, better.score - worse.score)
-        for group in ranked_groups(answers)
-        for better, worse in combinations(group, 2)
-        if better.rank != worse.rank
-    ]
+def answer_pairs(group: Sequence[AnswerScore]) -> list[AnswerPair]:
+    """Return all pairs of a prompt's ranked answers, the best first, that have different ranks."""
+    pairs = [AnswerPair(better, worse) for better, worse in combinations(group, 2)]
+    return [pair for pair in pairs if pair.better.rank != pair.worse.rank]
 
 
 def best_and_worst(answers: Sequence[AnswerScore]) -> tuple[list[AnswerScore], list[AnswerScore]]:
@@ -128,7 +99,7 @@ class Statistic:
 
     Attributes:
         value: None where it is undefined.
-        interval: percentile bootstrap over the prompts; None with fewer than two of them.
+        interval: 95% percentile bootstrap over the prompts; None with fewer than two of them.
         prompts: their number.
     """
 
@@ -183,7 +154,7 @@ class ScalarMetrics:
     """Results of `evaluate_scores`. Shares are in [0, 1]; an undefined number is None, never NaN.
 
     Attributes:
-        seed, level: of the intervals; the seed also orders the pairs for `calibration`.
+        seed: of the 95% intervals, and of the order in each pair for `calibration`.
         prompts, answers, ranked_answers, truncated: counts; a truncated answer counts everywhere else too.
         pairs: pairs of answers to one prompt with different ranks.
         tied_pairs: those with equal scores.
@@ -204,11 +175,10 @@ class ScalarMetrics:
             scores over the pairs (Cohen 1988, Statistical Power Analysis, 2nd ed., section 2.2).
         calibration: of sigma(margin).
         lengths: scores against lengths.
-        mistakes: the pairs with the most negative margins, the worst first.
+        mistakes: up to ten pairs with the most negative margins, the worst first.
     """
 
     seed: int
-    level: float
     prompts: int
     answers: int
     ranked_answers: int
@@ -230,9 +200,7 @@ class ScalarMetrics:
     mistakes: tuple[AnswerPair, ...]
 
 
-def evaluate_scores(
-    answers: Sequence[AnswerScore], *, seed: int, level: float = 0.95, mistakes: int = 10
-) -> ScalarMetrics:
+def evaluate_scores(answers: Sequence[AnswerScore], *, seed: int) -> ScalarMetrics:
     """Compare scores with ranks; without ranks, compute only what does not depend on them.
 
     Pairs of one prompt share answers and are not independent, so every interval resamples whole prompts
@@ -242,27 +210,17 @@ def evaluate_scores(
     Args:
         answers: in any order; the same answers give the same numbers.
         seed: of the intervals, and of the order in each pair for the calibration.
-        level: share of resamples inside an interval, in (0, 1).
-        mistakes: number of the most confident mistakes to return.
-
-    Raises:
-        ConfigError: `level` is not between 0 and 1.
-        DataError: a score is not finite in float32, a rank is not finite, or one id has two prompts.
     """
-    if not 0 < level < 1:
-        raise ConfigError(f"the level is {level}", location="level", hint="give a share between 0 and 1")
-    check_answers(answers)
-    groups, ranked, pairs = answers_by_prompt(answers), ranked_groups(answers), answer_pairs(answers)
+    groups, ranked = answers_by_prompt(answers), ranked_groups(answers)
+    pairs_by_prompt = [answer_pairs(group) for group in ranked]
+    pairs = [pair for group in pairs_by_prompt for pair in group]
     margins = [pair.margin for pair in pairs]
     wrong = sorted((pair for pair in pairs if pair.margin < 0), key=lambda pair: pair.margin)
     chosen, rejected = best_and_worst(answers)
-    pair_mean = partial(_pair_mean, pairs, seed=seed, level=level)
-    agreement = [
-        ([a.score for a in group], [-a.rank for a in group if a.rank is not None]) for group in ranked
-    ]
+    sides = [([a.score for a in group], [-a.rank for a in group if a.rank is not None]) for group in ranked]
+    spearman = _mean_correlation(spearmanr, sides, seed)
     return ScalarMetrics(
         seed=seed,
-        level=level,
         prompts=len(groups),
         answers=len(answers),
         ranked_answers=sum(answer.rank is not None for answer in answers),
@@ -270,74 +228,51 @@ def evaluate_scores(
         pairs=len(pairs),
         tied_pairs=margins.count(0.0),
         unranked_prompts=len(groups) - len(ranked),
-        constant_prompts=sum(len(set(scores)) == 1 for scores, _ in agreement),
-        accuracy=pair_mean([pair.credit for pair in pairs]),
-        spearman=_mean_correlation(agreement, _spearman, seed=seed, level=level),
-        kendall=_mean_correlation(agreement, _kendall, seed=seed, level=level),
+        constant_prompts=len(ranked) - spearman.prompts,
+        accuracy=_mean([[pair.credit for pair in group] for group in pairs_by_prompt], seed),
+        spearman=spearman,
+        kendall=_mean_correlation(kendalltau, sides, seed),
         scores=_distribution(answers),
         chosen=_distribution(chosen),
         rejected=_distribution(rejected),
-        gap=pair_mean(margins),
+        gap=_mean([[pair.margin for pair in group] for group in pairs_by_prompt], seed),
         cohen_d=_cohen_d(pairs),
-        calibration=calibrate(margins, [_worse_first(pair, seed) for pair in pairs]),
-        lengths=_length_effect(groups, pairs, seed=seed, level=level),
-        mistakes=tuple(wrong[:mistakes]),
+        # The order in a pair is random and depends on the texts only, not on scores or the order of the input.
+        calibration=calibrate(
+            margins,
+            [unit_hash(seed, p.better.prompt_id, p.better.answer, p.worse.answer) < 0.5 for p in pairs],
+        ),
+        lengths=_length_effect(groups, pairs, seed),
+        mistakes=tuple(wrong[:10]),
     )
 
 
-def _worse_first(pair: AnswerPair, seed: int) -> bool:
-    """Return a random order that depends on the texts only, not on scores or the order of the input."""
-    return unit_hash(seed, pair.prompt_id, pair.better.answer, pair.worse.answer) < 0.5
-
-
-def _pair_mean(pairs: Sequence[AnswerPair], values: Sequence[float], *, seed: int, level: float) -> Statistic:
-    """Return the mean of one value per pair."""
-    values_by_prompt: dict[str, list[float]] = {}
-    for pair, value in zip(pairs, values, strict=True):
-        values_by_prompt.setdefault(pair.prompt_id, []).append(value)
+def _mean(values_by_prompt: Sequence[Sequence[float]], seed: int) -> Statistic:
+    """Return the mean of all values."""
     totals, counts = (
-        zip(*((sum(v), len(v)) for v in values_by_prompt.values()), strict=True) if pairs else ((), ())
+        [sum(values) for values in values_by_prompt],
+        [len(values) for values in values_by_prompt],
     )
     mean = sum(totals) / sum(counts) if counts else None
-    return Statistic(mean, clustered_interval(totals, counts, seed=seed, level=level), len(counts))
+    return Statistic(mean, clustered_interval(totals, counts, seed=seed), len(counts))
 
 
 def _mean_correlation(
-    groups: Sequence[tuple[Sequence[float], Sequence[float]]],
-    statistic: Callable[[Sequence[float], Sequence[float]], float],
-    *,
-    seed: int,
-    level: float,
+    statistic: Callable[..., Any], sides: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int
 ) -> Statistic:
-    """Return the mean of a correlation over the prompts in which both sides differ."""
-    values = [statistic(*sides) for sides in groups if all(len(set(side)) > 1 for side in sides)]
-    interval = clustered_interval(values, [1] * len(values), seed=seed, level=level)
-    return Statistic(
-        _clip(sum(values) / len(values)) if values else None,
-        (_clip(interval[0]), _clip(interval[1])) if interval else None,
-        len(values),
-    )
+    """Return the mean of a correlation over the prompts in which it is defined."""
+    correlations = [_correlation(statistic, *both) for both in sides]
+    return _mean([[value] for value in correlations if value is not None], seed)
 
 
-def _spearman(one: Sequence[float], other: Sequence[float]) -> float:
-    from scipy.stats import spearmanr
-
-    return _clip(spearmanr(one, other).statistic)
-
-
-def _kendall(one: Sequence[float], other: Sequence[float]) -> float:
-    from scipy.stats import kendalltau
-
-    return _clip(kendalltau(one, other, variant="b").statistic)
-
-
-def _clip(correlation: Any) -> float:
-    return max(-1.0, min(1.0, float(correlation)))  # rounding can leave 1.0000000000000002
+def _correlation(statistic: Callable[..., Any], one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Return a rank correlation in [-1, 1]; None where one side is constant."""
+    if len(set(one)) < 2 or len(set(other)) < 2:
+        return None
+    return max(-1.0, min(1.0, float(statistic(one, other).statistic)))  # rounding: 1.0000000000000002
 
 
 def _distribution(answers: Sequence[AnswerScore]) -> ScoreDistribution | None:
-    import numpy as np
-
     if not answers:
         return None
     scores = np.sort([answer.score for answer in answers])  # sums do not depend on the order of the input
@@ -348,8 +283,6 @@ def _distribution(answers: Sequence[AnswerScore]) -> ScoreDistribution | None:
 
 def _cohen_d(pairs: Sequence[AnswerPair]) -> float | None:
     """Return the gap in pooled standard deviations; None where neither side's scores differ."""
-    import numpy as np
-
     table = np.asarray([(pair.better.score, pair.worse.score) for pair in pairs], dtype=float).reshape(-1, 2)
     if not len(table) or not np.ptp(table, axis=0).any():  # rounding: equal numbers can have a variance
         return None
@@ -359,20 +292,17 @@ def _cohen_d(pairs: Sequence[AnswerPair]) -> float | None:
 
 
 def _length_effect(
-    groups: Sequence[Sequence[AnswerScore]], pairs: Sequence[AnswerPair], *, seed: int, level: float
+    groups: Sequence[Sequence[AnswerScore]], pairs: Sequence[AnswerPair], seed: int
 ) -> LengthEffect:
     sides = [([a.score for a in group], [float(a.tokens) for a in group]) for group in groups]
-    all_values = [[value for side in sides for value in side[at]] for at in (0, 1)]
-    credits: dict[bool, list[float]] = {True: [], False: []}
-    for pair in pairs:
-        if pair.better.tokens != pair.worse.tokens:
-            credits[pair.better.tokens > pair.worse.tokens].append(pair.credit)
-    longer, shorter = credits[True], credits[False]
+    scores, lengths = ([value for side in sides for value in side[at]] for at in (0, 1))
+    longer = [pair.credit for pair in pairs if pair.better.tokens > pair.worse.tokens]
+    shorter = [pair.credit for pair in pairs if pair.better.tokens < pair.worse.tokens]
     return LengthEffect(
-        within=_mean_correlation(sides, _spearman, seed=seed, level=level),
-        overall=_spearman(*all_values) if all(len(set(side)) > 1 for side in all_values) else None,
+        within=_mean_correlation(spearmanr, sides, seed),
+        overall=_correlation(spearmanr, scores, lengths),
         longer_pairs=len(longer),
-        longer_accuracy=sum(longer) / len(longer) if longer else None,
+        longer_accuracy=fmean(longer) if longer else None,
         shorter_pairs=len(shorter),
-        shorter_accuracy=sum(shorter) / len(shorter) if shorter else None,
+        shorter_accuracy=fmean(shorter) if shorter else None,
     )

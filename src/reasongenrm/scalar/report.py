@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from scipy.stats import rankdata
 
 from reasongenrm.metrics.calibration import Calibration
 from reasongenrm.metrics.intervals import Interval
 from reasongenrm.report.charts import panels
 from reasongenrm.report.pages import printable
 from reasongenrm.report.tables import MISSING, escape_markdown, grid, one_line
+from reasongenrm.rows.csv_line import csv_cell, csv_line
 from reasongenrm.scalar.metrics import (
     AnswerPair,
     AnswerScore,
     ScalarMetrics,
     ScoreDistribution,
     Statistic,
+    answers_by_prompt,
     best_and_worst,
 )
-from reasongenrm.store import atomic_writer, write_json, write_text
-
-_BINS = 30
+from reasongenrm.store import atomic_writer, to_json, write_json, write_text
 
 
 def score_panels(answers: Sequence[AnswerScore], metrics: ScalarMetrics, title: str) -> bytes:
     """Return a PNG of four panels: scores of chosen and rejected, by rank, reliability, by length.
 
     The same answers, in whatever order, give the same bytes.
-
-    Args:
-        answers: the scored answers.
-        metrics: of these answers.
-        title: the text above the panels.
     """
-    draw: list[Callable[[Any], None]] = [
-        partial(_histogram, answers=answers),
-        partial(_by_rank, answers=answers),
-        partial(_reliability, calibration=metrics.calibration),
-        partial(_by_length, answers=answers),
-    ]
-    return panels(draw, title)
+    scores, ranks, lengths = (partial(draw, answers=answers) for draw in (_histogram, _by_rank, _by_length))
+    return panels([scores, ranks, partial(_reliability, calibration=metrics.calibration), lengths], title)
 
 
 def _histogram(axes: Any, answers: Sequence[AnswerScore]) -> None:
@@ -61,7 +50,7 @@ def _histogram(axes: Any, answers: Sequence[AnswerScore]) -> None:
         return
     low, high = min(values), max(values)
     pad = 0.0 if low < high else max(0.5, abs(low) / 1000)  # equal scores need a bin of some width
-    edges = np.linspace(low - pad, high + pad, _BINS + 1)
+    edges = np.linspace(low - pad, high + pad, 31)
     for name, group in series.items():
         counts, _ = np.histogram([answer.score for answer in group], edges)
         axes.stairs(counts, edges, label=name, fill=True, alpha=0.5)
@@ -131,8 +120,8 @@ def write_scalar_report(
     *,
     model: str,
     settings: Mapping[str, Any],
-) -> tuple[Path, ...]:
-    """Write `evaluation_results.csv`, `reward_scores.png`, `summary.md`, `metrics.json`; return their paths.
+) -> None:
+    """Write `evaluation_results.csv`, `reward_scores.png`, `summary.md` and `metrics.json`.
 
     The same arguments give the same bytes; each file is written atomically.
 
@@ -146,16 +135,12 @@ def write_scalar_report(
     Raises:
         DataError: a file cannot be written.
     """
-    paths = tuple(
-        folder / name
-        for name in ("evaluation_results.csv", "reward_scores.png", "summary.md", "metrics.json")
-    )
-    write_text(paths[0], results_csv(answers))
-    with atomic_writer(paths[1]) as out:
+    write_text(folder / "evaluation_results.csv", results_csv(answers))
+    with atomic_writer(folder / "reward_scores.png") as out:
         out.write(score_panels(answers, metrics, f"Scores of {model}"))
-    write_text(paths[2], summary(metrics, model=model, settings=settings))
-    write_json(paths[3], {"model": model, "settings": dict(settings), "metrics": metrics_json(metrics)})
-    return paths
+    write_text(folder / "summary.md", summary(metrics, model=model, settings=settings))
+    numbers = {"model": model, "settings": dict(settings), "metrics": metrics_json(metrics)}
+    write_json(folder / "metrics.json", numbers)
 
 
 def results_csv(answers: Sequence[AnswerScore]) -> str:
@@ -171,50 +156,31 @@ def results_csv(answers: Sequence[AnswerScore]) -> str:
         while name in header:
             name = f"input_{name}"
         header.append(name)
-    lines = [_line(header)]
-    for answer, score_rank in zip(answers, _score_ranks(answers), strict=True):
-        cells = [score_rank if name == "score_rank_in_prompt" else getattr(answer, name) for name in COLUMNS]
-        lines.append(_line([*cells, *(answer.extra.get(name) for name in extras)]))
-    return printable("".join(lines))
+    score_ranks: dict[int, float] = {}
+    for group in answers_by_prompt(answers):
+        score_ranks |= zip(
+            map(id, group), rankdata([-answer.score for answer in group]).tolist(), strict=True
+        )
+    lines = [csv_line(header)]
+    for answer in answers:
+        values = to_json(answer) | {"score_rank_in_prompt": score_ranks[id(answer)]}
+        lines.append(csv_line(map(_integral, (*map(values.get, COLUMNS), *map(answer.extra.get, extras)))))
+    return "".join(lines)
 
 
-def _score_ranks(answers: Sequence[AnswerScore]) -> list[float]:
-    from scipy.stats import rankdata
-
-    indices_by_prompt: dict[str, list[int]] = {}
-    for index, answer in enumerate(answers):
-        indices_by_prompt.setdefault(answer.prompt_id, []).append(index)
-    ranks = [0.0] * len(answers)
-    for group in indices_by_prompt.values():
-        for index, rank in zip(group, rankdata([-answers[i].score for i in group]).tolist(), strict=True):
-            ranks[index] = rank
-    return ranks
-
-
-def _line(cells: Sequence[Any]) -> str:
-    """Return one CSV line, ended by a line feed."""
-    out = io.StringIO(newline="")
-    # With a line feed as the line end, the csv module (3.11) does not quote a carriage return.
-    csv.writer(out, lineterminator="\r\n").writerow(map(_cell, cells))
-    return out.getvalue().removesuffix("\r\n") + "\n"
-
-
-def _cell(value: Any) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(float(value))
-    if isinstance(value, bool | list | tuple | dict):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return str(value)
+def _integral(value: Any) -> Any:
+    """Return a float without a fraction as an integer, any other value unchanged."""
+    integral = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return int(value) if integral else value
 
 
 def metrics_json(metrics: ScalarMetrics) -> dict[str, Any]:
-    """Return the metrics as plain JSON values; of a mistake the prompt's id and the numbers."""
+    """Return the metrics as plain JSON values, with the level of the intervals; of a mistake the prompt's id and numbers."""
     return asdict(replace(metrics, mistakes=())) | {
+        "level": 0.95,
         "mistakes": [
             {
-                "prompt_id": pair.prompt_id,
+                "prompt_id": pair.better.prompt_id,
                 "margin": pair.margin,
                 "score_better": pair.better.score,
                 "score_worse": pair.worse.score,
@@ -222,7 +188,7 @@ def metrics_json(metrics: ScalarMetrics) -> dict[str, Any]:
                 "rank_worse": pair.worse.rank,
             }
             for pair in metrics.mistakes
-        ]
+        ],
     }
 
 
@@ -247,7 +213,7 @@ def metrics_line(metrics: ScalarMetrics) -> str:
 
 def summary(metrics: ScalarMetrics, *, model: str, settings: Mapping[str, Any]) -> str:
     """Return the metrics as Markdown: counts, each metric with its meaning, scores, the worst mistakes."""
-    facts = (f"{key}: {_cell(value) or 'none'}" for key, value in settings.items())
+    facts = (f"{key}: {csv_cell(value) or 'none'}" for key, value in settings.items())
     parts = [
         f"# Scalar reward model: {escape_markdown(model)}\n",
         "".join(f"- {escape_markdown(fact)}\n" for fact in facts),
@@ -279,9 +245,8 @@ def _agreement(metrics: ScalarMetrics) -> str:
         intro = "No prompt has two different ranks, so this report cannot say whether the scores are right."
     else:
         intro = (
-            f"Intervals ({100 * metrics.level:g}%) are bootstraps over prompts, since pairs of one prompt "
-            "are not independent. Rank 1 is the best. s is a score, Δ = s(better) − s(worse), and "
-            "σ(Δ) = 1 / (1 + exp(−Δ))."
+            "Intervals (95%) are bootstraps over prompts, since pairs of one prompt are not independent. "
+            "Rank 1 is the best. s is a score, Δ = s(better) − s(worse), and σ(Δ) = 1 / (1 + exp(−Δ))."
         )
     rows = [
         (name, meaning, _number(value.value), _interval(value.interval), f"{value.prompts:,}")
