@@ -558,5 +558,5 @@ def test_a_judge_on_message_batches_uses_both_orders_and_rescues(tmp_path: Path)
     assert first.reason.startswith("Not") and first.tokens == 4 and first.prompt_tokens == 2
     assert unclear.winner == "tie" and all(v.rescued for v in unclear.verdicts), "it says A in both orders"
     assert unclear.tokens == 8 and unclear.prompt_tokens == 4
-    with pytest.raises(ConfigError, match="^server: .*'other'"):
+    with pytest.raises(ConfigError, match=r"^server: .*'other'"):
         Judge.from_server(reach | {"kind": "other"})
