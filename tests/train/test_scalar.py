@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from reasongenrm.config.scalar import ScalarConfig
-from reasongenrm.data.split import held_out, prompt_id, split_pairs
+from reasongenrm.data.split import split_pairs
 from reasongenrm.errors import ConfigError
 from reasongenrm.records import PreferencePair
 from reasongenrm.scalar.model import ScalarRewardModel
@@ -35,32 +33,6 @@ def ranked_pairs(count: int, seed: int) -> list[PreferencePair]:
                 PreferencePair.make(prompt, texts[better], texts[worse], "ranks", distance=worse - better)  # type: ignore[arg-type]
             )
     return rows
-
-
-@pytest.mark.unit
-@given(
-    prompts=st.lists(st.text(max_size=5), min_size=2, max_size=30),
-    share=st.floats(0, 0.99),
-    seed=st.integers(0, 9),
-)
-def test_held_out_prompts_are_a_function_of_the_prompts(prompts: list[str], share: float, seed: int) -> None:
-    distinct = set(prompts)
-    if len(distinct) < 2:
-        return
-    out = held_out(prompts, share, seed)
-    assert out <= distinct and out == held_out(prompts[::-1], share, seed)
-    assert len(out) == (min(len(distinct) - 1, max(1, round(share * len(distinct)))) if share else 0)
-
-
-@pytest.mark.unit
-def test_all_pairs_of_a_prompt_stand_on_one_side() -> None:
-    pairs = ranked_pairs(20, 3)
-    trained_pairs, out = split_pairs(pairs, 0.25, 17)
-    assert len(trained_pairs) == 45 and len(out) == 15
-    assert not {prompt_id(pair) for pair in trained_pairs} & {prompt_id(pair) for pair in out}
-    with pytest.raises(ConfigError, match=r"scalar\.validation: .*too few to hold one out"):
-        split_pairs(pairs[:3], 0.25, 17)
-    assert split_pairs(pairs[:3], 0, 17) == (pairs[:3], [])
 
 
 @pytest.mark.unit

@@ -130,11 +130,10 @@ def summary(answers: AnswersTable, target: Path, journal: Journal) -> str:
 
 
 def _agreement(target: Path) -> str:
-    from reasongenrm.data.ranked import agreement, pairwise_tau
+    from reasongenrm.data.ranked import agreement, mean_tau_b
 
-    concordance, correlation = agreement(str(target)), pairwise_tau(str(target))
+    concordance, tau = agreement(str(target)), mean_tau_b(str(target))
     if concordance is None or concordance["mean_w"] is None:
         return "not enough rankings to measure agreement"
     line = f"agreement (prompts: {concordance['rated']}): Kendall's W {concordance['mean_w']:.3f}"
-    tau = correlation and correlation["mean_tau_b"]
     return line if tau is None else f"{line}, mean pairwise tau-b {tau:.3f}"

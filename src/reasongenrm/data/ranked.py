@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import Any, NamedTuple
+from statistics import fmean
+from typing import Any
 
-from reasongenrm.errors import DataError
 from reasongenrm.metrics.agreement import kendall_w, pairwise_tau_b
 from reasongenrm.records import Drop, Message, PreferencePair, content_id
-from reasongenrm.rows.files import RawRow, csv_rows, read_rows
+from reasongenrm.rows.files import RawRow, csv_rows, json_lines
 from reasongenrm.rows.turns import BadRow, check_text, is_list, kind_of, read_prompt
 
 COLUMNS = ("prompt", "answer", "rank")
@@ -66,15 +68,6 @@ class RankedPrompt:
         }
 
 
-class _Ranking(NamedTuple):
-    """The rank of one answer by one annotator."""
-
-    history: list[Message]
-    answer: str
-    rank: float
-    annotator: str
-
-
 def read_ranked(path: str) -> tuple[list[RankedPrompt], list[Drop]]:
     """Read a whole file of ranked answers: its prompts in the order of the file, and the rows that cannot be used.
 
@@ -85,28 +78,21 @@ def read_ranked(path: str) -> tuple[list[RankedPrompt], list[Drop]]:
     Raises:
         DataError: the file cannot be read, or is a CSV with invalid columns or quotes.
     """
-    file = Path(path).expanduser()
-    prompts: dict[tuple[tuple[str, str], ...], RankedPrompt] = {}
-    answers: dict[tuple[tuple[str, str], ...], dict[str, RankedAnswer]] = {}
+    prompts: dict[str, RankedPrompt] = {}
     drops: list[Drop] = []
-    for location, ranking in _rankings(file):
-        if isinstance(ranking, _Ranking):
-            key = tuple((turn["role"], turn["content"].strip()) for turn in ranking.history)
-            prompt = prompts.setdefault(key, RankedPrompt(location, tuple(ranking.history)))
-            answer = answers.setdefault(key, {}).get(ranking.answer.strip())
-            if answer is None:
-                answer = answers[key][ranking.answer.strip()] = RankedAnswer(location, ranking.answer)
-                prompt.answers.append(answer)
-            if ranking.annotator not in answer.ranks:
-                answer.ranks[ranking.annotator] = ranking.rank
-                continue
-            by = f" by {ranking.annotator[:40]!r}" if ranking.annotator else ""
-            detail = (
-                f"{answer.location} has the same answer to this prompt "
-                f"(rank {answer.ranks[ranking.annotator]:g}{by}); keep one of the two."
-            )
-            ranking = BadRow("duplicate_answer", detail)
-        drops.append(Drop(location, file.stem, ranking.reason, ranking.detail, "load"))
+
+    @contextmanager
+    def drop_bad_row(location: str) -> Iterator[None]:
+        try:
+            yield
+        except BadRow as bad:
+            drops.append(Drop(location, Path(path).stem, bad.reason, bad.detail, "load"))
+
+    for row in _rows(path, COLUMNS):
+        with drop_bad_row(row.location):
+            for columns in _columns_of_answers(row, lists=_is_jsonl(path)):
+                with drop_bad_row(row.location):
+                    _add_rank(prompts, columns, row.location)
     return list(prompts.values()), drops
 
 
@@ -116,63 +102,78 @@ def has_ranks(path: str) -> bool:
     Raises:
         DataError: the file cannot be read.
     """
-    rows = (row for row in _rows(Path(path).expanduser()) if isinstance(row, RawRow))
-    first = next(rows, None)
+    first = next((row for row in _rows(path) if isinstance(row, RawRow)), None)
     return first is not None and ("rank" in first.columns or "ranks" in first.columns)
 
 
-def _rows(file: Path, required: tuple[str, ...] = ()) -> Iterator[RawRow | Drop]:
-    if not file.is_file():
-        raise DataError("cannot be read: no such file", location=str(file), hint="check the path")
-    if file.suffix.lower() == ".jsonl":
-        return read_rows(str(file))
-    return csv_rows(file, required, unique=(*required, ANNOTATOR))
+def _rows(path: str, required: tuple[str, ...] = ()) -> Iterator[RawRow | Drop]:
+    file = os.path.expanduser(path)
+    if _is_jsonl(path):
+        return (line.decode() for line in json_lines(file))
+    return csv_rows(Path(file), required, unique=(*required, ANNOTATOR))
 
 
-def _rankings(file: Path) -> Iterator[tuple[str, _Ranking | BadRow]]:
-    """Yield one ranking per answer of each row, and the row's location."""
-    for row in _rows(file, COLUMNS):
-        if isinstance(row, Drop):
-            yield row.location, BadRow(row.reason, row.detail)
-        elif file.suffix.lower() == ".jsonl" and ("answers" in row.columns or "ranks" in row.columns):
-            for ranking in _list_rankings(row.columns):
-                yield row.location, ranking
-        elif missing := [name for name in COLUMNS if name not in row.columns]:
+def _is_jsonl(path: str) -> bool:
+    return path.lower().endswith(".jsonl")
+
+
+def _columns_of_answers(row: RawRow | Drop, *, lists: bool) -> list[dict[str, Any]]:
+    """Return the columns of each answer of a row.
+
+    Args:
+        lists: whether the row may have lists of answers and ranks instead of one answer.
+
+    Raises:
+        BadRow: the row cannot be read, or lacks columns.
+    """
+    if isinstance(row, Drop):
+        raise BadRow(row.reason, row.detail)
+    columns = row.columns
+    if not lists or not {"answers", "ranks"} & columns.keys():
+        if missing := [name for name in COLUMNS if name not in columns]:
             detail = f"There is no {', '.join(missing)}; give prompt, answer and rank, or answers and ranks."
-            yield row.location, BadRow("missing_column", detail)
-        else:
-            yield row.location, _ranking(row.columns)
-
-
-def _list_rankings(columns: Mapping[str, Any]) -> Iterator[_Ranking | BadRow]:
-    """Yield one ranking per answer of a row with lists of answers and ranks."""
+            raise BadRow("missing_column", detail)
+        return [columns]
     answers: Any = columns.get("answers")
     ranks: Any = columns.get("ranks")
     if columns.get("answer") is not None or columns.get("rank") is not None:
-        yield BadRow("two_forms", "The row has one answer and a list of answers; give either.")
-    elif not is_list(answers) or not is_list(ranks):
+        raise BadRow("two_forms", "The row has one answer and a list of answers; give either.")
+    if not is_list(answers) or not is_list(ranks):
         detail = f"`answers` is {kind_of(answers)} and `ranks` {kind_of(ranks)}; make both lists."
-        yield BadRow("bad_type", detail)
-    elif len(answers) != len(ranks):
+        raise BadRow("bad_type", detail)
+    if len(answers) != len(ranks):
         detail = f"There are {len(answers)} answers and {len(ranks)} ranks; give one rank per answer."
-        yield BadRow("length_mismatch", detail)
-    elif not answers:
-        yield BadRow("no_answers", "The prompt has no answers; give at least two or remove the row.")
-    else:
-        for answer, rank in zip(answers, ranks, strict=True):
-            yield _ranking({**columns, "answer": answer, "rank": rank})
+        raise BadRow("length_mismatch", detail)
+    if not answers:
+        raise BadRow("no_answers", "The prompt has no answers; give at least two or remove the row.")
+    return [columns | {"answer": text, "rank": rank} for text, rank in zip(answers, ranks, strict=True)]
 
 
-def _ranking(columns: Mapping[str, Any]) -> _Ranking | BadRow:
-    """Return the ranking of a row with COLUMNS and perhaps an annotator, or what is wrong with it."""
-    try:
-        history = read_prompt(columns.get("prompt"), "prompt")
-        answer = check_text(columns["answer"], "answer")
-        if not answer.strip():
-            raise BadRow("empty_answer", "The answer is empty; fill it or remove the row.")
-        return _Ranking(history, answer, _rank(columns["rank"]), _annotator(columns.get(ANNOTATOR)))
-    except BadRow as bad:
-        return bad
+def _add_rank(prompts: dict[str, RankedPrompt], columns: Mapping[str, Any], location: str) -> None:
+    """Add the rank of one answer by one annotator; `prompts` maps a hash of the stripped turns to the prompt.
+
+    Raises:
+        BadRow: a column is invalid, or the annotator has ranked this answer before.
+    """
+    history = read_prompt(columns.get("prompt"), "prompt")
+    text = check_text(columns["answer"], "answer")
+    if not text.strip():
+        raise BadRow("empty_answer", "The answer is empty; fill it or remove the row.")
+    rank, annotator = _rank(columns["rank"]), _annotator(columns.get(ANNOTATOR))
+    key = content_id([(turn["role"], turn["content"].strip()) for turn in history])
+    prompt = prompts.setdefault(key, RankedPrompt(location, tuple(history)))
+    answer = next((earlier for earlier in prompt.answers if earlier.text.strip() == text.strip()), None)
+    if answer is None:
+        answer = RankedAnswer(location, text)
+        prompt.answers.append(answer)
+    if annotator in answer.ranks:
+        by = f" by {annotator[:40]!r}" if annotator else ""
+        detail = (
+            f"{answer.location} has the same answer to this prompt "
+            f"(rank {answer.ranks[annotator]:g}{by}); keep one of the two."
+        )
+        raise BadRow("duplicate_answer", detail)
+    answer.ranks[annotator] = rank
 
 
 def _rank(value: Any) -> float:
@@ -236,18 +237,16 @@ def _comparisons(prompt: RankedPrompt) -> Iterator[tuple[int, int, float]]:
     """Yield the indexes of the better and the worse answer of each pair, best answers first, and the distance of
     their ranks: the mean over the annotators who ranked both."""
     ranks = prompt.mean_ranks()
-    means = {index: _mean(index, ranks) for index in range(len(prompt.answers))}
-    by_mean = sorted(means, key=means.__getitem__)  # stable: ties stay in file order
+    means = [
+        fmean(by_index[index] for by_index in ranks.values() if index in by_index)
+        for index in range(len(prompt.answers))
+    ]
+    by_mean = sorted(range(len(means)), key=means.__getitem__)  # stable: ties stay in file order
     for one, other in combinations(by_mean, 2):
         leads = [rank[other] - rank[one] for rank in ranks.values() if one in rank and other in rank]
         if lead := sum(leads):
             pair = (one, other) if lead > 0 else (other, one)
             yield *pair, abs(lead) / len(leads)
-
-
-def _mean(index: int, ranks: Mapping[str, Mapping[int, float]]) -> float:
-    values = [by_index[index] for by_index in ranks.values() if index in by_index]
-    return sum(values) / len(values)
 
 
 def agreement(path: str) -> dict[str, Any] | None:
@@ -263,7 +262,8 @@ def agreement(path: str) -> dict[str, Any] | None:
     Raises:
         DataError: as `load_ranked`.
     """
-    prompts, annotators = _annotated_prompts(path)
+    prompts, _ = read_ranked(path)
+    annotators = {name for prompt in prompts for answer in prompt.answers for name in answer.ranks}
     if len(annotators) < 2:
         return None
     per_prompt = [row for prompt in prompts if (row := _concordance(prompt))]
@@ -271,36 +271,20 @@ def agreement(path: str) -> dict[str, Any] | None:
         "annotators": len(annotators),
         "prompts": len(prompts),
         "rated": len(per_prompt),
-        "mean_w": round(sum(row["w"] for row in per_prompt) / len(per_prompt), 6) if per_prompt else None,
+        "mean_w": round(fmean(row["w"] for row in per_prompt), 6) if per_prompt else None,
         "per_prompt": per_prompt,
     }
 
 
-def pairwise_tau(path: str) -> dict[str, Any] | None:
-    """Return the mean of Kendall's tau-b over prompts and pairs of annotators, or None with fewer than two annotators.
-
-    Returns:
-        `compared`: the number of pairs that have a tau-b; `undefined`: the number of pairs that have none, because one
-        annotator ties all answers; `mean_tau_b` over the compared pairs (None where there are none).
+def mean_tau_b(path: str) -> float | None:
+    """Return the mean of Kendall's tau-b over prompts and pairs of annotators, or None where no pair has one.
 
     Raises:
         DataError: as `load_ranked`.
     """
-    prompts, annotators = _annotated_prompts(path)
-    if len(annotators) < 2:
-        return None
-    values = [tau for prompt in prompts for tau in pairwise_tau_b(prompt.mean_ranks())]
-    taus = [tau for tau in values if tau is not None]
-    return {
-        "compared": len(taus),
-        "undefined": len(values) - len(taus),
-        "mean_tau_b": round(math.fsum(taus) / len(taus), 6) if taus else None,
-    }
-
-
-def _annotated_prompts(path: str) -> tuple[list[RankedPrompt], set[str]]:
     prompts, _ = read_ranked(path)
-    return prompts, {name for prompt in prompts for answer in prompt.answers for name in answer.ranks}
+    taus = [tau for prompt in prompts for tau in pairwise_tau_b(prompt.mean_ranks()) if tau is not None]
+    return round(fmean(taus), 6) if taus else None
 
 
 def _concordance(prompt: RankedPrompt) -> dict[str, Any] | None:
