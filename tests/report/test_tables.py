@@ -7,6 +7,7 @@ import io
 import pytest
 
 from reasongenrm.benchmarks.base import judge_result, scalar_result
+from reasongenrm.metrics.scores import BenchmarkScore
 from reasongenrm.records import Verdict
 from reasongenrm.report.tables import escape_markdown, grid, score_table
 from support.judged import rewardbench_score
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.unit
 TOY_SUBSETS = ("toy-chat", "toy-chat-hard", "toy-safety", "toy-reasoning")
 
 
-def entries() -> list:
+def entries() -> dict[str, BenchmarkScore]:
     scalar = rewardbench_score(
         [scalar_result(f"{s}{i}", s, float(i < 3), 0.5) for s in TOY_SUBSETS for i in range(4)]
     )
@@ -25,7 +26,7 @@ def entries() -> list:
         Verdict("v", "p", "BA", None, None, "truncated", ""),
     ]
     judge = rewardbench_score([judge_result("p", "hep-go", verdicts)])
-    return [("a|b *c*\nd", scalar, {"seconds": "1.5"}), ("[red]judge[/red]", judge, {})]
+    return {"a|b *c*\nd": scalar, "[red]judge[/red]": judge}
 
 
 def test_markdown() -> None:
@@ -47,13 +48,12 @@ def test_markdown() -> None:
         "truncated",
         "error",
         "rescued",
-        "seconds",
     ]
     assert cells[2][:5] == ["a¦b \\*c\\* d", "75.0", "75.0", "75.0", "75.0"]
     assert cells[2][5].startswith("75.0 \\[") and cells[2][5].endswith("\\]‡")
-    assert cells[2][6:] == ["75.0", "16", "12", "4", "0", "0", "0", "0", "0", "1.5"]
+    assert cells[2][6:] == ["75.0", "16", "12", "4", "0", "0", "0", "0", "0"]
     assert cells[3][:6] == ["\\[red\\]judge\\[/red\\]", "–", "–", "–", "75.0", "75.0 \\[75.0, 75.0\\]†"]
-    assert cells[3][6:] == ["0.0", "2", "1", "0", "0", "0", "1", "0", "1", "–"]
+    assert cells[3][6:] == ["0.0", "2", "1", "0", "0", "0", "1", "0", "1"]
     assert lines[4] == "" and lines[5].startswith("† partial benchmark") and "alpacaeval-easy" in lines[5]
     assert lines[7].startswith("‡ toy")
 
@@ -76,7 +76,7 @@ def test_a_whole_real_benchmark_has_no_footnote() -> None:
         for s in REWARDBENCH.subsets
         for i in range(REWARDBENCH.published_rows[s])
     ]
-    text = score_table([("m", rewardbench_score(rows), {})]).markdown()
+    text = score_table({"m": rewardbench_score(rows)}).markdown()
     assert len(text.splitlines()) == 3 and "†" not in text and "100.0 \\[100.0, 100.0\\]" in text
 
 

@@ -159,10 +159,10 @@ def reliability_diagram(series: Mapping[str, Sequence[ReliabilityBin]], title: s
 
     The area of a dot is the share of the series that lies in its bin; on the diagonal, confidence is accuracy.
     """
-    columns = min(len(series), 4) or 1
-    lines = -(-len(series) // columns) or 1
+    columns = min(len(series), 4)
+    lines = -(-len(series) // columns)
     drawing, grid = figure(0.8 + (4.2, 3.2, 2.5, 2.1)[columns - 1] * lines, lines, columns)
-    for axes in grid.flat[max(len(series), 1) :]:
+    for axes in grid.flat[len(series) :]:
         axes.set_visible(False)
     for number, (axes, (name, bins)) in enumerate(zip(grid.flat, series.items(), strict=False)):
         full = [b for b in bins if b.predicted is not None and b.observed is not None]
@@ -215,7 +215,7 @@ def panels(draw: Sequence[Callable[[Any], None]], title: str) -> bytes:
         draw: functions that draw into the matplotlib axes that they are passed.
         title: the text above all; shortened.
     """
-    lines = -(-len(draw) // 2) or 1
+    lines = -(-len(draw) // 2)
     drawing, grid = figure(0.6 + 3 * lines, lines, 2)
     for axes in grid.flat[len(draw) :]:
         axes.set_visible(False)

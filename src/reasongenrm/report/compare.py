@@ -37,10 +37,6 @@ _EXPLANATIONS = (
     + "; ".join(f"{name}: {note}" for name, note in ROW_OUTCOMES.items())
     + ".",
 )
-_HOLM = (
-    "{count} comparisons are listed here; p (Holm) is corrected for their number (Holm 1979, Scandinavian Journal of Statistics "
-    "6:65-70). The intervals are not: each holds for its own comparison."
-)
 
 
 def compare_runs(runs: list[Path], out: Path) -> None:
@@ -73,14 +69,13 @@ def compare_runs(runs: list[Path], out: Path) -> None:
         f"{run['run']}: {len(run['differences'])} settings differ from those of {first}; see compare.md."
         for run in numbers["settings"]
     ]
-    for line in (*numbers["notes"][len(_EXPLANATIONS) :], *settings, str(out / "compare.html")):
+    for line in (*comparison.notes, *settings, str(out / "compare.html")):
         console.print(line, markup=False, soft_wrap=True)
 
 
 def _numbers(comparison: RunsComparison) -> dict[str, Any]:
     """Return all numbers as plain values; shares are in [0, 1]."""
     (_, first), *others = comparison.manifests.items()
-    number = len(comparison.comparisons)
     return {
         "runs": [
             {
@@ -92,11 +87,7 @@ def _numbers(comparison: RunsComparison) -> dict[str, Any]:
         ],
         "comparisons": list(map(_comparison_numbers, comparison.comparisons)),
         "settings": [{"run": run, "differences": setting_differences(first, one)} for run, one in others],
-        "notes": [
-            *_EXPLANATIONS,
-            *([_HOLM.format(count=number)] if number > 1 else []),
-            *comparison.notes,
-        ],
+        "notes": [*_EXPLANATIONS, *comparison.notes],
     }
 
 

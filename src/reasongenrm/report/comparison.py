@@ -25,6 +25,10 @@ ROW_OUTCOMES: Mapping[str, str] = {**OUTCOME_NOTES, MIXED: "not the same in all 
 """The outcomes of a row, and what they mean."""
 
 CHANGES = ("right to wrong", "wrong to right", "other change")
+_HOLM = (
+    "{count} comparisons are listed here; p (Holm) is corrected for their number (Holm 1979, Scandinavian Journal of Statistics "
+    "6:65-70). The intervals are not: each holds for its own comparison."
+)
 _MOST_IDS = 5  # ids in a note; compare.json has all of them
 
 
@@ -110,7 +114,7 @@ class RunsComparison:
 
     Attributes:
         comparisons: those of a benchmark follow each other.
-        notes: what was not compared, and why.
+        notes: how p-values are corrected, what was not compared, and why.
         models: (run label, model), the reference first.
         manifests: run label -> what the run was made with, the reference's run first.
     """
@@ -162,6 +166,7 @@ def compare_all(paths: Sequence[Path]) -> RunsComparison:
     if len(comparisons) > 1:
         p_values = holm([one.paired.p for one in comparisons])
         comparisons = [replace(one, p_holm=p) for one, p in zip(comparisons, p_values, strict=True)]
+        notes.insert(0, _HOLM.format(count=len(comparisons)))
     return RunsComparison(comparisons, notes, models, {run: files.manifest for run, files in runs.items()})
 
 

@@ -13,6 +13,7 @@ from reasongenrm.store import write_json, write_text
 
 _MOST_BARS = 30
 _MOST_ROWS = 400
+_ALL = "all sources"
 
 Part = tuple[str, Any]
 """What the template shows: ("text" | "alarm" | "heading", text), ("table", TextTable) or ("picture", (title, PNG))."""
@@ -36,7 +37,7 @@ def page(report: Mapping[str, Any]) -> str:
     """
     known = (
         ("total", "Rows", _rows),
-        ("first_dropped", "First dropped of each kind", _first_dropped),
+        ("first_dropped", "First dropped of each kind", lambda report: [_records(report["first_dropped"])]),
         ("length_histogram", "Balance and length", _balance),
         ("total", "Languages", _languages),
         ("tokens", "Tokens per template", _tokens),
@@ -60,27 +61,20 @@ def _rows(report: Mapping[str, Any]) -> Iterator[Part]:
         f"Counted: {report['unit']}. In = kept + dropped, for every source: "
         f"{total['in']:,} = {total['kept']:,} + {total['dropped']:,} in all.",
     )
+    sources = _sources(report)
     keys = ("in", "kept", "dropped")
-    yield _table(("source", *keys), [[name, *(row[key] for key in keys)] for name, row in _sources(report)])
+    yield _table(("source", *keys), [[name, *(row[key] for key in keys)] for name, row in sources])
     yield "heading", "Dropped"
-    drops = [[name, *drop] for name, row in _sources(report) for drop in _drops(row)]
-    yield _table(("source", "stage", "reason", "rows"), drops)
-    bars = {f"{stage}: {reason}": count for stage, reason, count in _drops(total)}
-    if bars:
-        yield _bars(bars, "Rows dropped, by reason", "rows")
-
-
-def _drops(row: Mapping[str, Any]) -> list[tuple[str, str, int]]:
-    """Return (stage, reason, rows) of a source."""
-    return [
-        (stage, reason, count)
+    drops = [
+        (name, stage, reason, count)
+        for name, row in sources
         for stage, reasons in row["dropped_by_stage"].items()
         for reason, count in reasons.items()
     ]
-
-
-def _first_dropped(report: Mapping[str, Any]) -> Iterator[Part]:
-    yield _records(report["first_dropped"])
+    yield _table(("source", "stage", "reason", "rows"), drops)
+    bars = {f"{stage}: {reason}": count for name, stage, reason, count in drops if name == _ALL}
+    if bars:
+        yield _bars(bars, "Rows dropped, by reason", "rows")
 
 
 def _balance(report: Mapping[str, Any]) -> Iterator[Part]:
@@ -141,7 +135,7 @@ def _tokens(report: Mapping[str, Any]) -> Iterator[Part]:
 
 def _leaks(report: Mapping[str, Any]) -> Iterator[Part]:
     leaks = report["leaks"]
-    yield "text", f"Does a surface feature alone predict the label? {_sentence(leaks['rule'])}."
+    yield "text", f"Does a surface feature alone predict the label? {_title(leaks['rule'])}."
     suspects, features = leaks["leaks"], leaks["features"]
     if suspects:
         scopes = len({(row["scope"], row["feature"]) for row in suspects})
@@ -228,7 +222,7 @@ def _cell(value: Any) -> str:
 
 
 def _sources(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    return [*report["sources"].items(), ("all sources", report["total"])]
+    return [*report["sources"].items(), (_ALL, report["total"])]
 
 
 def _bars(
@@ -247,8 +241,5 @@ def _words(key: str) -> str:
 
 
 def _title(key: str) -> str:
-    return _sentence(_words(key))
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    words = _words(key)
+    return words[:1].upper() + words[1:]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from reasongenrm.metrics.diagnostics import probability_right
 from reasongenrm.records import PairResult, Rating, Verdict
@@ -11,8 +11,6 @@ from reasongenrm.report.run_files import BenchmarkRun, ModelRun
 
 LONGEST = 20_000
 """The most characters of a text that are shown."""
-
-PairOutcome = Literal["right", "wrong", "inconsistent", "tie", "unread"]
 
 OUTCOME_NOTES: Mapping[str, str] = {
     "right": "right in every order",
@@ -22,13 +20,11 @@ OUTCOME_NOTES: Mapping[str, str] = {
     "unread": "unparsed, truncated or an error in some order",
 }
 
-_UNREAD = {"unparsed", "truncated", "error"}
 
-
-def pair_outcome(result: PairResult) -> PairOutcome:
-    """Return the outcome of a comparison over its orders."""
+def pair_outcome(result: PairResult) -> str:
+    """Return the outcome of a comparison over its orders: a key of OUTCOME_NOTES."""
     outcomes = set(result.outcomes)
-    if not outcomes or outcomes & _UNREAD:
+    if not outcomes or outcomes & {"unparsed", "truncated", "error"}:
         return "unread"
     if "tie" in outcomes:
         return "tie"

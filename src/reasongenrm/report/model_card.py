@@ -69,7 +69,8 @@ def _card(run: RunFiles, judge: str, training: Mapping[str, Any]) -> str:
         model_name=one_line(name) if results else None,
         eval_results=results or None,
     )
-    parts = {key: recipe[key] for key in _RECIPE_PARTS if key in recipe}
+    parts = {"judges": {judge: recipe["judges"][judge]}}
+    parts |= {key: recipe[key] for key in _RECIPE_PARTS if key in recipe}
     body = render(
         "model_card.md.jinja",
         name=name,
@@ -81,7 +82,7 @@ def _card(run: RunFiles, judge: str, training: Mapping[str, Any]) -> str:
         sources=[_public(str(one.get("path"))) for one in recipe.get("data", {}).get("sources", ())],
         training=training,
         manifest=run.manifest,
-        recipe=_yaml(_public({"judges": {judge: recipe["judges"][judge]}, **parts})),
+        recipe=yaml.safe_dump(_public(parts), sort_keys=False, allow_unicode=True, width=110).rstrip("\n"),
         model=repr({"path": base, "revision": revision} if revision else base),
         judged=judged,
         limited=recipe.get("limit") is not None,
@@ -137,7 +138,3 @@ def _public(value: Any) -> Any:
     if isinstance(value, str) and PurePath(value).is_absolute():
         return PurePath(value).name
     return value
-
-
-def _yaml(value: Any) -> str:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110).rstrip("\n")

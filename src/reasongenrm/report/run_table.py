@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from reasongenrm.metrics.diagnostics import Diagnostics
-from reasongenrm.metrics.scores import OUTCOMES
 from reasongenrm.report.run_files import BenchmarkRun, ModelRun
 from reasongenrm.report.tables import (
+    COUNTS,
     MISSING,
     TextTable,
     footnotes,
@@ -39,13 +39,7 @@ _COSTS = {
 
 
 class MetricLine(NamedTuple):
-    """One line of the table.
-
-    Attributes:
-        group: the topic; lines of a group follow each other.
-        label: what is measured.
-        cells: one per model.
-    """
+    """One line of the table: one cell per model; lines of a group (a topic) follow each other."""
 
     group: str
     label: str
@@ -96,7 +90,7 @@ def _model_cells(benchmark: BenchmarkRun, model: ModelRun) -> Iterator[tuple[str
         yield "Score", name, percent(score.details.get(name))
     for group, label, cell_of in _DIAGNOSTICS:
         yield group, label, cell_of(model.diagnostics)
-    for outcome in ("n", *OUTCOMES, "rescued"):
+    for outcome in COUNTS:
         yield "Judgements", outcome, f"{getattr(score.counts, outcome):,}"
     for label, key in _COSTS.items():
         value = getattr(model.cost, key, None)

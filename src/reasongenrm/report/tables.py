@@ -7,18 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from reasongenrm.metrics.intervals import Interval
 from reasongenrm.metrics.scores import OUTCOMES, BenchmarkScore
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 MISSING = "–"
+COUNTS = ("n", *OUTCOMES, "rescued")
 
 # An underscore inside a word emphasises nothing, and slugs are easier to read without the backslash.
 _MARKS = re.compile(r"[\\`*\[\]<|~&]|(?<![^\W_])_|_(?![^\W_])")
-
-ModelScore = tuple[str, BenchmarkScore, Mapping[str, str]]
-"""A model's name, its score, and further columns (heading -> cell) for the end of its row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +101,9 @@ def points(difference: float | None) -> str:
     return MISSING if difference is None else f"{round(100 * difference, 1) + 0.0:+.1f}"  # + 0.0: no "-0.0"
 
 
-def with_interval(value: float | None, interval: Sequence[float | None] | None) -> str:
+def with_interval(value: float | None, interval: Interval | None) -> str:
     """Return a share in percent with its interval, or alone where the interval is not known."""
-    if value is None or interval is None or None in interval:
+    if value is None or interval is None:
         return percent(value)
     return f"{percent(value)} [{percent(interval[0])}, {percent(interval[1])}]"
 
@@ -131,26 +130,22 @@ def footnotes(scores: Sequence[BenchmarkScore]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def score_table(scores: Sequence[ModelScore], title: str = "") -> TextTable:
+def score_table(scores: Mapping[str, BenchmarkScore]) -> TextTable:
     """Return the scores of some models on one benchmark.
 
     Columns: model, the sections, the score with its 95% interval, the strict score (percentages), then counts over
-    judgements, then the models' further columns.
+    judgements.
     """
-    sections = list(dict.fromkeys(name for _, score, _ in scores for name in score.sections))
-    extras = list(dict.fromkeys(name for *_, extra in scores for name in extra))
+    sections = list(dict.fromkeys(name for score in scores.values() for name in score.sections))
     rows = [
         (
             name,
             *(percent(score.sections.get(section)) for section in sections),
             score_cell(score),
             percent(score.strict),
-            str(score.counts.n),
-            *(str(getattr(score.counts, outcome)) for outcome in OUTCOMES),
-            str(score.counts.rescued),
-            *(extra.get(heading, MISSING) for heading in extras),
+            *(str(getattr(score.counts, key)) for key in COUNTS),
         )
-        for name, score, extra in scores
+        for name, score in scores.items()
     ]
-    headings = ("model", *sections, "score [95%]", "strict", "n", *OUTCOMES, "rescued", *extras)
-    return TextTable(headings, tuple(rows), title=title, notes=footnotes([score for _, score, _ in scores]))
+    headings = ("model", *sections, "score [95%]", "strict", *COUNTS)
+    return TextTable(headings, tuple(rows), notes=footnotes(list(scores.values())))

@@ -354,10 +354,7 @@ def _report(recipe: Recipe, run: Run, scores: dict[str, dict[str, BenchmarkScore
     """Write table.md, the report and the model cards, and print the tables."""
     from rich.console import Console
 
-    tables = {
-        benchmark: score_table([(model, score, {}) for model, score in models.items()])
-        for benchmark, models in scores.items()
-    }
+    tables = {benchmark: score_table(models) for benchmark, models in scores.items()}
     text = "\n".join(f"## {benchmark}\n\n{table.markdown()}" for benchmark, table in tables.items())
     write_text(run.path("table.md"), text)
     page = write_report(run.folder)
