@@ -50,8 +50,10 @@ def add_error_handlers(
         return error_response(422, f"{location}: {first['msg']}" if location else first["msg"], hint)
 
     async def http_error(_: Any, error: HTTPException) -> Any:
-        hint = "see /openapi.json" if error.status_code in (404, 405) else ""
-        return error_response(error.status_code, error.detail, hint)
+        hints = {400: "send a JSON object in UTF-8", 413: "send a smaller body", 499: ""}
+        return error_response(
+            error.status_code, error.detail, hints.get(error.status_code, "see /openapi.json")
+        )
 
     async def internal_error(_: Any, error: Exception) -> Any:
         return error_response(500, "internal server error", "see the log of the server")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from reasongenrm.chat.encoder import ChatEncoder
@@ -78,26 +78,24 @@ class JudgeTask(ABC, Generic[P, J]):
         A long prompt leaves less room for the completion, at least one token. The engine refuses a prompt that fills
         the context; that is counted as an error.
         """
-        for prompt in prompts:
-            prompt_ids = tuple(self.encoder.encode(prompt.messages, generation=True)) if self.encoder else ()
-            for request_id in self.request_ids(prompt):
-                yield self._request(request_id, prompt, prompt_ids)
-
-    def _request(self, request_id: str, prompt: P, prompt_ids: tuple[int, ...]) -> Request:
         limit, temperature = self.config.max_tokens, self.config.temperature
-        seed = request_seed(self.seed, request_id) if temperature > 0 else None
-        if self.encoder is None or self.forced_choice is None:
-            return Request(request_id, (), limit, temperature, seed=seed, messages=prompt.messages)
-        return Request(
-            request_id,
-            prompt_ids,
-            max_tokens=max(1, min(limit, self.max_model_len - len(prompt_ids))),
-            temperature=temperature,
-            seed=seed,
-            stop=(self.closing + self.encoder.end_marker,),
-            ignore_eos=True,
-            logprob_token_ids=self.forced_choice.logprob_token_ids,
-        )
+        for prompt in prompts:
+            if self.encoder is None or self.forced_choice is None:
+                request = Request(prompt.id, (), limit, temperature, messages=prompt.messages)
+            else:
+                prompt_ids = tuple(self.encoder.encode(prompt.messages, generation=True))
+                request = Request(
+                    prompt.id,
+                    prompt_ids,
+                    max_tokens=max(1, min(limit, self.max_model_len - len(prompt_ids))),
+                    temperature=temperature,
+                    stop=(self.closing + self.encoder.end_marker,),
+                    ignore_eos=True,
+                    logprob_token_ids=self.forced_choice.logprob_token_ids,
+                )
+            for request_id in self.request_ids(prompt):
+                seed = request_seed(self.seed, request_id) if temperature > 0 else None
+                yield replace(request, id=request_id, seed=seed)
 
     def needs_rescue(self, judgement: J) -> bool:
         """Whether a vote could not be read, and rescues are enabled."""

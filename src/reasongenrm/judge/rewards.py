@@ -41,18 +41,16 @@ class Schedule:
             if reference is None:
                 groups.setdefault(key, []).append(sample)
         rows: list[ComparisonInput] = []
-        index_by_row: dict[tuple[str, str, str], int] = {}
+        index_by_answers: dict[tuple[str, frozenset[str]], int] = {}
 
         def game(sample: int, other: str) -> tuple[int | None, bool]:
-            key, own = keys[sample], answers[sample]
+            own = answers[sample]
             if own == other:
                 return None, True
-            if (key, other, own) in index_by_row:
-                return index_by_row[key, other, own], False
-            if (key, own, other) not in index_by_row:
-                index_by_row[key, own, other] = len(rows)
+            index = index_by_answers.setdefault((keys[sample], frozenset((own, other))), len(rows))
+            if index == len(rows):
                 rows.append((prompts[sample], own, other))
-            return index_by_row[key, own, other], True
+            return index, rows[index][1] == own
 
         def opponents(sample: int) -> list[str]:
             reference = references[sample]
@@ -69,10 +67,9 @@ class Schedule:
             comparisons: one per row.
             unread: points of both answers where nothing can be read.
         """
-        preferences = [preference(comparison) for comparison in comparisons]
 
         def points(row: int | None, first: bool) -> float:
-            value = 0.5 if row is None else preferences[row]
+            value = 0.5 if row is None else preference(comparisons[row])
             if value is None:
                 return unread
             return value if first else 1 - value
@@ -108,12 +105,12 @@ class GroupReward:
         against: Literal["group", "reference"],
         unread: float = 0.5,
     ) -> None:
-        if against not in ("group", "reference"):
-            raise ConfigError(f"unknown value {against!r}", location="against", hint="use group or reference")
-        if (against == "reference") != (reference is not None):
+        if against != ("group" if reference is None else "reference"):
             problem = f'against="{against}" and reference={reference!r} contradict each other'
-            hint = 'set against="reference" and reference to the column of reference answers, or neither'
-            raise ConfigError(problem, location="reference", hint=hint)
+            hint = (
+                'set against="reference" and reference to the column of reference answers, or against="group"'
+            )
+            raise ConfigError(problem, location="against", hint=hint)
         self._judge, self._reference, self._unread = judge, reference, unread
         self.__name__ = f"judge_{against}"  # TRL logs it as rewards/judge_group/mean
 

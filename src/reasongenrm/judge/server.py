@@ -78,14 +78,15 @@ class _PromptBody(BaseModel):
         return self
 
     def checked_prompt(self, limits: Limits, *answers: str) -> list[Message]:
-        """Return the prompt as messages; check the sizes of prompt and answers."""
+        """Return the prompt as messages; check the sizes of prompt and answers, and their number."""
+        check_count("answers", len(answers), limits.answers)
         check_lengths("an answer", answers, limits)
-        turns = [turn.content for turn in self.messages or ()]
-        check_count("messages", len(turns), limits.turns)
-        check_lengths("prompt", [self.prompt or "", *turns], limits)
-        if self.messages is None:
-            return _check_prompt(self.prompt or "", "prompt")
-        return _check_prompt([Message(role=t.role, content=t.content) for t in self.messages], "messages")
+        messages = [Message(role=turn.role, content=turn.content) for turn in self.messages or ()]
+        check_count("messages", len(messages), limits.turns)
+        check_lengths("prompt", [self.prompt or "", *(turn["content"] for turn in messages)], limits)
+        if self.prompt is not None:
+            return _check_prompt(self.prompt, "prompt")
+        return _check_prompt(messages, "messages")
 
 
 class CompareRequest(_PromptBody):
@@ -160,7 +161,7 @@ class TooLarge(ReasonGenRMError):
 def check_count(name: str, count: int, limit: int) -> None:
     """Raise TooLarge for more items than the limit."""
     if count > limit:
-        raise TooLarge(f"{count} {name}", hint=f"the limit is {limit}")
+        raise TooLarge(f"{count} are too many", location=name, hint=f"the limit is {limit}")
 
 
 def check_lengths(name: str, texts: Iterable[str], limits: Limits) -> None:
@@ -211,7 +212,17 @@ def create_app(
     app = FastAPI(title="reasongenrm", docs_url=None, redoc_url=None)
     app.add_middleware(Gate, key=api_key, max_bytes=limits.body)
     add_error_handlers(app, {EngineError: 500, TooLarge: 413})
-    _add_tournaments(app, judge, limits)
+
+    # Tournaments are plain functions, which FastAPI runs in threads: they wait for each of their rounds.
+    @app.post("/rank")
+    def rank(body: RankRequest) -> dict[str, Any]:
+        prompt = body.checked_prompt(limits, *body.answers)
+        return _ranking_json(judge.rank(prompt, body.answers, method=body.method))
+
+    @app.post("/best_of_n")
+    def best_of_n(body: BestRequest) -> dict[str, Any]:
+        best = judge.best_of_n(body.checked_prompt(limits, *body.answers), body.answers)
+        return {"index": best.index, "answer": best.answer, **_ranking_json(best.ranking)}
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -220,15 +231,14 @@ def create_app(
 
     @app.post("/compare")
     async def compare(body: CompareRequest, request: Request) -> dict[str, Any]:
-        rows = [(body.checked_prompt(limits, body.a, body.b), body.a, body.b)]
-        [comparison] = await _result(request, judge.submit(rows))
+        row = (body.checked_prompt(limits, body.a, body.b), body.a, body.b)
+        [comparison] = await _result(request, judge.submit([row]))
         return _comparison_json(comparison)
 
     @app.post("/score")
     async def score(body: ScoreRequest, request: Request) -> dict[str, Any]:
         prompt = body.checked_prompt(limits, body.answer, body.reference)
-        rows = [(prompt, body.answer, body.reference)]
-        [comparison] = await _result(request, judge.submit(rows))
+        [comparison] = await _result(request, judge.submit([(prompt, body.answer, body.reference)]))
         return {"score": preference(comparison), **_comparison_json(comparison)}
 
     @app.post("/get_reward")
@@ -238,24 +248,6 @@ def create_app(
         return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
 
     return app
-
-
-def _add_tournaments(app: Any, judge: SharedJudge, limits: Limits) -> None:
-    """Add routes as plain functions, which FastAPI runs in threads: a tournament waits for each of its rounds."""
-
-    def checked_prompt(body: BestRequest) -> list[Message]:
-        check_count("answers", len(body.answers), limits.answers)
-        return body.checked_prompt(limits, *body.answers)
-
-    def rank(body: RankRequest) -> dict[str, Any]:
-        return _ranking_json(judge.rank(checked_prompt(body), body.answers, method=body.method))
-
-    def best_of_n(body: BestRequest) -> dict[str, Any]:
-        best = judge.best_of_n(checked_prompt(body), body.answers)
-        return {"index": best.index, "answer": best.answer, **_ranking_json(best.ranking)}
-
-    app.post("/rank")(rank)
-    app.post("/best_of_n")(best_of_n)
 
 
 async def _result(request: Any, future: Future[list[Comparison]]) -> list[Comparison]:
@@ -308,7 +300,8 @@ def serve(
     try:
         import uvicorn
     except ImportError as error:
-        raise EngineError(f"cannot serve: {error}", hint="pip install fastapi uvicorn") from None
+        hint = "pip install fastapi uvicorn"
+        raise EngineError(f"cannot serve: {error}", location="serve", hint=hint) from None
     key = Secret(api_key_env, location="api_key_env").reveal()
     if not (key or allow_remote or is_loopback(host)):
         raise ConfigError(

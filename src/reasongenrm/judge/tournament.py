@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Literal, get_args
 
+from reasongenrm.chat.verdict import winner_by_share
 from reasongenrm.errors import ConfigError
 from reasongenrm.judge.verdicts import preference
 from reasongenrm.records import Comparison, unit_hash
@@ -29,28 +30,18 @@ class Game:
     comparison: Comparison
 
     @property
-    def points(self) -> float | None:
-        """Points of the first answer in [0, 1]; the second answer gets the rest (see `preference`).
-
-        None if nothing could be read: then neither answer gets points.
-        """
-        return preference(self.comparison)
-
-    @property
     def winner(self) -> int | None:
         """The better answer; in a tie, the one that P(A) favours; None if P(A) is missing or even."""
-        favoured = self.points if self.comparison.winner == "tie" else None
-        if self.comparison.winner == "A" or (favoured is not None and favoured > 0.5):
-            return self.first
-        if self.comparison.winner == "B" or (favoured is not None and favoured < 0.5):
-            return self.second
-        return None
+        letter = self.comparison.winner
+        if letter == "tie" and self.comparison.prob_a is not None:
+            letter = winner_by_share(self.comparison.prob_a)
+        return {"A": self.first, "B": self.second}.get(str(letter))
 
 
 def bradley_terry(games: Sequence[Game], n: int, *, prior: float = 0.5) -> list[float]:
     """Return each answer's log-strength θ in nats, with mean 0: P(i beats j) = 1 / (1 + exp(θj − θi)).
 
-    Maximises Σ points · log P over the games plus, for each answer, `prior` virtual games, half won and half
+    Maximises Σ points · log P over the games (an answer's points: see `preference`) plus, for each answer, `prior` virtual games, half won and half
     lost, against an opponent of strength 0. The prior keeps an unbeaten answer finite, gives an answer without games
     strength 0, and connects groups that never met; up to a prior of 1, an answer that wins all its games
     outright still ranks above all its opponents. As the prior goes to 0 this becomes maximum likelihood, where that
@@ -63,20 +54,16 @@ def bradley_terry(games: Sequence[Game], n: int, *, prior: float = 0.5) -> list[
     Args:
         games: in any order; games that could not be read are left out.
         n: number of answers.
-        prior: virtual games per answer, above 0.
-
-    Raises:
-        ValueError: the prior is not positive.
+        prior: virtual games per answer, above 0: without them an unbeaten answer has no finite strength.
     """
     import numpy as np
 
-    if prior <= 0:
-        raise ValueError("the prior must be positive: without it an unbeaten answer has no finite strength")
     won = np.zeros((n, n))
     for game in games:
-        if game.points is not None:
-            won[game.first, game.second] += game.points
-            won[game.second, game.first] += 1 - game.points
+        points = preference(game.comparison)
+        if points is not None:
+            won[game.first, game.second] += points
+            won[game.second, game.first] += 1 - points
     played, total = won + won.T, won.sum(axis=1) + prior / 2
     strengths = np.zeros(n)
     for _ in range(1000):  # at most 500 nats: the likelihood is flat beyond that
