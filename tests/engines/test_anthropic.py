@@ -478,14 +478,11 @@ def test_custom_ids_are_valid_and_unique(
 ) -> None:
     ledger = Ledger(tmp_path_factory.mktemp("ledger") / "s")
     batches_added = [ledger.add(ids, None) for ids in batches]
-    names = [(batch, place) for batch in batches_added for place in range(len(batch.ids))]
-    custom = [batch.custom_id(place) for batch, place in names]
-    assert len(set(custom)) == len(names) and all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", c) for c in custom)
-    for (owner, place), name in zip(names, custom, strict=True):
-        for batch in batches_added:
-            assert batch.request_id(name) == (batch.ids[place] if batch is owner else None)
-    last = max((Batch("0" * 16, None, range(100_000)).custom_id(99_999)), "")  # type: ignore[arg-type]
-    assert len(last) <= 64
+    custom = [name for batch in batches_added for name in batch.request_ids]
+    assert len(set(custom)) == len(custom) and all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", c) for c in custom)
+    assert [list(batch.request_ids.values()) for batch in batches_added] == batches
+    large = Batch("0" * 16, None, range(100_000))  # type: ignore[arg-type]
+    assert max(map(len, large.request_ids)) <= 64
 
 
 @pytest.mark.parametrize(
@@ -493,8 +490,8 @@ def test_custom_ids_are_valid_and_unique(
 )
 def test_an_unknown_custom_id_has_no_request(tmp_path: Path, name: str) -> None:
     batch = Ledger(tmp_path / "s").add(["a", "b"], None)
-    assert batch.request_id(batch.custom_id(1)) == "b"
-    assert batch.request_id(name.format(nonce=batch.nonce)) is None
+    assert batch.request_ids[f"{batch.nonce}-1"] == "b"
+    assert name.format(nonce=batch.nonce) not in batch.request_ids
 
 
 def test_a_torn_ledger_loses_only_its_last_line(tmp_path: Path) -> None:

@@ -151,8 +151,8 @@ class AnthropicEngine(Engine):
             newest = next(iter(self._batches.list(limit=1)), None)
         batch = self._ledger.add([request.id for request in requests], newest.id if newest else None)
         body = [
-            {"custom_id": batch.custom_id(place), "params": self._params(request)}
-            for place, request in enumerate(requests)
+            {"custom_id": custom_id, "params": self._params(request)}
+            for custom_id, request in zip(batch.request_ids, requests, strict=True)
         ]
         with self._sdk_errors():
             server_id = self._create(batch, body)
@@ -196,7 +196,7 @@ class AnthropicEngine(Engine):
                 sleep(self._config.poll_seconds)
                 candidate = self._batches.retrieve(candidate.id)
             first = next(iter(self._batches.results(candidate.id)), None) if candidate.results_url else None
-            if first and batch.request_id(first.custom_id) is not None:
+            if first and first.custom_id in batch.request_ids:
                 return str(candidate.id)
         return None
 
@@ -231,7 +231,7 @@ class AnthropicEngine(Engine):
         for _ in self._attempts():
             try:
                 for line in self._batches.results(batch.server_id or ""):
-                    request = missing.pop(batch.request_id(line.custom_id) or "", None)
+                    request = missing.pop(batch.request_ids.get(line.custom_id, ""), None)
                     if request is None:
                         continue
                     completion, server_fault = read_result(request, line.result)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -23,7 +23,7 @@ class Batch:
     Attributes:
         nonce: 16 random hex digits, the beginning of the custom ids of its requests.
         after: id of the server's newest batch when this one was created; None when there was none.
-        ids: the requests' ids; a custom id ends with the request's index here.
+        ids: the requests' ids.
         server_id: the server's id; None while it is unknown whether the server has the batch.
     """
 
@@ -32,14 +32,10 @@ class Batch:
     ids: Sequence[str]
     server_id: str | None = None
 
-    def custom_id(self, index: int) -> str:
-        """Return the server's name of a request: letters, digits and `-`, 64 at most."""
-        return f"{self.nonce}-{index}"
-
-    def request_id(self, custom_id: str) -> str | None:
-        """Return the id of the request with this custom id; None where it is not in this batch."""
-        match = re.fullmatch(rf"{self.nonce}-(\d{{1,9}})", custom_id, re.ASCII)
-        return self.ids[int(match[1])] if match and int(match[1]) < len(self.ids) else None
+    @cached_property
+    def request_ids(self) -> dict[str, str]:
+        """The requests' ids by custom id, the server's name of a request: letters, digits and `-`, 64 at most."""
+        return {f"{self.nonce}-{index}": name for index, name in enumerate(self.ids)}
 
 
 class Ledger:
