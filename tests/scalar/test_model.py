@@ -241,7 +241,7 @@ def test_every_pair_is_accounted_for(base: Path, tmp_path: Path) -> None:
     args = {"max_steps": 2, "disable_tqdm": True}
     report = train(base, tmp_path / "scalar", pairs, args=args, max_length=32)
     assert (report["pairs"], report["trained"], report["truncated"]) == (9, 7, 1)
-    assert [(drop.location, drop.source, drop.stage) for drop in report["dropped_identical"]] == [
+    assert [(drop["location"], drop["source"], drop["stage"]) for drop in report["dropped_identical"]] == [
         (pairs[6].id, "tail", "length"),
         (pairs[7].id, "same", "length"),
     ]

@@ -7,7 +7,6 @@ A killed run resumes from its last complete checkpoint.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,14 +21,7 @@ from reasongenrm.report.charts import loss_curve
 from reasongenrm.report.pages import render
 from reasongenrm.scalar.model import MAX_LENGTH, encode, load_base_tokenizer
 from reasongenrm.store import to_json, write_json, write_jsonl, write_text
-from reasongenrm.train.trainer import (
-    check_args,
-    check_weights,
-    guard_callback,
-    last_checkpoint,
-    loss_log,
-    progress_callback,
-)
+from reasongenrm.train.trainer import check_args, library_config, run_training
 
 LOCATION = "scalar.args"
 """Dotted key of the trainer's arguments in a recipe."""
@@ -84,7 +76,7 @@ def train_scalar(
 
     Returns:
         `pairs`: their number; `trained`: pairs trained on; `truncated`: pairs cut to `max_length`, trained on or held
-        out; `steps`; `dropped_identical`: a Drop for each pair whose two answers are the same tokens after the cut;
+        out; `steps`; `dropped_identical`: a row of `dropped.jsonl` for each pair whose two answers are the same tokens after the cut;
         `final_loss`: the last logged loss, in nats (None without one); `validation`: `pairs`, `prompts`, `loss` (nats)
         and `accuracy` in [0, 1] of the held-out pairs, or None.
 
@@ -94,8 +86,6 @@ def train_scalar(
         DataError: no pairs are left.
         EngineError: the base cannot be loaded, or the loss is no longer a finite number.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise EngineError("the scalar head trains in one process", hint="start it without a launcher")
     check_config(config)
     if config.margin and not any(pair.distance for pair in pairs):
         raise ConfigError(
@@ -111,11 +101,9 @@ def train_scalar(
 
     tokenizer = load_base_tokenizer(config.model, config.revision, config.max_length)
     report, rows, held_out = _prepare(pairs, config, tokenizer, seed)
-    log, results = _run(rows, held_out, tokenizer, partial, config, settings["args"], seed)
-    losses = [entry["loss"] for entry in log if "loss" in entry]
-    report |= {"steps": results["steps"], "final_loss": losses[-1] if losses else None}
-    if report["validation"] is not None:
-        report["validation"] |= results["validation"]
+    args = _reward_config(config, settings["args"], partial / "checkpoints", seed)
+    trainer = _reward_trainer(config, args, rows, held_out, tokenizer)
+    log = _fit(trainer, config, partial / "final", report)
     _write_records(partial / "final", config, settings | {"seed": seed}, report, log, fingerprint)
     (partial / "final").rename(output_dir)
     shutil.rmtree(partial)
@@ -154,8 +142,8 @@ def _finished_report(output_dir: Path, fingerprint: str) -> dict[str, Any]:
             location=str(output_dir),
             hint="choose another output folder, or move this one away",
         )
-    report = done["report"]
-    return report | {"dropped_identical": [Drop(**drop) for drop in report["dropped_identical"]]}
+    report: dict[str, Any] = done["report"]
+    return report
 
 
 def _open_partial(partial: Path, fingerprint: str) -> None:
@@ -176,7 +164,11 @@ def _prepare(
     rows, truncated, dropped = _tokenise(train_pairs, tokenizer, config)
     held_out, held_out_truncated, held_out_dropped = _tokenise(held_out_pairs, tokenizer, config)
     if not rows:
-        raise DataError("no pairs are left to train on", hint="give pairs whose answers differ")
+        raise DataError(
+            "no pairs are left to train on",
+            location="scalar",
+            hint="give pairs whose answers differ, or raise scalar.max_length",
+        )
     if config.validation and not held_out:
         raise DataError(
             "no held-out pair is left", location="scalar.validation", hint="hold out more prompts"
@@ -194,8 +186,8 @@ def _prepare(
 
 def _tokenise(
     pairs: Sequence[PreferencePair], tokenizer: Any, config: ScalarConfig
-) -> tuple[Rows, int, list[Drop]]:
-    """Return the trainer's rows, the number of truncated ones, and the pairs that are identical after the cut."""
+) -> tuple[Rows, int, Rows]:
+    """Return the trainer's rows, the number of truncated ones, and a Drop for each pair with identical tokens."""
     rows, truncated, dropped, limit = [], 0, [], config.max_length
     for pair in pairs:
         chosen, rejected = (
@@ -204,7 +196,7 @@ def _tokenise(
         )
         if chosen == rejected:
             detail = f"chosen and rejected are the same {len(chosen)} tokens"
-            dropped.append(Drop(pair.id, pair.source, "identical_tokens", detail, "length"))
+            dropped.append(to_json(Drop(pair.id, pair.source, "identical_tokens", detail, "length")))
             continue
         # Only a sequence of `limit` tokens can have been cut; the others are not tokenized twice.
         truncated += any(
@@ -226,9 +218,10 @@ def _reward_config(config: ScalarConfig, arguments: dict[str, Any], checkpoints:
     """
     from trl import RewardConfig
 
-    arguments = dict(arguments)
     loading = {"revision": config.revision, "use_safetensors": True}
-    loading |= arguments.pop("model_init_kwargs", None) or {}
+    loading |= arguments.get("model_init_kwargs") or {}
+    # The rows are cut already, and with a `max_length` RewardTrainer silently drops longer ones.
+    arguments = arguments | {"model_init_kwargs": loading, "max_length": None}
     if config.validation:
         arguments |= {"eval_strategy": "steps", "eval_steps": arguments["save_steps"]}
     if config.patience is not None:
@@ -238,13 +231,7 @@ def _reward_config(config: ScalarConfig, arguments: dict[str, Any], checkpoints:
             "greater_is_better": False,
             "restore_callback_states_from_checkpoint": True,  # a resumed run keeps counting
         }
-    try:
-        # max_length None: the rows are cut already, and RewardTrainer silently drops longer ones.
-        settings = RewardConfig(
-            output_dir=str(checkpoints), seed=seed, max_length=None, model_init_kwargs=loading, **arguments
-        )
-    except (TypeError, ValueError) as error:
-        raise ConfigError(first_line(error), location=LOCATION, hint="see trl.RewardConfig") from error
+    settings = library_config(RewardConfig, LOCATION, output_dir=str(checkpoints), seed=seed, **arguments)
     # On a machine with several GPUs, one process would multiply the batch size by their number.
     settings._n_gpu = min(settings.n_gpu, 1)
     return settings
@@ -266,65 +253,53 @@ def _lora(config: ScalarConfig) -> Any:
         shape = AutoModelForSequenceClassification.from_config(
             AutoConfig.from_pretrained(config.model, revision=config.revision, num_labels=1)
         )
-    heads = [
-        name
-        for name, part in shape.named_children()
-        if name != shape.base_model_prefix and any(True for _ in part.parameters())
-    ]
-    try:
-        return LoraConfig(**({"modules_to_save": heads} | config.lora | {"task_type": "SEQ_CLS"}))
-    except (TypeError, ValueError) as error:
-        raise ConfigError(first_line(error), location="scalar.lora", hint="see peft.LoraConfig") from error
+    parts = [name for name, part in shape.named_children() if list(part.parameters())]
+    heads = [name for name in parts if name != shape.base_model_prefix]
+    keys = {"modules_to_save": heads} | config.lora | {"task_type": "SEQ_CLS"}
+    return library_config(LoraConfig, "scalar.lora", **keys)
 
 
-def _run(
-    rows: Rows,
-    held_out: Rows,
-    tokenizer: Any,
-    partial: Path,
-    config: ScalarConfig,
-    arguments: dict[str, Any],
-    seed: int,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Train from scratch or the last checkpoint, and save the model.
-
-    Returns:
-        The loss log, and `steps` with `validation` (`loss` and `accuracy` on the held-out rows, if there are any).
-    """
+def _reward_trainer(config: ScalarConfig, args: Any, rows: Rows, held_out: Rows, tokenizer: Any) -> Any:
+    """Return RewardTrainer with the base loaded."""
     from datasets import Dataset
     from transformers import EarlyStoppingCallback, PrinterCallback
     from trl import RewardTrainer
 
-    checkpoints = partial / "checkpoints"
-    settings = _reward_config(config, arguments, checkpoints, seed)
     try:
         trainer = RewardTrainer(
             model=config.model,
-            args=settings,
+            args=args,
             train_dataset=Dataset.from_list(rows),
             eval_dataset=Dataset.from_list(held_out) if held_out else None,
             processing_class=tokenizer,
             peft_config=_lora(config),
         )
     except (OSError, ValueError) as error:
-        raise EngineError(f"the trainer cannot start: {first_line(error)}", location=config.model) from error
+        raise EngineError(
+            f"the trainer cannot start: {first_line(error)}",
+            location=config.model,
+            hint="check scalar.model, scalar.lora and scalar.args",
+        ) from error
     assert len(trainer.train_dataset) == len(rows), "RewardTrainer dropped pairs"
     if config.patience is not None:
         trainer.add_callback(EarlyStoppingCallback(config.patience))
-    trainer.add_callback(guard_callback(LOCATION))
     trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _fit(trainer: Any, config: ScalarConfig, folder: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Train, save the model, and add the results to the report; return the loss log."""
     with training_bar("scalar head") as show_step:
-        trainer.add_callback(progress_callback(show_step))
-        trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
-    steps = trainer.state.global_step
-    check_weights(trainer.model, settings.learning_rate, LOCATION)
-    log = loss_log(trainer.state.log_history)
-    metrics = trainer.evaluate() if held_out else {}
+        log = run_training(trainer, LOCATION, show_step)
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    report |= {"steps": trainer.state.global_step, "final_loss": losses[-1] if losses else None}
+    if report["validation"] is not None:
+        metrics = trainer.evaluate()
+        report["validation"] |= {name: metrics[f"eval_{name}"] for name in ("loss", "accuracy")}
     model = trainer.model.merge_and_unload() if config.lora is not None else trainer.model
-    model.save_pretrained(partial / "final")
-    tokenizer.save_pretrained(partial / "final")
-    validation = {name: metrics[f"eval_{name}"] for name in ("loss", "accuracy") if metrics}
-    return log, {"steps": steps, "validation": validation}
+    model.save_pretrained(folder)
+    trainer.processing_class.save_pretrained(folder)
+    return log
 
 
 def _write_records(
@@ -336,14 +311,12 @@ def _write_records(
     fingerprint: str,
 ) -> None:
     """Write README.md, training_args.json, loss.json, loss.png, dropped.jsonl and done.json beside the weights."""
-    drops = [to_json(drop) for drop in report["dropped_identical"]]
     write_json(folder / "training_args.json", settings)
     write_json(folder / "loss.json", log)
     loss_curve(log, folder / "loss.png", f"scalar head from {Path(config.model).name}")
     write_text(folder / "README.md", _card(config, settings["seed"], report))
-    write_jsonl(folder / "dropped.jsonl", drops)
-    done = {"fingerprint": fingerprint, "report": report | {"dropped_identical": drops}}
-    write_json(folder / "done.json", done)
+    write_jsonl(folder / "dropped.jsonl", report["dropped_identical"])
+    write_json(folder / "done.json", {"fingerprint": fingerprint, "report": report})
 
 
 def _card(config: ScalarConfig, seed: int, report: dict[str, Any]) -> str:

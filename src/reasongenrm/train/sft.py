@@ -14,24 +14,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.chat.encoder import ADAPTER_PROMPTS, ChatEncoder
+from reasongenrm.chat.encoder import ADAPTER_PROMPTS, ChatEncoder, load_tokenizer, template_text
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import TrainingStep
-from reasongenrm.errors import ConfigError, DataError, ReasonGenRMError, first_line
+from reasongenrm.errors import DataError, ReasonGenRMError
 from reasongenrm.processes import die_with_parent, has_ended
 from reasongenrm.records import content_id
 from reasongenrm.rows.turns import BadRow, check_text, read_prompt
 from reasongenrm.store import read_jsonl, write_json
 from reasongenrm.train.scalar import check_config
-from reasongenrm.train.trainer import (
-    check_args,
-    check_weights,
-    guard_callback,
-    last_checkpoint,
-    loss_log,
-    progress_callback,
-)
+from reasongenrm.train.trainer import check_args, library_config, run_training
 
 RESERVED = ("output_dir", "seed", "data_seed", "max_length", "resume_from_checkpoint", "model_init_kwargs",
             "completion_only_loss", "packing", "padding_free", "chat_template_path", "report_to")  # fmt: skip
@@ -47,11 +40,6 @@ STAGE_PROCESS = "REASONGENRM_STAGE_PROCESS"
 PROGRESS = "progress.jsonl"
 """File in the work folder to which the first training process appends its `TrainingStep`s."""
 LORA_DEFAULTS: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
-
-
-def judge_args(recipe: Recipe, name: str) -> dict[str, Any]:
-    """Return the SFTConfig keys of one judge: suite, recipe, judge, the later over the earlier."""
-    return DEFAULTS | recipe.train.args | recipe.judges[name].args
 
 
 def check_training(recipe: Recipe) -> None:
@@ -99,14 +87,15 @@ def training_rows(
                 raise DataError(
                     error.detail, location=location, hint="see sft.jsonl for the columns"
                 ) from None
-            asked, written = encoder.record(prompt, reason, response)
-            if len(asked) + len(written) > max_tokens:
+            prompt_ids, completion_ids = encoder.record(prompt, reason, response)
+            ids = prompt_ids + completion_ids
+            if len(ids) > max_tokens:
                 raise DataError(
-                    f"{len(asked) + len(written)} tokens, more than data.max_tokens = {max_tokens}",
+                    f"{len(ids)} tokens, more than data.max_tokens = {max_tokens}",
                     location=location,
                     hint="raise data.max_tokens, or remove the record from the file",
                 )
-            yield {"input_ids": asked + written, "completion_mask": [0] * len(asked) + [1] * len(written)}
+            yield {"input_ids": ids, "completion_mask": [0] * len(prompt_ids) + [1] * len(completion_ids)}
 
 
 def tokenise(recipe: Recipe, name: str, encoder: ChatEncoder, work: Path) -> None:
@@ -154,32 +143,24 @@ def _config(recipe: Recipe, name: str, work: Path, kernel: str) -> Any:
     import torch
     from trl import SFTConfig
 
-    args = judge_args(recipe, name)
-    try:
-        return SFTConfig(
-            output_dir=str(work / "checkpoints"),
-            seed=recipe.seed,
-            data_seed=recipe.seed,
-            max_length=recipe.data.max_tokens,
-            completion_only_loss=True,
-            # Rows packed into one sequence attend to each other unless the kernel separates them.
-            packing=kernel.startswith("flash_attention"),
-            bf16=args.pop("bf16", recipe.model.dtype == "bfloat16"),
-            # accelerate's launcher does not tell the trainer that a DeepSpeed run has CPU processes; without this each
-            # process believes that it is the only one.
-            use_cpu=args.pop("use_cpu", not torch.cuda.is_available()),
-            report_to="none",
-            **args,
-        )
-    except (TypeError, ValueError) as error:
-        raise ConfigError(first_line(error), location="train.args", hint="see trl.SFTConfig") from error
-
-
-def _steps_for(tokens: int, dataset: Any, config: Any) -> int:
-    """Optimizer steps that see about `tokens` tokens, by the mean length of a row."""
-    mean = sum(map(len, dataset["input_ids"])) / len(dataset)
-    rows = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
-    return max(1, round(tokens / (mean * rows)))
+    args = DEFAULTS | recipe.train.args | recipe.judges[name].args
+    return library_config(
+        SFTConfig,
+        "train.args",
+        output_dir=str(work / "checkpoints"),
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        max_length=recipe.data.max_tokens,
+        completion_only_loss=True,
+        # Rows packed into one sequence attend to each other unless the kernel separates them.
+        packing=kernel.startswith("flash_attention"),
+        bf16=args.pop("bf16", recipe.model.dtype == "bfloat16"),
+        # accelerate's launcher does not tell the trainer that a DeepSpeed run has CPU processes; without this each
+        # process believes that it is the only one.
+        use_cpu=args.pop("use_cpu", not torch.cuda.is_available()),
+        report_to="none",
+        **args,
+    )
 
 
 def train(recipe: Recipe, name: str, work: Path) -> None:
@@ -193,71 +174,63 @@ def train(recipe: Recipe, name: str, work: Path) -> None:
     import torch
     from datasets import load_from_disk
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from trl import SFTTrainer
 
     kernel = attention(recipe.train.attention)
     config = _config(recipe, name, work, kernel)
     rows = load_from_disk(str(work / "tokens"))
     if recipe.train.tokens:
-        config.max_steps = _steps_for(recipe.train.tokens, rows, config)
-    loading = dict(revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code)
-    tokenizer = AutoTokenizer.from_pretrained(recipe.model.path, **loading)
-    template = recipe.templates[recipe.judges[name].template]
-    tokenizer.chat_template = Path(template).read_text(encoding="utf-8")
+        mean_tokens = sum(map(len, rows["input_ids"])) / len(rows)
+        config.max_steps = max(1, round(recipe.train.tokens / (mean_tokens * _rows_per_step(config))))
+    tokenizer = load_tokenizer(recipe.model)
+    template = recipe.judges[name].template
+    tokenizer.chat_template = template_text(recipe.templates[template], key=f"templates.{template}")
     model = AutoModelForCausalLM.from_pretrained(
-        recipe.model.path, dtype=getattr(torch, recipe.model.dtype), attn_implementation=kernel,
-        use_safetensors=True, **loading,
+        recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code,
+        dtype=getattr(torch, recipe.model.dtype), attn_implementation=kernel, use_safetensors=True,
     )  # fmt: skip
     trainer = SFTTrainer(
         model=model,
         args=config,
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=LoraConfig(**(LORA_DEFAULTS | recipe.train.lora)),
+        peft_config=library_config(LoraConfig, "train.lora", **(LORA_DEFAULTS | recipe.train.lora)),
     )
-    if not config.packing and len(trainer.train_dataset) != len(rows):
-        raise DataError(
-            f"the trainer kept {len(trainer.train_dataset)} of {len(rows)} rows", location=str(work)
-        )
-    trainer.add_callback(guard_callback("train.args"))
+    assert config.packing or len(trainer.train_dataset) == len(rows), "SFTTrainer dropped rows"
     with (work / PROGRESS).open("a", encoding="utf-8", buffering=1) as progress:
 
         def append(step: TrainingStep) -> None:
             progress.write(json.dumps(step._asdict()) + "\n")
 
-        trainer.add_callback(progress_callback(append))
-        trainer.train(resume_from_checkpoint=last_checkpoint(work / "checkpoints"))
-    check_weights(trainer.model, config.learning_rate, "train.args")
+        log = run_training(trainer, "train.args", append)
     # All processes take part: ZeRO-3 has to gather the weights.
     trainer.save_model(str(work / "final" / "adapter"))
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        _finish(trainer, tokenizer, work / "final", name, rows, kernel)
+        _finish(trainer, log, work / "final", name, rows, kernel)
         shutil.copyfile(recipe.prompts, work / "final" / "adapter" / ADAPTER_PROMPTS)
     trainer.accelerator.wait_for_everyone()
 
 
-def _finish(trainer: Any, tokenizer: Any, final: Path, name: str, rows: Any, kernel: str) -> None:
+def _finish(trainer: Any, log: list[dict[str, Any]], final: Path, name: str, rows: Any, kernel: str) -> None:
     """Write the files beside the adapter weights."""
     from reasongenrm.report.charts import loss_curve
 
-    tokenizer.save_pretrained(final / "adapter")
+    trainer.processing_class.save_pretrained(final / "adapter")
     (final / "adapter" / "training_args.bin").unlink(missing_ok=True)  # a pickle, which is not safe to load
-    log = loss_log(trainer.state.log_history)
     write_json(final / "loss.json", log)
     loss_curve(log, final / "loss.png", f"{name}: training loss")
     tokens = sum(map(len, rows["input_ids"]))
+    rows_seen = trainer.state.global_step * _rows_per_step(trainer.args)
     write_json(
         final / "training.json",
         {
             "records": len(rows),
             "record_tokens": tokens,
             "steps": trainer.state.global_step,
-            "epochs": round(trainer.state.global_step * _rows_per_step(trainer.args) / len(rows), 4),
-            "tokens_seen": round(
-                trainer.state.global_step * _rows_per_step(trainer.args) * tokens / len(rows)
-            ),
+            "epochs": round(rows_seen / len(rows), 4),
+            "tokens_seen": round(rows_seen * tokens / len(rows)),
             "processes": trainer.args.world_size,
             "attention": kernel,
             "packing": trainer.args.packing,

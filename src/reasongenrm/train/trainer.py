@@ -1,4 +1,4 @@
-"""Parts that all Hugging Face trainers of this suite share: checked arguments, whole checkpoints, progress."""
+"""Parts that all Hugging Face trainers of this suite share: checks of arguments, whole checkpoints, progress."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reasongenrm.console import TrainingStep
-from reasongenrm.errors import ConfigError, EngineError
+from reasongenrm.errors import ConfigError, EngineError, first_line
 
 WHOLE = "whole"
 """Name of the file that marks a checkpoint as completely written."""
@@ -40,21 +40,58 @@ def check_args(
     """
     valid = {field.name: field for field in fields(config) if field.init}
     for key, value in args.items():
-        place = f"{location}.{key}"
         if key in reserved:
-            raise ConfigError(f"{key} is set by the suite", location=place, hint="remove it here")
-        if key not in valid:
+            problem, hint = f"{key} is set by the suite", "remove it here"
+        elif key not in valid:
             close = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
-            problem = f"{config.__name__} has no key {key!r}"
-            raise ConfigError(problem, location=place, hint=f"did you mean {close!r}?")
-        if isinstance(value, str) and valid[key].type in (float, "float"):
+            problem, hint = f"{config.__name__} has no key {key!r}", f"did you mean {close!r}?"
+        elif isinstance(value, str) and valid[key].type in (float, "float"):
             problem = f"{value!r} is text, not a number"
-            raise ConfigError(
-                problem, location=place, hint="in YAML a number with an exponent needs a dot: 5.0e-5"
-            )
-        if key in BREAKS_RESUME and value == BREAKS_RESUME[key]:
+            hint = "in YAML a number with an exponent needs a dot: 5.0e-5"
+        elif (key, value) in BREAKS_RESUME.items():
             problem = f"with {key}={value} a killed run may have no checkpoint to resume from"
-            raise ConfigError(problem, location=place, hint="remove it here; the default is safe")
+            hint = "remove it here; the default is safe"
+        else:
+            continue
+        raise ConfigError(problem, location=f"{location}.{key}", hint=hint)
+
+
+def library_config(config: type, location: str, **args: Any) -> Any:
+    """Return a config of TRL or peft.
+
+    Raises:
+        ConfigError: it rejects a value.
+    """
+    try:
+        return config(**args)
+    except (TypeError, ValueError) as error:
+        hint = f"see {config.__module__.partition('.')[0]}.{config.__name__}"
+        raise ConfigError(first_line(error), location=location, hint=hint) from error
+
+
+def run_training(trainer: Any, location: str, report: Callable[[TrainingStep], None]) -> list[dict[str, Any]]:
+    """Train from the last whole checkpoint, if there is one, and return the log entries with a loss.
+
+    Args:
+        trainer: a Hugging Face trainer.
+        location: dotted key of its arguments in the recipe.
+        report: takes the progress; such as the function that `console.training_bar` yields.
+
+    Raises:
+        EngineError: the loss or the trained weights are not finite.
+    """
+    trainer.add_callback(guard_callback(location))
+    trainer.add_callback(progress_callback(report))
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
+    for (
+        name,
+        weights,
+    ) in trainer.model.named_parameters():  # the last steps may come after the last logged loss
+        if weights.requires_grad and not bool(weights.isfinite().all()):
+            problem = f"the weights {name} are not finite after training"
+            raise _diverged(problem, trainer.args.learning_rate, location)
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
+    return [{key: value for key, value in entry.items() if not key.endswith(_VARIES)} for entry in entries]
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -63,18 +100,10 @@ def last_checkpoint(folder: Path) -> str | None:
     return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
 
 
-def diverged(problem: str, learning_rate: float, location: str) -> EngineError:
-    """Return the error for a loss or weights that are not finite."""
+def _diverged(problem: str, learning_rate: float, location: str) -> EngineError:
     return EngineError(
         problem, location=f"{location}.learning_rate", hint=f"lower it: {learning_rate} is too high"
     )
-
-
-def check_weights(model: Any, learning_rate: float, location: str) -> None:
-    """Raise `diverged` when trained weights are not finite: the last steps may come after the last logged loss."""
-    for name, weights in model.named_parameters():
-        if weights.requires_grad and not bool(weights.isfinite().all()):
-            raise diverged(f"the weights {name} are not finite after training", learning_rate, location)
 
 
 def guard_callback(location: str) -> Any:
@@ -106,18 +135,14 @@ def guard_callback(location: str) -> Any:
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
             if not math.isfinite(logs.get("loss", 0.0)):
                 problem = f"the loss is {logs['loss']} at step {state.global_step}"
-                raise diverged(problem, args.learning_rate, location)
+                raise _diverged(problem, args.learning_rate, location)
 
     return Guard()
 
 
 def progress_callback(report: Callable[[TrainingStep], None]) -> Any:
     """Return a trainer callback that reports where the training is: at its start, at each logged loss, and between
-    them at most twice a second; from one process only.
-
-    Args:
-        report: such as the function that `console.training_bar` yields.
-    """
+    them at most twice a second; from one process only."""
     from transformers import TrainerCallback
 
     class Progress(TrainerCallback):
@@ -146,9 +171,3 @@ def progress_callback(report: Callable[[TrainingStep], None]) -> Any:
                 report(TrainingStep(state.global_step, state.max_steps, self.loss, self.rate))
 
     return Progress()
-
-
-def loss_log(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the entries that log a loss, without the values that differ between two equal runs."""
-    entries = [entry for entry in history if "loss" in entry or "eval_loss" in entry]
-    return [{key: value for key, value in entry.items() if not key.endswith(_VARIES)} for entry in entries]
