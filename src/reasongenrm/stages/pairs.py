@@ -20,7 +20,7 @@ from reasongenrm.benchmarks.registry import BENCHMARKS
 from reasongenrm.chat.prompts import PromptFile, placed_prompts
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.data.clean import NearDuplicates, PairKey, clean, filter_pairs, pair_key
-from reasongenrm.data.decontaminate import Decontaminator, Match, benchmark_texts
+from reasongenrm.data.decontaminate import Decontaminator, benchmark_texts
 from reasongenrm.data.leaks import LeakDetector, SurfaceDifference, surface_difference
 from reasongenrm.data.report import UNKNOWN_LANGUAGE, DataReport, pair_language
 from reasongenrm.data.sources import SourceRow, read_pair, source_rows
@@ -68,43 +68,33 @@ class RenderedPair:
         return msgspec.json.decode(self.lines["pairs"], type=PreferencePair)
 
 
-class _Renderer:
-    """Renders and measures pairs in one process.
-
-    Args:
-        recipe: the recipe.
-        measure: see `rendered_pairs`.
-    """
-
-    def __init__(self, recipe: Recipe, measure: bool) -> None:
-        self._recipe = recipe
-        self._prompt_file = PromptFile.load(recipe.prompts)
-        self._lengths = LengthPolicy(recipe, self._prompt_file) if measure else None
-
-    def render(self, pair: PreferencePair) -> RenderedPair:
-        seed, both_orders = self._recipe.seed, self._recipe.data.both_orders
-        prompts = placed_prompts(pair, self._prompt_file, seed=seed, both_orders=both_orders)
-        winners = tuple(prompt.winner for prompt in prompts)
-        lines = {"pairs": dump_texts(pair), "prompts": b"".join(map(dump_texts, prompts))}
-        if self._lengths is None:
-            return RenderedPair(pair_key(pair), winners, lines, {}, None, UNKNOWN_LANGUAGE, None)
-        tokens = self._lengths.tokens(prompts)
-        too_long = self._lengths.problem(pair, prompts, tokens)
-        language, difference = pair_language(pair), surface_difference(pair)
-        return RenderedPair(pair_key(pair), winners, lines, tokens, too_long, language, difference)
+def _render(
+    recipe: Recipe, prompt_file: PromptFile, lengths: LengthPolicy | None, pair: PreferencePair
+) -> RenderedPair:
+    prompts = placed_prompts(pair, prompt_file, seed=recipe.seed, both_orders=recipe.data.both_orders)
+    winners = tuple(prompt.winner for prompt in prompts)
+    lines = {"pairs": dump_texts(pair), "prompts": b"".join(map(dump_texts, prompts))}
+    if lengths is None:
+        return RenderedPair(pair_key(pair), winners, lines, {}, None, UNKNOWN_LANGUAGE, None)
+    tokens = lengths.tokens(prompts)
+    too_long = lengths.problem(pair, prompts, tokens)
+    language, difference = pair_language(pair), surface_difference(pair)
+    return RenderedPair(pair_key(pair), winners, lines, tokens, too_long, language, difference)
 
 
-_renderer: _Renderer | None = None  # of this process
+_render_pair: Callable[[PreferencePair], RenderedPair]
+"""`_render` with what a worker process loads once."""
 
 
 def _start_worker(recipe: Recipe, measure: bool) -> None:
-    global _renderer
-    _renderer = _Renderer(recipe, measure)
+    global _render_pair
+    prompt_file = PromptFile.load(recipe.prompts)
+    lengths = LengthPolicy(recipe, prompt_file) if measure else None
+    _render_pair = partial(_render, recipe, prompt_file, lengths)
 
 
 def _render_rows(rows: list[SourceRow]) -> list[RenderedPair | Drop]:
-    assert _renderer is not None
-    return [pair if isinstance(pair, Drop) else _renderer.render(pair) for pair in map(read_pair, rows)]
+    return [pair if isinstance(pair, Drop) else _render_pair(pair) for pair in map(read_pair, rows)]
 
 
 def rendered_pairs(recipe: Recipe, *, measure: bool = True) -> Iterator[RenderedPair | Drop]:
@@ -132,23 +122,6 @@ def _decontaminator(recipe: Recipe) -> Decontaminator | None:
     return Decontaminator(config, texts)
 
 
-def _filtered(
-    recipe: Recipe,
-    rows: Iterator[RenderedPair | Drop],
-    decontaminator: Decontaminator | None,
-    on_drop: Callable[[Drop], None],
-    on_match: Callable[[Match], None],
-) -> Iterator[RenderedPair]:
-    """Yield the pairs to train on, in their order; pass every other row to `on_drop`."""
-    data = recipe.data
-    pairs = clean(rows, drop_sources=data.drop_sources, on_drop=on_drop, key=attrgetter("key"))
-    if data.near_duplicates:
-        pairs = filter_pairs(pairs, NearDuplicates(data.near_duplicates).problems, on_drop)
-    if decontaminator:
-        pairs = filter_pairs(pairs, partial(decontaminator.problems, on_match=on_match), on_drop)
-    return pairs
-
-
 def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
     """Write `pairs.jsonl`, `prompts.jsonl`, `dropped.jsonl` and `contamination.jsonl`; return the report on pairs.
 
@@ -159,7 +132,7 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
     report = DataReport({judge.template: recipe.data.max_tokens for judge in recipe.judges.values()})
     leaks = LeakDetector()
     decontaminator = _decontaminator(recipe)
-    first_drop: Drop | None = None
+    first_drop = ""
     pair_count = 0
     with ExitStack() as stack:
         outputs = {
@@ -171,15 +144,20 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
 
         def on_drop(drop: Drop) -> None:
             nonlocal first_drop
-            first_drop = first_drop or drop
+            first_drop = first_drop or f"; the first row dropped: {drop.location}: {drop.detail}"
             write_drop(to_json(drop))
             report.add_drop(drop)
 
-        def on_match(match: Match) -> None:
-            write_match(to_json(match))
-
         rows = report.count_loaded(rendered_pairs(recipe))
-        for rendered in _filtered(recipe, rows, decontaminator, on_drop, on_match):
+        pairs = clean(rows, drop_sources=recipe.data.drop_sources, on_drop=on_drop, key=attrgetter("key"))
+        if recipe.data.near_duplicates:
+            pairs = filter_pairs(pairs, NearDuplicates(recipe.data.near_duplicates).problems, on_drop)
+        if decontaminator:
+            find_problems = partial(
+                decontaminator.problems, on_match=lambda match: write_match(to_json(match))
+            )
+            pairs = filter_pairs(pairs, find_problems, on_drop)
+        for rendered in pairs:
             for template, tokens in rendered.tokens.items():
                 report.add_tokens(template, tokens)
             if rendered.too_long:
@@ -194,11 +172,8 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
                 report.add_placement(rendered.source, winner)
                 leaks.add_placement(rendered.pair, winner)
         if not pair_count:
-            reason = (
-                f"; the first row dropped: {first_drop.location}: {first_drop.detail}" if first_drop else ""
-            )
             hint = "correct the data, or raise data.max_tokens"
-            raise DataError(f"no pair is left{reason}", location="data.sources", hint=hint)
+            raise DataError(f"no pair is left{first_drop}", location="data.sources", hint=hint)
     sections = {"leaks": leaks.to_dict()}
     if decontaminator:
         sections["contamination"] = decontaminator.to_dict()

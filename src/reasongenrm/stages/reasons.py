@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from itertools import islice
+from contextlib import ExitStack, closing
+from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile
-from reasongenrm.config.engines import ModelConfig, check_model
+from reasongenrm.config.engines import check_model
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import bar, say
 from reasongenrm.engines.base import Engine
@@ -20,9 +23,8 @@ from reasongenrm.errors import DataError
 from reasongenrm.reasons.records import RecordWriter
 from reasongenrm.reasons.sample import PairPrompt, sample_reasons, teacher_encoder
 from reasongenrm.reasons.score import Scorer, score_reasons
-from reasongenrm.reasons.score_transformers import Student
-from reasongenrm.reasons.score_vllm import VLLMStudent
 from reasongenrm.reasons.select import group_by_prompt, unfit_drop
+from reasongenrm.reasons.student import Student, vllm_scores
 from reasongenrm.records import Drop, JudgePrompt, PreferencePair, Reason, ScoredReason
 from reasongenrm.run import Run
 from reasongenrm.store import PartStore, read_jsonl
@@ -30,20 +32,17 @@ from reasongenrm.store import PartStore, read_jsonl
 
 def read_prompts(run: Run) -> Iterator[JudgePrompt]:
     """Yield the judge prompts of `prompts.jsonl`."""
-    for row in read_jsonl(run.path("prompts.jsonl")):
-        yield JudgePrompt(**(row | {"messages": tuple(row["messages"])}))
+    return (msgspec.convert(row, JudgePrompt) for row in read_jsonl(run.path("prompts.jsonl")))
 
 
 def read_pair_prompts(run: Run) -> Iterator[PairPrompt]:
     """Yield the judge prompts with the pairs of `pairs.jsonl` that they were rendered from."""
-    prompts = read_prompts(run)
-    prompt = next(prompts, None)
-    for row in read_jsonl(run.path("pairs.jsonl")):
-        pair = PreferencePair(**(row | {"history": tuple(row["history"])}))
-        while prompt is not None and prompt.pair_id == pair.id:
+    prompts_by_pair = groupby(read_prompts(run), key=lambda prompt: prompt.pair_id)
+    for row, (pair_id, prompts) in zip(read_jsonl(run.path("pairs.jsonl")), prompts_by_pair, strict=True):
+        assert row["id"] == pair_id, "prompts.jsonl and pairs.jsonl are of different runs"
+        pair = msgspec.convert(row, PreferencePair)
+        for prompt in prompts:
             yield pair, prompt
-            prompt = next(prompts, None)
-    assert prompt is None, "prompts.jsonl and pairs.jsonl are of different runs"
 
 
 def read_reasons(recipe: Recipe, run: Run) -> Iterator[tuple[JudgePrompt, list[Reason]]]:
@@ -105,51 +104,43 @@ def sample_all(recipe: Recipe, run: Run, prompt_file: PromptFile, count: int) ->
         EngineError: a model cannot be loaded, or a server cannot be used; completed reasons are kept.
     """
 
-    def local_model(name: str) -> ModelConfig | None:
+    def model_key(name: str) -> str:
         teacher = recipe.teachers[name]
-        return (teacher.model or recipe.model) if teacher.server is None else None
+        return name if teacher.server else repr(teacher.model or recipe.model)
 
-    engine: Engine | None = None
-    loaded: ModelConfig | None = None
+    stores = {name: PartStore(reasons_file(run, name)) for name in recipe.teachers}
+    unfinished = sorted((name for name, store in stores.items() if not store.finished), key=model_key)
     # Teachers of the same model in this process come one after the other, so that it is loaded once.
-    for name in sorted(recipe.teachers, key=lambda name: str(local_model(name))):
-        store = PartStore(reasons_file(run, name))
-        if store.finished:
-            continue
-        model = local_model(name)
-        if engine is None or model is None or model != loaded:
-            if engine is not None:
-                engine.close()
-            engine, loaded = _open_teacher(recipe, name, run.path("reasons")), model
-        teacher = recipe.teachers[name]
-        with bar(f"reasons of {name}", count * teacher.samples) as progress:
-            sample_reasons(
-                read_pair_prompts(run), engine, teacher_encoder(recipe, name), prompt_file, teacher,
-                name=name, seed=recipe.seed, store=store, progress=progress,
-            )  # fmt: skip
-    if engine is not None:
-        engine.close()
+    for _, names in groupby(unfinished, key=model_key):
+        first, *others = names
+        with closing(_open_teacher(recipe, first, run.path("reasons"))) as engine:
+            for name in (first, *others):
+                teacher = recipe.teachers[name]
+                with bar(f"reasons of {name}", count * teacher.samples) as progress:
+                    sample_reasons(
+                        read_pair_prompts(run), engine, teacher_encoder(recipe, name), prompt_file, teacher,
+                        name=name, seed=recipe.seed, store=stores[name], progress=progress,
+                    )  # fmt: skip
 
 
 def fit_reasons(
     recipe: Recipe, run: Run, prompt_file: PromptFile, on_unfit: Callable[[int], None] = lambda count: None
 ) -> Iterator[tuple[JudgePrompt, list[Reason]]]:
-    """Yield every judge prompt with its reasons that are worth scoring; at the end, call `on_unfit` with the number of
-    the other reasons.
+    """Yield every judge prompt with its reasons that are worth scoring; `on_unfit` gets the number of the others.
 
     Raises:
         DataError: at the end, where no reason is worth scoring.
     """
     unfit: Drop | None = None
-    unfit_count, any_fit = 0, False
+    any_fit = False
     for prompt, reasons in read_reasons(recipe, run):
         fit = []
         for reason in reasons:
-            drop = unfit_drop(reason, prompt, prompt_file, recipe.select.giveaway_words)
-            if drop is None:
+            if drop := unfit_drop(reason, prompt, prompt_file, recipe.select.giveaway_words):
+                unfit = unfit or drop
+            else:
                 fit.append(reason)
-            unfit = unfit or drop
-        unfit_count += len(reasons) - len(fit)
+        on_unfit(len(reasons) - len(fit))
         any_fit = any_fit or bool(fit)
         yield prompt, fit
     if unfit and not any_fit:
@@ -158,8 +149,6 @@ def fit_reasons(
             location="teachers",
             hint="see the files in reasons/",
         )
-    if unfit_count:
-        on_unfit(unfit_count)
 
 
 def score_all(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: ChatEncoder, count: int) -> None:
@@ -177,15 +166,17 @@ def score_all(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: ChatEn
 
         def load() -> Scorer:
             if recipe.select.scorer == "transformers":
-                return Student(recipe.model, encoder)
+                return Student(recipe.model).score
             engine = VLLMEngine(recipe.model, recipe.engine, seed=recipe.seed)
             stack.callback(engine.close)
-            return VLLMStudent(engine, encoder)
+            return partial(vllm_scores, engine)
 
         samples = sum(teacher.samples for teacher in recipe.teachers.values())
         progress = stack.enter_context(bar("scoring", count * samples))
         prompts = fit_reasons(recipe, run, prompt_file, progress)
-        score_reasons(prompts, load, store, batch_tokens=recipe.select.batch_tokens, progress=progress)
+        score_reasons(
+            prompts, load, encoder, store, batch_tokens=recipe.select.batch_tokens, progress=progress
+        )
 
 
 def read_scored_prompts(
@@ -193,14 +184,14 @@ def read_scored_prompts(
 ) -> Iterator[tuple[JudgePrompt, list[Reason], list[ScoredReason]]]:
     """Yield every judge prompt with the reasons of all teachers, and those of them that were scored."""
     groups = read_scored(run)
-    group = next(groups, None)
+    scored_id, scored_reasons = next(groups, ("", []))
     for prompt, reasons in read_reasons(recipe, run):
-        scored_reasons: list[ScoredReason] = []
-        if group is not None and group[0] == prompt.id:
-            scored_reasons = group[1]
-            group = next(groups, None)
-        yield prompt, reasons, scored_reasons
-    assert group is None, "scored.jsonl and prompts.jsonl are of different runs"
+        if prompt.id == scored_id:
+            yield prompt, reasons, scored_reasons
+            scored_id, scored_reasons = next(groups, ("", []))
+        else:
+            yield prompt, reasons, []
+    assert not scored_id, "scored.jsonl and prompts.jsonl are of different runs"
 
 
 def write_records(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: ChatEncoder) -> dict[str, Any]:
@@ -218,15 +209,14 @@ def write_records(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: Ch
         else:
             for prompt in read_prompts(run):
                 writer.add_direct(prompt)
-    counts, config = writer.counts, recipe.records
+    config = recipe.records
     if not recipe.needs_reasons():
-        return {"records": {"genrm": counts.records["genrm"]}}
-    if not counts.kept:
+        return {"records": {"genrm": writer.records["genrm"]}}
+    if not writer.kept:
         raise DataError(
-            f"no reason was kept; dropped: {dict(counts.dropped)}",
+            f"no reason was kept; dropped: {dict(writer.dropped)}",
             location="select",
             hint="see reasons_dropped.jsonl; lower select.threshold, or set another selector",
         )
     names = ["sft", *["dpo", "dpo_too_long"] * bool(config.dpo), *["grpo"] * bool(config.grpo), "genrm"]
-    records = {name: counts.records[name] for name in names}
-    return {"reasons": counts.to_dict(recipe), "records": records}
+    return {"reasons": writer.to_dict(), "records": {name: writer.records[name] for name in names}}
