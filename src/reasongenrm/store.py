@@ -8,10 +8,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from io import FileIO
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import msgspec
 
 from reasongenrm.errors import DataError
 from reasongenrm.records import Completion
@@ -33,8 +35,6 @@ def dump_line(row: dict[str, Any]) -> str:
 
 def dump_texts(record: Any) -> bytes:
     """Return a record that holds no numbers as a line of JSON; several times faster than `dump_line`."""
-    import msgspec
-
     try:
         return msgspec.json.encode(record) + b"\n"  # NaN would become null
     except UnicodeEncodeError:  # a lone surrogate
@@ -54,31 +54,26 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line.decode("utf-8"))
             except ValueError as error:
-                raise DataError(
-                    f"invalid JSON: {getattr(error, 'msg', error)}",
-                    location=f"{path}:{number}",
-                    hint=_CHANGED,
-                ) from None
+                problem = f"invalid JSON: {getattr(error, 'msg', error)}"
+                raise DataError(problem, location=f"{path}:{number}", hint=_CHANGED) from None
             if not isinstance(row, dict):
                 raise DataError("not a JSON object", location=f"{path}:{number}", hint=_CHANGED)
             yield row
 
 
 @contextmanager
-def explain_write_errors(path: Path) -> Iterator[None]:
-    """Turn a failed write, such as one to a full disk, into an error that names the file.
-
-    Raises:
-        DataError: the operating system cannot write.
-    """
+def _explain_os_errors(action: str, path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(
-            f"cannot be written: {error.strerror or error}",
-            location=str(path),
-            hint=write_hint(error),
-        ) from error
+        problem = f"cannot be {action}: {error.strerror or error}"
+        raise DataError(problem, location=str(path), hint=write_hint(error)) from error
+
+
+explain_read_errors = partial(_explain_os_errors, "read")
+"""`with explain_read_errors(path):` turns a failed read into a DataError that names the file."""
+explain_write_errors = partial(_explain_os_errors, "written")
+"""`with explain_write_errors(path):` turns a failed write, such as one to a full disk, into such a DataError."""
 
 
 def write_hint(error: OSError) -> str:
@@ -148,7 +143,6 @@ class PartStore:
     def __init__(self, final: Path) -> None:
         self.final = final
         self.part = final.with_name(final.stem + ".part" + final.suffix)
-        self._offsets: dict[str, int] | None = None  # of a finished file: None until a row is read
         self._out: FileIO | None = None
         if final.exists():
             self.part.unlink(missing_ok=True)  # a kill in `finish` may leave it
@@ -156,7 +150,7 @@ class PartStore:
         with explain_write_errors(self.part):
             self.part.parent.mkdir(parents=True, exist_ok=True)
             self._out = self.part.open("ab", buffering=0)
-        self._offsets, self._end = _read_offsets(self.part)
+        self._offset_by_id, self._end = _read_offsets(self.part)
         self._out.truncate(self._end)
 
     @property
@@ -164,19 +158,13 @@ class PartStore:
         """Whether the final file exists."""
         return self._out is None
 
-    @property
-    def _path(self) -> Path:
-        return self.final if self.finished else self.part
-
-    @property
+    @cached_property
     def _offset_by_id(self) -> dict[str, int]:
-        if self._offsets is None:
-            self._offsets, _ = _read_offsets(self.final)
-        return self._offsets
+        return _read_offsets(self.final)[0]  # of the part: see `__init__`
 
     @cached_property
     def _reader(self) -> BinaryIO:
-        return self._path.open("rb")
+        return (self.final if self.finished else self.part).open("rb")
 
     def __contains__(self, key: str) -> bool:
         return key in self._offset_by_id
@@ -240,8 +228,9 @@ class PartStore:
                 out.writelines(map(self._line, order))
             self.part.unlink()
         self._out.close()
-        self._out = self._offsets = None
+        self._out = None
         self.__dict__.pop("_reader", None)
+        del self._offset_by_id  # the final file has other offsets
 
 
 def _read_offsets(path: Path) -> tuple[dict[str, int], int]:
@@ -273,17 +262,10 @@ def to_json(record: Any) -> dict[str, Any]:
 
 def completion_to_json(completion: Completion) -> dict[str, Any]:
     """Return a completion as JSON; the positions and token ids of `logprobs` become strings."""
-    row = to_json(completion)
-    row["logprobs"] = {
-        str(place): {str(t): value for t, value in entry.items()}
-        for place, entry in completion.logprobs.items()
-    }
+    row: dict[str, Any] = msgspec.to_builtins(completion, str_keys=True)
     return row
 
 
 def completion_from_json(row: dict[str, Any]) -> Completion:
     """Read back what `completion_to_json` wrote."""
-    logprobs = {
-        int(place): {int(t): float(v) for t, v in entry.items()} for place, entry in row["logprobs"].items()
-    }
-    return Completion(**(row | {"token_ids": tuple(row["token_ids"]), "logprobs": logprobs}))
+    return msgspec.convert(row, Completion, str_keys=True)

@@ -181,26 +181,32 @@ def test_other_files_are_refused(tmp_path: Path, name: str, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/nowhere/x.jsonl", "nowhere/x.parquet", "a/b/c", "../up", "has space/x", "word"]
+    "path",
+    [
+        "/nowhere/x.jsonl",
+        "nowhere/x.parquet",
+        "a/b/c",
+        "../up",
+        "has space/x",
+        "word",
+        "~nobody-here/x.jsonl",
+    ],
 )
 def test_invalid_hub_ids_are_refused_without_a_request_to_the_hub(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)  # importing it would raise
     with pytest.raises(DataError, match="no such file or folder") as caught:
-        load_pairs(path)
+        read_rows(path)
     assert caught.value.location == path
 
 
-@pytest.mark.parametrize(
-    ("path", "problem"),
-    [("x" * 300 + ".jsonl", "File name too long"), ("~nobody-of-this-name/x.jsonl", "home directory")],
-)
-def test_a_path_that_the_system_refuses(path: str, problem: str) -> None:
+def test_a_path_that_the_system_refuses() -> None:
+    path = "x" * 300 + ".jsonl"
     with pytest.raises(DataError) as caught:
         read_rows(path)
     assert caught.value.location == path and caught.value.hint == "check the path and its permissions"
-    assert caught.value.problem.startswith("cannot be opened: ") and problem in caught.value.problem
+    assert caught.value.problem == "cannot be read: File name too long"
 
 
 def test_empty_path_and_revision_of_a_local_path_are_refused(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from reasongenrm.data.ranked import load_ranked
 from reasongenrm.errors import DataError
 from reasongenrm.records import Drop, Message, PreferencePair, unit_hash
 from reasongenrm.rows.files import UNKNOWN_SOURCE, JsonLine, RawRow, undecoded_rows
-from reasongenrm.rows.turns import BadRow, check_filled, check_order, check_text, read_turns
+from reasongenrm.rows.turns import BadRow, check_text, check_turns, read_turns
 
 REQUIRED = ("chosen", "rejected")
 OPTIONAL = ("source",)
@@ -139,8 +139,7 @@ def _conversation(columns: dict[str, Any], side: str) -> list[Message]:
     if turns[-1]["role"] != "assistant":
         detail = f"`{side}` ends in a {turns[-1]['role']} turn; end it in the assistant's answer."
         raise BadRow("no_final_answer", detail)
-    check_order(turns, side)
-    check_filled(turns, side)
+    check_turns(turns, side)
     if not turns[-1]["content"].strip():
         raise BadRow("empty_answer", f"The answer of `{side}` is empty; fill it or remove the row.")
     return turns

@@ -6,6 +6,7 @@ import codecs
 import csv
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -16,9 +17,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reasongenrm.errors import ConfigError, DataError
+import msgspec
+
+from reasongenrm.errors import ConfigError, DataError, first_line
 from reasongenrm.records import Drop
 from reasongenrm.rows.turns import kind_of
+from reasongenrm.store import explain_read_errors
 
 UNKNOWN_SOURCE = "?"
 """The source of a Drop whose row has no readable source."""
@@ -49,22 +53,16 @@ class JsonLine(NamedTuple):
     """One line of a JSONL file before it is decoded, so that another process can decode it.
 
     Attributes:
-        file: the file's path.
-        number: of the line, from 1.
-        origin: see `RawRow`.
+        location, origin: see `RawRow`.
         line: its bytes.
     """
 
-    file: str
-    number: int
+    location: str
     origin: str
     line: bytes
 
     def decode(self) -> RawRow | Drop:
         """Return the row, or a Drop of stage `load`."""
-        import msgspec
-
-        location = f"{self.file}:{self.number}"
         try:  # twice as fast as json, and stricter: lines that it refuses get a second chance, or json's message
             row = msgspec.json.decode(self.line)
         except (msgspec.DecodeError, ValueError, RecursionError):
@@ -72,14 +70,14 @@ class JsonLine(NamedTuple):
                 row = json.loads(self.line.decode("utf-8"))
             except UnicodeDecodeError as error:
                 detail = f"Byte {error.start} of the line is not UTF-8; save the file as UTF-8."
-                return Drop(location, UNKNOWN_SOURCE, "bad_encoding", detail, "load")
+                return Drop(self.location, UNKNOWN_SOURCE, "bad_encoding", detail, "load")
             except (ValueError, RecursionError) as error:  # ValueError also for a number of over 4300 digits
                 problem = str(error)
                 if isinstance(error, json.JSONDecodeError):
                     problem = f"{error.msg} at character {error.pos}"
                 detail = f"Invalid JSON: {problem} (write one JSON object per line)."
-                return Drop(location, UNKNOWN_SOURCE, "broken_json", detail, "load")
-        return _object(row, location, self.origin)
+                return Drop(self.location, UNKNOWN_SOURCE, "broken_json", detail, "load")
+        return _object(row, self.location, self.origin)
 
 
 def _object(row: Any, location: str, origin: str) -> RawRow | Drop:
@@ -89,22 +87,12 @@ def _object(row: Any, location: str, origin: str) -> RawRow | Drop:
     return Drop(location, UNKNOWN_SOURCE, "broken_json", detail, "load")
 
 
-def read_rows(
-    path: str,
-    *,
-    required: Sequence[str] = (),
-    optional: Sequence[str] = (),
-    split: str = "train",
-    revision: str | None = None,
-    limit: int | None = None,
-) -> Iterator[RawRow | Drop]:
+def read_rows(path: str, **options: Any) -> Iterator[RawRow | Drop]:
     """Stream the rows of a dataset, one item per row; a Drop has stage `load`.
 
     Args and raises: see `undecoded_rows`.
     """
-    rows = undecoded_rows(
-        path, required=required, optional=optional, split=split, revision=revision, limit=limit
-    )
+    rows = undecoded_rows(path, **options)
     return (row.decode() if isinstance(row, JsonLine) else row for row in rows)
 
 
@@ -143,14 +131,11 @@ def undecoded_rows(
     if not path.strip():
         raise ConfigError("the path is empty", location="path", hint="give a file, a folder or a hub id")
     select = partial(_select, required, optional)
-    try:
-        local = Path(path).expanduser()
+    with explain_read_errors(path):
+        local = Path(os.path.expanduser(path))
         files = []
         if local.exists():
             files = _folder_files(local, split) if local.is_dir() else [local]
-    except (OSError, RuntimeError) as error:  # RuntimeError: ~name of an unknown user
-        problem = f"cannot be opened: {getattr(error, 'strerror', None) or error}"
-        raise DataError(problem, location=path, hint="check the path and its permissions") from None
     if not files:
         return islice(_hub_rows(path, select, split, revision), limit)
     if revision is not None:
@@ -163,11 +148,7 @@ def undecoded_rows(
 def _select(
     required: Sequence[str], optional: Sequence[str], present: Sequence[str], location: str
 ) -> list[str]:
-    """Return the columns to read.
-
-    Raises:
-        DataError: a required column is not present.
-    """
+    """Return the columns to read."""
     missing = [name for name in required if name not in present]
     if missing:
         problem = f"missing column {', '.join(map(repr, missing))}"
@@ -213,12 +194,9 @@ def json_lines(path: str) -> Iterator[JsonLine]:
     Raises:
         DataError: the file cannot be opened.
     """
-    try:
-        if path != "-":
+    if path != "-":
+        with explain_read_errors(path):
             Path(path).open("rb").close()
-    except OSError as error:
-        problem = f"cannot be opened: {error.strerror}"
-        raise DataError(problem, location=path, hint="check the path and its permissions") from None
     return _lines(path)
 
 
@@ -231,18 +209,16 @@ def _lines(path: str) -> Iterator[JsonLine]:
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line and not line.isspace():
-                yield JsonLine(name, number, origin, line)
+                yield JsonLine(f"{name}:{number}", origin, line)
 
 
 def _array_rows(file: Path) -> Iterator[RawRow | Drop]:
     hint = "write one JSON array of objects, or one object per line into a .jsonl file"
     try:
-        rows = json.loads(file.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        problem = f"cannot be opened: {error.strerror}"
-        raise DataError(problem, location=str(file), hint="check its permissions") from None
+        with explain_read_errors(file):
+            rows = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"invalid JSON: {_one_line(error)}", location=str(file), hint=hint) from None
+        raise DataError(f"invalid JSON: {first_line(error)}", location=str(file), hint=hint) from None
     if not isinstance(rows, list):
         raise DataError(f"the file is {kind_of(rows)}, not an array", location=str(file), hint=hint)
     return (_object(row, f"{file}[{number}]", file.stem) for number, row in enumerate(rows))
@@ -263,7 +239,7 @@ def csv_rows(
         DataError: the file cannot be read, is not UTF-8, or its columns or quotes are invalid.
     """
     # newline="": the csv module must see the line ends itself, as an answer may contain them.
-    reader = csv.reader(io.StringIO(csv_text(file), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_csv_text(file), newline=""), strict=True)
     begin = 1
     try:
         header = [name.strip() for name in next(reader, [])]
@@ -288,19 +264,11 @@ def csv_rows(
         ) from None
 
 
-def csv_text(file: Path) -> str:
-    """Return the text of a CSV file, without a byte order mark.
-
-    Raises:
-        DataError: the file cannot be read, or is not UTF-8.
-    """
+def _csv_text(file: Path) -> str:
+    with explain_read_errors(file):
+        raw = file.read_bytes().removeprefix(codecs.BOM_UTF8)
     try:
-        raw = file.read_bytes()
-    except OSError as error:
-        problem = f"cannot be read: {error.strerror}"
-        raise DataError(problem, location=str(file), hint="check the path") from None
-    try:
-        return raw.decode("utf-8").removeprefix("\ufeff")
+        return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         hint = "save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
@@ -327,7 +295,7 @@ def _parquet_columns(file: Path) -> list[str]:
     try:
         return list(pq.read_schema(file).names)
     except (pa.ArrowException, OSError) as error:
-        problem = f"invalid Parquet file: {_one_line(error)}"
+        problem = f"invalid Parquet file: {first_line(error)}"
         raise DataError(problem, location=str(file), hint="download or write it again") from None
 
 
@@ -357,7 +325,7 @@ def _arrow_rows(batches: Iterable[Any], name: str, origin: str) -> Iterator[RawR
                     yield Drop(location, UNKNOWN_SOURCE, "bad_encoding", detail, "load")
                 number += 1
     except (pa.ArrowException, OSError) as error:
-        problem = f"reading failed here: {_one_line(error)}"
+        problem = f"reading failed here: {first_line(error)}"
         raise DataError(problem, location=f"{name}[{number}]", hint="download or write it again") from None
 
 
@@ -374,14 +342,9 @@ def _hub_rows(
         table = datasets.load_dataset(name, split=split, revision=revision)
     except Exception as error:  # the hub, its client and the builders raise dozens of classes without a base
         raise DataError(
-            f"not a local path, and the hub reports: {type(error).__name__}: {_one_line(error)}",
+            f"not a local path, and the hub reports: {type(error).__name__}: {first_line(error)}",
             location=name,
             hint="check the id, the split and the revision; without a network give a .jsonl or .parquet file",
         ) from error
     table = table.select_columns(select(table.column_names, name)).with_format("arrow")
     return _arrow_rows(table.iter(batch_size=_ROWS_PER_BATCH), name, name.rsplit("/", 1)[-1])
-
-
-def _one_line(error: BaseException) -> str:
-    """Return the first 300 characters of an error's text, on one line."""
-    return " ".join(str(error).split())[:300]

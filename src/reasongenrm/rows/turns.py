@@ -124,18 +124,17 @@ def check_prompt(turns: Sequence[Message], name: str) -> None:
     Raises:
         BadRow: they are not.
     """
-    check_order(turns, name)
+    check_turns(turns, name)
     if not turns or turns[-1]["role"] != "user":
         problem = f"ends in a {turns[-1]['role']} turn" if turns else "has no turn"
         raise BadRow("no_final_question", f"`{name}` {problem}; it must end in the user's.")
-    check_filled(turns, name)
 
 
-def check_order(turns: Sequence[Message], name: str) -> None:
-    """Check that user and assistant take turns, after at most one system turn.
+def check_turns(turns: Sequence[Message], name: str) -> None:
+    """Check that user and assistant take turns, after at most one system turn, and that no user turn is empty.
 
     Raises:
-        BadRow: they do not.
+        BadRow: they do not, or one is empty.
     """
     roles = [turn["role"] for turn in turns]
     dialogue = roles[1:] if roles[:1] == ["system"] else roles
@@ -143,14 +142,5 @@ def check_order(turns: Sequence[Message], name: str) -> None:
         order = " ".join(roles[:8]) + (" …" if len(roles) > 8 else "")
         detail = f"`{name}` has the turns {order}; user and assistant must alternate, after at most one system turn."
         raise BadRow("roles_not_alternating", detail)
-
-
-def check_filled(turns: Sequence[Message], name: str) -> None:
-    """Check that no user turn is empty.
-
-    Raises:
-        BadRow: a user turn is empty.
-    """
-    for turn in turns:
-        if turn["role"] == "user" and not turn["content"].strip():
-            raise BadRow("empty_prompt", f"A user turn of `{name}` is empty; fill it or remove the row.")
+    if any(turn["role"] == "user" and not turn["content"].strip() for turn in turns):
+        raise BadRow("empty_prompt", f"A user turn of `{name}` is empty; fill it or remove the row.")
