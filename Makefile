@@ -9,7 +9,8 @@ INSTALLED := $(shell cat .venv/.installed 2>/dev/null)
 PINS ?= $(or $(INSTALLED),cpu)
 ACTIVATE := . .venv/bin/activate
 PYTEST_ARGS ?=
-# Processes that run tests side by side, each on cores of its own; a file's tests stay together, in their order.
+# Processes that run tests side by side, each on cores of its own; a file's tests stay together, in their order, and so do
+# those of tests/e2e/chain, which share one run (see tests/conftest.py).
 TEST_WORKERS ?= 2
 # Files of long tests come first in the tree's order; a worker takes the next file when it is done with one.
 PYTEST = $(ACTIVATE) && python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder

@@ -104,6 +104,7 @@ def test_a_kill_while_sampling_repeats_no_finished_request(served: Bench) -> Non
     assert len(rows) == REASONS and all(rows[row["id"]] == row for row in stored)
 
 
+@pytest.mark.slow
 def test_lost_servers_are_an_error_and_the_same_command_continues(served: Bench) -> None:
     with serving(right_reply) as server:
         count = 0

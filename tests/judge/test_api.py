@@ -172,6 +172,7 @@ def servers(
     assert all(has_ended(pid) for pid in pids)
 
 
+@pytest.mark.slow
 def test_our_server_gives_the_comparisons_of_this_process(
     servers: VLLMServers, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile, adapter: Path,
     rows: list[tuple[str, str, str]], comparisons: list[Comparison], engine: VLLMEngine,
@@ -187,6 +188,7 @@ def test_our_server_gives_the_comparisons_of_this_process(
         list(judge_on(servers, encoders["reason"], toy_prompts, "elsewhere").compare_many(rows[:1]))
 
 
+@pytest.mark.slow
 def test_an_external_server_takes_token_ids_or_messages(
     servers: VLLMServers,
     student: ModelConfig,
@@ -221,6 +223,7 @@ def test_an_external_server_takes_token_ids_or_messages(
         Judge.from_server(reach | {"urls": []})
 
 
+@pytest.mark.slow
 def test_a_server_that_fails_shows_the_end_of_its_log(student: ModelConfig, tmp_path: Path) -> None:
     config = VLLMServerConfig(kind="vllm", startup_seconds=120, args=("--no-such-option",))
     with pytest.raises(EngineError, match="no-such-option") as caught:

@@ -61,11 +61,13 @@ def test_the_listed_files_exist_and_are_few(heading: str) -> None:
     assert not files & listed(SETTINGS)
 
 
+@pytest.mark.slow
 def test_the_walk_of_a_skywork_row(chain: Chain) -> None:
     files = traced(chain.bench, "walk1", "sft.jsonl", "prepare", *ONE_TEACHER, "limit=6")
     check(files, SKYWORK)
 
 
+@pytest.mark.slow
 def test_the_walk_of_a_rewardbench_row(chain: Chain) -> None:
     folder = chain.bench.folder("walk3")
     shutil.copytree(chain.folder / "judges" / "reasongenrm", folder / "judges" / "reasongenrm")
