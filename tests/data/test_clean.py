@@ -1,4 +1,4 @@
-"""Words, n-grams and near duplicates."""
+"""Filters of pairs: unwanted sources, duplicates, contradictions and near-duplicates."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.config.prepare import NearDuplicateConfig
-from reasongenrm.data.clean import BATCH, BUCKET, NearDuplicates, bands_for, filter_pairs
-from reasongenrm.data.ngrams import HashedTexts, words
+from reasongenrm.data.clean import BATCH, BUCKET, NearDuplicates, bands_for, clean, filter_pairs
+from reasongenrm.data.ngrams import words
 from reasongenrm.records import Drop, Message, PreferencePair
 from support.pairs import load_pairs
 
@@ -20,9 +20,11 @@ pytestmark = pytest.mark.unit
 CONFIG = NearDuplicateConfig()
 
 
-def pair(prompt: str, chosen: str, rejected: str, *, system: str = "") -> PreferencePair:
+def pair(
+    prompt: str = "p", chosen: str = "good", rejected: str = "bad", source: str = "s", *, system: str = ""
+) -> PreferencePair:
     history = [Message(role="system", content=system)] if system else []
-    return PreferencePair.make([*history, Message(role="user", content=prompt)], chosen, rejected, "s")
+    return PreferencePair.make([*history, Message(role="user", content=prompt)], chosen, rejected, source)
 
 
 def text(rng: random.Random, count: int) -> str:
@@ -42,53 +44,46 @@ def filtered(*pairs: PreferencePair, config: NearDuplicateConfig = CONFIG) -> tu
     return places, drops
 
 
-@pytest.mark.parametrize(
-    ("raw", "expected"),
-    [
-        ("It's  snake_case, OK?\n(1)", "it s snake case ok 1"),
-        ("It’s “snake_case”, OK?\n(1)", "it s snake case ok 1"),
-        ("ﬁne ＡＢＣ Straße É e\u0301", "fine abc strasse é é"),
-        ("हिन्दी में", "हिन्दी में"),
-        ("שָׁלוֹם", "ש\u05b8\u05c1לו\u05b9ם"),
-        ("我們去 Paris 吧。", "我 們 去 paris 吧"),
-        ("한국어 문장", "한국어 문장"),
-        ("東京タワー", "東 京 タ ワ ー"),
-        ("❤️ 👍🏽 !!!", ""),
-        ("", ""),
-    ],
-)
-def test_words(raw: str, expected: str) -> None:
-    assert words(raw) == expected.split()
+def test_clean_drops_leaking_sources_duplicates_and_contradictions() -> None:
+    unreadable = Drop("f.jsonl:3", "s", "empty_answer", "The answer is empty.", "load")
+    first, leaking = pair(), pair("q", source="magpie_ultra")
+    swap = pair(chosen="bad", rejected="good", source="t")
+    other = pair("r")
+    drops: list[Drop] = []
+    rows: list[PreferencePair | Drop] = [
+        first,
+        unreadable,
+        leaking,
+        pair(source="t"),
+        swap,
+        other,
+        swap,
+        first,
+    ]
+    kept = list(clean(rows, drop_sources=["magpie_ultra", "unheard_of"], on_drop=drops.append))
+    assert kept == [first, other]
+    assert [(drop.location, drop.source, drop.reason, drop.stage) for drop in drops] == [
+        ("f.jsonl:3", "s", "empty_answer", "load"),
+        (leaking.id, "magpie_ultra", "unwanted_source", "clean"),
+        (first.id, "t", "duplicate", "clean"),
+        (swap.id, "t", "contradicts_earlier_row", "clean"),
+        (swap.id, "t", "contradicts_earlier_row", "clean"),
+        (first.id, "s", "duplicate", "clean"),
+    ]
+    assert all(drop.detail.endswith(".") for drop in drops)
 
 
-@given(st.text(st.characters(codec="ascii"), max_size=40), st.sampled_from(["", " ’", " …"]))
-def test_ascii_words_equal_those_of_a_unicode_text(raw: str, tail: str) -> None:
-    assert words(raw) == words(raw + " …") == words(raw + tail)
+def test_a_row_of_a_leaking_source_does_not_shadow_a_clean_one() -> None:
+    rows = [pair(source="magpie_ultra"), pair(source="s")]
+    drops: list[Drop] = []
+    assert list(clean(rows, drop_sources=["magpie_ultra"], on_drop=drops.append)) == rows[1:]
 
 
-@given(st.lists(st.lists(st.sampled_from("abcdefg"), max_size=8), max_size=6), st.integers(1, 6))
-def test_ngrams_are_equal_where_their_words_are_and_stay_in_their_text(
-    texts: list[list[str]], n: int
-) -> None:
-    flat = HashedTexts(texts)
-    hashes, starts = flat.ngrams(n)
-    expected = [tuple(t[at : at + n]) for t in texts for at in range(len(t) - n + 1)]
-    ngrams = []
-    for start in starts.tolist():
-        owner = int(flat.owner[start])
-        at = start - int(flat.first[owner])
-        ngrams.append(tuple(texts[owner][at : at + n]))
-    assert ngrams == expected
-    names = dict(zip(hashes.tolist(), expected, strict=True))
-    assert [names[value] for value in hashes.tolist()] == expected
-    assert len(set(expected)) == len(set(hashes.tolist()))
-
-
-def test_hashes_are_the_same_in_every_process() -> None:
-    assert HashedTexts([["a", "b", "c"]]).ngrams(3)[0].tolist() == [GOLDEN]
-
-
-GOLDEN = 24509317627306925
+def test_clean_keeps_all_sources_when_none_is_named() -> None:
+    rows = [pair(source="magpie_ultra")]
+    drops: list[Drop] = []
+    assert list(clean(rows, drop_sources=(), on_drop=drops.append)) == rows
+    assert drops == []
 
 
 def test_pairs_at_the_threshold_share_a_band_and_few_pairs_below_do() -> None:

@@ -1,4 +1,4 @@
-"""The leak detector, its surface features, and the language of a pair."""
+"""The leak detector and its surface features."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from reasongenrm.data import leaks as leaks_module
 from reasongenrm.data.leaks import LONGEST, MIN_DECIDED, LeakDetector, measures, phrases
-from reasongenrm.data.report import UNKNOWN_LANGUAGE, language, pair_language
 from reasongenrm.metrics.intervals import wilson_interval
 from reasongenrm.records import Message, PreferencePair
 from support.pairs import load_pairs
@@ -231,34 +230,3 @@ def test_real_pairs(shared: Path) -> None:
         for row in pairs
     ]
     assert ("all pairs", "marker <im_start>") in leaks(detect(leaky))
-    codes = [pair_language(row) for row in pairs]
-    assert codes.count("eng") > 0.95 * len(codes)
-
-
-@pytest.mark.parametrize(
-    ("text", "code"),
-    [
-        ("The quick brown fox jumps over the lazy dog, and that is what you would have to see.", "eng"),
-        (
-            "Le renard brun saute par-dessus le chien paresseux, et c'est tout ce qu'il fait aujourd'hui.",
-            "fra",
-        ),
-        (
-            "Der schnelle braune Fuchs springt über den faulen Hund, und das ist alles, was er heute tut.",
-            "deu",
-        ),
-        (
-            "El rápido zorro marrón salta sobre el perro perezoso, y eso es todo lo que hace hoy en día.",
-            "spa",
-        ),
-        ("敏捷的棕色狐狸跳过了懒狗，这就是今天发生的一切。", "cmn"),
-        ("すばやい茶色の狐がのろまな犬を飛び越えました。今日はそれだけです。", "jpn"),
-        ("Быстрая коричневая лиса прыгает через ленивую собаку, и это всё на сегодня.", "rus"),
-        ("42", UNKNOWN_LANGUAGE),
-        ("", UNKNOWN_LANGUAGE),
-        ("!!!! ???? **** ---- ....", UNKNOWN_LANGUAGE),
-    ],
-)
-def test_languages(text: str, code: str) -> None:
-    assert language(text) == code
-    assert language(text * 1000 if len(text) > 20 else text) == code

@@ -1,9 +1,8 @@
-"""Filters and the data report: what is dropped, and sums that hold through all stages."""
+"""The data report: sums that hold through all stages, and the language of a pair."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasongenrm.data import clean as clean_module
+from reasongenrm.data.clean import clean
 from reasongenrm.data.ranked import load_ranked
-from reasongenrm.data.report import UNIT, DataReport
+from reasongenrm.data.report import UNIT, UNKNOWN_LANGUAGE, DataReport, language, pair_language
 from reasongenrm.records import Drop, Message, PreferencePair
 from reasongenrm.report.data_page import write_report
 from support.pairs import load_pairs
@@ -21,58 +20,11 @@ from support.pairs import load_pairs
 pytestmark = pytest.mark.unit
 
 
-def clean(
-    rows: Iterable[PreferencePair | Drop], *, drop_sources: Sequence[str], on_drop: Callable[[Drop], None]
-) -> Iterator[PreferencePair]:
-    return clean_module.clean(rows, drop_sources=drop_sources, on_drop=on_drop)
-
-
 def pair(prompt: str = "p", chosen: str = "good", rejected: str = "bad", source: str = "s") -> PreferencePair:
     return PreferencePair.make([Message(role="user", content=prompt)], chosen, rejected, source)
 
 
 LOST = Drop("f.jsonl:3", "s", "empty_answer", "The answer is empty.", "load")
-
-
-def test_clean_drops_leaking_sources_duplicates_and_contradictions() -> None:
-    first, leaking = pair(), pair("q", source="magpie_ultra")
-    swap = pair(chosen="bad", rejected="good", source="t")
-    other = pair("r")
-    drops: list[Drop] = []
-    rows: list[PreferencePair | Drop] = [
-        first,
-        LOST,
-        leaking,
-        pair(source="t"),
-        swap,
-        other,
-        swap,
-        first,
-    ]
-    kept = list(clean(rows, drop_sources=["magpie_ultra", "unheard_of"], on_drop=drops.append))
-    assert kept == [first, other]
-    assert [(drop.location, drop.source, drop.reason, drop.stage) for drop in drops] == [
-        ("f.jsonl:3", "s", "empty_answer", "load"),
-        (leaking.id, "magpie_ultra", "unwanted_source", "clean"),
-        (first.id, "t", "duplicate", "clean"),
-        (swap.id, "t", "contradicts_earlier_row", "clean"),
-        (swap.id, "t", "contradicts_earlier_row", "clean"),
-        (first.id, "s", "duplicate", "clean"),
-    ]
-    assert all(drop.detail.endswith(".") for drop in drops)
-
-
-def test_a_row_of_a_leaking_source_does_not_shadow_a_clean_one() -> None:
-    rows = [pair(source="magpie_ultra"), pair(source="s")]
-    drops: list[Drop] = []
-    assert list(clean(rows, drop_sources=["magpie_ultra"], on_drop=drops.append)) == rows[1:]
-
-
-def test_clean_keeps_all_sources_when_none_is_named() -> None:
-    rows = [pair(source="magpie_ultra")]
-    drops: list[Drop] = []
-    assert list(clean(rows, drop_sources=(), on_drop=drops.append)) == rows
-    assert drops == []
 
 
 small = st.sampled_from(["a", "b", "c"])
@@ -256,3 +208,38 @@ def test_real_rows_add_up(shared: Path) -> None:
     total = report.to_dict()["total"]
     assert (total["in"], total["kept"]) == (500, 490)
     assert total["dropped_by_stage"] == {"clean": {"duplicate": 10}}
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("The quick brown fox jumps over the lazy dog, and that is what you would have to see.", "eng"),
+        (
+            "Le renard brun saute par-dessus le chien paresseux, et c'est tout ce qu'il fait aujourd'hui.",
+            "fra",
+        ),
+        (
+            "Der schnelle braune Fuchs springt über den faulen Hund, und das ist alles, was er heute tut.",
+            "deu",
+        ),
+        (
+            "El rápido zorro marrón salta sobre el perro perezoso, y eso es todo lo que hace hoy en día.",
+            "spa",
+        ),
+        ("敏捷的棕色狐狸跳过了懒狗，这就是今天发生的一切。", "cmn"),
+        ("すばやい茶色の狐がのろまな犬を飛び越えました。今日はそれだけです。", "jpn"),
+        ("Быстрая коричневая лиса прыгает через ленивую собаку, и это всё на сегодня.", "rus"),
+        ("42", UNKNOWN_LANGUAGE),
+        ("", UNKNOWN_LANGUAGE),
+        ("!!!! ???? **** ---- ....", UNKNOWN_LANGUAGE),
+    ],
+)
+def test_languages(text: str, code: str) -> None:
+    assert language(text) == code
+    assert language(text * 1000 if len(text) > 20 else text) == code
+
+
+def test_language_of_real_pairs(shared: Path) -> None:
+    rows = load_pairs(str(shared / "preferences" / "real_pairs_skywork_schema.jsonl"))
+    codes = [pair_language(row) for row in rows if isinstance(row, PreferencePair)]
+    assert codes.count("eng") > 0.95 * len(codes)

@@ -331,6 +331,17 @@ def test_unreadable_source_is_named_before_the_first_row(tmp_path: Path, sources
         source_rows([*sources, SourceConfig(path=str(tmp_path / "missing.csv"), kind="ranked")])
 
 
+@pytest.mark.parametrize("kind", ["skywork", "ranked"])
+@pytest.mark.parametrize("path", ["~no-such-user/x", "x" * 300], ids=["unknown user", "overlong name"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_path_that_cannot_be_opened_is_an_error_with_location_and_hint(
+    path: str, suffix: str, kind: Any
+) -> None:
+    with pytest.raises(DataError) as caught:
+        source_rows([SourceConfig(path=path + suffix, kind=kind)])
+    assert caught.value.location == path + suffix and caught.value.hint
+
+
 def test_limit_reads_no_more_rows_than_it_needs(tmp_path: Path) -> None:
     endless = tmp_path / "endless.jsonl"
     endless.write_text("{}\n" * 10_000, encoding="utf-8")
