@@ -8,13 +8,15 @@ VOID = {"meta", "img", "link", "input", "br"}
 
 
 class Page(HTMLParser):
-    """A page's tags, attributes, cells and scripts; fails where a tag is not closed."""
+    """A page's tags, attributes, text, headings, cells and scripts; fails where a tag is not closed."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.tags: list[str] = []
         self.attributes: list[tuple[str, str, str]] = []
         self.cells: list[str] = []
+        self.titles: list[str] = []
+        self.text = ""
         self.inside: dict[str, list[str]] = {"script": [], "style": []}
         self._open: list[str] = []
         self.feed(html)
@@ -28,6 +30,8 @@ class Page(HTMLParser):
             self._open.append(tag)
         if tag in ("td", "th"):
             self.cells.append("")
+        if tag in ("h2", "h3"):
+            self.titles.append("")
         if tag in self.inside:
             self.inside[tag].append("")
 
@@ -35,8 +39,11 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, data: str) -> None:
+        self.text += data
         if self._open and self._open[-1] in ("td", "th"):
             self.cells[-1] += data
+        if self._open and self._open[-1] in ("h2", "h3"):
+            self.titles[-1] += data
         if self._open and self._open[-1] in self.inside:
             self.inside[self._open[-1]][-1] += data
 

@@ -18,11 +18,9 @@ Estimate = tuple[float | None, Interval | None]
 def figure(height: float, lines: int = 1, columns: int = 1) -> tuple[Any, Any]:
     """Return a figure 7 inches wide and `height` inches high, and its axes, an array of shape (lines, columns)."""
     # The object interface needs no display and leaves pyplot's global state alone.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     drawing = Figure(figsize=(7, height), layout="constrained")
-    FigureCanvasAgg(drawing)
     return drawing, drawing.subplots(lines, columns, squeeze=False)
 
 

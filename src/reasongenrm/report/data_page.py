@@ -169,12 +169,11 @@ def _any_value(value: Any) -> Iterator[Part]:
         return
     if not value:
         yield "text", "None."
-    plain = [(_words(str(key)), item) for key, item in value.items() if not _is_nested(item)]
+    nested = {key: item for key, item in value.items() if _is_nested(item)}
+    plain = [(_words(str(key)), item) for key, item in value.items() if key not in nested]
     if plain:
         yield _table(("", ""), plain)
-    for key, item in value.items():
-        if not _is_nested(item):
-            continue
+    for key, item in nested.items():
         yield "heading", _title(str(key))
         rows = list(item.values()) if isinstance(item, Mapping) else []
         if _is_records(rows) and not any(_is_nested(cell) for row in rows for cell in row.values()):
