@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from reasongenrm.config.engines import EngineConfig, ModelConfig, check_model
-from reasongenrm.engines.base import Request
+from reasongenrm.engines.base import Engine, Request
 from reasongenrm.errors import EngineError, first_line
 from reasongenrm.records import Completion
 
@@ -30,9 +30,8 @@ def keep_freed_memory() -> None:
                 libc.mallopt(threshold, 2**31 - 1)
 
 
-class VLLMEngine:
+class VLLMEngine(Engine):
     """Continuous batching over a stream of requests; LoRA adapters are served on top of the base.
-
 
     Args:
         model: the base model.
@@ -104,28 +103,11 @@ class VLLMEngine:
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
         """Yield completions as they are done; that of a request that vLLM refuses has `finish_reason` error."""
-        from vllm.exceptions import VLLMClientError
-
-        lora = self._lora(adapter)
-        pending: dict[str, Request] = {}
-        try:
-            for request in requests:
-                try:
-                    self._engine.add_request(
-                        request.id,
-                        {"prompt_token_ids": list(request.prompt_ids)},
-                        sampling_params(request),
-                        lora_request=lora,
-                    )
-                    pending[request.id] = request
-                except (ValueError, VLLMClientError) as error:
-                    yield Completion(request.id, "", "error", error=first_line(error))
-            while pending:
-                for output in self._engine.step():
-                    if output.finished:
-                        yield _completion(output, pending.pop(output.request_id))
-        finally:  # where the caller stops early, its requests must not be in the next call's results
-            self._engine.abort_request(list(pending))
+        for request, output in self._outputs(requests, self._lora(adapter)):
+            if isinstance(output, Exception):
+                yield Completion(request.id, "", "error", error=first_line(output))
+            else:
+                yield _completion(output, request)
 
     def prompt_logprobs(self, sequences: Iterable[Sequence[int]]) -> Iterator[tuple[int, int, list[float]]]:
         """Yield log-probabilities of given tokens: the sequence's number, `first`, and log p of `sequence[first:]`.
@@ -139,30 +121,52 @@ class VLLMEngine:
         Raises:
             EngineError: a sequence is longer than the context.
         """
+        requests = (
+            Request(f"{number}", tuple(ids), max_tokens=1, logprob_token_ids=(last,))
+            for number, (*ids, last) in enumerate(sequences)
+        )
+        options = dict(
+            prompt_logprobs=0,
+            skip_reading_prefix_cache=False,
+            detokenize=False,  # the entries of cached tokens have no ids
+            flat_logprobs=True,
+        )
+        for request, output in self._outputs(requests, **options):
+            if isinstance(output, Exception):
+                raise EngineError(
+                    f"vLLM cannot score {len(request.prompt_ids) + 1} tokens: {first_line(output)}",
+                    location="engine.max_model_len",
+                    hint="raise it",
+                )
+            first = (output.num_cached_tokens or 0) + 1
+            known = len(request.prompt_ids) - first
+            # Aligned at the end: the entries of cached tokens are missing or without meaning.
+            values = output.prompt_logprobs.logprobs[-known:] if known else []
+            last = output.outputs[0].logprobs[0][request.logprob_token_ids[0]].logprob
+            yield int(request.id), first, [*values, last]
+
+    def _outputs(
+        self, requests: Iterable[Request], lora: Any = None, **options: Any
+    ) -> Iterator[tuple[Request, Any]]:
+        """Yield each request with vLLM's output as it is done, or with the error where vLLM refuses the request."""
         from vllm.exceptions import VLLMClientError
 
-        pending: dict[str, tuple[int, int]] = {}
+        pending: dict[str, Request] = {}
         try:
-            for number, (*ids, last) in enumerate(sequences):
-                name = f"logprobs-{number}"
+            for request in requests:
+                prompt = {"prompt_token_ids": list(request.prompt_ids)}
                 try:
-                    self._engine.add_request(name, {"prompt_token_ids": ids}, _scoring_params(last))
+                    self._engine.add_request(
+                        request.id, prompt, sampling_params(request, **options), lora_request=lora
+                    )
+                    pending[request.id] = request
                 except (ValueError, VLLMClientError) as error:
-                    raise EngineError(
-                        f"vLLM cannot score {len(ids) + 1} tokens: {first_line(error)}",
-                        location="engine.max_model_len",
-                        hint="raise it",
-                    ) from None
-                pending[name] = number, last
+                    yield request, error
             while pending:
                 for output in self._engine.step():
-                    number, last = pending.pop(output.request_id)
-                    first = (output.num_cached_tokens or 0) + 1
-                    known = len(output.prompt_token_ids) - first
-                    # Aligned at the end: the entries of cached tokens are missing or without meaning.
-                    values = output.prompt_logprobs.logprobs[-known:] if known else []
-                    yield number, first, [*values, output.outputs[0].logprobs[0][last].logprob]
-        finally:
+                    if output.finished:
+                        yield pending.pop(output.request_id), output
+        finally:  # where the caller stops early, its requests must not be in the next call's results
             self._engine.abort_request(list(pending))
 
     def reset_prefix_cache(self) -> None:
@@ -208,18 +212,15 @@ def _explain(error: Exception) -> tuple[str, str]:
     problem = first_line(error)
     if isinstance(error, ValidationError):  # its first line is a count of errors
         problem = error.errors()[0]["msg"].removeprefix("Value error, ").strip().splitlines()[0]
+    hint = "check model.path, model.dtype and the engine section of the recipe"
     if "max_model_len" in problem or "KV cache" in problem:
-        return (
-            problem,
-            "lower engine.max_model_len or raise engine.cpu_kv_gib / engine.gpu_memory_utilization",
-        )
-    return problem, "check model.path, model.dtype and the engine section of the recipe"
+        hint = "lower engine.max_model_len or raise engine.cpu_kv_gib / engine.gpu_memory_utilization"
+    return problem, hint
 
 
-def sampling_params(request: Request) -> Any:
-    """Return a request's options as vLLM's `SamplingParams`."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+def sampling_params(request: Request, **options: Any) -> Any:
+    """Return a request's options, and others of vLLM, as `SamplingParams`."""
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     return SamplingParams(
         max_tokens=request.max_tokens,
@@ -235,23 +236,7 @@ def sampling_params(request: Request) -> Any:
         logprobs=None if request.logprob_token_ids else 0,
         logprob_token_ids=list(request.logprob_token_ids) or None,
         output_kind=RequestOutputKind.FINAL_ONLY,
-    )
-
-
-def _scoring_params(last: int) -> Any:
-    """Return options for the log-probabilities of a prompt, and of the token `last` after it."""
-    from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
-
-    return SamplingParams(
-        max_tokens=1,
-        temperature=0.0,
-        prompt_logprobs=0,
-        logprob_token_ids=[last],
-        skip_reading_prefix_cache=False,
-        detokenize=False,  # the entries of cached tokens have no ids
-        flat_logprobs=True,
-        output_kind=RequestOutputKind.FINAL_ONLY,
+        **options,
     )
 
 
