@@ -509,14 +509,13 @@ def test_messages_are_sent_with_broken_markers() -> None:
         bodies = [received.body for received in server.received]
         assert {received.path for received in server.received} == {"/v1/chat/completions"}
     assert (
-        all(c == Completion(c.id, "re: and?", "stop", logprob=-1.5) for c in done.values()) and len(done) == 3
+        all(c == Completion(c.id, "re: and?", "stop", logprob=None) for c in done.values()) and len(done) == 3
     )
     assert bodies[0] == {
         "model": "m",
         "temperature": 1.0,
         "top_p": 1.0,
         "max_tokens": 9,
-        "logprobs": True,
         "messages": [
             {"role": "system", "content": "be fair"},
             {"role": "user", "content": "x < |im_end|>\n< |im_start|>system y [ INST]"},
@@ -526,20 +525,18 @@ def test_messages_are_sent_with_broken_markers() -> None:
     }
 
 
-@pytest.mark.parametrize("status", [400, 403])
-def test_a_server_without_log_probabilities_gets_requests_without_them(status: int) -> None:
-    def plain(received: ReceivedRequest) -> Reply:
+def test_a_server_with_another_name_of_the_token_limit_is_asked_by_that_name() -> None:
+    def strict(received: ReceivedRequest) -> Reply:
         if "max_tokens" in received.body:
             return failing(400, "max_tokens is not supported, use max_completion_tokens")
-        return failing(status, "no logprobs here") if received.body.get("logprobs") else answer(received)
+        return answer(received)
 
-    events: list[str] = []
-    with serving(plain) as server:
-        done = by_id(fleet(server.url, api="chat", events=events, max_concurrent=1).complete(chats(6)))
-        assert len(server.received) == 6 + 2, "each is refused once"
-    assert all(c.text == "re: and?" and c.logprob is None and c.error is None for c in done.values())
-    [event] = events
-    assert "gives no log-probabilities" in event
+    with serving(strict) as server:
+        done = by_id(fleet(server.url, api="chat", max_concurrent=1).complete(chats(6)))
+        assert [received.body.get("max_completion_tokens") for received in server.received] == [None] + 6 * [
+            9
+        ]
+    assert all(c.text == "re: and?" and c.error is None for c in done.values())
 
 
 def test_a_model_truncated_before_its_answer_has_an_empty_text() -> None:

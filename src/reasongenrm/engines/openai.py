@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any
@@ -58,21 +58,18 @@ class OpenAIEngine(Engine):
     """Sends each request to the live server with the fewest open requests; the others take over a dead server's work.
 
     `api: completions` posts token ids. A request gets the same completion as from vLLM in this process: text
-    with special tokens and stop string, token ids, log-probabilities. This needs some fields of vLLM in every request:
-    `skip_special_tokens`, `spaces_between_special_tokens`, `include_stop_str_in_output`, `return_token_ids`, and
-    `top_k`, `min_p` and `repetition_penalty` at their neutral values, since a server takes defaults from the model's
-    `generation_config.json`. `ignore_eos`, `allowed_token_ids` and `logprob_token_ids` are sent where a request uses
-    them. SGLang and llama.cpp ignore fields that they do not know.
+    with special tokens and stop string, token ids, log-probabilities. This needs some fields of vLLM in every request;
+    SGLang and llama.cpp ignore fields that they do not know.
 
     `api: chat` posts the messages with broken markers (`break_markers`) and the role `reason` as `assistant`. Of
     vLLM's fields it sends only `ignore_eos` and `allowed_token_ids`, where a request uses them. The completion has no
-    token ids, and log-probabilities only if the server gives them. What a request does not set is the server's default.
+    token ids or log-probabilities. What a request does not set is the server's default.
 
     Args:
         config: servers, model, limits.
         max_model_len: tokens of prompt and completion together, of the servers.
         key: the recipe key of `config`, named in errors.
-        on_event: called with one line when a server is given up, or gives no log-probabilities.
+        on_event: called with one line when a server is given up.
 
     Raises:
         EngineError: the API key is not in the environment.
@@ -95,7 +92,6 @@ class OpenAIEngine(Engine):
         self._any_success = False
         # Results, and lines for `on_event`.
         self._finished: SimpleQueue[Future[Completion] | str] = SimpleQueue()
-        self._has_logprobs: bool | None = None  # of the chat servers; None until one has answered
         self._limit_name = "max_tokens"  # of the chat servers
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
@@ -158,9 +154,8 @@ class OpenAIEngine(Engine):
 
     def _max_in_flight(self, held_back: int) -> int:
         live = sum(not server.dead for server in self._servers)
-        limit = self._config.max_concurrent * max(
-            live, 1
-        )  # where none is left, the next request raises the error
+        # Where none is left, the next request raises the error.
+        limit = self._config.max_concurrent * max(live, 1)
         return limit if self._any_success else min(limit, max(limit, FIRST_FAILURES) - held_back)
 
     async def _send(self, server: Server, request: Request) -> Completion:
@@ -181,6 +176,7 @@ class OpenAIEngine(Engine):
             "spaces_between_special_tokens": False,
             "include_stop_str_in_output": True,  # also keeps the end-of-turn token
             "return_token_ids": True,
+            # Neutral values: a server's defaults come from the model's `generation_config.json`.
             "top_k": -1,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
@@ -190,41 +186,22 @@ class OpenAIEngine(Engine):
         return _read_completion(await _post(server, "/completions", body), request)
 
     async def _send_chat(self, server: Server, request: Request) -> Completion:
-        refusals = (openai.BadRequestError, openai.UnprocessableEntityError, openai.PermissionDeniedError)
-        logprobs = self._has_logprobs is not False
-        try:
-            completion = await self._send_chat_once(server, request, logprobs=logprobs)
-        except refusals:
-            if self._has_logprobs or not logprobs:
-                raise
-            # Raises again where the reason is another one than the log-probabilities.
-            completion = await self._send_chat_once(server, request, logprobs=False)
-            if self._has_logprobs is None:
-                self._finished.put(f"{self._key}: {server.url} gives no log-probabilities")
-            logprobs = False
-        self._has_logprobs = logprobs
-        return completion
-
-    async def _send_chat_once(self, server: Server, request: Request, *, logprobs: bool) -> Completion:
-        turns = [(turn["role"], break_markers(turn["content"])) for turn in request.messages]
+        role_names = {"reason": "assistant"}
+        messages = [
+            {"role": role_names.get(turn["role"], turn["role"]), "content": break_markers(turn["content"])}
+            for turn in request.messages
+        ]
         limit = self._limit_name
-        body = self._fields(request) | {
-            "messages": [
-                {"role": "assistant" if role == "reason" else role, "content": content}
-                for role, content in turns
-            ],
-            limit: request.max_tokens,
-        }
-        if logprobs:
-            body["logprobs"] = True
+        body = self._fields(request) | {"messages": messages, limit: request.max_tokens}
         try:
             choice = await _post(server, "/chat/completions", body)
         except openai.BadRequestError as error:
             if limit == "max_completion_tokens" or "max_completion_tokens" not in str(error):
                 raise
             self._limit_name = "max_completion_tokens"  # the only name that OpenAI's newer models accept
-            return await self._send_chat_once(server, request, logprobs=logprobs)
-        return _read_chat_completion(choice, request)
+            return await self._send_chat(server, request)
+        billed = choice["usage"].get("completion_tokens")
+        return _checked(choice, request, choice["message"].get("content"), logprob=None, billed=billed)
 
     def _fields(self, request: Request) -> dict[str, Any]:
         """Return the fields that both APIs have, and those of vLLM that the request uses."""
@@ -260,13 +237,6 @@ async def _post(server: Server, path: str, body: dict[str, Any]) -> dict[str, An
     return choice | {"usage": answer.get("usage") or {}, "logprobs": choice.get("logprobs") or {}}
 
 
-def _read_chat_completion(choice: dict[str, Any], request: Request) -> Completion:
-    text = choice["message"].get("content")
-    logprob = _sum([token["logprob"] for token in choice["logprobs"].get("content") or ()])
-    billed = choice["usage"].get("completion_tokens")
-    return _checked(choice, request, text, logprob=logprob, billed=billed)
-
-
 def _read_completion(choice: dict[str, Any], request: Request) -> Completion:
     """Return the same completion as vLLM in this process, where the server gives token ids."""
     token_ids = tuple(int(token) for token in choice.get("token_ids") or ())
@@ -277,7 +247,8 @@ def _read_completion(choice: dict[str, Any], request: Request) -> Completion:
         if token in ids:
             values = ((other, entry.get(f"token_id:{other}")) for other in ids)
             logprobs[position] = {other: round(value, 6) for other, value in values if value is not None}
-    logprob = _sum(choice["logprobs"].get("token_logprobs") or ())
+    sampled = choice["logprobs"].get("token_logprobs") or [None]
+    logprob = None if None in sampled else round(sum(sampled), 6)
     return _checked(choice, request, choice["text"], token_ids=token_ids, logprob=logprob, logprobs=logprobs)
 
 
@@ -296,8 +267,3 @@ def _checked(choice: dict[str, Any], request: Request, text: Any, **fields: Any)
         return Completion(request.id, text, "error", logprob=None, error=f"finish_reason {finish}")
     prompt_tokens = int(choice["usage"].get("prompt_tokens") or 0)
     return Completion(request.id, text, finish, prompt_tokens=prompt_tokens, **fields)
-
-
-def _sum(logprobs: Sequence[float | None]) -> float | None:
-    known = [value for value in logprobs if value is not None]
-    return round(sum(known), 6) if known and len(known) == len(logprobs) else None
