@@ -279,21 +279,17 @@ class AnthropicEngine(Engine):
     def _engine_error(self, error: Exception) -> EngineError:
         host = self._client.base_url.host
         text = self._secret.hide(first_line(error))
+        problem, location = f"{host} fails: {text}", self._key
+        hint = "run the same command again: batches that were sent are found, and paid for once"
         if isinstance(error, anthropic.AuthenticationError | anthropic.PermissionDeniedError):
-            return EngineError(
+            problem, location = (
                 f"{host} refuses the key (HTTP {error.status_code})",
-                location=f"{self._key}.api_key_env",
-                hint=f"check the key in {self._config.api_key_env}",
+                f"{self._key}.api_key_env",
             )
-        if isinstance(error, anthropic.NotFoundError):
-            return EngineError(
-                f"{host} answers HTTP 404: {text}", location=self._key, hint="check model and url"
-            )
-        return EngineError(
-            f"{host} fails: {text}",
-            location=self._key,
-            hint="run the same command again: batches that were sent are found, and paid for once",
-        )
+            hint = f"check the key in {self._config.api_key_env}"
+        elif isinstance(error, anthropic.NotFoundError):
+            problem, hint = f"{host} answers HTTP 404: {text}", "check model and url"
+        return EngineError(problem, location=location, hint=hint)
 
 
 def _total(counts: Any) -> int:
