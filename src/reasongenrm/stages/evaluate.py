@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +16,13 @@ from reasongenrm.benchmarks.base import Benchmark, judge_result, scalar_result
 from reasongenrm.benchmarks.registry import BENCHMARKS
 from reasongenrm.benchmarks.rewardbench import RewardBench, leaderboard_files
 from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer
-from reasongenrm.chat.prompts import PromptFile, placed_prompts
+from reasongenrm.chat.prompts import PromptFile, placed_prompts, rating_prompt
 from reasongenrm.config.evaluate import BenchmarkConfig
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import bar, say, stdout
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.loading import load_engine, open_server, server_encoder
-from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.errors import ConfigError
 from reasongenrm.judge.ask import J, JudgeTask, P, ask_all, read_all
 from reasongenrm.judge.rate import RatingTask
 from reasongenrm.judge.verdicts import VerdictTask
@@ -31,7 +34,7 @@ from reasongenrm.report.run_report import write_report
 from reasongenrm.report.tables import score_table
 from reasongenrm.run import Run, file_hash
 from reasongenrm.scalar.model import ScalarRewardModel
-from reasongenrm.stages.rating import check_rating, rating_prompts, uncalibrated, write_ratings
+from reasongenrm.stages.rating import check_rating, uncalibrated, write_ratings
 from reasongenrm.store import PartStore, read_jsonl, to_json, write_json, write_jsonl, write_text
 
 BASE = "base"
@@ -40,6 +43,7 @@ Results = dict[str, PairResult]
 """The results of one model on a benchmark, by pair id."""
 Cost = dict[str, int]
 """Number of requests, prompt_tokens and tokens of a judge."""
+Judged = tuple[Results, Cost]
 
 LEADERBOARDS = ("rewardbench", "rewardbench2")
 """The kinds of benchmarks that have a leaderboard of allenai."""
@@ -66,18 +70,17 @@ def evaluate(recipe: Recipe) -> None:
         ConfigError, DataError, EngineError: a setting, an input file or a model that the user has to change.
     """
     _check_models(recipe)
-    if any(config.mode == "ratings" for config in recipe.evaluate.benchmarks.values()):
-        check_rating(recipe)
+    check_rating(recipe)
     run = Run(recipe, "evaluate")
     with run.claim(settings(recipe)):
         rows = {name: _read_rows(recipe, run, name) for name in recipe.evaluate.benchmarks}
-        judges = Judges(recipe, run)
         benchmarks: dict[str, dict[str, Any]] = {}
         scores: dict[str, dict[str, BenchmarkScore]] = {}
-        for name, (good, unreadable) in rows.items():
-            benchmarks[name], scores[name] = _evaluate_benchmark(recipe, run, judges, name, good)
-            benchmarks[name]["unreadable_rows"] = unreadable
-        judges.close()
+        with ExitStack() as stack:
+            judges = load_judges(recipe, run, stack)
+            for name, (good, unreadable) in rows.items():
+                benchmarks[name], scores[name] = _evaluate_benchmark(recipe, run, judges, name, good)
+                benchmarks[name]["unreadable_rows"] = unreadable
         write_json(run.path("scores.json"), {"run": recipe.name, "benchmarks": benchmarks})
         _report(recipe, run, scores)
 
@@ -88,14 +91,12 @@ def _check_models(recipe: Recipe) -> None:
     vLLM would serve an adapter of another base without an error.
     """
     folders = [recipe.folder / "judges" / name / "adapter" for name in recipe.judges]
-    for folder in folders:
+    hints = dict.fromkeys(folders, "run 2_train.sh first")
+    if recipe.scalar is not None:
+        hints[recipe.folder / "scalar"] = "run 2_train.sh, or set scalar=null"
+    for folder, hint in hints.items():
         if not folder.is_dir():
-            raise ConfigError("directory not found", location=str(folder), hint="run 2_train.sh first")
-    scalar = recipe.folder / "scalar"
-    if recipe.scalar is not None and not scalar.is_dir():
-        raise ConfigError(
-            "directory not found", location=str(scalar), hint="run 2_train.sh, or set scalar=null"
-        )
+            raise ConfigError("directory not found", location=str(folder), hint=hint)
     manifest = recipe.folder / "manifest" / "train.json"
     if not manifest.exists():  # the adapters were copied here, and their base is unknown
         return
@@ -129,11 +130,6 @@ def _read_rows(recipe: Recipe, run: Run, name: str) -> tuple[list[Row], int]:
     items = list(benchmark_rows(recipe, name))
     rows = [item for item in items if isinstance(item, Row)]
     drops = [item for item in items if isinstance(item, Drop)]
-    if not rows:
-        key = f"evaluate.benchmarks.{name}"
-        raise DataError(
-            "no benchmark row can be read", location=key, hint="see docs/benchmarks.md for its columns"
-        )
     write_jsonl(run.path("evaluate", name, "rows.jsonl"), (to_json(row) for row in rows))
     write_jsonl(run.path("evaluate", name, "dropped.jsonl"), (to_json(drop) for drop in drops))
     pairs = sum(len(row.places) for row in rows)
@@ -141,131 +137,113 @@ def _read_rows(recipe: Recipe, run: Run, name: str) -> tuple[list[Row], int]:
     return rows, len(drops)
 
 
-class Judges:
-    """All models of a recipe but the scalar head: the base and the trained judges on one engine, and served models.
-
-    An engine starts when one of its models has something left to judge.
+@dataclass(frozen=True)
+class ServedJudge:
+    """A model that judges.
 
     Attributes:
-        names: the base, the trained judges, then the judges of `evaluate.others`.
+        name: the base, a trained judge, or one of `evaluate.others`.
+        engine: starts its engine, or returns the running one.
+        encoder: tokenizer and chat template; None for a server that takes messages.
+        max_model_len: tokens of prompt and completion together.
+        adapter: its LoRA folder, if it has one.
     """
 
-    def __init__(self, recipe: Recipe, run: Run) -> None:
-        self._recipe, self._run = recipe, run
-        trained = {name: run.path("judges", name, "adapter") for name in recipe.judges}
-        self._adapters: dict[str, Path | None] = ({BASE: None} if recipe.evaluate.base else {}) | trained
-        self.names = [*self._adapters, *recipe.evaluate.others]
-        self._tokenizer: Any = load_tokenizer(recipe.model)
-        self._prompts = PromptFile.load(recipe.prompts)
-        self._engine: Engine | None = None
-        self._others: dict[str, tuple[Engine, ChatEncoder | None]] = {}
+    name: str
+    engine: Callable[[], Engine]
+    encoder: ChatEncoder | None
+    max_model_len: int
+    adapter: str | None = None
 
-    def judge(self, model: str, benchmark: str, rows: Sequence[Row]) -> tuple[Results, Cost]:
-        """Have one model judge the pairs of a benchmark; write verdicts.jsonl."""
-        pairs = [pair for row in rows for pair in row.pairs]
-        task = VerdictTask(
-            self._recipe.evaluate,
-            self._encoder(model),
-            self._max_model_len(model),
-            self._prompts.verdict,
-            seed=self._recipe.seed,
+
+def load_judges(recipe: Recipe, run: Run, stack: ExitStack) -> list[ServedJudge]:
+    """Return all models of a recipe but the scalar head: the base and the trained judges on one engine, and served ones.
+
+    An engine starts when one of its models has something left to judge; the stack closes it.
+    """
+    adapters: dict[str, Path | None] = {BASE: None} if recipe.evaluate.base else {}
+    adapters |= {name: run.path("judges", name, "adapter") for name in recipe.judges}
+    tokenizer, grammar = load_tokenizer(recipe.model), PromptFile.load(recipe.prompts).verdict
+
+    def shared(open_engine: Callable[[], Engine]) -> Callable[[], Engine]:
+        return cache(lambda: stack.enter_context(closing(open_engine())))
+
+    paths = [path for path in adapters.values() if path]
+    engine = shared(
+        partial(
+            load_engine, recipe.model, recipe.engine, seed=recipe.seed, adapters=paths,
+            server=recipe.evaluate.server, logs=run.path("servers"), on_event=say,
         )
-        prompts = benchmark_prompts(self._recipe, pairs)
-        store = self._ask(model, benchmark, "judging", prompts, task)
-        verdicts = read_all(prompts, task, store)
-        write_jsonl(store.final.parent / "verdicts.jsonl", (to_json(verdict) for verdict in verdicts))
-        verdicts_by_pair: dict[str, list[Verdict]] = {}
-        for verdict in verdicts:
-            verdicts_by_pair.setdefault(verdict.pair_id, []).append(verdict)
-        results = {pair.id: judge_result(pair.id, pair.source, verdicts_by_pair[pair.id]) for pair in pairs}
-        return results, _cost(store, sum(verdict.tokens for verdict in verdicts))
-
-    def rate(self, model: str, benchmark: str, rows: Sequence[Row]) -> tuple[Results, Cost]:
-        """Have one model rate every answer of a benchmark; write ratings.jsonl and rating_counts.json.
-
-        Rows with the same answer to the same conversation share its rating.
-        """
-        prompts_by_row = [rating_prompts(row, self._prompts) for row in rows]
-        prompts = list({prompt.id: prompt for prompts in prompts_by_row for prompt in prompts}.values())
-        task = RatingTask(
-            self._recipe.evaluate, self._encoder(model), self._max_model_len(model), seed=self._recipe.seed
+    )  # fmt: skip
+    judges = []
+    for name, path in adapters.items():
+        template = recipe.judges[name].template if path else recipe.student_template
+        encoder: ChatEncoder | None = judge_encoder(recipe, template, tokenizer)
+        limit = recipe.engine.max_model_len
+        judges.append(ServedJudge(name, engine, encoder, limit, str(path) if path else None))
+    for name, other in recipe.evaluate.others.items():
+        key, limit = f"evaluate.others.{name}.server", other.max_model_len
+        encoder = server_encoder(
+            other.server, other.model, recipe.templates[other.template], grammar, key=key
         )
-        store = self._ask(model, benchmark, "rating", prompts, task)
-        ratings = {rating.id: rating for rating in read_all(prompts, task, store)}
-        ratings_by_row = [[ratings[prompt.id] for prompt in prompts] for prompts in prompts_by_row]
-        kind = self._recipe.evaluate.benchmarks[benchmark].kind
-        results = write_ratings(
-            store.final.parent, f"{benchmark}: rated by {model}", kind, rows, ratings_by_row
-        )
-        return results, _cost(store, sum(rating.tokens for rating in ratings.values()))
+        state = run.path("evaluate", f"{name}.batches.jsonl")
+        client = partial(open_server, other.server, max_model_len=limit, state=state, key=key, on_event=say)
+        judges.append(ServedJudge(name, shared(client), encoder, limit))
+    return judges
 
-    def close(self) -> None:
-        """Stop the engines."""
-        for engine in (self._engine, *(engine for engine, _ in self._others.values())):
-            if engine is not None:
-                engine.close()
 
-    def _ask(
-        self, model: str, benchmark: str, action: str, prompts: Sequence[P], task: JudgeTask[P, J]
-    ) -> PartStore:
-        """Return the completions of all prompts; only those that are not stored yet are requested.
+def _judge(recipe: Recipe, run: Run, judge: ServedJudge, name: str, rows: Sequence[Row]) -> Judged:
+    """Have one model judge the pairs of a benchmark; write verdicts.jsonl."""
+    pairs = [pair for row in rows for pair in row.pairs]
+    prompts = benchmark_prompts(recipe, pairs)
+    grammar = PromptFile.load(recipe.prompts).verdict
+    task = VerdictTask(recipe.evaluate, judge.encoder, judge.max_model_len, grammar, seed=recipe.seed)
+    verdicts, cost = _ask(recipe, run, judge, name, "judging", prompts, task)
+    write_jsonl(run.path("evaluate", name, judge.name, "verdicts.jsonl"), map(to_json, verdicts))
+    verdicts_by_pair: defaultdict[str, list[Verdict]] = defaultdict(list)
+    for verdict in verdicts:
+        verdicts_by_pair[verdict.pair_id].append(verdict)
+    return {pair.id: judge_result(pair.id, pair.source, verdicts_by_pair[pair.id]) for pair in pairs}, cost
 
-        Args:
-            action: for the progress bar.
-        """
-        folder = self._run.path("evaluate", benchmark, model)
-        store = PartStore(folder / "completions.jsonl")
-        if not store.finished:
-            engine, adapter = self._engine_of(model), self._adapters.get(model)
-            began = time.perf_counter()
-            requests = len(prompts) * self._recipe.evaluate.votes
-            with bar(f"{benchmark}: {action} with {model}", requests) as progress:
-                ask_all(
-                    prompts, engine, task, store, adapter=str(adapter) if adapter else None, progress=progress
-                )
-            # Not in scores.json: it differs from run to run, and after a kill it counts only the last start.
-            write_json(folder / "seconds.json", round(time.perf_counter() - began, 3))
-        return store
 
-    def _engine_of(self, model: str) -> Engine:
-        if model in self._recipe.evaluate.others:
-            return self._other(model)[0]
-        if self._engine is None:
-            recipe = self._recipe
-            self._engine = load_engine(
-                recipe.model,
-                recipe.engine,
-                seed=recipe.seed,
-                adapters=[path for path in self._adapters.values() if path],
-                server=recipe.evaluate.server,
-                logs=self._run.path("servers"),
-                on_event=say,
-            )
-        return self._engine
+def _rate(recipe: Recipe, run: Run, judge: ServedJudge, name: str, rows: Sequence[Row]) -> Judged:
+    """Have one model rate every answer of a benchmark; write ratings.jsonl and rating_counts.json.
 
-    def _other(self, model: str) -> tuple[Engine, ChatEncoder | None]:
-        if model not in self._others:
-            config = self._recipe.evaluate.others[model]
-            key, template = f"evaluate.others.{model}.server", self._recipe.templates[config.template]
-            encoder = server_encoder(config.server, config.model, template, self._prompts.verdict, key=key)
-            state = self._run.path("evaluate", f"{model}.batches.jsonl")
-            engine = open_server(
-                config.server, max_model_len=config.max_model_len, state=state, key=key, on_event=say
-            )
-            self._others[model] = engine, encoder
-        return self._others[model]
+    Rows with the same answer to the same conversation share its rating.
+    """
+    wording = PromptFile.load(recipe.prompts)
+    prompts_by_row = [[rating_prompt(row.history, answer, wording) for answer in row.answers] for row in rows]
+    prompts = list({prompt.id: prompt for prompts in prompts_by_row for prompt in prompts}.values())
+    task = RatingTask(recipe.evaluate, judge.encoder, judge.max_model_len, seed=recipe.seed)
+    ratings, cost = _ask(recipe, run, judge, name, "rating", prompts, task)
+    rating_by_id = {rating.id: rating for rating in ratings}
+    ratings_by_row = [[rating_by_id[prompt.id] for prompt in prompts] for prompts in prompts_by_row]
+    kind, folder = recipe.evaluate.benchmarks[name].kind, run.path("evaluate", name, judge.name)
+    return write_ratings(folder, f"{name}: rated by {judge.name}", kind, rows, ratings_by_row), cost
 
-    def _encoder(self, model: str) -> ChatEncoder | None:
-        """Return the encoder of a model's chat template; None for a server that takes messages."""
-        recipe = self._recipe
-        if model in recipe.evaluate.others:
-            return self._other(model)[1]
-        template = recipe.judges[model].template if self._adapters[model] else recipe.student_template
-        return judge_encoder(recipe, template, self._tokenizer)
 
-    def _max_model_len(self, model: str) -> int:
-        other = self._recipe.evaluate.others.get(model)
-        return other.max_model_len if other else self._recipe.engine.max_model_len
+def _ask(
+    recipe: Recipe,
+    run: Run,
+    judge: ServedJudge,
+    name: str,
+    action: str,
+    prompts: Sequence[P],
+    task: JudgeTask[P, J],
+) -> tuple[list[J], Cost]:
+    """Return the judgements of all prompts and their cost; only completions that are not stored yet are requested."""
+    folder = run.path("evaluate", name, judge.name)
+    store = PartStore(folder / "completions.jsonl")
+    if not store.finished:
+        began = time.perf_counter()
+        with bar(f"{name}: {action} with {judge.name}", len(prompts) * recipe.evaluate.votes) as progress:
+            ask_all(prompts, judge.engine(), task, store, adapter=judge.adapter, progress=progress)
+        # Not in scores.json: it differs from run to run, and after a kill it counts only the last start.
+        write_json(folder / "seconds.json", round(time.perf_counter() - began, 3))
+    judgements = read_all(prompts, task, store)
+    prompt_tokens = [row["prompt_tokens"] for row in read_jsonl(store.final)]
+    tokens = sum(judgement.tokens for judgement in judgements)
+    return judgements, {"requests": len(prompt_tokens), "prompt_tokens": sum(prompt_tokens), "tokens": tokens}
 
 
 def benchmark_prompts(recipe: Recipe, pairs: Sequence[PreferencePair]) -> list[JudgePrompt]:
@@ -276,11 +254,6 @@ def benchmark_prompts(recipe: Recipe, pairs: Sequence[PreferencePair]) -> list[J
         for pair in pairs
         for prompt in placed_prompts(pair, wording, seed=recipe.seed, both_orders=both_orders)
     ]
-
-
-def _cost(store: PartStore, tokens: int) -> Cost:
-    prompt_tokens = [row["prompt_tokens"] for row in read_jsonl(store.final)]
-    return {"requests": len(prompt_tokens), "prompt_tokens": sum(prompt_tokens), "tokens": tokens}
 
 
 def _scalar_results(run: Run, benchmark: str, rows: Sequence[Row]) -> Results:
@@ -307,7 +280,7 @@ def _scalar_results(run: Run, benchmark: str, rows: Sequence[Row]) -> Results:
 
 
 def _evaluate_benchmark(
-    recipe: Recipe, run: Run, judges: Judges, name: str, rows: list[Row]
+    recipe: Recipe, run: Run, judges: Sequence[ServedJudge], name: str, rows: list[Row]
 ) -> tuple[dict[str, Any], dict[str, BenchmarkScore]]:
     """Evaluate every model on one benchmark; return its part of scores.json, and the score of each model."""
     config = recipe.evaluate.benchmarks[name]
@@ -315,16 +288,17 @@ def _evaluate_benchmark(
     rates = config.mode == "ratings"
     models: dict[str, dict[str, Any]] = {}
     scores: dict[str, BenchmarkScore] = {}
-    for model in [*judges.names, *([SCALAR] if recipe.scalar is not None else [])]:
-        cost: Cost | None = None
-        if model == SCALAR:
-            results = _scalar_results(run, name, rows)
-        else:
-            results, cost = (judges.rate if rates else judges.judge)(model, name, rows)
+
+    def all_results() -> Iterator[tuple[str, Results, Cost | None]]:
+        for judge in judges:
+            yield judge.name, *(_rate if rates else _judge)(recipe, run, judge, name, rows)
+        if recipe.scalar is not None:
+            yield SCALAR, _scalar_results(run, name, rows), None
+
+    for model, results, cost in all_results():
         folder = run.path("evaluate", name, model)
-        write_jsonl(
-            folder / "results.jsonl", (to_json(results[pair.id]) for row in rows for pair in row.pairs)
-        )
+        pairs = (pair for row in rows for pair in row.pairs)
+        write_jsonl(folder / "results.jsonl", (to_json(results[pair.id]) for pair in pairs))
         scores[model] = benchmark.score(rows, results, seed=recipe.seed)
         if config.kind in LEADERBOARDS and not scores[model].toy:
             kind = "Seq. Classifier" if model == SCALAR else "Generative RM"

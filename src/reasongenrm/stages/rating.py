@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from reasongenrm.chat.prompts import PromptFile, rating_prompt
+from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.evaluate import BenchmarkKind
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import say
 from reasongenrm.errors import ConfigError
 from reasongenrm.metrics.diagnostics import Diagnostics
-from reasongenrm.records import PairResult, PreferencePair, Rating, RatingPrompt, Row
+from reasongenrm.records import PairResult, PreferencePair, Rating, Row
 from reasongenrm.store import to_json, write_json, write_jsonl
 
 UNREAD_RATING: dict[BenchmarkKind, float] = {"rewardbench2": -1.0}
@@ -36,11 +36,6 @@ def check_rating(recipe: Recipe) -> None:
             location=f"evaluate.benchmarks.{names[0]}.mode",
             hint="add the keys `rating` and `rating_delimiters`, as in configs/prompts/judge.yaml",
         )
-
-
-def rating_prompts(row: Row, wording: PromptFile) -> list[RatingPrompt]:
-    """Return one prompt per answer of a row."""
-    return [rating_prompt(row.history, answer, wording) for answer in row.answers]
 
 
 def write_ratings(
