@@ -55,12 +55,10 @@ class HasPair(Protocol):
     @property
     def source(self) -> str:
         """The pair's source."""
-        ...
 
     @property
     def pair(self) -> PreferencePair:
         """The pair."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,16 +171,11 @@ class ScoredReason:
     """A reason with the student's log-probabilities: the input of every selector.
 
     Attributes:
-        id: the reason's id.
-        prompt_id: the judge prompt it explains.
-        text: the explanation.
-        verdict: its conclusion.
+        id, prompt_id, text, verdict, teacher, mode: of the reason.
         winner: the right verdict.
         reason_logprob: mean over the reason's tokens of log p(R | U) under the student, in nats (<= 0).
         verdict_logprob: mean over the right verdict's tokens of log p(A | U, R) under the student, in nats (<= 0).
         tokens: number of reason tokens under the student's tokenizer.
-        teacher: name of the teacher in the recipe.
-        mode: `hindsight` or `blind`.
     """
 
     id: str
@@ -276,7 +269,7 @@ class Verdict:
         reason: the explanation that came before the verdict.
         rescued: whether the verdict comes from a rescue request, after a completion that could not be read.
         tokens: number of sampled tokens, the rescue's included.
-        votes: the winner (or rating) of each vote, if there were several.
+        votes: the winner of each vote, if there were several.
     """
 
     id: str
@@ -300,11 +293,10 @@ class Rating:
         rating: from 1 to 10, the mean of the votes that can be read; None where none can.
         outcome: `ok`, `unparsed`, `truncated` or `error`.
         reason: the explanation that came before the rating, of the first vote that can be read.
-        tokens: number of sampled tokens, over all votes, rescues included.
-        prompt_tokens: number of tokens read, over all votes, rescues included.
+        tokens, prompt_tokens: tokens sampled and tokens read, over all votes, rescues included.
         error: the error message, when the outcome is `error`.
         rescued: whether a vote comes from a rescue request, after a completion that could not be read.
-        votes: the winner (or rating) of each vote, if there were several.
+        votes: the rating of each vote, if there were several.
     """
 
     id: str
@@ -364,8 +356,7 @@ class Comparison:
             or where only the other order could be read.
         outcome: `ok`, `tie`, `unparsed`, `truncated` or `error`.
         verdicts: one per order; letters are those of the order they were judged in.
-        prompt_tokens: tokens read, over all orders and votes.
-        tokens: tokens sampled, over all orders and votes, rescues included.
+        prompt_tokens, tokens: tokens read and tokens sampled, over all orders and votes, rescues included.
         error: the error message, when the outcome is `error`.
         reasons: order -> explanation; under `BA` the caller's first answer is called B.
     """

@@ -140,12 +140,12 @@ def test_opening_and_allowed_tokens_spell_every_rating(
     encoders: dict[str, ChatEncoder],
 ) -> None:
     for encoder in encoders.values():
-        tokens = RatingTask(CONFIG, encoder, 4096, seed=17).rescue_choice(encoder)
-        assert encoder.tokenizer.decode(list(tokens.opening)) == "[["
+        tokens = RatingTask(CONFIG, encoder, 4096, seed=17).forced_choice_request(encoder)
+        assert encoder.tokenizer.decode(list(tokens.prompt_ids)) == "[["
         for n in range(1, 11):
             ids = encoder.content(f"[[{n}]]")
-            assert tuple(ids[: len(tokens.opening)]) == tokens.opening
-            rest = ids[len(tokens.opening) :]
+            assert tuple(ids[: len(tokens.prompt_ids)]) == tokens.prompt_ids
+            rest = ids[len(tokens.prompt_ids) :]
             assert set(rest) <= set(tokens.allowed) and len(rest) <= tokens.max_tokens
 
 
@@ -417,16 +417,19 @@ def test_a_rescue_follows_the_reason(
 ) -> None:
     for encoder in encoders.values():
         task = RatingTask(CONFIG, encoder, 4096, seed=17)
-        tokens, length = task.rescue_choice(encoder), len(encoder.encode(RATED[0].messages, generation=True))
+        tokens, length = (
+            task.forced_choice_request(encoder),
+            len(encoder.encode(RATED[0].messages, generation=True)),
+        )
         prefix = encoder.encode(RATED[0].messages, generation=True)
         header = encoder.structure(encoder.reason_verdict_separator) if encoder.reasons_first else []
         reason = encoder.content("on and on and on") if encoder.reasons_first else []
         completion = Completion("q", "", "length", tuple(encoder.content("on and on and on")))
-        needed = len(header) + len(tokens.opening) + tokens.max_tokens
+        needed = len(header) + len(tokens.prompt_ids) + tokens.max_tokens
         for context in (4096, length + needed + 2, length + needed, length + needed - 1):
             rescue = RatingTask(CONFIG, encoder, context, seed=17).rescue(RATED[0], completion)
             fits = reason[: max(0, context - length - needed)]
-            assert rescue.prompt_ids == (*prefix, *fits, *header, *tokens.opening)
+            assert rescue.prompt_ids == (*prefix, *fits, *header, *tokens.prompt_ids)
             assert rescue.allowed == tokens.allowed and rescue.stop == ("]]",) and rescue.id == "q#rescue"
             assert rescue.max_tokens == min(tokens.max_tokens, context - len(rescue.prompt_ids))
             assert len(rescue.prompt_ids) + rescue.max_tokens <= context

@@ -99,14 +99,11 @@ def test_each_sample_is_compared_with_its_reference() -> None:
     assert judge.calls == [[("p", "1", "333"), ("p", "22", "333")]]
 
 
-@pytest.mark.parametrize(("unread", "expected"), [(0.5, 0.5), (0.0, 0.0), (-1.0, -1.0)])
-def test_unread_comparisons_give_the_points_of_the_caller(unread: float, expected: float) -> None:
-    reward = GroupReward(Scripted(), against="group", unread=unread)
-    assert reward(["p", "p"], ["what?", "that"]) == [expected, expected]
+def test_unread_comparisons_give_half_a_point_to_both_answers() -> None:
+    reward = GroupReward(Scripted(), against="group")
+    assert reward(["p", "p"], ["what?", "that"]) == [0.5, 0.5]
     mixed = reward(["p"] * 3, ["what?", "1", "22"])
-    assert mixed == pytest.approx(
-        [expected, (expected + beats("1", "22")) / 2, (expected + beats("22", "1")) / 2]
-    )
+    assert mixed == pytest.approx([0.5, (0.5 + beats("1", "22")) / 2, (0.5 + beats("22", "1")) / 2])
 
 
 TEXTS = st.text("ab?", max_size=4)
@@ -210,7 +207,7 @@ def test_verl_calls_with_one_solution_or_a_batch() -> None:
         ([{"role": "user", "content": "p"}], "1", "22"),
         ("r", "what?", "4"),
     ]
-    assert verl_score(judge, unread=0.0)("s", "what?", "4", info) == 0.0
+    assert verl_score(judge)("s", "what?", "4", info) == 0.5
 
 
 @pytest.mark.parametrize(

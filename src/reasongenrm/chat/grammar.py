@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from functools import cached_property
 from itertools import takewhile
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
+from reasongenrm.config.engines import Strict
 from reasongenrm.records import Letter
 
 
-class Grammar(BaseModel):
+class Grammar(Strict):
     """The verdict grammar of a prompt file.
 
     Attributes:
         a, b: the verdict for the answer shown as A, and for the one shown as B.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     a: str = "[[A]]"
     b: str = "[[B]]"
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, Grammar
+from reasongenrm.config.engines import Strict
 from reasongenrm.config.loading import read_yaml, validate
 from reasongenrm.errors import ConfigError, first_line
 from reasongenrm.records import (
@@ -37,7 +38,7 @@ _JINJA = ImmutableSandboxedEnvironment(
 )
 
 
-class Criterion(BaseModel):
+class Criterion(Strict):
     """A criterion that a judge compares answers by.
 
     Attributes:
@@ -46,13 +47,12 @@ class Criterion(BaseModel):
         weight: relative weight, shown to the judge.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     text: str = ""
     weight: float = Field(1.0, gt=0)
 
 
-class PromptFile(BaseModel):
+class PromptFile(Strict):
     """A judge's wording, one YAML file in `configs/prompts/`.
 
     Attributes:
@@ -70,7 +70,6 @@ class PromptFile(BaseModel):
             that compare answers do not depend on them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     judge: str
     hindsight: str
     delimiters: tuple[str, ...]
@@ -87,9 +86,8 @@ class PromptFile(BaseModel):
         Raises:
             ConfigError: the file is missing, is not valid YAML, has an unknown key, or a template does not render.
         """
-        path = Path(path)
+        path, hint = Path(path), "compare with configs/prompts/judge.yaml"
         raw = read_yaml(path, "prompt file", "check `prompts` in the recipe")
-        hint = "compare with configs/prompts/judge.yaml"
         prompts = validate(cls, raw, f"{path}: ", hint)
         try:
             prompts._check(path)
@@ -110,32 +108,30 @@ class PromptFile(BaseModel):
                 hint = "use two characters or more, and no backslash"
                 raise ConfigError(f"invalid delimiter {delimiter!r}", location=str(path), hint=hint)
         criteria = ("criteria",) if self.criteria else ()
-        _check_variables(self.judge, "judge", (*_COMPARED, *criteria), path)
-        _check_variables(self.hindsight, "hindsight", (*_COMPARED, "winner"), path)
-        _check_delimiters(self.judge, "judge", self.delimiters, path)
-        _check_delimiters(self.hindsight, "hindsight", self.delimiters, path)
+        _check_template(self.judge, f"{path}: judge", (*_COMPARED, *criteria), self.delimiters)
+        _check_template(self.hindsight, f"{path}: hindsight", (*_COMPARED, "winner"), self.delimiters)
         if self.rating is not None:
-            _check_variables(self.rating, "rating", (*_RATED, *criteria), path)
-            _check_delimiters(self.rating, "rating", (*self.delimiters, *self.rating_delimiters), path)
+            delimiters = (*self.delimiters, *self.rating_delimiters)
+            _check_template(self.rating, f"{path}: rating", (*_RATED, *criteria), delimiters)
 
 
 _COMPARED = ("conversation", "answer_a", "answer_b")
 _RATED = ("conversation", "answer")
 
 
-def _check_variables(template: str, key: str, required: Sequence[str], path: Path) -> None:
-    """Raise a ConfigError if a template does not show a required variable."""
+def _check_template(template: str, location: str, required: Sequence[str], delimiters: Sequence[str]) -> None:
+    """Check that a template shows every required variable, and keeps judged text between its delimiters.
+
+    Raises:
+        ConfigError: a variable is missing; or part of a delimiter, in a judged text, and the template's own characters
+            next to that text would form a delimiter.
+    """
     variables = (*required, "criteria", "verdict_a", "verdict_b")
-    text = _render(template, **{name: f"\x00{name}\x00" for name in variables})
-    missing = [name for name in required if f"\x00{name}\x00" not in text]
+    shown = _render(template, **{name: f"\x00{name}\x00" for name in variables})
+    missing = [name for name in required if f"\x00{name}\x00" not in shown]
     if missing:
         problem = f"the template does not show {', '.join(missing)}"
-        raise ConfigError(problem, location=f"{path}: {key}", hint="add it")
-
-
-def _check_delimiters(template: str, key: str, delimiters: Sequence[str], path: Path) -> None:
-    """Raise a ConfigError if part of a delimiter, in a judged text, and the template's own characters next to that text
-    would form a delimiter."""
+        raise ConfigError(problem, location=location, hint="add it")
 
     def count(delimiter: str, text: str) -> int:
         own = {"criteria": "x", "verdict_a": "x", "verdict_b": "x", "winner": "A"}
@@ -146,11 +142,9 @@ def _check_delimiters(template: str, key: str, delimiters: Sequence[str], path: 
         expected = count(delimiter, "x")
         for part in [p for at in range(1, len(delimiter)) for p in (delimiter[:at], delimiter[at:])]:
             if count(delimiter, part) != expected:
-                raise ConfigError(
-                    f"the judged text {part!r} would complete the delimiter {delimiter!r}",
-                    location=f"{path}: {key}",
-                    hint="put every delimiter on a separate line, and let it begin and end in brackets",
-                )
+                problem = f"the judged text {part!r} would complete the delimiter {delimiter!r}"
+                hint = "put every delimiter on a separate line, and let it begin and end in brackets"
+                raise ConfigError(problem, location=location, hint=hint)
 
 
 @lru_cache(maxsize=8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 from reasongenrm.chat.encoder import ChatEncoder
@@ -22,25 +22,6 @@ RESCUE_TOKENS = 16
 
 P = TypeVar("P", bound=JudgePrompt | RatingPrompt)
 J = TypeVar("J", bound=Verdict | Rating)
-
-
-@dataclass(frozen=True, slots=True)
-class ForcedChoice:
-    """Token ids of a rescue: the request ends in `opening`, and the judge may add only `allowed`.
-
-    Attributes:
-        opening: ids that every verdict (or rating) begins with.
-        allowed: ids that the judge may sample.
-        max_tokens: largest number of ids that it may sample.
-        stop: texts that end the completion.
-        logprob_token_ids: ids whose log-probabilities are requested.
-    """
-
-    opening: tuple[int, ...]
-    allowed: tuple[int, ...]
-    max_tokens: int
-    stop: tuple[str, ...] = ()
-    logprob_token_ids: tuple[int, ...] = ()
 
 
 class JudgeTask(ABC, Generic[P, J]):
@@ -66,7 +47,7 @@ class JudgeTask(ABC, Generic[P, J]):
     ) -> None:
         self.config, self.seed, self.encoder, self.max_model_len = config, seed, encoder, max_model_len
         self.verdict_tokens = VerdictTokens.from_encoder(encoder) if encoder else None
-        self.forced_choice = self.rescue_choice(encoder) if encoder else None
+        self.forced_choice = self.forced_choice_request(encoder) if encoder else None
 
     def request_ids(self, prompt: P) -> list[str]:
         """Return the ids of a prompt's requests, one per vote."""
@@ -110,24 +91,19 @@ class JudgeTask(ABC, Generic[P, J]):
             turns = (*prompt.messages, answer, Message(role="user", content=self.rescue_prompt))
             return Request(request_id, (), RESCUE_TOKENS, messages=turns)
         ids = encoder.encode(prompt.messages, generation=True)
-        tail = list(choice.opening)
+        tail = list(choice.prompt_ids)
         if encoder.reasons_first:
             tail = [*tokens.header, *tail]
             room = max(0, self.max_model_len - choice.max_tokens - len(ids) - len(tail))
             tail = reason_ids(completion, tokens)[:room] + tail
         ids += tail
-        return Request(
-            request_id,
-            tuple(ids),
-            max_tokens=max(1, min(choice.max_tokens, self.max_model_len - len(ids))),
-            allowed=choice.allowed,
-            stop=choice.stop,
-            logprob_token_ids=choice.logprob_token_ids,
-        )
+        limit = max(1, min(choice.max_tokens, self.max_model_len - len(ids)))
+        return replace(choice, id=request_id, prompt_ids=tuple(ids), max_tokens=limit)
 
     @abstractmethod
-    def rescue_choice(self, encoder: ChatEncoder) -> ForcedChoice:
-        """Return the token ids of a rescue."""
+    def forced_choice_request(self, encoder: ChatEncoder) -> Request:
+        """Return a rescue without prompt and reason: the ids that every verdict (or rating) begins with, and the only
+        ids that may follow."""
 
     @abstractmethod
     def read(self, prompt: P, completion: Completion) -> J:

@@ -15,7 +15,8 @@ from statistics import fmean
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.verdict import read_outcome, read_reason, verdict_turn
-from reasongenrm.judge.ask import ForcedChoice, JudgeTask
+from reasongenrm.engines.base import Request
+from reasongenrm.judge.ask import JudgeTask
 from reasongenrm.records import Completion, Rating, RatingPrompt
 
 LOWEST, HIGHEST = 1, 10
@@ -47,13 +48,14 @@ class RatingTask(JudgeTask[RatingPrompt, Rating]):
     closing = CLOSING
     rescue_prompt = RESCUE_PROMPT
 
-    def rescue_choice(self, encoder: ChatEncoder) -> ForcedChoice:
-        """Return the token ids of a rescue: what all ratings begin with, then digits and closing brackets."""
+    def forced_choice_request(self, encoder: ChatEncoder) -> Request:
+        """Return the request that holds what all ratings begin with, and allows digits and closing brackets."""
         spellings = [encoder.content(f"[[{rating}]]") for rating in range(LOWEST, HIGHEST + 1)]
         opening = [ids[0] for ids in takewhile(lambda ids: len(set(ids)) == 1, zip(*spellings, strict=False))]
         rests = [ids[len(opening) :] for ids in spellings]
         allowed = tuple(sorted(set(chain.from_iterable(rests))))
-        return ForcedChoice(tuple(opening), allowed, max(map(len, rests)), stop=(CLOSING,))
+        limit = max(map(len, rests))
+        return Request("", tuple(opening), max_tokens=limit, allowed=allowed, stop=(CLOSING,))
 
     def read(self, prompt: RatingPrompt, completion: Completion) -> Rating:
         """Read the rating of one completion; its id is the completion's.
@@ -83,7 +85,7 @@ class RatingTask(JudgeTask[RatingPrompt, Rating]):
         if self.encoder is None or self.forced_choice is None:
             rating = last_rating(completion.text)
         else:
-            ids = [*self.forced_choice.opening, *completion.token_ids]
+            ids = [*self.forced_choice.prompt_ids, *completion.token_ids]
             match = _RATING.match(self.encoder.tokenizer.decode(ids).lstrip())
             rating = int(match[1]) if match else None
         total = replace(

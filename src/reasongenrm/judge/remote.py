@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -51,26 +51,24 @@ class RemoteJudge:
 
     def _compare(self, row: ComparisonInput) -> Comparison:
         prompt, a, b = row
-        body: dict[str, Any] = {"prompt": prompt}
+        body: dict[str, Any] = {"prompt": prompt, "a": a, "b": b}
         if not isinstance(prompt, str):
-            body = {"messages": [{"role": turn["role"], "content": turn["content"]} for turn in prompt]}
-        answer = self._post("/compare", body | {"a": a, "b": b})
-        fields = {name: answer[name] for name in COMPARISON_FIELDS}
-        return Comparison(id="", verdicts=(), error=answer["problem"], **fields)
-
-    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
-        request = urllib.request.Request(self._url + path, json.dumps(body).encode("ascii"), method="POST")
-        request.add_header("Content-Type", "application/json")
+            turns = [{"role": turn["role"], "content": turn["content"]} for turn in prompt]
+            body = {"messages": turns, "a": a, "b": b}
+        headers = {"Content-Type": "application/json"}
         if key := self._key.reveal():
-            request.add_header("Authorization", f"Bearer {key}")
+            headers["Authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(f"{self._url}/compare", json.dumps(body).encode("ascii"), headers)
         try:
             with self._open(request, timeout=self._timeout) as answer:
-                return json.load(answer)
+                comparison = json.load(answer)
+            fields = {name: comparison[name] for name in COMPARISON_FIELDS}
+            return Comparison(id="", verdicts=(), error=comparison["problem"], **fields)
         except urllib.error.HTTPError as error:
             kind = DataError if error.code in (400, 413, 422) else EngineError
             problem, hint = _error_body(error)
             raise kind(problem, location=self._url, hint=hint) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise EngineError(
                 f"the judge does not answer: {first_line(error)}",
                 location=self._url,

@@ -5,9 +5,9 @@ trainer = GRPOTrainer(..., reward_funcs=GroupReward(judge, against="group"))
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Literal
 
 from reasongenrm.errors import ConfigError, DataError
@@ -60,23 +60,19 @@ class Schedule:
         games = tuple(tuple(game(i, other) for other in opponents(i)) for i in range(len(answers)))
         return cls(tuple(rows), games)
 
-    def rewards(self, comparisons: Sequence[Comparison], *, unread: float) -> list[float]:
-        """Return each sample's mean P(it is better); 0.5 where it is alone.
+    def rewards(self, comparisons: Sequence[Comparison]) -> list[float]:
+        """Return each sample's mean P(it is better) from one comparison per row.
 
-        Args:
-            comparisons: one per row.
-            unread: points of both answers where nothing can be read.
+        It is 0.5 for a sample that is alone, and a comparison that cannot be read counts as 0.5 for both answers.
         """
 
         def points(row: int | None, first: bool) -> float:
-            value = 0.5 if row is None else preference(comparisons[row])
+            value = None if row is None else preference(comparisons[row])
             if value is None:
-                return unread
+                return 0.5
             return value if first else 1 - value
 
-        return [
-            math.fsum(points(*game) for game in games) / len(games) if games else 0.5 for games in self.games
-        ]
+        return [fmean(points(*game) for game in games) if games else 0.5 for games in self.games]
 
 
 class GroupReward:
@@ -91,7 +87,6 @@ class GroupReward:
         judge: the judge that compares the samples.
         reference: column of the data set with an answer to compare with, a text or a list of messages.
         against: `group`, or `reference` to compare each sample only with the reference.
-        unread: points of both answers where nothing can be read.
 
     Raises:
         ConfigError: `against` and `reference` contradict each other.
@@ -103,7 +98,6 @@ class GroupReward:
         *,
         reference: str | None = None,
         against: Literal["group", "reference"],
-        unread: float = 0.5,
     ) -> None:
         if against != ("group" if reference is None else "reference"):
             problem = f'against="{against}" and reference={reference!r} contradict each other'
@@ -111,7 +105,7 @@ class GroupReward:
                 'set against="reference" and reference to the column of reference answers, or against="group"'
             )
             raise ConfigError(problem, location="against", hint=hint)
-        self._judge, self._reference, self._unread = judge, reference, unread
+        self._judge, self._reference = judge, reference
         self.__name__ = f"judge_{against}"  # TRL logs it as rewards/judge_group/mean
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
@@ -133,10 +127,10 @@ class GroupReward:
                 raise DataError("the data set does not have this column", location=name, hint=hint)
             references = [_answer(value, f"{name}[{i}]") for i, value in enumerate(columns[name])]
         schedule = Schedule.from_samples([_prompt(prompt) for prompt in prompts], answers, references)
-        return schedule.rewards(list(self._judge.compare_many(schedule.rows)), unread=self._unread)
+        return schedule.rewards(list(self._judge.compare_many(schedule.rows)))
 
 
-def verl_score(judge: PairwiseJudge, *, unread: float = 0.5) -> Callable[..., Any]:
+def verl_score(judge: PairwiseJudge) -> Callable[..., Any]:
     """Return verl's custom reward function: P(the solution is better than the ground truth), in [0, 1].
 
     It takes both call forms of verl: `compute_score(data_source, solution_str, ground_truth, extra_info)` returns a
@@ -146,7 +140,6 @@ def verl_score(judge: PairwiseJudge, *, unread: float = 0.5) -> Callable[..., An
 
     Args:
         judge: the judge; verl calls from several threads, so that a judge in this process must be a `SharedJudge`.
-        unread: the reward where nothing can be read.
     """
 
     def compute_score(
@@ -167,7 +160,7 @@ def verl_score(judge: PairwiseJudge, *, unread: float = 0.5) -> Callable[..., An
         answers = [_answer(text, f"solution_str[{number}]") for number, text in enumerate(solutions)]
         references = [_answer(text, f"ground_truth[{number}]") for number, text in enumerate(truths)]
         schedule = Schedule.from_samples(prompts, answers, references)
-        return schedule.rewards(list(judge.compare_many(schedule.rows)), unread=unread)
+        return schedule.rewards(list(judge.compare_many(schedule.rows)))
 
     return compute_score
 

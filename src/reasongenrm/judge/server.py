@@ -244,7 +244,7 @@ def create_app(
     @app.post("/get_reward")
     async def get_reward(body: RewardRequest, request: Request) -> dict[str, Any]:
         schedule = body.schedule(limits, ends)
-        rewards = schedule.rewards(await _result(request, judge.submit(schedule.rows)), unread=0.5)
+        rewards = schedule.rewards(await _result(request, judge.submit(schedule.rows)))
         return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
 
     return app

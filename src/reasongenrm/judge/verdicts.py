@@ -16,7 +16,8 @@ from reasongenrm.chat.verdict import (
     winner_by_share,
 )
 from reasongenrm.config.evaluate import JudgingConfig
-from reasongenrm.judge.ask import ForcedChoice, JudgeTask
+from reasongenrm.engines.base import Request
+from reasongenrm.judge.ask import JudgeTask
 from reasongenrm.records import Comparison, Completion, JudgePrompt, Verdict, Winner
 
 _POINTS = {"A": 1.0, "tie": 0.5, "B": 0.0}
@@ -102,11 +103,11 @@ class VerdictTask(JudgeTask[JudgePrompt, Verdict]):
         self.closing = self.grammar.closing
         self.rescue_prompt = f"Now give your verdict alone: {self.grammar.a} or {self.grammar.b}."
 
-    def rescue_choice(self, encoder: ChatEncoder) -> ForcedChoice:
-        """Return the token ids of a rescue: the verdict's opening, then A or B."""
+    def forced_choice_request(self, encoder: ChatEncoder) -> Request:
+        """Return the request that holds the verdict's opening, and allows A or B."""
         tokens = VerdictTokens.from_encoder(encoder)
         letters = (tokens.a, tokens.b)
-        return ForcedChoice(tokens.opening, letters, 1, logprob_token_ids=letters)
+        return Request("", tokens.opening, max_tokens=1, allowed=letters, logprob_token_ids=letters)
 
     def read(self, prompt: JudgePrompt, completion: Completion) -> Verdict:
         """Read the verdict of one completion; its id is the completion's."""
