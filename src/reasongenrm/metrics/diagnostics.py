@@ -82,16 +82,12 @@ def diagnose(rows: Sequence[Row], results: Mapping[str, PairResult]) -> Diagnost
         rows: the rows that were judged.
         results: pair id -> result, one for every pair of every row.
     """
-    import numpy as np
-
-    lengths: list[tuple[int, int]] = []
     judged: list[PairResult] = []
+    longer: list[int] = []  # 1: the right answer is the longer one, -1: the shorter one
     for row in rows:
         sizes = [len(answer) for answer in row.answers]
-        lengths += [(sizes[right], sizes[wrong]) for right, wrong in row.places]
+        longer += [(sizes[i] > sizes[j]) - (sizes[i] < sizes[j]) for i, j in row.places]
         judged += [results[pair.id] for pair in row.pairs]
-    table = np.asarray(lengths, dtype=np.int64).reshape(len(lengths), 2)
-    longer = np.sign(table[:, 0] - table[:, 1])  # 1: the right answer is the longer one, -1: the shorter one
     return Diagnostics(
         pairs=len(judged),
         **_orders(judged),
@@ -101,8 +97,8 @@ def diagnose(rows: Sequence[Row], results: Mapping[str, PairResult]) -> Diagnost
     )
 
 
-def _share(part: Any, whole: Any) -> float | None:
-    return float(part) / int(whole) if whole else None
+def _share(part: float, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def _orders(judged: Sequence[PairResult]) -> dict[str, Any]:
@@ -134,26 +130,17 @@ def _choices(result: PairResult) -> list[bool]:
     return [(v.winner == "A") == (v.order == "AB") for v in result.verdicts if v.winner in ("A", "B")]
 
 
-def _length(judged: Sequence[PairResult], longer: Any) -> dict[str, Any]:
+def _length(judged: Sequence[PairResult], longer: Sequence[int]) -> dict[str, Any]:
     """Compare choices and credits with which answer is the longer one."""
-    import numpy as np
-
-    choices = [(index, right) for index, result in enumerate(judged) for right in _choices(result)]
-    side = longer[np.asarray([index for index, _ in choices], dtype=np.int64)]
-    took_right = np.asarray([right for _, right in choices], dtype=bool)
-    differs = side != 0
-    longer_is_right = side == 1
-    took_longer = took_right == longer_is_right
-    taken_share, right_share = (
-        _share((kind & differs).sum(), differs.sum()) for kind in (took_longer, longer_is_right)
-    )
-    credit = np.asarray([result.credit for result in judged])
+    sides = list(zip(longer, judged, strict=True))
+    choices = [(side > 0, right) for side, result in sides if side for right in _choices(result)]
+    taken = _share(sum(right == longer_right for longer_right, right in choices), len(choices))
+    expected = _share(sum(longer_right for longer_right, _ in choices), len(choices))
+    credits = {sign: [result.credit for side, result in sides if side == sign] for sign in (1, -1)}
     return {
-        "length_bias": None if taken_share is None or right_share is None else taken_share - right_share,
-        **{
-            name: _share(credit[longer == sign].sum(), (longer == sign).sum())
-            for name, sign in (("longer_right_accuracy", 1), ("shorter_right_accuracy", -1))
-        },
+        "length_bias": None if taken is None or expected is None else taken - expected,
+        "longer_right_accuracy": _share(sum(credits[1]), len(credits[1])),
+        "shorter_right_accuracy": _share(sum(credits[-1]), len(credits[-1])),
     }
 
 

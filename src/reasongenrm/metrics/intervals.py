@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -182,10 +183,8 @@ def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> McNemar:
     """
     from scipy.stats import binomtest
 
-    if len(ours) != len(theirs):
-        raise ValueError("a paired comparison needs the same rows on both sides")
-    better = sum(bool(our and not their) for our, their in zip(ours, theirs, strict=True))
-    worse = sum(bool(their and not our) for our, their in zip(ours, theirs, strict=True))
+    counts = Counter(zip(ours, theirs, strict=True))
+    better, worse = counts[True, False], counts[False, True]
     p = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
     return McNemar(better, worse, p)
 
