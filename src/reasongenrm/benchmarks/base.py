@@ -324,8 +324,6 @@ def score_difference(
     Raises:
         ValueError: the two are scores of different rows.
     """
-    if ours.table != theirs.table:
-        raise ValueError("a paired comparison needs the same rows on both sides")
     interval = paired_interval(
         ours.credits, theirs.credits, lambda means: aggregate(ours.table, means)[1], seed=seed
     )
@@ -338,18 +336,15 @@ def judge_result(pair_id: str, subset: str, verdicts: Sequence[Verdict]) -> Pair
     In order AB the chosen answer is A. The credit is 1 for the chosen answer's letter, 0 for the other letter, 0.5 for
     a tie and for a verdict without a letter (RewardBench's `scripts/run_generative.py`: "effectively a tie").
     """
-    assert verdicts, f"comparison {pair_id} has no verdict"
-    credits, outcomes = [], []
-    for verdict in verdicts:
-        if verdict.outcome == "ok":
-            assert verdict.winner in ("A", "B"), f"verdict {verdict.id} is ok without a letter"
-            right = (verdict.winner == "A") == (verdict.order == "AB")
-            credits.append(1.0 if right else 0.0)
-            outcomes.append("correct" if right else "wrong")
-        else:
-            credits.append(0.5)
-            outcomes.append(verdict.outcome)
-    return PairResult(pair_id, subset, tuple(verdicts), tuple(credits), tuple(outcomes))
+    outcomes = tuple(map(_outcome, verdicts))
+    credits = tuple({"correct": 1.0, "wrong": 0.0}.get(outcome, 0.5) for outcome in outcomes)
+    return PairResult(pair_id, subset, tuple(verdicts), credits, outcomes)
+
+
+def _outcome(verdict: Verdict) -> str:
+    if verdict.outcome != "ok":
+        return verdict.outcome
+    return "correct" if (verdict.winner == "A") == (verdict.order == "AB") else "wrong"
 
 
 def scalar_result(pair_id: str, subset: str, chosen_score: float, rejected_score: float) -> PairResult:

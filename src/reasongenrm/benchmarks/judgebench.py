@@ -12,16 +12,8 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
-from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import (
-    Benchmark,
-    Results,
-    Shares,
-    Table,
-    inconsistent_share,
-    micro_table,
-    row_results,
-)
+from reasongenrm.benchmarks import base, loading
+from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table
 from reasongenrm.records import Drop, PairResult, Row
 from reasongenrm.rows.files import RawRow
 from reasongenrm.rows.turns import BadRow
@@ -89,23 +81,21 @@ class JudgeBench(Benchmark):
         for split in {row.details["split"] for row in rows}:
             published.update(ROWS.get(split, {}))
         names = [*CATEGORIES, *([OTHER] if OTHER in judged else [])]
-        return micro_table(self.name, {name: {name: judged[name]} for name in names}, published)
+        return base.micro_table(self.name, {name: {name: judged[name]} for name in names}, published)
 
     def row_credit(self, row: Row, results: Sequence[PairResult]) -> float:
         """Return 1 if the counter is above 0, otherwise 0."""
         return float(net(results[0]) > 0)
 
     def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
-        """See `Benchmark`.
+        """Return `net` (share of right pairs minus share of wrong pairs), `tied` (counter 0), `inconsistent`, `macro`.
 
-        Returns:
-            `net` (share of right pairs minus share of wrong pairs), `tied` (counter 0), `inconsistent` (the two orders
-            decide differently; None if no pair has two), `macro` (plain mean of the categories).
+        `inconsistent` pairs have orders that decide differently; `macro` is the plain mean of the categories.
         """
-        counters = [net(result) for row in rows for result in row_results(row, results)]
+        counters = [net(result) for row in rows for result in base.row_results(row, results)]
         return {
             "net": fmean((counter > 0) - (counter < 0) for counter in counters),
             "tied": fmean(counter == 0 for counter in counters),
-            "inconsistent": inconsistent_share(rows, results),
+            "inconsistent": base.inconsistent_share(rows, results),
             "macro": fmean(accuracy for accuracy in sections.values() if accuracy is not None),
         }

@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table, correct_share, inconsistent_share
+from reasongenrm.benchmarks import base, loading
+from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table
 from reasongenrm.records import PairResult, Row
 from reasongenrm.rows.files import RawRow
 from reasongenrm.rows.turns import BadRow
@@ -61,18 +61,18 @@ class LLMBar(Benchmark):
         (result,) = results
         if result.scores is not None and result.scores[0] == result.scores[1]:
             return 0.5
-        return correct_share(result)
+        return base.correct_share(result)
 
     def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """Return `agreement`, upstream's positional agreement rate (None with one order)."""
-        inconsistent = inconsistent_share(rows, results)
+        inconsistent = base.inconsistent_share(rows, results)
         return {"agreement": None if inconsistent is None else 1 - inconsistent}
 
 
 def _subset(raw: RawRow) -> str:
     column = raw.columns.get("subset")
     name = column if isinstance(column, str) else "/".join(Path(raw.location).parts[-3:])
-    words = set(re.split(r"[^a-z]+", name.lower()))
+    words = re.split(r"[^a-z]+", name.lower())
     for subset in ROWS:
         if subset.lower() in words:
             return subset

@@ -27,14 +27,10 @@ def array_files(folder: Path, name: str | None) -> list[Path]:
 def parsed_rows(
     raw: Iterable[RawRow | Drop], parse: Callable[[RawRow], Row], *, location: str, hint: str
 ) -> Iterator[Row | Drop]:
-    """Yield one item per raw row; a row that `parse` refuses is a Drop of stage `load`. Row ids are distinct.
-
-    Args:
-        parse: raises BadRow if the row cannot be used.
-        location, hint: of the error when no row can be read.
+    """Yield one item per raw row; a row for which `parse` raises BadRow is a Drop of stage `load`. Ids are distinct.
 
     Raises:
-        DataError: no row can be read.
+        DataError: no row can be read; with this location and hint.
     """
     copies: Counter[str] = Counter()
     for item in raw:
@@ -70,10 +66,7 @@ def column(row: RawRow, *names: str) -> Any:
 
 
 def text(row: RawRow, name: str, *, default: str | None = None) -> str:
-    """Return a column as a text, which may be empty.
-
-    Args:
-        default: the text of a row without the column (None: the column must exist).
+    """Return a column as a text, which may be empty, or the default where the row does not have the column.
 
     Raises:
         BadRow: see `column`; the value is not a string, or contains a lone surrogate.
@@ -114,10 +107,7 @@ def prompt(row: RawRow, *names: str) -> list[Message]:
 
 
 def one_of(row: RawRow, name: str, known: Mapping[str, Any]) -> Any:
-    """Return the meaning of a column's value, a string or an integer.
-
-    Args:
-        known: value as text -> its meaning.
+    """Return the meaning of a column's value, a string or an integer; `known` is value as text -> meaning.
 
     Raises:
         BadRow: the column is missing, or its value is not a known one.

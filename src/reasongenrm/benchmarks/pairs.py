@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import Benchmark, Table, micro_table
+from reasongenrm.benchmarks import base, loading
+from reasongenrm.benchmarks.base import Benchmark, Table
 from reasongenrm.records import Row
 from reasongenrm.rows.files import RawRow
 
@@ -28,4 +28,4 @@ class Pairs(Benchmark):
     def table(self, rows: Sequence[Row]) -> Table:
         """See `Benchmark`; no result is partial, as the full number of rows is not known."""
         judged = Counter(row.subset for row in rows)
-        return micro_table(self.name, {"All": {name: judged[name] for name in sorted(judged)}}, {})
+        return base.micro_table(self.name, {"All": {name: judged[name] for name in sorted(judged)}}, {})

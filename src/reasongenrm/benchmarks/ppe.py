@@ -13,8 +13,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table, best_is_right, row_results, share
+from reasongenrm.benchmarks import base, loading
+from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table
 from reasongenrm.records import Row, content_id
 from reasongenrm.rows.files import RawRow
 from reasongenrm.rows.turns import BadRow, is_list, kind_of
@@ -68,18 +68,18 @@ class PPE(Benchmark):
         return Table(self.name, sections, ROWS)
 
     def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
-        """See `Benchmark`.
+        """Return the accuracy per flag, and `best of k`, the share of questions whose highest-rated answer is right.
 
-        Returns:
-            The accuracy per flag, and `best of k`: the share of questions whose highest-rated answer is right (shared
-            by the answers with the highest rating), among the answers that were compared.
+        Only answers that were compared count; those that share the highest rating share the question.
         """
         details: Shares = {}
         for flag in FLAGS:
             flagged = [row for row in rows if flag in row.details.get("flags", ())]
-            details[flag] = share(self.row_credit(row, row_results(row, results)) for row in flagged)
+            details[flag] = base.share(
+                self.row_credit(row, base.row_results(row, results)) for row in flagged
+            )
         questions = [row for row in rows if row.details["part"] == CORRECTNESS]
-        details["best of k"] = share(best_is_right(row, results) for row in questions)
+        details["best of k"] = base.share(base.best_is_right(row, results) for row in questions)
         return details
 
 
@@ -119,19 +119,13 @@ def _answers(raw: RawRow) -> list[str]:
         return loading.texts(raw, "responses")
     names = [name for name in _ANSWERS if raw.columns.get(name) is not None]
     if not names or names != list(_ANSWERS[: len(names)]):
-        problem = (
-            f"A row has `responses`, or `response_1`, `response_2`, … (found: {', '.join(names) or 'none'})."
-        )
+        problem = f"Name the answers `responses`, or `response_1`, `response_2`, …; found: {', '.join(names) or 'none'}."
         raise BadRow("missing_column", problem)
     return [loading.text(raw, name) for name in names]
 
 
 def _pairs(raw: RawRow, scores: Sequence[bool], key: str) -> list[tuple[int, int]]:
-    """Return the comparisons as (index of a right answer, index of a wrong one).
-
-    Args:
-        key: seed of the sample of comparisons.
-    """
+    """Return the comparisons as (index of a right answer, index of a wrong one); `key` seeds their sample."""
     sampled = raw.columns.get("sampled_conflict_pairs")
     if sampled is not None:
         return _sampled(sampled, scores)

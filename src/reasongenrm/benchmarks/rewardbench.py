@@ -80,7 +80,7 @@ TOY = Table(
 )
 
 
-def table_for(subsets: Iterable[str], *, location: str = "") -> Table:
+def table_for(subsets: Iterable[str], *, location: str = REWARDBENCH.name) -> Table:
     """Return the table that contains these subsets.
 
     Raises:
@@ -141,9 +141,8 @@ class RewardBench(Benchmark):
         rows = loading.parsed_rows(raw, read_known, location=path, hint=self.row_hint)
         if not self.prior_sets:
             return rows
-        prior = loading.parsed_rows(
-            _prior_rows(self.prior_path), self._read_prior, location=self.prior_path, hint=self.row_hint
-        )
+        raw = _prior_rows(self.prior_path)
+        prior = loading.parsed_rows(raw, self._read_prior, location=self.prior_path, hint=self.row_hint)
         return islice(chain(rows, prior), limit)
 
     def read_row(self, raw: RawRow) -> Row:
@@ -183,11 +182,7 @@ def _prior_rows(path: str) -> Iterator[RawRow | Drop]:
 
 
 def leaderboard_files(
-    score: BenchmarkScore,
-    model: str,
-    *,
-    model_type: str = "Generative RM",
-    chat_template: str | None = None,
+    score: BenchmarkScore, model: str, *, model_type: str = "Generative RM", chat_template: str | None = None
 ) -> dict[str, dict[str, str | float | None]]:
     """Return a result in the layout of allenai's leaderboard: folder -> content of `<folder>/<model>.json`.
 
@@ -205,7 +200,8 @@ def leaderboard_files(
         DataError: a toy benchmark, which has no leaderboard.
     """
     if score.toy:
-        raise DataError("a toy benchmark has no leaderboard", hint="judge RewardBench itself")
+        problem = "a toy benchmark has no leaderboard"
+        raise DataError(problem, location=score.benchmark, hint="judge RewardBench itself")
     header = {"model": model, "model_type": model_type, "chat_template": chat_template}
     files: dict[str, dict[str, str | float | None]] = {"eval-set": {**header}}
     for name, subset in score.subsets.items():

@@ -13,19 +13,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import (
-    DECISIONS,
-    Benchmark,
-    Results,
-    Shares,
-    Table,
-    answer_ratings,
-    best_is_right,
-    row_results,
-    rows_by_subset,
-    share,
-)
+from reasongenrm.benchmarks import base, loading
+from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table
 from reasongenrm.records import Row
 from reasongenrm.rows.files import RawRow
 from reasongenrm.rows.turns import BadRow
@@ -90,13 +79,13 @@ class RewardBench2(Benchmark):
             subset: ties_credits(group, results)
             if subset == TIES
             else [best_of_n(row, results) for row in group]
-            for subset, group in rows_by_subset(rows).items()
+            for subset, group in base.rows_by_subset(rows).items()
         }
 
     def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """Return the means of the terms of Ties, None for a term without questions."""
         terms = ties_terms([row for row in rows if row.subset == TIES], results)
-        return {f"Ties {name}": share(values.values()) for name, values in terms.items()}
+        return {f"Ties {name}": base.share(values.values()) for name, values in terms.items()}
 
 
 def best_of_n(row: Row, results: Results) -> float:
@@ -106,10 +95,10 @@ def best_of_n(row: Row, results: Results) -> float:
     compares: 1 if the right answer has more than half of the credit against every wrong one, 0 if it does not; 0.25 if
     only unreadable verdicts leave that open.
     """
-    compared = row_results(row, results)
+    compared = base.row_results(row, results)
     if all(result.scores is not None for result in compared):
-        return best_is_right(row, results)
-    decided = [result for result in compared if not DECISIONS.isdisjoint(result.outcomes)]
+        return base.best_is_right(row, results)
+    decided = [result for result in compared if not base.DECISIONS.isdisjoint(result.outcomes)]
     if any(result.credit <= 0.5 for result in decided):
         return 0.0
     if len(decided) == len(compared):
@@ -141,7 +130,7 @@ def ties_terms(rows: Sequence[Row], results: Results) -> dict[str, dict[str, flo
         kind, number = row.details["kind"], row.details["number"]
         copies[kind, number] += 1
         question = f"{number}.{copies[kind, number]}"
-        ratings = answer_ratings(row, results)
+        ratings = base.answer_ratings(row, results)
         right, wrong = ratings[: row.right], ratings[row.right :]
         gaps[kind][question] = round(min(right) - max(wrong), _DIGITS)
         terms[f"{kind} accuracy"][question] = float(gaps[kind][question] > 0)

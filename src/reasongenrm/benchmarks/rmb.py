@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table, share
+from reasongenrm.benchmarks import base, loading
+from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table
 from reasongenrm.records import PairResult, Row
 from reasongenrm.rows.files import RawRow
 from reasongenrm.rows.turns import BadRow, check_text, is_list, kind_of
@@ -67,7 +67,7 @@ class RMB(Benchmark):
     def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """Return the mean of each goal's two parts."""
         parts = {section: accuracy for section, accuracy in sections.items() if accuracy is not None}
-        return {goal: share(parts[name] for name in parts if name.startswith(goal)) for goal in GOALS}
+        return {goal: base.share(parts[name] for name in parts if name.startswith(goal)) for goal in GOALS}
 
 
 def _answer(value: object, name: str) -> str:

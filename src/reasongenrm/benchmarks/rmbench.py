@@ -12,16 +12,8 @@ import re
 from collections.abc import Sequence
 from statistics import fmean
 
-from reasongenrm.benchmarks import loading
-from reasongenrm.benchmarks.base import (
-    Benchmark,
-    Results,
-    Shares,
-    Table,
-    aggregate,
-    correct_share,
-    row_results,
-)
+from reasongenrm.benchmarks import base, loading
+from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table
 from reasongenrm.records import PairResult, Row
 from reasongenrm.rows.files import RawRow
 from reasongenrm.rows.turns import BadRow
@@ -90,16 +82,16 @@ class RMBench(Benchmark):
 
         A comparison counts the share of its orders in which the right answer was named; a tie is wrong.
         """
-        return fmean(correct_share(result) for result in results)
+        return fmean(base.correct_share(result) for result in results)
 
     def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """Return the matrix of styles; hard, normal and easy over the domains, and for every domain."""
         shares: dict[_Cell, dict[str, list[float]]] = {cell: {} for cell in _CELLS}
         for row in rows:
-            for (right, wrong), result in zip(row.places, row_results(row, results), strict=True):
-                shares[right, wrong - 3].setdefault(row.subset, []).append(correct_share(result))
+            for (right, wrong), result in zip(row.places, base.row_results(row, results), strict=True):
+                shares[right, wrong - 3].setdefault(row.subset, []).append(base.correct_share(result))
         matrix = {
-            cell: aggregate(TABLE, {s: fmean(values) for s, values in shares[cell].items()})
+            cell: base.aggregate(TABLE, {s: fmean(values) for s, values in shares[cell].items()})
             for cell in _CELLS
         }
         details: Shares = {level: fmean(matrix[cell][1] for cell in cells) for level, cells in LEVELS.items()}
