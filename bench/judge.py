@@ -37,7 +37,7 @@ from machine import machine
 
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.judge.verdicts import VerdictTask
+from reasongenrm.judge.ask import VerdictTask
 from reasongenrm.records import JudgePrompt, PreferencePair
 
 PARTS = ("engine", "server", "merged", "after")

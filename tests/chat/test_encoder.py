@@ -17,7 +17,7 @@ from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.verdicts import VerdictTask
+from reasongenrm.judge.ask import VerdictTask
 from reasongenrm.records import Message, PreferencePair, SFTRecord
 from reasongenrm.rows.turns import is_text
 from reasongenrm.store import write_jsonl

@@ -13,7 +13,7 @@ from reasongenrm.chat.prompts import PromptFile, hindsight_prompt, judge_prompt
 from reasongenrm.chat.verdict import VerdictTokens
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.verdicts import VerdictTask
+from reasongenrm.judge.ask import VerdictTask
 from reasongenrm.reasons.records import direct_record
 from reasongenrm.records import Completion, PreferencePair
 

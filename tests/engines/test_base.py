@@ -18,8 +18,7 @@ from reasongenrm.config.prepare import TeacherConfig
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.engines.base import Request, complete_missing
 from reasongenrm.engines.vllm import VLLMEngine
-from reasongenrm.judge.ask import RESCUE
-from reasongenrm.judge.verdicts import VerdictTask
+from reasongenrm.judge.ask import RESCUE, VerdictTask
 from reasongenrm.metrics.scores import Counts
 from reasongenrm.reasons.sample import sample_reasons
 from reasongenrm.records import Completion, JudgePrompt, PreferencePair, Verdict

@@ -12,8 +12,7 @@ from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.chat.verdict import VerdictTokens
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.base import Request, request_seed
-from reasongenrm.judge.ask import RESCUE, read_all
-from reasongenrm.judge.verdicts import VerdictTask
+from reasongenrm.judge.ask import RESCUE, VerdictTask, read_all
 from reasongenrm.records import Completion, JudgePrompt, PreferencePair
 from reasongenrm.store import PartStore
 from support.asked import judge

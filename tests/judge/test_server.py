@@ -25,11 +25,11 @@ from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.judge.api import ComparisonInput, Judge
+from reasongenrm.judge.ask import preference
 from reasongenrm.judge.remote import RemoteJudge
 from reasongenrm.judge.rewards import GroupReward
 from reasongenrm.judge.server import Limits, create_app, serve
 from reasongenrm.judge.sharing import SharedJudge
-from reasongenrm.judge.verdicts import preference
 from reasongenrm.records import Comparison
 
 pytestmark = pytest.mark.engine

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from reasongenrm.errors import ConfigError
+from reasongenrm.judge.ask import preference
 from reasongenrm.judge.tournament import Game, Ranking, bradley_terry, rank
-from reasongenrm.judge.verdicts import preference
 from reasongenrm.records import Comparison, unit_hash
 
 pytestmark = pytest.mark.unit

@@ -13,8 +13,7 @@ from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.grammar import Grammar
 from reasongenrm.chat.verdict import winner_by_share
 from reasongenrm.config.evaluate import JudgingConfig
-from reasongenrm.judge.ask import RESCUE
-from reasongenrm.judge.verdicts import VerdictTask, compare_orders
+from reasongenrm.judge.ask import RESCUE, VerdictTask, compare_orders
 from reasongenrm.records import Comparison, Completion, JudgePrompt, Verdict
 
 pytestmark = pytest.mark.unit

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reasongenrm.engines.base import Engine
-from reasongenrm.judge.ask import ask_all, read_all
-from reasongenrm.judge.verdicts import VerdictTask
+from reasongenrm.judge.ask import VerdictTask, ask_all, read_all
 from reasongenrm.records import JudgePrompt, Verdict
 from reasongenrm.store import PartStore
 

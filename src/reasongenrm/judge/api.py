@@ -29,10 +29,9 @@ from reasongenrm.config.recipe import TEMPLATES, Recipe, Template
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.loading import load_engine, open_server, server_encoder
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.judge.ask import ask_in_memory
+from reasongenrm.judge.ask import VerdictTask, ask_in_memory, compare_orders, preference
 from reasongenrm.judge.rate import HIGHEST, LOWEST, RatingTask
 from reasongenrm.judge.tournament import Method, Ranking, rank
-from reasongenrm.judge.verdicts import VerdictTask, compare_orders, preference
 from reasongenrm.records import Comparison, Message, PreferencePair, Rating
 from reasongenrm.rows.turns import BadRow, check_text, read_prompt, replace_surrogates
 

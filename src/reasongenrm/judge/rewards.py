@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge.api import ComparisonInput, PromptInput
+from reasongenrm.judge.ask import preference
 from reasongenrm.judge.sharing import PairwiseJudge
-from reasongenrm.judge.verdicts import preference
 from reasongenrm.records import Comparison, Message, content_id
 
 

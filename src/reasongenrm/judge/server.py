@@ -15,11 +15,11 @@ from reasongenrm.console import show
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import ConfigError, DataError, EngineError, ReasonGenRMError
 from reasongenrm.judge.api import Judge, PromptInput, input_errors
+from reasongenrm.judge.ask import preference
 from reasongenrm.judge.remote import COMPARISON_FIELDS
 from reasongenrm.judge.rewards import Schedule, openrlhf_responses
 from reasongenrm.judge.sharing import SharedJudge
 from reasongenrm.judge.tournament import Method, Ranking
-from reasongenrm.judge.verdicts import preference
 from reasongenrm.records import Comparison, Message
 from reasongenrm.rows.turns import read_prompt, replace_surrogates
 from reasongenrm.serving import (

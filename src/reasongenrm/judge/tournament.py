@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from reasongenrm.chat.verdict import winner_by_share
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.verdicts import preference
+from reasongenrm.judge.ask import preference
 from reasongenrm.records import Comparison, unit_hash
 
 SAME = 1e-9

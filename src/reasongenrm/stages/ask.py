@@ -14,8 +14,8 @@ from typing import Any
 from reasongenrm.console import judging_bar, say, stdout
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge.api import Judge
+from reasongenrm.judge.ask import preference
 from reasongenrm.judge.tournament import Ranking, game_order, rank
-from reasongenrm.judge.verdicts import preference
 from reasongenrm.records import Comparison, Drop, Message, content_id
 from reasongenrm.rows.files import JsonLine, json_lines
 from reasongenrm.rows.turns import BadRow, check_text, is_list, read_prompt
@@ -115,20 +115,13 @@ def _ranking_columns(ranking: Ranking) -> dict[str, Any]:
 def _rank(judge: Judge, rows: Sequence[AnswersRow]) -> Iterator[Result]:
     """Yield a round robin's ranking for each row; the games of all rows go to the engine together."""
     games = [
-        (number, *game_order(pair))
-        for number, row in enumerate(rows)
-        for pair in combinations(range(len(row.answers)), 2)
+        (row.prompt, row.answers[first], row.answers[second])
+        for row in rows
+        for first, second in map(game_order, combinations(range(len(row.answers)), 2))
     ]
-    answers = [
-        (rows[n].prompt, rows[n].answers[first], rows[n].answers[second]) for n, first, second in games
-    ]
-    comparisons = dict(zip(games, judge.compare_many(answers), strict=True))
-    for number, row in enumerate(rows):
-
-        def play(pairs: Sequence[tuple[int, int]], number: int = number) -> list[Comparison]:
-            return [comparisons[number, first, second] for first, second in pairs]
-
-        ranking = rank(len(row.answers), play, method="round_robin")
+    comparisons = judge.compare_many(games)
+    for row in rows:
+        ranking = rank(len(row.answers), lambda games: list(islice(comparisons, len(games))))
         yield _ranking_columns(ranking), [game.comparison for game in ranking.games]
 
 

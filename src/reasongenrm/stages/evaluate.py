@@ -23,9 +23,8 @@ from reasongenrm.console import bar, say, stdout
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.loading import load_engine, open_server, server_encoder
 from reasongenrm.errors import ConfigError
-from reasongenrm.judge.ask import J, JudgeTask, P, ask_all, read_all
+from reasongenrm.judge.ask import J, JudgeTask, P, VerdictTask, ask_all, read_all
 from reasongenrm.judge.rate import RatingTask
-from reasongenrm.judge.verdicts import VerdictTask
 from reasongenrm.metrics.diagnostics import diagnose
 from reasongenrm.metrics.scores import BenchmarkScore
 from reasongenrm.records import Drop, JudgePrompt, PairResult, PreferencePair, Row, Verdict
@@ -52,15 +51,13 @@ LEADERBOARDS = ("rewardbench", "rewardbench2")
 def settings(recipe: Recipe) -> dict[str, Any]:
     """Return the settings and input files that this stage's files depend on."""
     keys = ("seed", "limit", "model", "engine", "prompts", "templates", "judges", "evaluate", "scalar")
-    files: list[Path | str] = [
-        recipe.folder / "judges" / name / "adapter" / "adapter_model.safetensors" for name in recipe.judges
-    ]
-    files += [recipe.folder / "scalar" / "model.safetensors", recipe.prompts, *recipe.templates.values()]
-    files += [recipe.model.path, *(config.location for config in recipe.evaluate.benchmarks.values())]
-    return {
-        **recipe.model_dump(mode="json", include=set(keys)),
-        "files": {str(path): file_hash(path) for path in files},
-    }
+    files = [recipe.model.path, recipe.prompts, *recipe.templates.values()]
+    files += [config.location for config in recipe.evaluate.benchmarks.values()]
+    judges = recipe.folder / "judges"
+    files += [str(judges / name / "adapter" / "adapter_model.safetensors") for name in recipe.judges]
+    files.append(str(recipe.folder / "scalar" / "model.safetensors"))
+    hashes = {path: file_hash(path) for path in files}
+    return recipe.model_dump(mode="json", include=set(keys)) | {"files": hashes}
 
 
 def evaluate(recipe: Recipe) -> None:
@@ -235,9 +232,10 @@ def _ask(
     folder = run.path("evaluate", name, judge.name)
     store = PartStore(folder / "completions.jsonl")
     if not store.finished:
+        engine = judge.engine()
         began = time.perf_counter()
         with bar(f"{name}: {action} with {judge.name}", len(prompts) * recipe.evaluate.votes) as progress:
-            ask_all(prompts, judge.engine(), task, store, adapter=judge.adapter, progress=progress)
+            ask_all(prompts, engine, task, store, adapter=judge.adapter, progress=progress)
         # Not in scores.json: it differs from run to run, and after a kill it counts only the last start.
         write_json(folder / "seconds.json", round(time.perf_counter() - began, 3))
     judgements = read_all(prompts, task, store)
