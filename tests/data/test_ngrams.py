@@ -39,7 +39,8 @@ def test_ascii_words_equal_those_of_a_unicode_text(raw: str, tail: str) -> None:
 def test_ngrams_are_equal_where_their_words_are_and_stay_in_their_text(
     texts: list[list[str]], n: int
 ) -> None:
-    flat = HashedTexts(texts)
+    flat = HashedTexts([(10 * number, text) for number, text in enumerate(texts)])
+    assert (flat.group == 10 * flat.owner).all()
     hashes, starts = flat.ngrams(n)
     expected = [tuple(t[at : at + n]) for t in texts for at in range(len(t) - n + 1)]
     ngrams = []
@@ -54,7 +55,7 @@ def test_ngrams_are_equal_where_their_words_are_and_stay_in_their_text(
 
 
 def test_hashes_are_the_same_in_every_process() -> None:
-    assert HashedTexts([["a", "b", "c"]]).ngrams(3)[0].tolist() == [GOLDEN]
+    assert HashedTexts([(0, ["a", "b", "c"])]).ngrams(3)[0].tolist() == [GOLDEN]
 
 
 GOLDEN = 24509317627306925

@@ -187,15 +187,17 @@ class NearDuplicates:
         import numpy as np
         from rensa import RMinHash
 
-        texts: list[list[str]] = []
-        groups: list[int] = []  # text -> 3 * pair + (0 history, 1 chosen, 2 rejected)
+        texts: list[tuple[int, list[str]]] = []  # the group is 3 * pair + (0 history, 1 chosen, 2 rejected)
         for number, pair in enumerate(pairs):
             turns = [turn["content"] for turn in pair.history if turn["role"] != "system"]
-            texts += map(self._words, (*turns, pair.chosen, pair.rejected))
-            groups += [3 * number] * len(turns) + [3 * number + 1, 3 * number + 2]
+            texts += [(3 * number, self._words(turn)) for turn in turns]
+            texts += [
+                (3 * number + 1, self._words(pair.chosen)),
+                (3 * number + 2, self._words(pair.rejected)),
+            ]
         hashed = HashedTexts(texts)
         shingles, starts = hashed.ngrams(self.config.shingle)
-        sizes = np.bincount(np.array(groups)[hashed.owner[starts]], minlength=3 * len(pairs))
+        sizes = np.bincount(hashed.group[starts], minlength=3 * len(pairs))
         ends = np.concatenate(([0], np.cumsum(sizes))).astype(np.uint64)
         matrix = RMinHash.digest_matrix_from_flat_token_hashes(
             np.ascontiguousarray(shingles), ends, self.config.permutations, SEED

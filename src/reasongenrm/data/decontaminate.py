@@ -9,17 +9,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from reasongenrm.config.prepare import DecontaminateConfig
 from reasongenrm.data.clean import Problem
-from reasongenrm.data.ngrams import HashedTexts, NgramIndex, batches, distinct_entries, without_common, words
+from reasongenrm.data.ngrams import Entries, HashedTexts, NgramIndex, batches, rare_entries, words
 from reasongenrm.errors import DataError
 from reasongenrm.records import Drop, HasPair, PreferencePair
 from reasongenrm.rows.files import RawRow, read_rows
-
-if TYPE_CHECKING:
-    from reasongenrm.data.ngrams import Entries
 
 Part = Literal["prompt", "answer"]
 Role = Literal["user", "assistant"]
@@ -30,11 +27,7 @@ PROMPTS = ("prompt", "question", "instruction", "query", "input", "messages", "c
 """Columns with prompts."""
 ANSWERS = (
     *("chosen", "rejected", "answer", "answers", "response", "responses", "output", "outputs", "completion"),
-    *(
-        f"{name}_{side}"
-        for name in ("response", "output", "answer")
-        for side in ("1", "2", "a", "b", "A", "B")
-    ),
+    *(f"{name}_{side}" for name in ("response", "output", "answer") for side in "12abAB"),
 )
 """Columns with answers."""
 _BATCH_ROWS = 1024
@@ -175,12 +168,11 @@ class Decontaminator:
         entries: dict[tuple[Part, int], list[Entries]] = defaultdict(list)
         for name, rows in benchmarks:
             for key, parts in self._read(name, rows).items():
-                entries[key].append(without_common(distinct_entries(parts), config.common))
-        self._indexes = {key: NgramIndex.build(parts) for key, parts in entries.items()}
+                entries[key].append(rare_entries(parts, config.common))
+        self._indexes = {key: NgramIndex(parts) for key, parts in entries.items()}
         self._matching_pairs: Counter[tuple[str, Part, int]] = Counter()
-        self._matching_rows: dict[tuple[str, Part, int], Counter[str]] = defaultdict(
-            Counter
-        )  # row -> matches
+        # (benchmark, part, n) -> row -> matches
+        self._matching_rows: dict[tuple[str, Part, int], Counter[str]] = defaultdict(Counter)
 
     def problems(
         self, rows: Sequence[HasPair], on_match: Callable[[Match], None] = lambda match: None
@@ -204,7 +196,7 @@ class Decontaminator:
                 for number, pair in enumerate(pairs)
                 for text in _texts_of_pair(pair, part)
             ]
-            hashed = HashedTexts([text_words for _, text_words in texts])
+            hashed = HashedTexts(texts)
             for n in self.sizes:
                 overlaps = self._shared_ngrams(hashed, part, n, texts)
                 if part == "prompt":
@@ -222,16 +214,11 @@ class Decontaminator:
         for match in matches:
             smallest = self.config.drop_prompt if match.part == "prompt" else self.config.drop_answer
             if smallest is not None and match.n >= smallest:
-                problem = (
-                    f"is the prompt of {match.row}"
-                    if match.whole
-                    else f"shares {match.n} words in a row with {match.row}"
-                )
+                relation = "is the prompt of" if match.whole else f"shares {match.n} words in a row with"
                 quote = match.text[:_MAX_QUOTE] + ("…" if len(match.text) > _MAX_QUOTE else "")
-                return (
-                    f"contaminated_{match.part}",
-                    f"The {match.part} {problem} of the benchmark {match.benchmark}: {quote!r}; remove the pair.",
-                )
+                place = f"{match.row} of the benchmark {match.benchmark}"
+                detail = f"The {match.part} {relation} {place}: {quote!r}; remove the pair."
+                return f"contaminated_{match.part}", detail
         return None
 
     def to_dict(self) -> dict[str, Any]:
@@ -273,11 +260,10 @@ class Decontaminator:
                 if SHORTEST <= len(prompt) < self.sizes[-1]:
                     short_prompts[" ".join(prompt)].append(number)
             for part in PARTS:
-                hashed = HashedTexts([text_words for _, text_words in texts[part]])
-                row_of_text = np.array([number for number, _ in texts[part]], np.int32)
+                hashed = HashedTexts(texts[part])
                 for n in self.sizes:
                     hashes, starts = hashed.ngrams(n)
-                    ngrams[part, n].append((hashes, row_of_text[hashed.owner[starts]]))
+                    ngrams[part, n].append((hashes, hashed.group[starts].astype(np.int32)))
         for text, numbers in short_prompts.items():
             if len(numbers) <= self.config.common:
                 self._short_prompts.setdefault(text, []).extend(numbers)
@@ -296,12 +282,11 @@ class Decontaminator:
             pair_number, text_words = texts[text]
             first = start - int(hashed.first[text])
             for row in rows.tolist():
-                count, _, quote = overlaps.get((pair_number, row)) or (
-                    0,
-                    False,
-                    " ".join(text_words[first : first + n]),
-                )
-                overlaps[pair_number, row] = (count + 1, False, quote)
+                key = (pair_number, row)
+                if key not in overlaps:
+                    overlaps[key] = (0, False, " ".join(text_words[first : first + n]))
+                count, whole, quote = overlaps[key]
+                overlaps[key] = (count + 1, whole, quote)
         return overlaps
 
     def _add_short_prompts(self, pairs: Sequence[PreferencePair], n: int, overlaps: Overlaps) -> None:
@@ -317,10 +302,11 @@ class Decontaminator:
                         overlaps.setdefault((number, row), (1, True, text))
 
 
-def _texts_of_pair(pair: PreferencePair, part: Part) -> Iterator[str]:
-    for turn in pair.history:
-        if (turn["role"] == "assistant") == (part == "answer"):
-            yield turn["content"]
-    if part == "answer":
-        yield pair.chosen
-        yield pair.rejected
+def _texts_of_pair(pair: PreferencePair, part: Part) -> list[str]:
+    if part == "prompt":
+        return [turn["content"] for turn in pair.history if turn["role"] != "assistant"]
+    return [
+        *(turn["content"] for turn in pair.history if turn["role"] == "assistant"),
+        pair.chosen,
+        pair.rejected,
+    ]

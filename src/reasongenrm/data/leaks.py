@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from reasongenrm.metrics.intervals import wilson_interval
 from reasongenrm.records import Letter, PreferencePair
@@ -109,22 +109,15 @@ def head_and_tail(text: str) -> str:
     return text[: LONGEST // 2] + text[-LONGEST // 2 :]
 
 
-class SurfaceDifference(NamedTuple):
-    """How the surfaces of a pair's answers differ.
-
-    Attributes:
-        chosen, rejected: names of the measures of which this answer has more, then of the phrases that only it has.
-    """
-
-    chosen: tuple[str, ...]
-    rejected: tuple[str, ...]
+SurfaceDifference = tuple[tuple[str, ...], tuple[str, ...]]
+"""Of the chosen and of the rejected answer: the measures of which it has more, then the phrases that only it has."""
 
 
 def surface_difference(pair: PreferencePair) -> SurfaceDifference:
     """Compare a pair's answers; the leak detector spends nearly all its time here, so that it may run in other
     processes."""
     chosen, rejected = ((measures(text), phrases(text)) for text in (pair.chosen, pair.rejected))
-    return SurfaceDifference(_advantages(*chosen, *rejected), _advantages(*rejected, *chosen))
+    return _advantages(*chosen, *rejected), _advantages(*rejected, *chosen)
 
 
 def _advantages(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
@@ -14,10 +13,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Entries = tuple[NDArray[np.uint64], NDArray[np.int32]]
-    """Hashes of n-grams, and the number of the row that contains each."""
-
 Row = TypeVar("Row")
+Entries = tuple["NDArray[np.uint64]", "NDArray[np.int32]"]
+"""Hashes of n-grams, and the number of the row that contains each."""
 
 # Scripts without spaces between words: each of their characters counts as a word. Thai, Lao, Myanmar,
 # Khmer, the kana, Han.
@@ -67,22 +65,27 @@ def _word() -> re.Pattern[str]:
 class HashedTexts:
     """Several texts as one array of word hashes.
 
+    Args:
+        texts: the words of each text, after the number of the group (pair or row) that it belongs to.
+
     Attributes:
         hashes: 64-bit hash of each word, text after text; uint64, shape (words,). The same in every process.
         owner: the number of the text of each word, from 0; int64, shape (words,), ascending.
+        group: the group of each word's text; int64, shape (words,).
         first: the position in `hashes` where each text begins; int64, shape (texts,).
     """
 
-    def __init__(self, texts: Sequence[Sequence[str]]) -> None:
+    def __init__(self, texts: Sequence[tuple[int, Sequence[str]]]) -> None:
         import numpy as np
         from rensa import RMinHash
 
-        flat = [word for text in texts for word in text]
+        flat = [word for _, text in texts for word in text]
         self.hashes: NDArray[np.uint64] = np.fromiter(
             RMinHash.hash_token_sets([flat])[0], dtype=np.uint64, count=len(flat)
         )
-        lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+        lengths = np.array([len(text) for _, text in texts], np.int64)
         self.owner: NDArray[np.int64] = np.repeat(np.arange(len(texts)), lengths)
+        self.group: NDArray[np.int64] = np.repeat(np.array([group for group, _ in texts], np.int64), lengths)
         self.first: NDArray[np.int64] = np.cumsum(lengths) - lengths
 
     def ngrams(self, n: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -116,44 +119,28 @@ def hash_factors(n: int) -> list[int]:
     return factors
 
 
-@dataclass(frozen=True, slots=True)
 class NgramIndex:
-    """The n-grams of one size in one part of all benchmarks.
+    """The n-grams of one size in one part of all benchmarks."""
 
-    Attributes:
-        hashes: ascending; one entry per n-gram and row; shape (entries,).
-        rows: the row of each entry; shape (entries,).
-        filter: whether some hash begins with these bits; most lookups end here.
-        shift: the number of bits by which a hash is shifted to give its position in `filter`.
-    """
-
-    hashes: NDArray[np.uint64]
-    rows: NDArray[np.int32]
-    filter: NDArray[np.bool_]
-    shift: int
-
-    @classmethod
-    def build(cls, parts: Sequence[Entries]) -> NgramIndex:
+    def __init__(self, parts: Sequence[Entries]) -> None:
         """Index the n-grams of several benchmarks."""
         import numpy as np
 
-        hashes, rows = distinct_entries(parts)
-        bits = min(24, max(10, (8 * len(hashes)).bit_length()))
-        shift = 64 - bits
-        filter_ = np.zeros(1 << bits, np.bool_)
-        filter_[hashes >> np.uint64(shift)] = True
-        return cls(hashes, rows, filter_, shift)
+        self._hashes, self._rows = distinct_entries(parts)
+        bits = min(24, max(10, (8 * len(self._hashes)).bit_length()))
+        self._shift = np.uint64(64 - bits)
+        self._filter = np.zeros(1 << bits, np.bool_)  # whether some hash begins with these bits
+        self._filter[self._hashes >> self._shift] = True
 
     def find(self, hashes: NDArray[np.uint64]) -> Iterator[tuple[int, NDArray[np.int32]]]:
         """Yield the position of each hash that is in the index, and its rows."""
         import numpy as np
 
-        places = np.flatnonzero(self.filter[hashes >> np.uint64(self.shift)])
-        if len(places) and len(self.hashes):
-            left = np.searchsorted(self.hashes, hashes[places], "left")
-            right = np.searchsorted(self.hashes, hashes[places], "right")
-            for at in np.flatnonzero(right > left).tolist():
-                yield int(places[at]), self.rows[left[at] : right[at]]
+        places = np.flatnonzero(self._filter[hashes >> self._shift])  # most lookups end here
+        left = np.searchsorted(self._hashes, hashes[places], "left")
+        right = np.searchsorted(self._hashes, hashes[places], "right")
+        for at in np.flatnonzero(right > left).tolist():
+            yield int(places[at]), self._rows[left[at] : right[at]]
 
 
 def distinct_entries(parts: Sequence[Entries]) -> Entries:
@@ -169,11 +156,11 @@ def distinct_entries(parts: Sequence[Entries]) -> Entries:
     return hashes[new], rows[new]
 
 
-def without_common(entries: Entries, common: int) -> Entries:
-    """Return the entries without the n-grams of more than `common` rows."""
+def rare_entries(parts: Sequence[Entries], common: int) -> Entries:
+    """Return the entries of all parts, each once, without the n-grams of more than `common` rows."""
     import numpy as np
 
-    hashes, rows = entries
+    hashes, rows = distinct_entries(parts)
     _, inverse, counts = np.unique(hashes, return_inverse=True, return_counts=True)
     rare = counts[inverse] <= common
     return hashes[rare], rows[rare]

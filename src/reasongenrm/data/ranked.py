@@ -71,12 +71,14 @@ class RankedPrompt:
 def read_ranked(path: str) -> tuple[list[RankedPrompt], list[Drop]]:
     """Read a whole file of ranked answers: its prompts in the order of the file, and the rows that cannot be used.
 
-    A `.jsonl` file has one object per line, any other file is CSV with a header. Prompts are the same if they
-    are equal apart from surrounding white space; so are answers, and annotators. The file is held in memory, since
-    a prompt's answers may be anywhere in it.
+    A CSV file has a header with `prompt,answer,rank`; a line of `.jsonl` has the same keys, where `prompt` is a text
+    or a list of messages, or a whole prompt with `answers` and `ranks` (lists of one length). `annotator` is optional;
+    other columns are ignored. Prompts are the same if they are equal apart from surrounding white space; so are
+    answers, and annotators. The file is held in memory, since a prompt's answers may be anywhere in it.
 
     Raises:
-        DataError: the file cannot be read, or is a CSV with invalid columns or quotes.
+        DataError: the file cannot be read; or a CSV is not UTF-8, lacks a column or repeats it, or has unmatched
+            quotes (then the ends of its rows are unknown, so no row can be trusted).
     """
     prompts: dict[str, RankedPrompt] = {}
     drops: list[Drop] = []
@@ -198,9 +200,7 @@ def _annotator(name: Any) -> str:
 def load_ranked(path: str) -> Iterator[PreferencePair | Drop]:
     """Read a whole file of ranked answers and return its drops, in file order, then its pairs, prompt by prompt.
 
-    A CSV file has a header with `prompt,answer,rank`; a line of JSONL has the same keys, where `prompt` is a text
-    or a list of messages, or a whole prompt with `answers` and `ranks` (lists of one length). `annotator` is optional;
-    other columns are ignored. A row is not a pair: k answers of unequal ranks become k(k-1)/2 pairs, and a row that is
+    A row (see `read_ranked`) is not a pair: k answers of unequal ranks become k(k-1)/2 pairs, and a row that is
     dropped, or a prompt without two answers to compare, becomes one Drop (stage `load`; its location is the
     `file:line` at which the row begins).
 
@@ -210,8 +210,7 @@ def load_ranked(path: str) -> Iterator[PreferencePair | Drop]:
     Answers of one mean rank are tied and not paired, nor are two that no annotator ranked together.
 
     Raises:
-        DataError: the file does not exist; or a CSV is not UTF-8, lacks a column or repeats it, or has unmatched
-            quotes (then the ends of its rows are unknown, so no row can be trusted).
+        DataError: as `read_ranked`.
     """
     prompts, drops = read_ranked(path)
     return _pairs(prompts, drops, Path(path).stem)
@@ -260,7 +259,7 @@ def agreement(path: str) -> dict[str, Any] | None:
         hash of the prompt's turns), `answers`, `annotators`, `w` and `p_value`.
 
     Raises:
-        DataError: as `load_ranked`.
+        DataError: as `read_ranked`.
     """
     prompts, _ = read_ranked(path)
     annotators = {name for prompt in prompts for answer in prompt.answers for name in answer.ranks}
@@ -280,7 +279,7 @@ def mean_tau_b(path: str) -> float | None:
     """Return the mean of Kendall's tau-b over prompts and pairs of annotators, or None where no pair has one.
 
     Raises:
-        DataError: as `load_ranked`.
+        DataError: as `read_ranked`.
     """
     prompts, _ = read_ranked(path)
     taus = [tau for prompt in prompts for tau in pairwise_tau_b(prompt.mean_ranks()) if tau is not None]

@@ -74,8 +74,11 @@ class DataReport:
         counts.rejected_characters += rejected
         counts.chosen_longer += chosen > rejected
         counts.rejected_longer += rejected > chosen
-        counts.lengths[_length_bin(chosen), _length_bin(rejected)] += 1
-        counts.kinds[[turn["role"] for turn in pair.history].count("user"), language] += 1
+        counts.chosen_bins[_length_bin(chosen)] += 1
+        counts.rejected_bins[_length_bin(rejected)] += 1
+        counts.user_turns[[turn["role"] for turn in pair.history].count("user")] += 1
+        if language is not None:
+            counts.languages[language] += 1
 
     def add_placement(self, source: str, winner: Letter) -> None:
         """Count a judge prompt by the letter of its winner, for the A/B balance."""
@@ -132,9 +135,10 @@ class _SourceCounts:
     kept: int = 0
     drops: Counter[tuple[str, str]] = field(default_factory=Counter)  # (stage, reason) -> rows
     winners: Counter[str] = field(default_factory=Counter)  # A, B -> judge prompts
-    # (user turns, language) and (bin of chosen, bin of rejected) -> kept pairs; two counters cost half of four.
-    kinds: Counter[tuple[int, str | None]] = field(default_factory=Counter)
-    lengths: Counter[tuple[int, int]] = field(default_factory=Counter)
+    user_turns: Counter[int] = field(default_factory=Counter)  # -> kept pairs, as the next three
+    languages: Counter[str] = field(default_factory=Counter)
+    chosen_bins: Counter[int] = field(default_factory=Counter)
+    rejected_bins: Counter[int] = field(default_factory=Counter)
     chosen_characters: int = 0
     rejected_characters: int = 0
     chosen_longer: int = 0
@@ -148,11 +152,6 @@ class _SourceCounts:
         by_stage: dict[str, dict[str, int]] = {}
         for (stage, reason), count in sorted(self.drops.items()):
             by_stage.setdefault(stage, {})[reason] = count
-        turns, languages = Counter[int](), Counter[str]()
-        for (number, language), count in self.kinds.items():
-            turns[number] += count
-            if language is not None:
-                languages[language] += count
         return {
             "in": self.loaded,
             "kept": self.kept,
@@ -169,15 +168,12 @@ class _SourceCounts:
                 "share_chosen_longer": _ratio(self.chosen_longer, self.kept, 4),
                 "share_rejected_longer": _ratio(self.rejected_longer, self.kept, 4),
             },
-            "user_turns": {str(number): count for number, count in sorted(turns.items())},
-            "languages": dict(sorted(languages.items())),
+            "user_turns": {str(number): count for number, count in sorted(self.user_turns.items())},
+            "languages": dict(sorted(self.languages.items())),
         }
 
     def histogram(self) -> list[dict[str, int]]:
-        chosen, rejected = Counter[int](), Counter[int]()
-        for (chosen_bin, rejected_bin), count in self.lengths.items():
-            chosen[chosen_bin] += count
-            rejected[rejected_bin] += count
+        chosen, rejected = self.chosen_bins, self.rejected_bins
         bins = [*chosen, *rejected]
         return [
             {"characters_from": _lower_end(number), "chosen": chosen[number], "rejected": rejected[number]}
