@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 from reasongenrm.config.prepare import SourceConfig
@@ -18,8 +17,7 @@ from reasongenrm.records import Drop, Message, PreferencePair, unit_hash
 from reasongenrm.rows.files import UNKNOWN_SOURCE, JsonLine, RawRow, undecoded_rows
 from reasongenrm.rows.turns import BadRow, check_text, check_turns, read_turns
 
-REQUIRED = ("chosen", "rejected")
-OPTIONAL = ("source",)
+SIDES = ("chosen", "rejected")
 
 SourceRow = JsonLine | RawRow | PreferencePair | Drop
 """A row of a source: a pair that follows from ranks, or a row that `read_pair` turns into a pair."""
@@ -59,16 +57,11 @@ def source_rows(sources: Sequence[SourceConfig], limit: int | None = None) -> It
 def _rows(source: SourceConfig) -> Iterator[SourceRow]:
     if source.kind == "ranked":
         return load_ranked(source.path)
-    local = Path(source.path).expanduser()
-    if local.suffix.lower() == ".csv" and local.is_file():
+    if source.path.lower().endswith(".csv"):
         hint = "for a ranked CSV set kind: ranked; otherwise give a .jsonl or .parquet file"
         raise DataError("a .csv file cannot contain conversations", location=source.path, hint=hint)
     return undecoded_rows(
-        source.path,
-        required=REQUIRED,
-        optional=OPTIONAL,
-        split=source.split,
-        revision=source.revision,
+        source.path, required=SIDES, optional=("source",), split=source.split, revision=source.revision
     )
 
 
@@ -112,7 +105,7 @@ def read_pair(row: SourceRow) -> PreferencePair | Drop:
     source = UNKNOWN_SOURCE
     try:
         source = source_of(row)
-        chosen, rejected = (_conversation(row.columns, side) for side in REQUIRED)
+        chosen, rejected = (_conversation(row.columns, side) for side in SIDES)
         _check_pair(chosen, rejected)
     except BadRow as bad:
         return Drop(row.location, source, bad.reason, bad.detail, "load")
