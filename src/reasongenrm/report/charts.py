@@ -135,9 +135,8 @@ def interval_bars(
     for number, (name, estimates) in enumerate(series.items()):
         places = np.arange(len(groups)) + height * (number - (len(series) - 1) / 2)
         table = [(value, *(interval or (None, None))) for value, interval in estimates]
-        values, low, high = (
-            np.array(table, dtype=float).reshape(-1, 3).T
-        )  # None becomes NaN, which is not drawn
+        # None becomes NaN, which is not drawn.
+        values, low, high = np.array(table, dtype=float).reshape(-1, 3).T
         axes.barh(places, values, height=height, color=f"C{number}", label=name)
         # An interval need not contain its value in the last bit.
         ends = np.maximum((values - low, high - values), 0)

@@ -13,7 +13,6 @@ from reasongenrm.report.comparison import (
     CHANGES,
     ROW_OUTCOMES,
     ModelComparison,
-    RowChange,
     RunsComparison,
     compare_all,
 )
@@ -23,7 +22,6 @@ from reasongenrm.report.run_files import Manifest
 from reasongenrm.report.tables import TextTable, footnotes, one_line, points, score_cell
 from reasongenrm.store import write_json, write_jsonl, write_text
 
-_LONGEST_EXCERPT = 80
 _LONGEST_VALUE = 100
 _MOST_ROWS = 25  # changed rows of a kind in compare.md; changes.jsonl and the page have all of them
 _FIRST_SETTINGS = "model prompts templates judges seed limit evaluate data select train".split()
@@ -118,26 +116,8 @@ def _changed_rows(comparisons: Sequence[ModelComparison]) -> Iterator[dict[str, 
     """Yield every row that changed, of every comparison."""
     for one in comparisons:
         for change in one.changes:
-            yield {
-                "benchmark": one.reference.benchmark.key,
-                "reference": one.reference.label,
-                "model": one.model.label,
-                "id": change.row.id,
-                "subset": change.row.subset,
-                "change": change.kind,
-                "before": change.before,
-                "after": change.after,
-                "comparisons": [
-                    {"id": name, "before": before, "after": after}
-                    for name, (before, after) in change.pairs.items()
-                ],
-                "prompt": _excerpt(change),
-            }
-
-
-def _excerpt(change: RowChange) -> str:
-    """Return the beginning of the row's last turn, on one line."""
-    return one_line(change.row.history[-1]["content"], _LONGEST_EXCERPT) if change.row.history else ""
+            models = {"reference": one.reference.label, "model": one.model.label}
+            yield {"benchmark": one.reference.benchmark.key, **models, **change}
 
 
 def _benchmark_tables(
@@ -236,23 +216,26 @@ def _changed_view(one: ModelComparison, html_id: str) -> dict[str, Any]:
 
 def _changed_tables(one: ModelComparison) -> Iterator[TextTable]:
     """Yield for every kind of change a table of the first rows that changed so."""
+    headings = ("row", "subset", "with the reference", "with the model", "prompt")
+    keys = ("id", "subset", "before", "after", "prompt")
     for kind, number in one.counts.items():
-        changes = [change for change in one.changes if change.kind == kind][:_MOST_ROWS]
+        changes = [change for change in one.changes if change["change"] == kind][:_MOST_ROWS]
         rest = (
             f" (the first {len(changes)}; all of them are in changes.jsonl)" if number > len(changes) else ""
         )
-        rows = tuple((c.row.id, c.row.subset, c.before, c.after, _excerpt(c)) for c in changes)
-        headings = ("row", "subset", "with the reference", "with the model", "prompt")
+        rows = tuple(tuple(change[key] for key in keys) for change in changes)
         if rows:
-            yield TextTable(headings, rows, text_columns=5, title=f"{kind}: {number:,}{rest}")
+            title = f"{kind}: {number:,}{rest}"
+            yield TextTable(headings, rows, text_columns=5, title=title)
 
 
 def _changed_payload(one: ModelComparison) -> dict[str, Any]:
     """Return the comparisons that changed, as the page's script reads them."""
     models = {compared.label: compared.model for compared in (one.reference, one.model)}
-    rows = tuple(change.row for change in one.changes)
+    row_by_id = {row.id: row for row in one.reference.benchmark.judged_rows}
+    rows = tuple(row_by_id[change["id"]] for change in one.changes)
     values = payload(replace(one.reference.benchmark, models=models, judged_rows=rows))
-    kinds = {pair_id: change.kind for change in one.changes for pair_id in change.pairs}
+    kinds = {pair["id"]: change["change"] for change in one.changes for pair in change["comparisons"]}
     pairs = [pair | {"change": kinds[pair["id"]]} for pair in values["pairs"] if pair["id"] in kinds]
     return values | {"pairs": pairs, "order": "subset and id"}
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from reasongenrm.benchmarks.base import Benchmark, ScoredBenchmark, row_results, score_difference
 from reasongenrm.benchmarks.registry import BENCHMARKS
@@ -29,6 +30,7 @@ _HOLM = (
     "{count} comparisons are listed here; p (Holm) is corrected for their number (Holm 1979, Scandinavian Journal of Statistics "
     "6:65-70). The intervals are not: each holds for its own comparison."
 )
+_LONGEST_EXCERPT = 80
 _MOST_IDS = 5  # ids in a note; compare.json has all of them
 
 
@@ -50,24 +52,6 @@ class ComparedModel:
 
 
 @dataclass(frozen=True, slots=True)
-class RowChange:
-    """A row on which the two models differ.
-
-    Attributes:
-        row: the row.
-        kind: one of CHANGES.
-        before, after: its outcome with the reference, and with the model: keys of ROW_OUTCOMES.
-        pairs: the comparisons that changed: pair id -> (outcome before, outcome after).
-    """
-
-    row: Row
-    kind: str
-    before: str
-    after: str
-    pairs: Mapping[str, tuple[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
 class ModelComparison:
     """A model against the reference, on the rows that both judged. Shares are in [0, 1].
 
@@ -81,7 +65,8 @@ class ModelComparison:
         interval: 95% paired bootstrap interval of the difference.
         paired: McNemar's exact test; "better" are rows that only the model has right in every order.
         transitions: (outcome with the reference, outcome with the model) -> rows.
-        changes: the rows on which they differ, by subset and id.
+        changes: the rows on which they differ, by subset and id: `id`, `subset`, `change` (one of CHANGES), `before` and
+            `after` (keys of ROW_OUTCOMES), `comparisons` (`id`, `before`, `after` of those that changed), `prompt`.
         notes: what a reader must know besides.
         p_holm: the p-value corrected for all comparisons of the call; None where there is only one.
     """
@@ -97,14 +82,14 @@ class ModelComparison:
     interval: Interval
     paired: McNemar
     transitions: Mapping[tuple[str, str], int]
-    changes: Sequence[RowChange]
+    changes: Sequence[Mapping[str, Any]]
     notes: Sequence[str]
     p_holm: float | None = None
 
     @property
     def counts(self) -> dict[str, int]:
         """How many rows changed, by kind of change."""
-        counts = Counter(change.kind for change in self.changes)
+        counts = Counter(change["change"] for change in self.changes)
         return {kind: counts[kind] for kind in CHANGES}
 
 
@@ -263,7 +248,7 @@ def compare_models(reference: ComparedModel, model: ComparedModel) -> ModelCompa
         transitions={
             (a, b): transitions[a, b] for a in ROW_OUTCOMES for b in ROW_OUTCOMES if (a, b) in transitions
         },
-        changes=sorted(_changes(rows, *outcomes), key=lambda change: (change.row.subset, change.row.id)),
+        changes=sorted(_changes(rows, *outcomes), key=lambda change: (change["subset"], change["id"])),
         notes=[
             *_row_notes(models, len(rows), only, unlike),
             *_score_notes(models, scored, len(rows)),
@@ -295,14 +280,26 @@ def _row_outcome(outcomes: Sequence[str]) -> str:
 
 def _changes(
     rows: Sequence[Row], old: Sequence[Sequence[str]], new: Sequence[Sequence[str]]
-) -> Iterator[RowChange]:
-    """Yield the rows that changed, from the outcomes of their comparisons."""
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows that changed, as in changes.jsonl, from the outcomes of their comparisons."""
     for row, *outcomes in zip(rows, old, new, strict=True):
-        pairs = {pair.id: (a, b) for pair, a, b in zip(row.pairs, *outcomes, strict=True) if a != b}
-        if pairs:
+        changes = [
+            {"id": pair.id, "before": a, "after": b}
+            for pair, a, b in zip(row.pairs, *outcomes, strict=True)
+            if a != b
+        ]
+        if changes:
             before, after = map(_row_outcome, outcomes)
             kind = f"{before} to {after}"
-            yield RowChange(row, kind if kind in CHANGES else CHANGES[-1], before, after, pairs)
+            yield {
+                "id": row.id,
+                "subset": row.subset,
+                "change": kind if kind in CHANGES else CHANGES[-1],
+                "before": before,
+                "after": after,
+                "comparisons": changes,
+                "prompt": one_line(row.history[-1]["content"], _LONGEST_EXCERPT) if row.history else "",
+            }
 
 
 def _row_notes(
