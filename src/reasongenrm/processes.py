@@ -7,7 +7,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -86,8 +86,6 @@ def map_chunks(
         yield from function(first)
         return
     workers = min(MAX_WORKERS, cores())
-    from concurrent.futures.process import BrokenProcessPool
-
     # Spawned, not forked: the caller may have threads of torch or of a tokenizer.
     with ProcessPoolExecutor(
         workers, get_context("spawn"), initializer=_begin, initargs=(os.getpid(), prepare, arguments)
@@ -99,12 +97,11 @@ def map_chunks(
                     running.append(pool.submit(function, first))
                     first = list(islice(waiting, chunk))
                 yield from running.popleft().result()
-        except BrokenProcessPool:
+        except BrokenExecutor:
             raise EngineError(
                 "a worker process was killed",
                 location="stage 1",
                 hint="probably for lack of memory: free some, and run it again",
             ) from None
         finally:
-            for future in running:
-                future.cancel()
+            pool.shutdown(cancel_futures=True)
