@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
-from types import MappingProxyType
 from typing import Any
 
 from reasongenrm.errors import ConfigError, ReasonGenRMError, first_line
@@ -23,9 +22,7 @@ def error_response(status: int, error: str, hint: str = "") -> Any:
     return JSONResponse({"error": error, "hint": hint}, status, headers)
 
 
-def add_error_handlers(
-    app: Any, statuses: Mapping[type[ReasonGenRMError], int] = MappingProxyType({})
-) -> None:
+def add_error_handlers(app: Any, statuses: Mapping[type[ReasonGenRMError], int]) -> None:
     """Make an app respond to every error with {"error": problem, "hint": …}.
 
     Args:
