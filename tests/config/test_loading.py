@@ -1,4 +1,4 @@
-"""Recipes are strict: what is wrong is named by file and dotted key, with a way to mend it, in one line."""
+"""Recipes are strict: an error names file, dotted key and a hint, in one line."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_an_error_without_a_close_key_names_the_known_ones(tmp_path: Path) -> No
     error = refused(write(tmp_path, changed("select.xyz", 1)))
     assert error.hint == "known keys: selector, formula, threshold, giveaway_words, scorer, batch_tokens"
     error = refused(write(tmp_path, changed("data.sources.0.xyz", 1)))
-    assert error.hint == "known keys: path, kind, weight, split, revision"
+    assert error.hint == "known keys: path, split, revision, kind, weight"
 
 
 def test_keys_of_other_libraries_pass_through_unchanged(tmp_path: Path) -> None:
@@ -202,6 +202,13 @@ def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
     del node[last]
     error = refused(write(tmp_path, tree))
     assert error.location.endswith(f": {key}") and "required" in error.problem
+
+
+@pytest.mark.parametrize("section", ["teachers", "evaluate.benchmarks", "evaluate.others"])
+def test_other_names_must_be_valid_as_a_folder(section: str, tmp_path: Path) -> None:
+    path = write(tmp_path, changed(section, {"../up": {}}))
+    location = str(refused(path)).split(": name '../up': use letters")[0]
+    assert location == f"{path}: {section}.../up"
 
 
 @pytest.mark.parametrize("name", ["base", "scalar", "a/b", "a b", "", "..", "a\nb"])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from reasongenrm.errors import EngineError
 
@@ -14,6 +18,28 @@ class Strict(BaseModel):
     """Base of all settings: unknown keys are errors, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, raw: Any) -> Any:
+        """Name an unknown key with the closest known one; `extra="forbid"` would only name it."""
+        for key in raw if isinstance(raw, Mapping) else ():
+            if key not in cls.model_fields:
+                close = difflib.get_close_matches(str(key), cls.model_fields, n=1)
+                hint = (
+                    f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(cls.model_fields)}"
+                )
+                raise PydanticCustomError("unknown_key", "unknown key", {"key": str(key), "hint": hint})
+        return raw
+
+
+def _check_folder_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise ValueError(f"name {name!r}: use letters, digits, '_', '-' and '.'")
+    return name
+
+
+FolderName = Annotated[str, AfterValidator(_check_folder_name)]
 
 
 class ModelConfig(Strict):
@@ -101,6 +127,9 @@ class AnthropicConfig(Strict):
     poll_seconds: float = Field(30, gt=0)
     timeout: float = Field(600, gt=0)
     max_retries: int = Field(4, ge=0)
+
+
+APIConfig = Annotated[OpenAIConfig | AnthropicConfig, Field(discriminator="kind")]
 
 
 class VLLMServerConfig(Strict):

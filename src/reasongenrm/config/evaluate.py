@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from reasongenrm.config.engines import AnthropicConfig, ModelConfig, OpenAIConfig, Strict, VLLMServerConfig
+from reasongenrm.config.engines import APIConfig, FolderName, ModelConfig, Strict, VLLMServerConfig
 
 BenchmarkKind = Literal[
     "rewardbench", "rewardbench2", "rmbench", "judgebench", "llmbar", "ppe", "rmb", "pairs"
@@ -102,7 +101,7 @@ class OtherJudge(Strict):
         max_model_len: tokens of prompt and completion together.
     """
 
-    server: Annotated[OpenAIConfig | AnthropicConfig, Field(discriminator="kind")]
+    server: APIConfig
     model: ModelConfig | None = None
     template: Literal["reason", "think", "direct"] = "reason"
     max_model_len: int = Field(32768, ge=64)
@@ -117,13 +116,6 @@ class EvaluateConfig(JudgingConfig):
         others: further judges, by name.
     """
 
-    benchmarks: dict[str, BenchmarkConfig] = Field({"rewardbench": BenchmarkConfig()}, min_length=1)
+    benchmarks: dict[FolderName, BenchmarkConfig] = Field({"rewardbench": BenchmarkConfig()}, min_length=1)
     base: bool = True
-    others: dict[str, OtherJudge] = Field({})
-
-    @model_validator(mode="after")
-    def _names_are_folders(self) -> EvaluateConfig:
-        for name in (*self.benchmarks, *self.others):
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-                raise ValueError(f"name {name!r}: use letters, digits, '_', '-' and '.'")
-        return self
+    others: dict[FolderName, OtherJudge] = {}

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from reasongenrm.config.engines import Strict
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.errors import ConfigError, first_line
 
-Config = TypeVar("Config", bound=BaseModel)
-
+Config = TypeVar("Config", bound=Strict)
 
 _YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 """Errors of PyYAML; all but the first for values such as `2026-99-99` and `!!bool x`, and for deep nesting."""
@@ -77,48 +74,18 @@ def _yaml_problem(error: Exception) -> str:
     return getattr(error, "problem", None) or first_line(error)
 
 
-def _models(kind: Any) -> dict[str, Any]:
-    """Return the models that an annotation allows, by their tag in validation errors (`openai`), else by ``."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        tags = get_args(kind.model_fields["kind"].annotation) if "kind" in kind.model_fields else ()
-        return {tags[0] if len(tags) == 1 else "": kind}
-    if get_origin(kind) is Annotated:
-        return _models(get_args(kind)[0])
-    if isinstance(kind, UnionType) or get_origin(kind) is Union:
-        return {tag: model for option in get_args(kind) for tag, model in _models(option).items()}
-    return {}
-
-
-def _locate(location: Sequence[Any], kind: Any) -> tuple[list[str], Any]:
-    """Return the dotted key of an error, without the tags of unions, and the annotation of that key."""
+def _dotted_key(location: Sequence[Any], raw: Any) -> list[str]:
+    """Return the parts of an error's key: its location without the kinds that pydantic adds for unions (`openai`)."""
     key: list[str] = []
     for part in location:
-        models = _models(kind)
-        if part in models:
-            kind = models[part]
-            continue
-        key.append(str(part))
-        if not models:  # an item of a list, or a value of a mapping
-            while get_origin(kind) is Annotated:
-                kind = get_args(kind)[0]
-            kind = next((kind for kind in reversed(get_args(kind)) if kind is not ...), None)
+        if isinstance(raw, Mapping):
+            if part == raw.get("kind") and part not in raw:
+                continue
+            raw = raw.get(part)
         else:
-            [model, *_] = models.values()
-            field = model.model_fields.get(part)
-            kind = field.annotation if field else None
-    return key, kind
-
-
-def _explain(error: Any, prefix: str, kind: type[BaseModel], hint: str) -> ConfigError:
-    location = error["loc"]
-    key = ".".join(_locate(location, kind)[0]) or "recipe"
-    if error["type"] == "extra_forbidden":
-        [section] = _models(_locate(location[:-1], kind)[1]).values()
-        known = list(section.model_fields)
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
-        return ConfigError("unknown key", location=prefix + key, hint=hint)
-    return ConfigError(error["msg"].removeprefix("Value error, "), location=prefix + key, hint=hint)
+            raw = raw[part] if isinstance(raw, Sequence) and isinstance(part, int) else None
+        key.append(str(part))
+    return [part for part in key if part != "[key]"]
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, limit: int | None = None) -> Recipe:
@@ -165,11 +132,8 @@ def read_yaml(path: Path, name: str, hint: str) -> dict[str, Any]:
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"{name} not found", location=str(path), hint=hint) from None
     except OSError as error:
-        raise ConfigError(
-            f"cannot be read: {error.strerror}",
-            location=str(path),
-            hint="check the path and its permissions",
-        ) from None
+        problem, hint = f"cannot be read: {error.strerror}", "check the path and its permissions"
+        raise ConfigError(problem, location=str(path), hint=hint) from None
     except _YAML_ERRORS as error:
         mark = getattr(error, "problem_mark", None)
         location = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -195,14 +159,14 @@ def validate(kind: type[Config], raw: Mapping[str, Any], prefix: str, hint: str)
         return kind.model_validate(raw)
     except ValidationError as error:
         # A misspelt key may leave a required one missing: name the former.
-        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
-        raise _explain(first, prefix, kind, hint) from None
+        first = min(error.errors(), key=lambda e: e["type"] != "unknown_key")
+        context, problem = first.get("ctx", {}), first["msg"].removeprefix("Value error, ")
+        key = _dotted_key(first["loc"], raw) + ([context["key"]] if "key" in context else [])
+        location = prefix + (".".join(key) or "recipe")
+        raise ConfigError(problem, location=location, hint=context.get("hint", hint)) from None
 
 
-Section = TypeVar("Section", bound=Strict)
-
-
-def section(kind: type[Section], keys: Mapping[str, Any] | Strict, location: str) -> Section:
+def section(kind: type[Config], keys: Mapping[str, Any] | Strict, location: str) -> Config:
     """Validate a section of a recipe that is passed to the Python API.
 
     Raises:

@@ -6,27 +6,35 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from reasongenrm.config.engines import AnthropicConfig, ModelConfig, OpenAIConfig, Strict
+from reasongenrm.config.engines import APIConfig, ModelConfig, Strict
 from reasongenrm.records import Selector
 
 
-class SourceConfig(Strict):
-    """A source of preference pairs.
+class DatasetConfig(Strict):
+    """A dataset.
 
     Attributes:
-        path: hub dataset id, `.jsonl`, `.parquet`, a folder of those, or a `.csv` of ranked answers.
-        kind: `skywork` (columns chosen, rejected, source) or `ranked` (columns prompt, answer, rank).
-        weight: share of its rows to use, chosen by a hash of their content. Under `limit` the sources take turns: a
-            source of weight 1 yields two rows for each row of a source of weight 0.5.
+        path: hub id, `.jsonl`, `.json`, `.parquet`, or a folder of `.jsonl` and `.parquet` files.
         split: split of a hub dataset.
         revision: revision of a hub dataset.
     """
 
     path: str
-    kind: Literal["skywork", "ranked"] = "skywork"
-    weight: float = Field(1.0, gt=0, le=1)
     split: str = "train"
     revision: str | None = None
+
+
+class SourceConfig(DatasetConfig):
+    """A source of preference pairs; ranked answers may also be a `.csv` file.
+
+    Attributes:
+        kind: `skywork` (columns chosen, rejected, source) or `ranked` (columns prompt, answer, rank).
+        weight: share of its rows to use, chosen by a hash of their content. Under `limit` the sources take turns: a
+            source of weight 1 yields two rows for each row of a source of weight 0.5.
+    """
+
+    kind: Literal["skywork", "ranked"] = "skywork"
+    weight: float = Field(1.0, gt=0, le=1)
 
 
 class NearDuplicateConfig(Strict):
@@ -43,32 +51,18 @@ class NearDuplicateConfig(Strict):
     permutations: int = Field(128, ge=16)
 
 
-class BenchmarkFile(Strict):
-    """A benchmark that must not overlap the training data.
-
-    Attributes:
-        path: hub id, `.jsonl`, `.json` or `.parquet`.
-        split: split of a hub dataset.
-        revision: revision of a hub dataset.
-    """
-
-    path: str
-    split: str = "train"
-    revision: str | None = None
-
-
 class DecontaminateConfig(Strict):
     """N-gram decontamination against the benchmarks of `evaluate` and those listed here.
 
     Attributes:
-        against: further benchmarks.
+        against: further benchmarks, which must not overlap the training data.
         ngrams: sizes, in words, of the n-grams whose matches are listed.
         drop_prompt, drop_answer: smallest n-gram whose match in the prompt, or in an answer, drops the pair; null: matches
             are only listed.
         common: an n-gram in more than this many rows of a benchmark is boilerplate, and not a match.
     """
 
-    against: list[BenchmarkFile] = []
+    against: list[DatasetConfig] = []
     ngrams: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)] = [8, 13]
     drop_prompt: int | None = 13
     drop_answer: int | None = 13
@@ -117,7 +111,7 @@ class TeacherConfig(Strict):
 
     mode: Literal["hindsight", "blind"] = "hindsight"
     model: ModelConfig | None = None
-    server: Annotated[OpenAIConfig | AnthropicConfig, Field(discriminator="kind")] | None = None
+    server: APIConfig | None = None
     samples: int = Field(4, ge=1)
     max_tokens: int = Field(1024, ge=1)
     temperature: float = Field(1.0, ge=0, le=2)
@@ -170,20 +164,14 @@ class GRPOConfig(Strict):
     below: float = Field(1.0, gt=0, le=1)
 
 
-class GeneralConfig(Strict):
-    """General chat or reasoning data for the training of a judge.
+class GeneralConfig(DatasetConfig):
+    """General chat or reasoning data for the training of a judge; columns prompt, reason (optional), response, or messages.
 
     Attributes:
-        path: hub id, `.jsonl`, `.parquet` or a folder; columns prompt, reason (optional), response, or messages.
         weight: number of records to use, as a share of the number of judge records.
-        split: split of a hub dataset.
-        revision: revision of a hub dataset.
     """
 
-    path: str
     weight: float = Field(gt=0)
-    split: str = "train"
-    revision: str | None = None
 
 
 class RecordsConfig(Strict):

@@ -5,13 +5,12 @@ Paths in a recipe are relative to the current directory (the three scripts chang
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from reasongenrm.config.engines import EngineConfig, ModelConfig, Strict
+from reasongenrm.config.engines import EngineConfig, FolderName, ModelConfig, Strict
 from reasongenrm.config.evaluate import EvaluateConfig
 from reasongenrm.config.prepare import DataConfig, RecordsConfig, SelectConfig, TeacherConfig
 from reasongenrm.config.scalar import ScalarConfig
@@ -58,11 +57,7 @@ class TrainConfig(Strict):
     merge: bool = False
 
 
-TEMPLATES: dict[Template, str] = {
-    "reason": "configs/prompts/reason.jinja",
-    "think": "configs/prompts/think.jinja",
-    "direct": "configs/prompts/direct.jinja",
-}
+TEMPLATES: dict[Template, str] = {name: f"configs/prompts/{name}.jinja" for name in get_args(Template)}
 
 
 def is_blind_student(teacher: TeacherConfig) -> bool:
@@ -84,26 +79,21 @@ class Recipe(Strict):
         judges: the judges to train, by name.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: FolderName
     seed: int = 17
     limit: int | None = Field(None, ge=1)
     model: ModelConfig
     engine: EngineConfig = EngineConfig()
     prompts: str = "configs/prompts/judge.yaml"
-    templates: dict[Template, str] = TEMPLATES
+    templates: Annotated[dict[Template, str], AfterValidator(lambda own: TEMPLATES | own)] = TEMPLATES
     data: DataConfig
-    teachers: Annotated[dict[str, TeacherConfig], Field(min_length=1)] = {"student": TeacherConfig()}
+    teachers: Annotated[dict[FolderName, TeacherConfig], Field(min_length=1)] = {"student": TeacherConfig()}
     select: SelectConfig = SelectConfig()
     records: RecordsConfig = RecordsConfig()
     judges: Annotated[dict[str, JudgeConfig], Field(min_length=1)]
     train: TrainConfig
     scalar: ScalarConfig | None = ScalarConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-
-    @field_validator("templates")
-    @classmethod
-    def _all_templates(cls, templates: dict[Template, str]) -> dict[Template, str]:
-        return TEMPLATES | templates
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -113,8 +103,6 @@ class Recipe(Strict):
                     f"judge name {name!r}: use letters, digits, '-', '_'; not 'base' or 'scalar'"
                 )
         for name, teacher in self.teachers.items():
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-                raise ValueError(f"teacher name {name!r}: use letters, digits, '_', '-' and '.'")
             if teacher.max_tokens >= self.engine.max_model_len:
                 raise ValueError(f"teachers.{name}.max_tokens must be below engine.max_model_len")
         if names := self.evaluate.others.keys() & {"base", "scalar", *self.judges}:

@@ -7,8 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from reasongenrm.config.engines import AnthropicConfig, EngineConfig, ModelConfig, OpenAIConfig, Strict
+from reasongenrm.config.engines import APIConfig, EngineConfig, FolderName, ModelConfig, Strict
 from reasongenrm.config.prepare import SourceConfig
+
+Temperature = Annotated[float, Field(ge=0, le=2)]
 
 
 class PromptConfig(Strict):
@@ -46,15 +48,10 @@ class AnswersConfig(Strict):
     answers: int = Field(4, ge=1)
     model: ModelConfig = ModelConfig(path="microsoft/phi-2")
     engine: EngineConfig = EngineConfig(max_model_len=2048)
-    server: Annotated[OpenAIConfig | AnthropicConfig, Field(discriminator="kind")] | None = None
+    server: APIConfig | None = None
     wrap: str = Field("Instruct: {prompt}\nOutput:", pattern=r"\{prompt\}")
     system: str | None = None
-    temperatures: Annotated[list[Annotated[float, Field(ge=0, le=2)]], Field(min_length=1)] = [
-        0.3,
-        0.7,
-        1.0,
-        1.3,
-    ]
+    temperatures: Annotated[list[Temperature], Field(min_length=1)] = [0.3, 0.7, 1.0, 1.3]
     top_p: float = Field(0.95, gt=0, le=1)
     max_tokens: int = Field(256, ge=1)
     stop: list[str] = []
@@ -129,7 +126,7 @@ class ScalarRecipe(Strict):
         evaluate: the answers for the evaluation.
     """
 
-    name: str = Field(pattern=r"[A-Za-z0-9][A-Za-z0-9._-]*")
+    name: FolderName
     seed: int = 17
     sources: Annotated[list[SourceConfig], Field(min_length=1)]
     drop_sources: list[str] = ["magpie_ultra"]
