@@ -312,10 +312,7 @@ class Judge:
         return None if rating is None else (rating - LOWEST) / (HIGHEST - LOWEST)
 
     def rate_many(self, rows: Iterable[tuple[PromptInput, str]]) -> Iterator[Rating]:
-        """Yield a rating of 1 to 10 for each (prompt, answer), in their order; each answer is judged alone.
-
-        Rows are read from the iterable 1,024 at a time; all their requests go to the engine at once. A row that occurs
-        several times among them is judged once.
+        """Yield a rating of 1 to 10 for each (prompt, answer); each answer is judged alone. See `compare_many`.
 
         Raises:
             ConfigError: the prompt file has no template `rating`.

@@ -174,8 +174,7 @@ def _question(info: Any, number: int) -> PromptInput:
             location=f"extra_info[{number}]",
             hint="write the prompt to extra_info.question when you build the data set",
         )
-    # verl's rows come from Parquet: a list of messages may be a numpy array.
-    return question if isinstance(question, str) else _prompt(list(question))
+    return _prompt(question)  # verl's rows come from Parquet: a list of messages may be a numpy array
 
 
 def openrlhf_responses(queries: Sequence[str], prompts: Sequence[str], ends: Sequence[str] = ()) -> list[str]:

@@ -41,14 +41,7 @@ class SharedJudge(Judge):
     """
 
     def __init__(self, judge: Judge) -> None:
-        super().__init__(
-            judge.engine,
-            judge.encoder,
-            judge.prompt_file,
-            judge.config,
-            seed=judge.seed,
-            adapter=judge.adapter,
-        )
+        vars(self).update(vars(judge))  # the same engine, wording and settings
         self.counts = {"requests": 0, "comparisons": 0, "batches": 0}
         self._judge = judge
         self._waiting: SimpleQueue[_Job | None] = SimpleQueue()
