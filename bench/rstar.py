@@ -3,7 +3,7 @@
     python bench/rstar.py [--quick] [--vllm] [--repeats 5] [--vocabulary 8000 151936]
 
 Plain: one forward pass per prompt + reason, a log-softmax over the whole vocabulary at every position, batch 1.
-Ours: `Student.score` on the same token ids (`--vllm`: `VLLMStudent.score` too). The models are untrained Qwen2s from a
+Ours: `Student.score` on the same token ids (`--vllm`: `vllm_scores` too). The models are untrained Qwen2s from a
 fixed seed. Each method has its own process, so that its memory settings do not affect the others; they are timed in
 turn, after one warm-up turn. A ratio is that of the fastest turns, which other work on the machine disturbs least.
 """
@@ -16,6 +16,7 @@ import platform
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -132,20 +133,19 @@ class Ours:
         from reasongenrm.config.engines import EngineConfig, ModelConfig
 
         model = ModelConfig(path=folder, dtype="float32")
-        encoder: Any = None  # the groups are encoded already
         if kind == "transformers":
-            from reasongenrm.reasons.score_transformers import Student
+            from reasongenrm.reasons.student import Student
 
-            self._scorer: Any = Student(model, encoder)
+            self._scorer: Any = Student(model).score
         else:
             from reasongenrm.engines.vllm import VLLMEngine
-            from reasongenrm.reasons.score_vllm import VLLMStudent
+            from reasongenrm.reasons.student import vllm_scores
 
             config = EngineConfig(max_model_len=4096, max_num_seqs=32, cpu_kv_gib=2, enforce_eager=True)
-            self._scorer = VLLMStudent(VLLMEngine(model, config), encoder)
+            self._scorer = partial(vllm_scores, VLLMEngine(model, config))
 
     def score(self, group: Any) -> list[tuple[float, float]]:
-        return [(scored.reason_logprob, scored.verdict_logprob) for scored in self._scorer.score([group])]
+        return [(scored.reason_logprob, scored.verdict_logprob) for scored in self._scorer([group])]
 
 
 def serve(method: str, folder: str, pipe: Connection) -> None:

@@ -30,8 +30,7 @@ from reasongenrm.reasons.score import (
     group_batches,
     score_reasons,
 )
-from reasongenrm.reasons.score_transformers import Student
-from reasongenrm.reasons.score_vllm import VLLMStudent
+from reasongenrm.reasons.student import Student, vllm_scores
 from reasongenrm.records import JudgePrompt, Reason, ScoredReason
 from reasongenrm.store import PartStore, read_jsonl
 
@@ -72,8 +71,8 @@ def prompts(toy_prompts: PromptFile) -> Prompts:
 
 
 @pytest.fixture(scope="module")
-def scorer(student: ModelConfig, encoders: dict[str, ChatEncoder]) -> Student:
-    return Student(student, encoders["reason"])
+def scorer(student: ModelConfig) -> Student:
+    return Student(student)
 
 
 @pytest.fixture(scope="module")
@@ -233,9 +232,7 @@ def test_scores_of_other_architectures_equal_their_own_logits(
     from transformers import AutoModelForCausalLM
 
     groups = groups[2:7]
-    student = Student(
-        save_model(tmp_path, architecture(name, len(encoders["reason"].tokenizer))), encoders["reason"]
-    )
+    student = Student(save_model(tmp_path, architecture(name, len(encoders["reason"].tokenizer))))
     assert student.method == method
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     expected = {}
@@ -258,17 +255,18 @@ def test_scores_of_other_architectures_equal_their_own_logits(
     assert gap([s for group in groups for s in student.score([group])], expected) <= 2e-5
 
 
-class Dying:
-    """The real student, which dies before its `lives + 1`-th batch."""
+def dying(scorer: Student, lives: float) -> Scorer:
+    """Return the real student's scorer, which dies before its `lives + 1`-th batch."""
+    batches = 0
 
-    def __init__(self, scorer: Scorer, lives: float) -> None:
-        self.encoder, self._scorer, self._lives = scorer.encoder, scorer, lives
-
-    def score(self, groups: Sequence[EncodedGroup]) -> list[ScoredReason]:
-        if self._lives == 0:
+    def score(groups: Sequence[EncodedGroup]) -> list[ScoredReason]:
+        nonlocal batches
+        if batches == lives:
             raise KeyboardInterrupt
-        self._lives -= 1
-        return self._scorer.score(groups)
+        batches += 1
+        return scorer.score(groups)
+
+    return score
 
 
 def never() -> Scorer:
@@ -280,19 +278,22 @@ def never() -> Scorer:
 def test_killed_scoring_ends_with_the_same_bytes(
     scorer: Student,
     prompts: Prompts,
+    encoders: dict[str, ChatEncoder],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     batch_tokens: int,
     lives: int,
 ) -> None:
     monkeypatch.setattr(score, "CHUNK", 4)
+    encoder = encoders["reason"]
     reasons = [reason.id for _, reasons in prompts for reason in reasons]
 
     def run(final: Path, lives: float) -> list[int]:
         progress: list[int] = []
         score_reasons(
             iter(prompts),
-            lambda: Dying(scorer, lives),
+            lambda: dying(scorer, lives),
+            encoder,
             PartStore(final),
             batch_tokens=batch_tokens,
             progress=progress.append,
@@ -314,18 +315,21 @@ def test_killed_scoring_ends_with_the_same_bytes(
     assert sum(run(killed, math.inf)) == len(reasons)
     assert killed.read_bytes() == calm.read_bytes()
     assert [row["id"] for row in read_jsonl(calm)] == reasons
-    score_reasons(iter(prompts), never, PartStore(calm), batch_tokens=batch_tokens)
+    score_reasons(iter(prompts), never, encoder, PartStore(calm), batch_tokens=batch_tokens)
 
 
 @engine_test
 def test_completed_chunks_are_not_encoded_again(
-    scorer: Student, prompts: Prompts, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    scorer: Student,
+    prompts: Prompts,
+    encoders: dict[str, ChatEncoder],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr(score, "CHUNK", 2)
+    encoder, store = encoders["reason"], PartStore(tmp_path / "s.jsonl")
     with pytest.raises(KeyboardInterrupt):
-        score_reasons(
-            _dies_after(prompts, 6), lambda: scorer, PartStore(tmp_path / "s.jsonl"), batch_tokens=10**6
-        )
+        score_reasons(_dies_after(prompts, 6), lambda: scorer.score, encoder, store, batch_tokens=10**6)
     seen: list[str] = []
 
     def noting(encoder: ChatEncoder, prompt: JudgePrompt, reasons: Sequence[Reason]) -> EncodedGroup:
@@ -334,7 +338,7 @@ def test_completed_chunks_are_not_encoded_again(
 
     monkeypatch.setattr(score, "encode_group", noting)
     store = PartStore(tmp_path / "s.jsonl")
-    score_reasons(iter(prompts), lambda: scorer, store, batch_tokens=10**6)
+    score_reasons(iter(prompts), lambda: scorer.score, encoder, store, batch_tokens=10**6)
     assert seen == [prompt.id for prompt, _ in prompts[6:]] and store.finished
 
 
@@ -345,11 +349,12 @@ def _dies_after(prompts: Prompts, count: int) -> Any:
 
 @pytest.mark.unit
 @pytest.mark.parametrize("without_reasons", [0, 3])
-def test_nothing_to_score_is_an_empty_file(tmp_path: Path, without_reasons: int) -> None:
+def test_nothing_to_score_is_an_empty_file(
+    encoders: dict[str, ChatEncoder], tmp_path: Path, without_reasons: int
+) -> None:
     prompt = JudgePrompt("p", "pair", "AB", ({"role": "user", "content": "?"},), "A", "source")
-    score_reasons(
-        [(prompt, [])] * without_reasons, never, PartStore(tmp_path / "scored.jsonl"), batch_tokens=100
-    )
+    store = PartStore(tmp_path / "scored.jsonl")
+    score_reasons([(prompt, [])] * without_reasons, never, encoders["reason"], store, batch_tokens=100)
     assert (tmp_path / "scored.jsonl").read_bytes() == b""
 
 
@@ -423,10 +428,10 @@ def test_a_layout_covers_the_packed_sequence_and_pads_little(sizes: list[tuple[i
 
 
 @engine_test
-def test_an_unknown_student_is_named(encoders: dict[str, ChatEncoder], tmp_path: Path) -> None:
+def test_an_unknown_student_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}', encoding="utf-8")
     with pytest.raises(EngineError, match=r"^model\.path: cannot load") as caught:
-        Student(ModelConfig(path=str(tmp_path)), encoders["reason"])
+        Student(ModelConfig(path=str(tmp_path)))
     assert "\n" not in str(caught.value)
 
 
@@ -434,12 +439,10 @@ def test_an_unknown_student_is_named(encoders: dict[str, ChatEncoder], tmp_path:
 def test_vllm_gives_the_same_scores(
     engine: VLLMEngine,
     groups: list[EncodedGroup],
-    encoders: dict[str, ChatEncoder],
     expected_scores: dict[str, tuple[float, float]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    judge = VLLMStudent(engine, encoders["reason"])
-    assert gap(judge.score(groups), expected_scores) <= ENGINE_TOLERANCE
+    assert gap(vllm_scores(engine, groups), expected_scores) <= ENGINE_TOLERANCE
     # Prompts of several cache blocks: one that ends with a block, reasons that share blocks beyond it.
     block = engine.cached_tokens
     source = groups[3]
@@ -471,16 +474,14 @@ def test_vllm_gives_the_same_scores(
             yield number, first, values
 
     monkeypatch.setattr(engine, "prompt_logprobs", logprobs)
-    scored = judge.score(longer)
+    scored = vllm_scores(engine, longer)
     assert len(firsts) > 1, (
         "reasons that begin alike read each other from the cache, and the rest was asked for"
     )
     assert max(firsts[0]) > 2 * block, "prompts are read from the cache"
-    again = Student(
-        ModelConfig(path=engine._llm.model_config.model, dtype="float32"), encoders["reason"]
-    ).score(longer)
+    again = Student(ModelConfig(path=engine._llm.model_config.model, dtype="float32")).score(longer)
     assert gap(scored, {s.id: (s.reason_logprob, s.verdict_logprob) for s in again}) <= ENGINE_TOLERANCE
-    assert judge.score(longer) == scored, "a batch's scores do not depend on what was scored before"
+    assert vllm_scores(engine, longer) == scored, "a batch's scores do not depend on what was scored before"
     too_long = replace(longer[0], prompt_ids=tuple(tokens[:600]))
     with pytest.raises(EngineError, match=r"^engine\.max_model_len: "):
-        judge.score([too_long])
+        vllm_scores(engine, [too_long])

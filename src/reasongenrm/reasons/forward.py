@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 ATTENTION = "reasongenrm_shared"
-"""Name of the packed attention in transformers' `AttentionInterface`."""
+"""Name of `packed_attention` in transformers' `AttentionInterface`."""
 
 PADDED = 1.15
 """Causal segments are computed together while padding them to the longest costs at most this factor."""
@@ -26,10 +26,6 @@ Tree = tuple[Sequence[int], Sequence[tuple[Sequence[int], Sequence[int]]]]
 
 Span = tuple[int, int]
 """(start, length) in a packed sequence."""
-
-
-class UnsupportedAttention(Exception):
-    """The model's attention needs an option that this one does not have (a soft cap, sinks, a position bias)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +88,6 @@ def _buckets(segments: Sequence[Span]) -> tuple[tuple[int, ...], ...]:
     return tuple(map(tuple, buckets))
 
 
-def register_attention() -> None:
-    """Register the packed attention in transformers; it needs no mask, so none is registered."""
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(ATTENTION, packed_attention)
-
-
 def packed_attention(
     module: Any,
     query: Any,
@@ -117,13 +106,13 @@ def packed_attention(
         The attended values (1, tokens, heads, width), and no weights.
 
     Raises:
-        UnsupportedAttention: the model needs more than plain attention.
+        NotImplementedError: the model needs more than plain attention (a soft cap, sinks, a position bias).
     """
     unknown = [
         name for name, option in options.items() if option is not None and name not in _IGNORED_OPTIONS
     ]
     if unknown or attention_mask is not None or packed_layout is None:
-        raise UnsupportedAttention(f"attention with {', '.join(unknown) or 'a mask'}")
+        raise NotImplementedError(f"attention with {', '.join(unknown) or 'a mask'}")
     attend = _attend_on_cuda if query.is_cuda else _attend_on_cpu
     return attend(query[0], key[0], value[0], packed_layout, scaling).unsqueeze(0), None
 

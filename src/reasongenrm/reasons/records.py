@@ -12,7 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from reasongenrm.chat.encoder import ChatEncoder
@@ -37,16 +37,6 @@ def direct_record(prompt: JudgePrompt, grammar: Grammar) -> SFTRecord:
         source=prompt.source,
         pair_id=prompt.pair_id,
         order=prompt.order,
-    )
-
-
-def reasoned_record(prompt: JudgePrompt, choice: Choice, grammar: Grammar) -> SFTRecord:
-    """Return a prompt's record with the selected reason."""
-    return replace(
-        direct_record(prompt, grammar),
-        reason=choice.reason.text,
-        teacher=choice.reason.teacher,
-        score=choice.value,
     )
 
 
@@ -93,8 +83,9 @@ def dpo_pair(group: Iterable[ScoredReason], config: DPOConfig) -> tuple[ScoredRe
     chosen, rejected = in_corner(group, config.chosen), in_corner(group, config.rejected)
     if chosen is None or rejected is None:
         return None
-    same = _completion(chosen) == _completion(rejected)
-    return None if same else (chosen, rejected)
+    if (chosen.text, final_verdict(chosen)) == (rejected.text, final_verdict(rejected)):
+        return None
+    return chosen, rejected
 
 
 def final_verdict(reason: ScoredReason) -> Letter:
@@ -108,13 +99,6 @@ def final_verdict(reason: ScoredReason) -> Letter:
     return "B" if reason.winner == "A" else "A"
 
 
-def _completion(reason: ScoredReason, grammar: Grammar = DEFAULT_GRAMMAR) -> list[Message]:
-    return [
-        Message(role="reason", content=reason.text),
-        Message(role="assistant", content=grammar.text(final_verdict(reason))),
-    ]
-
-
 def dpo_row(
     prompt: JudgePrompt, chosen: ScoredReason, rejected: ScoredReason, grammar: Grammar = DEFAULT_GRAMMAR
 ) -> dict[str, Any]:
@@ -126,7 +110,13 @@ def dpo_row(
     sides = {"chosen": chosen, "rejected": rejected}
     return {
         "prompt": list(prompt.messages),
-        **{name: _completion(reason, grammar) for name, reason in sides.items()},
+        **{
+            name: [
+                Message(role="reason", content=reason.text),
+                Message(role="assistant", content=grammar.text(final_verdict(reason))),
+            ]
+            for name, reason in sides.items()
+        },
         "id": prompt.id,
         "pair_id": prompt.pair_id,
         "source": prompt.source,
@@ -139,13 +129,9 @@ def dpo_row(
 
 
 def solve_rate(reasons: Sequence[Reason], winner: Letter) -> tuple[int, int]:
-    """Return the number of the student's blind samples that end in the right verdict, and of those counted.
+    """Return how many of the student's blind samples of a prompt end in the right verdict, and how many are counted.
 
     A truncated sample, and one without a verdict, is not solved. Engine errors and hindsight reasons are not counted.
-
-    Args:
-        reasons: the student's samples of one prompt.
-        winner: the right verdict.
     """
     counted = [r for r in reasons if r.mode == "blind" and r.finish_reason != "error"]
     solved = sum(r.verdict == winner and r.finish_reason != "length" for r in counted)
@@ -161,12 +147,7 @@ def grpo_row(prompt: JudgePrompt, solved: int, samples: int) -> dict[str, Any]:
     """Return a row of `grpo.jsonl`: TRL's conversational `prompt`; the other columns go to the reward function.
 
     These are `winner` (A or B), `solve_rate` in [0, 1], the number of `samples` behind it, `id`, `pair_id` and `source`.
-
-    Raises:
-        ValueError: no samples.
     """
-    if samples < 1:
-        raise ValueError("a solve rate needs at least one sample")
     return {
         "prompt": list(prompt.messages),
         "winner": prompt.winner,
@@ -178,61 +159,18 @@ def grpo_row(prompt: JudgePrompt, solved: int, samples: int) -> dict[str, Any]:
     }
 
 
-@dataclass
-class RecordCounts:
-    """How many reasons were sampled, kept and dropped, and how many records were written.
-
-    Attributes:
-        prompts: judge prompts.
-        pairs: pairs with a kept reason in one of their orders.
-        sampled, kept: reasons by teacher.
-        dropped: reasons by the slug of their `Drop`.
-        tokens: tokens of all kept reasons, under the student's tokenizer.
-        records: records by file (`genrm`, `sft`, `dpo`, `grpo`), and `dpo_too_long`.
-    """
-
-    prompts: int = 0
-    pairs: int = 0
-    sampled: Counter[str] = field(default_factory=Counter)
-    kept: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
-    tokens: int = 0
-    records: Counter[str] = field(default_factory=Counter)
-
-    def to_dict(self, recipe: Recipe) -> dict[str, Any]:
-        """Return the section `reasons` of the data report."""
-        sampled, kept = self.sampled.total(), self.kept.total()
-        assert sampled == kept + self.dropped.total(), "a reason was lost or counted twice"
-        return {
-            "prompts": self.prompts,
-            "prompts_without_reason": self.prompts - kept,
-            "sampled": sampled,
-            "kept": kept,
-            "dropped": dict(sorted(self.dropped.items())),
-            "mean_tokens_kept": round(self.tokens / kept, 1) if kept else None,
-            "teachers": {
-                name: {"mode": teacher.mode, "sampled": self.sampled[name], "kept": self.kept[name]}
-                for name, teacher in recipe.teachers.items()
-            },
-            "pairs_with_reason": self.pairs,
-        }
-
-
 class RecordWriter:
     """Write the records of one judge prompt after the other.
 
     Use it as a context: its files are complete when it ends without an error, and otherwise unchanged. These are
     `genrm.jsonl`; and where the recipe has a reasoning judge, `sft.jsonl`, `reasons_dropped.jsonl`, and `dpo.jsonl` and
-    `grpo.jsonl` as it sets `records.dpo` and `records.grpo`.
-
-    Args:
-        recipe: the recipe.
-        run: the run folder.
-        prompt_file: wording of the prompts and verdict phrases.
-        encoder: tokenizer and chat template of the reasoning judge, for the length limit.
+    `grpo.jsonl` as it sets `records.dpo` and `records.grpo`. `encoder` is that of the reasoning judge, for the length
+    limit.
 
     Attributes:
-        counts: counts so far.
+        sampled, kept: reasons by teacher, so far.
+        dropped: reasons by the slug of their `Drop`.
+        records: records by file (`genrm`, `sft`, `dpo`, `grpo`), and `dpo_too_long`.
 
     Raises:
         ConfigError: the selector's formula cannot be evaluated.
@@ -244,7 +182,11 @@ class RecordWriter:
         self._students = {name for name, teacher in recipe.teachers.items() if is_blind_student(teacher)}
         self._files = ExitStack()
         self._write: dict[str, Callable[[dict[str, Any]], None]] = {}
-        self.counts = RecordCounts()
+        self.sampled: Counter[str] = Counter()
+        self.kept: Counter[str] = Counter()
+        self.dropped: Counter[str] = Counter()
+        self.records: Counter[str] = Counter()
+        self._prompts = self._pairs = self._tokens_kept = 0
         self._last_pair = ""
 
     def __enter__(self) -> RecordWriter:
@@ -265,15 +207,12 @@ class RecordWriter:
     def add_reasoned(
         self, prompt: JudgePrompt, reasons: Sequence[Reason], scored_reasons: Sequence[ScoredReason]
     ) -> None:
-        """Write a prompt's records with reasons.
+        """Write a prompt's records with reasons; prompts of a pair come one after the other.
 
-        Args:
-            prompt: the judge prompt; prompts of a pair come one after the other.
-            reasons: all of its reasons.
-            scored_reasons: those of them that were worth scoring.
+        `scored_reasons` are those of the reasons that were worth scoring.
         """
-        self.counts.prompts += 1
-        self.counts.sampled.update(reason.teacher for reason in reasons)
+        self._prompts += 1
+        self.sampled.update(reason.teacher for reason in reasons)
         scored_ids = {reason.id for reason in scored_reasons}
         for reason in reasons:
             if reason.id not in scored_ids:
@@ -286,13 +225,31 @@ class RecordWriter:
         self._add_dpo(prompt, scored_reasons)
         self._add_grpo(prompt, reasons)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the section `reasons` of the data report."""
+        sampled, kept = self.sampled.total(), self.kept.total()
+        assert sampled == kept + self.dropped.total(), "a reason was lost or counted twice"
+        return {
+            "prompts": self._prompts,
+            "prompts_without_reason": self._prompts - kept,
+            "sampled": sampled,
+            "kept": kept,
+            "dropped": dict(sorted(self.dropped.items())),
+            "mean_tokens_kept": round(self._tokens_kept / kept, 1) if kept else None,
+            "teachers": {
+                name: {"mode": teacher.mode, "sampled": self.sampled[name], "kept": self.kept[name]}
+                for name, teacher in self._recipe.teachers.items()
+            },
+            "pairs_with_reason": self._pairs,
+        }
+
     def _add(self, name: str, row: dict[str, Any]) -> None:
         self._write[name](row)
-        self.counts.records[name] += 1
+        self.records[name] += 1
 
     def _drop(self, drop: Drop | None) -> None:
         if drop is not None:
-            self.counts.dropped[drop.reason] += 1
+            self.dropped[drop.reason] += 1
             self._write["reasons_dropped"](to_json(drop))
 
     def _add_sft(self, prompt: JudgePrompt, choice: Choice | None) -> None:
@@ -305,10 +262,12 @@ class RecordWriter:
             detail = f"{length} tokens; data.max_tokens is {limit}"
             self._drop(Drop(reason.id, prompt.source, "record_too_long", detail, "reason"))
             return
-        self._add("sft", reasoned_record(prompt, choice, self._encoder.grammar).to_row())
-        self.counts.kept[reason.teacher] += 1
-        self.counts.tokens += reason.tokens
-        self.counts.pairs += prompt.pair_id != self._last_pair
+        record = direct_record(prompt, self._encoder.grammar)
+        record = replace(record, reason=reason.text, teacher=reason.teacher, score=choice.value)
+        self._add("sft", record.to_row())
+        self.kept[reason.teacher] += 1
+        self._tokens_kept += reason.tokens
+        self._pairs += prompt.pair_id != self._last_pair
         self._last_pair = prompt.pair_id
 
     def _length(self, prompt: JudgePrompt, reason: str) -> int:
@@ -321,7 +280,7 @@ class RecordWriter:
         if pair is None:
             return
         if max(self._length(prompt, side.text) for side in pair) > self._recipe.data.max_tokens:
-            self.counts.records["dpo_too_long"] += 1
+            self.records["dpo_too_long"] += 1
             return
         self._add("dpo", dpo_row(prompt, *pair, self._encoder.grammar))
 

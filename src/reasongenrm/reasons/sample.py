@@ -34,9 +34,9 @@ def teacher_messages(
     return prompt.messages if mode == "blind" else hindsight_prompt(pair, prompt.order, prompt_file)
 
 
-def reason_id(prompt_id: str, teacher: str, number: int) -> str:
-    """Return the id of a teacher's n-th sample."""
-    return f"{prompt_id}#{teacher}#{number}"
+def reason_ids(prompt_id: str, teacher: str, samples: int) -> list[str]:
+    """Return the ids of a teacher's samples."""
+    return [f"{prompt_id}#{teacher}#{number}" for number in range(samples)]
 
 
 def reason_requests(
@@ -53,8 +53,7 @@ def reason_requests(
     for pair, prompt in pair_prompts:
         messages = teacher_messages(pair, prompt, config.mode, prompt_file)
         ids = tuple(encoder.encode(messages, generation=True)) if encoder else ()
-        for number in range(config.samples):
-            request_id = reason_id(prompt.id, name, number)
+        for request_id in reason_ids(prompt.id, name, config.samples):
             yield Request(
                 request_id,
                 ids,
@@ -131,9 +130,7 @@ def sample_reasons(
 
     requests = reason_requests(noting_winners(), encoder, prompt_file, config, name=name, seed=seed)
     complete_missing(engine, requests, store, progress=progress, convert=convert)
-    store.finish(
-        reason_id(prompt_id, name, number) for prompt_id in winners for number in range(config.samples)
-    )
+    store.finish(row for prompt_id in winners for row in reason_ids(prompt_id, name, config.samples))
 
 
 def teacher_encoder(recipe: Recipe, name: str) -> ChatEncoder | None:
@@ -148,18 +145,13 @@ def teacher_encoder(recipe: Recipe, name: str) -> ChatEncoder | None:
     model, key = teacher.model or recipe.model, f"teachers.{name}.model" if teacher.model else "model"
     tokenizer = load_tokenizer(model, key=f"{key}.path")
     if not tokenizer.chat_template:
-        raise EngineError(
-            f"{model.path} has no chat template",
-            location=f"{key}.path",
-            hint="use an instruction-tuned teacher",
-        )
+        problem = f"{model.path} has no chat template"
+        raise EngineError(problem, location=f"{key}.path", hint="use an instruction-tuned teacher")
     return ChatEncoder(tokenizer, tokenizer.chat_template)
 
 
 class LengthPolicy:
-    """Every judge prompt leaves room for its verdict, and for a reason of each teacher.
-
-    Measures judge prompts in tokens, and names the limit that a pair exceeds.
+    """Measure judge prompts in tokens: each must leave room for its verdict, and for a reason of each teacher.
 
     Args:
         recipe: has the limits `data.max_tokens` and `engine.max_model_len`, the judges' templates and the teachers.
@@ -172,18 +164,17 @@ class LengthPolicy:
     def __init__(self, recipe: Recipe, prompt_file: PromptFile) -> None:
         self._recipe, self._prompt_file = recipe, prompt_file
         tokenizer = load_tokenizer(recipe.model)
+        templates = sorted({judge.template for judge in recipe.judges.values()})
         self._judge_encoders: dict[str, ChatEncoder] = {
-            template: judge_encoder(recipe, template, tokenizer)
-            for template in sorted({judge.template for judge in recipe.judges.values()})
+            template: judge_encoder(recipe, template, tokenizer) for template in templates
         }
         verdict = prompt_file.verdict.text("A")
         self._verdict_tokens = {
             name: len(encoder.completion("", verdict)) for name, encoder in self._judge_encoders.items()
         }
-        self._teacher_encoders: dict[str, ChatEncoder] = {}
-        for name in recipe.teachers if recipe.needs_reasons() else ():
-            if encoder := teacher_encoder(recipe, name):
-                self._teacher_encoders[name] = encoder
+        teachers = recipe.teachers if recipe.needs_reasons() else ()
+        encoders = ((name, teacher_encoder(recipe, name)) for name in teachers)
+        self._teacher_encoders = {name: encoder for name, encoder in encoders if encoder}
 
     def tokens(self, prompts: Sequence[JudgePrompt]) -> dict[str, int]:
         """Return the length of the longest of a pair's judge prompts in tokens, per judge template."""
@@ -197,41 +188,24 @@ class LengthPolicy:
     def problem(
         self, pair: PreferencePair, prompts: Sequence[JudgePrompt], tokens: Mapping[str, int]
     ) -> Drop | None:
-        """Return a Drop of stage `length` where a verdict or a reason has no room, else None.
-
-        Args:
-            pair: the pair.
-            prompts: its judge prompts.
-            tokens: `tokens(prompts)`.
-        """
+        """Return a Drop of stage `length` where a verdict or a reason has no room; `tokens` is `tokens(prompts)`."""
         limit = self._recipe.data.max_tokens
         for template, prompt_tokens in tokens.items():
             total = prompt_tokens + self._verdict_tokens[template]
             if total > limit:
                 detail = f"{total} tokens without a reason under the template {template!r}; data.max_tokens is {limit}"
                 return Drop(pair.id, pair.source, "prompt_too_long", detail, "length")
-        for name in self._teacher_encoders:
-            for prompt in prompts:
-                problem = self._teacher_problem(name, pair, prompt)
-                if problem:
-                    return Drop(pair.id, pair.source, "longer_than_context", problem, "length")
-        return None
-
-    def _teacher_problem(self, name: str, pair: PreferencePair, prompt: JudgePrompt) -> str | None:
-        teacher, encoder = self._recipe.teachers[name], self._teacher_encoders[name]
         context = self._recipe.engine.max_model_len
-        messages = teacher_messages(pair, prompt, teacher.mode, self._prompt_file)
-        # No tokenizer makes more tokens than bytes, and most prompts are far below the limit.
-        if (
-            len(messages[0]["content"].encode("utf-8"))
-            + encoder.structure_length(messages)
-            + teacher.max_tokens
-            <= context
-        ):
-            return None
-        total = len(encoder.encode(messages, generation=True)) + teacher.max_tokens
-        return (
-            f"{total} tokens with a reason of {name!r}; engine.max_model_len is {context}"
-            if total > context
-            else None
-        )
+        for name, encoder in self._teacher_encoders.items():
+            teacher = self._recipe.teachers[name]
+            for prompt in prompts:
+                messages = teacher_messages(pair, prompt, teacher.mode, self._prompt_file)
+                # No tokenizer makes more tokens than bytes, and most prompts are far below the limit.
+                most = len(messages[0]["content"].encode("utf-8")) + encoder.structure_length(messages)
+                if most + teacher.max_tokens <= context:
+                    continue
+                total = len(encoder.encode(messages, generation=True)) + teacher.max_tokens
+                if total > context:
+                    detail = f"{total} tokens with a reason of {name!r}; engine.max_model_len is {context}"
+                    return Drop(pair.id, pair.source, "longer_than_context", detail, "length")
+        return None

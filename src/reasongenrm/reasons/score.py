@@ -1,6 +1,6 @@
 """Score reasons under the student: log p(R | U) and log p(A | U, R), the input of the selectors.
 
-This module forms batches and stores their scores; `score_transformers.py` and `score_vllm.py` hold the scorers.
+This module forms batches and stores their scores; `student.py` holds the scorers.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.records import JudgePrompt, Reason, ScoredReason
@@ -56,18 +55,8 @@ class EncodedGroup:
     continuations: tuple[Continuation, ...]
 
 
-class Scorer(Protocol):
-    """A student that gives log-probabilities.
-
-    Attributes:
-        encoder: tokenizer and chat template of the reasoning judge.
-    """
-
-    encoder: ChatEncoder
-
-    def score(self, groups: Sequence[EncodedGroup]) -> list[ScoredReason]:
-        """Return the scores of one batch in its order: a function of the batch alone."""
-        ...
+Scorer = Callable[[Sequence[EncodedGroup]], list[ScoredReason]]
+"""Mean log-probabilities of one batch under the student, in its order: a function of the batch alone."""
 
 
 def encode_group(encoder: ChatEncoder, prompt: JudgePrompt, reasons: Sequence[Reason]) -> EncodedGroup:
@@ -134,6 +123,7 @@ def _split_group(group: EncodedGroup, batch_tokens: int) -> Iterator[EncodedGrou
 def score_reasons(
     prompts: Iterable[tuple[JudgePrompt, Sequence[Reason]]],
     load: Callable[[], Scorer],
+    encoder: ChatEncoder,
     store: PartStore,
     *,
     batch_tokens: int,
@@ -146,7 +136,8 @@ def score_reasons(
 
     Args:
         prompts: each prompt with its reasons that are worth scoring: complete, not empty, with a verdict; maybe none.
-        load: returns the student; called only when something is left to score.
+        load: returns the scorer; called only when something is left to score.
+        encoder: tokenizer and chat template of the reasoning judge.
         store: of scored reasons.
         batch_tokens: tokens per batch, each prompt counted once.
         progress: called with the number of reasons just done.
@@ -163,10 +154,10 @@ def score_reasons(
             progress(len(ids))
             continue
         scorer = scorer or load()
-        groups = (encode_group(scorer.encoder, prompt, reasons) for prompt, reasons in chunk)
+        groups = (encode_group(encoder, prompt, reasons) for prompt, reasons in chunk)
         for batch in group_batches(groups, batch_tokens):
             reason_ids = [c.reason.id for group in batch for c in group.continuations]
             if any(row not in store for row in reason_ids):
-                store.append(to_json(score) for score in scorer.score(batch))
+                store.append(to_json(score) for score in scorer(batch))
             progress(len(reason_ids))
     store.finish(order)

@@ -20,9 +20,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from reasongenrm.chat.grammar import stated_verdicts
 from reasongenrm.chat.prompts import PromptFile
-from reasongenrm.config.prepare import SelectConfig, Selector
+from reasongenrm.config.prepare import SelectConfig
 from reasongenrm.errors import ConfigError, first_line
-from reasongenrm.records import Drop, JudgePrompt, Reason, ScoredReason, unit_hash
+from reasongenrm.records import Drop, JudgePrompt, Reason, ScoredReason, Selector, unit_hash
 
 Formula = Callable[[float, float], float]
 """R* from the mean log-probabilities of reason and verdict, in nats per token."""
@@ -97,13 +97,11 @@ def selector(config: SelectConfig, seed: int, name: Selector | None = None) -> R
     """
     formula = compile_formula(config.formula)
 
-    def rstar_value(reason: ScoredReason) -> float:
+    def value(reason: ScoredReason) -> float:
         return formula(reason.reason_logprob, reason.verdict_logprob)
 
     def rstar(group: Sequence[ScoredReason]) -> Choice | None:
-        best = _best_right(group, rstar_value)
-        # Compare the value itself with the threshold, not the rounded one.
-        return best if best and rstar_value(best.reason) > config.threshold else None
+        return _best_right([r for r in right_reasons(group) if value(r) > config.threshold], value)
 
     rules: dict[Selector, Rule] = {
         "rstar": rstar,
@@ -133,10 +131,6 @@ def group_by_prompt(reasons: Iterable[ScoredReason]) -> Iterator[tuple[str, list
         yield prompt_id, list(group)
 
 
-def _drop(reason: Reason | ScoredReason, source: str, slug: str, detail: str) -> Drop:
-    return Drop(reason.id, source, slug, detail, "reason")
-
-
 def unfit_drop(
     reason: Reason, prompt: JudgePrompt, prompt_file: PromptFile, giveaway_words: int
 ) -> Drop | None:
@@ -146,20 +140,21 @@ def unfit_drop(
     its first `giveaway_words` words (then it copies the hint instead of reasoning). One that concludes the other
     verdict is scored: it may become the rejected side of a preference record.
     """
-    if reason.finish_reason == "error":
-        return _drop(reason, prompt.source, "engine_error", f"engine error: {reason.error}")
-    if reason.finish_reason == "length":
-        detail = f"truncated at teachers.{reason.teacher}.max_tokens; raise it if this is frequent"
-        return _drop(reason, prompt.source, "truncated", detail)
-    if not reason.text:
-        return _drop(reason, prompt.source, "empty_reason", "the teacher wrote no text")
-    if reason.verdict is None:
-        return _drop(reason, prompt.source, "no_verdict", "the blind teacher stated no verdict")
     stated = stated_verdicts(reason.text, prompt_file.verdict_phrases, prompt_file.verdict)
-    if stated and stated[0][0] < giveaway_words:
-        detail = f"verdict stated after {stated[0][0]} words"
-        return _drop(reason, prompt.source, "gives_verdict_away", detail)
-    return None
+    if reason.finish_reason == "error":
+        slug, detail = "engine_error", f"engine error: {reason.error}"
+    elif reason.finish_reason == "length":
+        slug = "truncated"
+        detail = f"truncated at teachers.{reason.teacher}.max_tokens; raise it if this is frequent"
+    elif not reason.text:
+        slug, detail = "empty_reason", "the teacher wrote no text"
+    elif reason.verdict is None:
+        slug, detail = "no_verdict", "the blind teacher stated no verdict"
+    elif stated and stated[0][0] < giveaway_words:
+        slug, detail = "gives_verdict_away", f"verdict stated after {stated[0][0]} words"
+    else:
+        return None
+    return Drop(reason.id, prompt.source, slug, detail, "reason")
 
 
 def unselected_drops(group: Iterable[ScoredReason], choice: Choice | None, source: str) -> Iterator[Drop]:
@@ -170,10 +165,10 @@ def unselected_drops(group: Iterable[ScoredReason], choice: Choice | None, sourc
     for reason in group:
         if choice and reason.id == choice.reason.id:
             continue
-        if reason.verdict != reason.winner:
+        if reason.verdict == reason.winner:
+            slug = "not_the_best" if choice else "not_selected"
+            detail = f"log p(R|U) {reason.reason_logprob:.3f}, log p(A|U,R) {reason.verdict_logprob:.3f}"
+        else:
             slug = "contradicts_verdict" if reason.mode == "hindsight" else "wrong_verdict"
             detail = f"it concludes {reason.verdict}, the label is {reason.winner}"
-            yield _drop(reason, source, slug, detail)
-        else:
-            detail = f"log p(R|U) {reason.reason_logprob:.3f}, log p(A|U,R) {reason.verdict_logprob:.3f}"
-            yield _drop(reason, source, "not_the_best" if choice else "not_selected", detail)
+        yield Drop(reason.id, source, slug, detail, "reason")

@@ -1,15 +1,14 @@
-"""The student on transformers, as a scorer: each prompt is computed once for all of its reasons."""
+"""The scorers: the student on transformers, or on vLLM; each prompt is computed once for all of its reasons."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
-from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.config.engines import ModelConfig, check_model
-from reasongenrm.engines.vllm import keep_freed_memory
+from reasongenrm.engines.base import Request
+from reasongenrm.engines.vllm import VLLMEngine, keep_freed_memory
 from reasongenrm.errors import EngineError, first_line
 from reasongenrm.reasons import forward
 from reasongenrm.reasons.score import EncodedGroup, scored_reason
@@ -19,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Student:
-    """The untrained student, loaded with transformers, as a scorer.
+    """The untrained student, loaded with transformers.
 
     It computes a batch with one of two methods:
 
@@ -32,12 +31,7 @@ class Student:
     agree to 1e-5 nats per token whatever the batch; in bfloat16 a token's log-probability moves by some hundredths with
     the shapes of the matrices, as in any other implementation.
 
-    Args:
-        model: the student.
-        encoder: tokenizer and chat template of the reasoning judge.
-
     Attributes:
-        encoder: tokenizer and chat template of the reasoning judge.
         method: `shared` or `single`.
         window: tokens of prompt and reason up to which `shared` is exact (inf except for sliding windows).
 
@@ -45,9 +39,9 @@ class Student:
         EngineError: the model cannot be loaded.
     """
 
-    def __init__(self, model: ModelConfig, encoder: ChatEncoder) -> None:
+    def __init__(self, model: ModelConfig) -> None:
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AttentionInterface, AutoModelForCausalLM
 
         check_model(model.path, key="model.path")
         try:
@@ -59,18 +53,19 @@ class Student:
                 use_safetensors=True,
             )
         except (OSError, ValueError) as error:
-            raise EngineError(
-                f"cannot load {model.path}: {first_line(error)}", location="model.path"
-            ) from None
+            problem = f"cannot load {model.path}: {first_line(error)}"
+            hint = (
+                "check the path, the revision and model.trust_remote_code; the weights are .safetensors files"
+            )
+            raise EngineError(problem, location="model.path", hint=hint) from None
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cpu":
             keep_freed_memory()
         self._model.to(device).eval()
-        self.encoder = encoder
         config = self._model.config.get_text_config()
         windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
         self.window = min((window for window in windows if window), default=math.inf)
-        forward.register_attention()
+        AttentionInterface.register(forward.ATTENTION, forward.packed_attention)  # it needs no mask
         self.method = "shared" if self._shared_is_exact() else "single"
 
     def score(self, groups: Sequence[EncodedGroup]) -> list[ScoredReason]:
@@ -93,17 +88,12 @@ class Student:
         with torch.inference_mode():
             if method == "single":
                 return forward.single_logprobs(self._model, trees)
-            with self._packed_attention():
+            usual = self._model.config._attn_implementation
+            self._model.set_attn_implementation(forward.ATTENTION)
+            try:
                 return forward.shared_logprobs(self._model, trees)
-
-    @contextmanager
-    def _packed_attention(self) -> Iterator[None]:
-        usual = self._model.config._attn_implementation
-        self._model.set_attn_implementation(forward.ATTENTION)
-        try:
-            yield
-        finally:
-            self._model.set_attn_implementation(usual)
+            finally:
+                self._model.set_attn_implementation(usual)
 
     def _shared_is_exact(self) -> bool:
         """Compare `shared` with `single` on a few random tokens."""
@@ -130,3 +120,54 @@ class Student:
         expected = [value for row in self._logprobs("single", trees) for value in row]
         gap = sum(abs(a - b) for a, b in zip(values, expected, strict=True)) / len(values)
         return gap < (1e-4 if self._model.dtype == torch.float32 else 0.1)
+
+
+def vllm_scores(engine: VLLMEngine, groups: Sequence[EncodedGroup]) -> list[ScoredReason]:
+    """Return what `Student.score` does, to 1e-3 nats per token in float32: for a student that needs several devices.
+
+    A prompt is computed once, and its reasons read it from the prefix cache, in blocks of `VLLMEngine.cached_tokens`.
+    The cache is emptied before each batch, so that scores depend on the batch alone.
+
+    Raises:
+        EngineError: prompt, reason and verdict do not fit into `engine.max_model_len`.
+    """
+    engine.reset_prefix_cache()
+    shared_prompts = (
+        Request(f"prompt-{number}", group.prompt_ids, max_tokens=1)
+        for number, group in enumerate(groups)
+        if len(group.continuations) > 1 and len(group.prompt_ids) >= engine.cached_tokens
+    )
+    for _ in engine.complete(shared_prompts):
+        pass  # only to fill the cache
+    # Equal sequences are computed once: they would read each other from the cache for most of their length.
+    starts = {(*g.prompt_ids, *c.ids): len(g.prompt_ids) for g in groups for c in g.continuations}
+    logprobs = _continuation_logprobs(engine, starts)
+    scores = []
+    for group in groups:
+        for continuation in group.continuations:
+            values = logprobs[(*group.prompt_ids, *continuation.ids)]
+            picked = [values[place] for place in continuation.scored_positions]
+            scores.append(scored_reason(group.prompt, continuation, picked))
+    return scores
+
+
+def _continuation_logprobs(
+    engine: VLLMEngine, starts: Mapping[tuple[int, ...], int]
+) -> dict[tuple[int, ...], list[float]]:
+    """Return sequence -> log p (nats) of every token from its start on.
+
+    Two reasons with a common beginning share blocks of the cache beyond the prompt. The log-probabilities that a sequence
+    lacks for that reason are requested again, from the end: each time at least one token more.
+    """
+    logprobs: dict[tuple[int, ...], list[float]] = {sequence: [] for sequence in starts}
+    missing = {sequence: len(sequence) for sequence in starts}
+    while missing:
+        sequences = list(missing)
+        prefixes = [sequence[:end] for sequence, end in missing.items()]
+        missing = {}
+        for place, first, values in engine.prompt_logprobs(prefixes):
+            sequence = sequences[place]
+            logprobs[sequence] = values + logprobs[sequence]
+            if first > starts[sequence]:
+                missing[sequence] = first
+    return {sequence: logprobs[sequence][start - len(sequence) :] for sequence, start in starts.items()}
