@@ -36,7 +36,7 @@ def write_model_card(folder: Path, judge: str) -> Path:
         ConfigError: the run has no such judge.
         DataError: a file of the folder is missing or broken, or the card cannot be written.
     """
-    run = read_run(folder, results=False)
+    run = read_run(folder)
     judges = run.manifest.recipe.get("judges", {})
     if judge not in judges:
         hint = f"its judges are: {', '.join(judges) or 'none'}"

@@ -65,7 +65,7 @@ class ModelRun:
 
     Attributes:
         score, diagnostics, cost: from scores.json.
-        results: pair id -> result; empty where the run was read without results.
+        results: pair id -> result.
         ratings: of a judge that rates each answer alone, row id -> the ratings of the row's answers; else empty.
     """
 
@@ -131,12 +131,8 @@ class _RowRating(Rating):
     row: str = field(kw_only=True)
 
 
-def read_run(folder: Path, *, results: bool = True) -> RunFiles:
-    """Read the files of stage 3.
-
-    Args:
-        folder: the run folder.
-        results: also read every model's results on every comparison.
+def read_run(folder: Path) -> RunFiles:
+    """Read the files of stage 3 in a run folder.
 
     Raises:
         DataError: a file is missing, is broken, or does not fit the others.
@@ -147,23 +143,20 @@ def read_run(folder: Path, *, results: bool = True) -> RunFiles:
         if not _NAME.fullmatch(name):
             raise DataError(f"{name!r} cannot be the name of a folder", location=str(path), hint=_HINT)
     benchmarks = [
-        _read_benchmark(folder / "evaluate" / key, entry, results) for key, entry in scores.benchmarks.items()
+        _read_benchmark(folder / "evaluate" / key, entry) for key, entry in scores.benchmarks.items()
     ]
     manifest = read_json(folder / "manifest" / "evaluate.json", Manifest)
     return RunFiles(scores.run, manifest, tuple(benchmarks))
 
 
-def _read_benchmark(folder: Path, entry: BenchmarkRun, with_results: bool) -> BenchmarkRun:
+def _read_benchmark(folder: Path, entry: BenchmarkRun) -> BenchmarkRun:
     rows = _read_rows(folder / "rows.jsonl", entry.rows)
     rates = entry.mode == "ratings"
     # The keys of scores.json are sorted, which is not the order of the models.
     names = sorted(entry.models, key=lambda name: (name != BASE, name == SCALAR, name))
-    models = {name: _read_cost(folder / name / "seconds.json", entry.models[name]) for name in names}
-    if with_results:
-        models = {
-            name: _read_results(folder / name, model, rows, rates and name != SCALAR)
-            for name, model in models.items()
-        }
+    models = {
+        name: _read_model(folder / name, entry.models[name], rows, rates and name != SCALAR) for name in names
+    }
     # The score has the name of a toy benchmark, whose sections are another benchmark's.
     title = models[names[0]].score.benchmark if models else entry.name
     title += f", {folder.name}" if folder.name != entry.kind else ""
@@ -188,13 +181,11 @@ def _read_rows(path: Path, count: int) -> tuple[Row, ...]:
     return rows
 
 
-def _read_cost(path: Path, model: ModelRun) -> ModelRun:
-    if model.cost is None or not path.exists():
-        return model
-    return replace(model, cost=replace(model.cost, seconds=read_json(path, float)))
-
-
-def _read_results(folder: Path, model: ModelRun, rows: Sequence[Row], rates: bool) -> ModelRun:
+def _read_model(folder: Path, model: ModelRun, rows: Sequence[Row], rates: bool) -> ModelRun:
+    """Return a model with its time, results and ratings."""
+    cost, path = model.cost, folder / "seconds.json"
+    if cost is not None and path.exists():
+        cost = replace(cost, seconds=read_json(path, float))
     path = folder / "results.jsonl"
     results = {result.pair_id: result for result in _read_lines(path, PairResult)}
     pair_ids = {pair.id for row in rows for pair in row.pairs}
@@ -210,7 +201,7 @@ def _read_results(folder: Path, model: ModelRun, rows: Sequence[Row], rates: boo
         for row in rows:
             if len(ratings.get(row.id, ())) != len(row.answers):
                 raise DataError(f"ratings of row {row.id} are missing", location=str(path), hint=_HINT)
-    return replace(model, results=results, ratings=ratings)
+    return replace(model, cost=cost, results=results, ratings=ratings)
 
 
 def read_json(path: Path, kind: type[Record]) -> Record:
