@@ -175,13 +175,12 @@ def read_rescue(
 
     With token ids the rescue is one token, A or B: the letters' probabilities decide, and equal ones are a tie.
     """
-    winner: Winner | None
-    if tokens is None:
-        probability, winner = None, grammar.last(completion.text)
-    elif (probability := prob_a(completion.logprobs.get(0, {}), tokens)) is None:
-        winner = None
-    else:
+    winner: Winner | None = None
+    probability = prob_a(completion.logprobs.get(0, {}), tokens) if tokens else None
+    if probability is not None:
         winner = winner_by_share(probability)
+    elif tokens is None:
+        winner = grammar.last(completion.text)
     if completion.finish_reason == "error" or winner is None:
         return first
     return replace(
