@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasongenrm.report.pages import environment, fenced
+from reasongenrm.report.pages import code_block, environment
 
 pytestmark = pytest.mark.unit
 
@@ -29,5 +29,5 @@ def test_embedded_json_is_the_value_and_never_markup(value: Any) -> None:
 
 @given(st.text(alphabet="`~a\n", max_size=40))
 def test_a_fence_is_longer_than_any_in_the_text(text: str) -> None:
-    opening, *_, closing = fenced(text, "yaml").split("\n")
+    opening, *_, closing = code_block(text, "yaml").split("\n")
     assert opening == f"{closing}yaml" and set(closing) == {"`"} and closing not in text

@@ -251,26 +251,28 @@ def setting_differences(before: Manifest, after: Manifest) -> list[dict[str, str
     recipes = [{key: value for key, value in one.recipe.items() if key != "name"} for one in both]
     rank = {section: place for place, section in enumerate(_FIRST_SETTINGS)}
     differences = sorted(
-        _unequal(*recipes), key=lambda one: (rank.get(one[0].split(".")[0], len(rank)), one[0])
+        _differences(*recipes), key=lambda one: (rank.get(one[0].split(".")[0], len(rank)), one[0])
     )
-    files = _unequal(*map(_file_hashes, both))
+    files = _differences(*map(_file_hashes, both))
     differences += [(f"file {name}", old, new) for name, old, new in files if None not in (old, new)]
     differences += [
-        (f"package {name}", old, new) for name, old, new in _unequal(before.versions, after.versions)
+        (f"package {name}", old, new) for name, old, new in _differences(before.versions, after.versions)
     ]
-    differences += _unequal(*({"git": one.git, "python": one.python, "machine": one.machine} for one in both))
+    differences += _differences(
+        *({"git": one.git, "python": one.python, "machine": one.machine} for one in both)
+    )
     return [
         {"setting": name, "before": _value_text(old), "after": _value_text(new)}
         for name, old, new in differences
     ]
 
 
-def _unequal(before: Any, after: Any, *, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _differences(before: Any, after: Any, *, key: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield the dotted key and both values of every leaf that differs, in the order of the keys; None is absent."""
     if isinstance(before, dict) and isinstance(after, dict):
         for name in sorted(before.keys() | after.keys()):
             dotted = f"{key}.{name}" if key else str(name)
-            yield from _unequal(before.get(name), after.get(name), key=dotted)
+            yield from _differences(before.get(name), after.get(name), key=dotted)
     elif before != after:
         yield key, before, after
 

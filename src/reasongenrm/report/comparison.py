@@ -195,7 +195,7 @@ def _labels(folders: Sequence[Path], names: Sequence[str]) -> list[str]:
     """Return a label for every run: its name, or for runs of one name as many parts of the path as tell them apart."""
     for depth in range(max(len(folder.parts) for folder in folders) + 1):
         labels = [
-            _plain("/".join(folder.parts[-depth:]) if depth and names.count(name) > 1 else name)
+            _printable_name("/".join(folder.parts[-depth:]) if depth and names.count(name) > 1 else name)
             for folder, name in zip(folders, names, strict=True)
         ]
         if len(set(labels)) == len(labels):
@@ -203,7 +203,7 @@ def _labels(folders: Sequence[Path], names: Sequence[str]) -> list[str]:
     return [f"{label} ({number})" for number, label in enumerate(labels, 1)]
 
 
-def _plain(name: str) -> str:
+def _printable_name(name: str) -> str:
     """Return a name on one line that any terminal can show."""
     return "".join(c if c.isprintable() else "?" for c in one_line(printable(name))) or "?"
 
@@ -241,7 +241,7 @@ def compare_models(reference: ComparedModel, model: ComparedModel) -> ModelCompa
         only_reference=only[0],
         only_model=only[1],
         unlike=unlike,
-        scores=(_published(reference, scored[0]), _published(model, scored[1])),
+        scores=(_file_score(reference, scored[0]), _file_score(model, scored[1])),
         difference=difference,
         interval=interval,
         paired=mcnemar([name == "right" for name in after], [name == "right" for name in before]),
@@ -267,7 +267,7 @@ def _benchmark(compared: ComparedModel, rows: Sequence[Row]) -> Benchmark:
     return BENCHMARKS[kind]
 
 
-def _published(compared: ComparedModel, scored: ScoredBenchmark) -> BenchmarkScore:
+def _file_score(compared: ComparedModel, scored: ScoredBenchmark) -> BenchmarkScore:
     """Return the score of scores.json, whose interval may come from another seed, where it is of the same rows."""
     score = compared.model.score
     same = (score.rows, score.score) == (scored.score.rows, scored.score.score)

@@ -68,7 +68,9 @@ def payload(benchmark: BenchmarkRun) -> dict[str, Any]:
 def _ratings(model: ModelRun, row_id: str) -> list[dict[str, Any]] | None:
     if not model.ratings:
         return None
-    return [{"rating": one.rating, "outcome": one.outcome, **_sampled(one)} for one in model.ratings[row_id]]
+    return [
+        {"rating": one.rating, "outcome": one.outcome, **_sample_fields(one)} for one in model.ratings[row_id]
+    ]
 
 
 def _result(model: ModelRun, pair_id: str) -> dict[str, Any]:
@@ -77,24 +79,24 @@ def _result(model: ModelRun, pair_id: str) -> dict[str, Any]:
         {
             "order": one.order,
             "winner": one.winner,
-            "a": _rounded(one.prob_a),
+            "a": _round(one.prob_a),
             "outcome": outcome,
-            **_sampled(one),
+            **_sample_fields(one),
         }
         for one, outcome in zip(result.verdicts, result.outcomes, strict=False)
     ]
     return {
         "outcome": pair_outcome(result),
         # The difference of two ratings is not a log-odds, unlike that of a scalar head's scores.
-        "p": None if model.ratings else _rounded(probability_right(result)),
+        "p": None if model.ratings else _round(probability_right(result)),
         "scores": result.scores,
         "verdicts": verdicts,
     }
 
 
-def _sampled(one: Verdict | Rating) -> dict[str, Any]:
+def _sample_fields(one: Verdict | Rating) -> dict[str, Any]:
     return {"reason": shorten(one.reason), "rescued": one.rescued, "tokens": one.tokens}
 
 
-def _rounded(probability: float | None) -> float | None:
+def _round(probability: float | None) -> float | None:
     return None if probability is None else round(probability, 4)

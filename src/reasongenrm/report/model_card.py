@@ -13,7 +13,7 @@ import yaml
 from reasongenrm.errors import ConfigError
 from reasongenrm.report.pages import printable, render
 from reasongenrm.report.run_files import BASE, SCALAR, BenchmarkRun, ModelRun, RunFiles, read_json, read_run
-from reasongenrm.report.run_table import facts, ordered, run_table
+from reasongenrm.report.run_table import facts, run_table, sections_and_subsets
 from reasongenrm.report.tables import one_line
 from reasongenrm.store import write_text
 
@@ -104,7 +104,10 @@ def _eval_results(run: RunFiles, judged: Sequence[tuple[BenchmarkRun, ModelRun]]
     datasets = [b.kind if _is_local(run, b.path) else b.path for b, _ in judged]
     for dataset, (benchmark, model) in zip(datasets, judged, strict=True):
         score = model.score
-        shares = {"score": score.score, **{name: score.sections.get(name) for name in ordered(benchmark)[0]}}
+        shares = {
+            "score": score.score,
+            **{name: score.sections.get(name) for name in sections_and_subsets(benchmark)[0]},
+        }
         shares |= {"strict": score.strict, "consistency": model.diagnostics.consistency}
         for name, share in shares.items():
             if share is not None:

@@ -46,7 +46,7 @@ def environment() -> Environment:
     # `tojson` escapes what can end a <script> or begin a comment, and all that is not ASCII.
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     environment.filters.update(csp_hash=csp_hash, png_source=png_source, thousands="{:,}".format)
-    environment.filters.update(md=escape_markdown, code=fenced, percent=percent)
+    environment.filters.update(md=escape_markdown, code=code_block, percent=percent)
     return environment
 
 
@@ -61,7 +61,7 @@ def png_source(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
-def fenced(text: str, language: str) -> str:
+def code_block(text: str, language: str) -> str:
     """Return text as a Markdown code block whose fence is longer than any run of backticks in it."""
     longest = max((len(run) for run in re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)

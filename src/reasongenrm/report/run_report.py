@@ -12,7 +12,7 @@ from reasongenrm.report.charts import Estimate, bias_chart, interval_bars, relia
 from reasongenrm.report.explorer import OUTCOME_NOTES, payload
 from reasongenrm.report.pages import render
 from reasongenrm.report.run_files import BenchmarkRun, Manifest, read_run
-from reasongenrm.report.run_table import facts, metric_lines, ordered, run_table
+from reasongenrm.report.run_table import facts, metric_lines, run_table, sections_and_subsets
 from reasongenrm.store import atomic_writer, write_text
 
 Plots = Mapping[str, tuple[str, bytes]]
@@ -51,7 +51,7 @@ def write_report(folder: Path) -> Path:
 
 def plots(benchmark: BenchmarkRun) -> Plots:
     """Return a benchmark's pictures: sections, subsets, reliability, biases; those with nothing to show are left out."""
-    sections, subsets = ordered(benchmark)
+    sections, subsets = sections_and_subsets(benchmark)
     scores = {name: model.score for name, model in benchmark.models.items()}
     diagnostics = {name: model.diagnostics for name, model in benchmark.models.items()}
     by_section: dict[str, list[Estimate]] = {

@@ -46,7 +46,7 @@ class MetricLine(NamedTuple):
     cells: tuple[str, ...]
 
 
-def ordered(benchmark: BenchmarkRun) -> tuple[list[str], list[str]]:
+def sections_and_subsets(benchmark: BenchmarkRun) -> tuple[list[str], list[str]]:
     """Return the benchmark's sections and subsets.
 
     Those of its rows come first, in the order of the rows, since the keys of scores.json are sorted.
@@ -81,7 +81,7 @@ def _model_cells(benchmark: BenchmarkRun, model: ModelRun) -> Iterator[tuple[str
     """Yield the group, the label and the cell of every line."""
     score = model.score
     yield "Score", "score [95%]", score_cell(score)
-    for name in ordered(benchmark)[0]:
+    for name in sections_and_subsets(benchmark)[0]:
         cell = with_interval(score.sections.get(name), score.section_interval(name))
         yield "Score", f"{name} [95%]", cell
     yield "Score", "swap mean", percent(score.swap_mean)
