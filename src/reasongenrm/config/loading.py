@@ -175,4 +175,5 @@ def section(kind: type[Config], keys: Mapping[str, Any] | Strict, location: str)
     if isinstance(keys, kind):
         return keys
     raw = keys.model_dump() if isinstance(keys, Strict) else keys
-    return validate(kind, raw, f"{location}." if location else "", f"keys: {', '.join(kind.model_fields)}")
+    hint = f"see {kind.__module__}.{kind.__name__}"
+    return validate(kind, raw, f"{location}." if location else "", hint)
