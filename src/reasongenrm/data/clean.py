@@ -6,7 +6,6 @@ MinHash: Broder 1997, "On the resemblance and containment of documents". Bands: 
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from reasongenrm.config.prepare import NearDuplicateConfig
 from reasongenrm.data.ngrams import HashedTexts, batches, hash_factors, normalized, words
-from reasongenrm.records import Drop, HasPair, PreferencePair
+from reasongenrm.records import Drop, HasPair, PreferencePair, content_id
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,13 +51,8 @@ class PairKey(NamedTuple):
 
 def pair_key(pair: PreferencePair) -> PairKey:
     """Return a pair's key; `clean` spends nearly all its time here, so that it may run in other processes."""
-    ordered = pair.chosen <= pair.rejected
-    answers = (pair.chosen, pair.rejected) if ordered else (pair.rejected, pair.chosen)
-    texts = [text for turn in pair.history for text in (turn["role"], turn["content"])] + [*answers]
-    # With their lengths in front, so that two lists of texts never have the same bytes.
-    content = f"{','.join([str(len(text)) for text in texts])}:{''.join(texts)}".encode()
-    digest = hashlib.blake2b(content, digest_size=8).digest()
-    return PairKey(pair.id, pair.source, int.from_bytes(digest, "big") >> 1, ordered)
+    content = int(content_id(pair.history, sorted((pair.chosen, pair.rejected))), 16) >> 1
+    return PairKey(pair.id, pair.source, content, pair.chosen <= pair.rejected)
 
 
 def filter_pairs(
@@ -189,12 +183,9 @@ class NearDuplicates:
 
         texts: list[tuple[int, list[str]]] = []  # the group is 3 * pair + (0 history, 1 chosen, 2 rejected)
         for number, pair in enumerate(pairs):
-            turns = [turn["content"] for turn in pair.history if turn["role"] != "system"]
-            texts += [(3 * number, self._words(turn)) for turn in turns]
-            texts += [
-                (3 * number + 1, self._words(pair.chosen)),
-                (3 * number + 2, self._words(pair.rejected)),
-            ]
+            turns = [(0, turn["content"]) for turn in pair.history if turn["role"] != "system"]
+            parts = [*turns, (1, pair.chosen), (2, pair.rejected)]
+            texts += [(3 * number + part, self._words(text)) for part, text in parts]
         hashed = HashedTexts(texts)
         shingles, starts = hashed.ngrams(self.config.shingle)
         sizes = np.bincount(hashed.group[starts], minlength=3 * len(pairs))

@@ -273,10 +273,9 @@ class Decontaminator:
         self, hashed: HashedTexts, part: Part, n: int, texts: Sequence[tuple[int, list[str]]]
     ) -> Overlaps:
         overlaps: Overlaps = {}
-        if (part, n) not in self._indexes:
-            return overlaps
         hashes, starts = hashed.ngrams(n)
-        for place, rows in self._indexes[part, n].find(hashes):
+        index = self._indexes.get((part, n))
+        for place, rows in index.find(hashes) if index else ():
             start = int(starts[place])
             text = int(hashed.owner[start])
             pair_number, text_words = texts[text]
@@ -293,11 +292,10 @@ class Decontaminator:
         """Add the rows whose short prompt is a user turn of the pair, or all user turns together."""
         for number, pair in enumerate(pairs):
             turns = [words(turn["content"]) for turn in pair.history if turn["role"] == "user"]
-            if len(turns) > 1:
-                turns.append([word for turn in turns for word in turn])
-            for turn in turns:
-                if SHORTEST <= len(turn) < n:
-                    text = " ".join(turn)
+            together = [word for turn in turns for word in turn]
+            for prompt in (*turns, together):
+                if SHORTEST <= len(prompt) < n:
+                    text = " ".join(prompt)
                     for row in self._short_prompts.get(text, ()):
                         overlaps.setdefault((number, row), (1, True, text))
 

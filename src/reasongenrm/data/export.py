@@ -136,9 +136,7 @@ def _escape(value: Any) -> Any:
     """Escape the markers in the contents of messages; anything else is returned unchanged."""
     if not isinstance(value, list):
         return value
-    return [
-        Message(role=turn["role"], content=_MARKER.sub(r"\g<0>" + "\\\\", turn["content"])) for turn in value
-    ]
+    return [turn | {"content": _MARKER.sub(r"\g<0>\\", turn["content"])} for turn in value]
 
 
 def _answer(turns: Sequence[Message]) -> str:

@@ -221,10 +221,8 @@ def _pairs(prompts: list[RankedPrompt], drops: list[Drop], source: str) -> Itera
     for prompt in prompts:
         comparisons = list(_comparisons(prompt))
         if not comparisons:
-            count = len(prompt.answers)
-            problem = (
-                "Only one usable answer" if count == 1 else f"No two of the {count} answers differ in rank"
-            )
+            n = len(prompt.answers)
+            problem = "Only one usable answer" if n == 1 else f"No two of the {n} answers differ in rank"
             detail = f"{problem} for this prompt; give it answers of at least two ranks."
             yield Drop(prompt.location, source, "nothing_to_compare", detail, "load")
         for better, worse, distance in comparisons:

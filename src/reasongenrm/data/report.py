@@ -100,11 +100,9 @@ class DataReport:
         """
         total = _SourceCounts()
         for source, counts in sorted(self._sources.items()):
-            if counts.loaded != counts.kept + counts.drops.total():
-                raise AssertionError(
-                    f"data report of source {source!r}: {counts.loaded} in, but {counts.kept} kept"
-                    f" + {counts.drops.total()} dropped"
-                )
+            kept, dropped = counts.kept, counts.drops.total()
+            problem = f"source {source!r}: {counts.loaded} in, but {kept} kept + {dropped} dropped"
+            assert counts.loaded == kept + dropped, problem
             total.add(counts)
         return {
             "unit": UNIT,
