@@ -23,7 +23,7 @@ from reasongenrm.config.recipe import Recipe
 from reasongenrm.records import SELECTORS
 from reasongenrm.report.tables import grid
 from reasongenrm.run import Run
-from reasongenrm.stages.selection import compare_selectors
+from reasongenrm.stages.reasons import compare_selectors
 
 LINKED_FILES = ("pairs.jsonl", "prompts.jsonl", "dropped.jsonl", "contamination.jsonl", "pairs_report.json", "reasons", "scored.jsonl")  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent

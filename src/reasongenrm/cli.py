@@ -197,7 +197,7 @@ def _stage(options: argparse.Namespace) -> None:
 
 
 def _select(options: argparse.Namespace) -> None:
-    from reasongenrm.stages.selection import select
+    from reasongenrm.stages.reasons import select
 
     select(_recipe(options), options.selector or (), options.against)
 
@@ -282,12 +282,13 @@ def _scalar_rows(options: argparse.Namespace) -> None:
 
 
 def _toy(options: argparse.Namespace) -> None:
-    from reasongenrm.demo.build import base, build
+    from reasongenrm.demo.base import build_base
+    from reasongenrm.demo.build import build
 
     if options.toy == "build":
         build(options.out, pairs=options.pairs, rows=options.rows, seed=options.seed)
     else:
-        base(options.out, seed=options.seed)
+        build_base(Path(options.out), seed=options.seed)
 
 
 def main(argv: list[str] | None = None) -> int:

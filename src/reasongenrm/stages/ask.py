@@ -27,7 +27,6 @@ WINDOW = 512
 MOST_ANSWERS = 256
 """Limit for one row: a round robin of 256 answers takes 32,640 comparisons."""
 
-
 Result = tuple[dict[str, Any], list[Comparison]]
 """A row's result as JSON, and the comparisons behind it."""
 
@@ -102,11 +101,8 @@ def _score(judge: Judge, rows: Sequence[AnswersRow]) -> Iterator[Result]:
 def _ranking_columns(ranking: Ranking) -> dict[str, Any]:
     names = ("winner", "prob_a", "outcome", "reason", "reasons")
     games = [
-        {
-            "first": game.first,
-            "second": game.second,
-            **{name: getattr(game.comparison, name) for name in names},
-        }
+        {"first": game.first, "second": game.second}
+        | {name: getattr(game.comparison, name) for name in names}
         for game in ranking.games
     ]
     return {"order": ranking.order, "ratings": ranking.ratings, "unread": ranking.unread, "games": games}
@@ -150,8 +146,7 @@ def ask(verb: str, start: Callable[[], Judge], source: str, target: str) -> None
     Args:
         verb: one of VERBS.
         start: starts the judge; called only when a row is left to judge.
-        source: a JSONL file, or `-` for stdin.
-        target: a JSONL file, or `-` for stdout.
+        source, target: see `write_results`.
 
     Raises:
         ConfigError, DataError: see `write_results`.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from reasongenrm.report.run_report import write_report
 from reasongenrm.report.tables import score_table
 from reasongenrm.run import Run, file_hash
 from reasongenrm.scalar.model import ScalarRewardModel
-from reasongenrm.stages.rating import check_rating, uncalibrated, write_ratings
+from reasongenrm.stages.rating import UNREAD_RATING, check_rating, rating_counts, rating_result, uncalibrated
 from reasongenrm.store import PartStore, read_jsonl, to_json, write_json, write_jsonl, write_text
 
 BASE = "base"
@@ -115,11 +116,9 @@ def _benchmark(config: BenchmarkConfig) -> Benchmark:
 def benchmark_rows(recipe: Recipe, name: str) -> Iterator[Row | Drop]:
     """Yield the rows of a benchmark, at most `limit` of them."""
     config = recipe.evaluate.benchmarks[name]
-    limits = [limit for limit in (recipe.limit, config.limit) if limit is not None]
+    limit = min(filter(None, (recipe.limit, config.limit)), default=None)
     benchmark = _benchmark(config)
-    return benchmark.rows(
-        config.location, split=config.split, revision=config.revision, limit=min(limits, default=None)
-    )
+    return benchmark.rows(config.location, split=config.split, revision=config.revision, limit=limit)
 
 
 def _read_rows(recipe: Recipe, run: Run, name: str) -> tuple[list[Row], int]:
@@ -195,8 +194,9 @@ def _judge(recipe: Recipe, run: Run, judge: ServedJudge, name: str, rows: Sequen
     prompts = benchmark_prompts(recipe, pairs)
     grammar = PromptFile.load(recipe.prompts).verdict
     task = VerdictTask(recipe.evaluate, judge.encoder, judge.max_model_len, grammar, seed=recipe.seed)
-    verdicts, cost = _ask(recipe, run, judge, name, "judging", prompts, task)
-    write_jsonl(run.path("evaluate", name, judge.name, "verdicts.jsonl"), map(to_json, verdicts))
+    folder = run.path("evaluate", name, judge.name)
+    verdicts, cost = _ask(recipe, folder, judge, f"{name}: judging with {judge.name}", prompts, task)
+    write_jsonl(folder / "verdicts.jsonl", map(to_json, verdicts))
     verdicts_by_pair: defaultdict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
         verdicts_by_pair[verdict.pair_id].append(verdict)
@@ -212,29 +212,34 @@ def _rate(recipe: Recipe, run: Run, judge: ServedJudge, name: str, rows: Sequenc
     prompts_by_row = [[rating_prompt(row.history, answer, wording) for answer in row.answers] for row in rows]
     prompts = list({prompt.id: prompt for prompts in prompts_by_row for prompt in prompts}.values())
     task = RatingTask(recipe.evaluate, judge.encoder, judge.max_model_len, seed=recipe.seed)
-    ratings, cost = _ask(recipe, run, judge, name, "rating", prompts, task)
+    folder = run.path("evaluate", name, judge.name)
+    ratings, cost = _ask(recipe, folder, judge, f"{name}: rating with {judge.name}", prompts, task)
     rating_by_id = {rating.id: rating for rating in ratings}
-    ratings_by_row = [[rating_by_id[prompt.id] for prompt in prompts] for prompts in prompts_by_row]
-    kind, folder = recipe.evaluate.benchmarks[name].kind, run.path("evaluate", name, judge.name)
-    return write_ratings(folder, f"{name}: rated by {judge.name}", kind, rows, ratings_by_row), cost
+    unread = UNREAD_RATING.get(recipe.evaluate.benchmarks[name].kind)
+    lines: list[dict[str, Any]] = []
+    results: Results = {}
+    for row, row_prompts in zip(rows, prompts_by_row, strict=True):
+        answers = [rating_by_id[prompt.id] for prompt in row_prompts]
+        for place, rating in enumerate(answers):
+            lines.append({"row": row.id, "answer": place, "right": place < row.right} | to_json(rating))
+        for pair, (right, wrong) in zip(row.pairs, row.places, strict=True):
+            results[pair.id] = rating_result(pair, answers[right], answers[wrong], unread=unread)
+    counts = rating_counts([rating_by_id[prompt.id] for prompt in chain.from_iterable(prompts_by_row)])
+    write_jsonl(folder / "ratings.jsonl", lines)
+    write_json(folder / "rating_counts.json", counts)
+    say(f"{name}: rated by {judge.name}: " + ", ".join(f"{count} {key}" for key, count in counts.items()))
+    return results, cost
 
 
 def _ask(
-    recipe: Recipe,
-    run: Run,
-    judge: ServedJudge,
-    name: str,
-    action: str,
-    prompts: Sequence[P],
-    task: JudgeTask[P, J],
+    recipe: Recipe, folder: Path, judge: ServedJudge, title: str, prompts: Sequence[P], task: JudgeTask[P, J]
 ) -> tuple[list[J], Cost]:
     """Return the judgements of all prompts and their cost; only completions that are not stored yet are requested."""
-    folder = run.path("evaluate", name, judge.name)
     store = PartStore(folder / "completions.jsonl")
     if not store.finished:
         engine = judge.engine()
         began = time.perf_counter()
-        with bar(f"{name}: {action} with {judge.name}", len(prompts) * recipe.evaluate.votes) as progress:
+        with bar(title, len(prompts) * recipe.evaluate.votes) as progress:
             ask_all(prompts, engine, task, store, adapter=judge.adapter, progress=progress)
         # Not in scores.json: it differs from run to run, and after a kill it counts only the last start.
         write_json(folder / "seconds.json", round(time.perf_counter() - began, 3))
@@ -247,11 +252,8 @@ def _ask(
 def benchmark_prompts(recipe: Recipe, pairs: Sequence[PreferencePair]) -> list[JudgePrompt]:
     """Return the judge prompts of all pairs, in their order."""
     wording, both_orders = PromptFile.load(recipe.prompts), recipe.evaluate.both_orders
-    return [
-        prompt
-        for pair in pairs
-        for prompt in placed_prompts(pair, wording, seed=recipe.seed, both_orders=both_orders)
-    ]
+    prompts = (placed_prompts(pair, wording, seed=recipe.seed, both_orders=both_orders) for pair in pairs)
+    return list(chain.from_iterable(prompts))
 
 
 def _scalar_results(run: Run, benchmark: str, rows: Sequence[Row]) -> Results:

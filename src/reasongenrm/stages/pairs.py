@@ -101,7 +101,6 @@ def rendered_pairs(recipe: Recipe, *, measure: bool = True) -> Iterator[Rendered
     """Yield every row of the sources as a rendered pair or a Drop of stage `load`, in the order of the rows.
 
     Args:
-        recipe: the recipe.
         measure: count tokens, apply the length policy, detect languages, and compare the answers for leaks.
     """
     rows = source_rows(recipe.data.sources, recipe.limit)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
@@ -24,27 +23,18 @@ from reasongenrm.train.sft import check_training
 CHOICE_KEYS = {"selector", "formula", "threshold"}
 """Keys of `select` that only choose among scored reasons: a change, as one of `records`, samples no reason again."""
 
-CONNECTION_KEYS = {
-    "urls",
-    "url",
-    "api_key_env",
-    "max_concurrent",
-    "timeout",
-    "max_retries",
-    "batch",
-    "poll_seconds",
-}
-"""Keys of a teacher's server that do not change its reasons: a run may continue with other servers."""
+SERVER_KEYS = ("kind", "model", "api")
+"""Keys of a teacher's server that change its reasons: a run may continue with other servers of the same model."""
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
     """Return the settings that change pairs, reasons or scores."""
     keys = {"seed", "limit", "model", "engine", "prompts", "templates", "data", "teachers", "select"}
-    connections = {name: {"server": CONNECTION_KEYS} for name, one in recipe.teachers.items() if one.server}
-    return {
-        **recipe.model_dump(
-            mode="json", include=keys, exclude={"select": CHOICE_KEYS, "teachers": connections}
-        ),
+    values = recipe.model_dump(mode="json", include=keys, exclude={"select": CHOICE_KEYS})
+    for teacher in values["teachers"].values():
+        if server := teacher["server"]:
+            teacher["server"] = {key: server[key] for key in SERVER_KEYS if key in server}
+    return values | {
         "judges": sorted({judge.template for judge in recipe.judges.values()}),
         "files": {path: file_hash(path) for path in _input_paths(recipe)},
     }
@@ -84,25 +74,23 @@ def prepare(recipe: Recipe) -> None:
     with run.claim(settings(recipe)):
         report_file = run.path("data_report.json")
         if report_file.exists():
-            if _read_json(report_file)["choices"] == _choices(recipe):
+            if json.loads(report_file.read_text(encoding="utf-8"))["choices"] == _choices(recipe):
                 say(f"{run.folder}: already prepared")
                 return
             report_file.unlink()  # of other choices; the new report is written last
         pairs_file = run.path("pairs_report.json")
         if not pairs_file.exists():
             write_json(pairs_file, write_pairs(recipe, run))
-        report = _read_json(pairs_file)
+        report = json.loads(pairs_file.read_text(encoding="utf-8"))
         prompt_count = sum(report["total"]["judge_prompts"][letter] for letter in "AB")
         say(f"{report['total']['kept']} pairs, {prompt_count} judge prompts")
         report |= _records(recipe, run, prompt_count)
-        report |= _agreement(recipe)
+        ranked = [source.path for source in recipe.data.sources if source.kind == "ranked"]
+        if agreements := {path: value for path in ranked if (value := agreement(path)) is not None}:
+            report["agreement"] = agreements
         report["choices"] = _choices(recipe)
         write_report(report, report_file, run.path("data_report.html"))
         say(f"stage 1 done: {run.path('data_report.html')}")
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _records(recipe: Recipe, run: Run, prompt_count: int) -> dict[str, Any]:
@@ -124,10 +112,3 @@ def _records(recipe: Recipe, run: Run, prompt_count: int) -> dict[str, Any]:
         sections["general"] = general
     say("records: " + ", ".join(f"{count} {name}" for name, count in records.items()))
     return sections
-
-
-def _agreement(recipe: Recipe) -> dict[str, Any]:
-    """Return the section `agreement` of the report, if a ranked source has several annotators."""
-    paths = [source.path for source in recipe.data.sources if source.kind == "ranked"]
-    agreement_by_path = {path: value for path in paths if (value := agreement(path)) is not None}
-    return {"agreement": agreement_by_path} if agreement_by_path else {}

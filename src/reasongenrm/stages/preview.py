@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import yaml
 
@@ -12,7 +12,7 @@ from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import show
 from reasongenrm.data.sources import load_sources
 from reasongenrm.errors import DataError
-from reasongenrm.records import Drop, JudgePrompt, PreferencePair
+from reasongenrm.records import Drop, PreferencePair
 from reasongenrm.rows.turns import BadRow, read_prompt
 from reasongenrm.stages.evaluate import benchmark_rows
 from reasongenrm.store import read_jsonl
@@ -25,7 +25,6 @@ def preview(recipe: Recipe, stage: str) -> None:
     """Print the resolved recipe, row counts and two rendered prompts of a stage; write nothing.
 
     Args:
-        recipe: the resolved recipe.
         stage: `prepare`, `train` or `evaluate`.
     """
     show(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
@@ -46,15 +45,13 @@ def _benchmark_pairs(recipe: Recipe) -> Iterator[PreferencePair | Drop]:
 def _preview_pairs(recipe: Recipe, pairs: Iterable[PreferencePair | Drop]) -> None:
     prompt_file = PromptFile.load(recipe.prompts)
     counts: Counter[str] = Counter()
-    examples: list[JudgePrompt] = []
+    examples: dict[str, str] = {}
     for pair in pairs:
         counts[f"dropped: {pair.reason}" if isinstance(pair, Drop) else f"source {pair.source}"] += 1
         if isinstance(pair, PreferencePair) and len(examples) < EXAMPLES:
-            examples += placed_prompts(pair, prompt_file, seed=recipe.seed, both_orders=False)
-    _print_counts(counts)
-    for prompt in examples:
-        show(f"--- prompt {prompt.id} (the better answer is {prompt.winner})")
-        show(prompt.messages[-1]["content"])
+            [prompt] = placed_prompts(pair, prompt_file, seed=recipe.seed, both_orders=False)
+            examples[f"{prompt.id} (the better answer is {prompt.winner})"] = prompt.messages[-1]["content"]
+    _print(counts, examples)
 
 
 def _preview_records(recipe: Recipe) -> None:
@@ -75,12 +72,12 @@ def _preview_records(recipe: Recipe) -> None:
                     hint = "see sft.jsonl for the columns"
                     raise DataError(error.detail, location=location, hint=hint) from None
                 examples[row.get("id") or location] = turns[-1]["content"]
-    _print_counts(counts)
-    for prompt_id, text in examples.items():
-        show(f"--- prompt {prompt_id}\n{text}")
+    _print(counts, examples)
 
 
-def _print_counts(counts: Counter[str]) -> None:
+def _print(counts: Counter[str], examples: Mapping[str, str]) -> None:
     show(f"rows: {counts.total()}")
     for name, count in sorted(counts.items()):
         show(f"  {name}: {count}")
+    for prompt, text in examples.items():
+        show(f"--- prompt {prompt}\n{text}")

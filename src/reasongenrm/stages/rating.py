@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.evaluate import BenchmarkKind
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.console import say
 from reasongenrm.errors import ConfigError
 from reasongenrm.metrics.diagnostics import Diagnostics
-from reasongenrm.records import PairResult, PreferencePair, Rating, Row
-from reasongenrm.store import to_json, write_json, write_jsonl
+from reasongenrm.records import PairResult, PreferencePair, Rating
 
 UNREAD_RATING: dict[BenchmarkKind, float] = {"rewardbench2": -1.0}
 """Rating of an answer whose rating cannot be read, in the official code of a benchmark: RewardBench 2 counts a value
@@ -36,32 +33,6 @@ def check_rating(recipe: Recipe) -> None:
             location=f"evaluate.benchmarks.{names[0]}.mode",
             hint="add the keys `rating` and `rating_delimiters`, as in configs/prompts/judge.yaml",
         )
-
-
-def write_ratings(
-    folder: Path,
-    title: str,
-    kind: BenchmarkKind,
-    rows: Sequence[Row],
-    ratings_by_row: Sequence[Sequence[Rating]],
-) -> dict[str, PairResult]:
-    """Write ratings.jsonl (one line per answer) and rating_counts.json; return the result of each pair by its id."""
-    write_jsonl(
-        folder / "ratings.jsonl",
-        (
-            {"row": row.id, "answer": place, "right": place < row.right} | to_json(rating)
-            for row, ratings in zip(rows, ratings_by_row, strict=True)
-            for place, rating in enumerate(ratings)
-        ),
-    )
-    counts = rating_counts([rating for ratings in ratings_by_row for rating in ratings])
-    write_json(folder / "rating_counts.json", counts)
-    say(f"{title}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-    return {
-        pair.id: rating_result(pair, ratings[right], ratings[wrong], unread=UNREAD_RATING.get(kind))
-        for row, ratings in zip(rows, ratings_by_row, strict=True)
-        for pair, (right, wrong) in zip(row.pairs, row.places, strict=True)
-    }
 
 
 def rating_result(

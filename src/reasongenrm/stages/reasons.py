@@ -1,11 +1,15 @@
-"""Stage 1, second part: sample every teacher's reasons, score them under the student, select, and write records."""
+"""Stage 1, second part: sample every teacher's reasons, score them under the student, select, and write records.
+
+`reasongenrm select` compares selectors on the scored reasons of a run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from functools import partial
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.engines import check_model
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.console import bar, say
+from reasongenrm.console import bar, say, stdout
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.loading import open_server
 from reasongenrm.engines.vllm import VLLMEngine
@@ -23,9 +27,10 @@ from reasongenrm.errors import DataError
 from reasongenrm.reasons.records import RecordWriter
 from reasongenrm.reasons.sample import PairPrompt, sample_reasons, teacher_encoder
 from reasongenrm.reasons.score import Scorer, score_reasons
-from reasongenrm.reasons.select import group_by_prompt, unfit_drop
+from reasongenrm.reasons.select import group_by_prompt, selector, unfit_drop
 from reasongenrm.reasons.student import Student, vllm_scores
-from reasongenrm.records import Drop, JudgePrompt, PreferencePair, Reason, ScoredReason
+from reasongenrm.records import SELECTORS, Drop, JudgePrompt, PreferencePair, Reason, ScoredReason, Selector
+from reasongenrm.report.tables import TextTable
 from reasongenrm.run import Run
 from reasongenrm.store import PartStore, read_jsonl
 
@@ -47,15 +52,10 @@ def read_pair_prompts(run: Run) -> Iterator[PairPrompt]:
 
 def read_reasons(recipe: Recipe, run: Run) -> Iterator[tuple[JudgePrompt, list[Reason]]]:
     """Yield every judge prompt with the reasons of all teachers."""
-    streams = {
-        name: (Reason(**row) for row in read_jsonl(reasons_file(run, name))) for name in recipe.teachers
-    }
+    streams = {name: read_jsonl(reasons_file(run, name)) for name in recipe.teachers}
     for prompt in read_prompts(run):
-        reasons = [
-            reason
-            for name, stream in streams.items()
-            for reason in islice(stream, recipe.teachers[name].samples)
-        ]
+        samples = (islice(streams[name], teacher.samples) for name, teacher in recipe.teachers.items())
+        reasons = [Reason(**row) for row in chain.from_iterable(samples)]
         assert all(reason.prompt_id == prompt.id for reason in reasons), "reasons of another run"
         yield prompt, reasons
 
@@ -220,3 +220,75 @@ def write_records(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: Ch
         )
     names = ["sft", *["dpo", "dpo_too_long"] * bool(config.dpo), *["grpo"] * bool(config.grpo), "genrm"]
     return {"reasons": writer.to_dict(), "records": {name: writer.records[name] for name in names}}
+
+
+@dataclass
+class SelectorComparison:
+    """What one selector selects, compared with another one.
+
+    Attributes:
+        kept: prompts with a selected reason.
+        prompts: prompts with a scored reason.
+        tokens: of all selected reasons, under the student's tokenizer.
+        both, same: prompts for which the other selector selects a reason too, and those of them with the same one.
+    """
+
+    kept: int = 0
+    prompts: int = 0
+    tokens: int = 0
+    both: int = 0
+    same: int = 0
+
+    @property
+    def mean_tokens(self) -> float:
+        """Mean length of the selected reasons, in tokens."""
+        return self.tokens / self.kept if self.kept else 0.0
+
+    @property
+    def overlap(self) -> float:
+        """Share of `both` that is the same, in [0, 1]."""
+        return self.same / self.both if self.both else 0.0
+
+
+def compare_selectors(
+    recipe: Recipe, run: Run, names: Sequence[Selector], against: Selector
+) -> dict[Selector, SelectorComparison]:
+    """Apply each of the selectors to `scored.jsonl`; no sampling, no scoring, and no file is written.
+
+    Raises:
+        ConfigError: the formula cannot be evaluated.
+        DataError: the run has no scored reasons.
+    """
+    rules = {name: selector(recipe.select, recipe.seed, name) for name in (*names, against)}
+    comparisons = {name: SelectorComparison() for name in names}
+    for _, group in read_scored(run):
+        choices = {name: rule(group) for name, rule in rules.items()}
+        other = choices[against]
+        for name, row in comparisons.items():
+            row.prompts += 1
+            if choice := choices[name]:
+                row.kept += 1
+                row.tokens += choice.reason.tokens
+                row.both += other is not None
+                row.same += other is not None and choice.reason.id == other.reason.id
+    return comparisons
+
+
+def select(recipe: Recipe, names: Sequence[Selector], against: Selector | None) -> None:
+    """Print what other selectors would select from the reasons of a finished run.
+
+    Raises:
+        ConfigError, DataError: see `compare_selectors`.
+    """
+    from rich.console import Console
+
+    against = against or recipe.select.selector
+    comparisons = compare_selectors(recipe, Run(recipe, "prepare"), names or SELECTORS, against)
+    headings = ("selector", "prompts", "kept", "share", "mean tokens", f"same as {against}")
+    rows = [
+        (name, str(row.prompts), str(row.kept), f"{100 * row.kept / max(1, row.prompts):.1f} %",
+         f"{row.mean_tokens:.1f}", f"{100 * row.overlap:.1f} %")
+        for name, row in comparisons.items()
+    ]  # fmt: skip
+    title = f"{recipe.name}: prompts with a scored reason, and what each selector keeps"
+    Console(file=stdout(), width=110).print(TextTable(headings, tuple(rows), title=title).rich())

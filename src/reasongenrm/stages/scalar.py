@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reasongenrm.answers.generate import generate
 from reasongenrm.answers.table import read_answers
@@ -17,7 +15,7 @@ from reasongenrm.console import say
 from reasongenrm.data.clean import clean
 from reasongenrm.data.ranked import has_ranks, read_ranked
 from reasongenrm.data.sources import load_sources
-from reasongenrm.data.split import prompt_id, split_pairs
+from reasongenrm.data.split import split_pairs
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Drop, Message, PreferencePair, content_id
 from reasongenrm.run import Run, file_hash
@@ -33,18 +31,17 @@ TRAIN, EVALUATE = "scalar-train", "scalar-evaluate"
 """Names of the two steps in the run folder."""
 
 
-@dataclass(frozen=True, slots=True)
-class EvaluationAnswer:
+class EvaluationAnswer(NamedTuple):
     """An answer to score; the fields are those of `AnswerScore`."""
 
     history: tuple[Message, ...]
     answer: str
-    rank: float | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    rank: float | None
+    extra: dict[str, Any]
 
 
-def train(recipe: ScalarRecipe) -> Path:
-    """Train a head into `runs/<name>/scalar` and return that folder; `runs/<name>/dropped.jsonl` lists unused rows.
+def train(recipe: ScalarRecipe) -> None:
+    """Train a head into `runs/<name>/scalar`; `runs/<name>/dropped.jsonl` lists unused rows.
 
     Raises:
         ConfigError, DataError, EngineError: a setting, an input file or a model that the user has to change.
@@ -56,7 +53,6 @@ def train(recipe: ScalarRecipe) -> Path:
         write_jsonl(run.path("dropped.jsonl"), map(to_json, drops))
         say(f"{len(pairs)} pairs{_drop_counts(drops)}")
         train_head(pairs, recipe.scalar, run, seed=recipe.seed)
-    return run.path("scalar")
 
 
 def _settings(recipe: ScalarRecipe) -> dict[str, Any]:
@@ -88,11 +84,10 @@ def _drop_counts(drops: Sequence[Drop]) -> str:
     return "".join(f", {count} {reason}" for reason, count in counts.most_common())
 
 
-def evaluate(recipe: ScalarRecipe) -> Path:
-    """Score answers with the trained head, and report how the scores agree with the ranks; return the folder.
+def evaluate(recipe: ScalarRecipe) -> None:
+    """Score answers with the trained head, and report in `runs/<name>/evaluation` how the scores agree with the ranks.
 
-    The folder is `runs/<name>/evaluation`, with `evaluation_results.csv`, `reward_scores.png`, `summary.md`,
-    `metrics.json` and `dropped.jsonl`. The answers come from a file, are generated now, or are those of the prompts
+    The answers come from a file, are generated now, or are those of the prompts
     that the training held out. Each evaluation replaces the one before.
 
     Raises:
@@ -107,7 +102,7 @@ def evaluate(recipe: ScalarRecipe) -> Path:
     with run.claim({}):  # only generated answers are resumed, and they check their own settings
         answers, drops = _evaluation_answers(recipe, run)
         model = ScalarRewardModel.from_pretrained(folder)
-        scores = score_answers(model, answers, batch_size=config.batch_size)
+        scores = _scored(model, answers, config.batch_size)
         metrics = evaluate_scores(scores, seed=recipe.seed)
         origin = config.answers or ("generated" if config.generate else "prompts held out of the training")
         settings = {"head": f"{recipe.name}/scalar", "answers": origin, "seed": recipe.seed}
@@ -116,7 +111,6 @@ def evaluate(recipe: ScalarRecipe) -> Path:
         say(f"{len(scores)} answers scored{_drop_counts(drops)}")
         say(metrics_line(metrics))
         say(f"report: {out / 'summary.md'}")
-    return out
 
 
 def _evaluation_answers(recipe: ScalarRecipe, run: Run) -> tuple[list[EvaluationAnswer], list[Drop]]:
@@ -146,7 +140,7 @@ def read_evaluation_answers(path: str) -> tuple[list[EvaluationAnswer], list[Dro
             for index, answer in enumerate(prompt.answers):
                 ranks = [ranks[index] for ranks in ranks_by_annotator if index in ranks]
                 mean = sum(ranks) / len(ranks) if ranks else None
-                answers.append(EvaluationAnswer(prompt.history, answer.text, mean))
+                answers.append(EvaluationAnswer(prompt.history, answer.text, mean, {}))
     else:
         table = read_answers(path)
         # The only answer to a prompt cannot be ranked, but it can be scored.
@@ -173,7 +167,7 @@ def _held_out_answers(recipe: ScalarRecipe) -> tuple[list[EvaluationAnswer], lis
     Run(recipe, TRAIN).check(_settings(recipe))
     pairs, drops = load(recipe)
     _, held_out = split_pairs(pairs, recipe.scalar.validation, recipe.seed)
-    prompt_ids = {prompt_id(pair) for pair in held_out}
+    prompt_ids = {content_id(pair.history) for pair in held_out}
     answers: list[EvaluationAnswer] = []
     for source in (source for source in recipe.sources if source.kind == "ranked"):
         ranked, _ = read_evaluation_answers(source.path)
@@ -185,23 +179,16 @@ def _held_out_answers(recipe: ScalarRecipe) -> tuple[list[EvaluationAnswer], lis
     return answers, drops
 
 
-def score_answers(
-    model: ScalarRewardModel, answers: Sequence[EvaluationAnswer], *, batch_size: int = 32
+def _scored(
+    model: ScalarRewardModel, answers: Sequence[EvaluationAnswer], batch_size: int
 ) -> list[AnswerScore]:
-    """Return the answers with their scores, in their order.
-
-    Raises:
-        EngineError: a score is not finite.
-    """
     scores = model.score_batch([a.history for a in answers], [a.answer for a in answers], batch_size)
     rows = []
-    for answer, score in zip(answers, scores, strict=True):
-        history, extra = answer.history, answer.extra
-        tokens, truncated = model.lengths(history, answer.answer)
+    for (history, answer, rank, extra), score in zip(answers, scores, strict=True):
         # A prompt may be in several pairs, whose ranks do not compare with each other.
         key = content_id(history, extra["pair"]) if "pair" in extra else content_id(history)
-        text = prompt_text(history)
-        rows.append(AnswerScore(key, text, answer.answer, score, answer.rank, tokens, truncated, extra))
+        size = model.lengths(history, answer)
+        rows.append(AnswerScore(key, prompt_text(history), answer, score, rank, *size, extra))
     return rows
 
 
@@ -214,8 +201,7 @@ def score_rows(verb: str, model: str, source: str, target: str, *, batch_size: i
     Args:
         verb: `score`, `rank` or `best`.
         model: folder of a trained head.
-        source: a JSONL file, or `-` for stdin.
-        target: a JSONL file, or `-` for stdout.
+        source, target: see `write_results`.
         batch_size: answers per forward pass.
 
     Raises:
