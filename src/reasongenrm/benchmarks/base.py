@@ -8,11 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from reasongenrm.benchmarks.loading import array_files, parsed_rows
+from reasongenrm.benchmarks.loading import parsed_rows, source_files
 from reasongenrm.errors import DataError
 from reasongenrm.metrics.intervals import Interval, bootstrap_interval, paired_interval, share_interval
 from reasongenrm.metrics.scores import BenchmarkScore, Counts, SubsetScore
@@ -78,6 +77,7 @@ class Benchmark(ABC):
         required: the columns that must exist there.
         row_hint: the columns that a row needs, for the error when no row can be read.
         array_file: the name of the files to read in a folder that has such files; all other files are ignored.
+        fixed_table: the sections of a benchmark whose sections do not depend on its rows.
     """
 
     name: str
@@ -86,6 +86,7 @@ class Benchmark(ABC):
     required: Sequence[str] = ()
     row_hint: str
     array_file: str | None = None
+    fixed_table: Table
 
     def rows(
         self, path: str, *, split: str | None = None, revision: str | None = None, limit: int | None = None
@@ -104,17 +105,13 @@ class Benchmark(ABC):
     def raw_rows(
         self, path: str, *, split: str | None, revision: str | None, limit: int | None
     ) -> Iterator[RawRow | Drop]:
-        """Stream the rows before they are checked.
-
-        A folder of `.json` files (also in its subfolders, read in order of their paths) has one array of rows in each.
-        Otherwise see `read_rows`.
-        """
-        arrays = array_files(Path(path).expanduser(), self.array_file) if path.strip() else []
-        if arrays:
-            rows = [read_rows(str(file), revision=revision, limit=limit) for file in arrays]
-            return islice(chain.from_iterable(rows), limit)
-        columns = {"required": self.required, "optional": self.columns}
-        return read_rows(path, **columns, split=split or self.split, revision=revision, limit=limit)
+        """Stream the rows before they are checked; see `read_rows`, and `source_files` for folders of `.json` files."""
+        options = {"split": split or self.split, "revision": revision, "limit": limit}
+        rows = [
+            read_rows(file, required=self.required, optional=self.columns, **options)
+            for file in source_files(path, self.array_file)
+        ]
+        return islice(chain.from_iterable(rows), limit)
 
     @abstractmethod
     def read_row(self, raw: RawRow) -> Row:
@@ -124,9 +121,9 @@ class Benchmark(ABC):
             BadRow: the row cannot be used.
         """
 
-    @abstractmethod
     def table(self, rows: Sequence[Row]) -> Table:
-        """Return the sections over which these rows are aggregated."""
+        """Return the sections over which these rows are aggregated: by default `fixed_table`."""
+        return self.fixed_table
 
     def row_credit(self, row: Row, results: Sequence[PairResult]) -> float:
         """Return the credit of one row from the results of its comparisons, in the order of its places.

@@ -28,8 +28,6 @@ ROWS = {
 }
 """Split -> category -> pairs, as published: 350 and 270."""
 
-_WINNERS = {"A>B": "A", "B>A": "B"}
-
 
 def net(result: PairResult) -> int:
     """Return the counter of a pair: plus 1 for every order that is right, minus 1 for every order that is wrong."""
@@ -64,15 +62,15 @@ class JudgeBench(Benchmark):
             yield row
 
     def read_row(self, raw: RawRow) -> Row:
-        winner = loading.one_of(raw, "label", _WINNERS)
-        first, second = loading.text(raw, "response_A"), loading.text(raw, "response_B")
-        right, wrong = (first, second) if winner == "A" else (second, first)
+        right = loading.one_of(raw, "label", {"A>B": 0, "B>A": 1})
+        answers = [loading.text(raw, "response_A"), loading.text(raw, "response_B")]
         source = loading.text(raw, "source").strip()
         if not source:
             raise BadRow("bad_source", "`source` is empty; it must name the dataset of the question.")
         author = str(raw.columns.get("response_model") or "").lower()
         details = {"source": source, "split": next((name for name in ROWS if name in author), None)}
-        return Row.make(category(source), loading.prompt(raw, "question"), [right], [wrong], details=details)
+        turns = loading.prompt(raw, "question")
+        return Row.make(category(source), turns, [answers[right]], [answers[1 - right]], details=details)
 
     def table(self, rows: Sequence[Row]) -> Table:
         """See `Benchmark`; every pair has the same weight."""

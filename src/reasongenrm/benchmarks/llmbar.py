@@ -34,7 +34,7 @@ class LLMBar(Benchmark):
     The hub has no split that can be read, only a script.
     """
 
-    name = TABLE.name
+    name, fixed_table = TABLE.name, TABLE
     split = "test"
     columns = ("input", "output_1", "output_2", "label", "subset")
     row_hint = "a row has the columns input, output_1, output_2 and label (1 or 2)"
@@ -49,9 +49,6 @@ class LLMBar(Benchmark):
         outputs = [loading.text(raw, "output_1"), loading.text(raw, "output_2")]
         turns = loading.prompt(raw, "input")
         return Row.make(_subset(raw), turns, [outputs[right]], [outputs[1 - right]])
-
-    def table(self, rows: Sequence[Row]) -> Table:
-        return TABLE
 
     def row_credit(self, row: Row, results: Sequence[PairResult]) -> float:
         """Return the share of the orders in which the right output was named; all other outcomes are wrong.

@@ -14,14 +14,18 @@ from reasongenrm.rows.files import UNKNOWN_SOURCE, RawRow
 from reasongenrm.rows.turns import BadRow, check_text, is_list, is_text, kind_of, read_turns
 
 
-def array_files(folder: Path, name: str | None) -> list[Path]:
-    """Return the `.json` files of a folder, those called `name` if there are any; none beside JSONL or Parquet files."""
-    if not folder.is_dir():
-        return []
-    named = sorted(folder.rglob(name)) if name else []
-    if named or any(file.suffix.lower() in (".jsonl", ".parquet") for file in folder.iterdir()):
-        return named
-    return sorted(file for file in folder.rglob("*.json") if file.is_file() and not file.name.startswith("."))
+def source_files(path: str, array_file: str | None) -> list[str]:
+    """Return the files of a folder of `.json` files, each with one array of rows, in order of their paths; or the path.
+
+    Subfolders count. In a folder with files called `array_file`, all others are ignored.
+    """
+    folder = Path(path).expanduser()
+    if not path.strip() or not folder.is_dir():
+        return [path]
+    files = sorted(folder.rglob(array_file)) if array_file else []
+    if not files and not any(file.suffix.lower() in (".jsonl", ".parquet") for file in folder.iterdir()):
+        files = sorted(f for f in folder.rglob("*.json") if f.is_file() and not f.name.startswith("."))
+    return [str(file) for file in files] or [path]
 
 
 def parsed_rows(

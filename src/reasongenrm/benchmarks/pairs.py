@@ -28,4 +28,4 @@ class Pairs(Benchmark):
     def table(self, rows: Sequence[Row]) -> Table:
         """See `Benchmark`; no result is partial, as the full number of rows is not known."""
         judged = Counter(row.subset for row in rows)
-        return base.micro_table(self.name, {"All": {name: judged[name] for name in sorted(judged)}}, {})
+        return base.micro_table(self.name, {"All": dict(sorted(judged.items()))}, {})

@@ -192,7 +192,7 @@ def leaderboard_files(
 
     Args:
         score: of RewardBench or RewardBench 2.
-        model: organisation and name, as `org/name`.
+        model: `org/name`.
         model_type: upstream's value: `Generative RM`, `Seq. Classifier`, `Custom Classifier` or `DPO`.
         chat_template: upstream's value: `tokenizer` if the tokenizer's own is used; null for generative judges.
 

@@ -45,7 +45,7 @@ _TIES_ID = re.compile(r"(ref|tied):(\d+)")
 class RewardBench2(Benchmark):
     """RewardBench 2; the score is the plain mean of the six subsets."""
 
-    name = TABLE.name
+    name, fixed_table = TABLE.name, TABLE
     split = "test"
     columns = ("id", "prompt", "chosen", "rejected", "subset", "num_correct", "num_incorrect")
     row_hint = f"a row has the columns {', '.join(columns[:5])}"
@@ -69,9 +69,6 @@ class RewardBench2(Benchmark):
                 raise BadRow("bad_id", f"`id` is {name[:40]!r}; in Ties it must be ref:N or tied:N.")
             details = {"kind": match[1], "number": int(match[2])}
         return Row.make(subset, loading.prompt(raw, "prompt"), right, wrong, details=details)
-
-    def table(self, rows: Sequence[Row]) -> Table:
-        return TABLE
 
     def credits(self, rows: Sequence[Row], results: Results) -> dict[str, list[float]]:
         """See `Benchmark`; Ties has one credit per question, the other subsets one per row (`best_of_n`)."""

@@ -44,9 +44,8 @@ _DOMAINS = {
     "code": r"code|hep|human.?eval",
 }
 
-_Cell = tuple[int, int]
-_CELLS: tuple[_Cell, ...] = tuple((i, j) for i in range(3) for j in range(3))
-LEVELS: dict[str, tuple[_Cell, ...]] = {
+_CELLS = tuple((i, j) for i in range(3) for j in range(3))
+LEVELS = {
     "hard": tuple((i, j) for i, j in _CELLS if i < j),  # the right answer has the plainer style
     "normal": tuple((i, j) for i, j in _CELLS if i == j),
     "easy": tuple((i, j) for i, j in _CELLS if i > j),
@@ -57,7 +56,7 @@ LEVELS: dict[str, tuple[_Cell, ...]] = {
 class RMBench(Benchmark):
     """RM-Bench; the score is the plain mean of the four domains."""
 
-    name = TABLE.name
+    name, fixed_table = TABLE.name, TABLE
     split = "train"
     columns = ("id", "prompt", "chosen", "rejected", "domain", "subset")
     row_hint = "a row has the columns prompt, chosen, rejected (three answers each) and domain"
@@ -74,9 +73,6 @@ class RMBench(Benchmark):
                 raise BadRow("bad_count", problem)
         return Row.make(_domain(raw), loading.prompt(raw, "prompt"), right, wrong)
 
-    def table(self, rows: Sequence[Row]) -> Table:
-        return TABLE
-
     def row_credit(self, row: Row, results: Sequence[PairResult]) -> float:
         """Return the mean over the nine comparisons, which is also the mean of hard, normal and easy.
 
@@ -86,7 +82,7 @@ class RMBench(Benchmark):
 
     def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """Return the matrix of styles; hard, normal and easy over the domains, and for every domain."""
-        shares: dict[_Cell, dict[str, list[float]]] = {cell: {} for cell in _CELLS}
+        shares: dict[tuple[int, int], dict[str, list[float]]] = {cell: {} for cell in _CELLS}
         for row in rows:
             for (right, wrong), result in zip(row.places, base.row_results(row, results), strict=True):
                 shares[right, wrong - 3].setdefault(row.subset, []).append(base.correct_share(result))
