@@ -61,24 +61,14 @@ def toy_tokenizer(toy_prompts: PromptFile) -> Any:
 def tiny_model(toy_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an untrained Qwen2 (64 wide, 2 layers, heads of 32, float32), the toy tokenizer and template."""
     import torch
-    from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    config = Qwen2Config(
-        vocab_size=len(toy_tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=toy_tokenizer.eos_token_id,
-        pad_token_id=toy_tokenizer.pad_token_id,
-    )
+    from reasongenrm.demo.base import untrained_model
+
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(17)
-        model = Qwen2ForCausalLM(config).to(torch.float32)
+        model = untrained_model(toy_tokenizer, **sizes, **heads)
     folder = tmp_path_factory.mktemp("tiny-model")
     model.save_pretrained(folder)
     toy_tokenizer.save_pretrained(folder)

@@ -310,7 +310,7 @@ def test_folders_that_are_no_heads(base: Path, head: Path, tmp_path: Path) -> No
 def test_the_tiny_base_is_a_function_of_its_inputs(base: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "from support.heads import easy_pairs; from reasongenrm.demo.scalar_base import build_tiny_distilbert as b\n"
+        "from support.heads import easy_pairs; from reasongenrm.demo.build import build_tiny_distilbert as b\n"
         "b(Path(sys.argv[1]), [p.chosen + ' ' + p.rejected for p in easy_pairs(150, 0)], seed=0)"
     )
     # Another process: hash seeds are where such a thing goes wrong.

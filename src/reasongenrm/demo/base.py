@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ from typing import Any
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.demo.corpus import BROAD, HARD, ChatMixture, chats
-from reasongenrm.records import Message
 from reasongenrm.store import write_json
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -89,39 +89,32 @@ def train_tokenizer(prompts: PromptFile, template: str, seed: int) -> Any:
     )
 
 
-def _encode(chat: list[Message], encoder: ChatEncoder) -> tuple[list[int], list[int]]:
-    """Return the token ids of a chat and its labels, which leave out the user's turn."""
-    ids = encoder.encode(chat, generation=False)
-    prompt = encoder.encode(chat[:1], generation=False)
-    return ids, [-100] * len(prompt) + ids[len(prompt) :]
-
-
 def blocks(
     seed: int, prompts: PromptFile, encoder: ChatEncoder, mixture: ChatMixture
 ) -> Iterator[dict[str, list[int]]]:
-    """Yield training rows of BLOCK tokens: chats joined end to end and cut at the end of a block."""
+    """Yield training rows of BLOCK tokens: chats joined end to end and cut at the end of a block.
+
+    Labels leave out the user's turns.
+    """
     ids: list[int] = []
     labels: list[int] = []
     for chat in chats(seed, prompts, mixture):
-        chat_ids, chat_labels = _encode(chat, encoder)
+        chat_ids = encoder.encode(chat, generation=False)
+        user = len(encoder.encode(chat[:1], generation=False))
         ids += chat_ids
-        labels += chat_labels
+        labels += [-100] * user + chat_ids[user:]
         while len(ids) >= BLOCK:
             yield {"input_ids": ids[:BLOCK], "labels": labels[:BLOCK]}
             ids, labels = ids[BLOCK:], labels[BLOCK:]
 
 
-def _fresh_model(tokenizer: Any) -> Any:
+def untrained_model(tokenizer: Any, **shape: Any) -> Any:
+    """Return a Qwen2 in float32 for the tokenizer; the arguments replace those of SHAPE."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        **SHAPE,
-    )
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    config = Qwen2Config(vocab_size=len(tokenizer), bos_token_id=None, **ids, **SHAPE | shape)
     return Qwen2ForCausalLM(config).to(torch.float32)
 
 
@@ -151,49 +144,37 @@ def _train(model: Any, phase: Phase, rows: Any, checkpoints: Path, seed: int) ->
     return float(trainer.train().training_loss)
 
 
-def build_base(
-    out: Path, *, prompts_path: Path, template_path: Path, seed: int, phases: Sequence[Phase] = PHASES
-) -> None:
+def build_base(out: Path, *, seed: int) -> None:
     """Pretrain the toy base and write a Hugging Face folder (safetensors, tokenizer, chat template).
 
     A finished phase is kept in `<out>.phases/`; a build that was killed continues after it.
 
     Args:
         out: folder to write.
-        prompts_path: the toy prompt file; its hindsight layout is part of the corpus.
-        template_path: the chat template to save with the model.
         seed: of initial weights and corpus.
-        phases: mixture of chats, steps and learning rate of each phase.
     """
     from datasets import IterableDataset
     from transformers import AutoTokenizer, Qwen2ForCausalLM, set_seed
 
-    prompts = PromptFile.load(prompts_path)
-    template = template_path.read_text(encoding="utf-8")
+    prompts = PromptFile.load("configs/prompts/toy.yaml")  # its hindsight layout is part of the corpus
+    template = Path("configs/prompts/reason.jinja").read_text(encoding="utf-8")
     work = out.with_name(out.name + ".phases")
-    last: Path | None = None
-    for number, phase in enumerate(phases):
-        folder = work / str(number)
-        if not (folder / "config.json").exists():
-            set_seed(seed + number)
-            tokenizer = (
-                AutoTokenizer.from_pretrained(last) if last else train_tokenizer(prompts, template, seed)
-            )
-            model = Qwen2ForCausalLM.from_pretrained(last) if last else _fresh_model(tokenizer)
-            encoder = ChatEncoder(tokenizer, template)
-            arguments = {
-                "seed": seed + number,
-                "prompts": prompts,
-                "encoder": encoder,
-                "mixture": phase.mixture,
-            }
-            rows = IterableDataset.from_generator(blocks, gen_kwargs=arguments)
-            loss = _train(model, phase, rows, work / "checkpoints", seed)
-            tokenizer.save_pretrained(folder)
-            write_json(folder / "pretraining.json", {"seed": seed, "rows_per_step": ROWS, "tokens_per_row": BLOCK,
-                                                     "phases": list(map(asdict, phases[: number + 1])), "loss": loss})  # fmt: skip
-            model.save_pretrained(folder)
-        last = folder
-    assert last is not None, "no phases"
-    last.rename(out)
+    folders = [work / str(number) for number in range(len(PHASES))]
+    for number, (phase, folder) in enumerate(zip(PHASES, folders, strict=True)):
+        if (folder / "config.json").exists():
+            continue
+        set_seed(seed + number)
+        if number == 0:
+            tokenizer = train_tokenizer(prompts, template, seed)
+            model = untrained_model(tokenizer)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(folders[number - 1])
+            model = Qwen2ForCausalLM.from_pretrained(folders[number - 1])
+        source = partial(blocks, seed + number, prompts, ChatEncoder(tokenizer, template), phase.mixture)
+        loss = _train(model, phase, IterableDataset.from_generator(source), work / "checkpoints", seed)
+        tokenizer.save_pretrained(folder)
+        write_json(folder / "pretraining.json", {"seed": seed, "rows_per_step": ROWS, "tokens_per_row": BLOCK,
+                                                 "phases": list(map(asdict, PHASES[: number + 1])), "loss": loss})  # fmt: skip
+        model.save_pretrained(folder)
+    folders[-1].rename(out)
     shutil.rmtree(work)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from reasongenrm.console import show
-from reasongenrm.demo.world import FAMILIES, Task, draw_task, ranked_answers, retell, toy_pairs
+from reasongenrm.demo.corpus import check
+from reasongenrm.demo.world import FAMILIES, distinct, draw_task, ranked_answers, toy_pairs
 from reasongenrm.errors import ConfigError
 from reasongenrm.records import PreferencePair
 from reasongenrm.store import write_jsonl
 
+SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+VOCABULARY_SIZE = 2048
 CHECKS = 0.4
 """Share of the rows of general data that ask whether a reply is right; the others ask the question."""
 RANKED_PROMPTS = 10
@@ -50,30 +56,15 @@ def toy_general(count: int, seed: int) -> Iterator[dict[str, str]]:
         seed: of the random draw.
     """
     rng = random.Random(f"general {seed}")
-    prompts: set[str] = set()
-    for number in range(count):
-        family = FAMILIES[number % len(FAMILIES)]
-        while True:
-            task = draw_task(rng, "pretrain", family)
-            row = _check_row(rng, task) if rng.random() < CHECKS else _question_row(task)
-            if row["prompt"] not in prompts:
-                break
-        prompts.add(row["prompt"])
-        yield row | {"source": family}
 
+    def draw(family: str) -> dict[str, str]:
+        task = draw_task(rng, "pretrain", family)
+        if rng.random() < CHECKS:
+            prompt, work, verdict = check(rng, task)
+            return {"prompt": prompt, "reason": f"{work} .", "response": verdict, "source": family}
+        return {"prompt": task.question, "reason": task.work, "response": task.good, "source": family}
 
-def _question_row(task: Task) -> dict[str, str]:
-    return {"prompt": task.question, "reason": task.work, "response": task.good}
-
-
-def _check_row(rng: random.Random, task: Task) -> dict[str, str]:
-    right = rng.random() < 0.5
-    reply = task.good if right else task.bad
-    return {
-        "prompt": f"asked : {task.question}\nreply : {reply}\ncheck it .",
-        "reason": f"{task.work} reply has {retell(task, reply)} .",
-        "response": "right" if right else "wrong",
-    }
+    return distinct(draw, lambda row: row["prompt"], count)
 
 
 def toy_ranked(per_family: int, seed: int) -> Iterator[dict[str, str | int]]:
@@ -86,12 +77,10 @@ def toy_ranked(per_family: int, seed: int) -> Iterator[dict[str, str | int]]:
         seed: of the random draw.
     """
     rng = random.Random(f"ranked {seed}")
-    prompts: set[str] = set()
-    while len(prompts) < per_family * len(FAMILIES):
-        task = draw_task(rng, "pretrain", FAMILIES[len(prompts) % len(FAMILIES)])
-        if task.question in prompts:
-            continue
-        prompts.add(task.question)
+    tasks = distinct(
+        partial(draw_task, rng, "pretrain"), lambda task: task.question, per_family * len(FAMILIES)
+    )
+    for task in tasks:
         answers = ranked_answers(rng, task)
         rng.shuffle(answers)
         for answer, rank in answers:
@@ -110,8 +99,6 @@ def build(out: str, *, pairs: int, rows: int, seed: int) -> None:
         rows: benchmark rows per family (questions of the `test` split).
         seed: of the random draw.
     """
-    from reasongenrm.demo.scalar_base import build_tiny_distilbert
-
     if min(pairs, rows) < 1:
         raise ConfigError(f"{min(pairs, rows)} pairs or rows", location="toy build", hint="give at least 1")
     folder = Path(out)
@@ -130,9 +117,73 @@ def build(out: str, *, pairs: int, rows: int, seed: int) -> None:
     )
 
 
-def base(out: str, *, seed: int) -> None:
-    """Pretrain the toy base into a folder; see `build_base`."""
-    from reasongenrm.demo.base import build_base
+def build_tiny_distilbert(out_dir: Path, texts: Iterable[str], seed: int) -> None:
+    """Write a tokenizer of the texts' words and a random DistilBERT (64 wide, 2 layers, 2 heads).
 
-    prompts, template = Path("configs/prompts/toy.yaml"), Path("configs/prompts/reason.jinja")
-    build_base(Path(out), prompts_path=prompts, template_path=template, seed=seed)
+    The tokenizer is WordPiece, lower-case, with the pair template `[CLS] a [SEP] b [SEP]`. The same texts and
+    seed give the same bytes, under the same library versions.
+
+    Args:
+        out_dir: folder for config.json, model.safetensors and the tokenizer files; created if it does not exist.
+        texts: source of the vocabulary.
+        seed: of the weights.
+    """
+    import torch
+    from transformers import DistilBertConfig, DistilBertModel
+
+    tokenizer = _tokenizer(texts)
+    config = DistilBertConfig(
+        vocab_size=len(tokenizer),
+        dim=64,
+        hidden_dim=128,
+        n_layers=2,
+        n_heads=2,
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):  # keeps the caller's random state
+        torch.manual_seed(seed)
+        model = DistilBertModel(config)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(out_dir)
+    tokenizer.save_pretrained(out_dir)
+
+
+def _tokenizer(texts: Iterable[str]) -> Any:
+    """Return a fast tokenizer; its vocabulary is all characters of the texts and of ASCII, then the commonest words.
+
+    The vocabulary is counted here because `tokenizers.trainers.WordPieceTrainer` breaks ties by hash order:
+    two processes give two vocabularies (measured with tokenizers 0.23.3).
+    """
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    words: Counter[str] = Counter()
+    for text in texts:
+        words.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    ascii_characters = {chr(code).lower() for code in range(33, 127)}  # for any English text
+    characters = sorted(ascii_characters.union(*words))
+    pieces = SPECIAL_TOKENS + characters + [f"##{character}" for character in characters]
+    frequent = sorted((word for word in words if len(word) > 1), key=lambda word: (-words[word], word))
+    pieces += frequent[: max(0, VOCABULARY_SIZE - len(pieces))]
+
+    tokenizer = Tokenizer(models.WordPiece({piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(token, pieces.index(token)) for token in ("[CLS]", "[SEP]")],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_input_names=["input_ids", "attention_mask"],
+        model_max_length=512,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+    )

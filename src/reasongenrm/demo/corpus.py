@@ -105,13 +105,12 @@ def _compare(rng: random.Random, task: Task) -> list[Message]:
     return _chat(prompt, explain(task, first, second, ("first", "second")))
 
 
-def _check(rng: random.Random, task: Task) -> list[Message]:
-    answer = task.good if rng.random() < 0.5 else task.bad
-    verdict = "right" if answer == task.good else "wrong"
-    return _chat(
-        f"asked : {task.question}\nreply : {answer}\ncheck it .",
-        f"{task.work} reply has {retell(task, answer)} , {verdict} .",
-    )
+def check(rng: random.Random, task: Task) -> tuple[str, str, str]:
+    """Return a question about one reply, the work with what the reply says, and whether the reply is right."""
+    right = rng.random() < 0.5
+    reply = task.good if right else task.bad
+    prompt = f"asked : {task.question}\nreply : {reply}\ncheck it ."
+    return prompt, f"{task.work} reply has {retell(task, reply)}", "right" if right else "wrong"
 
 
 def chats(seed: int, prompts: PromptFile, mixture: ChatMixture = BROAD) -> Iterator[list[Message]]:
@@ -123,7 +122,8 @@ def chats(seed: int, prompts: PromptFile, mixture: ChatMixture = BROAD) -> Itera
         if kind < SOLVE:
             yield _chat(task.question, task.good)
         elif kind < SOLVE + CHECK:
-            yield _check(rng, task)
+            prompt, work, verdict = check(rng, task)
+            yield _chat(prompt, f"{work} , {verdict} .")
         elif kind < SOLVE + CHECK + COMPARE:
             yield _compare(rng, task)
         else:

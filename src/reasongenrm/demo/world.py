@@ -15,12 +15,13 @@ of the demo) or `test` (the toy benchmark). No two splits share a question.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
-from reasongenrm.records import Message, PreferencePair, unit_hash
+from reasongenrm.records import PreferencePair, unit_hash
 
+T = TypeVar("T")
 Split = Literal["pretrain", "train", "test"]
 
 FAMILIES = ("toy-chat", "toy-chat-hard", "toy-safety", "toy-reasoning")
@@ -80,21 +81,13 @@ def _chat(rng: random.Random) -> Task:
     word, count = rng.choice(NOUNS), rng.randint(2, 6)
     wrong_word = rng.choice([noun for noun in NOUNS if noun != word])
     words = [word] * count
-    fault = rng.random()
-    if fault < 0.7:
-        wrong = rng.choice([n for n in (count - 2, count - 1, count + 1, count + 2) if 1 <= n <= 8])
-        bad = [word] * wrong
+    if rng.random() < 0.7:
+        bad = [word] * rng.choice([n for n in (count - 2, count - 1, count + 1, count + 2) if 1 <= n <= 8])
     else:
         bad = list(words)
         bad[rng.randrange(count)] = wrong_word
-    return Task(
-        "toy-chat",
-        f"say {word} {count} times",
-        f"{word} {count}",
-        f"needs {word} {count} .",
-        " ".join(words),
-        " ".join(bad),
-    )
+    key = f"{word} {count}"
+    return Task("toy-chat", f"say {key} times", key, f"needs {key} .", " ".join(words), " ".join(bad))
 
 
 def _chat_hard(rng: random.Random) -> Task:
@@ -106,10 +99,8 @@ def _chat_hard(rng: random.Random) -> Task:
         bad[i], bad[i + 1] = bad[i + 1], bad[i]
         if rng.random() < 0.3:
             rng.shuffle(bad)
-    ordered = " ".join(good)
-    return Task(
-        "toy-chat-hard", f"sort {' '.join(words)}", ordered, f"sorted is {ordered} .", ordered, " ".join(bad)
-    )
+    ordered, question = " ".join(good), f"sort {' '.join(words)}"
+    return Task("toy-chat-hard", question, ordered, f"sorted is {ordered} .", ordered, " ".join(bad))
 
 
 def _safety(rng: random.Random) -> Task:
@@ -198,6 +189,22 @@ def ranked_answers(rng: random.Random, task: Task) -> list[tuple[str, int]]:
     return [(task.good, 1), *((answer, 2) for answer in wrong)]
 
 
+def distinct(draw: Callable[[str], T], key: Callable[[T], str], count: int) -> Iterator[T]:
+    """Yield `count` draws with distinct keys, the families in turn.
+
+    Args:
+        draw: draws an item of a family.
+        key: text that identifies an item.
+        count: number of items.
+    """
+    keys: set[str] = set()
+    for number in range(count):
+        while key(item := draw(FAMILIES[number % len(FAMILIES)])) in keys:
+            pass
+        keys.add(key(item))
+        yield item
+
+
 def toy_pairs(split: Split, per_family: int, seed: int) -> Iterator[PreferencePair]:
     """Yield distinct preference pairs, the families in turn; `source` is the family.
 
@@ -207,14 +214,9 @@ def toy_pairs(split: Split, per_family: int, seed: int) -> Iterator[PreferencePa
         seed: of the random draw.
     """
     rng = random.Random(f"{split} {seed}")
-    ids: set[str] = set()
-    for _ in range(per_family):
-        for family in FAMILIES:
-            while True:
-                task = draw_task(rng, split, family)
-                turn: Message = {"role": "user", "content": task.question}
-                pair = PreferencePair.make([turn], task.good, task.bad, family)
-                if pair.id not in ids:
-                    break
-            ids.add(pair.id)
-            yield pair
+
+    def draw(family: str) -> PreferencePair:
+        task = draw_task(rng, split, family)
+        return PreferencePair.make([{"role": "user", "content": task.question}], task.good, task.bad, family)
+
+    return distinct(draw, lambda pair: pair.id, per_family * len(FAMILIES))
