@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reasongenrm import console
 from reasongenrm.errors import EngineError, ReasonGenRMError
 from reasongenrm.records import SELECTORS
 
@@ -23,8 +24,6 @@ STAGES = {
     "train": "stage 2: train the judges and the scalar head",
     "evaluate": "stage 3: run the benchmarks, and print one table for all models",
 }
-
-Verbs = Any  # argparse keeps the class of `add_subparsers` private
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add(verbs: Verbs, name: str, text: str, run: Any, *, clean: bool = True) -> argparse.ArgumentParser:
+def _add(verbs: Any, name: str, text: str, run: Any, *, clean: bool = True) -> argparse.ArgumentParser:
     """Add a verb and the function that runs it; where `clean`, what libraries print goes to a log."""
     verb: argparse.ArgumentParser = verbs.add_parser(name, help=text, description=text)
     verb.set_defaults(run=run, clean=clean)
@@ -78,7 +77,7 @@ def _add_files(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--out", dest="target", default="-", metavar="FILE", help="JSONL; by default stdout")
 
 
-def _add_selection(verbs: Verbs) -> None:
+def _add_selection(verbs: Any) -> None:
     """Add the verbs that work on the files of stage 1."""
     select = _add(verbs, "select", "count the reasons that other selectors would keep", _select)
     export = _add(verbs, "export", "convert records for other trainers", _export)
@@ -92,7 +91,7 @@ def _add_selection(verbs: Verbs) -> None:
     export.add_argument("--out", help="folder; by default runs/<name>/export/<layout>")
 
 
-def _add_judge(verbs: Verbs) -> None:
+def _add_judge(verbs: Any) -> None:
     """Add the verbs that run a judge, and those that report its results."""
     judge = verbs.add_parser("judge", help="judge the rows of a JSONL file or of stdin")
     questions = judge.add_subparsers(dest="question", required=True)
@@ -128,7 +127,7 @@ def _add_which_judge(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--judge", help="its name in the recipe, or base; by default the first")
 
 
-def _add_answers(verbs: Verbs) -> None:
+def _add_answers(verbs: Any) -> None:
     """Add the verbs that collect ranked answers."""
     steps = verbs.add_parser("answers", help="generate answers, and rank them by hand").add_subparsers(
         dest="step", required=True
@@ -150,7 +149,7 @@ def _add_answers(verbs: Verbs) -> None:
     rank.add_argument("--journal", metavar="FILE", help="log of every action; by default <out>.journal.jsonl")
 
 
-def _add_scalar(verbs: Verbs) -> None:
+def _add_scalar(verbs: Any) -> None:
     """Add the verbs of the classic reward model."""
     scalar = verbs.add_parser("scalar", help="the classic reward model: one number per answer")
     steps = scalar.add_subparsers(dest="step", required=True)
@@ -173,12 +172,11 @@ def _add_scalar(verbs: Verbs) -> None:
 
 def _recipe(options: argparse.Namespace) -> Recipe:
     from reasongenrm.config.loading import load_recipe
-    from reasongenrm.console import say
 
     path, *overrides = options.recipe or [""]
     if not path or re.match(r"[\w.-]+=", path):  # an override already
         path, overrides = os.environ.get("RECIPE") or DEFAULT_RECIPE, options.recipe
-        say(f"recipe: {path} ({'from $RECIPE' if os.environ.get('RECIPE') else 'the default'})")
+        console.say(f"recipe: {path} ({'from $RECIPE' if os.environ.get('RECIPE') else 'the default'})")
     return load_recipe(path, overrides, limit=getattr(options, "limit", None))
 
 
@@ -221,11 +219,10 @@ def _judge(options: argparse.Namespace) -> None:
 
 
 def _serve(options: argparse.Namespace) -> None:
-    from reasongenrm.console import log_path, say
     from reasongenrm.judge.server import serve
 
-    if log := log_path():
-        say(f"log: {log}")
+    if log := console.log_path():
+        console.say(f"log: {log}")
     keys = ("host", "port", "api_key_env", "allow_remote")
     serve(lambda: _start_judge(options), **{key: getattr(options, key) for key in keys})
 
@@ -246,10 +243,9 @@ def _generate_answers(options: argparse.Namespace) -> None:
     from reasongenrm.answers.generate import generate
     from reasongenrm.config.loading import load_config
     from reasongenrm.config.scalar import AnswersConfig
-    from reasongenrm.console import say
 
     counts = generate(load_config(AnswersConfig, options.config, options.overrides), Path(options.out))
-    say(f"{options.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    console.say(f"{options.out}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
 def _rank_answers(options: argparse.Namespace) -> None:
@@ -262,7 +258,6 @@ def _rank_answers(options: argparse.Namespace) -> None:
 def _scalar_recipe(options: argparse.Namespace) -> None:
     from reasongenrm.config.loading import load_config
     from reasongenrm.config.scalar import ScalarRecipe
-    from reasongenrm.console import show
     from reasongenrm.scalar.notebook import execute
     from reasongenrm.stages import scalar
 
@@ -270,7 +265,7 @@ def _scalar_recipe(options: argparse.Namespace) -> None:
     if options.step == "notebook":
         out = recipe.folder / "analyse.ipynb"
         execute(Path("notebooks/analyse.ipynb"), scalar=recipe.folder / "scalar", out=out)
-        show(out)
+        console.show(out)
     else:
         (scalar.train if options.step == "train" else scalar.evaluate)(recipe)
 
@@ -297,8 +292,6 @@ def main(argv: list[str] | None = None) -> int:
     Args:
         argv: the arguments; by default those of this process, whose console is then kept clean until it exits.
     """
-    from reasongenrm import console
-
     if argv is None:
         console.open_streams()
     try:
@@ -311,8 +304,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv: list[str] | None) -> int:
-    from reasongenrm import console
-
     parser = _parser()
     # argparse does not find overrides that follow an option.
     options, rest = parser.parse_known_args(argv)

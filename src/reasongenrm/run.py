@@ -79,26 +79,18 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = self.path(".lock").open("a")
         except OSError as error:
-            raise ConfigError(
-                f"the run folder cannot be written: {error.strerror}",
-                location=str(self.folder),
-                hint=write_hint(error),
-            ) from None
+            problem = f"the run folder cannot be written: {error.strerror}"
+            raise ConfigError(problem, location=str(self.folder), hint=write_hint(error)) from None
         with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConfigError(
-                    "another process is working in this run folder",
-                    location=str(self.folder),
-                    hint="wait for it to end",
-                ) from None
+                problem, hint = "another process is working in this run folder", "wait for it to end"
+                raise ConfigError(problem, location=str(self.folder), hint=hint) from None
             except OSError as error:
-                raise ConfigError(
-                    f"the run folder cannot be locked: {error.strerror}",
-                    location=str(self.folder),
-                    hint="set name=… to a folder on a disk that supports file locks",
-                ) from None
+                problem = f"the run folder cannot be locked: {error.strerror}"
+                hint = "set name=… to a folder on a disk that supports file locks"
+                raise ConfigError(problem, location=str(self.folder), hint=hint) from None
             first = not self._manifest.exists()
             if not first:
                 self.check(settings)
