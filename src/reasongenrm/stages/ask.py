@@ -182,7 +182,7 @@ def write_results(
     stderr where the results go to stdout.
 
     Args:
-        results: yields the result of each of some rows.
+        results: yields the result of each of some rows, at least one.
         names: see `read_answer_rows`.
         source: a JSONL file, or `-` for stdin.
         target: a JSONL file, or `-` for stdout.
@@ -215,7 +215,8 @@ def write_results(
                 counts["rows"] += len(rows)
                 order += [row.id for row in rows if store is not None]
                 progress(len(rows) - len(missing), [])
-                for row, (line, comparisons) in zip(missing, results(missing), strict=True):
+                new_results = results(missing) if missing else ()
+                for row, (line, comparisons) in zip(missing, new_results, strict=True):
                     write(line | {"id": row.id})
                     progress(1, comparisons)
                 stdout().flush()
