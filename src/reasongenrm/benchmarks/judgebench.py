@@ -44,13 +44,10 @@ def category(source: str) -> str:
 
 
 class JudgeBench(Benchmark):
-    """JudgeBench; the score is the share of all pairs that are right (categories are not averaged).
-
-    The second split is `claude`.
-    """
+    """JudgeBench; the score is the share of all pairs that are right (categories are not averaged)."""
 
     name = "JudgeBench"
-    split = "gpt"
+    split = "gpt"  # or claude
     columns = ("pair_id", "source", "question", "response_model", "response_A", "response_B", "label")
     row_hint = "a row has the columns source, question, response_A, response_B and label (A>B or B>A)"
 

@@ -29,13 +29,10 @@ TABLE = Table(
 
 
 class LLMBar(Benchmark):
-    """LLMBar; the score is the plain mean of its five subsets.
-
-    The hub has no split that can be read, only a script.
-    """
+    """LLMBar; the score is the plain mean of its five subsets."""
 
     name, fixed_table = TABLE.name, TABLE
-    split = "test"
+    split = "test"  # the hub has no split that can be read, only a script
     columns = ("input", "output_1", "output_2", "label", "subset")
     row_hint = "a row has the columns input, output_1, output_2 and label (1 or 2)"
     array_file = "dataset.json"  # upstream's folders also have the results of evaluators

@@ -36,13 +36,10 @@ _WINNERS = {"model_a": 0, "model_b": 1, "1": 0, "2": 1, "tie": None, "tie (bothb
 
 
 class PPE(Benchmark):
-    """PPE; the score is the mean of its two parts, or the accuracy of one part if the rows have only that.
-
-    The correctness datasets have the split `train`.
-    """
+    """PPE; the score is the mean of its two parts, or the accuracy of one part if the rows have only that."""
 
     name = "PPE"
-    split = "test"
+    split = "test"  # of the correctness datasets: train
     columns = ("question_id", "prompt", "question", "winner", "language", *FLAGS, "subset",
                "scores", "responses", *_ANSWERS, "sampled_conflict_pairs")  # fmt: skip
     row_hint = (
@@ -75,9 +72,8 @@ class PPE(Benchmark):
         details: Shares = {}
         for flag in FLAGS:
             flagged = [row for row in rows if flag in row.details.get("flags", ())]
-            details[flag] = base.share(
-                self.row_credit(row, base.row_results(row, results)) for row in flagged
-            )
+            credits = (self.row_credit(row, base.row_results(row, results)) for row in flagged)
+            details[flag] = base.share(credits)
         questions = [row for row in rows if row.details["part"] == CORRECTNESS]
         details["best of k"] = base.share(base.best_is_right(row, results) for row in questions)
         return details

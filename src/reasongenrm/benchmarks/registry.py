@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
+from reasongenrm.benchmarks import judgebench, llmbar, pairs, ppe, rewardbench, rewardbench2, rmb, rmbench
 from reasongenrm.benchmarks.base import Benchmark
-from reasongenrm.benchmarks.judgebench import JudgeBench
-from reasongenrm.benchmarks.llmbar import LLMBar
-from reasongenrm.benchmarks.pairs import Pairs
-from reasongenrm.benchmarks.ppe import PPE
-from reasongenrm.benchmarks.rewardbench import RewardBench
-from reasongenrm.benchmarks.rewardbench2 import RewardBench2
-from reasongenrm.benchmarks.rmb import RMB
-from reasongenrm.benchmarks.rmbench import RMBench
 
 BENCHMARKS: dict[str, Benchmark] = {
-    "rewardbench": RewardBench(),
-    "rewardbench2": RewardBench2(),
-    "rmbench": RMBench(),
-    "judgebench": JudgeBench(),
-    "llmbar": LLMBar(),
-    "ppe": PPE(),
-    "rmb": RMB(),
-    "pairs": Pairs(),
+    "rewardbench": rewardbench.RewardBench(),
+    "rewardbench2": rewardbench2.RewardBench2(),
+    "rmbench": rmbench.RMBench(),
+    "judgebench": judgebench.JudgeBench(),
+    "llmbar": llmbar.LLMBar(),
+    "ppe": ppe.PPE(),
+    "rmb": rmb.RMB(),
+    "pairs": pairs.Pairs(),
 }
 """Kind -> benchmark."""

@@ -149,9 +149,8 @@ class RewardBench(Benchmark):
         subset, chosen, rejected = (loading.text(raw, name) for name in ("subset", "chosen", "rejected"))
         turns = loading.prompt(raw, "prompt")
         if any(turn["role"] == "system" for turn in turns[1:]):
-            raise BadRow(
-                "bad_role", "`prompt` has a system turn after the first turn; a system turn must come first."
-            )
+            problem = "`prompt` has a system turn after the first turn; a system turn must come first."
+            raise BadRow("bad_role", problem)
         return Row.make(subset, turns, [chosen], [rejected])
 
     def _read_prior(self, raw: RawRow) -> Row:

@@ -67,9 +67,7 @@ class RMBench(Benchmark):
         right, wrong = loading.texts(raw, "chosen"), loading.texts(raw, "rejected")
         for name, answers in (("chosen", right), ("rejected", wrong)):
             if len(answers) != len(STYLES):
-                problem = (
-                    f"`{name}` has {len(answers)} answers; RM-Bench needs one per style: {', '.join(STYLES)}."
-                )
+                problem = f"`{name}` has {len(answers)} answers; it needs one per style: {', '.join(STYLES)}."
                 raise BadRow("bad_count", problem)
         return Row.make(_domain(raw), loading.prompt(raw, "prompt"), right, wrong)
 

@@ -271,8 +271,7 @@ class RecordWriter:
         self._last_pair = prompt.pair_id
 
     def _length(self, prompt: JudgePrompt, reason: str) -> int:
-        prompt_ids = self._encoder.encode(prompt.messages, generation=True)
-        return len(prompt_ids) + len(self._encoder.completion(reason, self._encoder.grammar.text("A")))
+        return sum(map(len, self._encoder.record(prompt.messages, reason, self._encoder.grammar.text("A"))))
 
     def _add_dpo(self, prompt: JudgePrompt, scored_reasons: Sequence[ScoredReason]) -> None:
         config = self._recipe.records.dpo

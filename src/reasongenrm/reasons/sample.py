@@ -108,17 +108,14 @@ def sample_reasons(
         pair_prompts: judge prompts with their pairs, in an order that is the same in every run.
         engine: holds the teacher.
         encoder: tokenizer and chat template of the teacher; None for a server that reads messages.
-        prompt_file: wording.
         config: mode, number of samples and sampling options.
         name: of the teacher, recorded with each reason.
-        seed: of the run.
-        store: of reasons.
         progress: called with the number of requests just done.
     """
     end = encoder.tokenizer.eos_token if encoder else ""
     winners: dict[str, Letter] = {}  # by prompt id, in the order of the prompts
 
-    def noting_winners() -> Iterator[PairPrompt]:
+    def prompt_stream() -> Iterator[PairPrompt]:
         for pair, prompt in pair_prompts:
             winners[prompt.id] = prompt.winner
             yield pair, prompt
@@ -128,7 +125,7 @@ def sample_reasons(
         text = completion.text.removesuffix(end).strip()
         return to_json(read_reason(completion, text, name, config.mode, winner, prompt_file))
 
-    requests = reason_requests(noting_winners(), encoder, prompt_file, config, name=name, seed=seed)
+    requests = reason_requests(prompt_stream(), encoder, prompt_file, config, name=name, seed=seed)
     complete_missing(engine, requests, store, progress=progress, convert=convert)
     store.finish(row for prompt_id in winners for row in reason_ids(prompt_id, name, config.samples))
 
