@@ -92,15 +92,15 @@ def export(recipe: Recipe, to: Target, out: Path | None = None) -> None:
         hint = "run 1_prepare.sh first"
         raise ConfigError("no records to export", location=str(recipe.folder), hint=hint)
     descriptions: Row = {}
-    escaped: Counter[str] = Counter()
+    escape_counts: Counter[str] = Counter()
     for name in names:
         layout = LAYOUTS[to].get(FILES[name])
         if layout is None:
             say(f"{name}.jsonl: {to} has no reader for it; skipped")
             continue
-        rows = _convert(recipe.folder / f"{name}.jsonl", FILES[name], layout, escaped)
+        rows = _convert(recipe.folder / f"{name}.jsonl", FILES[name], layout, escape_counts)
         count = write_jsonl(folder / f"{name}.jsonl", rows)
-        note = f"; chat markers escaped in {escaped[name]} rows" if escaped[name] else ""
+        note = f"; chat markers escaped in {escape_counts[name]} rows" if escape_counts[name] else ""
         say(f"{folder / f'{name}.jsonl'}: {count} rows{note}")
         descriptions[f"{recipe.name}_{name}"] = _description(name)
     for name in (name for name in FILES if name not in names):
@@ -109,14 +109,14 @@ def export(recipe: Recipe, to: Target, out: Path | None = None) -> None:
         write_json(folder / "dataset_info.json", descriptions)
 
 
-def _convert(path: Path, kind: Kind, layout: Layout, escaped: Counter[str]) -> Iterator[Row]:
-    """Yield a file's rows converted; `escaped` counts the rows with an escaped marker, by file name."""
+def _convert(path: Path, kind: Kind, layout: Layout, escape_counts: Counter[str]) -> Iterator[Row]:
+    """Yield a file's rows converted; `escape_counts` counts the rows with an escaped marker, by file name."""
     text_prompts = layout.text_prompts and all(
         [turn["role"] for turn in row["prompt"]] == ["user"] for row in _rows(path, kind)
     )
     for row in _rows(path, kind):
         safe = {key: _escape(value) for key, value in row.items()}
-        escaped[path.stem] += safe != row
+        escape_counts[path.stem] += safe != row
         if text_prompts:
             safe["prompt"] = safe["prompt"][0]["content"]
         yield layout.convert(safe)

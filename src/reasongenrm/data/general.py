@@ -69,27 +69,27 @@ def mix(
     for config in configs:
         target = round(config.weight * judge_records)
         rows = load_general(config) if target else iter(())
-        count, selected, dropped = _select(rows, target, seed, records, too_long)
-        if target and not selected:
-            first = f"; the first dropped row: {dropped[0].detail}" if dropped else ""
+        count, own_records, own_drops = _select(rows, target, seed, records, too_long)
+        if target and not own_records:
+            first = f"; the first dropped row: {own_drops[0].detail}" if own_drops else ""
             hint = "give rows with prompt and response, or with messages"
             raise DataError(f"no record can be used{first}", location=config.path, hint=hint)
-        records |= {record.id: record for record in selected}
-        drops += dropped
+        records |= {record.id: record for record in own_records}
+        drops += own_drops
         note = None
         if not target:
             note = "the weight selects less than half a record: the dataset was not read"
-        elif len(selected) < target:
-            note = f"only {len(selected)} usable records for a target of {target}: each was selected once"
+        elif len(own_records) < target:
+            note = f"only {len(own_records)} usable records for a target of {target}: each was selected once"
         datasets.append(
             {
                 "path": config.path,
                 "weight": config.weight,
                 "target": target,
-                "records": len(selected),
+                "records": len(own_records),
                 "rows": count,
-                "unused": count - len(selected) - len(dropped),
-                "dropped": dict(sorted(Counter(drop.reason for drop in dropped).items())),
+                "unused": count - len(own_records) - len(own_drops),
+                "dropped": dict(sorted(Counter(drop.reason for drop in own_drops).items())),
                 "note": note,
             }
         )
@@ -115,8 +115,8 @@ def _select(
     for batch in batches(rows, 2 * target + 64):
         count += len(batch)
         unreadable += [row for row in batch if isinstance(row, Drop)]
-        records = [row for row in batch if isinstance(row, SFTRecord)]
-        entries = [*lowest, *(((unit_hash(seed, record.id), record.id), record) for record in records)]
+        batch_records = [row for row in batch if isinstance(row, SFTRecord)]
+        entries = [*lowest, *(((unit_hash(seed, row.id), row.id), row) for row in batch_records)]
         lowest, usable, ids = [], ids, set()
         for key, row in sorted(entries, key=itemgetter(0)):
             if len(ids) == target and key > lowest[-1][0]:
@@ -130,8 +130,8 @@ def _select(
                 else:
                     ids.add(row.id)
             lowest.append((key, row))
-    selected = [row for _, row in lowest if isinstance(row, SFTRecord)]
-    return count, selected, unreadable + [row for _, row in lowest if isinstance(row, Drop)]
+    records = [row for _, row in lowest if isinstance(row, SFTRecord)]
+    return count, records, unreadable + [row for _, row in lowest if isinstance(row, Drop)]
 
 
 def _record(row: RawRow) -> SFTRecord | Drop:
