@@ -45,3 +45,14 @@ def test_section_intervals_follow_the_weights_and_cover_the_section() -> None:
         assert 0.7 < (high - low) / (plain[1] - plain[0]) < 2
     shifted = replace(result, sections={**result.sections, "Chat": 0.123})
     assert shifted.section_interval("Chat") is None
+
+
+@pytest.mark.parametrize("n", [2, 200])
+def test_a_subset_with_an_accuracy_above_one_has_an_interval(n: int) -> None:
+    score = rewardbench_score([judge_result(f"p{i}", "hep-go", [verdict(True)]) for i in range(n)])
+    subset = replace(score.subsets["hep-go"], accuracy=1.01)  # as RewardBench 2's Ties can be
+    assert subset.interval == score.subsets["hep-go"].interval
+    low, high = replace(score, sections={"Reasoning": 1.01}, subsets={"hep-go": subset}).section_interval(
+        "Reasoning"
+    ) or (0, 0)
+    assert 0 < low < high == 1

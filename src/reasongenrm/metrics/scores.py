@@ -73,8 +73,8 @@ class SubsetScore:
 
     @property
     def interval(self) -> Interval:
-        """95% Wilson interval of `accuracy`, over rows."""
-        return wilson_interval(self.accuracy * self.rows, self.rows)
+        """95% Wilson interval of `accuracy`, over rows; RewardBench 2's Ties can be 0.01 outside [0, 1]."""
+        return wilson_interval(min(max(self.accuracy, 0.0), 1.0) * self.rows, self.rows)
 
 
 @dataclass(frozen=True, slots=True)
