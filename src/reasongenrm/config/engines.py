@@ -23,12 +23,11 @@ class Strict(BaseModel):
     @classmethod
     def _known_keys(cls, raw: Any) -> Any:
         """Name an unknown key with the closest known one; `extra="forbid"` would only name it."""
+        known = list(cls.model_fields)
         for key in raw if isinstance(raw, Mapping) else ():
-            if key not in cls.model_fields:
-                close = difflib.get_close_matches(str(key), cls.model_fields, n=1)
-                hint = (
-                    f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(cls.model_fields)}"
-                )
+            if key not in known:
+                close = difflib.get_close_matches(str(key), known, n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(known)}"
                 raise PydanticCustomError("unknown_key", "unknown key", {"key": str(key), "hint": hint})
         return raw
 
