@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import combinations, groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,7 +18,7 @@ from scipy.special import expit, log_expit
 
 from reasongenrm.errors import EngineError
 from reasongenrm.records import Message
-from reasongenrm.report.charts import bar_chart, encode_png, figure
+from reasongenrm.report.charts import encode_png, figure
 from reasongenrm.report.tables import grid
 from reasongenrm.scalar.model import MAX_LENGTH, encode
 from reasongenrm.store import atomic_writer
@@ -59,26 +60,18 @@ def loss(delta: ArrayLike, margin: ArrayLike = 0.0) -> NDArray[np.float64]:
     Returns:
         The common shape; at least 0.
     """
-    return -log_expit(_lead(delta, margin))
+    return -log_expit(np.subtract(delta, margin, dtype=np.float64))
 
 
 def gradient(delta: ArrayLike, margin: ArrayLike = 0.0) -> NDArray[np.float64]:
     """Return d loss / d delta = -(1 - sigma(delta - margin)): how strongly a pair pulls its two scores apart.
 
-    It is d loss / d Z_a, and -d loss / d Z_b. Source: the derivative of `loss`.
-
-    Args:
-        delta: Z_a - Z_b in nats, of any shape.
-        margin: as in `loss`.
+    It is d loss / d Z_a, and -d loss / d Z_b. Source: the derivative of `loss`, whose arguments it has.
 
     Returns:
         The common shape, in [-1, 0].
     """
-    return -probability(-_lead(delta, margin))  # 1 - sigma(x) is sigma(-x), without the cancellation
-
-
-def _lead(delta: ArrayLike, margin: ArrayLike) -> NDArray[np.float64]:
-    return np.asarray(delta, dtype=np.float64) - np.asarray(margin, dtype=np.float64)
+    return -probability(np.subtract(margin, delta))  # 1 - sigma(x) is sigma(-x), without the cancellation
 
 
 def loss_table(deltas: Sequence[float] = DELTAS) -> str:
@@ -87,23 +80,10 @@ def loss_table(deltas: Sequence[float] = DELTAS) -> str:
     return grid(["Δ", "σ(Δ)", "loss", "gradient"], rows, text_columns=0)
 
 
-class TokenRun(NamedTuple):
-    """Neighbouring tokens of one part of the input sequence [omega; omega-hat].
+def token_runs(tokenizer: Any, prompt: str | Sequence[Message], response: str) -> list[tuple[str, list[str]]]:
+    """Return the input sequence [omega; omega-hat] exactly as the model reads it: the name and the tokens of each part.
 
-    Attributes:
-        part: `query` (the prompt, omega), `response` (omega-hat) or `special` (from the tokenizer's pair template).
-        first, last: positions in the sequence, from 0, both included.
-        tokens: as the vocabulary spells them.
-    """
-
-    part: str
-    first: int
-    last: int
-    tokens: tuple[str, ...]
-
-
-def token_runs(tokenizer: Any, prompt: str | Sequence[Message], response: str) -> list[TokenRun]:
-    """Return the tokens of a prompt and a response exactly as the model reads them, grouped by their part.
+    The parts are `query` (the prompt, omega), `response` (omega-hat) and `special` (from the tokenizer's pair template).
 
     Args:
         tokenizer: a trained head's (`ScalarRewardModel.tokenizer`).
@@ -112,83 +92,60 @@ def token_runs(tokenizer: Any, prompt: str | Sequence[Message], response: str) -
         EngineError: a slow tokenizer, which does not report where its tokens come from.
     """
     if not tokenizer.is_fast:
-        raise EngineError("the tokenizer does not tell prompt from response", hint="use a fast tokenizer")
+        problem = "the tokenizer does not tell prompt from response"
+        raise EngineError(problem, location=tokenizer.name_or_path, hint="use a fast tokenizer")
     encoded: Any = encode(tokenizer, prompt, response, MAX_LENGTH)
     texts = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
     names = {0: "query", 1: "response", None: "special"}
-    runs, position = [], 0
-    for part, group in groupby(
-        zip(encoded.sequence_ids(), texts, strict=True), key=lambda token: names[token[0]]
-    ):
-        tokens = tuple(text for _, text in group)
-        runs.append(TokenRun(part, position, position + len(tokens) - 1, tokens))
-        position += len(tokens)
-    return runs
+    tokens = zip([names[number] for number in encoded.sequence_ids()], texts, strict=True)
+    return [(part, [text for _, text in group]) for part, group in groupby(tokens, key=itemgetter(0))]
 
 
 def sequence_table(tokenizer: Any, prompt: str | Sequence[Message], response: str) -> str:
-    """Return the runs of `token_runs` as a Markdown table."""
-    rows = [
-        (
-            run.part,
-            f"{run.first}" if run.first == run.last else f"{run.first}–{run.last}",
-            " ".join(run.tokens),
-        )
-        for run in token_runs(tokenizer, prompt, response)
-    ]
+    """Return the parts of `token_runs` with their positions, from 0, as a Markdown table."""
+    rows, first = [], 0
+    for part, tokens in token_runs(tokenizer, prompt, response):
+        last = first + len(tokens) - 1
+        rows.append((part, f"{first}–{last}" if last > first else f"{first}", " ".join(tokens)))
+        first = last + 1
     return grid(["part", "positions", "tokens"], rows, text_columns=3)
 
 
 def score_table(answers: Mapping[str, str], scores: Mapping[str, float]) -> str:
-    """Return a Markdown table with the text and the score of each answer.
-
-    Args:
-        answers: name -> text.
-        scores: name -> score.
-    """
+    """Return a Markdown table with the text and the score of each answer, both by the answer's name."""
     rows = [(name, text, f"{scores[name]:+.3f}") for name, text in answers.items()]
     return grid(["answer", "text", "score Z"], rows, text_columns=2)
 
 
 def difference_table(scores: Mapping[str, float]) -> str:
-    """Return a Markdown table with the difference and the probability of each pair of answers to one prompt.
-
-    Args:
-        scores: name of an answer -> its score.
-    """
+    """Return a Markdown table with the difference and the probability of each pair of answers to one prompt, by name."""
     deltas = {(a, b): scores[a] - scores[b] for a, b in combinations(scores, 2)}
     rows = [(a, b, f"{delta:+.3f}", f"{float(probability(delta)):.3f}") for (a, b), delta in deltas.items()]
     return grid(["a", "b", "Δ = Z_a - Z_b", "σ(Δ)"], rows, text_columns=2)
 
 
-def reward_error(n_pairs: int, dim: int = 8, seed: int | Sequence[int] = 0) -> float:
+def reward_error(n_pairs: int, seed: int | Sequence[int]) -> float:
     """Draw a reward and preferences that follow it, fit a reward to the preferences, and return the error of the fit.
 
-    The true reward is r(x) = w* x, with w* of length 1 (nats per unit of feature) in a random direction. Both answers'
+    The true reward is r(x) = w* x, with w* of length 1 (nats per unit of feature) in a random direction. Both answers' eight
     features are standard normal, and the first is preferred with P = sigma(w* (x_a - x_b)). The fit is the maximum of
     the Bradley-Terry likelihood (Bradley & Terry 1952), which here is logistic regression on x_a - x_b without
     intercept or penalty; its error falls as 1 / sqrt(n_pairs), like that of every regular maximum-likelihood estimate.
 
     Args:
-        n_pairs: preferences to learn from; at least 20 per feature, since with few of them some direction may
-            separate all preferences, and the likelihood then has no maximum.
-        dim: features of an answer.
+        n_pairs: preferences to learn from; with fewer than 160, some direction may separate all of them, and the likelihood
+            then has no maximum.
         seed: of the reward, the features and the preferences.
 
     Returns:
         ||w_hat - w*||.
-
-    Raises:
-        ValueError: too few preferences.
     """
     from sklearn.linear_model import LogisticRegression
 
-    if n_pairs < 20 * dim:
-        raise ValueError(f"{n_pairs} pairs are too few for {dim} features: give {20 * dim} or more")
     source = np.random.default_rng(seed)
-    true = source.standard_normal(dim)
+    true = source.standard_normal(8)
     true *= 1.0 / np.linalg.norm(true)
-    first, second = source.standard_normal((2, n_pairs, dim))
+    first, second = source.standard_normal((2, n_pairs, 8))
     differences = first - second
     preferred = source.random(n_pairs) < probability(differences @ true)
     model = LogisticRegression(fit_intercept=False, C=np.inf, tol=1e-8, max_iter=1000)
@@ -275,12 +232,7 @@ def _draw_distances(axes: Any, margin: float) -> None:
 
 
 def error_figure(counts: Sequence[int], errors: Sequence[float]) -> bytes:
-    """Draw the error curve on logarithmic axes, with the nearest c / sqrt(n), and return a PNG.
-
-    Args:
-        counts: numbers of preferences.
-        errors: the mean error at each (`error_curve`).
-    """
+    """Draw an error curve (`error_curve`) on logarithmic axes, with the nearest c / sqrt(n), and return a PNG."""
     drawing, [[axes]] = figure(3.6)
     n = np.asarray(counts, dtype=np.float64)
     scale = np.exp(np.mean(np.log(errors) + 0.5 * np.log(n)))  # the c that is nearest in the logarithm
@@ -296,16 +248,6 @@ def error_figure(counts: Sequence[int], errors: Sequence[float]) -> bytes:
     axes.grid(alpha=0.3)
     axes.legend()
     return encode_png(drawing)
-
-
-def score_figure(scores: Mapping[str, float], title: str) -> bytes:
-    """Draw one bar per answer, and return a PNG.
-
-    Args:
-        scores: name of an answer -> its score, in nats up to a constant.
-        title: the prompt.
-    """
-    return bar_chart(scores, title, "score Z (nats; only differences count)")
 
 
 def write_figures(folder: Path) -> list[Path]:

@@ -143,14 +143,9 @@ class ScalarRewardModel:
             EngineError: the folder is missing, is not a model, has no trained head, or has more than one logit.
         """
         location = str(path)
-        if not Path(path).is_dir():
-            raise EngineError(
-                "directory not found", location=location, hint="train a scalar head, or correct the path"
-            )
-        if not (Path(path) / "config.json").is_file():
-            raise EngineError(
-                "not a model: no config.json", location=location, hint="give the folder of a trained head"
-            )
+        if not Path(path, "config.json").is_file():
+            problem = "not a model: no config.json" if Path(path).is_dir() else "directory not found"
+            raise EngineError(problem, location=location, hint="give the folder of a trained head")
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -165,22 +160,17 @@ class ScalarRewardModel:
                 f"cannot load the model: {first_line(error)}", location=location, hint="train it again"
             ) from error
         if model.config.num_labels != 1:
-            raise EngineError(
-                f"the model has {model.config.num_labels} logits, a scalar head has one",
-                location=location,
-                hint="train it with num_labels=1",
-            )
-        if loading["missing_keys"]:
-            names = ", ".join(sorted(loading["missing_keys"]))
-            raise EngineError(
-                f"the weights lack {names}", location=location, hint="give a trained head, not its base"
-            )
-        if tokenizer.pad_token_id is None:
-            raise EngineError(
-                "the tokenizer has no padding token", location=location, hint="set pad_token and save it"
-            )
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(device).eval(), tokenizer, device)
+            problem = f"the model has {model.config.num_labels} logits, a scalar head has one"
+            hint = "train it with num_labels=1"
+        elif loading["missing_keys"]:
+            problem = f"the weights lack {', '.join(sorted(loading['missing_keys']))}"
+            hint = "give a trained head, not its base"
+        elif tokenizer.pad_token_id is None:
+            problem, hint = "the tokenizer has no padding token", "set pad_token and save it"
+        else:
+            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            return cls(model.to(device).eval(), tokenizer, device)
+        raise EngineError(problem, location=location, hint=hint)
 
     def score(self, prompt: str | Sequence[Message], response: str) -> float:
         """Return the score of one response to a prompt (a string, or the turns up to the last user turn)."""
@@ -223,9 +213,8 @@ class ScalarRewardModel:
             for i, value in zip(batch, logits.float().squeeze(-1).tolist(), strict=True):
                 scores[i] = value
         if not all(map(math.isfinite, scores)):
-            raise EngineError(
-                "the scores are not finite", hint="train the head again with a lower learning rate"
-            )
+            hint = "train the head again with a lower learning rate"
+            raise EngineError("the scores are not finite", location=self.model.name_or_path, hint=hint)
         return scores
 
     def rank(self, prompt: str | Sequence[Message], responses: Sequence[str]) -> ScoreRanking:
@@ -236,7 +225,8 @@ class ScalarRewardModel:
             EngineError: a score is not finite.
         """
         if not responses:
-            raise ConfigError("there is nothing to rank", hint="give at least one response")
+            hint = "give at least one response"
+            raise ConfigError("there is nothing to rank", location="responses", hint=hint)
         texts = list(dict.fromkeys(responses))  # equal texts get equal scores: each is scored once
         score_by_text = dict(zip(texts, self.score_batch([prompt] * len(texts), texts), strict=True))
         scores = [score_by_text[text] for text in responses]

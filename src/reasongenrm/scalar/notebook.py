@@ -69,9 +69,11 @@ def execute(path: Path, *, scalar: Path, out: Path | None = None, timeout: float
         notebook: Any = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
     except FileNotFoundError:
-        raise DataError("file not found", location=str(path)) from None
+        hint = "run the command in the root folder of the repository"
+        raise DataError("file not found", location=str(path), hint=hint) from None
     except Exception as error:  # nbformat, jsonschema and json raise their own kinds for a broken file
-        raise DataError(f"not a notebook: {first_line(error)}", location=str(path)) from error
+        problem, hint = f"not a notebook: {first_line(error)}", "restore the file"
+        raise DataError(problem, location=str(path), hint=hint) from error
     with TemporaryDirectory() as scratch:
         _run(notebook, path, os.environ | _QUIET | {VARIABLE: str(scalar.resolve())}, scratch, timeout)
     notebook.metadata.get("language_info", {}).pop("version", None)
@@ -88,12 +90,6 @@ def _run(notebook: Any, path: Path, environment: dict[str, str], scratch: str, t
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    number = 0
-
-    def count(cell: Any, cell_index: int) -> None:
-        nonlocal number
-        number += cell.cell_type == "code"
-
     manager = AsyncKernelManager(
         # Sockets in our own folder, not ports; a socket's path has at most 107 bytes.
         transport="ipc" if len(scratch) < 80 else "tcp",
@@ -101,7 +97,7 @@ def _run(notebook: Any, path: Path, environment: dict[str, str], scratch: str, t
         # Without kernel folders, "python3" means this Python.
         kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
     )
-    client = NotebookClient(notebook, km=manager, timeout=timeout, record_timing=False, on_cell_start=count)
+    client = NotebookClient(notebook, km=manager, timeout=timeout, record_timing=False)
     try:
         client.execute(
             cleanup_kc=True,
@@ -111,19 +107,19 @@ def _run(notebook: Any, path: Path, environment: dict[str, str], scratch: str, t
         )
     except CellExecutionError as error:
         problem = f"{error.ename}: {(error.evalue.strip().splitlines() or [''])[0]}"
-        raise EngineError(problem, location=f"{path}, code cell {number}") from None
+        hint = "correct the cell, or train the head"
     except (CellTimeoutError, DeadKernelError) as error:
-        raise EngineError(first_line(error), location=f"{path}, code cell {number}") from error
+        problem, hint = first_line(error), "stop other programs, and try again"
     except RuntimeError as error:
-        raise EngineError(f"no kernel: {first_line(error)}", location=str(path)) from error
+        problem, hint = f"no kernel: {first_line(error)}", "pip install ipykernel"
+        raise EngineError(problem, location=str(path), hint=hint) from error
+    else:
+        return
+    raise EngineError(problem, location=f"{path}, code cell {client.code_cells_executed}", hint=hint)
 
 
 def check_outputs(notebook: Any, location: str = "notebook") -> None:
-    """Check that no output of a notebook contains an absolute path or the home folder.
-
-    Args:
-        notebook: as nbformat reads it.
-        location: the notebook's name in the error.
+    """Check that no output of a notebook, as nbformat reads it, contains an absolute path or the home folder.
 
     Raises:
         DataError: an output does; names the code cell, from 1.

@@ -109,9 +109,6 @@ def _note(axes: Any, text: str) -> None:
 COLUMNS = ("prompt_id", "prompt", "answer", "rank", "score", "score_rank_in_prompt", "tokens", "truncated")
 """Columns of `evaluation_results.csv`, before the answers' extra columns."""
 
-_TEXT_LENGTH = 200
-"""Characters of a text in summary.md; the CSV has all of it."""
-
 
 def write_scalar_report(
     folder: Path,
@@ -320,16 +317,11 @@ def _distributions(metrics: ScalarMetrics) -> str:
 def _mistakes(mistakes: Sequence[AnswerPair]) -> str:
     if not mistakes:
         return "None: in no pair does the worse answer have the higher score.\n"
-    rows = [
-        (
-            *(
-                one_line(text, _TEXT_LENGTH)
-                for text in (pair.better.prompt, pair.better.answer, pair.worse.answer)
-            ),
-            *(_number(value) for value in (pair.better.score, pair.worse.score, pair.margin)),
-        )
-        for pair in mistakes
-    ]
+    rows = []
+    for pair in mistakes:
+        texts = (pair.better.prompt, pair.better.answer, pair.worse.answer)
+        numbers = (pair.better.score, pair.worse.score, pair.margin)
+        rows.append([*(one_line(text, 200) for text in texts), *map(_number, numbers)])
     return grid(("prompt", "better", "worse", "s(better)", "s(worse)", "Δ"), rows, text_columns=3) + "\n"
 
 
