@@ -151,7 +151,7 @@ def test_rank_best_and_score(judge: Lent, tmp_path: Path) -> None:
 
 
 def test_unreadable_files_are_errors(judge: Lent, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="nowhere.jsonl: cannot be read"):
+    with pytest.raises(DataError, match=r"nowhere\.jsonl: cannot be read"):
         ask("compare", lambda: judge, str(tmp_path / "nowhere.jsonl"), "-")
     source = written(tmp_path / "bad.jsonl", BAD)
     with pytest.raises(DataError, match=r"bad\.jsonl: no row can be read"):
