@@ -60,15 +60,12 @@ def read_rankings(prompts: Sequence[PromptAnswers], journal: Journal) -> dict[st
 
 def _check(entry: JournalEntry, known: Mapping[str, PromptAnswers], path: Path) -> None:
     prompt = known.get(entry.prompt)
-    if prompt is not None:
-        ids = sorted(answer for group in entry.order for answer in group)
-        if entry.kind != "rank" or (
-            ids == sorted(answer.id for answer in prompt.answers) and all(entry.order)
-        ):
-            return
-    problem = "of a prompt" if prompt is None else "of answers"
+    ids = sorted(answer for group in entry.order for answer in group)
+    if prompt and (entry.kind != "rank" or ids == sorted(answer.id for answer in prompt.answers)):
+        return
+    missing = "answers" if prompt else "a prompt"
     raise ConfigError(
-        f"the journal holds a ranking {problem} that the input does not have ({entry.prompt[:40]!r})",
+        f"the journal holds a ranking of {missing} that the input does not have ({entry.prompt[:40]!r})",
         location=str(path),
         hint="rank the same answers as before, or use another journal (--journal FILE, or another --out)",
     )
