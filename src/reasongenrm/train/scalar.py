@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from reasongenrm.config.scalar import ScalarConfig
 from reasongenrm.console import training_bar
-from reasongenrm.data.split import prompt_id, split_pairs
+from reasongenrm.data.split import split_pairs
 from reasongenrm.errors import ConfigError, DataError, EngineError, first_line
 from reasongenrm.records import Drop, PreferencePair, content_id
 from reasongenrm.report.charts import loss_curve
@@ -91,7 +91,10 @@ def train_scalar(
         raise ConfigError(
             "no pair comes from ranks", location="scalar.margin", hint="set 0, or give ranked answers"
         )
-    settings = config.model_dump(mode="json") | {"args": _arguments(config.args)}
+    arguments = DEFAULTS | config.args
+    if "num_train_epochs" in config.args and "max_steps" not in config.args:
+        del arguments["max_steps"]  # it would override the number of epochs
+    settings = config.model_dump(mode="json") | {"args": arguments}
     fingerprint = content_id([[pair.id, pair.distance] for pair in pairs], settings, seed)
     partial = output_dir.with_name(output_dir.name + ".partial")
     if output_dir.exists():
@@ -101,7 +104,7 @@ def train_scalar(
 
     tokenizer = load_base_tokenizer(config.model, config.revision, config.max_length)
     report, rows, held_out = _prepare(pairs, config, tokenizer, seed)
-    args = _reward_config(config, settings["args"], partial / "checkpoints", seed)
+    args = _reward_config(config, arguments, partial / "checkpoints", seed)
     trainer = _reward_trainer(config, args, rows, held_out, tokenizer)
     log = _fit(trainer, config, partial / "final", report)
     _write_records(partial / "final", config, settings | {"seed": seed}, report, log, fingerprint)
@@ -123,14 +126,6 @@ def check_config(config: ScalarConfig) -> None:
         from peft import LoraConfig
 
         check_args(LoraConfig, config.lora, location="scalar.lora", reserved=("task_type",))
-
-
-def _arguments(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recipe's keys over the suite's defaults."""
-    arguments = DEFAULTS | dict(args)
-    if "num_train_epochs" in args and "max_steps" not in args:
-        del arguments["max_steps"]  # it would override the number of epochs
-    return arguments
 
 
 def _finished_report(output_dir: Path, fingerprint: str) -> dict[str, Any]:
@@ -173,7 +168,10 @@ def _prepare(
         raise DataError(
             "no held-out pair is left", location="scalar.validation", hint="hold out more prompts"
         )
-    validation = {"pairs": len(held_out), "prompts": len({prompt_id(pair) for pair in held_out_pairs})}
+    validation = {
+        "pairs": len(held_out),
+        "prompts": len({content_id(pair.history) for pair in held_out_pairs}),
+    }
     report = {
         "pairs": len(pairs),
         "trained": len(rows),

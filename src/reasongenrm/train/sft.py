@@ -17,7 +17,6 @@ from typing import Any
 from reasongenrm.chat.encoder import ADAPTER_PROMPTS, ChatEncoder, load_tokenizer, template_text
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.console import TrainingStep
 from reasongenrm.errors import DataError, ReasonGenRMError
 from reasongenrm.processes import die_with_parent, has_ended
 from reasongenrm.records import content_id
@@ -199,11 +198,9 @@ def train(recipe: Recipe, name: str, work: Path) -> None:
     )
     assert config.packing or len(trainer.train_dataset) == len(rows), "SFTTrainer dropped rows"
     with (work / PROGRESS).open("a", encoding="utf-8", buffering=1) as progress:
-
-        def append(step: TrainingStep) -> None:
-            progress.write(json.dumps(step._asdict()) + "\n")
-
-        log = run_training(trainer, "train.args", append)
+        log = run_training(
+            trainer, "train.args", lambda step: progress.write(json.dumps(step._asdict()) + "\n")
+        )
     # All processes take part: ZeRO-3 has to gather the weights.
     trainer.save_model(str(work / "final" / "adapter"))
     trainer.accelerator.wait_for_everyone()

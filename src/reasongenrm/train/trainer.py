@@ -56,7 +56,7 @@ def check_args(
         raise ConfigError(problem, location=f"{location}.{key}", hint=hint)
 
 
-def library_config(config: type, location: str, **args: Any) -> Any:
+def library_config(config: type, location: str, /, **args: Any) -> Any:
     """Return a config of TRL or peft.
 
     Raises:
@@ -69,7 +69,9 @@ def library_config(config: type, location: str, **args: Any) -> Any:
         raise ConfigError(first_line(error), location=location, hint=hint) from error
 
 
-def run_training(trainer: Any, location: str, report: Callable[[TrainingStep], None]) -> list[dict[str, Any]]:
+def run_training(
+    trainer: Any, location: str, report: Callable[[TrainingStep], object]
+) -> list[dict[str, Any]]:
     """Train from the last whole checkpoint, if there is one, and return the log entries with a loss.
 
     Args:
@@ -83,10 +85,8 @@ def run_training(trainer: Any, location: str, report: Callable[[TrainingStep], N
     trainer.add_callback(guard_callback(location))
     trainer.add_callback(progress_callback(report))
     trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
-    for (
-        name,
-        weights,
-    ) in trainer.model.named_parameters():  # the last steps may come after the last logged loss
+    # The last steps may come after the last logged loss.
+    for name, weights in trainer.model.named_parameters():
         if weights.requires_grad and not bool(weights.isfinite().all()):
             problem = f"the weights {name} are not finite after training"
             raise _diverged(problem, trainer.args.learning_rate, location)
@@ -140,7 +140,7 @@ def guard_callback(location: str) -> Any:
     return Guard()
 
 
-def progress_callback(report: Callable[[TrainingStep], None]) -> Any:
+def progress_callback(report: Callable[[TrainingStep], object]) -> Any:
     """Return a trainer callback that reports where the training is: at its start, at each logged loss, and between
     them at most twice a second; from one process only."""
     from transformers import TrainerCallback
