@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasongenrm.data.split import prompt_id, split_pairs
+from reasongenrm.data.split import split_pairs
 from reasongenrm.errors import ConfigError
-from reasongenrm.records import Message, PreferencePair
+from reasongenrm.records import Message, PreferencePair, content_id
 
 pytestmark = pytest.mark.unit
 
@@ -29,14 +29,14 @@ def test_held_out_prompts_are_a_function_of_the_prompts(prompts: list[str], shar
     _, reverse = split_pairs(pairs[::-1], share, seed)
     assert out == reverse[::-1]
     held_out_count = min(count - 1, max(1, round(share * count))) if share else 0
-    assert len({prompt_id(one) for one in out}) == held_out_count
+    assert len({content_id(one.history) for one in out}) == held_out_count
 
 
 def test_all_pairs_of_a_prompt_are_on_one_side_in_their_order() -> None:
     pairs = [pair(f"prompt {number % 20}", f"answer {number}") for number in range(60)]
     train, out = split_pairs(pairs, 0.25, 17)
     assert len(train) == 45 and len(out) == 15
-    assert not {prompt_id(one) for one in train} & {prompt_id(one) for one in out}
+    assert not {content_id(one.history) for one in train} & {content_id(one.history) for one in out}
     assert sorted(train + out, key=pairs.index) == pairs
     assert [pairs.index(one) for one in train] == sorted(pairs.index(one) for one in train)
 

@@ -24,7 +24,7 @@ def split_pairs(
     """
     if not share:
         return list(pairs), []
-    prompts = {prompt_id(pair) for pair in pairs}
+    prompts = {content_id(pair.history) for pair in pairs}
     if len(prompts) < 2:
         raise ConfigError(
             f"{len(prompts)} prompt(s): too few to hold one out",
@@ -34,11 +34,6 @@ def split_pairs(
     by_hash = sorted(prompts, key=lambda prompt: (unit_hash(seed, "held out", prompt), prompt))
     held_out = set(by_hash[: min(len(prompts) - 1, max(1, round(share * len(prompts))))])
     return (
-        [pair for pair in pairs if prompt_id(pair) not in held_out],
-        [pair for pair in pairs if prompt_id(pair) in held_out],
+        [pair for pair in pairs if content_id(pair.history) not in held_out],
+        [pair for pair in pairs if content_id(pair.history) in held_out],
     )
-
-
-def prompt_id(pair: PreferencePair) -> str:
-    """Return the content hash of a pair's history."""
-    return content_id(pair.history)
