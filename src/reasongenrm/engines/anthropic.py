@@ -67,8 +67,7 @@ class AnthropicEngine(Engine):
         on_event: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.max_model_len = max_model_len
-        self._config, self._key = config, key
-        self._on_event = on_event
+        self._config, self._key, self._on_event = config, key, on_event
         self._secret = Secret(config.api_key_env, location=f"{key}.api_key_env")
         self._ledger = Ledger(state)
         self._client = anthropic.Anthropic(

@@ -84,14 +84,10 @@ class OpenAIEngine(Engine):
         on_event: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.max_model_len = max_model_len
-        self._config = config
-        self._key = key
-        self._on_event = on_event
+        self._config, self._key, self._on_event = config, key, on_event
         self._secret = Secret(config.api_key_env, location=f"{key}.api_key_env")
         self._servers = [Server(url) for url in dict.fromkeys(url.rstrip("/") for url in config.urls)]
         self._any_success = False
-        # Results, and lines for `on_event`.
-        self._finished: SimpleQueue[Future[Completion] | str] = SimpleQueue()
         self._limit_name = "max_tokens"  # of the chat servers
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
@@ -112,10 +108,10 @@ class OpenAIEngine(Engine):
         from anyio.from_thread import start_blocking_portal
 
         source = iter(requests)
-        self._finished = SimpleQueue()
+        results: SimpleQueue[Future[Completion] | str] = SimpleQueue()  # also lines for `on_event`
         in_flight: set[Future[Completion]] = set()
         held_back: list[Completion] = []
-        fleet = Fleet(self._servers, self._config, self._secret, self._send, self._key, self._finished.put)
+        fleet = Fleet(self._servers, self._config, self._secret, self._send, self._key, results.put)
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(fleet):
             try:
                 while True:
@@ -125,15 +121,15 @@ class OpenAIEngine(Engine):
                             break
                         future = portal.start_task_soon(fleet.answer, request)
                         in_flight.add(future)
-                        future.add_done_callback(self._finished.put)
+                        future.add_done_callback(results.put)
                     if not in_flight:
                         break
-                    finished = self._finished.get()
-                    if isinstance(finished, str):
-                        self._on_event(finished)
+                    result = results.get()
+                    if isinstance(result, str):
+                        self._on_event(result)
                         continue
-                    in_flight.remove(finished)
-                    completion = finished.result()
+                    in_flight.remove(result)
+                    completion = result.result()
                     if completion.finish_reason == "error" and not self._any_success:
                         held_back.append(completion)
                         continue
