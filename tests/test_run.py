@@ -16,7 +16,6 @@ import pytest
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.run import Run, file_hash
-from reasongenrm.stages.train import machine_rank
 
 pytestmark = pytest.mark.unit
 
@@ -133,18 +132,6 @@ def test_a_run_folder_that_cannot_be_made(
         claim({})
     assert str(caught.value).startswith(f"runs/r: the run folder cannot be written: {problem} (")
     assert ("make room" in caught.value.hint) == (not file)
-
-
-@pytest.mark.parametrize(
-    ("launch_args", "problem"),
-    [('"', "not valid as a command line: No closing quotation"), ("--machine_rank ²", "'²' is not a number")],
-)
-def test_invalid_launch_args(launch_args: str, problem: str) -> None:
-    recipe = Recipe.model_validate(RECIPE | {"train": RECIPE["train"] | {"launch_args": launch_args}})
-    with pytest.raises(ConfigError) as caught:
-        machine_rank(recipe)
-    assert caught.value.location == "train.launch_args" and caught.value.hint
-    assert problem in caught.value.problem
 
 
 def test_equal_settings_are_accepted_again() -> None:

@@ -21,7 +21,7 @@ from reasongenrm.judge.ask import VerdictTask
 from reasongenrm.records import Message, PreferencePair, SFTRecord
 from reasongenrm.rows.turns import is_text
 from reasongenrm.store import write_jsonl
-from reasongenrm.train.sft import training_rows
+from reasongenrm.train.tokens import training_rows
 
 pytestmark = pytest.mark.unit
 

@@ -15,7 +15,7 @@ from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.reasons.records import dpo_row, grpo_row
 from reasongenrm.records import JudgePrompt, Message, ScoredReason, SFTRecord
 from reasongenrm.store import read_jsonl, write_jsonl
-from reasongenrm.train.sft import training_rows
+from reasongenrm.train.tokens import training_rows
 
 pytestmark = pytest.mark.unit
 

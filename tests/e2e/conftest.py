@@ -88,6 +88,7 @@ def toy_overrides(taught_model: Path, toy_data: Path) -> list[str]:
         "select.giveaway_words=0",
         "select.batch_tokens=64",
         "train.tokens=3600",
+        "train.batch=4",
         "train.args.per_device_train_batch_size=2",
         "train.args.learning_rate=0.002",
         "train.args.warmup_steps=2",

@@ -14,8 +14,10 @@ from reasongenrm.config.loading import load_recipe
 from reasongenrm.console import TrainingStep
 from reasongenrm.errors import ConfigError, EngineError
 from reasongenrm.stages import train
+from reasongenrm.train.launch import Launch
 
 pytestmark = pytest.mark.unit
+LAUNCH = Launch(processes=2, machines=1, rank=0, zero=True, gpus=False)
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
 WRITER = """
 import json, sys, time
@@ -46,7 +48,11 @@ def test_steps_are_shown_as_they_are_written_and_none_is_lost_at_the_end(tmp_pat
             EngineError,
             r"logs/x.log: accelerate launch ended with code 3.*it broke",
         ),
-        ("open('work/error.json', 'w').write(ERROR)", ConfigError, r"train.args: no such key \(remove it\)"),
+        (
+            "open('work/error.1.json', 'w').write(ERROR)",
+            ConfigError,
+            r"train.args: no such key \(remove it\)",
+        ),
     ],
 )
 def test_errors_of_the_training_process_are_raised(
@@ -55,6 +61,7 @@ def test_errors_of_the_training_process_are_raised(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "work").mkdir()
     error = {"kind": "ConfigError", "problem": "no such key", "location": "train.args", "hint": "remove it"}
+    error |= {"rank": 1, "time": 0.0}
     start = subprocess.Popen
 
     def fake(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -65,7 +72,7 @@ def test_errors_of_the_training_process_are_raised(
 
     monkeypatch.setattr(train.subprocess, "Popen", fake)
     with pytest.raises(kind, match=f"(?s){message}"):
-        train._launch(load_recipe(DEMO), "genrm", Path("work"), Path("recipe.yaml"), Path("logs/x.log"))
+        train._launch(load_recipe(DEMO), "genrm", Path("work"), Path("logs/x.log"), LAUNCH)
 
 
 def test_an_interrupt_ends_the_training_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,5 +90,5 @@ def test_an_interrupt_ends_the_training_process(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(train.subprocess, "Popen", fake)
     monkeypatch.setattr(train, "_show_steps", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train._launch(load_recipe(DEMO), "genrm", Path("work"), Path("recipe.yaml"), Path("logs/x.log"))
+        train._launch(load_recipe(DEMO), "genrm", Path("work"), Path("logs/x.log"), LAUNCH)
     assert processes[0].returncode == -9

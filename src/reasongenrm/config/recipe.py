@@ -37,12 +37,17 @@ class TrainConfig(Strict):
     """Fine-tuning of the judges with TRL, peft, accelerate and DeepSpeed.
 
     Attributes:
-        launch: accelerate config file.
+        launch: accelerate config file. On GPUs all visible ones train, whatever number the file names.
         launch_args: further arguments of `accelerate launch`, as on a command line, such as `--num_processes 4`.
+        batch: records of an optimizer step, on all devices together; the steps of gradient accumulation follow from it,
+            from `args.per_device_train_batch_size` and from the number of processes.
         tokens: stop after about this many training tokens, so that each judge gets the same compute; null: the epochs
             or steps in `args` decide.
-        attention: `auto` is flash attention where it is installed, else PyTorch's; records are packed only with flash
-            attention, which separates packed records.
+        packing: join the records of a device into one row without padding, in which each attends to itself alone.
+            `auto` packs where the model has plain attention. Neither the records of a step nor the loss change.
+        attention: `auto` is variable-length flash attention (a GPU) or one call per record (a CPU) where records are
+            packed, else PyTorch's.
+        quantization: `nf4` trains the adapter on a base of 4 bits (QLoRA); it needs the package bitsandbytes.
         lora: `peft.LoraConfig` keys, passed through unchanged.
         args: `trl.SFTConfig` keys, passed through unchanged.
         merge: also save the base with the adapter merged into it.
@@ -50,8 +55,13 @@ class TrainConfig(Strict):
 
     launch: str
     launch_args: str = ""
+    batch: int = Field(128, ge=1)
     tokens: int | None = Field(None, ge=1)
-    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"] = "auto"
+    packing: Literal["auto"] | bool = "auto"
+    attention: Literal[
+        "auto", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"
+    ] = "auto"
+    quantization: Literal["none", "nf4"] = "none"
     lora: dict[str, Any] = {}
     args: dict[str, Any] = {}
     merge: bool = False

@@ -16,7 +16,7 @@ from reasongenrm.records import Drop, PreferencePair
 from reasongenrm.rows.turns import BadRow, read_prompt
 from reasongenrm.stages.evaluate import benchmark_rows
 from reasongenrm.store import read_jsonl
-from reasongenrm.train.sft import record_files
+from reasongenrm.train.tokens import record_files
 
 EXAMPLES = 2
 

@@ -3,33 +3,41 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import yaml
 
-from reasongenrm import errors
 from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.config.scalar import ScalarConfig
 from reasongenrm.console import TrainingStep, say, training_bar
-from reasongenrm.errors import ConfigError, EngineError, first_line
-from reasongenrm.processes import cores, die_with_parent
+from reasongenrm.errors import ConfigError
+from reasongenrm.processes import die_with_parent
 from reasongenrm.records import PreferencePair
 from reasongenrm.run import Run, file_hash
 from reasongenrm.store import read_jsonl
+from reasongenrm.train.launch import (
+    PROCESSES,
+    Launch,
+    check_processes,
+    launch_command,
+    launch_environment,
+    launch_failure,
+    read_launch,
+)
 from reasongenrm.train.merge import merge_adapter
 from reasongenrm.train.scalar import train_scalar
-from reasongenrm.train.sft import PROGRESS, STAGE_PROCESS, check_training, record_files, tokenise
+from reasongenrm.train.sft import PROGRESS, batch_sizes, check_training
+from reasongenrm.train.tokens import record_files, tokenise
+
+LEFT = "left.{}"
+"""Name of the empty file with which a machine says that its processes have ended, by the machine's rank."""
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
@@ -56,77 +64,54 @@ def train(recipe: Recipe) -> None:
         ConfigError, DataError, EngineError: a setting, an input file or a model that the user has to change.
     """
     check_training(recipe)
-    if not os.path.isfile(recipe.train.launch):  # False also for a name that is too long
-        raise ConfigError(
-            f"file not found: {recipe.train.launch}", location="train.launch", hint="see configs/accelerate/"
-        )
+    launch = read_launch(recipe.train)
     for path in _input_files(recipe):
         if not path.exists():
             raise ConfigError("file not found", location=str(path), hint="run 1_prepare.sh first")
+    for name in recipe.judges:
+        batch_sizes(recipe, name, launch.processes)
     run = Run(recipe, "train")
-    if machine_rank(recipe) > 0:
-        _follow(recipe, run)
+    if launch.rank > 0:
+        _follow(recipe, run, launch)
         return
     with run.claim(settings(recipe)):
         resolved = run.path("recipe.yaml")
         resolved.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
         for name in recipe.judges:
-            _train_judge(recipe, run, name, resolved)
+            _train_judge(recipe, run, name, launch)
         if recipe.scalar is not None:
             pairs = [msgspec.convert(row, PreferencePair) for row in read_jsonl(run.path("pairs.jsonl"))]
             train_head(pairs, recipe.scalar, run, seed=recipe.seed)
         say(f"stage 2 done: {run.folder}")
 
 
-def machine_rank(recipe: Recipe) -> int:
-    """Return the rank of this machine, from `--machine_rank` in `train.launch_args`; 0 on a single machine.
-
-    Raises:
-        ConfigError: a quote is not closed, or the rank is not a number.
-    """
-    try:
-        words = shlex.split(recipe.train.launch_args.replace("=", " "))
-    except ValueError as error:
-        raise ConfigError(
-            f"not valid as a command line: {first_line(error)}",
-            location="train.launch_args",
-            hint="close every quote",
-        ) from None
-    if "--machine_rank" not in words:
-        return 0
-    value = dict(pairwise([*words, ""]))["--machine_rank"]
-    if not value.isdecimal():
-        raise ConfigError(
-            f"--machine_rank {value!r} is not a number", location="train.launch_args", hint="count from 0"
-        )
-    return int(value)
-
-
-def _follow(recipe: Recipe, run: Run) -> None:
+def _follow(recipe: Recipe, run: Run, launch: Launch) -> None:
     """Take part in the training that machine 0 leads; machine 0 prepares the run folder, which all machines share."""
     for name in recipe.judges:
         work = run.path("judges", name + ".partial")
         say(f"{name}: waiting for machine 0")
-        while not (work / "tokens").exists() and not run.path("judges", name).exists():
+        while not (work / PROCESSES).exists() and not run.path("judges", name).exists():
             time.sleep(2)
         if not run.path("judges", name).exists():
-            log = run.path("logs", f"train-{name}-{machine_rank(recipe)}.log")
-            _launch(recipe, name, work, run.path("recipe.yaml"), log)
+            _launch(recipe, name, work, run.path("logs", f"train-{name}-{launch.rank}.log"), launch)
+            (work / LEFT.format(launch.rank)).touch()
 
 
-def _train_judge(recipe: Recipe, run: Run, name: str, resolved: Path) -> None:
+def _train_judge(recipe: Recipe, run: Run, name: str, launch: Launch) -> None:
     folder = run.path("judges", name)
     if not folder.exists():
         work = run.path("judges", name + ".partial")
         work.mkdir(parents=True, exist_ok=True)
         encoder = judge_encoder(recipe, recipe.judges[name].template, load_tokenizer(recipe.model))
         tokenise(recipe, name, encoder, work)
-        log = run.path("logs", f"train-{name}.log")
-        say(f"{name}: training with {recipe.train.launch}; log: {log}")
-        for left in ("error.json", PROGRESS):
-            (work / left).unlink(missing_ok=True)
+        for path in (work / PROGRESS, *work.glob("error.*.json"), *work.glob(LEFT.format("*"))):
+            path.unlink(missing_ok=True)
         shutil.rmtree(work / "final", ignore_errors=True)
-        _launch(recipe, name, work, resolved, log)
+        check_processes(work, launch, name)  # machines that follow wait for its file
+        log = run.path("logs", f"train-{name}.log")
+        say(f"{name}: {launch.processes} processes by {recipe.train.launch}; log: {log}")
+        _launch(recipe, name, work, log, launch)
+        _wait_for_others(work, launch)
         (work / "final").rename(folder)
         shutil.rmtree(work)
     summary = json.loads((folder / "training.json").read_text(encoding="utf-8"))
@@ -138,41 +123,39 @@ def _train_judge(recipe: Recipe, run: Run, name: str, resolved: Path) -> None:
         merge_adapter(recipe.model, folder / "adapter", folder / "merged")
 
 
-def _launch(recipe: Recipe, name: str, work: Path, resolved: Path, log: Path) -> None:
+def _launch(recipe: Recipe, name: str, work: Path, log: Path, launch: Launch) -> None:
     """Run `accelerate launch` on train/sft.py, its output appended to `log`, and show its progress.
 
     Raises:
-        ReasonGenRMError: the error of the training process, or an EngineError with the tail of its log.
+        ReasonGenRMError: the cause of a failure, whatever process it was in.
     """
-    command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--config_file", recipe.train.launch,
-        *shlex.split(recipe.train.launch_args), "-m", "reasongenrm.train.sft", str(resolved), "--judge", name, "--work", str(work),
-    ]  # fmt: skip
-    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", STAGE_PROCESS: str(os.getpid())}
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // 2)))
+    arguments = (str(recipe.folder / "recipe.yaml"), "--judge", name, "--work", str(work))
+    command = launch_command(recipe.train, launch, "reasongenrm.train.sft", *arguments)
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("a", encoding="utf-8") as out,
         training_bar(name) as show_step,
         # preexec_fn: one system call, so safe after a fork
         subprocess.Popen(
-            command, stdout=out, stderr=out, env=environment, preexec_fn=die_with_parent
+            command, stdout=out, stderr=out, env=launch_environment(launch), preexec_fn=die_with_parent
         ) as process,
     ):
+        start = out.tell()
         try:
             _show_steps(process, work / PROGRESS, show_step)
         except BaseException:
             process.kill()
             raise
-    if (work / "error.json").exists():
-        error = json.loads((work / "error.json").read_text(encoding="utf-8"))
-        raise getattr(errors, error.pop("kind"))(error.pop("problem"), **error)
-    if process.returncode != 0:
-        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
-        raise EngineError(
-            f"accelerate launch ended with code {process.returncode}; the end of its log:\n{tail}\n", location=str(log),
-            hint="the same command resumes from the last checkpoint",
-        )  # fmt: skip
+    if failure := launch_failure(work, log, start, process.returncode):
+        raise failure
+
+
+def _wait_for_others(work: Path, launch: Launch) -> None:
+    """Wait until the processes of all machines have ended, two minutes at most: until then they may use the work folder."""
+    waiting = [work / LEFT.format(rank) for rank in range(1, launch.machines)]
+    end = time.monotonic() + 120
+    while time.monotonic() < end and not all(path.exists() for path in waiting):
+        time.sleep(0.5)
 
 
 def _show_steps(

@@ -44,10 +44,19 @@ DEFAULTS: dict[str, Any] = {
 }
 """RewardConfig keys for which this suite has its own default."""
 
-RESERVED = (
-    *("output_dir", "seed", "data_seed", "max_length", "resume_from_checkpoint", "trust_remote_code"),
-    # Set by `validation` and `patience`.
-    *("eval_strategy", "eval_steps", "load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+RESERVED = dict.fromkeys(
+    (
+        *("output_dir", "seed", "data_seed", "max_length", "resume_from_checkpoint", "trust_remote_code"),
+        # Set by `validation` and `patience`.
+        *(
+            "eval_strategy",
+            "eval_steps",
+            "load_best_model_at_end",
+            "metric_for_best_model",
+            "greater_is_better",
+        ),
+    ),
+    "remove it here",
 )
 """RewardConfig keys that `train_scalar` sets itself."""
 
@@ -125,7 +134,7 @@ def check_config(config: ScalarConfig) -> None:
     if config.lora is not None:
         from peft import LoraConfig
 
-        check_args(LoraConfig, config.lora, location="scalar.lora", reserved=("task_type",))
+        check_args(LoraConfig, config.lora, location="scalar.lora", reserved={"task_type": "remove it here"})
 
 
 def _finished_report(output_dir: Path, fingerprint: str) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""Fine-tune one judge with TRL's SFTTrainer and a peft LoRA adapter.
-
-`tokenise` runs once, before anything is launched; `main` runs in every process of `accelerate launch`.
-"""
+"""Fine-tune one judge with TRL's SFTTrainer and a peft LoRA adapter; `main` runs in every process of `accelerate launch`."""
 
 from __future__ import annotations
 
@@ -10,23 +7,26 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.chat.encoder import ADAPTER_PROMPTS, ChatEncoder, load_tokenizer, template_text
+from reasongenrm.chat.encoder import ADAPTER_PROMPTS, load_tokenizer, template_text
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.errors import DataError, ReasonGenRMError
+from reasongenrm.errors import ConfigError, ReasonGenRMError
 from reasongenrm.processes import die_with_parent, has_ended
-from reasongenrm.records import content_id
-from reasongenrm.rows.turns import BadRow, check_text, read_prompt
-from reasongenrm.store import read_jsonl, write_json
+from reasongenrm.store import write_json
+from reasongenrm.train.attention import PACKED, register_packed_attention, supports_packing
+from reasongenrm.train.launch import STAGE_PROCESS, record_failure
 from reasongenrm.train.scalar import check_config
 from reasongenrm.train.trainer import check_args, library_config, run_training
 
-RESERVED = ("output_dir", "seed", "data_seed", "max_length", "resume_from_checkpoint", "model_init_kwargs",
-            "completion_only_loss", "packing", "padding_free", "chat_template_path", "report_to")  # fmt: skip
+RESERVED = dict.fromkeys(
+    ("output_dir", "seed", "data_seed", "max_length", "resume_from_checkpoint", "model_init_kwargs",
+     "completion_only_loss", "padding_free", "train_sampling_strategy", "chat_template_path", "report_to"),
+    "remove it here",
+) | {"packing": "set train.packing", "gradient_accumulation_steps": "set train.batch, the records of a step"}  # fmt: skip
 DEFAULTS: dict[str, Any] = {
     "logging_steps": 5,
     "save_steps": 50,
@@ -34,8 +34,7 @@ DEFAULTS: dict[str, Any] = {
     "logging_nan_inf_filter": False,
     "gradient_checkpointing": False,
 }
-STAGE_PROCESS = "REASONGENRM_STAGE_PROCESS"
-"""Environment variable with the process id of the stage that launched a training process."""
+PER_DEVICE = "per_device_train_batch_size"
 PROGRESS = "progress.jsonl"
 """File in the work folder to which the first training process appends its `TrainingStep`s."""
 LORA_DEFAULTS: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
@@ -58,108 +57,184 @@ def check_training(recipe: Recipe) -> None:
         check_args(SFTConfig, judge.args, location=f"judges.{name}.args", reserved=RESERVED)
 
 
-def record_files(recipe: Recipe, name: str) -> list[Path]:
-    """Return the record files a judge is trained on: those of its template, and general data for a wGen judge."""
-    judge = recipe.judges[name]
-    names = ["genrm.jsonl" if judge.template == "direct" else "sft.jsonl"]
-    return [recipe.folder / file for file in ([*names, "general.jsonl"] if judge.general else names)]
+def batch_sizes(recipe: Recipe, name: str, processes: int) -> tuple[int, int]:
+    """Return how many records a process computes together, and how many such passes make a step (accumulation).
 
-
-def training_rows(
-    files: Sequence[Path], encoder: ChatEncoder, max_tokens: int
-) -> Iterator[dict[str, list[int]]]:
-    """Yield `input_ids` and `completion_mask` (1 on reason, header and verdict) of every record.
-
-    A record's `prompt` is a list of messages, or a string: one user turn.
+    Without `per_device_train_batch_size` the first is the largest divisor of a process's share of the batch up to 8.
 
     Raises:
-        DataError: a record without prompt, reason and response, or longer than `max_tokens`, which would make the
-            trainer cut off the verdict; names `file:line`.
+        ConfigError: `train.batch` cannot be divided in this way.
     """
-    for file in files:
-        for line, row in enumerate(read_jsonl(file), 1):
-            location = f"{file}:{line}"
-            try:
-                prompt = read_prompt(row.get("prompt"), "prompt")
-                reason, response = (check_text(row.get(key), key) for key in ("reason", "response"))
-            except BadRow as error:
-                raise DataError(
-                    error.detail, location=location, hint="see sft.jsonl for the columns"
-                ) from None
-            prompt_ids, completion_ids = encoder.record(prompt, reason, response)
-            ids = prompt_ids + completion_ids
-            if len(ids) > max_tokens:
-                raise DataError(
-                    f"{len(ids)} tokens, more than data.max_tokens = {max_tokens}",
-                    location=location,
-                    hint="raise data.max_tokens, or remove the record from the file",
-                )
-            yield {"input_ids": ids, "completion_mask": [0] * len(prompt_ids) + [1] * len(completion_ids)}
-
-
-def tokenise(recipe: Recipe, name: str, encoder: ChatEncoder, work: Path) -> None:
-    """Tokenise a judge's records into `work/tokens` (a `datasets` folder), once.
-
-    Raises:
-        DataError: no records, or one that is too long.
-    """
-    from datasets import Dataset
-    from datasets.exceptions import DatasetGenerationError
-
-    target = work / "tokens"
-    if target.exists():
-        return
-    files = record_files(recipe, name)
-    if not any(file.stat().st_size for file in files):
-        raise DataError("no records to train on", location=str(files[0]), hint="see data_report.html for why")
-    try:
-        rows = Dataset.from_generator(
-            training_rows,
-            gen_kwargs={"files": tuple(files), "encoder": encoder, "max_tokens": recipe.data.max_tokens},
-            cache_dir=str(work / "cache"),
-            fingerprint=content_id("tokens", name, recipe.name),
+    batch = recipe.train.batch
+    share, rest = divmod(batch, processes)
+    if rest or not share:
+        near = f"{share * processes} or {(share + 1) * processes}" if share else str(processes)
+        raise ConfigError(
+            f"{batch} records cannot be divided among {processes} processes", location="train.batch",
+            hint=f'set train.batch={near}, or train.launch_args="--num_processes N"',
+        )  # fmt: skip
+    args = recipe.train.args | recipe.judges[name].args
+    together = args.get(PER_DEVICE) or max(size for size in range(1, 9) if share % size == 0)
+    if share % together:
+        sizes = ", ".join(str(size) for size in range(1, together) if share % size == 0)
+        raise ConfigError(
+            f"{together} does not divide {share}, the share of a process of train.batch = {batch}",
+            location=f"train.args.{PER_DEVICE}",
+            hint=f"give {sizes}, or leave it out",
         )
-    except DatasetGenerationError as error:
-        raise error.__cause__ or error from None
-    temporary = work / "tokens.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    rows.save_to_disk(str(temporary))
-    temporary.rename(target)
-    shutil.rmtree(work / "cache", ignore_errors=True)
+    return together, share // together
 
 
-def attention(setting: str) -> str:
-    """Return the attention implementation: for `auto` flash attention where it is installed, else PyTorch's."""
+def choose_attention(recipe: Recipe, config: Any) -> tuple[str, bool]:
+    """Return the attention implementation, and whether records are packed.
+
+    Args:
+        recipe: its `train.attention` and `train.packing`.
+        config: the model's text config.
+
+    Raises:
+        ConfigError: packing is requested, and the model's attention is not plain.
+    """
     import torch
     from transformers.utils import is_flash_attn_2_available
 
+    setting, packing = recipe.train.attention, recipe.train.packing
     if setting != "auto":
-        return setting
-    return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa"
+        separates = setting.startswith(("flash", "flex"))  # the others compute a mask of all tokens with all
+        return setting, separates if packing == "auto" else packing
+    packable = supports_packing(config, recipe.data.max_tokens)
+    if packing is True and not packable:
+        raise ConfigError(
+            "the model's attention is not plain (a soft cap, or a window shorter than data.max_tokens)",
+            location="train.packing",
+            hint="set it to auto, or set train.attention=flex_attention",
+        )
+    if packable and packing:
+        return PACKED, True
+    return "flash_attention_2" if torch.cuda.is_available() and is_flash_attn_2_available() else "sdpa", False
 
 
-def _config(recipe: Recipe, name: str, work: Path, kernel: str) -> Any:
+def _config(recipe: Recipe, name: str, work: Path, packed: bool) -> Any:
     import torch
     from trl import SFTConfig
 
     args = DEFAULTS | recipe.train.args | recipe.judges[name].args
+    together, accumulation = batch_sizes(recipe, name, int(os.environ.get("WORLD_SIZE", "1")))
+    if packed:  # passes of equal cost, in records of similar length, on all processes
+        args |= {"padding_free": True, "train_sampling_strategy": "batch_rebalance"}
     return library_config(
         SFTConfig,
         "train.args",
-        output_dir=str(work / "checkpoints"),
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        max_length=recipe.data.max_tokens,
-        completion_only_loss=True,
-        # Rows packed into one sequence attend to each other unless the kernel separates them.
-        packing=kernel.startswith("flash_attention"),
-        bf16=args.pop("bf16", recipe.model.dtype == "bfloat16"),
-        # accelerate's launcher does not tell the trainer that a DeepSpeed run has CPU processes; without this each
-        # process believes that it is the only one.
-        use_cpu=args.pop("use_cpu", not torch.cuda.is_available()),
-        report_to="none",
-        **args,
+        **args
+        | {
+            "output_dir": str(work / "checkpoints"),
+            "seed": recipe.seed,
+            "data_seed": recipe.seed,
+            PER_DEVICE: together,
+            "gradient_accumulation_steps": accumulation,
+            "max_length": None,  # `tokenise` has checked it
+            "completion_only_loss": True,
+            "bf16": args.get("bf16", recipe.model.dtype == "bfloat16"),
+            # accelerate's launcher does not tell the trainer that a DeepSpeed run has CPU processes; without this each
+            # process believes that it is the only one.
+            "use_cpu": args.get("use_cpu", not torch.cuda.is_available()),
+            "report_to": "none",
+        },
     )
+
+
+def order_callback(seed: int) -> Any:
+    """Return a trainer callback that gives every epoch of packed records an order of its own.
+
+    accelerate hides transformers' `BatchRebalanceSampler` from the trainer, which would repeat the first order.
+    """
+    from transformers import TrainerCallback
+    from transformers.trainer_pt_utils import BatchRebalanceSampler
+
+    class Order(TrainerCallback):
+        def on_epoch_begin(
+            self, args: Any, state: Any, control: Any, train_dataloader: Any, **_: Any
+        ) -> None:
+            sampler = train_dataloader.batch_sampler
+            while not isinstance(sampler, BatchRebalanceSampler):
+                sampler = sampler.batch_sampler
+            sampler.seed, sampler.epoch = seed, int((state.epoch or 0) + 1e-6)
+
+    return Order()
+
+
+def load_model(recipe: Recipe, kernel: str) -> Any:
+    """Load the base for training.
+
+    Raises:
+        ConfigError: bitsandbytes is not installed.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    options: dict[str, Any] = {}
+    dtype = getattr(torch, recipe.model.dtype)
+    if recipe.train.quantization == "nf4":
+        if find_spec("bitsandbytes") is None:
+            raise ConfigError(
+                "the package bitsandbytes is not installed",
+                location="train.quantization",
+                hint="pip install bitsandbytes",
+            )
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    return AutoModelForCausalLM.from_pretrained(
+        recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code,
+        dtype=dtype, attn_implementation=kernel, use_safetensors=True, **options,
+    )  # fmt: skip
+
+
+def build_trainer(recipe: Recipe, name: str, work: Path) -> Any:
+    """Return TRL's trainer of one judge.
+
+    Args:
+        recipe: the resolved recipe.
+        name: which judge.
+        work: the folder with `tokens`; checkpoints go there, too.
+
+    Raises:
+        ConfigError: a setting that cannot be used with this model or number of processes.
+    """
+    from datasets import load_from_disk
+    from peft import LoraConfig
+    from transformers import AutoConfig
+    from trl import SFTTrainer
+
+    register_packed_attention()
+    model_config = AutoConfig.from_pretrained(
+        recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
+    )
+    kernel, packed = choose_attention(recipe, model_config.get_text_config())
+    config = _config(recipe, name, work, packed)
+    rows = load_from_disk(str(work / "tokens"))
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    if recipe.train.tokens:
+        config.max_steps = max(
+            1, round(recipe.train.tokens * len(rows) / (sum(lengths) * recipe.train.batch))
+        )
+    tokenizer = load_tokenizer(recipe.model)
+    template = recipe.judges[name].template
+    tokenizer.chat_template = template_text(recipe.templates[template], key=f"templates.{template}")
+    trainer = SFTTrainer(
+        model=load_model(recipe, kernel),
+        args=config,
+        train_dataset=rows.add_column(config.length_column_name, lengths),
+        processing_class=tokenizer,
+        peft_config=library_config(LoraConfig, "train.lora", **(LORA_DEFAULTS | recipe.train.lora)),
+    )
+    assert len(trainer.train_dataset) == len(rows), "SFTTrainer dropped rows"
+    if packed:
+        trainer.add_callback(order_callback(recipe.seed))
+    return trainer
 
 
 def train(recipe: Recipe, name: str, work: Path) -> None:
@@ -170,33 +245,7 @@ def train(recipe: Recipe, name: str, work: Path) -> None:
         name: which judge.
         work: the folder with `tokens`; checkpoints go there, too, and a killed run resumes from the last whole one.
     """
-    import torch
-    from datasets import load_from_disk
-    from peft import LoraConfig
-    from transformers import AutoModelForCausalLM
-    from trl import SFTTrainer
-
-    kernel = attention(recipe.train.attention)
-    config = _config(recipe, name, work, kernel)
-    rows = load_from_disk(str(work / "tokens"))
-    if recipe.train.tokens:
-        mean_tokens = sum(map(len, rows["input_ids"])) / len(rows)
-        config.max_steps = max(1, round(recipe.train.tokens / (mean_tokens * _rows_per_step(config))))
-    tokenizer = load_tokenizer(recipe.model)
-    template = recipe.judges[name].template
-    tokenizer.chat_template = template_text(recipe.templates[template], key=f"templates.{template}")
-    model = AutoModelForCausalLM.from_pretrained(
-        recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code,
-        dtype=getattr(torch, recipe.model.dtype), attn_implementation=kernel, use_safetensors=True,
-    )  # fmt: skip
-    trainer = SFTTrainer(
-        model=model,
-        args=config,
-        train_dataset=rows,
-        processing_class=tokenizer,
-        peft_config=library_config(LoraConfig, "train.lora", **(LORA_DEFAULTS | recipe.train.lora)),
-    )
-    assert config.packing or len(trainer.train_dataset) == len(rows), "SFTTrainer dropped rows"
+    trainer = build_trainer(recipe, name, work)
     with (work / PROGRESS).open("a", encoding="utf-8", buffering=1) as progress:
         log = run_training(
             trainer, "train.args", lambda step: progress.write(json.dumps(step._asdict()) + "\n")
@@ -205,12 +254,12 @@ def train(recipe: Recipe, name: str, work: Path) -> None:
     trainer.save_model(str(work / "final" / "adapter"))
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        _finish(trainer, log, work / "final", name, rows, kernel)
+        _finish(trainer, log, work / "final", name, recipe.train.batch)
         shutil.copyfile(recipe.prompts, work / "final" / "adapter" / ADAPTER_PROMPTS)
     trainer.accelerator.wait_for_everyone()
 
 
-def _finish(trainer: Any, log: list[dict[str, Any]], final: Path, name: str, rows: Any, kernel: str) -> None:
+def _finish(trainer: Any, log: list[dict[str, Any]], final: Path, name: str, batch: int) -> None:
     """Write the files beside the adapter weights."""
     from reasongenrm.report.charts import loss_curve
 
@@ -218,26 +267,24 @@ def _finish(trainer: Any, log: list[dict[str, Any]], final: Path, name: str, row
     (final / "adapter" / "training_args.bin").unlink(missing_ok=True)  # a pickle, which is not safe to load
     write_json(final / "loss.json", log)
     loss_curve(log, final / "loss.png", f"{name}: training loss")
-    tokens = sum(map(len, rows["input_ids"]))
-    rows_seen = trainer.state.global_step * _rows_per_step(trainer.args)
+    rows, args = trainer.train_dataset, trainer.args
+    tokens = sum(rows[args.length_column_name])
+    epochs = trainer.state.global_step * batch / len(rows)
     write_json(
         final / "training.json",
         {
             "records": len(rows),
             "record_tokens": tokens,
+            "batch": batch,
             "steps": trainer.state.global_step,
-            "epochs": round(rows_seen / len(rows), 4),
-            "tokens_seen": round(rows_seen * tokens / len(rows)),
-            "processes": trainer.args.world_size,
-            "attention": kernel,
-            "packing": trainer.args.packing,
+            "epochs": round(epochs, 4),
+            "tokens_seen": round(epochs * tokens),
+            "processes": args.world_size,
+            "attention": trainer.model.config._attn_implementation,
+            "packing": args.padding_free,
             "final_loss": log[-1]["loss"] if log else None,
         },
     )
-
-
-def _rows_per_step(config: Any) -> int:
-    return config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
 
 
 def main() -> None:
@@ -253,9 +300,11 @@ def main() -> None:
     try:
         train(load_recipe(options.recipe), options.judge, options.work)
     except ReasonGenRMError as error:
-        if os.environ.get("RANK", "0") == "0":
-            write_json(options.work / "error.json", {"kind": type(error).__name__} | vars(error))
+        record_failure(options.work, error)
         sys.exit(2)
+    except Exception as error:
+        record_failure(options.work, error)
+        raise
 
 
 if __name__ == "__main__":

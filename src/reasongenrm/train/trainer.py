@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ _VARIES = ("num_tokens", "_runtime", "_per_second")
 
 
 def check_args(
-    config: type, args: Mapping[str, Any], *, location: str, reserved: Collection[str] = ()
+    config: type, args: Mapping[str, Any], *, location: str, reserved: Mapping[str, str] | None = None
 ) -> None:
     """Check that a config dataclass has the user's keys, and that its numbers are given as numbers.
 
@@ -33,15 +33,15 @@ def check_args(
         config: a dataclass, such as `trl.SFTConfig` or `peft.LoraConfig`.
         args: the user's keys.
         location: dotted key of `args` in the recipe.
-        reserved: keys that the suite sets itself.
+        reserved: keys that the suite sets itself, each with a hint.
 
     Raises:
         ConfigError: an unknown key (the closest valid one is named), or a value that would break a resume.
     """
     valid = {field.name: field for field in fields(config) if field.init}
     for key, value in args.items():
-        if key in reserved:
-            problem, hint = f"{key} is set by the suite", "remove it here"
+        if reserved and key in reserved:
+            problem, hint = f"{key} is set by the suite", reserved[key]
         elif key not in valid:
             close = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
             problem, hint = f"{config.__name__} has no key {key!r}", f"did you mean {close!r}?"

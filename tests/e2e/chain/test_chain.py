@@ -204,7 +204,7 @@ def test_both_judges_saw_about_the_same_number_of_tokens(chain: Chain) -> None:
     seen = {}
     for name in ("reasongenrm", "genrm"):
         training = value_of(chain.folder / "judges" / name / "training.json")
-        assert training["processes"] == 2 and training["packing"] is False
+        assert training["processes"] == 2 and training["packing"] is True
         seen[name] = training["tokens_seen"]
         assert abs(seen[name] - 3600) < 400
         losses = value_of(chain.folder / "judges" / name / "loss.json")
