@@ -18,8 +18,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import reasongenrm
-from reasongenrm.answers.journal import Journal, JournalEntry
 from reasongenrm.answers.session import (
+    Journal,
+    JournalEntry,
     RankingProgress,
     RankingSession,
     StalePrompt,
@@ -286,8 +287,7 @@ def test_threads_do_not_tear_lines(tmp_path: Path) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from reasongenrm.answers.journal import Journal
-from reasongenrm.answers.session import RankingSession, read_rankings
+from reasongenrm.answers.session import Journal, RankingSession, read_rankings
 from reasongenrm.answers.table import read_answers, write_ranks
 from reasongenrm.records import unit_hash
 

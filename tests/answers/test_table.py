@@ -326,7 +326,7 @@ def test_rank_overwrites_no_other_file(tmp_path: Path) -> None:
 
 
 def test_the_line_without_rankings(tmp_path: Path) -> None:
-    from reasongenrm.answers.journal import Journal
+    from reasongenrm.answers.session import Journal
 
     answers = read_answers(table(tmp_path, TABLE))
     line = summary(answers, tmp_path / "out.csv", Journal(tmp_path / "none"))

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from reasongenrm.answers.journal import Journal
-from reasongenrm.answers.session import RankingSession, read_rankings
+from reasongenrm.answers.session import Journal, RankingSession, read_rankings
 from reasongenrm.answers.table import AnswersTable, check_writable, read_answers, write_ranks
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.store import to_json, write_jsonl

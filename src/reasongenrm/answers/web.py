@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 
-from reasongenrm.answers.journal import annotator_name
-from reasongenrm.answers.session import RankingSession, StalePrompt
+from reasongenrm.answers.session import RankingSession, StalePrompt, annotator_name
 from reasongenrm.answers.terminal import visible
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import ConfigError, DataError, EngineError
