@@ -341,8 +341,9 @@ def _hub_rows(
     try:
         table = datasets.load_dataset(name, split=split, revision=revision)
     except Exception as error:  # the hub, its client and the builders raise dozens of classes without a base
+        message = " ".join(str(error).split())[:300]  # the cause is often in a later line
         raise DataError(
-            f"not a local path, and the hub reports: {type(error).__name__}: {first_line(error)}",
+            f"not a local path, and the hub reports: {type(error).__name__}: {message}",
             location=name,
             hint="check the id, the split and the revision; without a network give a .jsonl or .parquet file",
         ) from error
