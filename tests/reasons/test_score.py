@@ -21,7 +21,7 @@ from reasongenrm.config.engines import ModelConfig
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import EngineError
-from reasongenrm.reasons import forward, score
+from reasongenrm.reasons import score
 from reasongenrm.reasons.score import (
     Continuation,
     EncodedGroup,
@@ -403,28 +403,6 @@ def test_batches_hold_every_reason_once_in_order_and_stay_below_the_limit(
         assert tokens([*batch, first]) > batch_tokens or len(following[0].continuations) > 1, (
             "batches are filled"
         )
-
-
-@pytest.mark.unit
-@given(
-    st.lists(
-        st.tuples(st.integers(1, 60), st.lists(st.integers(1, 60), min_size=1, max_size=6)),
-        min_size=1,
-        max_size=8,
-    )
-)
-def test_a_layout_covers_the_packed_sequence_and_pads_little(sizes: list[tuple[int, list[int]]]) -> None:
-    layout = forward.packed_layout(
-        [prompt_ids for prompt_ids, _ in sizes], [continuations for _, continuations in sizes], "cpu"
-    )
-    covered = [place for start, length in layout.segments for place in range(start, start + length)]
-    assert covered == list(range(sum(prompt_ids + sum(continuations) for prompt_ids, continuations in sizes)))
-    assert sorted(i for bucket in layout.buckets for i in bucket) == list(range(len(layout.segments)))
-    for bucket in layout.buckets:
-        lengths = [layout.segments[i][1] for i in bucket]
-        assert lengths == sorted(lengths) and len(lengths) * lengths[-1] <= forward.PADDED * sum(lengths)
-    crossed = [(own[1], prompt) for own, prompt in layout.reason_blocks]
-    assert crossed == [(sum(continuations), layout.segments[i]) for i, (_, continuations) in enumerate(sizes)]
 
 
 @engine_test

@@ -34,44 +34,39 @@ class PackedLayout:
 
     Attributes:
         segments: spans that attend causally to themselves: prompts first, then reasons, without gaps.
-        prompt_count: how many of them are prompts.
-        reason_blocks: per prompt with reasons, the span of all its reasons, and the prompt's span.
+        reason_blocks: per prompt, the span of all its reasons (of length 0 where it has none), and the prompt's span.
         buckets: indices of segments of similar length.
-        cu_seqlens: on CUDA, the running sums of the lengths of segments, of reasons per prompt, and of prompts.
+        cu_seqlens: int32, where the segments begin and end, then the same for the prompts' reasons, from the first reason
+            on, and for the prompts.
     """
 
     segments: tuple[Span, ...]
-    prompt_count: int
     reason_blocks: tuple[tuple[Span, Span], ...]
     buckets: tuple[tuple[int, ...], ...]
-    cu_seqlens: dict[str, Any]
+    cu_seqlens: tuple[Any, Any, Any]
 
 
-def packed_layout(prompts: Sequence[int], reasons: Sequence[Sequence[int]], device: str) -> PackedLayout:
+def packed_layout(prompts: Sequence[int], reasons: Sequence[Sequence[int]], device: Any) -> PackedLayout:
     """Return the layout for prompts of the given lengths (tokens) and, per prompt, its reasons' lengths."""
+    import torch
+
     segments: list[Span] = []
     start = 0
     for length in [*prompts, *(length for group in reasons for length in group)]:
         segments.append((start, length))
         start += length
     blocks = []
-    first = len(prompts)
-    for number, group in enumerate(reasons):
-        if group:
-            blocks.append(((segments[first][0], sum(group)), segments[number]))
-        first += len(group)
-    cu_seqlens: dict[str, Any] = {}
-    if device == "cuda":
-        import torch
-
-        lengths = {
-            "segments": [length for _, length in segments],
-            "reasons": [length for (_, length), _ in blocks],
-            "prompts": [length for _, (_, length) in blocks],
-        }
-        for name, values in lengths.items():
-            cu_seqlens[name] = torch.tensor([0, *values], device=device).cumsum(0).to(torch.int32)
-    return PackedLayout(tuple(segments), len(prompts), tuple(blocks), _buckets(segments), cu_seqlens)
+    reason = sum(prompts)
+    for prompt, group in zip(segments, reasons, strict=False):
+        blocks.append(((reason, sum(group)), prompt))
+        reason += sum(group)
+    lengths = (
+        [length for _, length in segments],
+        [length for (_, length), _ in blocks],
+        [length for _, (_, length) in blocks],
+    )
+    cu_seqlens = [torch.tensor([0, *values], device=device).cumsum(0).to(torch.int32) for values in lengths]
+    return PackedLayout(tuple(segments), tuple(blocks), _buckets(segments), tuple(cu_seqlens))
 
 
 def _buckets(segments: Sequence[Span]) -> tuple[tuple[int, ...], ...]:
@@ -144,6 +139,8 @@ def _attend_on_cpu(query: Any, key: Any, value: Any, layout: PackedLayout, scale
         out[at[real]] = part.transpose(1, 2)[real]
         lse[at[real], :, 0] = weight.transpose(1, 2)[real]
     for (start, length), (prompt, prompt_length) in layout.reason_blocks:
+        if not length:
+            continue
         rows, keys = slice(start, start + length), slice(prompt, prompt + prompt_length)
         # Query heads that share a KV head become further queries of it.
         folded = query[:, rows].reshape(1, -1, groups * length, width)
@@ -154,22 +151,40 @@ def _attend_on_cpu(query: Any, key: Any, value: Any, layout: PackedLayout, scale
 
 
 def _attend_on_cuda(query: Any, key: Any, value: Any, layout: PackedLayout, scale: float | None) -> Any:
-    """Query (heads, tokens, width) to (tokens, heads, width): two calls of variable-length flash attention."""
+    """Query (heads, tokens, width) to (tokens, heads, width): two calls of variable-length flash attention, which takes
+    float16 and bfloat16."""
+    q, k, v = (part.transpose(0, 1).contiguous() for part in (query, key, value))
+    ends, reason_ends, prompt_ends = layout.cu_seqlens
+    longest = max(length for _, length in layout.segments)
+    longest_reasons, longest_prompt = (
+        max(length for _, length in side) for side in zip(*layout.reason_blocks, strict=True)
+    )
+    out, lse = _flash(q, k, v, ends, ends, longest, longest, scale, causal=True)
+    first = sum(length for _, (_, length) in layout.reason_blocks)
+    if longest_reasons:
+        part, weight = _flash(
+            q[first:], k[:first], v[:first], reason_ends, prompt_ends, longest_reasons, longest_prompt, scale
+        )
+        out[first:] = _merge(out[first:], lse[:, first:].T[..., None], part, weight.T[..., None])
+    return out
+
+
+def _flash(
+    query: Any, key: Any, value: Any, query_ends: Any, key_ends: Any, queries: int, keys: int,
+    scale: float | None, *, causal: bool = False,
+) -> tuple[Any, Any]:  # fmt: skip
+    """Return the attended values (tokens, heads, width) and the log-sum-exp (heads, tokens) of PyTorch's op.
+
+    `queries` and `keys` are the largest lengths. For a length of 1 the op expects exactly one query in every sequence, so
+    it gets 2: a bound is enough.
+    """
     import torch
 
-    flash = torch.ops.aten._flash_attention_forward
-    q, k, v = (part.transpose(0, 1).contiguous() for part in (query, key, value))
-    longest = max(length for _, length in layout.segments)
-    ends = layout.cu_seqlens["segments"]
-    out, lse, *_ = flash(q, k, v, ends, ends, longest, longest, 0.0, True, False, scale=scale)
-    first = layout.segments[layout.prompt_count][0]
-    reasons, prompts = (max(length for _, length in side) for side in zip(*layout.reason_blocks, strict=True))
-    reason_ends, prompt_ends = layout.cu_seqlens["reasons"], layout.cu_seqlens["prompts"]
-    part, weight, *_ = flash(
-        q[first:], k[:first], v[:first], reason_ends, prompt_ends, reasons, prompts, 0.0, False, False, scale=scale
-    )  # fmt: skip
-    out[first:] = _merge(out[first:], lse[:, first:].T[..., None], part, weight.T[..., None])
-    return out
+    forward = torch.ops.aten._flash_attention_forward
+    out, lse, *_ = forward(
+        query, key, value, query_ends, key_ends, max(queries, 2), keys, 0.0, causal, False, scale=scale
+    )
+    return out, lse
 
 
 def shared_logprobs(model: Any, trees: Sequence[Tree]) -> list[list[float]]:
@@ -185,7 +200,7 @@ def shared_logprobs(model: Any, trees: Sequence[Tree]) -> list[list[float]]:
     # The last token of a continuation predicts nothing that is scored.
     inputs = [[ids[:-1] for ids, _ in continuations] for _, continuations in trees]
     layout = packed_layout(
-        [len(prompt) for prompt in prompts], [[len(ids) for ids in group] for group in inputs], device.type
+        [len(prompt) for prompt in prompts], [[len(ids) for ids in group] for group in inputs], device
     )
     packed = [token for part in (*prompts, *(ids for group in inputs for ids in group)) for token in part]
     positions = [place for prompt in prompts for place in range(len(prompt))]
