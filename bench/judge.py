@@ -260,7 +260,7 @@ def after_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> dic
                     letters = {
                         at: {t: rng.uniform(-3, 0) for t in _letters(encoder)} for at in [len(ids) - 3]
                     }
-                    completion = Completion(prompt.id, "", "stop", ids, -9.0, letters, prompt_tokens=400)
+                    completion = Completion(prompt.id, "", "stop", ids, letters, prompt_tokens=400)
                     file.write(dump_line(completion_to_json(completion)))
         began = time.perf_counter()
         evaluate(run)

@@ -112,5 +112,5 @@ def test_a_pair_survives_a_trip_through_json(chosen: str, rejected: str, content
 def test_a_completion_survives_a_trip_through_json(
     ids: list[int], logprobs: dict[int, dict[int, float]], text: str, error: str | None
 ) -> None:
-    completion = Completion("x", text, "stop", tuple(ids), -1.5, logprobs, error)
+    completion = Completion("x", text, "stop", tuple(ids), logprobs, error)
     assert completion_from_json(json.loads(json.dumps(completion_to_json(completion)))) == completion

@@ -145,8 +145,6 @@ class Reason:
         text: the explanation, without a verdict that follows it.
         verdict: its conclusion: the last verdict it states, else the one in the teacher's prompt; None when a blind
             teacher states none.
-        logprob: sum of the teacher's log-probabilities over the sampled tokens, in nats (<= 0); None from engines
-            that give none.
         tokens: number of sampled tokens.
         finish_reason: `stop`, `length` when the token limit cut it, or `error`.
         teacher: name of the teacher in the recipe.
@@ -158,7 +156,6 @@ class Reason:
     prompt_id: str
     text: str
     verdict: Letter | None
-    logprob: float | None
     tokens: int
     finish_reason: str
     teacher: str
@@ -231,8 +228,8 @@ class Completion:
         id: the request's id.
         text: decoded tokens, special tokens included.
         finish_reason: `stop`, `length`, or `error`.
-        token_ids: the sampled token ids (empty for engines that do not give them).
-        logprob: sum of log-probabilities of the sampled tokens, in nats; None from engines that give none.
+        token_ids: the sampled token ids (empty for engines that do not give them); of a judge also those that its
+            template has between and after them.
         logprobs: `{position: {token id: nats}}`: raw log-probabilities of the requested tokens, at each position where
             one of them was sampled; JSON turns the keys into strings.
         error: the error message, when `finish_reason` is `error`.
@@ -244,7 +241,6 @@ class Completion:
     text: str
     finish_reason: str
     token_ids: tuple[int, ...] = ()
-    logprob: float | None = 0.0
     logprobs: dict[int, dict[int, float]] = field(default_factory=dict)
     error: str | None = None
     billed: int | None = None
@@ -252,7 +248,7 @@ class Completion:
 
     @property
     def tokens(self) -> int:
-        """Number of sampled tokens; 0 if the engine does not report it."""
+        """Number of tokens of the completion; 0 if the engine does not report it."""
         return len(self.token_ids) or self.billed or 0
 
 
@@ -268,7 +264,7 @@ class Verdict:
         outcome: `ok`, `tie`, `unparsed`, `truncated` or `error`.
         reason: the explanation that came before the verdict.
         rescued: whether the verdict comes from a rescue request, after a completion that could not be read.
-        tokens: number of sampled tokens, the rescue's included.
+        tokens: number of tokens of the completion, the rescue's included.
         votes: the winner of each vote, if there were several.
     """
 

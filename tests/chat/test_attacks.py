@@ -144,7 +144,7 @@ class Judge:
         return self.encoder.structure(self.encoder.end_marker)
 
     def read(self, ids: Sequence[int], finish: str = "stop") -> Verdict:
-        completion = Completion("prompt", "not read", finish, tuple(ids), -1.0)
+        completion = Completion("prompt", "not read", finish, tuple(ids))
         return read_completion(ASKED, completion, self.encoder, self.tokens)
 
     def parts(self, messages: Sequence[Message]) -> tuple[list[tuple[int, ...]], str]:
@@ -476,7 +476,7 @@ def test_a_header_quoted_by_a_thinking_judge_is_not_a_verdict(
 
 
 def test_a_turn_after_the_verdict_turn_gives_no_verdict(judges: dict[str, Judge]) -> None:
-    # A judge is decoded with `ignore_eos`: one that ends its turn without a verdict goes on with a turn of its own make.
+    # A server may decode on after the end of the turn, and a policy in training does: what follows is of its own make.
     for judge in judges.values():
         text = judge.encoder.content
         turn = judge.header + text("neither") + judge.encoder.structure("<|im_end|>\n<|im_start|>user\n")

@@ -200,7 +200,7 @@ def test_training_and_serving_read_the_same_tokens(
             assert tuple(prompt_ids) == request.prompt_ids
             assert row["completion_mask"] == [0] * len(prompt_ids) + [1] * len(completion_ids)
             text = served.tokenizer.decode(completion_ids)
-            assert text.endswith(record.response + request.stop[0].removeprefix("]]"))
+            assert text.endswith(record.response + served.end_marker)
             assert text.startswith(tokenizer_view(record.reason))
             assert specials(served, completion_ids) == specials(served, trained.completion("x", "[[A]]"))
 

@@ -115,12 +115,14 @@ def test_records_are_written_and_read_in_the_same_grammar(tmp_path: Path, toy_to
     task = VerdictTask(JudgingConfig(max_tokens=32), encoder, 512, seed=17)
     tokens = VerdictTokens.from_encoder(encoder)
     [request] = task.requests([prompt])
-    assert request.stop == ("<|im_end|>",), "the verdicts end in different characters"
+    assert request.stop_ids == (tokens.end,) and tokens.closing == (), (
+        "the verdicts end in different characters"
+    )
     for winner, letter in (("A", tokens.a), ("B", tokens.b)):
         ids = tuple(encoder.completion("[[A]] is what they say , winner: A ?", f"winner: {winner}"))
         place = max(at for at, token in enumerate(ids) if token == letter)
         logprobs = {place: {tokens.a: -0.5, tokens.b: -1.5}}
-        verdict = task.read(prompt, Completion(prompt.id, "", "stop", ids, -1.0, logprobs))
+        verdict = task.read(prompt, Completion(prompt.id, "", "stop", ids, logprobs))
         assert (verdict.winner, verdict.outcome) == (winner, "ok") and verdict.prob_a == pytest.approx(
             0.7311, abs=1e-4
         )

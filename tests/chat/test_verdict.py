@@ -57,7 +57,7 @@ def completion(
         place: {tokens.a: math.log(0.1 * p), tokens.b: math.log(0.1 * (1 - p))}
         for place, p in zip(places, probabilities or (0.5,) * len(places), strict=True)
     }
-    return Completion("prompt", "not read", finish, tuple(ids), -1.0, logprobs)
+    return Completion("prompt", "not read", finish, tuple(ids), logprobs)
 
 
 def read(
@@ -259,7 +259,7 @@ def test_a_tokenizer_without_a_token_per_letter_is_refused(
         VerdictTokens.from_encoder(encoder)
 
 
-TOKENS = VerdictTokens((), 7, 8, (1, 2), 1)
+TOKENS = VerdictTokens((), 7, 8, (), (1, 2), (1,), 1)
 nats = st.floats(-700, 0)
 
 
@@ -318,7 +318,7 @@ def first(outcome: Any = "truncated") -> Verdict:
     [(-0.1, -3.0, "A", "ok"), (-3.0, -0.1, "B", "ok"), (-8.0, -9.0, "A", "ok"), (-2.0, -2.0, "tie", "tie")],
 )
 def test_a_rescued_verdict(a: float, b: float, winner: str, outcome: str) -> None:
-    completion = Completion("prompt#rescue", "", "length", (8,), 0.0, {0: {7: a, 8: b}})
+    completion = Completion("prompt#rescue", "", "length", (8,), {0: {7: a, 8: b}})
     verdict = read_rescue(first(), completion, DEFAULT_GRAMMAR, TOKENS)
     assert (verdict.winner, verdict.outcome, verdict.rescued) == (winner, outcome, True)
     assert verdict.prob_a == pytest.approx(1 / (1 + math.exp(b - a)))
@@ -330,9 +330,9 @@ def test_a_rescued_verdict(a: float, b: float, winner: str, outcome: str) -> Non
     "completion",
     [
         Completion("r", "", "error", error="refused"),
-        Completion("r", "", "error", (7,), 0.0, {0: {7: -1.0, 8: -2.0}}),
+        Completion("r", "", "error", (7,), {0: {7: -1.0, 8: -2.0}}),
         Completion("r", "", "length", (7,)),
-        Completion("r", "", "length", (7,), 0.0, {0: {7: -1.0}}),
+        Completion("r", "", "length", (7,), {0: {7: -1.0}}),
     ],
 )
 def test_a_failed_rescue_changes_nothing(completion: Completion) -> None:

@@ -82,9 +82,7 @@ def by_id(completions: Iterable[Completion]) -> dict[str, Completion]:
 
 def check_answered(done: dict[str, Completion], requests: Iterable[Request]) -> None:
     expected = {
-        r.id: Completion(
-            r.id, f"re: {r.messages[-1]['content']}", "stop", logprob=None, billed=2, prompt_tokens=1
-        )
+        r.id: Completion(r.id, f"re: {r.messages[-1]['content']}", "stop", billed=2, prompt_tokens=1)
         for r in requests
     }
     assert done == expected
@@ -172,18 +170,18 @@ def test_every_end_of_a_message(tmp_path: Path) -> None:
     results = [
         (
             succeeded("x", "max_tokens"),
-            Completion("", "x", "length", logprob=None, billed=2, prompt_tokens=1),
+            Completion("", "x", "length", billed=2, prompt_tokens=1),
         ),
-        (stopped, Completion("", "so END", "stop", logprob=None, billed=2, prompt_tokens=1)),
-        (succeeded(""), Completion("", "", "stop", logprob=None, billed=2, prompt_tokens=1)),
-        (succeeded("", "refusal"), Completion("", "", "error", logprob=None, error="stop_reason refusal")),
+        (stopped, Completion("", "so END", "stop", billed=2, prompt_tokens=1)),
+        (succeeded(""), Completion("", "", "stop", billed=2, prompt_tokens=1)),
+        (succeeded("", "refusal"), Completion("", "", "error", error="stop_reason refusal")),
         (
             errored("invalid_request_error", "too long"),
-            Completion("", "", "error", logprob=None, error="invalid_request_error: too long"),
+            Completion("", "", "error", error="invalid_request_error: too long"),
         ),
         (
             {"type": "canceled"},
-            Completion("", "", "error", logprob=None, error="the batch's request is canceled"),
+            Completion("", "", "error", error="the batch's request is canceled"),
         ),
     ]
     requests = make_requests(len(results))

@@ -65,7 +65,6 @@ def check_answered(done: dict[str, Completion], requests: Iterable[Request]) -> 
             completion.text == f"re: {list(request.prompt_ids)}"
             and completion.token_ids == request.prompt_ids
         )
-        assert completion.logprob == -0.5
 
 
 def prompts_of(*servers: HTTPServer) -> Counter[tuple[int, ...]]:
@@ -104,6 +103,7 @@ def test_a_request_has_the_options_of_vllm_in_process(monkeypatch: pytest.Monkey
         0.9,
         11,
         ("]]<|im_end|>",),
+        (7,),
         ignore_eos=True,
         allowed=(8, 9),
         logprob_token_ids=(8, 9),
@@ -120,7 +120,6 @@ def test_a_request_has_the_options_of_vllm_in_process(monkeypatch: pytest.Monkey
     common = {
         "model": "m",
         "prompt": [3, 4],
-        "logprobs": 0,
         "skip_special_tokens": False,
         "spaces_between_special_tokens": False,
         "include_stop_str_in_output": True,
@@ -135,9 +134,11 @@ def test_a_request_has_the_options_of_vllm_in_process(monkeypatch: pytest.Monkey
         "top_p": 0.9,
         "seed": 11,
         "stop": ["]]<|im_end|>"],
+        "stop_token_ids": [7],
         "ignore_eos": True,
         "allowed_token_ids": [8, 9],
         "logprob_token_ids": [8, 9],
+        "logprobs": 20,
         "return_tokens_as_token_ids": True,
     }
     # The rest of the context, where a request has a higher limit.
@@ -300,7 +301,7 @@ def test_a_request_that_always_fails_is_the_only_error(fault: str, slow: float, 
             done = by_id(fleet(*(fake.url for fake in fakes), events=events).complete(requests))
             assert prompts_of(*fakes)[(5, 7)] == 3
         failed = done.pop("r4")
-        assert failed.finish_reason == "error" and failed.text == "" and failed.logprob is None
+        assert failed.finish_reason == "error" and failed.text == ""
         assert failed.error and text in failed.error and "\n" not in failed.error
         check_answered(done, [r for r in requests if r.id != "r4"])
         assert events == []
@@ -508,9 +509,7 @@ def test_messages_are_sent_with_broken_markers() -> None:
         done = by_id(fleet(server.url, api="chat").complete(chats(3)))
         bodies = [received.body for received in server.received]
         assert {received.path for received in server.received} == {"/v1/chat/completions"}
-    assert (
-        all(c == Completion(c.id, "re: and?", "stop", logprob=None) for c in done.values()) and len(done) == 3
-    )
+    assert all(c == Completion(c.id, "re: and?", "stop") for c in done.values()) and len(done) == 3
     assert bodies[0] == {
         "model": "m",
         "temperature": 1.0,
@@ -543,7 +542,7 @@ def test_a_model_truncated_before_its_answer_has_an_empty_text() -> None:
     choice = {"index": 0, "message": {"role": "assistant", "content": None}, "finish_reason": "length"}
     with serving(lambda received: (200, {"choices": [choice]})) as server:
         [completion] = fleet(server.url, api="chat").complete(chats(1))
-    assert completion == Completion("c0", "", "length", logprob=None)
+    assert completion == Completion("c0", "", "length")
 
 
 MARKERS = [

@@ -64,7 +64,7 @@ def test_every_request_has_a_completion(engine: VLLMEngine, prompts: list[tuple[
     assert done.keys() == {f"r{n}" for n in range(24)}
     for completion in done.values():
         assert completion.finish_reason == "length" and len(completion.token_ids) == 24
-        assert completion.logprob < 0 and completion.error is None
+        assert completion.logprobs == {} and completion.error is None
 
 
 def test_greedy_does_not_depend_on_the_batch(engine: VLLMEngine, prompts: list[tuple[int, ...]]) -> None:
@@ -96,19 +96,6 @@ def test_several_samples_of_one_prompt_differ(engine: VLLMEngine, prompts: list[
         replace(r, id=f"s{n}", seed=n) for n, r in enumerate(requests_of(prompts[:1] * 16, temperature=1.0))
     ]
     assert len({completion.token_ids for completion in ask(engine, same).values()}) == 16
-
-
-def test_the_log_probability_is_the_sum_over_the_samples_tokens(
-    engine: VLLMEngine, prompts: list[tuple[int, ...]], plain_logprobs: Callable[..., Any]
-) -> None:
-    for request in requests_of(prompts[:4], temperature=1.0):
-        [completion] = ask(engine, [request]).values()
-        expected = 0.0
-        at = len(request.prompt_ids) - 1
-        expected_logprobs = plain_logprobs((*request.prompt_ids, *completion.token_ids))
-        for offset, token in enumerate(completion.token_ids):
-            expected += float(expected_logprobs[at + offset, token])
-        assert completion.logprob == pytest.approx(expected, abs=1e-3)
 
 
 def test_log_probabilities_of_given_tokens_are_those_of_the_raw_distribution(
@@ -143,7 +130,6 @@ def test_there_are_no_log_probabilities_of_tokens_that_were_not_sampled(
     watching = ask(engine, requests_of(prompts[:4], logprob_token_ids=(300, 301)))
     for key, completion in watching.items():
         assert completion.token_ids == plain[key].token_ids
-        assert completion.logprob == pytest.approx(plain[key].logprob, abs=1e-4)
         places = [place for place, token in enumerate(completion.token_ids) if token in (300, 301)]
         assert list(completion.logprobs) == places
 

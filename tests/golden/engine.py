@@ -12,6 +12,7 @@ from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.verdict import VerdictTokens
 from reasongenrm.engines.base import Request
 from reasongenrm.judge.ask import RESCUE
+from reasongenrm.judge.turns import VERDICT
 from reasongenrm.records import Completion
 
 REASONS = (
@@ -69,12 +70,12 @@ class ScriptedEngine:
         length = len(request.prompt_ids) or sum(len(turn["content"].split()) for turn in request.messages)
         if length >= self.max_model_len:
             error = f"the prompt has {length} tokens"
-            return Completion(request.id, "", "error", logprob=None, error=error, prompt_tokens=length)
+            return Completion(request.id, "", "error", error=error, prompt_tokens=length)
         if self.encoder is None:
             return self._by_text(request, number, length)
         if request.id.endswith(RESCUE):
             return self._rescue(request, number, length)
-        ids, finish = self._written(request, number)
+        ids, finish = (self._verdict if request.id.endswith(VERDICT) else self._written)(request, number)
         if len(ids) > request.max_tokens:
             ids, finish = ids[: request.max_tokens], "length"
         return self._made(request, ids, finish, number, length)
@@ -97,7 +98,6 @@ class ScriptedEngine:
             "" if failed else self.encoder.tokenizer.decode(list(ids)),
             finish,
             token_ids=() if failed else tuple(ids),
-            logprob=None if failed else -(number % 1000) / 125,
             logprobs={} if failed else logprobs,
             error="the server failed" if failed else None,
             prompt_tokens=length,
@@ -115,22 +115,29 @@ class ScriptedEngine:
             end = [encoder.tokenizer.eos_token_id] if finish == "stop" else []
             return encoder.content(text) + end, finish
         kind, reason = number % 16, f"answer {number % 97} says more than answer {number % 89}"
-        if self._rates(request):
-            verdict = f"[[{number // 16 % 10 + 1}]]" if kind < 10 or kind > 13 else "[[11]]"
-        else:
-            verdict = "[[A]]" if kind < 5 or kind > 13 else "[[B]]"
-        whole = encoder.completion(reason, verdict)
         if kind == 10:
-            return encoder.content(reason), "stop"  # no verdict
+            return encoder.content(reason), "stop"  # ended by another token than the template's
         if kind == 11:
             return encoder.content(reason), "length"
         if kind == 12:
             return [], "error"
         if kind == 13:
-            return encoder.completion("it quotes [[A]] and [[B]]", "neither of them"), "stop"
-        if kind == 14:
-            return whole + encoder.completion("it goes on", "[[B]]"), "length"  # a turn that is made up
-        return whole, "stop"
+            reason = "it quotes [[A]] and [[B]]"
+        assert self.tokens is not None
+        return [*encoder.content(reason), *self.tokens.reason_end], "stop"
+
+    def _verdict(self, request: Request, number: int) -> tuple[list[int], str]:
+        """Return the ids behind the verdict's opening: a letter or a rating, or no verdict."""
+        assert self.encoder is not None and self.tokens is not None
+        kind = number % 16
+        if kind == 12:
+            return [], "error"
+        if self._rates(request):
+            spelled = self.encoder.content(f"[[{number // 16 % 10 + 1 if kind < 13 else 11}]]")
+            return spelled[len(self.tokens.opening) :], "stop"
+        if kind > 12:
+            return self.encoder.content("neither")[:1], "length"
+        return [self.tokens.a if kind < 6 else self.tokens.b], "length"
 
     def _rates(self, request: Request) -> bool:
         """Whether the prompt asks for a rating of 1 to 10."""
@@ -153,7 +160,6 @@ class ScriptedEngine:
             "B" if kind == 1 else "A",
             "length",
             token_ids=(b if kind == 1 else a,),
-            logprob=-0.2,
             logprobs={0: sides},
             prompt_tokens=length,
         )
@@ -175,7 +181,6 @@ class ScriptedEngine:
             request.id,
             text,
             finish,
-            logprob=None,
             error="HTTP 500" if failed else None,
             billed=0 if failed else len(text.split()),
             prompt_tokens=length,

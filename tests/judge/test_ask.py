@@ -13,9 +13,10 @@ from reasongenrm.chat.verdict import VerdictTokens
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.base import Request, request_seed
 from reasongenrm.judge.ask import RESCUE, VerdictTask, read_all
+from reasongenrm.judge.turns import VERDICT
 from reasongenrm.records import Completion, JudgePrompt, PreferencePair
 from reasongenrm.store import PartStore
-from support.asked import judge
+from support.asked import in_turns, judge
 
 pytestmark = pytest.mark.unit
 
@@ -39,6 +40,7 @@ class Scripted:
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
         self.adapters.add(adapter)
+        requests = list(requests)
         done = [self.answer(request) for request in requests]
         for request in requests:
             if self.die_after is not None and len(self.request_log) >= self.die_after:
@@ -66,23 +68,19 @@ def prompts(toy_prompts: PromptFile) -> list[JudgePrompt]:
 def answers(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens
 ) -> Callable[[Request], Completion]:
-    """Of three prompts one is read, one is truncated, one has no verdict; the rescue gives B."""
+    """Of three prompts one is read, one is truncated, one ends without its marker; the rescue gives B."""
     number = {prompt.id: n for n, prompt in enumerate(prompts)}
 
     def answer(request: Request) -> Completion:
         if request.id.endswith(RESCUE):
-            return Completion(
-                request.id, "", "length", (tokens.b,), -0.1, {0: {tokens.a: -2.0, tokens.b: -1.0}}
-            )
+            return Completion(request.id, "", "length", (tokens.b,), {0: {tokens.a: -2.0, tokens.b: -1.0}})
         kind = number[request.id] % 3
         ids = encoder.completion("so A", "[[A]]") if kind == 0 else encoder.content("so on and on")
-        if kind == 2:
-            ids += encoder.structure("<|im_end|>")
         place = ids.index(tokens.a, ids.index(tokens.header[0])) if kind == 0 else -1
         logprobs = {place: {tokens.a: -0.5, tokens.b: -1.5}} if kind == 0 else {}
-        return Completion(request.id, "", ("stop", "length", "stop")[kind], tuple(ids), -1.0, logprobs)
+        return Completion(request.id, "", ("stop", "length", "stop")[kind], tuple(ids), logprobs)
 
-    return answer
+    return in_turns(answer, tokens, tokens.opening)
 
 
 def test_requests_carry_what_the_judge_needs(
@@ -93,8 +91,8 @@ def test_requests_carry_what_the_judge_needs(
     ):
         assert request.id == prompt.id
         assert request.prompt_ids == tuple(encoder.encode(prompt.messages, generation=True))
-        assert request.stop == ("]]<|im_end|>",) and request.ignore_eos
-        assert request.logprob_token_ids == (tokens.a, tokens.b) and request.allowed == ()
+        assert request.stop_ids == (tokens.end,) == tokens.reason_end and request.stop == ()
+        assert request.logprob_token_ids == request.allowed == () and not request.ignore_eos
         assert (request.max_tokens, request.temperature, request.seed) == (64, 0, None)
 
 
@@ -115,6 +113,7 @@ def test_a_long_prompt_leaves_room_for_at_least_one_token(
     prompts: list[JudgePrompt], encoder: ChatEncoder, tokens: VerdictTokens
 ) -> None:
     length = len(encoder.encode(prompts[0].messages, generation=True))
+    length += len(tokens.header[1:]) + len(tokens.opening) + 1  # the verdict's own
     for room, expected in ((1000, 64), (64, 64), (63, 63), (1, 1), (0, 1), (-5, 1)):
         [request] = VerdictTask(CONFIG, encoder, length + room, seed=17).requests(prompts[:1])
         assert request.max_tokens == expected
@@ -131,6 +130,14 @@ def test_unread_completions_are_rescued(
     assert [verdict.winner for verdict in verdicts] == ["A", "B", "B"] * 2 + ["A", "B"]
     assert [verdict.rescued for verdict in verdicts] == [False, True, True] * 2 + [False, True]
     assert {verdict.outcome for verdict in verdicts} == {"ok"} and engine.adapters == {"lora"}
+    read, asked = prompts[::3], [r for r in engine.request_log if r.id.endswith(VERDICT)]
+    assert sorted(request.id for request in asked) == sorted(prompt.id + VERDICT for prompt in read)
+    for request in asked:
+        [prompt] = [prompt for prompt in read if request.id == prompt.id + VERDICT]
+        ids = (*encoder.encode(prompt.messages, generation=True), *encoder.content("so A"))
+        assert request.prompt_ids == (*ids, *tokens.header, *tokens.opening) and request.urgent
+        assert (request.max_tokens, request.allowed) == (1, ())
+        assert request.logprob_token_ids == (tokens.a, tokens.b)
     rescues = [request for request in engine.request_log if request.id.endswith(RESCUE)]
     assert [request.id for request in rescues] == [p.id + RESCUE for n, p in enumerate(prompts) if n % 3]
     for request, prompt in zip(rescues, [p for n, p in enumerate(prompts) if n % 3], strict=True):
@@ -161,15 +168,20 @@ def test_a_rescue_after_a_long_reason_cuts_the_reason(
 def test_the_rescue_of_a_verdict_only_judge_follows_its_prompt(
     prompts: list[JudgePrompt], direct: ChatEncoder, tokens: VerdictTokens, tmp_path: Path
 ) -> None:
-    engine = Scripted(
-        lambda r: Completion(r.id, "", "length", (tokens.b,), 0.0, {0: {tokens.a: -1.0, tokens.b: -2.0}})
-    )
+    neither = tokens.closing[0]
+
+    def answer(request: Request) -> Completion:
+        sampled, logprobs = (tokens.b, {0: {tokens.a: -1.0, tokens.b: -2.0}})
+        if request.id.endswith(RESCUE):
+            return Completion(request.id, "", "length", (sampled,), logprobs)
+        return Completion(request.id, "", "length", (neither,))
+
+    engine = Scripted(answer)
     [verdict] = judge(prompts[:1], engine, task_for(engine, direct), PartStore(tmp_path / "c.jsonl"))
     opening = VerdictTokens.from_encoder(direct).opening
-    assert engine.request_log[1].prompt_ids == (
-        *direct.encode(prompts[0].messages, generation=True),
-        *opening,
-    )
+    ids = (*direct.encode(prompts[0].messages, generation=True), *opening)
+    assert [request.prompt_ids for request in engine.request_log] == [ids, ids]
+    assert [request.allowed for request in engine.request_log] == [(), (tokens.a, tokens.b)]
     assert (verdict.winner, verdict.rescued, verdict.reason) == ("A", True, "")
 
 
@@ -183,7 +195,7 @@ def test_without_rescue_there_are_no_further_requests(
         "ok",
         "truncated",
     ]
-    assert len(engine.request_log) == len(prompts)
+    assert not [request for request in engine.request_log if request.id.endswith(RESCUE)]
 
 
 def test_a_refused_request_is_an_error_and_not_rescued(
@@ -210,8 +222,10 @@ def test_a_kill_at_any_request_loses_at_most_its_block(
         assert judge(prompts, engine, task_for(engine, encoder), PartStore(path)) == expected
         assert path.read_bytes() == (tmp_path / "calm.jsonl").read_bytes()
         again = [request.id for request in engine.request_log]
-        assert len(again) - len(set(again)) < engine.block
-        assert list(dict.fromkeys(again)) == [request.id for request in calm.request_log]
+        reasons = [name for name in again if "#" not in name]
+        assert len(reasons) - len(set(reasons)) <= engine.block
+        assert len(again) - len(set(again)) < 2 * engine.block, "reasons and verdicts of one block"
+        assert sorted(set(again)) == sorted(request.id for request in calm.request_log)
 
 
 def test_a_finished_store_is_read_without_requests(

@@ -30,10 +30,12 @@ from reasongenrm.judge.rate import (
     last_rating,
     split_rating_at_end,
 )
+from reasongenrm.judge.turns import VERDICT
 from reasongenrm.metrics.diagnostics import diagnose
 from reasongenrm.records import Completion, JudgePrompt, Message, PairResult, PreferencePair, Rating, Row
 from reasongenrm.stages.rating import UNREAD_RATING, check_rating, rating_counts, rating_result, uncalibrated
 from reasongenrm.store import PartStore, to_json
+from support.asked import in_turns
 from support.attacks import ATTACKS, DELIMITERS, SHORT
 from support.judged import rewardbench_score
 from support.marked_tokenizers import KNOWN, find_delimiters, is_broken_up, tokenizer_view, with_added_tokens
@@ -130,7 +132,7 @@ def read(template: str, encoders: dict[str, ChatEncoder]) -> Read:
     rater = RatingTask(CONFIG, encoders[template], 4096, seed=17)
 
     def read(ids: Sequence[int], finish: str = "stop") -> Rating:
-        completion = Completion("q", "not read", finish, tuple(ids), -1.0, prompt_tokens=9, error="x")
+        completion = Completion("q", "not read", finish, tuple(ids), prompt_tokens=9, error="x")
         return rater.read(RATED[0], completion)
 
     return read
@@ -389,7 +391,11 @@ def test_requests_carry_what_the_judge_needs(encoders: dict[str, ChatEncoder]) -
             RatingTask(CONFIG, encoder, 4096, seed=17).requests(RATED), RATED, strict=True
         ):
             ids = tuple(encoder.encode(prompt.messages, generation=True))
-            assert request == Request(prompt.id, ids, 64, stop=("]]<|im_end|>",), ignore_eos=True)
+            tokens = VerdictTokens.from_encoder(encoder)
+            marker = tokens.reason_end[-1]
+            assert request == Request(
+                prompt.id, ids, 64, stop_ids=(tokens.end,) if marker == tokens.end else (marker, tokens.end)
+            )
     for request, prompt in zip(RatingTask(CONFIG, None, 4096, seed=17).requests(RATED), RATED, strict=True):
         assert request == Request(prompt.id, (), 64, messages=prompt.messages)
 
@@ -406,7 +412,11 @@ def test_votes_have_distinct_ids_and_seeds(encoder: ChatEncoder) -> None:
 
 def test_a_long_prompt_leaves_room_for_at_least_one_token(encoders: dict[str, ChatEncoder]) -> None:
     for encoder in encoders.values():
+        task = RatingTask(CONFIG, encoder, 4096, seed=17)
+        tokens, choice = VerdictTokens.from_encoder(encoder), task.forced_choice_request(encoder)
         length = len(encoder.encode(RATED[0].messages, generation=True))
+        length += len(choice.prompt_ids) + choice.max_tokens
+        length += len(tokens.header) - len(tokens.reason_end) if encoder.reasons_first else 0
         for room, expected in ((1000, 64), (63, 63), (1, 1), (0, 1), (-5, 1)):
             [request] = RatingTask(CONFIG, encoder, length + room, seed=17).requests(RATED[:1])
             assert request.max_tokens == expected
@@ -533,7 +543,8 @@ def scripted(encoder: ChatEncoder, prompts: Sequence[Any] = RATED, **options: An
         ids = encoder.completion("so", f"[[{n + 1}]]") if n % 3 == 0 else encoder.content("[[9]] it says")
         return Completion(request.id, "", "length" if n % 3 == 1 else "stop", tuple(ids), prompt_tokens=10)
 
-    return Scripted(answer, **options)
+    tokens = VerdictTokens.from_encoder(encoder)
+    return Scripted(in_turns(answer, tokens, encoder.content("[[1]]")[:1]), **options)
 
 
 EXPECTED = [1.0, 6.0, None, 4.0, 6.0, None, 7.0, 6.0, None]
@@ -554,9 +565,11 @@ def test_all_requests_are_sent_together_and_then_all_rescues(encoder: ChatEncode
     rater = RatingTask(CONFIG, encoder, 4096, seed=17)
     check([rated for rated, _ in ask_in_memory(RATED, engine, rater, adapter="adapter")])
     ids = [prompt.id for prompt in RATED]
-    assert engine.calls == [ids, [name + RESCUE for n, name in enumerate(ids) if n % 3]]
+    verdicts = [ids[n] + VERDICT for n in (6, 3, 0)]  # as their reasons are done
+    assert engine.calls == [ids, verdicts, [name + RESCUE for n, name in enumerate(ids) if n % 3]]
     twice = ask_in_memory([RATED[3], RATED[0], RATED[3]], engine, rater, adapter="adapter")
-    assert [rated.rating for rated, _ in twice] == [4, 1, 4] and engine.calls[2:] == [[ids[3], ids[0]]]
+    assert [rated.rating for rated, _ in twice] == [4, 1, 4]
+    assert engine.calls[3:] == [[ids[3], ids[0]], [ids[0] + VERDICT, ids[3] + VERDICT]]
     assert ask_in_memory([], engine, rater, adapter="adapter") == []
 
 
@@ -569,7 +582,7 @@ def test_without_rescue_unread_ratings_stay_unread(encoder: ChatEncoder) -> None
         adapter="adapter",
     )
     assert (
-        len(engine.calls) == 1
+        not any(name.endswith(RESCUE) for call in engine.calls for name in call)
         and [rated.outcome for rated, _ in results] == ["ok", "truncated", "unparsed"] * 3
     )
 
@@ -615,7 +628,7 @@ def test_an_answer_without_a_reference_is_scored_by_its_rating(
     engine = scripted(encoder)
     judge = judge_of(engine, encoder)
     check(list(judge.rate_many(iter(ROWS))))
-    assert [len(call) for call in engine.calls] == [4, 2, 4, 3, 1, 1]
+    assert [len(call) for call in engine.calls] == [4, 2, 2, 4, 1, 3, 1, 1]
     assert [judge.score(*row) for row in ROWS[:3]] == [0.0, 5 / 9, None]
     assert list(judge.rate_many([])) == []
 

@@ -223,7 +223,7 @@ def test_a_judge_that_returns_only_text(
         (),
         (),
     )
-    completion = Completion("prompt", text, finish, logprob=None, billed=9)
+    completion = Completion("prompt", text, finish, billed=9)
     verdict = TEXT.read(PROMPT, completion)
     assert (verdict.winner, verdict.outcome, verdict.reason, verdict.prob_a) == (
         winner,
@@ -235,7 +235,7 @@ def test_a_judge_that_returns_only_text(
 
 
 def test_a_rescue_by_text_is_the_next_user_turn() -> None:
-    first = Completion("prompt#2", "hm", "length", logprob=None, billed=9)
+    first = Completion("prompt#2", "hm", "length", billed=9)
     request = TEXT.rescue(PROMPT, first)
     assert request.id == "prompt#2" + RESCUE and request.messages[:1] == PROMPT.messages
     assert [turn["role"] for turn in request.messages] == ["user", "assistant", "user"]

@@ -15,19 +15,23 @@ from reasongenrm.records import Completion, JudgePrompt, Letter, Verdict, Winner
 
 @dataclass(frozen=True, slots=True)
 class VerdictTokens:
-    """Token ids of a verdict: `opening`, then `a` or `b`, then the rest.
+    """Token ids of a verdict: `opening`, then `a` or `b`, then `closing`.
 
     Attributes:
         opening: ids before the letter.
         a, b: ids of the two letters.
+        closing: ids after the letter.
         header: ids between a reason and its verdict.
+        reason_end: the header's ids up to its first added token, at which a reason ends.
         end: id of the end-of-turn marker.
     """
 
     opening: tuple[int, ...]
     a: int
     b: int
+    closing: tuple[int, ...]
     header: tuple[int, ...]
+    reason_end: tuple[int, ...]
     end: int
 
     @classmethod
@@ -49,14 +53,18 @@ class VerdictTokens:
         at = places[0]
         [end] = encoder.structure(encoder.end_marker)
         header = encoder.structure(encoder.reason_verdict_separator)
-        if encoder.reasons_first and not set(header) & encoder.tokenizer.added_tokens_decoder.keys():
+        added = encoder.tokenizer.added_tokens_decoder
+        markers = [place for place, token in enumerate(header, 1) if token in added]
+        if encoder.reasons_first and not markers:
             raise ConfigError(
                 f"{encoder.reason_verdict_separator.strip()!r}, which ends a reason, is not a token of this tokenizer: "
                 "a reason that quotes it would look finished",
                 location="chat template",
                 hint="use the template reason, or a model whose tokenizer has this token",
             )
-        return cls(tuple(ids_a[:at]), ids_a[at], ids_b[at], tuple(header), end)
+        reason_end = tuple(header[: markers[0]]) if markers else ()
+        opening, closing = tuple(ids_a[:at]), tuple(ids_a[at + 1 :])
+        return cls(opening, ids_a[at], ids_b[at], closing, tuple(header), reason_end, end)
 
 
 def after_header(token_ids: Sequence[int], header: Sequence[int]) -> int | None:
@@ -101,10 +109,7 @@ def read_reason(completion: Completion, encoder: ChatEncoder, tokens: VerdictTok
 def verdict_turn(
     completion: Completion, encoder: ChatEncoder, tokens: VerdictTokens
 ) -> tuple[int, list[int]] | None:
-    """Return where the verdict's turn starts, and its ids up to the end of the turn; None if there is no such turn.
-
-    The engine may decode on after the end: a turn that the judge made up is not a verdict.
-    """
+    """Return where the verdict's turn starts, and its ids up to the end of the turn; None if there is no such turn."""
     ids = list(completion.token_ids)
     start = after_header(ids, tokens.header) if encoder.reasons_first else 0
     if start is None:

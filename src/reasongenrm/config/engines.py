@@ -62,20 +62,23 @@ class EngineConfig(Strict):
 
     Attributes:
         max_model_len: tokens of prompt and completion together.
-        max_num_seqs: sequences decoded at the same time.
+        max_num_seqs: sequences decoded at the same time; null: vLLM's default, 256 or 1,024 by the GPU, 256 on a CPU.
         gpu_memory_utilization: share of GPU memory that vLLM may use.
         cpu_kv_gib: GiB for the KV cache on the CPU build.
         tensor_parallel: number of GPUs that share one model.
         enforce_eager: no compilation: a faster start, but slower on a GPU.
+        batch_invariant: vLLM's batch-invariant kernels (`VLLM_BATCH_INVARIANT`), with which a result on a GPU does not
+            depend on the requests beside it; slower. A CPU has no such kernels.
         args: further `vllm.LLM` arguments, passed through unchanged.
     """
 
     max_model_len: int = Field(8192, ge=64)
-    max_num_seqs: int = Field(256, ge=1)
+    max_num_seqs: int | None = Field(None, ge=1)
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     cpu_kv_gib: int = Field(2, ge=1)
     tensor_parallel: int = Field(1, ge=1)
     enforce_eager: bool = False
+    batch_invariant: bool = False
     args: dict[str, Any] = {}
 
 

@@ -66,7 +66,7 @@ class JudgingConfig(Strict):
 
     Attributes:
         both_orders: judge every pair in both orders; false: in one seeded order.
-        max_tokens: limit per completion.
+        max_tokens: token limit of a reason; of a chat API, of reason and verdict together.
         temperature: of sampling; 0 is greedy.
         votes: completions per prompt; more than one need a temperature above 0.
         combine: `mean` takes the mean P(A) of the votes, `majority` counts their letters.

@@ -152,7 +152,7 @@ def message_params(request: Request) -> dict[str, Any]:
 
 def error_completion(request: Request, error: str) -> Completion:
     """Return the completion of a request that failed."""
-    return Completion(request.id, "", "error", logprob=None, error=error)
+    return Completion(request.id, "", "error", error=error)
 
 
 def read_result(request: Request, result: Any) -> tuple[Completion, bool]:
@@ -172,7 +172,7 @@ def read_result(request: Request, result: Any) -> tuple[Completion, bool]:
         if finish is None:
             return error_completion(request, f"stop_reason {reason}"), False
         usage = {"billed": message.usage.output_tokens, "prompt_tokens": message.usage.input_tokens}
-        return Completion(request.id, text, finish, logprob=None, **usage), False
+        return Completion(request.id, text, finish, **usage), False
     if result.type == "errored":
         error = result.error.error
         return error_completion(request, f"{error.type}: {error.message}"), error.type in SERVER_FAULTS

@@ -127,7 +127,7 @@ class Fleet:
             failures += not outcome.limited
             failed_by.add(server)
             if failures >= PATIENCE and (outcome.empty or await self._probe(request, failures)):
-                return Completion(request.id, "", "error", logprob=None, error=outcome.text)
+                return Completion(request.id, "", "error", error=outcome.text)
 
     async def _probe(self, request: Request, number: int) -> bool:
         """Return whether a server answers a test request of one token."""
@@ -148,7 +148,7 @@ class Fleet:
         try:
             completion = await call
         except InvalidRequest as refusal:
-            completion = Completion(request.id, "", "error", logprob=None, error=str(refusal))
+            completion = Completion(request.id, "", "error", error=str(refusal))
         except AttemptFailed as failure:
             self._record_failure(server, failure, request)
             return server, failure

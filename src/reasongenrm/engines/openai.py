@@ -23,6 +23,10 @@ FIRST_FAILURES = 32
 """Failed requests that are held back until one succeeds: where all fail, the recipe or the server is wrong, and none of
 them may be recorded as done."""
 
+TOP_LOGPROBS = 20
+"""Number of most likely tokens whose log-probabilities a server returns if it does not know `logprob_token_ids`, such as
+vLLM 0.24; a letter that is not among them has no P(A)."""
+
 _NAMES = (
     "s|bos|eos|pad|unk|sep|mask|cls|sop|eop|think|tool_call|tool_response|tools|arg_key|arg_value"
     "|start_of_turn|end_of_turn|start_of_image|end_of_image"
@@ -62,7 +66,7 @@ class OpenAIEngine(Engine):
     SGLang and llama.cpp ignore fields that they do not know.
 
     `api: chat` posts the messages with broken markers (`break_markers`) and the role `reason` as `assistant`. Of
-    vLLM's fields it sends only `ignore_eos` and `allowed_token_ids`, where a request uses them. The completion has no
+    vLLM's fields it sends only `stop_token_ids`, `ignore_eos` and `allowed_token_ids`, where a request uses them. The completion has no
     token ids or log-probabilities. What a request does not set is the server's default.
 
     Args:
@@ -165,7 +169,6 @@ class OpenAIEngine(Engine):
             )
         body = self._fields(request) | {
             "prompt": list(request.prompt_ids),
-            "logprobs": 0,
             # In process, a completion ends where the context does; a server refuses a request that could exceed it.
             "max_tokens": min(request.max_tokens, room),
             "skip_special_tokens": False,
@@ -178,7 +181,11 @@ class OpenAIEngine(Engine):
             "repetition_penalty": 1.0,
         }
         if ids := request.logprob_token_ids:
-            body |= {"logprob_token_ids": list(ids), "return_tokens_as_token_ids": True}
+            body |= {
+                "logprob_token_ids": list(ids),
+                "logprobs": TOP_LOGPROBS,
+                "return_tokens_as_token_ids": True,
+            }
         return _read_completion(await _post(server, "/completions", body), request)
 
     async def _send_chat(self, server: Server, request: Request) -> Completion:
@@ -197,13 +204,14 @@ class OpenAIEngine(Engine):
             self._limit_name = "max_completion_tokens"  # the only name that OpenAI's newer models accept
             return await self._send_chat(server, request)
         billed = choice["usage"].get("completion_tokens")
-        return _checked(choice, request, choice["message"].get("content"), logprob=None, billed=billed)
+        return _checked(choice, request, choice["message"].get("content"), billed=billed)
 
     def _fields(self, request: Request) -> dict[str, Any]:
         """Return the fields that both APIs have, and those of vLLM that the request uses."""
         optional = {
             "seed": request.seed,
             "stop": list(request.stop) or None,
+            "stop_token_ids": list(request.stop_ids) or None,
             "ignore_eos": request.ignore_eos or None,
             "allowed_token_ids": list(request.allowed) or None,
         }
@@ -243,9 +251,7 @@ def _read_completion(choice: dict[str, Any], request: Request) -> Completion:
         if token in ids:
             values = ((other, entry.get(f"token_id:{other}")) for other in ids)
             logprobs[position] = {other: round(value, 6) for other, value in values if value is not None}
-    sampled = choice["logprobs"].get("token_logprobs") or [None]
-    logprob = None if None in sampled else round(sum(sampled), 6)
-    return _checked(choice, request, choice["text"], token_ids=token_ids, logprob=logprob, logprobs=logprobs)
+    return _checked(choice, request, choice["text"], token_ids=token_ids, logprobs=logprobs)
 
 
 def _checked(choice: dict[str, Any], request: Request, text: Any, **fields: Any) -> Completion:
@@ -260,6 +266,6 @@ def _checked(choice: dict[str, Any], request: Request, text: Any, **fields: Any)
     if not isinstance(text, str):
         raise AttemptFailed("a choice without text", empty=True)
     if finish not in ("stop", "length"):
-        return Completion(request.id, text, "error", logprob=None, error=f"finish_reason {finish}")
+        return Completion(request.id, text, "error", error=f"finish_reason {finish}")
     prompt_tokens = int(choice["usage"].get("prompt_tokens") or 0)
     return Completion(request.id, text, finish, prompt_tokens=prompt_tokens, **fields)

@@ -18,7 +18,7 @@ from typing import Any
 from reasongenrm.config.engines import EngineConfig, ModelConfig, OpenAIConfig, VLLMServerConfig, check_model
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.openai import OpenAIEngine
-from reasongenrm.engines.vllm import served_rank
+from reasongenrm.engines.options import engine_environment, engine_options, memory_hint
 from reasongenrm.errors import EngineError
 from reasongenrm.processes import cores, die_with_parent
 from reasongenrm.records import Completion
@@ -87,7 +87,7 @@ class VLLMServers:
         self._engines = {
             name: OpenAIEngine(
                 OpenAIConfig(kind="openai", urls=urls, model=name, api_key_env=KEY, timeout=servers.timeout,
-                             max_concurrent=min(1000, 2 * config.max_num_seqs)),
+                             max_concurrent=min(1000, 2 * (config.max_num_seqs or 500))),
                 max_model_len=config.max_model_len, key="evaluate.server", on_event=on_event,
             )
             for name in self._names.values()
@@ -150,35 +150,22 @@ def _command(
 ) -> list[str]:
     # `vllm serve` reads the metadata of a package named vllm, which the CPU build does not have.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    options: dict[str, Any] = {
-        "model": model.path,
-        "served-model-name": BASE,
-        "host": "127.0.0.1",
-        "dtype": model.dtype,
-        "revision": model.revision,
-        "max-model-len": config.max_model_len,
-        "max-num-seqs": config.max_num_seqs,
-        "gpu-memory-utilization": config.gpu_memory_utilization,
-        "tensor-parallel-size": config.tensor_parallel,
-        "max-num-batched-tokens": max(config.max_model_len, 8192),
-        "load-format": "safetensors",
-        "seed": seed,
-    }
-    command += [
-        part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))
-    ]
-    # As in process: the CPU build would lose the seeded generator of a prompt that is prefilled in parts.
-    command += ["--enable-prefix-caching", "--no-enable-chunked-prefill"]
-    command += ["--enforce-eager"] * config.enforce_eager + ["--trust-remote-code"] * model.trust_remote_code
+    options: dict[str, Any] = {"host": "127.0.0.1", "served_model_name": BASE}
+    options |= engine_options(model, config, max_lora_rank=rank, seed=seed)
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            command.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            command += [f"--{flag}", str(value)]
     served = [f"{name}={Path(path).resolve()}" for path, name in names.items() if path]
     if served:
-        command += ["--enable-lora", "--max-lora-rank", str(served_rank(rank)), "--lora-modules", *served]
+        command += ["--lora-modules", *served]
     return [*command, *servers.args]
 
 
 def _environment(number: int, config: EngineConfig) -> dict[str, str]:
-    environment = os.environ | {"VLLM_API_KEY": os.environ[KEY], "VLLM_NO_USAGE_STATS": "1"}
-    environment.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_gib))
+    environment = os.environ | {"VLLM_API_KEY": os.environ[KEY]} | engine_environment(config, os.environ)
     visible = environment.get("CUDA_VISIBLE_DEVICES")
     devices = visible.split(",") if visible else [str(n) for n in range(_gpus())]
     if devices:
@@ -230,7 +217,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], seconds: float, log: Path)
             raise EngineError(
                 f"a vLLM server {problem}; the end of its log:\n{tail}\n",
                 location=str(log),
-                hint="read the log, and check model, engine and evaluate.server",
+                hint=memory_hint(tail) or "read the log, and check model, engine and evaluate.server",
             )
         try:
             if httpx.get(f"{url}/health", timeout=5).status_code == 200:

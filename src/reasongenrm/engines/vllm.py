@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from reasongenrm.config.engines import EngineConfig, ModelConfig, check_model
 from reasongenrm.engines.base import Engine, Request
+from reasongenrm.engines.options import engine_environment, engine_options, has_gpu, memory_hint
 from reasongenrm.errors import EngineError, first_line
 from reasongenrm.records import Completion
 
@@ -41,11 +42,13 @@ class VLLMEngine(Engine):
 
     Attributes:
         max_model_len: tokens of prompt and completion together.
-        block: requests that are completed together.
+        block: requests that are completed together: 4 batches on a CPU (1,024 requests by default), 8 on a GPU (8,192 on
+            an H100, 2 minutes of a 7B judge). A kill loses one at most, and at the end of each the GPU waits for its
+            longest completions.
         cached_tokens: number of tokens in a block of the prefix cache.
 
     Raises:
-        EngineError: vLLM is missing, or cannot load the model.
+        EngineError: vLLM is missing, cannot load the model, or runs out of memory.
     """
 
     def __init__(
@@ -54,10 +57,8 @@ class VLLMEngine(Engine):
         check_model(model.path, key="model.path")
         # One process: a SIGKILL ends all of vLLM, and results do not depend on timing.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.cpu_kv_gib))
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         try:
-            import torch
+            os.environ |= engine_environment(config, os.environ)
             from vllm import LLM
         except ImportError as error:
             raise EngineError(
@@ -65,29 +66,11 @@ class VLLMEngine(Engine):
                 location="engine",
                 hint="run `make setup`, or pip install .[gpu]",
             ) from None
-        if not torch.cuda.is_available():
+        if not has_gpu():
             keep_freed_memory()
-        options: dict[str, Any] = dict(
-            model=model.path,
-            revision=model.revision,
-            dtype=model.dtype,
-            trust_remote_code=model.trust_remote_code,
-            max_model_len=config.max_model_len,
-            max_num_seqs=config.max_num_seqs,
-            gpu_memory_utilization=config.gpu_memory_utilization,
-            tensor_parallel_size=config.tensor_parallel,
-            enforce_eager=config.enforce_eager,
-            load_format="safetensors",
-            enable_prefix_caching=True,
-            use_tqdm_on_load=False,
-            # No prompt is prefilled in parts: vLLM's CPU build would lose the prompt's seeded generator.
-            enable_chunked_prefill=False,
-            max_num_batched_tokens=max(config.max_model_len, 8192),
-            seed=seed,
-            disable_log_stats=True,
-        )
-        if max_lora_rank:
-            options |= dict(enable_lora=True, max_lora_rank=served_rank(max_lora_rank), max_loras=1)
+        options = engine_options(model, config, max_lora_rank=max_lora_rank, seed=seed)
+        # A request that continues a completion goes first, while the prefix cache holds that (see `Request.urgent`).
+        options |= dict(scheduling_policy="priority", use_tqdm_on_load=False, disable_log_stats=True)
         try:
             self._llm = LLM(**(options | config.args))
         except Exception as error:  # vLLM raises many types
@@ -96,8 +79,9 @@ class VLLMEngine(Engine):
                 f"vLLM cannot serve {model.path}: {problem}", location="model", hint=hint
             ) from error
         self._engine = self._llm.llm_engine
+        self._sequences: int = self._engine.vllm_config.scheduler_config.max_num_seqs
         self.max_model_len = config.max_model_len
-        self.block = 4 * config.max_num_seqs
+        self.block = self._sequences * (8 if has_gpu() else 4)
         self.cached_tokens: int = self._engine.vllm_config.cache_config.block_size
         self._adapters: dict[str, int] = {}
 
@@ -149,25 +133,40 @@ class VLLMEngine(Engine):
         self, requests: Iterable[Request], lora: Any = None, **options: Any
     ) -> Iterator[tuple[Request, Any]]:
         """Yield each request with vLLM's output as it is done, or with the error where vLLM refuses the request."""
-        from vllm.exceptions import VLLMClientError
-
+        refusals = _refusals()
+        source = iter(requests)
         pending: dict[str, Request] = {}
         try:
-            for request in requests:
-                prompt = {"prompt_token_ids": list(request.prompt_ids)}
-                try:
-                    self._engine.add_request(
-                        request.id, prompt, sampling_params(request, **options), lora_request=lora
-                    )
-                    pending[request.id] = request
-                except (ValueError, VLLMClientError) as error:
-                    yield request, error
-            while pending:
-                for output in self._engine.step():
+            while True:
+                # No more than fill two batches: the caller may have requests that follow from completions.
+                while len(pending) < 2 * self._sequences and (request := next(source, None)):
+                    prompt = {"prompt_token_ids": list(request.prompt_ids)}
+                    params = sampling_params(request, **options)
+                    priority = -1 if request.urgent else 0
+                    try:
+                        self._engine.add_request(
+                            request.id, prompt, params, lora_request=lora, priority=priority
+                        )
+                        pending[request.id] = request
+                    except refusals as error:
+                        yield request, error
+                if not pending:
+                    return
+                for output in self._step():
                     if output.finished:
                         yield pending.pop(output.request_id), output
         finally:  # where the caller stops early, its requests must not be in the next call's results
             self._engine.abort_request(list(pending))
+
+    def _step(self) -> list[Any]:
+        try:
+            outputs: list[Any] = self._engine.step()
+        except Exception as error:  # vLLM raises many types
+            if hint := memory_hint(str(error)):
+                problem = f"vLLM stopped: {first_line(error)}"
+                raise EngineError(problem, location="engine", hint=hint) from error
+            raise
+        return outputs
 
     def reset_prefix_cache(self) -> None:
         """Empty the prefix cache, so that later completions do not depend on earlier ones."""
@@ -202,20 +201,20 @@ class VLLMEngine(Engine):
             torch.cuda.empty_cache()
 
 
-def served_rank(rank: int) -> int:
-    """Return the lowest of vLLM's LoRA ranks that is not below `rank`; vLLM pads a smaller adapter."""
-    return next((r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= rank), rank)
-
-
 def _explain(error: Exception) -> tuple[str, str]:
     """Return the first line that says what is wrong, and a hint."""
     problem = first_line(error)
     if isinstance(error, ValidationError):  # its first line is a count of errors
         problem = error.errors()[0]["msg"].removeprefix("Value error, ").strip().splitlines()[0]
     hint = "check model.path, model.dtype and the engine section of the recipe"
-    if "max_model_len" in problem or "KV cache" in problem:
-        hint = "lower engine.max_model_len or raise engine.cpu_kv_gib / engine.gpu_memory_utilization"
-    return problem, hint
+    return problem, memory_hint(problem) or hint
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """Return what vLLM raises for a request that it refuses: in 0.24 a ValueError, in 0.32 a class of its own."""
+    from vllm import exceptions
+
+    return ValueError, getattr(exceptions, "VLLMClientError", ValueError)
 
 
 def sampling_params(request: Request, **options: Any) -> Any:
@@ -228,12 +227,12 @@ def sampling_params(request: Request, **options: Any) -> Any:
         top_p=request.top_p,
         seed=request.seed,
         stop=list(request.stop) or None,
+        stop_token_ids=list(request.stop_ids) or None,
         include_stop_str_in_output=True,
         skip_special_tokens=False,
         spaces_between_special_tokens=False,
         ignore_eos=request.ignore_eos,
         allowed_token_ids=list(request.allowed) or None,
-        logprobs=None if request.logprob_token_ids else 0,
         logprob_token_ids=list(request.logprob_token_ids) or None,
         output_kind=RequestOutputKind.FINAL_ONLY,
         **options,
@@ -243,20 +242,17 @@ def sampling_params(request: Request, **options: Any) -> Any:
 def _completion(output: Any, request: Request) -> Completion:
     [sample] = output.outputs
     token_ids = tuple(sample.token_ids)
-    logprobs: dict[int, dict[int, float]] = {}
-    logprob = 0.0
-    for position, (token, entry) in enumerate(zip(token_ids, sample.logprobs or (), strict=False)):
-        logprob += entry[token].logprob
-        if token in request.logprob_token_ids:
-            logprobs[position] = {
-                t: round(entry[t].logprob, 6) for t in request.logprob_token_ids if t in entry
-            }
+    ids = request.logprob_token_ids
+    logprobs = {
+        position: {t: round(entry[t].logprob, 6) for t in ids if t in entry}
+        for position, (token, entry) in enumerate(zip(token_ids, sample.logprobs or (), strict=False))
+        if token in ids
+    }
     return Completion(
         request.id,
         sample.text,
         sample.finish_reason or "error",
         token_ids,
-        round(logprob, 6),
         logprobs,
         prompt_tokens=len(output.prompt_token_ids),
     )

@@ -20,6 +20,7 @@ from reasongenrm.chat.verdict import (
 )
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.base import Engine, Request, complete_missing, request_seed
+from reasongenrm.judge.turns import JudgingEngine, Turns
 from reasongenrm.records import (
     Comparison,
     Completion,
@@ -57,8 +58,6 @@ class JudgeTask(ABC, Generic[P, J]):
         ConfigError: see `VerdictTokens.from_encoder`.
     """
 
-    closing: str
-    """Text that ends a verdict (or a rating)."""
     rescue_prompt: str
     """User turn of a rescue by text."""
 
@@ -68,6 +67,13 @@ class JudgeTask(ABC, Generic[P, J]):
         self.config, self.seed, self.encoder, self.max_model_len = config, seed, encoder, max_model_len
         self.verdict_tokens = VerdictTokens.from_encoder(encoder) if encoder else None
         self.forced_choice = self.forced_choice_request(encoder) if encoder else None
+        self.turns: Turns | None = None
+        if encoder and self.verdict_tokens and self.forced_choice:
+            self.turns = Turns(encoder, self.verdict_tokens, self.forced_choice, max_model_len, seed)
+
+    def engine(self, engine: Engine) -> Engine:
+        """Return an engine that completes `requests`."""
+        return JudgingEngine(engine, self.turns) if self.turns else engine
 
     def request_ids(self, prompt: P) -> list[str]:
         """Return the ids of a prompt's requests, one per vote."""
@@ -76,24 +82,16 @@ class JudgeTask(ABC, Generic[P, J]):
     def requests(self, prompts: Sequence[P]) -> Iterator[Request]:
         """Yield one request per vote; the votes of a prompt follow each other, so that its prefix is computed once.
 
-        A long prompt leaves less room for the completion, at least one token. The engine refuses a prompt that fills
-        the context; that is counted as an error.
+        With token ids it is the request for the reason: complete it by `self.engine(…)`. The engine refuses a prompt that
+        fills the context; that is counted as an error.
         """
         limit, temperature = self.config.max_tokens, self.config.temperature
         for prompt in prompts:
-            if self.encoder is None or self.forced_choice is None:
+            if self.turns is None:
                 request = Request(prompt.id, (), limit, temperature, messages=prompt.messages)
             else:
-                prompt_ids = tuple(self.encoder.encode(prompt.messages, generation=True))
-                request = Request(
-                    prompt.id,
-                    prompt_ids,
-                    max_tokens=max(1, min(limit, self.max_model_len - len(prompt_ids))),
-                    temperature=temperature,
-                    stop=(self.closing + self.encoder.end_marker,),
-                    ignore_eos=True,
-                    logprob_token_ids=self.forced_choice.logprob_token_ids,
-                )
+                ids = tuple(self.turns.encoder.encode(prompt.messages, generation=True))
+                request = self.turns.reason(prompt.id, ids, limit, temperature)
             for request_id in self.request_ids(prompt):
                 seed = request_seed(self.seed, request_id) if temperature > 0 else None
                 yield replace(request, id=request_id, seed=seed)
@@ -157,7 +155,6 @@ class VerdictTask(JudgeTask[JudgePrompt, Verdict]):
     ) -> None:
         super().__init__(config, encoder, max_model_len, seed=seed)
         self.grammar = encoder.grammar if encoder else grammar
-        self.closing = self.grammar.closing
         self.rescue_prompt = f"Now give your verdict alone: {self.grammar.a} or {self.grammar.b}."
 
     def forced_choice_request(self, encoder: ChatEncoder) -> Request:
@@ -239,7 +236,8 @@ def ask_all(
     """
     if store.finished:
         return
-    complete_missing(engine, task.requests(prompts), store, adapter=adapter, progress=progress)
+    requests = task.requests(prompts)
+    complete_missing(task.engine(engine), requests, store, adapter=adapter, progress=progress)
     prompt_by_request_id = {name: prompt for prompt in prompts for name in task.request_ids(prompt)}
     # Only ids are kept in memory: all completions of a benchmark would be too many.
     unread = [
@@ -279,7 +277,8 @@ def ask_in_memory(
     """
     distinct = {prompt.id: prompt for prompt in prompts}
     prompt_by_request_id = {name: prompt for prompt in distinct.values() for name in task.request_ids(prompt)}
-    completions = {c.id: c for c in engine.complete(task.requests([*distinct.values()]), adapter=adapter)}
+    requests = task.requests([*distinct.values()])
+    completions = {c.id: c for c in task.engine(engine).complete(requests, adapter=adapter)}
     votes = {name: task.read(prompt, completions[name]) for name, prompt in prompt_by_request_id.items()}
     rescues = [
         task.rescue(prompt, completions[name])

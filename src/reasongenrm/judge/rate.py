@@ -45,7 +45,6 @@ def split_rating_at_end(text: str) -> tuple[str, int] | None:
 class RatingTask(JudgeTask[RatingPrompt, Rating]):
     """Ratings of single answers: requests, and how completions are read; `combine` and `margin` are not used."""
 
-    closing = CLOSING
     rescue_prompt = RESCUE_PROMPT
 
     def forced_choice_request(self, encoder: ChatEncoder) -> Request:

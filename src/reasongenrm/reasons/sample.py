@@ -81,7 +81,6 @@ def read_reason(
         prompt_id=completion.id.partition("#")[0],
         text=prompt_file.verdict.without_closing(text),
         verdict=verdict,
-        logprob=completion.logprob,
         tokens=completion.tokens,
         finish_reason=completion.finish_reason,
         teacher=name,

@@ -56,7 +56,7 @@ LINES = {
         r"stage 1 done: runs/.*/data_report.html",
     ],
     TRAIN: [
-        r"(reasongenrm|genrm): training with configs/\S+; log: runs/.*/logs/train-\w+.log",
+        r"(reasongenrm|genrm): \d+ processes by configs/\S+; log: runs/.*/logs/train-\w+.log",
         rf"(reasongenrm|genrm|scalar head): {STEPS}",
         r"(reasongenrm|genrm): \d+ steps, \d+ tokens, final loss \d\S+",
         r"scalar: \d+ steps on \d+ of \d+ pairs, .*",
@@ -128,7 +128,6 @@ def test_all_reasons_are_accounted_for(chain: Chain) -> None:
     texts = {row["id"]: row["text"] for row in reasons}
     assert all(texts[row["id"]] == row["text"] for row in scored)
     assert all("<|im_end|>" not in text for text in texts.values())
-    assert all(row["logprob"] < 0 for row in reasons)
     order = [row["id"] for row in rows_of(chain.folder / "prompts.jsonl")]
     for rows in (reasons[:48], reasons[48:], scored):
         places = [order.index(row["prompt_id"]) for row in rows]
