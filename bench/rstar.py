@@ -60,7 +60,7 @@ class Work:
 
         continuations = tuple(
             Continuation(
-                Reason(f"p#{n}", "p", "", "A", None, REASON, "stop", "bench", "blind"),
+                Reason(f"p#{n}", "p", "", "A", REASON, "stop", "bench", "blind"),
                 ids(REASON + HEADER + VERDICT),
                 REASON,
                 VERDICT,

@@ -154,7 +154,7 @@ def test_the_dpo_row() -> None:
 
 
 def sample(verdict: Letter | None, finish: str = "stop", mode: str = "blind") -> Reason:
-    return Reason("p#s#0", "p", "…", verdict, None, 3, finish, "s", mode)  # type: ignore[arg-type]
+    return Reason("p#s#0", "p", "…", verdict, 3, finish, "s", mode)  # type: ignore[arg-type]
 
 
 def test_the_solve_rate_counts_blind_samples() -> None:

@@ -21,7 +21,7 @@ from reasongenrm.config.engines import ModelConfig
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import EngineError
-from reasongenrm.reasons import score
+from reasongenrm.reasons import forward, score
 from reasongenrm.reasons.score import (
     Continuation,
     EncodedGroup,
@@ -46,7 +46,7 @@ Prompts = list[tuple[JudgePrompt, list[Reason]]]
 
 
 def sampled(prompt: JudgePrompt, number: int, text: str, verdict: Any) -> Reason:
-    return Reason(f"{prompt.id}#t#{number}", prompt.id, text, verdict, -1.0, 5, "stop", "nobody", "blind")
+    return Reason(f"{prompt.id}#t#{number}", prompt.id, text, verdict, 5, "stop", "nobody", "blind")
 
 
 @pytest.fixture(scope="module")
@@ -215,25 +215,34 @@ def architecture(name: str, vocabulary: int) -> Any:
 
 @engine_test
 @pytest.mark.parametrize(
-    ("name", "method"),
+    ("name", "method", "event"),
     [
-        ("Llama", "shared"),
-        ("Qwen3", "shared"),
-        ("Mistral", "single"),  # a sliding window that is shorter than what it is tried out with
-        ("Gemma3Text", "shared"),  # a sliding window that some of the batches outgrow
-        ("Gemma2", "single"),  # capped logits
-        ("Bloom", "single"),  # positions that stand in a mask (ALiBi)
+        ("Llama", "shared", ""),
+        ("Qwen3", "shared", ""),
+        ("Mistral", "single", "change a token's log-probability"),  # a sliding window below what is compared
+        ("Gemma3Text", "shared", "window of that length"),  # some of the batches outgrow it
+        ("Gemma2", "single", "attention with softcap"),  # capped logits
+        ("Bloom", "single", "change a token's log-probability"),  # positions that stand in a mask (ALiBi)
     ],
 )
 def test_scores_of_other_architectures_equal_their_own_logits(
-    name: str, method: str, groups: list[EncodedGroup], encoders: dict[str, ChatEncoder], tmp_path: Path
+    name: str,
+    method: str,
+    event: str,
+    groups: list[EncodedGroup],
+    encoders: dict[str, ChatEncoder],
+    tmp_path: Path,
 ) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
     groups = groups[2:7]
-    student = Student(save_model(tmp_path, architecture(name, len(encoders["reason"].tokenizer))))
+    events: list[str] = []
+    student = Student(
+        save_model(tmp_path, architecture(name, len(encoders["reason"].tokenizer))), events.append
+    )
     assert student.method == method
+    assert len(events) == (method == "single")
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     expected = {}
     for group in groups:
@@ -253,6 +262,37 @@ def test_scores_of_other_architectures_equal_their_own_logits(
     assert name != "Gemma3Text" or min(lengths) < student.window == 64 < max(lengths)
     assert gap(student.score(groups), expected) <= 2e-5
     assert gap([s for group in groups for s in student.score([group])], expected) <= 2e-5
+    assert len(events) == bool(event), "said once"
+    assert all("one reason at a time" in line and event in line for line in events)
+
+
+@engine_test
+def test_a_kernel_that_is_missing_is_said_aloud(
+    student: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "_attend_on_cpu", forward._attend_on_cuda)  # its op has no CPU kernel
+    events: list[str] = []
+    assert Student(student, events.append).method == "single"
+    [line] = events
+    assert "one reason at a time" in line and "aten::_flash_attention_forward" in line
+
+
+@engine_test
+def test_a_batch_that_does_not_fit_into_memory_names_a_smaller_one(
+    scorer: Student, groups: list[EncodedGroup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(forward, "shared_logprobs", full)
+    tokens = sum(
+        len(g.prompt_ids) + sum(len(c.ids) for c in g.continuations) for g in groups if g.continuations
+    )
+    with pytest.raises(EngineError, match=r"^select\.batch_tokens: ") as caught:
+        scorer.score(groups)
+    assert f"set select.batch_tokens={tokens // 2};" in caught.value.hint
 
 
 def dying(scorer: Student, lives: float) -> Scorer:
@@ -319,6 +359,46 @@ def test_killed_scoring_ends_with_the_same_bytes(
 
 
 @engine_test
+def test_another_batch_size_continues_what_was_interrupted(
+    scorer: Student, prompts: Prompts, encoders: dict[str, ChatEncoder], tmp_path: Path
+) -> None:
+    def run(final: Path, lives: float, batch_tokens: int) -> dict[str, ScoredReason]:
+        store = PartStore(final)
+        load = lambda: dying(scorer, lives)  # noqa: E731
+        score_reasons(iter(prompts), load, encoders["reason"], store, batch_tokens=batch_tokens)
+        return {row["id"]: ScoredReason(**row) for row in read_jsonl(final)}
+
+    calm = run(tmp_path / "calm.jsonl", math.inf, 300)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "other.jsonl", 4, 300)
+    other = run(tmp_path / "other.jsonl", math.inf, 2000)
+    assert list(other) == list(calm), "every reason once, in order"
+    expected = {s.id: (s.reason_logprob, s.verdict_logprob) for s in calm.values()}
+    assert gap(other.values(), expected) <= BATCH_TOLERANCE
+
+
+@engine_test
+def test_the_letter_alone_is_scored_at_the_token_in_which_the_verdicts_differ(
+    scorer: Student, prompts: Prompts, encoders: dict[str, ChatEncoder], plain_logprobs: Any, tmp_path: Path
+) -> None:
+    encoder = encoders["reason"]
+    store = PartStore(tmp_path / "scored.jsonl")
+    score_reasons(prompts, lambda: scorer.score, encoder, store, batch_tokens=400, letter_only=True)
+    scored = {row["id"]: row for row in read_jsonl(tmp_path / "scored.jsonl")}
+    assert len(scored) == sum(len(reasons) for _, reasons in prompts)
+    for prompt, reasons in prompts:
+        asked = encoder.encode(prompt.messages, generation=True)
+        for reason in reasons:
+            opening = encoder.structure(encoder.reason_verdict_separator) + encoder.content("[[")
+            [letter] = encoder.content(prompt.winner)
+            before = [*asked, *encoder.content(reason.text), *opening]
+            logprobs = plain_logprobs((*before, letter))
+            assert scored[reason.id]["verdict_logprob"] == pytest.approx(
+                float(logprobs[len(before) - 1, letter]), abs=2e-5
+            )
+
+
+@engine_test
 def test_completed_chunks_are_not_encoded_again(
     scorer: Student,
     prompts: Prompts,
@@ -332,14 +412,14 @@ def test_completed_chunks_are_not_encoded_again(
         score_reasons(_dies_after(prompts, 6), lambda: scorer.score, encoder, store, batch_tokens=10**6)
     seen: list[str] = []
 
-    def noting(encoder: ChatEncoder, prompt: JudgePrompt, reasons: Sequence[Reason]) -> EncodedGroup:
+    def noting(encoder: ChatEncoder, prompt: JudgePrompt, *rest: Any) -> EncodedGroup:
         seen.append(prompt.id)
-        return encode_group(encoder, prompt, reasons)
+        return encode_group(encoder, prompt, *rest)
 
     monkeypatch.setattr(score, "encode_group", noting)
     store = PartStore(tmp_path / "s.jsonl")
     score_reasons(iter(prompts), lambda: scorer.score, encoder, store, batch_tokens=10**6)
-    assert seen == [prompt.id for prompt, _ in prompts[6:]] and store.finished
+    assert seen == [prompt.id for prompt, reasons in prompts[6:] if reasons] and store.finished
 
 
 def _dies_after(prompts: Prompts, count: int) -> Any:

@@ -40,7 +40,7 @@ def scored(
 
 
 def reason(text: str, finish: str = "stop", verdict: Any = "A", error: str | None = None) -> Reason:
-    return Reason("p#t#0", "p", text, verdict, -1.0, 5, finish, "t", "hindsight", error)
+    return Reason("p#t#0", "p", text, verdict, 5, finish, "t", "hindsight", error)
 
 
 # --- R*

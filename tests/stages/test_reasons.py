@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ RECIPE: dict[str, Any] = {
 def reason(prompt: JudgePrompt, number: int, text: str) -> Reason:
     name = f"{prompt.id}#student#{number}"
     verdict = prompt.winner if text else None
-    return Reason(name, prompt.id, text, verdict, -1.0, 5, "stop", "student", "blind")
+    return Reason(name, prompt.id, text, verdict, 5, "stop", "student", "blind")
 
 
 @pytest.fixture
@@ -54,10 +55,12 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_prompts: PromptFile
     return run
 
 
-def score(run: Run, prompt_file: PromptFile) -> None:
+def score(run: Run, prompt_file: PromptFile, verdict_logprobs: Sequence[float] = (-0.1,) * 4) -> None:
+    """Write `scored.jsonl`; the reasons of each prompt have one log-probability of the verdict."""
+    groups = stage.fit_reasons(run.recipe, run, prompt_file)
     rows = [
-        ScoredReason(one.id, prompt.id, one.text, prompt.winner, prompt.winner, -0.5, -0.1, 5, one.teacher, one.mode)
-        for prompt, fit in stage.fit_reasons(run.recipe, run, prompt_file)
+        ScoredReason(one.id, prompt.id, one.text, prompt.winner, prompt.winner, -0.5, verdict, 5, one.teacher, one.mode)
+        for (prompt, fit), verdict in zip(groups, verdict_logprobs, strict=True)
         for one in fit
     ]  # fmt: skip
     write_jsonl(run.path("scored.jsonl"), map(to_json, rows))
@@ -98,3 +101,42 @@ def test_records_come_from_one_pass_over_the_prompts(
     assert sections["reasons"]["dropped"] == {"empty_reason": 4, "not_the_best": 4}
     rows = [json.loads(line) for line in run.path("genrm.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [row["id"] for row in rows] == [prompt.id for prompt in stage.read_prompts(run)]
+
+
+def with_select(run: Run, **select: Any) -> Run:
+    """Return the run with other settings of the selection."""
+    return Run(Recipe(**RECIPE | {"select": RECIPE["select"] | {"formula": "verdict"} | select}), "prepare")
+
+
+def test_too_few_prompts_with_a_reason_are_an_error_that_shows_the_distribution(
+    run: Run, toy_prompts: PromptFile, encoders: dict[str, ChatEncoder], capsys: pytest.CaptureFixture[str]
+) -> None:
+    score(run, toy_prompts, (-0.1, -0.2, -0.3, -0.4))
+    strict = with_select(run, threshold=-0.15)
+    with pytest.raises(DataError) as caught:
+        stage.write_records(strict.recipe, strict, toy_prompts, encoders["reason"])
+    assert caught.value.location == "select.min_kept"
+    assert caught.value.problem == "1 of 4 prompts keep a reason (25.0 %)"
+    assert caught.value.hint == (
+        "select.threshold=-0.2001 keeps 50 %, or select.min_kept=0.25 to accept these; "
+        "reasons and scores are not computed again"
+    )
+    shown = capsys.readouterr().err
+    for words in (("R*, best of each prompt", "4", "-0.400"), ("not_selected", "6"), ("empty_reason", "4")):
+        assert any(all(word in line for word in words) for line in shown.splitlines()), words
+    assert not list(run.folder.glob("*sft*")) and not list(run.folder.glob("*genrm*")), "no records"
+    for accepted in (with_select(run, threshold=-0.2001), with_select(run, threshold=-0.15, min_kept=0.25)):
+        sections = stage.write_records(accepted.recipe, accepted, toy_prompts, encoders["reason"])
+        assert sections["records"]["sft"] >= 1
+
+
+def test_no_prompt_with_a_reason_is_an_error_whatever_the_share(
+    run: Run, toy_prompts: PromptFile, encoders: dict[str, ChatEncoder]
+) -> None:
+    score(run, toy_prompts)
+    strict = with_select(run, threshold=0.0, min_kept=0.0)
+    with pytest.raises(
+        DataError, match=r"^select\.min_kept: 0 of 4 prompts keep a reason \(0\.0 %\)"
+    ) as caught:
+        stage.write_records(strict.recipe, strict, toy_prompts, encoders["reason"])
+    assert "to accept" not in caught.value.hint

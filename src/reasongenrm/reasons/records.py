@@ -168,8 +168,9 @@ class RecordWriter:
     limit.
 
     Attributes:
+        prompts: prompts with reasons so far.
         sampled, kept: reasons by teacher, so far.
-        dropped: reasons by the slug of their `Drop`.
+        dropped: reasons by the slug of their `Drop` and by teacher.
         records: records by file (`genrm`, `sft`, `dpo`, `grpo`), and `dpo_too_long`.
 
     Raises:
@@ -184,10 +185,11 @@ class RecordWriter:
         self._write: dict[str, Callable[[dict[str, Any]], None]] = {}
         self.sampled: Counter[str] = Counter()
         self.kept: Counter[str] = Counter()
-        self.dropped: Counter[str] = Counter()
+        self.dropped: Counter[tuple[str, str]] = Counter()
         self.records: Counter[str] = Counter()
-        self._prompts = self._pairs = self._tokens_kept = 0
+        self.prompts = self._pairs = self._tokens_kept = 0
         self._last_pair = ""
+        self._teachers: dict[str, str] = {}  # by the id of a reason of the current prompt
 
     def __enter__(self) -> RecordWriter:
         config, names = self._recipe.records, ["genrm"]
@@ -211,8 +213,9 @@ class RecordWriter:
 
         `scored_reasons` are those of the reasons that were worth scoring.
         """
-        self._prompts += 1
+        self.prompts += 1
         self.sampled.update(reason.teacher for reason in reasons)
+        self._teachers = {reason.id: reason.teacher for reason in reasons}
         scored_ids = {reason.id for reason in scored_reasons}
         for reason in reasons:
             if reason.id not in scored_ids:
@@ -229,12 +232,15 @@ class RecordWriter:
         """Return the section `reasons` of the data report."""
         sampled, kept = self.sampled.total(), self.kept.total()
         assert sampled == kept + self.dropped.total(), "a reason was lost or counted twice"
+        dropped: Counter[str] = Counter()
+        for (slug, _), count in sorted(self.dropped.items()):
+            dropped[slug] += count
         return {
-            "prompts": self._prompts,
-            "prompts_without_reason": self._prompts - kept,
+            "prompts": self.prompts,
+            "prompts_without_reason": self.prompts - kept,
             "sampled": sampled,
             "kept": kept,
-            "dropped": dict(sorted(self.dropped.items())),
+            "dropped": dict(dropped),
             "mean_tokens_kept": round(self._tokens_kept / kept, 1) if kept else None,
             "teachers": {
                 name: {"mode": teacher.mode, "sampled": self.sampled[name], "kept": self.kept[name]}
@@ -249,7 +255,7 @@ class RecordWriter:
 
     def _drop(self, drop: Drop | None) -> None:
         if drop is not None:
-            self.dropped[drop.reason] += 1
+            self.dropped[drop.reason, self._teachers[drop.location]] += 1
             self._write["reasons_dropped"](to_json(drop))
 
     def _add_sft(self, prompt: JudgePrompt, choice: Choice | None) -> None:

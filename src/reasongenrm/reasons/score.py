@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.verdict import VerdictTokens
 from reasongenrm.records import JudgePrompt, Reason, ScoredReason
 from reasongenrm.store import PartStore, to_json
 
@@ -23,9 +24,9 @@ class Continuation:
 
     Attributes:
         reason: the reason.
-        ids: token ids of reason, header and verdict.
+        ids: token ids of reason, header and verdict, up to the last one that is scored.
         reason_tokens: number of reason tokens, which come first.
-        verdict_tokens: number of verdict tokens, which come last.
+        verdict_tokens: number of verdict tokens that are scored, which come last.
     """
 
     reason: Reason
@@ -59,14 +60,23 @@ Scorer = Callable[[Sequence[EncodedGroup]], list[ScoredReason]]
 """Mean log-probabilities of one batch under the student, in its order: a function of the batch alone."""
 
 
-def encode_group(encoder: ChatEncoder, prompt: JudgePrompt, reasons: Sequence[Reason]) -> EncodedGroup:
-    """Return the token ids of a prompt and of what the judge would have to write for each reason."""
+def encode_group(
+    encoder: ChatEncoder, prompt: JudgePrompt, reasons: Sequence[Reason], letter: VerdictTokens | None = None
+) -> EncodedGroup:
+    """Return the token ids of a prompt and of what the judge would have to write for each reason.
+
+    With `letter`, the tokens of the two verdicts, only the one in which they differ is scored.
+    """
     header = encoder.structure(encoder.reason_verdict_separator)
-    verdict = encoder.content(encoder.grammar.text(prompt.winner))
+    if letter is None:
+        verdict = encoder.content(encoder.grammar.text(prompt.winner))
+        scored = len(verdict)
+    else:
+        verdict, scored = [*letter.opening, letter.a if prompt.winner == "A" else letter.b], 1
     continuations = []
     for reason in reasons:
         ids = encoder.content(reason.text)
-        continuations.append(Continuation(reason, (*ids, *header, *verdict), len(ids), len(verdict)))
+        continuations.append(Continuation(reason, (*ids, *header, *verdict), len(ids), scored))
     return EncodedGroup(prompt, tuple(encoder.encode(prompt.messages, generation=True)), tuple(continuations))
 
 
@@ -127,12 +137,13 @@ def score_reasons(
     store: PartStore,
     *,
     batch_tokens: int,
+    letter_only: bool = False,
     progress: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Score every reason into the store (rows are `ScoredReason`), in the order of the prompts and their reasons.
 
-    The prompts are read as a stream, `CHUNK` at a time. Batches depend on prompts and reasons alone, so a resumed run
-    forms the same ones; a batch that was interrupted while it was written is scored again.
+    The prompts are read as a stream, `CHUNK` at a time. Batches depend on prompts, reasons and `batch_tokens` alone, so a
+    resumed run forms the same ones; a batch that was interrupted while it was written is scored again.
 
     Args:
         prompts: each prompt with its reasons that are worth scoring: complete, not empty, with a verdict; maybe none.
@@ -140,10 +151,15 @@ def score_reasons(
         encoder: tokenizer and chat template of the reasoning judge.
         store: of scored reasons.
         batch_tokens: tokens per batch, each prompt counted once.
+        letter_only: score only the verdict's letter.
         progress: called with the number of reasons just done.
+
+    Raises:
+        ConfigError: `letter_only`, and the two verdicts do not differ in exactly one token.
     """
     if store.finished:
         return
+    letter = VerdictTokens.from_encoder(encoder) if letter_only else None
     scorer: Scorer | None = None
     order: list[str] = []
     stream = iter(prompts)
@@ -154,7 +170,7 @@ def score_reasons(
             progress(len(ids))
             continue
         scorer = scorer or load()
-        groups = (encode_group(encoder, prompt, reasons) for prompt, reasons in chunk)
+        groups = (encode_group(encoder, prompt, reasons, letter) for prompt, reasons in chunk if reasons)
         for batch in group_batches(groups, batch_tokens):
             reason_ids = [c.reason.id for group in batch for c in group.continuations]
             if any(row not in store for row in reason_ids):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from reasongenrm.config.engines import ModelConfig, check_model
 from reasongenrm.engines.base import Request
@@ -14,7 +13,16 @@ from reasongenrm.reasons import forward
 from reasongenrm.reasons.score import EncodedGroup, scored_reason
 from reasongenrm.records import ScoredReason
 
-log = logging.getLogger(__name__)
+
+def default_batch_tokens() -> int:
+    """Return the tokens of a batch, where `select.batch_tokens` is null.
+
+    On a GPU a 7B model (3,584 wide, 18,944 in its MLP) in bfloat16 needs some 5 GiB for the activations of 32,768 tokens and
+    2 GiB for a block of logits, beside 14 GiB of weights: 21 of a card's 24.
+    """
+    import torch
+
+    return 32768 if torch.cuda.device_count() else 16384
 
 
 class Student:
@@ -27,7 +35,8 @@ class Student:
     - `single`: one row at a time through the whole model. For all other models: other kinds of attention, capped or
       scaled logits, and rotary embeddings that change with the longest row of a batch.
 
-    Loading the model compares `shared` with the model's own log-probabilities on a few tokens. In float32 the methods
+    Loading the model compares `shared` with the model's own log-probabilities on a few tokens; where it cannot be used,
+    `on_event` gets a line with the reason. In float32 the methods
     agree to 1e-5 nats per token whatever the batch; in bfloat16 a token's log-probability moves by some hundredths with
     the shapes of the matrices, as in any other implementation.
 
@@ -36,10 +45,10 @@ class Student:
         window: tokens of prompt and reason up to which `shared` is exact (inf except for sliding windows).
 
     Raises:
-        EngineError: the model cannot be loaded.
+        EngineError: the model cannot be loaded, or does not fit on the GPU.
     """
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, on_event: Callable[[str], object] = lambda line: None) -> None:
         import torch
         from transformers import AttentionInterface, AutoModelForCausalLM
 
@@ -61,15 +70,30 @@ class Student:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cpu":
             keep_freed_memory()
-        self._model.to(device).eval()
+        try:
+            self._model.to(device).eval()
+        except torch.OutOfMemoryError:
+            hint = "end what else uses the GPU, or set select.scorer=vllm and engine.tensor_parallel"
+            problem = f"{model.path} does not fit into the free memory of one GPU"
+            raise EngineError(problem, location="model.path", hint=hint) from None
         config = self._model.config.get_text_config()
         windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
         self.window = min((window for window in windows if window), default=math.inf)
         AttentionInterface.register(forward.ATTENTION, forward.packed_attention)  # it needs no mask
-        self.method = "shared" if self._shared_is_exact() else "single"
+        self._on_event, self._outgrew_window = on_event, False
+        obstacle = self._obstacle_to_shared()
+        self.method = "single" if obstacle else "shared"
+        if obstacle:
+            on_event(f"scoring: one reason at a time, each with its prompt, which is slower: {obstacle}")
 
     def score(self, groups: Sequence[EncodedGroup]) -> list[ScoredReason]:
-        """Return mean log-probabilities (nats per token) of reason and verdict for one batch, in its order."""
+        """Return mean log-probabilities (nats per token) of reason and verdict for one batch, in its order.
+
+        Raises:
+            EngineError: the batch does not fit into GPU memory.
+        """
+        import torch
+
         groups = [group for group in groups if group.continuations]
         rows = [(group, continuation) for group in groups for continuation in group.continuations]
         if not rows:
@@ -77,9 +101,24 @@ class Student:
         trees = [(g.prompt_ids, [(c.ids, c.scored_positions) for c in g.continuations]) for g in groups]
         longest = max(len(group.prompt_ids) + len(continuation.ids) for group, continuation in rows)
         method = "single" if longest > self.window else self.method
+        if method != self.method and not self._outgrew_window:
+            self._outgrew_window = True
+            self._on_event(
+                f"scoring: batches with more than {self.window} tokens of prompt and reason, one reason at a time, which is "
+                "slower: the model's attention has a window of that length"
+            )
+        try:
+            logprobs = self._logprobs(method, trees)
+        except torch.OutOfMemoryError:
+            tokens = sum(len(g.prompt_ids) + sum(len(c.ids) for c in g.continuations) for g in groups)
+            hint = (
+                f"set select.batch_tokens={max(1, tokens // 2)}; reasons that are scored are not scored again"
+            )
+            problem = f"a batch of {tokens} tokens does not fit into GPU memory"
+            raise EngineError(problem, location="select.batch_tokens", hint=hint) from None
         return [
-            scored_reason(group.prompt, continuation, logprobs)
-            for (group, continuation), logprobs in zip(rows, self._logprobs(method, trees), strict=True)
+            scored_reason(group.prompt, continuation, values)
+            for (group, continuation), values in zip(rows, logprobs, strict=True)
         ]
 
     def _logprobs(self, method: str, trees: Sequence[forward.Tree]) -> list[list[float]]:
@@ -95,13 +134,13 @@ class Student:
             finally:
                 self._model.set_attn_implementation(usual)
 
-    def _shared_is_exact(self) -> bool:
-        """Compare `shared` with `single` on a few random tokens."""
+    def _obstacle_to_shared(self) -> str:
+        """Compare `shared` with `single` on a few random tokens; return why it cannot be used, or an empty text."""
         import torch
 
         rope = getattr(self._model.config.get_text_config(), "rope_parameters", None) or {}
         if any(kind in str(rope) for kind in ("dynamic", "longrope")):
-            return False
+            return "the model's rotary embeddings change with the longest row"
         generator = torch.Generator().manual_seed(0)
         vocabulary = self._model.get_input_embeddings().num_embeddings
         prompt, *reasons, other_prompt = (
@@ -115,11 +154,12 @@ class Student:
         try:
             values = [value for row in self._logprobs("shared", trees) for value in row]
         except Exception as error:  # a model's own code may raise anything
-            log.info("prompts cannot be shared between reasons: %s", first_line(error))
-            return False
+            return f"the model's attention cannot be replaced ({first_line(error)})"
         expected = [value for row in self._logprobs("single", trees) for value in row]
         gap = sum(abs(a - b) for a, b in zip(values, expected, strict=True)) / len(values)
-        return gap < (1e-4 if self._model.dtype == torch.float32 else 0.1)
+        if gap < (1e-4 if self._model.dtype == torch.float32 else 0.1):
+            return ""
+        return f"shared prompts change a token's log-probability by {gap:.2g} nats"
 
 
 def vllm_scores(engine: VLLMEngine, groups: Sequence[EncodedGroup]) -> list[ScoredReason]:

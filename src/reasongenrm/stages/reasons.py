@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.engines import check_model
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.console import bar, say, stdout
+from reasongenrm.console import bar, say, stderr, stdout
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.loading import open_server
 from reasongenrm.engines.vllm import VLLMEngine
@@ -28,7 +29,8 @@ from reasongenrm.reasons.records import RecordWriter
 from reasongenrm.reasons.sample import PairPrompt, sample_reasons, teacher_encoder
 from reasongenrm.reasons.score import Scorer, score_reasons
 from reasongenrm.reasons.select import group_by_prompt, selector, unfit_drop
-from reasongenrm.reasons.student import Student, vllm_scores
+from reasongenrm.reasons.shortfall import ScoreDistribution, advice, drop_table
+from reasongenrm.reasons.student import Student, default_batch_tokens, vllm_scores
 from reasongenrm.records import SELECTORS, Drop, JudgePrompt, PreferencePair, Reason, ScoredReason, Selector
 from reasongenrm.report.tables import TextTable
 from reasongenrm.run import Run
@@ -166,7 +168,7 @@ def score_all(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: ChatEn
 
         def load() -> Scorer:
             if recipe.select.scorer == "transformers":
-                return Student(recipe.model).score
+                return Student(recipe.model, say).score
             engine = VLLMEngine(recipe.model, recipe.engine, seed=recipe.seed)
             stack.callback(engine.close)
             return partial(vllm_scores, engine)
@@ -175,8 +177,9 @@ def score_all(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: ChatEn
         progress = stack.enter_context(bar("scoring", count * samples))
         prompts = fit_reasons(recipe, run, prompt_file, progress)
         score_reasons(
-            prompts, load, encoder, store, batch_tokens=recipe.select.batch_tokens, progress=progress
-        )
+            prompts, load, encoder, store, batch_tokens=recipe.select.batch_tokens or default_batch_tokens(),
+            letter_only=recipe.select.verdict_tokens == "letter", progress=progress,
+        )  # fmt: skip
 
 
 def read_scored_prompts(
@@ -199,27 +202,41 @@ def write_records(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: Ch
 
     Raises:
         ConfigError: the selector's formula cannot be evaluated.
-        DataError: no reason was kept.
+        DataError: fewer prompts keep a reason than `select.min_kept`; the records of an earlier selection are unchanged.
     """
     with RecordWriter(recipe, run, prompt_file, encoder) as writer:
         if recipe.needs_reasons():
             for prompt, reasons, scored_reasons in read_scored_prompts(recipe, run):
                 writer.add_direct(prompt)
                 writer.add_reasoned(prompt, reasons, scored_reasons)
+            _check_kept(recipe, run, writer)
         else:
             for prompt in read_prompts(run):
                 writer.add_direct(prompt)
     config = recipe.records
     if not recipe.needs_reasons():
         return {"records": {"genrm": writer.records["genrm"]}}
-    if not writer.kept:
-        raise DataError(
-            f"no reason was kept; dropped: {dict(writer.dropped)}",
-            location="select",
-            hint="see reasons_dropped.jsonl; lower select.threshold, or set another selector",
-        )
     names = ["sft", *["dpo", "dpo_too_long"] * bool(config.dpo), *["grpo"] * bool(config.grpo), "genrm"]
     return {"reasons": writer.to_dict(), "records": {name: writer.records[name] for name in names}}
+
+
+def _check_kept(recipe: Recipe, run: Run, writer: RecordWriter) -> None:
+    """Show the distribution of the scores, and fail, where too few prompts keep a reason."""
+    from rich.console import Console
+
+    kept, config = writer.kept.total(), recipe.select
+    if kept and kept >= config.min_kept * writer.prompts:
+        return
+    scores = ScoreDistribution.from_groups((group for _, group in read_scored(run)), config)
+    for table in (scores.table(), drop_table(writer.sampled, writer.kept, writer.dropped)):
+        Console(file=stderr(), width=110).print(table.rich())
+    share = kept / writer.prompts
+    accept = f", or select.min_kept={math.floor(1000 * share) / 1000:g} to accept these" if kept else ""
+    raise DataError(
+        f"{kept} of {writer.prompts} prompts keep a reason ({100 * share:.1f} %)",
+        location="select.min_kept",
+        hint=f"{advice(config, scores, writer.prompts, writer.dropped)}{accept}; reasons and scores are not computed again",
+    )
 
 
 @dataclass
