@@ -85,6 +85,7 @@ def toy_overrides(taught_model: Path, toy_data: Path) -> list[str]:
         "teachers.blind.max_tokens=48",
         f"records.general.0.path={toy_data / 'general.jsonl'}",
         "select.threshold=0.0",
+        "select.min_kept=0",
         "select.giveaway_words=0",
         "select.batch_tokens=64",
         "train.tokens=3600",

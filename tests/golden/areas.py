@@ -428,7 +428,7 @@ def _recipe(**sections: Any) -> dict[str, Any]:
             "student": {"samples": 3, "max_tokens": 64},
             "blind": {"mode": "blind", "samples": 2, "max_tokens": 64},
         },
-        "select": {"threshold": 0.05, "giveaway_words": 3},
+        "select": {"threshold": 0.05, "min_kept": 0.3, "giveaway_words": 3},
         "records": {"dpo": {}, "grpo": {}, "general": [{"path": "general.jsonl", "weight": 0.5}]},
         "judges": {"reasongenrm": {"general": True}, "genrm": {"template": "direct"}},
         "train": {"launch": "configs/accelerate/cpu-2proc.yaml"},
