@@ -7,8 +7,9 @@ The recipe's judge has to be trained (`make demo`). The rows are toy rows, or th
 Every part runs in its own process; within a part the methods run in turn, on one warm engine with an empty prefix
 cache, and their medians are compared.
 
-- `engine`: `Judge.compare_many` in both orders, and `LLM.generate` over the same token ids and sampling parameters; and
-  how far the other rows of a batch move P(A).
+- `engine`: `Judge.compare_many` in both orders, and two calls of `LLM.generate` with the same requests; how far the other
+  rows of a batch move P(A); reason and verdict in one completion with log-probabilities at every token, by the judge and
+  by the untrained base; and the time per token of log-probabilities.
 - `server`: the same judge over a vLLM server, and a client of 20 workers, each of which takes a row, judges one order
   after the other, with one request for the reason and one for the verdict.
 - `merged`: the same over a server of the base with the adapter merged in (`train.merge`). vLLM's CPU build gathers an
@@ -30,15 +31,20 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from machine import machine
 
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
+from reasongenrm.engines.base import Request
 from reasongenrm.judge.ask import VerdictTask
 from reasongenrm.records import JudgePrompt, PreferencePair
+
+if TYPE_CHECKING:
+    from reasongenrm.engines.vllm import VLLMEngine
 
 PARTS = ("engine", "server", "merged", "after")
 WORKERS = 20
@@ -99,24 +105,24 @@ def placed(recipe: Recipe, task: VerdictTask, pairs: Sequence[PreferencePair]) -
 
 
 def engine_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> dict[str, Any]:
-    """Compare the judge with a bare `LLM.generate`."""
-    from reasongenrm.engines.vllm import VLLMEngine, sampling_params
+    """Compare the judge with bare `LLM.generate`, and its two turns with a single completion."""
+    from reasongenrm.engines.vllm import VLLMEngine, _completion
     from reasongenrm.judge.api import Judge
 
     questions = [(list(pair.history), pair.chosen, pair.rejected) for pair in pairs]
     with Judge.from_recipe(recipe) as judge:
-        engine = judge.engine
-        assert isinstance(engine, VLLMEngine)
-        requests = list(judge.task.requests(placed(recipe, judge.task, pairs)))
-        lora = engine._lora(judge.adapter)
+        engine, turns = judge.engine, judge.task.turns
+        assert isinstance(engine, VLLMEngine) and turns is not None
+        prompts = placed(recipe, judge.task, pairs)
+        requests = list(judge.task.requests(prompts))
 
         def bare() -> None:
-            engine._llm.generate(
-                [{"prompt_token_ids": list(request.prompt_ids)} for request in requests],
-                [sampling_params(request) for request in requests],
-                lora_request=lora,
-                use_tqdm=False,
-            )
+            reasons = generate(engine, requests, judge.adapter)
+            asked = [
+                turns.verdict(request, _completion(output, request))
+                for request, output in zip(requests, reasons, strict=True)
+            ]
+            generate(engine, [request for request in asked if request], judge.adapter)
 
         methods = {"bare": bare, "judge": lambda: list(judge.compare_many(questions))}
         seconds = in_turn(methods, engine.reset_prefix_cache, repeats)
@@ -127,7 +133,90 @@ def engine_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> di
             "in another order": _moved(calm, judge, questions, random.Random(1).sample(range(len(questions)), len(questions)), len(questions)),
             "eight rows at a time": _moved(calm, judge, questions, list(range(len(questions))), 8),
         }  # fmt: skip
-    return seconds | {"rows": len(pairs), "requests": len(requests), "rescued": rescued, "noise": noise}
+        forms = {
+            name: compare_forms(engine, judge.task, prompts, adapter, repeats)
+            for name, adapter in (("judge", judge.adapter), ("base", None))
+        }
+        cost = logprob_cost(engine, requests, repeats)
+    facts = {"rows": len(pairs), "requests": len(requests), "rescued": rescued}
+    return seconds | facts | {"noise": noise, "forms": forms, "microseconds": cost}
+
+
+def generate(engine: VLLMEngine, requests: Sequence[Request], adapter: str | None) -> list[Any]:
+    """Return the outputs of `LLM.generate`."""
+    from reasongenrm.engines.vllm import sampling_params
+
+    prompts = [{"prompt_token_ids": list(request.prompt_ids)} for request in requests]
+    params = [sampling_params(request) for request in requests]
+    outputs: list[Any] = engine._llm.generate(
+        prompts, params, lora_request=engine._lora(adapter), use_tqdm=False
+    )
+    return outputs
+
+
+def compare_forms(
+    engine: VLLMEngine, task: VerdictTask, prompts: list[JudgePrompt], adapter: str | None, repeats: int
+) -> dict[str, Any]:
+    """Compare reason and verdict as two requests with one completion that has log-probabilities at every token."""
+    from reasongenrm.engines.vllm import _completion
+    from reasongenrm.judge.ask import ask_in_memory
+
+    assert task.encoder is not None and task.verdict_tokens is not None
+    letters = (task.verdict_tokens.a, task.verdict_tokens.b)
+    stop = (task.grammar.closing + task.encoder.end_marker,)
+    single = [
+        replace(request, max_tokens=task.config.max_tokens, stop=stop, stop_ids=(), ignore_eos=True, logprob_token_ids=letters)
+        for request in task.requests(prompts)
+    ]  # fmt: skip
+    done: dict[str, Any] = {}
+
+    def in_one() -> None:
+        done["one"] = [
+            _completion(o, r) for o, r in zip(generate(engine, single, adapter), single, strict=True)
+        ]
+
+    def in_two() -> None:
+        completions = task.engine(engine).complete(task.requests(prompts), adapter=adapter)
+        by_id = {completion.id: completion for completion in completions}
+        done["two"] = [by_id[prompt.id] for prompt in prompts]
+
+    seconds = in_turn({"one": in_one, "two": in_two}, engine.reset_prefix_cache, repeats)
+    verdicts = {
+        form: [task.read(prompt, one) for prompt, one in zip(prompts, completions, strict=True)]
+        for form, completions in done.items()
+    }
+    both = [(x, y) for x, y in zip(verdicts["one"], verdicts["two"], strict=True) if x.winner and y.winner]
+    engine.reset_prefix_cache()
+    final = [verdict for verdict, _ in ask_in_memory(prompts, engine, task, adapter=adapter)]
+    return {
+        "seconds": seconds,
+        "tokens": {form: sum(completion.tokens for completion in found) for form, found in done.items()},
+        "requests": {"one": len(single), "two": len(prompts) + sum(v.outcome == "ok" for v in verdicts["two"])},
+        "read": {form: sum(v.winner is not None for v in found) for form, found in verdicts.items()},
+        "both": len(both),
+        "changed": sum(x.winner != y.winner for x, y in both),
+        "moved": max((abs(x.prob_a - y.prob_a) for x, y in both if x.prob_a is not None and y.prob_a is not None), default=0.0),
+        "rescued": sum(verdict.rescued for verdict in final),
+    }  # fmt: skip
+
+
+def logprob_cost(engine: VLLMEngine, requests: Sequence[Request], repeats: int) -> dict[str, float]:
+    """Return the time per decoded token in microseconds, without and with log-probabilities of two tokens."""
+    length = 128
+    decode = [
+        replace(request, id=str(number), max_tokens=length, stop_ids=(), ignore_eos=True)
+        for number, request in enumerate(requests[:128])
+    ]
+    watched = [replace(request, logprob_token_ids=(1, 2)) for request in decode]
+    one = [replace(request, max_tokens=1) for request in decode]  # the prompt, which is no decoding
+    ways = {"prompt": one, "without": decode, "with": watched}
+    seconds = in_turn(
+        {name: lambda batch=batch: list(engine.complete(batch)) for name, batch in ways.items()},
+        engine.reset_prefix_cache,
+        repeats,
+    )
+    decoded = len(decode) * (length - 1)
+    return {name: 1e6 * (seconds[name] - seconds["prompt"]) / decoded for name in ("without", "with")}
 
 
 def _moved(
@@ -302,6 +391,23 @@ def report(results: dict[str, dict[str, Any]]) -> None:
         print("\n| the same rows | largest change of P(A) | letters changed |\n|---|--:|--:|")
         for name, (moved, letters) in one["noise"].items():
             print(f"| {name} | {moved:.1e} | {letters} of {one['requests']} |")
+        print("\n| reason and verdict | requests | tokens | verdicts read | seconds |\n|---|--:|--:|--:|--:|")
+        for name, form in one["forms"].items():
+            for key, how in (
+                ("one", "one completion, log-probabilities at every token"),
+                ("two", "two turns"),
+            ):
+                print(
+                    f"| {name}, {how} | {form['requests'][key]} | {form['tokens'][key]:,} | {form['read'][key]} "
+                    f"| {form['seconds'][key]:.2f} |"
+                )
+        for name, form in one["forms"].items():
+            print(
+                f"{name}: {form['changed']} of {form['both']} verdicts differ, P(A) by {form['moved']:.1e} at most; "
+                f"{form['rescued']} rescued after two turns"
+            )
+        cost = one["microseconds"]
+        print(f"a decoded token: {cost['without']:.1f} us, with log-probabilities {cost['with']:.1f} us")
     for part, how in (("server", "with the adapter"), ("merged", "with the adapter merged in")):
         if part not in results:
             continue

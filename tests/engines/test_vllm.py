@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -172,6 +172,33 @@ def test_a_prompt_longer_than_the_context_is_the_only_error(
         assert refused.error and "\n" not in refused.error
     assert len(done["full"].token_ids) == 1, "the last token of the context can be used"
     assert changed({r.id: done[r.id] for r in good}, ask(engine, good)) <= BATCH_TOLERANCE
+
+
+def test_an_urgent_request_is_started_before_waiting_ones(
+    engine: VLLMEngine, prompts: list[tuple[int, ...]]
+) -> None:
+    """Eight run at a time, eight wait: a request that follows from the first completion does not wait for them."""
+    order: list[str] = []
+    follow_ups: list[Request] = []
+
+    def stream() -> Iterator[Request]:
+        for request in requests_of(prompts, max_tokens=8):
+            yield from follow_ups
+            follow_ups.clear()
+            yield request
+
+    for urgent in (True, False):
+        order.clear()
+        engine.reset_prefix_cache()
+        for completion in engine.complete(stream()):
+            order.append(completion.id)
+            if len(order) == 1:
+                prompt_ids = next(r for r in requests_of(prompts) if r.id == completion.id).prompt_ids
+                follow_ups.append(
+                    Request("next", (*prompt_ids, *completion.token_ids), max_tokens=1, urgent=urgent)
+                )
+        assert len(order) == len(prompts) + 1
+        assert (order.index("next") < 16) == urgent, "else after the eight that wait"
 
 
 def test_requests_of_an_interrupted_call_are_aborted(

@@ -96,6 +96,21 @@ def test_the_policy_allows_this_script_and_this_style_alone(page: Page) -> None:
     assert len(page.inside["style"]) == 1 and page.values("script", "type") == ["application/json"]
 
 
+@pytest.mark.parametrize(("gpus", "invariant", "words"), [([], False, None), (["NVIDIA H100"], False, "is off"), (["NVIDIA H100"], True, "is on")])  # fmt: skip
+def test_the_page_says_whether_a_verdict_depends_on_its_batch(
+    folder: Path, tmp_path: Path, gpus: list[str], invariant: bool, words: str | None
+) -> None:
+    path = shutil.copytree(folder, tmp_path / "run") / "manifest" / "evaluate.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["recipe"]["engine"] = {"batch_invariant": invariant}
+    manifest["machine"] = {"gpus": gpus}
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    write_report(tmp_path / "run")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert ("engine.batch_invariant is" in page) == (words is not None)
+    assert words is None or f"engine.batch_invariant {words}" in page
+
+
 def test_text_of_the_run_stays_text(folder: Path, page: Page) -> None:
     assert len(page.inside["script"]) == 2  # the rows and the one script
     data = json.loads(page.inside["script"][0])

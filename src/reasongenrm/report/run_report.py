@@ -108,3 +108,12 @@ def _run_facts(manifest: Manifest) -> Iterator[tuple[str, str]]:
     yield "Python", manifest.python
     yield "packages", ", ".join(f"{name} {version}" for name, version in sorted(manifest.versions.items()))
     yield "machine", ", ".join(f"{key}: {value}" for key, value in sorted(manifest.machine.items()))
+    if manifest.machine.get("gpus"):
+        if manifest.recipe.get("engine", {}).get("batch_invariant"):
+            rounding = "engine.batch_invariant is on: a verdict does not depend on the requests beside it"
+        else:
+            rounding = (
+                "engine.batch_invariant is off: the requests beside a prompt change the last digits of P(A), and a verdict "
+                "near 0.5 may differ in another run"
+            )
+        yield "rounding", rounding
