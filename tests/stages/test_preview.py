@@ -45,6 +45,8 @@ def test_every_row_is_counted(recipe: Recipe, capsys: pytest.CaptureFixture[str]
     assert lines[0] == "name: never-written" and "rows: 24" in lines
     assert {"  dropped: missing_column: 1", "  source ranked: 3", "  source toy-chat: 5"} <= set(lines)
     assert sum(line.startswith("--- prompt ") for line in lines) == 2
+    assert "--- estimate" in lines and lines[-1].startswith("assumed: ")
+    assert any(line.startswith("| GPUs | GiB each | weights | KV cache | KV tokens |") for line in lines)
     assert not recipe.folder.exists()
 
 
@@ -72,6 +74,7 @@ def test_records_with_a_text_prompt_are_shown(
     preview(recipe, "train")
     output = capsys.readouterr().out
     assert f"--- prompt {folder / 'sft.jsonl'}:1\nwhich one?\n" in output
+    assert "--- estimate\nnone: model.path: directory not found: data/toy-base" in output  # of this folder
     write_jsonl(folder / "sft.jsonl", [{"prompt": 5, "reason": "r", "response": "[[A]]"}])
     with pytest.raises(DataError, match=r"sft\.jsonl:1: `prompt` is a number"):
         preview(recipe, "train")

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ import yaml
 
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import say, show
-from reasongenrm.doctor.estimate import training_flops, zero_stage
-from reasongenrm.doctor.geometry import Geometry, read_geometry
+from reasongenrm.doctor.estimate import GIB, training_flops, zero_stage
+from reasongenrm.doctor.geometry import DTYPE_BYTES, Geometry, read_geometry
 from reasongenrm.doctor.job import TINY, TRAINING_STEPS, Job, Sizes
-from reasongenrm.doctor.machine import Machine, read_machine
-from reasongenrm.errors import ReasonGenRMError
+from reasongenrm.doctor.machine import Machine, free_gib, read_machine
+from reasongenrm.errors import ConfigError, ReasonGenRMError
 from reasongenrm.processes import die_with_parent
 from reasongenrm.report.tables import MISSING, TextTable
 from reasongenrm.run import build_manifest
@@ -83,34 +84,42 @@ def measure(recipe: Recipe, out: Path | None = None, *, tiny: bool = False) -> l
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="reasongenrm-doctor-") as folder:
         job = Job(Path(folder), tiny, TINY if tiny else Sizes())
+        if not tiny:
+            check_space(recipe, job.folder)
         job.save()
         raw = recipe.model_dump(mode="json")
         (job.folder / "source.yaml").write_text(yaml.safe_dump(raw, sort_keys=False), encoding="utf-8")
-        for part, words in parts_of(recipe, machine, tiny):
+        for part, *words in ["matrix"], ["build"], ["judging"], ["scoring"], ["sampling", "1"]:
             run_part(job, part, words, began)
-        if job.model.exists() and (job.folder / "recipe.yaml").exists():
-            for launch in sorted(LAUNCHES.glob("*.yaml")):
-                for packing in (True, False):
-                    time_training(job, machine, launch, packing, began)
+        rates: Geometry | None = None
+        if (job.folder / "recipe.yaml").exists():
+            rates = read_geometry(job.recipe.model)
+            for launch, packing in product(sorted(LAUNCHES.glob("*.yaml")), (True, False)):
+                time_training(job, machine, launch, packing, began)
+            if (split := largest_split(rates, len(machine.usable))) > 1:
+                run_part(job, "sampling", [str(split)], began)
         rows = job.rows()
-        geometry = read_geometry(job.recipe.model) if (job.folder / "recipe.yaml").exists() else None
-    if geometry is not None:
-        add_rates(rows, geometry)
+    if rates is not None:
+        add_rates(rows, rates, tiny=tiny)
     path = out or Path("bench/results") / f"{machine_name(machine)}-{datetime.now(UTC):%Y-%m-%d}.json"
-    result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "tiny": tiny,
-        "model": recipe.model.path,
-        "sizes": asdict(TINY if tiny else Sizes()),
-        "seconds": round(time.monotonic() - began, 1),
-        "marks": MARKS,
-        "rows": rows,
-    }
+    seconds = round(time.monotonic() - began, 1)
     manifest = build_manifest(recipe, {})
-    facts = {key: manifest[key] for key in ("versions", "git", "python", "machine", "recipe")}
-    write_json(path, result | facts | {"gpus": [asdict(gpu) for gpu in machine.gpus]})
+    write_json(
+        path,
+        {
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "tiny": tiny,
+            "model": recipe.model.path,
+            "sizes": asdict(job.sizes),
+            "seconds": seconds,
+            "marks": MARKS,
+            "rows": rows,
+            "gpus": [asdict(gpu) for gpu in machine.gpus],
+        }
+        | {key: manifest[key] for key in ("versions", "git", "python", "machine", "recipe")},
+    )
     show(result_table(rows, tiny=tiny).markdown().rstrip())
-    say(f"{path}: {len(rows)} rows in {result['seconds']} s")
+    say(f"{path}: {len(rows)} rows in {seconds} s")
     return rows
 
 
@@ -122,20 +131,29 @@ def machine_name(machine: Machine) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def parts_of(recipe: Recipe, machine: Machine, tiny: bool) -> list[tuple[str, list[str]]]:
-    """Return the parts before training, with their arguments."""
-    splits = [1]
-    if len(machine.usable) > 1:
-        splits.append(1 if tiny else largest_split(read_geometry(recipe.model), len(machine.usable)))
-    sampling = [("sampling", [str(split)]) for split in dict.fromkeys(splits)]
-    return [("matrix", []), ("build", []), ("judging", []), ("scoring", []), *sampling]
+def check_space(recipe: Recipe, folder: Path) -> None:
+    """Check that the temporary disk has room for random weights.
+
+    Raises:
+        ConfigError: it has not.
+        EngineError: the sizes of the model are unknown.
+    """
+    need = 1.1 * read_geometry(recipe.model).parameters * DTYPE_BYTES[recipe.model.dtype] / GIB
+    if (free := free_gib(folder)) < need:
+        raise ConfigError(
+            f"{free:.1f} GiB free, and random weights of {recipe.model.path} take {need:.1f}",
+            location=str(folder.parent),
+            hint="set TMPDIR to a folder on a larger disk",
+        )
 
 
 def largest_split(geometry: Geometry, gpus: int) -> int:
-    """Return the largest number of GPUs, up to `gpus`, that heads and KV heads can be divided among."""
+    """Return the largest number of GPUs, up to `gpus`, among which heads and KV heads can be divided; 1 without a GPU."""
     kv_heads = geometry.kv_heads
     valid = [
-        n for n in range(1, gpus + 1) if geometry.heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)
+        n
+        for n in range(1, max(1, gpus) + 1)
+        if geometry.heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)
     ]
     return max(valid)
 
@@ -269,7 +287,7 @@ def training_recipe(job: Job, recipe: Recipe, launch: Launch, packing: bool) -> 
     return raw
 
 
-def add_rates(rows: list[dict[str, Any]], geometry: Geometry) -> None:
+def add_rates(rows: list[dict[str, Any]], geometry: Geometry, *, tiny: bool) -> None:
     """Add to the rows of training useful tokens/s and MFU, and to that of judging the minutes of RewardBench.
 
     MFU: the operations of a LoRA step without recomputation and padding, per second, as a share of the measured matrix
@@ -281,14 +299,10 @@ def add_rates(rows: list[dict[str, Any]], geometry: Geometry) -> None:
             tokens, seconds = row["useful_tokens_per_step"], row["seconds_per_step"]
             row["tokens_per_s"] = round(tokens / seconds, 1)
             devices = row["processes"] if row["gpus"] else 1  # processes on a CPU share its matrix rate
-            flops = (
-                training_flops(geometry, tokens, row["length"], checkpointing=False)
-                if "length" in row
-                else None
-            )
-            if rate and flops:
+            flops = training_flops(geometry, tokens, row["length"], checkpointing=False)
+            if rate:
                 row["mfu"] = round(flops / seconds / (rate * devices), 4)
-        if row["part"] == "judging" and "judgements_per_s" in row:
+        if not tiny and "judgements_per_s" in row:
             row["rewardbench_minutes"] = round(REWARDBENCH_JUDGEMENTS / row["judgements_per_s"] / 60, 2)
 
 
@@ -303,7 +317,7 @@ def result_table(rows: Sequence[dict[str, Any]], *, tiny: bool) -> TextTable:
         if tiny
         else [f"mark: {mark}" for mark in MARKS.values()]
     )
-    return TextTable(("part", "way", "tokens/s", "details"), tuple(cells), notes=tuple(notes))
+    return TextTable(("part", "way", "tokens/s", "details"), tuple(cells), text_columns=4, notes=tuple(notes))
 
 
 def details(row: dict[str, Any]) -> str:
@@ -316,8 +330,9 @@ def details(row: dict[str, Any]) -> str:
         mfu = f", MFU {100 * row['mfu']:.1f} %" if "mfu" in row else ""
         return f"padding {100 * row['padding']:.0f} %{mfu}, peak {row['peak_gib']:.2f} GiB, {row['processes']} processes, {row['attention']}, loss {row['loss']:.4f}"
     if row["part"] == "judging":
+        minutes = f", RewardBench in {row['rewardbench_minutes']} min" if "rewardbench_minutes" in row else ""
         moved = MISSING if row["largest_dp"] is None else f"{row['largest_dp']:.1e}"
-        return f"{row['changed']} of {row['judgements']} verdicts change, max |dP(A)| {moved}; RewardBench in {row['rewardbench_minutes']} min"
+        return f"{row['changed']} of {row['judgements']} verdicts change, max |dP(A)| {moved}, {row['judgements_per_s']} judgements/s{minutes}"
     if row["part"] == "adapter":
         return f"max |dP(A)| {row['largest_dp']:.1e} over {row['prompts']} prompts; P(A) itself spreads over {row['spread_of_p']}"
     names = ("tokens", "prompt_tokens", "reasons_per_s", "seconds", "tokenizer")
