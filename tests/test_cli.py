@@ -204,10 +204,22 @@ def test_overrides_reach_the_stage_from_both_sides_of_an_option(
 ) -> None:
     import reasongenrm.stages.train as stage
 
-    seen: list[Recipe] = []
-    monkeypatch.setattr(stage, "train", seen.append)
-    assert run("train", "r.yaml", "seed=1", "--limit", "7", "name=other", "scalar=null")[0] == 0
-    [recipe] = seen
+    seen: list[tuple[Recipe, list[str]]] = []
+    monkeypatch.setattr(stage, "train", lambda *arguments: seen.append(arguments))
+    words = (
+        "seed=1",
+        "--limit",
+        "7",
+        "name=other",
+        "--redo",
+        "judges.mine",
+        "scalar=null",
+        "--redo",
+        "scalar",
+    )
+    assert run("train", "r.yaml", *words)[0] == 0
+    [(recipe, redo)] = seen
+    assert redo == ["judges.mine", "scalar"]
     assert (recipe.seed, recipe.limit, recipe.name, recipe.scalar) == (1, 7, "other", None)
 
 
@@ -236,7 +248,7 @@ def test_a_missing_recipe_is_the_one_of_the_environment_or_the_default(
         copy.parent.mkdir()
         copy.write_text((workplace / "r.yaml").read_text())
     seen: list[Recipe] = []
-    monkeypatch.setattr(stage, "train", seen.append)
+    monkeypatch.setattr(stage, "train", lambda recipe, redo: seen.append(recipe))
     monkeypatch.setenv("RECIPE", variable)
     code, _, stderr = run("train", *words)
     assert (code, stderr) == (0, f"{line}\n" if line else "")

@@ -16,6 +16,7 @@ import pytest
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.run import Run, file_hash
+from reasongenrm.steps import Step
 
 pytestmark = pytest.mark.unit
 
@@ -27,11 +28,10 @@ RECIPE: dict[str, Any] = {
     "train": {"launch": "l.yaml", "args": {"learning_rate": 5e-5}},
 }
 SETTINGS: dict[str, Any] = {
-    "train": {
-        "args": {"learning_rate": 5e-5, "seed": 1e300, "on": True, "none": None, "list": [1, [2.5, "x"]]}
-    },
+    "train.args.learning_rate": 5e-5,
+    "train.args.list": [1, [2.5, "x"], None, True],
     "text": "é 😀 1e-5 ~ no \u2028",
-    "files": {"a/b.c: d": "absent"},
+    "file a/b.c: d": "absent",
 }
 HOLDER = """
 import sys
@@ -63,11 +63,58 @@ def run(stage: str = "prepare") -> Run:
     return Run(Recipe.model_validate(RECIPE), stage)
 
 
-def claim(settings: dict[str, Any], stage: str = "prepare") -> Any:
-    """Claim the run folder and release it; return the settings in the manifest."""
-    with run(stage).claim(settings):
+def step(*outputs: str, after: tuple[str, ...] = (), marker: str = "", **settings: Any) -> Step:
+    return Step(settings, outputs, after, marker)
+
+
+def chain(*, data: int = 1, student: int = 1, other: int | None = None, choice: int = 1) -> dict[str, Step]:
+    """The steps of a stage like the first: two of them read others, and the last costs nothing."""
+    steps = {"pairs": step("pairs.jsonl", data=data)}
+    for name, value in {"student": student, "other": other}.items():
+        if value is not None:
+            steps[f"reasons.{name}"] = step(f"reasons/{name}.*", after=("pairs",), samples=value)
+    steps["scores"] = step("scored.jsonl", after=tuple(name for name in steps if name != "pairs"))
+    steps["records"] = step(
+        "sft.jsonl", "report.json", after=tuple(steps), marker="report.json", choice=choice
+    )
+    return steps
+
+
+def work(steps: dict[str, Step]) -> None:
+    """Write the files of all steps, those that are not there yet."""
+    for name in (
+        "pairs.jsonl",
+        *(f"reasons/{s[8:]}.jsonl" for s in steps if "." in s),
+        "scored.jsonl",
+        "sft.jsonl",
+        "report.json",
+    ):
+        path = run().path(name)
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            path.write_text(f"{len(list(run().path('replaced').glob('*')))}")
+
+
+def files() -> dict[str, str]:
+    found = (path for path in run().folder.rglob("*") if path.is_file() and path.suffix != ".log")
+    names = {str(path.relative_to(run().folder)): path.read_text() for path in found}
+    return {name: text for name, text in sorted(names.items()) if not name.startswith(("manifest", ".lock"))}
+
+
+def claim(steps: dict[str, Step], stage: str = "prepare", redo: tuple[str, ...] = ()) -> Any:
+    """Claim the run folder and release it; return the manifest."""
+    with run(stage).claim(steps, redo):
         pass
-    return json.loads(run().path("manifest", f"{stage}.json").read_text())["settings"]
+    return json.loads(run().path("manifest", f"{stage}.json").read_text())
+
+
+def refused(steps: dict[str, Step], **options: Any) -> ConfigError:
+    before, manifest = files(), run().path("manifest", "prepare.json").read_bytes()
+    with pytest.raises(ConfigError) as caught:
+        claim(steps, **options)
+    assert files() == before and run().path("manifest", "prepare.json").read_bytes() == manifest
+    assert "\n" not in str(caught.value)
+    return caught.value
 
 
 def test_a_second_process_is_refused_until_the_first_one_ends(holder: subprocess.Popen[str]) -> None:
@@ -80,37 +127,34 @@ def test_a_second_process_is_refused_until_the_first_one_ends(holder: subprocess
     assert holder.stdin is not None
     holder.stdin.close()
     assert holder.wait(timeout=30) == 0
-    assert claim({"seed": 1}, "train") == {"seed": 1}
+    claim(chain(), "train")
 
 
 def test_a_killed_process_releases_the_folder(holder: subprocess.Popen[str]) -> None:
     holder.kill()
     holder.wait(timeout=30)
-    assert claim({"seed": 1}, "train") == {"seed": 1}
+    claim(chain(), "train")
 
 
 def test_an_error_frees_the_folder() -> None:
-    with pytest.raises(RuntimeError), run().claim(SETTINGS):
+    with pytest.raises(RuntimeError), run().claim(chain()):
         raise RuntimeError
-    assert claim(SETTINGS) == SETTINGS
+    claim(chain())
 
 
-def test_settings_that_failed_before_any_file_was_written_may_change() -> None:
-    with pytest.raises(EngineError), run().claim({"model": "modle"}):
+def test_settings_may_change_until_a_file_was_made_with_them() -> None:
+    def fail() -> None:
+        run().path("reasons").mkdir()
+        run().path("reasons", "student.part.jsonl").touch()  # the store is opened before the engine starts
         raise EngineError("no folder")
-    assert claim({"model": "model"}) == {"model": "model"}
 
-
-def test_settings_of_written_files_are_kept_after_a_failure() -> None:
-    def fails_late() -> None:
-        run().path("pairs.jsonl").touch()
-        raise EngineError("no memory")
-
-    for _ in range(2):  # the second time nothing new is made, but something had been
-        with pytest.raises(EngineError), run().claim({"model": "model"}):
-            fails_late()
-    with pytest.raises(ConfigError, match="model changed from model to other"):
-        claim({"model": "other"})
+    with pytest.raises(EngineError), run().claim(chain(student=1)):
+        fail()
+    claim(chain(student=2))
+    run().path("reasons", "student.part.jsonl").write_text("{}")
+    assert "samples changed from 2 to 3; the step reasons.student would be done again" in str(
+        refused(chain(student=3))
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,52 +179,154 @@ def test_a_run_folder_that_cannot_be_made(
 
 
 def test_equal_settings_are_accepted_again() -> None:
-    claim(SETTINGS)
-    assert claim(json.loads(json.dumps(SETTINGS))) == SETTINGS
+    steps = {"one": Step(SETTINGS, ("x",))}
+    claim(steps)
+    run().path("x").write_text("made")
+    assert claim(steps)["steps"]["one"]["settings"] == SETTINGS
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"seed": 2}, "seed changed from 1 to 2"),
-        ({"model": {"path": "m", "dtype": "float16"}}, "model.dtype changed from bfloat16 to float16"),
+        ({"model.dtype": "float16"}, "model.dtype changed from bfloat16 to float16"),
         ({"rate": 1e-5}, "rate changed from 5e-05 to 1e-05"),
-        ({"scalar": None}, 'scalar changed from {"args": {}} to null'),
         ({"list": [1, 2, 3]}, "list changed from [1, 2] to [1, 2, 3]"),
         ({"new": "x"}, "new changed from null to x"),
+        ({"file a.jsonl": "bb"}, "a.jsonl changed; "),
     ],
     ids=lambda item: item if isinstance(item, str) else None,
 )
 def test_changed_settings_are_refused_by_key(change: dict[str, Any], named: str) -> None:
-    before = {
-        "seed": 1, "model": {"path": "m", "dtype": "bfloat16"}, "rate": 5e-5, "scalar": {"args": {}}, "list": [1, 2],
-    }  # fmt: skip
-    claim(before)
-    manifest = run().path("manifest", "prepare.json").read_bytes()
-    with pytest.raises(ConfigError) as caught:
-        claim(before | change)
-    text = str(caught.value)
-    assert named in text and text.startswith("runs/r: ")
-    assert "name=" in text and "\n" not in text
-    assert run().path("manifest", "prepare.json").read_bytes() == manifest
-    claim(before, "train")  # another stage has settings of its own
-    claim(before)
+    before = {"seed": 1, "model.dtype": "bfloat16", "rate": 5e-5, "list": [1, 2], "file a.jsonl": "aa"}
+    claim({"one": Step(before, ("x",))})
+    run().path("x").write_text("made")
+    text = str(refused({"one": Step(before | change, ("x",))}))
+    word = "file" if "file a.jsonl" in change else "value"
+    assert text.startswith(f"runs/r: {named}")
+    assert text.endswith(
+        f"the step one would be done again (add --redo one, or restore the {word}, or set name=… for a new run)"
+    )
+    claim({"one": Step(before | change, ("x",))}, "train")  # another stage has steps of its own
+    claim({"one": Step(before, ("x",))})
 
 
 def test_many_changes_are_cut_short() -> None:
-    claim(dict.fromkeys("abcdefgh", 1))
-    with pytest.raises(ConfigError, match=r"a changed from 1 to 2, b .*, c .*, d changed from 1 to 2, … \("):
-        claim(dict.fromkeys("abcdefgh", 2))
+    claim({"one": Step(dict.fromkeys("abcdefgh", 1), ("x",))})
+    run().path("x").write_text("made")
+    error = refused({"one": Step(dict.fromkeys("abcdefgh", 2), ("x",))})
+    assert (
+        error.problem.startswith("a changed from 1 to 2, b ")
+        and "d changed from 1 to 2, …; the step one" in error.problem
+    )
+
+
+def test_an_error_names_all_that_follows_and_the_command_that_does_just_that() -> None:
+    claim(chain(other=1))
+    work(chain(other=1))
+    error = refused(chain(other=1, data=2))
+    assert error.problem == (
+        "data changed from 1 to 2; the steps pairs, reasons.student, reasons.other, scores, records would be done again"
+    )
+    assert error.hint == "add --redo pairs, or restore the value, or set name=… for a new run"
+    assert refused(chain(other=2)).hint.startswith("add --redo reasons.other,")
+    assert refused(chain(other=2, student=2)).hint.startswith("add --redo reasons,")
+
+
+def test_a_redo_moves_the_files_of_its_steps_and_of_those_that_read_them() -> None:
+    claim(chain(other=1))
+    work(chain(other=1))
+    before = files()
+    assert "reasons.student" in claim(chain(other=2), redo=("reasons.other",))["steps"]
+    moved = {"reasons/other.jsonl", "scored.jsonl", "sft.jsonl", "report.json"}
+    assert files() == {f"replaced/1/{name}" if name in moved else name: text for name, text in before.items()}
+    work(chain(other=2))
+    claim(chain(other=2))  # now without the option
+    claim(chain(other=2), redo=("scores",))
+    assert {"replaced/2/scored.jsonl", "replaced/2/sft.jsonl", "reasons/other.jsonl"} <= files().keys()
+
+
+def test_an_unknown_step_is_named_with_those_that_there_are() -> None:
+    claim(chain())
+    error = refused(chain(), redo=("reason",))
+    assert (
+        str(error)
+        == "--redo: there is no step 'reason' (this stage has the steps pairs, reasons.student, scores, records)"
+    )
+
+
+def test_a_step_that_costs_nothing_is_done_again_after_a_change() -> None:
+    claim(chain())
+    work(chain())
+    claim(chain(choice=2))
+    assert "report.json" not in files() and files()["sft.jsonl"] == "0"
+
+
+def test_new_steps_are_added_and_old_ones_stay() -> None:
+    claim(chain())
+    work(chain())
+    assert "reasons.other" in claim(chain(other=1))["steps"]
+    assert "report.json" not in files(), "the records have to be made again"
+    assert files().keys() == {"pairs.jsonl", "reasons/student.jsonl", "scored.jsonl", "sft.jsonl"}
+    work(chain(other=1))
+    assert "reasons.other" in claim(chain())["steps"], "it may come back"
+    assert "reasons/other.jsonl" in files()
+
+
+def test_a_redo_also_moves_the_files_of_steps_that_the_recipe_no_longer_has() -> None:
+    claim(chain(other=1))
+    work(chain(other=1))
+    assert "reasons.other" not in claim(chain(data=2), redo=("pairs",))["steps"]
+    assert all(name.startswith("replaced/1/") for name in files())
+    claim(chain(data=2, other=7))  # nothing of the old one is left to compare with
+
+
+@pytest.mark.parametrize("kill", range(1, 6))
+def test_a_kill_in_the_middle_of_a_redo(kill: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim(chain())
+    work(chain())
+    before, rename, moves = files(), Path.rename, iter(range(1, 99))
+
+    class Killed(BaseException):
+        pass
+
+    def dying(path: Path, target: Path) -> Path:
+        if "replaced" in str(target) and next(moves) == kill:
+            raise Killed
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", dying)
+    with pytest.raises(Killed):
+        claim(chain(data=2), redo=("pairs",))
+    monkeypatch.setattr(Path, "rename", rename)
+    claim(chain(data=2))  # the same command without the option
+    assert files() == {f"replaced/1/{name}": text for name, text in before.items()}
+    assert "redo" not in json.loads(run().path("manifest", "prepare.json").read_text())
+
+
+def test_a_manifest_without_steps_is_refused() -> None:
+    claim(chain())
+    run().path("manifest", "prepare.json").write_text('{"settings": {}}')
+    with pytest.raises(
+        ConfigError, match=r"manifest/prepare.json: written by .* no steps \(set name=… for a new run\)"
+    ):
+        claim(chain())
 
 
 def test_a_manifest_holds_everything_needed_to_repeat_the_stage() -> None:
-    claim(SETTINGS)
-    manifest = json.loads(run().path("manifest", "prepare.json").read_text())
-    assert manifest["settings"] == SETTINGS
+    manifest = claim(chain())
+    assert manifest["steps"]["scores"]["after"] == ["reasons.student"]
+    assert run().recorded_steps() == chain()
     assert Recipe.model_validate(manifest["recipe"]) == Recipe.model_validate(RECIPE)
     assert manifest["python"] == platform.python_version()
     assert {"transformers", "trl", "peft", "torch"} <= manifest["versions"].keys()
     assert manifest["git"] == "unknown"  # this folder is no repository
+
+
+def test_a_home_folder_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_hash("~/a") == file_hash(tmp_path / "a") != "absent"
 
 
 def test_the_hash_of_a_file_depends_on_its_content(tmp_path: Path) -> None:

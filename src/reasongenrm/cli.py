@@ -32,10 +32,14 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in STAGES.items():
         stage = _add(verbs, name, text, _stage)
         _add_recipe(stage)
+        _add_redo(stage, "evaluate.toy" if name == "evaluate" else "judges" if name == "train" else "scores")
         stage.add_argument("--limit", type=int, help="use only N rows")
         stage.add_argument(
-            "--dry-run", action="store_true", help="print recipe, row counts and two prompts; then stop"
+            "--dry-run",
+            action="store_true",
+            help="print recipe, row counts, two prompts and an estimate of memory and hours; then stop",
         )
+    _add_doctor(verbs)
     _add_selection(verbs)
     _add_judge(verbs)
     _add_answers(verbs)
@@ -72,9 +76,26 @@ def _add_config(verb: argparse.ArgumentParser, example: str) -> None:
     verb.add_argument("overrides", nargs="*", metavar="key=value", help="overrides of its keys")
 
 
+def _add_redo(verb: argparse.ArgumentParser, example: str) -> None:
+    text = f"do a step again, and those that build on it, such as {example}; repeatable; its files move to replaced/"
+    verb.add_argument("--redo", action="append", default=[], metavar="STEP", help=text)
+
+
 def _add_files(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--in", dest="source", default="-", metavar="FILE", help="JSONL; by default stdin")
     verb.add_argument("--out", dest="target", default="-", metavar="FILE", help="JSONL; by default stdout")
+
+
+def _add_doctor(verbs: Any) -> None:
+    doctor = _add(verbs, "doctor", "check a recipe against this machine, or measure its speed", _doctor)
+    _add_recipe(doctor)
+    doctor.add_argument(
+        "--measure", action="store_true", help="measure with random weights, 10 minutes at most; no network"
+    )
+    doctor.add_argument(
+        "--out", metavar="FILE", help="JSON of --measure; by default bench/results/<machine>-<date>.json"
+    )
+    doctor.add_argument("--tiny", action="store_true", help="measure a tiny model, as without a GPU")
 
 
 def _add_selection(verbs: Any) -> None:
@@ -158,7 +179,10 @@ def _add_scalar(verbs: Any) -> None:
         ("evaluate", "measure how the scores of a trained head agree with ranks"),
         ("notebook", "run notebooks/analyse.ipynb with a trained head"),
     ):
-        _add_config(_add(steps, name, text, _scalar_recipe), "configs/scalar/distilbert.yaml")
+        step = _add(steps, name, text, _scalar_recipe)
+        _add_config(step, "configs/scalar/distilbert.yaml")
+        if name == "train":
+            _add_redo(step, "scalar")
     for name, text in (
         ("score", "score each answer: rows of prompt, answer"),
         ("best", "find the best of several answers: rows of prompt, answers"),
@@ -182,16 +206,30 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 
 def _stage(options: argparse.Namespace) -> None:
     recipe = _recipe(options)
+    from reasongenrm.doctor.checks import check_machine
     from reasongenrm.stages import evaluate, prepare, preview, train
 
     if options.dry_run:
         preview.preview(recipe, options.verb)
-    elif options.verb == "prepare":
-        prepare.prepare(recipe)
+        return
+    check_machine(recipe, options.verb)
+    if options.verb == "prepare":
+        prepare.prepare(recipe, options.redo)
     elif options.verb == "train":
-        train.train(recipe)
+        train.train(recipe, options.redo)
     else:
-        evaluate.evaluate(recipe)
+        evaluate.evaluate(recipe, options.redo)
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    recipe = _recipe(options)
+    from reasongenrm.doctor.measure import measure
+    from reasongenrm.doctor.report import examine
+
+    if options.measure:
+        measure(recipe, Path(options.out) if options.out else None, tiny=options.tiny)
+    else:
+        examine(recipe)
 
 
 def _select(options: argparse.Namespace) -> None:
@@ -266,8 +304,10 @@ def _scalar_recipe(options: argparse.Namespace) -> None:
         out = recipe.folder / "analyse.ipynb"
         execute(Path("notebooks/analyse.ipynb"), scalar=recipe.folder / "scalar", out=out)
         console.show(out)
+    elif options.step == "train":
+        scalar.train(recipe, options.redo)
     else:
-        (scalar.train if options.step == "train" else scalar.evaluate)(recipe)
+        scalar.evaluate(recipe)
 
 
 def _scalar_rows(options: argparse.Namespace) -> None:

@@ -1,22 +1,30 @@
-"""The run folder: one writer at a time, and a manifest of the settings that its files were made with."""
+"""The run folder: one writer at a time, and a manifest of the settings that each step's files were made with."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-from reasongenrm.console import log_to
-from reasongenrm.errors import ConfigError, DataError, ReasonGenRMError
-from reasongenrm.store import explain_write_errors, write_hint, write_json
+from reasongenrm.console import log_to, say
+from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.lock import hold
+from reasongenrm.steps import (
+    Step,
+    Steps,
+    changed_keys,
+    named_steps,
+    redo_hint,
+    step_from_json,
+    with_later,
+)
+from reasongenrm.store import explain_write_errors, read_json, write_json
 
 PACKAGES = (
     "reasongenrm",
@@ -33,6 +41,9 @@ PACKAGES = (
 
 HASHED_BYTES = 64 << 20
 """The content of larger files in a folder is not hashed: reading a 7B model at every start would take minutes."""
+
+REPLACED = "replaced"
+"""Folder in the run folder to which `--redo` moves files, each time into a new numbered folder."""
 
 
 class AnyRecipe(Protocol):
@@ -61,89 +72,125 @@ class Run:
         return self.folder.joinpath(*parts)
 
     @property
-    def _manifest(self) -> Path:
+    def _manifest_file(self) -> Path:
         return self.path("manifest", f"{self.stage}.json")
 
-    @contextmanager
-    def claim(self, settings: dict[str, Any]) -> Iterator[None]:
-        """Hold the run folder for this stage; what libraries print goes to `logs/<stage>.log` from here on.
+    def _manifest(self) -> dict[str, Any]:
+        if not self._manifest_file.exists():
+            return {"steps": {}}
+        manifest: dict[str, Any] = read_json(self._manifest_file)
+        if "steps" not in manifest:
+            problem = "written by a version of reasongenrm that recorded no steps"
+            raise ConfigError(problem, location=str(self._manifest_file), hint="set name=… for a new run")
+        return manifest
 
-        Args:
-            settings: everything that the stage's files depend on, as plain values.
+    def recorded_steps(self) -> dict[str, Step]:
+        """Return the steps that this stage has begun here, also those that the recipe no longer has.
 
         Raises:
-            ConfigError: the folder cannot be written, another process works in it, or its files were made with other
-                settings.
+            ConfigError: the manifest has no steps.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = self.path(".lock").open("a")
-        except OSError as error:
-            problem = f"the run folder cannot be written: {error.strerror}"
-            raise ConfigError(problem, location=str(self.folder), hint=write_hint(error)) from None
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                problem, hint = "another process is working in this run folder", "wait for it to end"
-                raise ConfigError(problem, location=str(self.folder), hint=hint) from None
-            except OSError as error:
-                problem = f"the run folder cannot be locked: {error.strerror}"
-                hint = "set name=… to a folder on a disk that supports file locks"
-                raise ConfigError(problem, location=str(self.folder), hint=hint) from None
-            first = not self._manifest.exists()
-            if not first:
-                self.check(settings)
+        return {name: step_from_json(row) for name, row in self._manifest()["steps"].items()}
+
+    @contextmanager
+    def claim(self, steps: Steps, redo: Iterable[str] = ()) -> Iterator[None]:
+        """Hold the run folder for this stage; what libraries print goes to `logs/<stage>.log` from here on.
+
+        Files of steps whose settings are as before are kept, as are those of steps that the recipe no longer has. The files
+        of steps to do again, and of those that read them, are moved to `replaced/`; after a kill, the next start moves
+        the rest.
+
+        Args:
+            steps: the steps of this stage, by name.
+            redo: words that name steps to do again, see `named_steps`.
+
+        Raises:
+            ConfigError: the folder cannot be written, another process works in it, a word names no step, or a step with
+                files has other settings and is not named.
+        """
+        with hold(self.folder):
+            pending = self._manifest().get("redo", {"steps": []})
+            recorded = self.recorded_steps()
+            all_steps = dict(steps) | {name: recorded[name] for name in recorded if name not in steps}
+            redone = with_later(named_steps(redo, steps) | set(pending["steps"]), all_steps)
+            self._check(steps, recorded, redone)
             log = self.path("logs", f"{self.stage}.log")
             with explain_write_errors(log):
                 log_to(log)
-            write_json(self._manifest, build_manifest(self.recipe, settings))
-            before = set(self.folder.rglob("*"))
-            try:
-                yield
-            except ReasonGenRMError:
-                if first and set(self.folder.rglob("*")) == before:
-                    self._manifest.unlink()  # no file was made with these settings, so the user may change them
-                raise
+                recorded = self._replace(redone, all_steps, recorded, pending.get("number"))
+            new = {
+                n for n in steps if n not in recorded or changed_keys(recorded[n].settings, steps[n].settings)
+            }
+            for name in with_later(new, all_steps):
+                if marker := all_steps[name].marker:
+                    self.path(marker).unlink(missing_ok=True)
+            write_json(self._manifest_file, build_manifest(self.recipe, recorded | dict(steps)))
+            yield
 
-    def check(self, settings: dict[str, Any]) -> None:
+    def check(self, steps: Steps) -> None:
         """Check that this stage has run here, with these settings.
 
         Raises:
             ConfigError: the stage has not run here, or its files were made with other settings.
         """
-        if not self._manifest.exists():
+        if not self._manifest_file.exists():
             raise ConfigError(
                 f"file not found, so the settings of {self.stage} are unknown",
-                location=str(self._manifest),
+                location=str(self._manifest_file),
                 hint=f"run {self.stage} in {self.folder}",
             )
-        before = json.loads(self._manifest.read_text(encoding="utf-8"))["settings"]
-        changed = sorted(_changed_keys(before, _plain(settings)))
-        if changed:
-            raise ConfigError(
-                ", ".join(changed[:4]) + (", …" if len(changed) > 4 else ""),
-                location=str(self.folder),
-                hint=f"restore it, or keep the files of {self.stage} and use another name=…",
+        self._check(steps, self.recorded_steps(), ())
+
+    def _check(self, steps: Steps, recorded: Steps, redone: Collection[str]) -> None:
+        """Raise an error where settings have changed, and files made with the old ones would have to be replaced."""
+        all_steps = dict(steps) | {name: recorded[name] for name in recorded if name not in steps}
+        keys_by_step: dict[str, list[str]] = {}
+        again: set[str] = set()
+        for name, step in steps.items():
+            if name in recorded and name not in redone and not step.marker:
+                keys = changed_keys(recorded[name].settings, step.settings)
+                later = {n for n in with_later([name], all_steps) if self._has_files(all_steps[n])}
+                if keys and any(not all_steps[n].marker for n in later):
+                    keys_by_step[name] = keys
+                    again |= later
+        if not again:
+            return
+        texts = list(dict.fromkeys(text for keys in keys_by_step.values() for text in keys))
+        names = [name for name in all_steps if name in again]
+        problem = ", ".join(texts[:4]) + ", …" * (len(texts) > 4) + f"; the step{'s' * (len(names) > 1)} "
+        problem += ", ".join(names[:8]) + ", …" * (len(names) > 8) + " would be done again"
+        hint = f"add {redo_hint(keys_by_step, again, steps)}, or restore "
+        hint += "the value" if any(" to " in text for text in texts) else "the file"
+        raise ConfigError(problem, location=str(self.folder), hint=f"{hint}, or set name=… for a new run")
+
+    def _has_files(self, step: Step) -> bool:
+        files = (file for path in self._outputs(step) for file in (path, *path.rglob("*")))
+        return any(file.is_file() and file.stat().st_size for file in files)
+
+    def _outputs(self, step: Step) -> list[Path]:
+        return [path for pattern in step.outputs for path in sorted(self.folder.glob(pattern))]
+
+    def _replace(
+        self, redone: Collection[str], steps: Steps, recorded: dict[str, Step], number: int | None
+    ) -> dict[str, Step]:
+        """Move the files of steps to `replaced/`, into a new folder or the one of an interrupted move; return the other
+        steps."""
+        if not redone:
+            return recorded
+        number = number or 1 + max((int(path.name) for path in self.path(REPLACED).glob("[0-9]*")), default=0)
+        intent = {"redo": {"number": number, "steps": sorted(redone)}}
+        write_json(self._manifest_file, self._manifest() | intent)
+        target = self.path(REPLACED, str(number))
+        for path in [path for name in sorted(redone & steps.keys()) for path in self._outputs(steps[name])]:
+            if path.exists():  # two steps may share a file
+                moved = target / path.relative_to(self.folder)
+                moved.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(moved)
+        if target.exists():
+            say(
+                f"to do again: {', '.join(name for name in steps if name in redone)}; the files before are in {target}"
             )
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as it is after a round trip through JSON."""
-    return json.loads(json.dumps(value))
-
-
-def _changed_keys(before: Any, after: Any, key: str = "") -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(after, dict):
-        for name in before.keys() | after.keys():
-            yield from _changed_keys(before.get(name), after.get(name), f"{key}.{name}" if key else str(name))
-    elif before != after:
-        yield f"{key} changed from {_shown(before)} to {_shown(after)}"
-
-
-def _shown(value: Any) -> str:
-    """A setting as YAML and JSON write it."""
-    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+        return {name: step for name, step in recorded.items() if name not in redone}
 
 
 def file_hash(path: str | Path) -> str:
@@ -155,7 +202,7 @@ def file_hash(path: str | Path) -> str:
         DataError: the operating system cannot read it.
     """
     try:
-        return _file_hash(Path(path))
+        return _file_hash(Path(path).expanduser())
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
         hint = "check the path and its permissions"
@@ -195,11 +242,11 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def build_manifest(recipe: AnyRecipe, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return everything needed to repeat a stage: resolved recipe, settings, versions, git state, hardware."""
+def build_manifest(recipe: AnyRecipe, steps: Steps) -> dict[str, Any]:
+    """Return everything needed to repeat a stage: resolved recipe, steps, versions, git state, hardware."""
     return {
         "recipe": recipe.model_dump(mode="json"),
-        "settings": _plain(settings),
+        "steps": {name: step.to_json() for name, step in steps.items()},
         "versions": _versions(),
         "git": _git_state(),
         "python": platform.python_version(),

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import cached_property, partial
 from io import FileIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -132,21 +133,38 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=True) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON document that this suite wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 class PartStore:
     """Work in progress, `<name>.part.jsonl`: rows with an `id`, appended one after the other.
 
     Memory holds the ids and the offsets of their rows, not the rows. A process killed while writing leaves at most one
     incomplete line; the next start cuts it off, and the row has to be computed again. `finish` writes the rows in
-    canonical order to the final file.
+    canonical order to the final file. `reopen` continues a finished one: its rows become `<name>.earlier.jsonl`, and
+    `finish` joins both.
+
+    Attributes:
+        earlier: the rows from before `reopen`, or None.
     """
 
     def __init__(self, final: Path) -> None:
         self.final = final
         self.part = final.with_name(final.stem + ".part" + final.suffix)
+        earlier = final.with_name(final.stem + ".earlier" + final.suffix)
+        self.earlier: PartStore | None = None
         self._out: FileIO | None = None
         if final.exists():
-            self.part.unlink(missing_ok=True)  # a kill in `finish` may leave it
+            for path in (self.part, earlier):
+                path.unlink(missing_ok=True)  # a kill in `finish` may leave them
             return
+        if earlier.exists():
+            self.earlier = PartStore(earlier)
+        self._open_part()
+
+    def _open_part(self) -> None:
         with explain_write_errors(self.part):
             self.part.parent.mkdir(parents=True, exist_ok=True)
             self._out = self.part.open("ab", buffering=0)
@@ -166,15 +184,24 @@ class PartStore:
     def _reader(self) -> BinaryIO:
         return (self.final if self.finished else self.part).open("rb")
 
+    def reopen(self) -> None:
+        """Add rows to a finished file."""
+        earlier = self.final.with_name(self.final.stem + ".earlier" + self.final.suffix)
+        with explain_write_errors(earlier):
+            self.final.replace(earlier)
+        self.__dict__.pop("_reader", None)
+        self.earlier = PartStore(earlier)
+        self._open_part()
+
     def __contains__(self, key: str) -> bool:
-        return key in self._offset_by_id
+        return key in self._offset_by_id or (self.earlier is not None and key in self.earlier)
 
     def __len__(self) -> int:
-        return len(self._offset_by_id)
+        return len(self._offset_by_id) + len(self.earlier or ())
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the ids, in the order of the file."""
-        return iter(self._offset_by_id)
+        """Yield the ids, in the order of the file; those from before `reopen` first."""
+        return chain(self.earlier or (), self._offset_by_id)
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         """Return one row, read from the file.
@@ -186,6 +213,8 @@ class PartStore:
         return row
 
     def _line(self, key: str) -> bytes:
+        if self.earlier is not None and key in self.earlier:
+            return self.earlier._line(key)
         self._reader.seek(self._offset_by_id[key])
         return self._reader.readline()
 
@@ -198,7 +227,7 @@ class PartStore:
         assert self._out is not None, "the store is finished"
         new_lines: dict[str, bytes] = {}
         for row in rows:
-            if row["id"] not in self._offset_by_id and row["id"] not in new_lines:
+            if row["id"] not in self and row["id"] not in new_lines:
                 new_lines[row["id"]] = dump_line(row).encode("utf-8")
         with explain_write_errors(self.part):
             content = memoryview(b"".join(new_lines.values()))
@@ -220,13 +249,16 @@ class PartStore:
         with explain_write_errors(self.part):
             os.fsync(self._out.fileno())
         order = list(order)
-        if order == list(self._offset_by_id):
+        if order == list(self) and self.earlier is None:
             with explain_write_errors(self.final):
                 self.part.replace(self.final)
         else:
             with atomic_writer(self.final) as out:
                 out.writelines(map(self._line, order))
             self.part.unlink()
+        if self.earlier is not None:
+            self.earlier.final.unlink()
+            self.earlier = None
         self._out.close()
         self._out = None
         self.__dict__.pop("_reader", None)

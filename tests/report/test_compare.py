@@ -511,14 +511,14 @@ def test_differing_settings_are_listed(toy: Path, tmp_path: Path) -> None:
         manifest["recipe"],
         json.loads((toy / "manifest" / "evaluate.json").read_text(encoding="utf-8")),
     )
-    mine["settings"]["files"] |= {"runs/toy/judges/genrm/adapter": "aa", "prompts.yaml": "bb", "old": "cc"}
+
+    def add_files(to: dict[str, Any], **hashes: str) -> None:
+        to["steps"]["evaluate.toy.base"]["settings"] |= {f"file {name}": one for name, one in hashes.items()}
+
+    add_files(mine, **{"judges/genrm/adapter": "aa", "prompts.yaml": "bb", "old": "cc"})
     recipe["name"], recipe["seed"], recipe["model"]["path"] = "other", 18, "x" * 300
     recipe["train"]["lora"] = {"r": 8}
-    manifest["settings"]["files"] |= {
-        "runs/other/judges/genrm/adapter": "ab",
-        "prompts.yaml": "bb",
-        "new": "cc",
-    }
+    add_files(manifest, **{"judges/genrm/adapter": "ab", "prompts.yaml": "bb", "new": "cc"})
     manifest["versions"] = {k: v for k, v in manifest["versions"].items() if k != "trl"} | {"torch": "9.9"}
     manifest["git"] = "abc"
     write_json(other / "manifest" / "evaluate.json", manifest)

@@ -187,7 +187,8 @@ def test_names_and_paths_are_escaped(copy: Path) -> None:
 def test_folders_and_servers_of_this_machine_stay_out(copy: Path) -> None:
     def recipe(manifest: dict[str, Any]) -> None:
         manifest["recipe"]["model"]["path"] = "/srv/someone/models/base"
-        manifest["settings"]["files"]["/srv/someone/models/base"] = "0123456789abcdef"
+        [step] = manifest["steps"].values()
+        step["settings"]["file /srv/someone/models/base"] = "0123456789abcdef"
         server = {
             "kind": "openai",
             "urls": ["http://10.1.2.3:8000/v1"],

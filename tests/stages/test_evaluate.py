@@ -9,6 +9,7 @@ import pytest
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.errors import ConfigError
 from reasongenrm.stages.evaluate import evaluate
+from reasongenrm.steps import Step
 from reasongenrm.store import write_json
 
 pytestmark = pytest.mark.unit
@@ -20,8 +21,8 @@ def test_adapters_of_another_base_are_refused(tmp_path: Path, monkeypatch: pytes
     recipe = load_recipe(DEMO, ["name=moved", "scalar=null"])
     for judge in recipe.judges:
         (recipe.folder / "judges" / judge / "adapter").mkdir(parents=True)
-    model = {"path": "data/other-base", "revision": None}
-    write_json(recipe.folder / "manifest" / "train.json", {"settings": {"model": model}})
+    step = Step({"model.path": "data/other-base"}, ("judges/genrm",))
+    write_json(recipe.folder / "manifest" / "train.json", {"steps": {"judges.genrm": step.to_json()}})
     with pytest.raises(ConfigError, match="trained on data/other-base") as refused:
         evaluate(recipe)
     assert refused.value.location == "model"

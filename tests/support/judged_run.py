@@ -17,6 +17,7 @@ from reasongenrm.config.recipe import Recipe
 from reasongenrm.metrics.diagnostics import diagnose
 from reasongenrm.records import Drop, Message, Order, PairResult, Row, Verdict, content_id
 from reasongenrm.run import build_manifest, file_hash
+from reasongenrm.steps import FILE, Step
 from reasongenrm.store import to_json, write_json, write_jsonl
 from support.judged import rewardbench_score
 
@@ -140,8 +141,8 @@ def write_run(
             },
         }
     )
-    settings = {"files": {model: file_hash(model)}}
-    write_json(folder / "manifest" / "evaluate.json", build_manifest(recipe, settings))
+    steps = {"evaluate.toy.base": Step({f"{FILE}{model}": file_hash(model)}, ("evaluate/toy/base",))}
+    write_json(folder / "manifest" / "evaluate.json", build_manifest(recipe, steps))
     return folder
 
 

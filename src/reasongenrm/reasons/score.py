@@ -143,7 +143,8 @@ def score_reasons(
     """Score every reason into the store (rows are `ScoredReason`), in the order of the prompts and their reasons.
 
     The prompts are read as a stream, `CHUNK` at a time. Batches depend on prompts, reasons and `batch_tokens` alone, so a
-    resumed run forms the same ones; a batch that was interrupted while it was written is scored again.
+    resumed run forms the same ones; a batch that was interrupted while it was written is scored again. In a store that was
+    reopened, batches hold only reasons that it did not have before.
 
     Args:
         prompts: each prompt with its reasons that are worth scoring: complete, not empty, with a verdict; maybe none.
@@ -162,6 +163,7 @@ def score_reasons(
     letter = VerdictTokens.from_encoder(encoder) if letter_only else None
     scorer: Scorer | None = None
     order: list[str] = []
+    earlier = store.earlier or ()
     stream = iter(prompts)
     while chunk := list(islice(stream, CHUNK)):
         ids = [reason.id for _, reasons in chunk for reason in reasons]
@@ -170,7 +172,10 @@ def score_reasons(
             progress(len(ids))
             continue
         scorer = scorer or load()
-        groups = (encode_group(encoder, prompt, reasons, letter) for prompt, reasons in chunk if reasons)
+        new = [(prompt, [one for one in reasons if one.id not in earlier]) for prompt, reasons in chunk]
+        if scored_before := len(ids) - sum(len(reasons) for _, reasons in new):
+            progress(scored_before)
+        groups = (encode_group(encoder, prompt, reasons, letter) for prompt, reasons in new if reasons)
         for batch in group_batches(groups, batch_tokens):
             reason_ids = [c.reason.id for group in batch for c in group.continuations]
             if any(row not in store for row in reason_ids):

@@ -244,8 +244,8 @@ def setting_differences(before: Manifest, after: Manifest) -> list[dict[str, str
     """Return `setting`, `before` and `after` of the settings that differ, the recipe first.
 
     A setting is a dotted key of the recipe, `file PATH`, a package, or another entry of the manifest; long values are
-    shortened, and an absent one is `none`. A run's name does not count as a difference, nor does the folder of its own
-    files; of a file that both runs name, the hashes are compared.
+    shortened, and an absent one is `none`. A run's name does not count as a difference; of a file that both runs name, the
+    hashes are compared.
     """
     both = (before, after)
     recipes = [{key: value for key, value in one.recipe.items() if key != "name"} for one in both]
@@ -253,7 +253,7 @@ def setting_differences(before: Manifest, after: Manifest) -> list[dict[str, str
     differences = sorted(
         _differences(*recipes), key=lambda one: (rank.get(one[0].split(".")[0], len(rank)), one[0])
     )
-    files = _differences(*map(_file_hashes, both))
+    files = _differences(*(one.file_hashes for one in both))
     differences += [(f"file {name}", old, new) for name, old, new in files if None not in (old, new)]
     differences += [
         (f"package {name}", old, new) for name, old, new in _differences(before.versions, after.versions)
@@ -275,13 +275,6 @@ def _differences(before: Any, after: Any, *, key: str = "") -> Iterator[tuple[st
             yield from _differences(before.get(name), after.get(name), key=dotted)
     elif before != after:
         yield key, before, after
-
-
-def _file_hashes(manifest: Manifest) -> dict[str, str]:
-    """Return the hashes of the files that the stage read, those of the run's own folder without its name."""
-    files = manifest.settings.get("files", {})
-    own = f"runs/{manifest.recipe.get('name')}/"
-    return {name.removeprefix(own): value for name, value in files.items()}
 
 
 def _value_text(value: Any) -> str:

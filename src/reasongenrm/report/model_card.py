@@ -126,7 +126,7 @@ def _eval_results(run: RunFiles, judged: Sequence[tuple[BenchmarkRun, ModelRun]]
 
 def _is_local(run: RunFiles, path: str) -> bool:
     """Whether a path was a file or folder of the machine: the manifest has its hash, or it is not a hub id."""
-    known = run.manifest.settings.get("files", {}).get(path)
+    known = run.manifest.file_hashes.get(path)
     if known is not None:
         return bool(known != "absent")
     return re.fullmatch(r"[\w.-]+/[\w.-]+", path) is None

@@ -13,6 +13,7 @@ from reasongenrm.errors import DataError, first_line
 from reasongenrm.metrics.diagnostics import Diagnostics
 from reasongenrm.metrics.scores import BenchmarkScore
 from reasongenrm.records import Drop, PairResult, Rating, Row
+from reasongenrm.steps import FILE
 
 BASE, SCALAR = "base", "scalar"
 _HINT = "run 3_eval_reward_bench.sh again"
@@ -44,7 +45,7 @@ class Manifest:
 
     Attributes:
         recipe: the resolved recipe.
-        settings: what the stage's files depend on.
+        steps: the stage's steps (see `steps.Step`), by name.
         versions: package -> version.
         git: commit.
         python: version.
@@ -52,11 +53,22 @@ class Manifest:
     """
 
     recipe: dict[str, Any]
-    settings: dict[str, Any] = field(default_factory=dict)
+    steps: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     git: str = "unknown"
     python: str = "unknown"
     machine: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def file_hashes(self) -> dict[str, str]:
+        """Hashes of the input files of all steps, by path."""
+        settings = (step["settings"] for step in self.steps.values())
+        return {
+            key.removeprefix(FILE): value
+            for one in settings
+            for key, value in one.items()
+            if key.startswith(FILE)
+        }
 
 
 @dataclass(frozen=True, slots=True)

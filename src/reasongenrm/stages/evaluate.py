@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -32,8 +31,9 @@ from reasongenrm.records import Drop, JudgePrompt, PairResult, PreferencePair, R
 from reasongenrm.report.model_card import write_model_card
 from reasongenrm.report.run_report import write_report
 from reasongenrm.report.tables import score_table
-from reasongenrm.run import Run, file_hash
+from reasongenrm.run import Run
 from reasongenrm.scalar.model import ScalarRewardModel
+from reasongenrm.stages.fingerprints import evaluate_steps
 from reasongenrm.stages.rating import UNREAD_RATING, check_rating, rating_counts, rating_result, uncalibrated
 from reasongenrm.store import PartStore, read_jsonl, to_json, write_json, write_jsonl, write_text
 
@@ -49,20 +49,12 @@ LEADERBOARDS = ("rewardbench", "rewardbench2")
 """The kinds of benchmarks that have a leaderboard of allenai."""
 
 
-def settings(recipe: Recipe) -> dict[str, Any]:
-    """Return the settings and input files that this stage's files depend on."""
-    keys = ("seed", "limit", "model", "engine", "prompts", "templates", "judges", "evaluate", "scalar")
-    files = [recipe.model.path, recipe.prompts, *recipe.templates.values()]
-    files += [config.location for config in recipe.evaluate.benchmarks.values()]
-    judges = recipe.folder / "judges"
-    files += [str(judges / name / "adapter" / "adapter_model.safetensors") for name in recipe.judges]
-    files.append(str(recipe.folder / "scalar" / "model.safetensors"))
-    hashes = {path: file_hash(path) for path in files}
-    return recipe.model_dump(mode="json", include=set(keys)) | {"files": hashes}
-
-
-def evaluate(recipe: Recipe) -> None:
+def evaluate(recipe: Recipe, redo: Sequence[str] = ()) -> None:
     """Run stage 3 in the recipe's run folder, and print the tables.
+
+    Args:
+        recipe: the resolved recipe.
+        redo: words that name steps to do again.
 
     Raises:
         ConfigError, DataError, EngineError: a setting, an input file or a model that the user has to change.
@@ -70,7 +62,7 @@ def evaluate(recipe: Recipe) -> None:
     _check_models(recipe)
     check_rating(recipe)
     run = Run(recipe, "evaluate")
-    with run.claim(settings(recipe)):
+    with run.claim(evaluate_steps(recipe), redo):
         rows = {name: _read_rows(recipe, run, name) for name in recipe.evaluate.benchmarks}
         benchmarks: dict[str, dict[str, Any]] = {}
         scores: dict[str, dict[str, BenchmarkScore]] = {}
@@ -95,16 +87,17 @@ def _check_models(recipe: Recipe) -> None:
     for folder, hint in hints.items():
         if not folder.is_dir():
             raise ConfigError("directory not found", location=str(folder), hint=hint)
-    manifest = recipe.folder / "manifest" / "train.json"
-    if not manifest.exists():  # the adapters were copied here, and their base is unknown
-        return
-    base, model = json.loads(manifest.read_text(encoding="utf-8"))["settings"]["model"], recipe.model
-    if (base["path"], base["revision"]) != (model.path, model.revision):
-        raise ConfigError(
-            f"the adapters were trained on {base['path']} ({base['revision'] or 'no revision'})",
-            location="model",
-            hint="evaluate with the same model.path and model.revision, or train under another name",
-        )
+    trained, model = Run(recipe, "train").recorded_steps(), recipe.model
+    for name in recipe.judges:
+        if (step := trained.get(f"judges.{name}")) is None:
+            continue  # the adapter was copied here, and its base is unknown
+        path, revision = step.settings["model.path"], step.settings.get("model.revision")
+        if (path, revision) != (model.path, model.revision):
+            raise ConfigError(
+                f"the adapter of judge {name} was trained on {path} ({revision or 'no revision'})",
+                location="model",
+                hint="evaluate with the same model.path and model.revision, or set name=… for a new run",
+            )
 
 
 def _benchmark(config: BenchmarkConfig) -> Benchmark:

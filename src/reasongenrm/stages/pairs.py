@@ -7,20 +7,25 @@ of near-duplicates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from reasongenrm.benchmarks.registry import BENCHMARKS
 from reasongenrm.chat.prompts import PromptFile, placed_prompts
+from reasongenrm.config.evaluate import BenchmarkConfig
+from reasongenrm.config.prepare import DatasetConfig, DecontaminateConfig
 from reasongenrm.config.recipe import Recipe
+from reasongenrm.console import say
 from reasongenrm.data.clean import NearDuplicates, PairKey, clean, filter_pairs, pair_key
-from reasongenrm.data.decontaminate import Decontaminator, benchmark_texts
+from reasongenrm.data.decontaminate import Decontaminator, Match, benchmark_texts
 from reasongenrm.data.leaks import LeakDetector, SurfaceDifference, surface_difference
 from reasongenrm.data.report import UNKNOWN_LANGUAGE, DataReport, pair_language
 from reasongenrm.data.sources import SourceRow, read_pair, source_rows
@@ -28,8 +33,17 @@ from reasongenrm.errors import DataError
 from reasongenrm.processes import map_chunks
 from reasongenrm.reasons.sample import LengthPolicy
 from reasongenrm.records import Drop, Letter, PreferencePair
-from reasongenrm.run import Run
-from reasongenrm.store import atomic_writer, dump_texts, jsonl_writer, to_json
+from reasongenrm.run import Run, file_hash
+from reasongenrm.store import (
+    atomic_writer,
+    dump_texts,
+    jsonl_writer,
+    read_json,
+    read_jsonl,
+    to_json,
+    write_json,
+    write_jsonl,
+)
 
 CHUNK = 256
 """Rows per task of a worker process."""
@@ -107,18 +121,59 @@ def rendered_pairs(recipe: Recipe, *, measure: bool = True) -> Iterator[Rendered
     return map_chunks(_render_rows, rows, chunk=CHUNK, prepare=_start_worker, arguments=(recipe, measure))
 
 
-def _decontaminator(recipe: Recipe) -> Decontaminator | None:
-    """Read the benchmarks that training data must not contain; None if the recipe does not decontaminate."""
-    config = recipe.data.decontaminate
-    if config is None:
-        return None
-    files = [
-        (one.location, one.split or BENCHMARKS[one.kind].split, one.revision)
-        for one in recipe.evaluate.benchmarks.values()
-    ]
-    files += [(one.path, one.split, one.revision) for one in config.against]
+def _decontaminator(
+    config: DecontaminateConfig, benchmarks: Iterable[BenchmarkConfig], against: Iterable[DatasetConfig] = ()
+) -> Decontaminator:
+    """Read the benchmarks that training data must not contain."""
+    files = [(one.location, one.split or BENCHMARKS[one.kind].split, one.revision) for one in benchmarks]
+    files += [(one.path, one.split, one.revision) for one in against]
     texts = ((path, benchmark_texts(path, split=split, revision=revision)) for path, split, revision in files)
     return Decontaminator(config, texts)
+
+
+def _benchmark_hashes(recipe: Recipe) -> dict[str, str]:
+    return {one.location: file_hash(one.location) for one in recipe.evaluate.benchmarks.values()}
+
+
+def compare_new_benchmarks(recipe: Recipe, run: Run, pairs_file: Path) -> None:
+    """Compare a run's pairs with the benchmarks that were added, or whose files have changed, since they were written.
+
+    No pair is dropped, since reasons and judges may have been made with it; matches are added to `contamination.jsonl`
+    and to the report on pairs, and printed.
+
+    Args:
+        pairs_file: the report on pairs.
+
+    Raises:
+        DataError: a benchmark cannot be read.
+    """
+    report, config = read_json(pairs_file), recipe.data.decontaminate
+    hashes = _benchmark_hashes(recipe) if config else {}
+    new = [
+        one
+        for one in recipe.evaluate.benchmarks.values()
+        if hashes.get(one.location) != report["compared"].get(one.location)
+    ]
+    if config is None or not new:
+        return
+    decontaminator, matches, overlapping = _decontaminator(config, new), list[Match](), 0
+    rows = (msgspec.convert(row, PreferencePair) for row in read_jsonl(run.path("pairs.jsonl")))
+    while chunk := list(islice(rows, CHUNK)):
+        overlapping += sum(problem is not None for problem in decontaminator.problems(chunk, matches.append))
+    path, names = run.path("contamination.jsonl"), {one.location for one in new}
+    kept = [row for row in read_jsonl(path) if row["benchmark"] not in names]
+    write_jsonl(path, [*kept, *map(to_json, matches)])
+    for name, rows_of_section in decontaminator.to_dict().items():
+        before = [row for row in report["contamination"][name] if row["benchmark"] not in names]
+        report["contamination"][name] = before + rows_of_section
+    report["compared"] |= hashes
+    write_json(pairs_file, report)
+    run.path("data_report.json").unlink(missing_ok=True)  # so that it is written again
+    if overlapping:
+        say(
+            f"{overlapping} pairs overlap benchmarks that were added after they were written ({', '.join(sorted(names))}): "
+            "see contamination.jsonl; --redo pairs drops them, and does all that follows again"
+        )
 
 
 def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -130,7 +185,9 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
     """
     report = DataReport({judge.template: recipe.data.max_tokens for judge in recipe.judges.values()})
     leaks = LeakDetector()
-    decontaminator = _decontaminator(recipe)
+    config, decontaminator = recipe.data.decontaminate, None
+    if config:
+        decontaminator = _decontaminator(config, recipe.evaluate.benchmarks.values(), config.against)
     first_drop = ""
     pair_count = 0
     with ExitStack() as stack:
@@ -176,4 +233,4 @@ def write_pairs(recipe: Recipe, run: Run) -> dict[str, Any]:
     sections = {"leaks": leaks.to_dict()}
     if decontaminator:
         sections["contamination"] = decontaminator.to_dict()
-    return report.to_dict() | sections
+    return report.to_dict() | sections | {"compared": _benchmark_hashes(recipe) if decontaminator else {}}

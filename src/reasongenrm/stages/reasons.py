@@ -62,9 +62,10 @@ def read_reasons(recipe: Recipe, run: Run) -> Iterator[tuple[JudgePrompt, list[R
         yield prompt, reasons
 
 
-def read_scored(run: Run) -> Iterator[tuple[str, list[ScoredReason]]]:
-    """Yield each prompt's id with its scored reasons."""
-    return group_by_prompt(ScoredReason(**row) for row in read_jsonl(run.path("scored.jsonl")))
+def read_scored(recipe: Recipe, run: Run) -> Iterator[tuple[str, list[ScoredReason]]]:
+    """Yield each prompt's id with its scored reasons; those of teachers that the recipe no longer has are left out."""
+    rows = (ScoredReason(**row) for row in read_jsonl(run.path("scored.jsonl")))
+    return group_by_prompt(row for row in rows if row.teacher in recipe.teachers)
 
 
 def reasons_file(run: Run, teacher: str) -> Path:
@@ -155,7 +156,7 @@ def fit_reasons(
 
 def score_all(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: ChatEncoder, count: int) -> None:
     """Score every reason that is worth scoring under the student into `scored.jsonl`; `count` is the number of judge
-    prompts.
+    prompts. A finished file is continued with the reasons of teachers that were added.
 
     Raises:
         EngineError: the student cannot be loaded.
@@ -163,7 +164,9 @@ def score_all(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: ChatEn
     """
     store = PartStore(run.path("scored.jsonl"))
     if store.finished:
-        return
+        if all(one.id in store for _, reasons in fit_reasons(recipe, run, prompt_file) for one in reasons):
+            return
+        store.reopen()
     with ExitStack() as stack:
 
         def load() -> Scorer:
@@ -183,14 +186,18 @@ def score_all(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: ChatEn
 
 
 def read_scored_prompts(
-    recipe: Recipe, run: Run
+    recipe: Recipe, run: Run, prompt_file: PromptFile
 ) -> Iterator[tuple[JudgePrompt, list[Reason], list[ScoredReason]]]:
-    """Yield every judge prompt with the reasons of all teachers, and those of them that were scored."""
-    groups = read_scored(run)
+    """Yield every judge prompt with the reasons of all teachers, and the scores of those that are worth it.
+
+    `scored.jsonl` may also have reasons that were worth it under another `select.giveaway_words`.
+    """
+    groups, words = read_scored(recipe, run), recipe.select.giveaway_words
     scored_id, scored_reasons = next(groups, ("", []))
     for prompt, reasons in read_reasons(recipe, run):
         if prompt.id == scored_id:
-            yield prompt, reasons, scored_reasons
+            fit = {reason.id for reason in reasons if not unfit_drop(reason, prompt, prompt_file, words)}
+            yield prompt, reasons, [reason for reason in scored_reasons if reason.id in fit]
             scored_id, scored_reasons = next(groups, ("", []))
         else:
             yield prompt, reasons, []
@@ -206,7 +213,7 @@ def write_records(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: Ch
     """
     with RecordWriter(recipe, run, prompt_file, encoder) as writer:
         if recipe.needs_reasons():
-            for prompt, reasons, scored_reasons in read_scored_prompts(recipe, run):
+            for prompt, reasons, scored_reasons in read_scored_prompts(recipe, run, prompt_file):
                 writer.add_direct(prompt)
                 writer.add_reasoned(prompt, reasons, scored_reasons)
             _check_kept(recipe, run, writer)
@@ -227,7 +234,7 @@ def _check_kept(recipe: Recipe, run: Run, writer: RecordWriter) -> None:
     kept, config = writer.kept.total(), recipe.select
     if kept and kept >= config.min_kept * writer.prompts:
         return
-    scores = ScoreDistribution.from_groups((group for _, group in read_scored(run)), config)
+    scores = ScoreDistribution.from_groups((group for _, group in read_scored(recipe, run)), config)
     for table in (scores.table(), drop_table(writer.sampled, writer.kept, writer.dropped)):
         Console(file=stderr(), width=110).print(table.rich())
     share = kept / writer.prompts
@@ -278,7 +285,7 @@ def compare_selectors(
     """
     rules = {name: selector(recipe.select, recipe.seed, name) for name in (*names, against)}
     comparisons = {name: SelectorComparison() for name in names}
-    for _, group in read_scored(run):
+    for _, group in read_scored(recipe, run):
         choices = {name: rule(group) for name, rule in rules.items()}
         other = choices[against]
         for name, row in comparisons.items():

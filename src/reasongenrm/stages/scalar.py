@@ -18,12 +18,14 @@ from reasongenrm.data.sources import load_sources
 from reasongenrm.data.split import split_pairs
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Drop, Message, PreferencePair, content_id
-from reasongenrm.run import Run, file_hash
+from reasongenrm.run import Run
 from reasongenrm.scalar.metrics import AnswerScore, evaluate_scores
 from reasongenrm.scalar.model import ScalarRewardModel, prompt_text
 from reasongenrm.scalar.report import metrics_line, write_scalar_report
 from reasongenrm.stages.ask import AnswersRow, Result, write_results
+from reasongenrm.stages.fingerprints import hashed, settings
 from reasongenrm.stages.train import train_head
+from reasongenrm.steps import Step
 from reasongenrm.store import to_json, write_jsonl
 from reasongenrm.train.scalar import check_config
 
@@ -40,25 +42,30 @@ class EvaluationAnswer(NamedTuple):
     extra: dict[str, Any]
 
 
-def train(recipe: ScalarRecipe) -> None:
+def train(recipe: ScalarRecipe, redo: Sequence[str] = ()) -> None:
     """Train a head into `runs/<name>/scalar`; `runs/<name>/dropped.jsonl` lists unused rows.
+
+    Args:
+        recipe: the resolved recipe.
+        redo: `scalar` to train it again.
 
     Raises:
         ConfigError, DataError, EngineError: a setting, an input file or a model that the user has to change.
     """
     check_config(recipe.scalar)
     run = Run(recipe, TRAIN)
-    with run.claim(_settings(recipe)):
+    with run.claim(_steps(recipe), redo):
         pairs, drops = load(recipe)
         write_jsonl(run.path("dropped.jsonl"), map(to_json, drops))
         say(f"{len(pairs)} pairs{_drop_counts(drops)}")
         train_head(pairs, recipe.scalar, run, seed=recipe.seed)
 
 
-def _settings(recipe: ScalarRecipe) -> dict[str, Any]:
-    """Return the settings and input files that a training depends on."""
-    files = {path: file_hash(path) for path in (recipe.scalar.model, *(s.path for s in recipe.sources))}
-    return recipe.model_dump(mode="json", exclude={"evaluate", "name"}) | {"files": files}
+def _steps(recipe: ScalarRecipe) -> dict[str, Step]:
+    """Return the one step of a training."""
+    values = recipe.model_dump(mode="json", exclude={"evaluate", "name"})
+    files = [recipe.scalar.model, *(source.path for source in recipe.sources)]
+    return hashed({"scalar": Step(settings(values, files), ("scalar", "scalar.partial"))}, recipe.folder)
 
 
 def load(recipe: ScalarRecipe) -> tuple[list[PreferencePair], list[Drop]]:
@@ -105,8 +112,8 @@ def evaluate(recipe: ScalarRecipe) -> None:
         scores = _scored(model, answers, config.batch_size)
         metrics = evaluate_scores(scores, seed=recipe.seed)
         origin = config.answers or ("generated" if config.generate else "prompts held out of the training")
-        settings = {"head": f"{recipe.name}/scalar", "answers": origin, "seed": recipe.seed}
-        write_scalar_report(out, scores, metrics, model=recipe.name, settings=settings)
+        facts = {"head": f"{recipe.name}/scalar", "answers": origin, "seed": recipe.seed}
+        write_scalar_report(out, scores, metrics, model=recipe.name, settings=facts)
         write_jsonl(out / "dropped.jsonl", map(to_json, drops))
         say(f"{len(scores)} answers scored{_drop_counts(drops)}")
         say(metrics_line(metrics))
@@ -164,7 +171,7 @@ def _held_out_answers(recipe: ScalarRecipe) -> tuple[list[EvaluationAnswer], lis
             hint="set evaluate.answers or evaluate.generate, or train with scalar.validation",
         )
     # With other sources or another seed, the prompts held out now may have been trained on.
-    Run(recipe, TRAIN).check(_settings(recipe))
+    Run(recipe, TRAIN).check(_steps(recipe))
     pairs, drops = load(recipe)
     _, held_out = split_pairs(pairs, recipe.scalar.validation, recipe.seed)
     prompt_ids = {content_id(pair.history) for pair in held_out}

@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import yaml
@@ -20,8 +19,9 @@ from reasongenrm.console import TrainingStep, say, training_bar
 from reasongenrm.errors import ConfigError
 from reasongenrm.processes import die_with_parent
 from reasongenrm.records import PreferencePair
-from reasongenrm.run import Run, file_hash
-from reasongenrm.store import read_jsonl
+from reasongenrm.run import Run
+from reasongenrm.stages.fingerprints import train_steps
+from reasongenrm.store import read_json, read_jsonl
 from reasongenrm.train.launch import (
     PROCESSES,
     Launch,
@@ -40,32 +40,20 @@ LEFT = "left.{}"
 """Name of the empty file with which a machine says that its processes have ended, by the machine's rank."""
 
 
-def settings(recipe: Recipe) -> dict[str, Any]:
-    """Return the settings and input files that this stage's files depend on."""
-    keys = ("seed", "model", "templates", "judges", "train", "scalar")
-    # The processes that compute may change between two starts; the computation may not.
-    launch = {"launch", "launch_args"}
-    return {
-        **recipe.model_dump(mode="json", include=set(keys), exclude={"train": launch}),
-        "max_tokens": recipe.data.max_tokens,
-        "files": {str(path): file_hash(path) for path in _input_files(recipe)},
-    }
-
-
-def _input_files(recipe: Recipe) -> list[Path]:
-    files = {file for name in recipe.judges for file in record_files(recipe, name)}
-    return sorted(files | {recipe.folder / "pairs.jsonl"})
-
-
-def train(recipe: Recipe) -> None:
+def train(recipe: Recipe, redo: Sequence[str] = ()) -> None:
     """Run stage 2 in the recipe's run folder.
+
+    Args:
+        recipe: the resolved recipe.
+        redo: words that name steps to do again.
 
     Raises:
         ConfigError, DataError, EngineError: a setting, an input file or a model that the user has to change.
     """
     check_training(recipe)
     launch = read_launch(recipe.train)
-    for path in _input_files(recipe):
+    files = {file for name in recipe.judges for file in record_files(recipe, name)}
+    for path in sorted(files | {recipe.folder / "pairs.jsonl"}):
         if not path.exists():
             raise ConfigError("file not found", location=str(path), hint="run 1_prepare.sh first")
     for name in recipe.judges:
@@ -74,7 +62,7 @@ def train(recipe: Recipe) -> None:
     if launch.rank > 0:
         _follow(recipe, run, launch)
         return
-    with run.claim(settings(recipe)):
+    with run.claim(train_steps(recipe), redo):
         resolved = run.path("recipe.yaml")
         resolved.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
         for name in recipe.judges:
@@ -114,7 +102,7 @@ def _train_judge(recipe: Recipe, run: Run, name: str, launch: Launch) -> None:
         _wait_for_others(work, launch)
         (work / "final").rename(folder)
         shutil.rmtree(work)
-    summary = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    summary = read_json(folder / "training.json")
     say(
         f"{name}: {summary['steps']} steps, {summary['tokens_seen']} tokens, final loss {summary['final_loss']}"
     )

@@ -1,0 +1,256 @@
+"""Steps of the three stages: the settings and input files that change each result, and those that change none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from reasongenrm.config.evaluate import BenchmarkConfig
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.run import file_hash
+from reasongenrm.steps import FILE, Settings, Step
+from reasongenrm.train.tokens import record_files
+
+MEMORY = "memory and speed"
+PLACE = "where the work is done"
+CADENCE = "how often something is written"
+NEUTRAL: dict[str, str] = {
+    "name": "names the folder",
+    "model.trust_remote_code": "a permission",
+    "engine.max_num_seqs": MEMORY,
+    "engine.gpu_memory_utilization": MEMORY,
+    "engine.cpu_kv_gib": MEMORY,
+    "engine.tensor_parallel": PLACE,
+    "engine.enforce_eager": MEMORY,
+    **dict.fromkeys(
+        (f"engine.args.{name}" for name in (
+            "block_size", "cpu_offload_gb", "disable_custom_all_reduce", "disable_log_stats", "distributed_executor_backend",
+            "download_dir", "enable_chunked_prefill", "kv_cache_memory_bytes", "max_num_batched_tokens",
+            "num_gpu_blocks_override", "pipeline_parallel_size",
+        )),
+        MEMORY,
+    ),
+    "teachers.*.model.trust_remote_code": "a permission",
+    "evaluate.others.*.model.trust_remote_code": "a permission",
+    **dict.fromkeys(
+        (f"{place}.server.{name}" for place in ("teachers.*", "evaluate.others.*") for name in (
+            "urls", "url", "api_key_env", "max_concurrent", "timeout", "max_retries", "batch", "poll_seconds",
+        )),
+        PLACE,
+    ),
+    "select.scorer": MEMORY,
+    "select.batch_tokens": MEMORY,
+    "train.launch": PLACE,
+    "train.launch_args": PLACE,
+    "train.packing": "the records of a step and the loss stay the same",
+    "train.attention": MEMORY,
+    "train.merge": "adds a folder beside the adapter",
+    **dict.fromkeys(
+        (f"{place}.args.{name}" for place in ("train", "judges.*") for name in (
+            "per_device_train_batch_size", "gradient_checkpointing", "gradient_checkpointing_kwargs", "dataloader_num_workers",
+            "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor", "dataset_num_proc",
+            "ddp_find_unused_parameters", "ddp_timeout",
+        )),
+        MEMORY + "; `train.batch` has the records of a step",
+    ),
+    **dict.fromkeys(
+        (f"{place}.args.{name}" for place in ("train", "judges.*") for name in (
+            "logging_steps", "logging_strategy", "logging_first_step", "save_steps", "save_strategy", "save_total_limit",
+            "log_level", "disable_tqdm",
+        )),
+        CADENCE,
+    ),
+    "evaluate.base": "adds or leaves out a judge",
+    "evaluate.combine": "completions are read again at every start",
+    "evaluate.margin": "completions are read again at every start",
+    **dict.fromkeys((f"evaluate.server.{name}" for name in ("kind", "replicas", "startup_seconds", "timeout")), PLACE),
+}  # fmt: skip
+"""Keys of a recipe, `*` for any name, that may change between two starts of a run -> why they change no result.
+
+Results are the same up to rounding: on a GPU, batch shapes and kernels change the last digits (see `engine.batch_invariant`).
+Any other key of `engine.args`, `train.args` or `evaluate.server.args` counts as one that changes the result, as do all keys
+of the scalar head, which trains in minutes.
+"""
+
+CHOICE_KEYS = ("selector", "formula", "threshold", "giveaway_words", "min_kept")
+"""Keys of `select` that only choose among scored reasons."""
+
+RECORDS = ("sft", "genrm", "dpo", "grpo", "general", "general_dropped", "reasons_dropped")
+
+
+def settings(values: Mapping[str, Any], files: Iterable[Any] = ()) -> Settings:
+    """Return nested values of a recipe by dotted key, without those that change no result, and the paths of files."""
+    kept = {key: value for key, value in _leaves("", values) if value not in (None, [])}
+    return {key: value for key, value in kept.items() if not is_neutral(key)} | {
+        f"{FILE}{p}": p for p in files
+    }
+
+
+@cache
+def is_neutral(key: str) -> bool:
+    """Whether a dotted key of a recipe changes no result."""
+    return any(fnmatchcase(key, pattern) or fnmatchcase(key, f"{pattern}.*") for pattern in NEUTRAL)
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(value, Mapping):
+        yield key, value
+    else:
+        for name, item in value.items():
+            yield from _leaves(f"{key}.{name}" if key else str(name), item)
+
+
+def hashed(steps: Mapping[str, Step], folder: Path) -> dict[str, Step]:
+    """Return steps whose settings have the hashes of their files, each computed once; the paths of the run's own files are
+    inside `folder`, so that a run may be renamed."""
+    file_hash_once = cache(file_hash)
+
+    def with_hashes(settings: Settings) -> Iterator[tuple[str, Any]]:
+        for key, value in settings.items():
+            if key.startswith(FILE):
+                yield key.replace(f"{FILE}{folder}/", FILE), file_hash_once(value)
+            else:
+                yield key, value
+
+    return {name: replace(step, settings=dict(with_hashes(step.settings))) for name, step in steps.items()}
+
+
+def _template(recipe: Recipe, name: str) -> str:
+    return recipe.templates[name]  # type: ignore[index]
+
+
+def prepare_steps(recipe: Recipe) -> dict[str, Step]:
+    """Return the steps of stage 1.
+
+    The benchmarks of `evaluate` are not settings of the pairs: those that are new are compared with the pairs of a run
+    (`stages/pairs.py`). Nor are teachers and judges, though a pair too long for one of them is dropped: a reason or a
+    record that is too long is dropped as well.
+    """
+    values = recipe.model_dump(mode="json")
+    common = {"seed": recipe.seed}
+    model = {key: values["model"][key] for key in ("path", "revision")}
+    inputs = [recipe.prompts, recipe.model.path, *(source.path for source in recipe.data.sources)]
+    if recipe.data.decontaminate:
+        inputs += [file.path for file in recipe.data.decontaminate.against]
+    pairs = settings(common | {"limit": recipe.limit, "model": model, "data": values["data"]}, inputs)
+    names = ("pairs", "prompts", "dropped", "contamination")
+    steps = {"pairs": Step(pairs, (*(f"{name}.jsonl" for name in names), "pairs_report.json"))}
+    choices = {key: values["select"].pop(key) for key in CHOICE_KEYS if key in values["select"]}
+    if recipe.needs_reasons():
+        steps |= {f"reasons.{name}": _reasons_step(recipe, values, name) for name in recipe.teachers}
+        template = _template(recipe, recipe.student_template)
+        scores = {"model": values["model"], "select": values["select"]}
+        scores |= {"templates": {recipe.student_template: template}}
+        steps["scores"] = Step(
+            settings(scores, [recipe.prompts, recipe.model.path, template]),
+            ("scored*.jsonl",),
+            after=tuple(name for name in steps if name != "pairs"),
+        )
+    records = common | {
+        "select": choices,
+        "records": values["records"],
+        "data": {"max_tokens": recipe.data.max_tokens},
+        "teachers": sorted(recipe.teachers),
+        "judges": sorted({judge.template for judge in recipe.judges.values()}),
+    }
+    steps["records"] = Step(
+        settings(records, [recipe.prompts, *(general.path for general in recipe.records.general)]),
+        (*(f"{name}.jsonl" for name in RECORDS), "data_report.*"),
+        after=tuple(steps),
+        marker="data_report.json",
+    )
+    return hashed(steps, recipe.folder)
+
+
+def _reasons_step(recipe: Recipe, values: Mapping[str, Any], name: str) -> Step:
+    teacher = recipe.teachers[name]
+    own = {"seed": recipe.seed, "teachers": {name: values["teachers"][name]}}
+    files = [recipe.prompts]
+    if teacher.model is not None:
+        files.append(teacher.model.path)
+    elif (
+        teacher.server is None or getattr(teacher.server, "api", "") == "completions"
+    ):  # which takes token ids
+        own["model"] = values["model"]
+        files.append(recipe.model.path)
+    if teacher.server is None:
+        own["engine"] = values["engine"]
+    outputs = (f"reasons/{name}.jsonl", f"reasons/{name}.part.jsonl", f"reasons/{name}.batches.jsonl")
+    return Step(settings(own, files), outputs, after=("pairs",))
+
+
+def train_steps(recipe: Recipe) -> dict[str, Step]:
+    """Return the steps of stage 2."""
+    values = recipe.model_dump(mode="json")
+    steps = {}
+    for name, judge in recipe.judges.items():
+        args = {key: value for key, value in values["train"]["args"].items() if key not in judge.args}
+        own = {
+            "seed": recipe.seed,
+            "model": values["model"],
+            "judges": {name: values["judges"][name]},
+            "train": values["train"] | {"args": args},
+        }
+        files = [recipe.model.path, _template(recipe, judge.template), *record_files(recipe, name)]
+        steps[f"judges.{name}"] = Step(settings(own, files), (f"judges/{name}", f"judges/{name}.partial"))
+    if recipe.scalar is not None:
+        own = {"seed": recipe.seed, "scalar": values["scalar"]}
+        files = [recipe.scalar.model, recipe.folder / "pairs.jsonl"]
+        steps["scalar"] = Step(settings(own, files), ("scalar", "scalar.partial"))
+    return hashed(steps, recipe.folder)
+
+
+def evaluate_steps(recipe: Recipe) -> dict[str, Step]:
+    """Return the steps of stage 3: one per benchmark and model."""
+    values = recipe.model_dump(mode="json")
+    judging = {
+        key: value for key, value in values["evaluate"].items() if key not in ("benchmarks", "others", "base")
+    }
+    models = dict(_models(recipe, values))
+    steps = {}
+    for name, benchmark in recipe.evaluate.benchmarks.items():
+        rows = {
+            "limit": recipe.limit,
+            "evaluate": {"benchmarks": {name: values["evaluate"]["benchmarks"][name]}},
+        }
+        for model, (own, files, outputs) in models.items():
+            asked = settings({"seed": recipe.seed, "evaluate": judging}) if model != "scalar" else {}
+            steps[f"evaluate.{name}.{model}"] = Step(
+                {**settings(rows, _benchmark_files(benchmark)), **asked, **own, **settings({}, files)},
+                (f"evaluate/{name}/{model}", *outputs),
+            )
+    return hashed(steps, recipe.folder)
+
+
+def _benchmark_files(benchmark: BenchmarkConfig) -> list[str]:
+    return [benchmark.location, *filter(None, [benchmark.prior_path])]
+
+
+def _models(
+    recipe: Recipe, values: Mapping[str, Any]
+) -> Iterator[tuple[str, tuple[Settings, list[Any], tuple[str, ...]]]]:
+    """Yield every model's name, settings, files, and outputs besides those in the benchmark's folder."""
+    served = {"model": values["model"], "engine": values["engine"]}
+    if recipe.evaluate.base:
+        template = _template(recipe, recipe.student_template)
+        own = settings(served | {"templates": {recipe.student_template: template}})
+        yield "base", (own, [recipe.prompts, recipe.model.path, template], ())
+    for name, judge in recipe.judges.items():
+        template = _template(recipe, judge.template)
+        adapter = recipe.folder / "judges" / name / "adapter" / "adapter_model.safetensors"
+        own = settings(served | {"judges": {name: {"template": judge.template}}})
+        yield name, (own, [recipe.prompts, recipe.model.path, template, adapter], ())
+    for name, other in recipe.evaluate.others.items():
+        files = [
+            recipe.prompts,
+            _template(recipe, other.template),
+            *([other.model.path] if other.model else []),
+        ]
+        own = settings({"evaluate": {"others": {name: values["evaluate"]["others"][name]}}})
+        yield name, (own, files, (f"evaluate/{name}.batches.jsonl",))
+    if recipe.scalar is not None:
+        yield "scalar", ({}, [recipe.folder / "scalar" / "model.safetensors"], ())

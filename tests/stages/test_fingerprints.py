@@ -1,0 +1,301 @@
+"""Every key of a recipe changes the settings of a step, or is in the table of keys that change no result."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.stages.fingerprints import NEUTRAL, evaluate_steps, is_neutral, prepare_steps, train_steps
+from reasongenrm.steps import Step, changed_keys
+
+pytestmark = pytest.mark.unit
+
+SERVER = {"kind": "openai", "urls": ["http://127.0.0.1:1/v1"], "model": "teacher", "api_key_env": "KEY"}
+ANTHROPIC = {"kind": "anthropic", "model": "claude", "url": "http://127.0.0.1:1"}
+MODEL = {"path": "data/other", "revision": "main"}
+FULL: dict[str, Any] = {
+    "name": "all-keys",
+    "seed": 17,
+    "limit": 5,
+    "model": {"path": "data/toy-base", "revision": "main", "dtype": "float32"},
+    "engine": {"args": {"quantization": "fp8", "block_size": 16}, "max_num_seqs": 8},
+    "prompts": "configs/prompts/toy.yaml",
+    "data": {
+        "sources": [{"path": "train.jsonl", "revision": "main"}],
+        "decontaminate": {"against": [{"path": "other.jsonl", "revision": "main"}]},
+    },
+    "teachers": {
+        "student": {"max_tokens": 64},
+        "blind": {"mode": "blind", "max_tokens": 64},
+        "other": {"model": MODEL, "max_tokens": 64},
+        "fleet": {"server": SERVER, "model": MODEL},
+        "claude": {"server": ANTHROPIC},
+    },
+    "select": {"batch_tokens": 64},
+    "records": {"dpo": {}, "grpo": {}, "general": [{"path": "general.jsonl", "weight": 0.1, "revision": "main"}]},
+    "judges": {
+        "reasongenrm": {"general": True, "args": {"learning_rate": 0.1, "save_steps": 4}},
+        "thinker": {"template": "think"},
+        "genrm": {"template": "direct"},
+    },
+    "train": {
+        "launch": "configs/accelerate/cpu-2proc.yaml",
+        "launch_args": "--num_processes 1",
+        "tokens": 500,
+        "lora": {"r": 8},
+        "args": {"weight_decay": 0.1, "logging_steps": 2, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+    },
+    "scalar": {
+        "revision": "main", "validation": 0.1, "patience": 3, "lora": {"r": 8}, "args": {"max_steps": 4},
+    },
+    "evaluate": {
+        "benchmarks": {
+            "toy": {"path": "toy.jsonl", "split": "test", "revision": "main", "limit": 9},
+            "prior": {"prior_sets": True, "prior_path": "prior.jsonl"},
+        },
+        "temperature": 0.5,
+        "server": {"kind": "vllm", "args": ["--quantization", "fp8"]},
+        "others": {
+            "served": {"server": SERVER, "model": MODEL},
+            "claude": {"server": ANTHROPIC},
+        },
+    },
+}  # fmt: skip
+OTHER: dict[str, Any] = {
+    "judges.thinker.template": "reason",
+    "judges.genrm.template": "reason",
+    "data.decontaminate.ngrams": [8, 13, 20],
+    "data.decontaminate.drop_prompt": 8,
+    "data.decontaminate.drop_answer": 8,
+    "evaluate.benchmarks.toy.kind": "pairs",
+    "evaluate.benchmarks.prior.kind": None,  # only rewardbench has prior sets
+    "evaluate.benchmarks.prior.prior_sets": None,
+    "scalar.validation": 0.2,
+    "train.packing": False,
+    "records.general": [{"path": "general.jsonl", "weight": 0.2, "revision": "main"}],
+    "data.sources": [{"path": "train.jsonl", "revision": "next"}],
+    "data.decontaminate.against": [{"path": "other.jsonl", "revision": "next"}],
+    "evaluate.votes": 3,
+    **dict.fromkeys(
+        f"teachers.blind.{key}" for key in ("mode", "model", "server")
+    ),  # records.grpo needs a blind student
+}
+"""Another valid value of keys for which `another` finds none; None: there is none."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_to_hash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Work in an empty folder, where no input file exists and every hash is `absent`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("empty"))
+        yield
+
+
+def leaves(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from leaves(item, (*key, name))
+    else:
+        yield key
+
+
+def full(changes: Mapping[tuple[str, ...], Any] | None = None) -> Recipe:
+    values = Recipe.model_validate(FULL).model_dump(mode="json")
+    for key, value in (changes or {}).items():
+        node = values
+        for part in key[:-1]:
+            node = node[part]
+        node[key[-1]] = value
+    return Recipe.model_validate(values)
+
+
+def all_steps(recipe: Recipe) -> dict[str, Step]:
+    return prepare_steps(recipe) | train_steps(recipe) | evaluate_steps(recipe)
+
+
+def changed(before: Recipe, after: Recipe) -> set[str]:
+    """Names of the steps with other settings, or that only one of the recipes has."""
+    old, new = all_steps(before), all_steps(after)
+    differing = {n for n in old.keys() & new.keys() if changed_keys(old[n].settings, new[n].settings)}
+    return differing | (old.keys() ^ new.keys())
+
+
+LEAVES = list(leaves(Recipe.model_validate(FULL).model_dump(mode="json")))
+LITERALS = {
+    "dtype": "float16", "mode": "ratings", "kind": "ranked", "selector": "longest_correct", "scorer": "vllm",
+    "verdict_tokens": "letter", "chosen": "right_disfluent", "rejected": "wrong_disfluent", "api": "chat",
+    "attention": "eager", "quantization": "nf4", "combine": "majority", "template": "think",
+}  # fmt: skip
+
+
+def others(value: Any, key: Sequence[str]) -> list[Any]:
+    """Other values of a key, some of which may not be valid."""
+    if (dotted := ".".join(key)) in OTHER:
+        return [] if OTHER[dotted] is None else [OTHER[dotted]]
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int | float):
+        return [value + 1, value / 2, value + 0.01]
+    if isinstance(value, list):
+        return [[*value, "x"], value[1:]]
+    if value is None:
+        return [1, "x", MODEL, SERVER]
+    if not value:  # an empty mapping
+        return [{"x": 1}]
+    mode = {"blind": "hindsight", "hindsight": "blind"}.get(value)
+    return [one for one in (mode, LITERALS.get(key[-1]), f"{value}x") if one is not None]
+
+
+def other_recipe(key: tuple[str, ...]) -> Recipe | None:
+    value: Any = full().model_dump(mode="json")
+    for part in key:
+        value = value[part]
+    for other in others(copy.deepcopy(value), key):
+        if other == value:
+            continue
+        try:
+            return full({key: other})
+        except ValidationError:
+            continue
+    return None
+
+
+@pytest.mark.parametrize("key", LEAVES, ids=".".join)
+def test_every_key_is_in_a_fingerprint_or_in_the_table(key: tuple[str, ...]) -> None:
+    dotted = ".".join(key)
+    if dotted.startswith("evaluate.base"):
+        return  # see `test_a_judge_more_or_less_changes_no_other_step`
+    recipe = other_recipe(key)
+    if recipe is None:
+        assert key[-1] == "kind" or OTHER.get(dotted, "") is None, (
+            f"{dotted}: no other valid value; add one to OTHER"
+        )
+        return
+    steps = changed(full(), recipe)
+    own = dotted.startswith("evaluate.benchmarks") and key[-1] == "path"
+    assert bool(steps) != is_neutral(dotted), (dotted, steps)
+    assert not own or {step.split(".")[1] for step in steps} == {key[2]}
+
+
+def models(kind: Any) -> Iterator[type[BaseModel]]:
+    """The settings' classes inside a type."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        yield kind
+    for part in get_args(kind):
+        yield from models(part)
+
+
+def fields(kind: type[BaseModel], key: str = "") -> Iterator[str]:
+    """The dotted keys of a model, with `*` for the names of a mapping's items."""
+    for name, field in kind.model_fields.items():
+        inner = list(models(field.annotation))
+        if getattr(field.annotation, "__origin__", None) is list:
+            inner = []  # compared as a whole
+        mapping = "*." if str(field.annotation).startswith("dict") else ""
+        yield from [f"{key}{name}"] if not inner else ()
+        for one in inner:
+            yield from fields(one, f"{key}{name}.{mapping}")
+
+
+def test_the_recipe_of_these_tests_has_every_key() -> None:
+    values = [".".join(key) for key in LEAVES]
+    generic = {
+        ".".join(part if part in known else "*" for part in value.split("."))
+        for value in values
+        for known in [KNOWN]
+    }
+    assert (
+        sorted(
+            key
+            for key in fields(Recipe)
+            if key not in generic and not any(g.startswith(key + ".") for g in generic)
+        )
+        == []
+    )
+
+
+KNOWN = {part for key in fields(Recipe) for part in key.split(".")} - {"*"}
+
+
+def test_the_table_names_no_key_that_does_not_exist() -> None:
+    dynamic = ("engine.args.", "train.args.", "judges.*.args.")
+    known = set(fields(Recipe))
+    assert [key for key in NEUTRAL if not key.startswith(dynamic) and key not in known] == []
+
+
+@pytest.mark.slow  # it imports vLLM
+def test_the_pass_through_keys_of_the_table_are_keys_of_the_libraries() -> None:
+    from dataclasses import fields as names_of
+
+    from trl import SFTConfig
+    from vllm import EngineArgs
+
+    engine = {field.name for field in names_of(EngineArgs)}
+    trainer = {field.name for field in names_of(SFTConfig)}
+    for key in NEUTRAL:
+        place, _, name = key.rpartition(".args.")
+        if place:
+            assert name in (engine if place == "engine" else trainer), key
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "steps"),
+    [
+        ("data.both_orders", True, {"pairs"}),
+        ("teachers.blind.samples", 9, {"reasons.blind"}),
+        ("select.threshold", 0.9, {"records"}),
+        ("select.verdict_tokens", "letter", {"scores"}),
+        ("train.batch", 64, {"judges.reasongenrm", "judges.thinker", "judges.genrm"}),
+        ("judges.genrm.args", {"weight_decay": 0.2}, {"judges.genrm"}),
+        ("scalar.margin", 1.0, {"scalar"}),
+    ],
+)
+def test_a_key_belongs_to_the_steps_whose_results_it_changes(key: str, value: Any, steps: set[str]) -> None:
+    assert changed(full(), full({tuple(key.split(".")): value})) == steps
+
+
+def test_judging_changes_all_steps_of_judges_but_no_scores_of_the_scalar_head() -> None:
+    steps = changed(full(), full({("evaluate", "max_tokens"): 99}))
+    models = ("base", "reasongenrm", "thinker", "genrm", "served", "claude")
+    assert steps == {f"evaluate.{name}.{model}" for name in ("toy", "prior") for model in models}
+
+
+def test_a_teacher_a_benchmark_or_a_judge_more_or_less_changes_no_other_step() -> None:
+    values = full().model_dump(mode="json")
+    teachers = values["teachers"] | {"new": {"mode": "hindsight"}}
+    assert changed(full(), full({("teachers",): teachers})) == {"reasons.new", "records"}
+    benchmarks = values["evaluate"]["benchmarks"] | {"new": {"path": "new.jsonl"}}
+    steps = changed(full(), full({("evaluate", "benchmarks"): benchmarks}))
+    assert steps and all(step.startswith("evaluate.new.") for step in steps)
+    steps = changed(full(), full({("judges",): values["judges"] | {"new": {"template": "think"}}}))
+    assert steps == {"judges.new", "evaluate.toy.new", "evaluate.prior.new"}
+    assert changed(full(), full({("evaluate", "base"): False})) == {
+        "evaluate.toy.base",
+        "evaluate.prior.base",
+    }
+
+
+def test_files_are_part_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def changed_by(path: Path) -> set[str]:
+        before = all_steps(full())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("new")
+        after = all_steps(full())
+        return {name for name in before if changed_keys(before[name].settings, after[name].settings)}
+
+    run = full().folder
+    assert changed_by(Path("train.jsonl")) == {"pairs"}
+    assert changed_by(Path("general.jsonl")) == {"records"}
+    assert changed_by(run / "sft.jsonl") == {"judges.reasongenrm", "judges.thinker"}
+    assert changed_by(run / "pairs.jsonl") == {"scalar"}
+    adapter = run / "judges" / "genrm" / "adapter" / "adapter_model.safetensors"
+    assert changed_by(adapter) == {"evaluate.toy.genrm", "evaluate.prior.genrm"}
+    assert all(step.startswith("evaluate.toy.") for step in changed_by(Path("toy.jsonl")))
