@@ -85,6 +85,22 @@ def test_a_7b_may_start_on_every_named_card(stage: str, gpus: list[Gpu], use: Us
     check_machine(recipe_of(), stage)
 
 
+def test_a_gpu_of_unknown_memory_is_not_refused(use: Use) -> None:
+    use(machine_of(Gpu("NVIDIA GB10", 0.0, "580.95.05", 12.1)))
+    check_machine(recipe_of(), "prepare")
+
+
+def test_a_base_of_4_bits_needs_its_package(use: Use, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(machine_of(RTX))
+    recipe = load_recipe("configs/qwen2.5-7b-24gb.yaml")
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"train\.quantization: the package bitsandbytes is not installed"):
+        check_machine(recipe, "train")
+    monkeypatch.setattr(checks, "find_spec", lambda name: True)
+    check_machine(recipe, "train")
+    assert [line for line in map(str, all_checks(recipe)) if not line.startswith("ok")] == []
+
+
 def test_more_processes_than_gpus_are_named(use: Use) -> None:
     use(machine_of(H100))
     recipe = recipe_of('train.launch_args="--num_processes 8"')

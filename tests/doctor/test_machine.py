@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from reasongenrm.doctor import machine
 from reasongenrm.doctor.machine import CARDS, Gpu, Machine, card_of, free_gib, read_machine, visible_gpus
 
 pytestmark = pytest.mark.unit
@@ -15,6 +16,12 @@ LISTED = """\
 1, GPU-6b2c1d2f-0000-4111-8222-333344445555, NVIDIA H100 80GB HBM3, 81559, 580.65.06, 9.0
 2, GPU-7c3d2e30-0000-4111-8222-333344445555, NVIDIA L40S, 46068, 580.65.06, 8.9
 """
+STAND_IN = """
+from types import SimpleNamespace as N
+gpu = N(name="NVIDIA H200", total_memory=143771 << 20, major=9, minor=0)
+torch = N(cuda=N(device_count=lambda: 1, get_device_properties=lambda index: gpu))
+"""
+"""A torch that sees a GPU."""
 
 
 @pytest.fixture
@@ -57,6 +64,17 @@ def test_facts_of_a_gpu_are_read(smi: Path) -> None:
     assert visible_gpus() == (Gpu("NVIDIA GB10", 0.0, "580.95.05", 12.1),)
 
 
+def test_without_nvidia_smi_torch_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(machine, "_torch_cuda", lambda: "13.0")
+    assert len(visible_gpus()) == torch.cuda.device_count()
+    query = machine.TORCH_QUERY.replace("import torch", STAND_IN)
+    monkeypatch.setattr(machine, "TORCH_QUERY", query)
+    assert visible_gpus() == (Gpu("NVIDIA H200", 143771 / 1024, "unknown", 9.0),)
+
+
 def test_no_gpu_without_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert visible_gpus() == ()
@@ -97,12 +115,12 @@ def test_data_sheets_are_plausible() -> None:
 
 
 def test_packages_and_builds_are_read_without_importing_them() -> None:
-    machine = read_machine()
-    assert {"torch", "transformers", "trl"} <= machine.packages.keys()
-    assert machine.vllm[0] in ("CPU", "GPU") and machine.vllm[1].startswith("0.")
+    this = read_machine()
+    assert {"torch", "transformers", "trl"} <= this.packages.keys()
+    assert this.vllm[0] in ("CPU", "GPU") and this.vllm[1].startswith("0.")
     import torch
 
-    assert machine.torch_cuda == (torch.version.cuda or "")
+    assert this.torch_cuda == (torch.version.cuda or "")
 
 
 @pytest.mark.parametrize(
@@ -115,8 +133,8 @@ def test_packages_and_builds_are_read_without_importing_them() -> None:
     ],
 )
 def test_builds_of_vllm(packages: dict[str, str], vllm: tuple[str, str]) -> None:
-    machine = Machine((Gpu("NVIDIA H200", 140.4, "580", 9.0),), packages, "")
-    assert machine.vllm == vllm and machine.usable == ()
+    this = Machine((Gpu("NVIDIA H200", 140.4, "580", 9.0),), packages, "")
+    assert this.vllm == vllm and this.usable == ()
 
 
 def test_free_disk_of_a_folder_that_does_not_exist(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -77,7 +78,7 @@ def check_machine(recipe: Recipe, stage: str) -> None:
     if stage == "evaluate":
         checks = chain(checks, server_checks(recipe, machine))
     if stage == "train":
-        checks = chain(checks, process_checks(recipe, machine))
+        checks = chain(checks, process_checks(recipe, machine), quantization_checks(recipe))
     for check in checks:
         if check.status == "fail":
             raise ConfigError(check.text, location=check.location, hint=check.hint)
@@ -180,7 +181,9 @@ def server_checks(recipe: Recipe, machine: Machine) -> Iterator[Check]:
 
 def _visible(machine: Machine) -> str:
     count = len(machine.usable)
-    return f"{count} GPU{'s are' if count > 1 else ' is'} visible" if count else "no GPU is visible"
+    if count:
+        return f"{count} GPU{'s are' if count > 1 else ' is'} visible"
+    return "this torch cannot use the GPUs (CPU build)" if machine.gpus else "no GPU is visible"
 
 
 def dtype_checks(recipe: Recipe, machine: Machine) -> Iterator[Check]:
@@ -250,6 +253,13 @@ def process_checks(recipe: Recipe, machine: Machine) -> Iterator[Check]:
         yield Check("fail", "train.launch_args", text, "lower --num_processes, or leave it out")
 
 
+def quantization_checks(recipe: Recipe) -> Iterator[Check]:
+    """Yield a failure where the package for a base of 4 bits is missing."""
+    if recipe.train.quantization == "nf4" and find_spec("bitsandbytes") is None:
+        text, hint = "the package bitsandbytes is not installed", "pip install bitsandbytes"
+        yield Check("fail", "train.quantization", text, hint)
+
+
 def training_checks(recipe: Recipe, machine: Machine, geometry: Geometry) -> Iterator[Check]:
     """Yield the processes of the training, its attention, and whether it fits into each GPU."""
     from reasongenrm.doctor.geometry import read_config
@@ -264,6 +274,7 @@ def training_checks(recipe: Recipe, machine: Machine, geometry: Geometry) -> Ite
         yield Check("fail", error.location, error.problem, error.hint)
         return
     yield from process_checks(recipe, machine)
+    yield from quantization_checks(recipe)
     together, accumulation = next(iter(sizes.values()))
     stage = zero_stage(recipe.train.launch)
     yield Check(
@@ -291,8 +302,8 @@ def _describe(launch: Launch, stage: int) -> str:
 
 
 def _distinct(gpus: tuple[Gpu, ...]) -> list[Gpu]:
-    """Return one GPU of each name and size."""
-    return list({(gpu.name, gpu.memory_gib): gpu for gpu in gpus}.values())
+    """Return one GPU of each name and size; those of unknown size are left out."""
+    return list({(gpu.name, gpu.memory_gib): gpu for gpu in gpus if gpu.memory_gib}.values())
 
 
 def as_card(gpu: Gpu) -> Card:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
@@ -22,6 +23,15 @@ VLLM_RANGE = ((0, 24), (0, 32))
 """First and last minor version of vLLM that this suite knows."""
 
 QUERY = ("index", "uuid", "name", "memory.total", "driver_version", "compute_cap")
+"""Columns of nvidia-smi."""
+
+TORCH_QUERY = """
+import torch
+for index in range(torch.cuda.device_count()):
+    gpu = torch.cuda.get_device_properties(index)
+    print(index, "", gpu.name, gpu.total_memory >> 20, "unknown", f"{gpu.major}.{gpu.minor}", sep=",")
+"""
+"""A program that prints the same columns, in a process of its own: asking torch takes memory of each GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +40,8 @@ class Gpu:
 
     Attributes:
         name: as the driver writes it.
-        memory_gib: total memory, GiB.
-        driver: version of the driver, such as `580.65.06`.
+        memory_gib: total memory, GiB; 0 where it is unknown, as for a GPU that shares the system's memory.
+        driver: version of the driver, such as `580.65.06`, or `unknown`.
         capability: compute capability, such as 9.0.
     """
 
@@ -81,7 +91,7 @@ NAMED_CARDS = ("H200", "H100 SXM", "A100 80 GB", "L40S", "RTX 4090")
 def card_of(gpu: Gpu) -> Card | None:
     """Return the data sheet of a GPU, with the memory that this one has; None for an unknown one."""
     for card in CARDS:
-        if re.search(card.pattern, gpu.name):
+        if gpu.memory_gib and re.search(card.pattern, gpu.name):
             return Card(card.name, card.pattern, gpu.memory_gib, card.tflops, card.bandwidth)
     return None
 
@@ -124,22 +134,47 @@ def read_machine() -> Machine:
 
 
 def visible_gpus() -> tuple[Gpu, ...]:
-    """Return the GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES allows; none where there is no nvidia-smi."""
+    """Return the GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES allows; those of torch where nvidia-smi is missing, as
+    in some containers."""
     command = ["nvidia-smi", f"--query-gpu={','.join(QUERY)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    by_id: dict[str, Gpu] = {}
-    for line in done.stdout.splitlines():
-        fields = [field.strip() for field in line.split(",")]
-        if len(fields) != len(QUERY):
-            continue
-        index, uuid, name, memory, driver, capability = fields
-        by_id[index] = by_id[uuid] = Gpu(name, _number(memory) / 1024, driver, _number(capability))
-    listed = [gpu for key, gpu in by_id.items() if key.isdecimal()]
+        lines = _output(command)
+    except FileNotFoundError:
+        listed = _output([sys.executable, "-c", TORCH_QUERY]) if _torch_cuda() else []
+        return tuple(_by_id(listed).values())
+    by_id = _by_id(lines)
+    by_uuid = {
+        line.split(",")[1].strip(): by_id[key] for line in lines if (key := line.split(",")[0]) in by_id
+    }
     allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return tuple(listed if allowed is None else _allowed(allowed, by_id))
+    return tuple(by_id.values() if allowed is None else _allowed(allowed, by_id | by_uuid))
+
+
+def _output(command: list[str]) -> list[str]:
+    """Return the lines that a command prints; none where it fails.
+
+    Raises:
+        FileNotFoundError: there is no such program.
+    """
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=True
+        ).stdout.splitlines()
+    except FileNotFoundError:
+        raise
+    except (OSError, subprocess.SubprocessError):
+        return []
+
+
+def _by_id(lines: list[str]) -> dict[str, Gpu]:
+    """Return the GPUs of a listing, by index."""
+    gpus = {}
+    for line in lines:
+        fields = [field.strip() for field in line.split(",")]
+        if len(fields) == len(QUERY):
+            index, _, name, memory, driver, capability = fields
+            gpus[index] = Gpu(name, _number(memory) / 1024, driver, _number(capability))
+    return gpus
 
 
 def _allowed(setting: str, by_id: dict[str, Gpu]) -> list[Gpu]:

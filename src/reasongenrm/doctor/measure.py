@@ -53,6 +53,8 @@ PART_LIMIT = {
 }
 """Seconds for each part."""
 
+OFFLINE = {"HF_HUB_OFFLINE": "1"}
+
 LAUNCHES = Path("configs/accelerate")
 
 REWARDBENCH_JUDGEMENTS = 2 * 2985
@@ -162,9 +164,8 @@ def run_part(job: Job, part: str, words: Sequence[str], began: float) -> None:
     """Run one part; a failure is a row with its reason."""
     say(f"measuring: {' '.join([part, *words])}")
     command = [sys.executable, "-m", "reasongenrm.doctor.parts", part, str(job.folder), *words]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     log = job.folder / f"{part}-{'-'.join(words)}.log"
-    code, problem = run_limited(command, environment, log, PART_LIMIT[part], began)
+    code, problem = run_limited(command, os.environ | OFFLINE, log, PART_LIMIT[part], began)
     if code != 0:
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
         job.add_row(
@@ -235,7 +236,9 @@ def time_training(job: Job, machine: Machine, launch_file: Path, packing: bool, 
     log = work / "log"
     judge = next(iter(recipe.judges))
     command = launch_command(recipe.train, launch, "reasongenrm.doctor.training", str(path), judge, str(work))
-    code, problem = run_limited(command, launch_environment(launch), log, PART_LIMIT["training"], began)
+    code, problem = run_limited(
+        command, launch_environment(launch) | OFFLINE, log, PART_LIMIT["training"], began
+    )
     measured = work / "measured.json"
     if measured.exists():
         job.add_row(
