@@ -246,6 +246,26 @@ def test_a_redo_moves_the_files_of_its_steps_and_of_those_that_read_them() -> No
     assert {"replaced/2/scored.jsonl", "replaced/2/sft.jsonl", "reasons/other.jsonl"} <= files().keys()
 
 
+def test_a_quick_step_may_be_named_with_others() -> None:
+    def judged(tokens: int) -> dict[str, Step]:
+        names = ("evaluate.toy.base", "evaluate.toy.mine", "evaluate.other.base")
+        steps = {name: step(name.replace(".", "/"), tokens=tokens) for name in names}
+        return steps | {"evaluate.toy.scalar": step("evaluate/toy/scalar", marker="evaluate/toy/scalar/*")}
+
+    def changed(*names: str) -> dict[str, Step]:
+        return {name: judged(2 if name in names else 1)[name] for name in judged(1)}
+
+    claim(judged(1))
+    for name in judged(1):
+        run().path(*name.split("."), "completions.jsonl").parent.mkdir(parents=True)
+        run().path(*name.split("."), "completions.jsonl").write_text("made")
+    assert refused(judged(2)).hint.startswith("add --redo evaluate, or")
+    assert refused(changed("evaluate.toy.base", "evaluate.toy.mine")).hint.startswith(
+        "add --redo evaluate.toy, or"
+    )
+    assert refused(changed("evaluate.toy.mine")).hint.startswith("add --redo evaluate.toy.mine, or")
+
+
 def test_an_unknown_step_is_named_with_those_that_there_are() -> None:
     claim(chain())
     error = refused(chain(), redo=("reason",))

@@ -268,6 +268,51 @@ def test_the_hint_of_a_failed_write_names_its_cause(code: int, hint: str) -> Non
     assert str(caught.value) == f"x: cannot be written: {os.strerror(code)} ({hint})"
 
 
+# --- a finished file that is continued
+
+
+def finished(path: Path) -> PartStore:
+    store = PartStore(path)
+    store.append([{"id": "a", "n": 1}, {"id": "c", "n": 3}])
+    store.finish(["a", "c"])
+    return store
+
+
+def test_a_finished_file_is_continued(tmp_path: Path) -> None:
+    store = finished(tmp_path / "x.jsonl")
+    assert store["c"] == {"id": "c", "n": 3}  # its reader is open
+    store.reopen()
+    assert (
+        not store.finished
+        and list(store) == ["a", "c"]
+        and len(store) == 2
+        and store["c"] == {"id": "c", "n": 3}
+    )
+    store.append([{"id": "a", "n": 9}, {"id": "b", "n": 2}])
+    assert list(store) == ["a", "c", "b"] and store.earlier is not None and "b" not in store.earlier
+    store.finish(["a", "b", "c"])
+    assert list(read_jsonl(store.final)) == [{"id": "a", "n": 1}, {"id": "b", "n": 2}, {"id": "c", "n": 3}]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"] and store["b"] == {"id": "b", "n": 2}
+
+
+def test_a_kill_at_any_moment_of_a_continuation_loses_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    finished(path).reopen()  # killed before a row was added
+    store = PartStore(path)
+    assert list(store) == ["a", "c"] and not store.finished
+    store.append([{"id": "b", "n": 2}])
+    with part_of(path).open("ab") as part:
+        part.write(b'{"id": "d", "n"')
+    store = PartStore(path)
+    assert list(store) == ["a", "c", "b"]
+    leftovers = {name: (tmp_path / name).read_bytes() for name in ("x.part.jsonl", "x.earlier.jsonl")}
+    store.finish(["c", "b"])
+    for name, content in leftovers.items():
+        (tmp_path / name).write_bytes(content)  # as after a kill before they were removed
+    assert PartStore(path).finished and list(PartStore(path)) == ["c", "b"]
+    assert [file.name for file in tmp_path.iterdir()] == ["x.jsonl"]
+
+
 # --- a disk that takes no more
 
 

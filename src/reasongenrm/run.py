@@ -123,7 +123,8 @@ class Run:
             }
             for name in with_later(new, all_steps):
                 if marker := all_steps[name].marker:
-                    self.path(marker).unlink(missing_ok=True)
+                    for path in self.folder.glob(marker):
+                        path.unlink()
             write_json(self._manifest_file, build_manifest(self.recipe, recorded | dict(steps)))
             yield
 

@@ -23,8 +23,8 @@ class Step:
         settings: what determines its result.
         outputs: the files and folders that it writes, as patterns inside the run folder.
         after: steps of the same stage whose results it reads.
-        marker: of a step that samples and trains nothing, the file that it writes last; after a change, such a step is
-            done again without `--redo`.
+        marker: of a step that is quick, a pattern of the file that it writes last; after a change, such a step is done
+            again without `--redo`.
     """
 
     settings: Settings
@@ -91,14 +91,15 @@ def named_steps(words: Iterable[str], steps: Steps) -> set[str]:
 
 
 def shortest_words(names: Collection[str], again: Collection[str], steps: Steps) -> list[str]:
-    """Return the shortest words of `--redo` that name the given steps, but no step outside `again`."""
+    """Return the shortest words of `--redo` that name the given steps, and besides `again` only quick ones."""
+    allowed = {*again, *names, *(name for name, step in steps.items() if step.marker)}
 
     def words(name: str) -> Iterator[str]:
         parts = name.split(".")
         yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
 
     def shortest(name: str) -> str:
-        return next(word for word in words(name) if named_steps([word], steps) <= set(again) | {name})
+        return next(word for word in words(name) if named_steps([word], steps) <= allowed)
 
     # A step that another one leads to need not be named.
     roots = [name for name in names if not any(name in with_later([n], steps) for n in names if n != name)]

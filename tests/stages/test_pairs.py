@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from reasongenrm import processes
+from reasongenrm.config.evaluate import BenchmarkConfig
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.demo.build import rewardbench_row, skywork_row
 from reasongenrm.demo.world import toy_pairs
@@ -17,8 +18,8 @@ from reasongenrm.errors import DataError
 from reasongenrm.records import PreferencePair
 from reasongenrm.run import Run
 from reasongenrm.stages import pairs as pairs_module
-from reasongenrm.stages.pairs import write_pairs
-from reasongenrm.store import read_jsonl, write_jsonl
+from reasongenrm.stages.pairs import compare_new_benchmarks, write_pairs
+from reasongenrm.store import read_json, read_jsonl, to_json, write_json, write_jsonl
 
 pytestmark = pytest.mark.unit
 
@@ -111,6 +112,42 @@ def test_worker_processes_write_the_same_files(folder: Path, monkeypatch: pytest
     monkeypatch.setattr(pairs_module, "CHUNK", 8)  # more than one chunk: a process of its own
     monkeypatch.setattr(processes, "cores", lambda: 1)
     assert write(folder, recipe(folder)) == alone
+
+
+def test_pairs_are_compared_with_benchmarks_that_were_added(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report, rows = write(folder, recipe(folder))
+    run = Run(recipe(folder), "prepare")
+    run.folder = folder / "run"
+    pairs_file = run.path("pairs_report.json")
+    write_json(pairs_file, report)
+    before = {path.name: path.read_bytes() for path in run.folder.iterdir()}
+    compare_new_benchmarks(recipe(folder), run, pairs_file)
+    assert {path.name: path.read_bytes() for path in run.folder.iterdir()} == before, "nothing was added"
+    history, text = rows["pairs"][3]["history"], " ".join(f"w{number}" for number in range(20))
+    overlapping = PreferencePair.make(history, text, "no", "s")
+    write_jsonl(run.path("pairs.jsonl"), [*rows["pairs"], to_json(overlapping)])
+    added = folder / "added.jsonl"
+    write_jsonl(added, [rewardbench_row(0, PreferencePair.make(history, text, "bad", "s"))])
+    settings = recipe(folder)
+    benchmarks = settings.evaluate.benchmarks | {"added": BenchmarkConfig(path=str(added))}
+    settings = settings.model_copy(
+        update={"evaluate": settings.evaluate.model_copy(update={"benchmarks": benchmarks})}
+    )
+    write_json(run.path("data_report.json"), {})
+    compare_new_benchmarks(settings, run, pairs_file)
+    assert "2 pairs overlap benchmarks that were added" in capsys.readouterr().err
+    matches = [row for row in read_jsonl(run.path("contamination.jsonl")) if row["part"] == "answer"]
+    assert {(row["benchmark"], row["n"]) for row in matches} == {(str(added), 8), (str(added), 13)}
+    report = read_json(pairs_file)
+    assert [one["benchmark"] for one in report["contamination"]["benchmarks"]] == [
+        str(folder / "benchmark.jsonl"),
+        str(added),
+    ]
+    assert not run.path("data_report.json").exists(), "it is written again"
+    compare_new_benchmarks(settings, run, pairs_file)
+    assert capsys.readouterr().err == ""
 
 
 def test_no_pair_left_names_the_first_row_dropped(folder: Path) -> None:

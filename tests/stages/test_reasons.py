@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def test_records_come_from_one_pass_over_the_prompts(
     monkeypatch.setattr(stage, "read_prompts", counting("prompts", stage.read_prompts))
     monkeypatch.setattr(records, "unfit_drop", counting("checks", records.unfit_drop))
     sections = stage.write_records(run.recipe, run, toy_prompts, encoders["reason"])
-    assert calls == {"prompts": 1, "checks": 4}, "a scored reason is not checked again"
+    assert calls == {"prompts": 1, "checks": 4}, "the records check no scored reason again"
     assert sections["records"] == {"sft": 4, "genrm": 4}
     assert sections["reasons"]["dropped"] == {"empty_reason": 4, "not_the_best": 4}
     rows = [json.loads(line) for line in run.path("genrm.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -140,3 +141,78 @@ def test_no_prompt_with_a_reason_is_an_error_whatever_the_share(
     ) as caught:
         stage.write_records(strict.recipe, strict, toy_prompts, encoders["reason"])
     assert "to accept" not in caught.value.hint
+
+
+def counting_scorer(batches: list[list[str]]) -> Any:
+    def score(batch: Any) -> list[ScoredReason]:
+        found = [
+            ScoredReason(
+                one.id, one.prompt_id, one.text, one.verdict, "A", -0.5, -0.1, 5, one.teacher, one.mode
+            )
+            for group in batch
+            for one in (continuation.reason for continuation in group.continuations)
+        ]
+        batches.append([one.id for one in found])
+        return found
+
+    return score
+
+
+def with_teacher(run: Run) -> Run:
+    """Return the run with a second teacher, whose reasons are there."""
+    teachers = {"student": RECIPE["teachers"]["student"], "new": {"samples": 1, "max_tokens": 64}}
+    rows = [
+        Reason(
+            f"{prompt.id}#new#0", prompt.id, "both are fine .", prompt.winner, 5, "stop", "new", "hindsight"
+        )
+        for prompt in stage.read_prompts(run)
+    ]
+    write_jsonl(stage.reasons_file(run, "new"), map(to_json, rows))
+    return Run(Recipe(**RECIPE | {"teachers": teachers}), "prepare")
+
+
+def test_only_the_reasons_of_an_added_teacher_are_scored(
+    run: Run, toy_prompts: PromptFile, encoders: dict[str, ChatEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[list[str]] = []
+
+    class Scorer:
+        def __init__(self, *_: Any) -> None:
+            self.score = counting_scorer(batches)
+
+    monkeypatch.setattr(stage, "Student", Scorer)
+    stage.score_all(run.recipe, run, toy_prompts, encoders["reason"], 4)
+    before = run.path("scored.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(before) == 8 == sum(map(len, batches))
+    more = with_teacher(run)
+    batches.clear()
+    stage.score_all(more.recipe, more, toy_prompts, encoders["reason"], 4)
+    assert sorted(chain.from_iterable(batches)) == sorted(
+        f"{prompt.id}#new#0" for prompt in stage.read_prompts(run)
+    )
+    after = run.path("scored.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [line for line in after if '"new"' not in line] == before and len(after) == 12
+    groups = [[one.teacher for one in group] for _, group in stage.read_scored(more.recipe, more)]
+    assert groups == [["student", "student", "new"]] * 4, "in the order of the prompts"
+    batches.clear()
+    for again in (run, more):  # a teacher less, and the same one again
+        stage.score_all(again.recipe, again, toy_prompts, encoders["reason"], 4)
+    assert not batches
+    assert {one.teacher for _, group in stage.read_scored(run.recipe, run) for one in group} == {"student"}
+
+
+def test_scored_reasons_that_are_unfit_now_are_not_selected(
+    run: Run, toy_prompts: PromptFile, encoders: dict[str, ChatEncoder]
+) -> None:
+    prompts = list(stage.read_prompts(run))
+    texts = ("so A is better .", "", "so B is better .")
+    rows = [reason(prompt, number, text) for prompt in prompts for number, text in enumerate(texts)]
+    write_jsonl(stage.reasons_file(run, "student"), map(to_json, rows))
+    lenient = Run(Recipe(**RECIPE | {"select": {"threshold": -1.0, "giveaway_words": 0}}), "prepare")
+    score(lenient, toy_prompts)
+    assert (
+        stage.write_records(lenient.recipe, lenient, toy_prompts, encoders["reason"])["reasons"]["kept"] == 4
+    )
+    strict = with_select(run, giveaway_words=9)
+    with pytest.raises(DataError, match="0 of 4 prompts keep a reason"):
+        stage.write_records(strict.recipe, strict, toy_prompts, encoders["reason"])

@@ -222,6 +222,7 @@ def evaluate_steps(recipe: Recipe) -> dict[str, Step]:
             steps[f"evaluate.{name}.{model}"] = Step(
                 {**settings(rows, _benchmark_files(benchmark)), **asked, **own, **settings({}, files)},
                 (f"evaluate/{name}/{model}", *outputs),
+                marker=f"evaluate/{name}/scalar/scores*.jsonl" if model == "scalar" else "",
             )
     return hashed(steps, recipe.folder)
 

@@ -1,0 +1,189 @@
+"""A changed setting on a finished run: what may change continues, what is new is added, and `--redo` does just its step."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.scripts import (
+    EVALUATE,
+    PREPARE,
+    TRAIN,
+    Bench,
+    Chain,
+    kill_at,
+    lines,
+    rows_of,
+    snapshot,
+    value_of,
+)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+Copy = Callable[[str], Path]
+
+
+@pytest.fixture
+def copy(chain: Chain) -> Copy:
+    """`f(name)`: a copy of the finished run under another name."""
+
+    def make(run: str) -> Path:
+        chain.bench.names.add(chain.bench.name(run))
+        return Path(shutil.copytree(chain.folder, chain.bench.folder(run)))
+
+    return make
+
+
+def kept(before: dict[str, str], folder: Path, *but: str) -> dict[str, str]:
+    """Check that all files but those whose names begin in one of these ways are as before; return the new snapshot."""
+    after = snapshot(folder)
+    report = ("manifest/", "report.", "scores.json", "table.md", "recipe.yaml", "plots/", *but)
+    same = [
+        name
+        for name in before
+        if not name.startswith(report) and not name.endswith(("README.md", "seconds.json"))
+    ]
+    assert len(same) > 20
+    assert [name for name in same if after.get(name) != before[name]] == []
+    return after
+
+
+def refused(bench: Bench, script: str, run: str, *words: str) -> str:
+    before = snapshot(bench.folder(run))
+    done = bench.run(script, run, *words)
+    assert done.code == 2 and snapshot(bench.folder(run)) == before, done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+MEMORY = [
+    "engine.gpu_memory_utilization=0.5", "engine.max_num_seqs=3", "engine.cpu_kv_gib=2", "select.batch_tokens=99",
+    "train.args.per_device_train_batch_size=1", "train.args.save_steps=7", "train.args.logging_steps=1",
+    "train.launch_args=--num_processes 1", "train.attention=eager", "train.packing=false", "evaluate.margin=0.01",
+]  # fmt: skip
+
+
+def test_memory_batch_shapes_and_placement_may_change(chain: Chain, copy: Copy) -> None:
+    before = snapshot(copy("memory"))
+    for script, stage in ((PREPARE, "reasons of"), (TRAIN, "processes by"), (EVALUATE, "judging with")):
+        assert stage not in chain.bench.good(script, "memory", *MEMORY).stderr
+    kept(before, chain.bench.folder("memory"), "evaluate/toy/")
+    for path in chain.folder.glob("evaluate/toy/*/completions.jsonl"):
+        assert (
+            path.read_bytes() == (chain.bench.folder("memory") / path.relative_to(chain.folder)).read_bytes()
+        )
+
+
+def test_a_changed_limit_names_the_steps_and_redo_does_just_those(chain: Chain, copy: Copy) -> None:
+    bench, before = chain.bench, snapshot(copy("limit"))
+    folder = bench.folder("limit")
+    line = refused(bench, EVALUATE, "limit", "evaluate.max_tokens=17")
+    steps = "evaluate.toy.base, evaluate.toy.reasongenrm, evaluate.toy.genrm"
+    assert (
+        f"evaluate.max_tokens changed from 16 to 17; the steps {steps} would be done again (add --redo evaluate, or"
+        in line
+    )
+    done = bench.good(EVALUATE, "limit", "evaluate.max_tokens=17", "--redo", "evaluate.toy")
+    assert "judging with base" in done.stderr and "replaced/1" in done.stderr
+    after = kept(before, folder, "evaluate/toy/")
+    name = "evaluate/toy/base/completions.jsonl"
+    assert after[f"replaced/1/{name}"] == before[name] != after[name]
+    assert "judging with" not in bench.good(EVALUATE, "limit", "evaluate.max_tokens=17").stderr
+    assert (
+        "judging with base"
+        in bench.good(EVALUATE, "limit", "evaluate.max_tokens=17", "--redo", "evaluate.toy.base").stderr
+    )
+    kept(after, folder, "evaluate/toy/base")
+
+
+def test_a_kill_in_a_redo_and_the_same_command_without_it(chain: Chain, copy: Copy) -> None:
+    bench, before = chain.bench, snapshot(copy("redo-kill"))
+    folder = bench.folder("redo-kill")
+    part = folder / "reasons" / "blind.part.jsonl"
+    process = bench.start(PREPARE, "redo-kill", "teachers.blind.max_tokens=47", "--redo", "reasons.blind")
+    kill_at(process, lambda: lines(part) >= 4, 0.2, group=True, seed=9)
+    done = bench.good(PREPARE, "redo-kill", "teachers.blind.max_tokens=47")
+    assert "reasons of blind" in done.stderr and "reasons of student" not in done.stderr
+    after = kept(
+        before,
+        folder,
+        "reasons/blind",
+        "scored",
+        "sft",
+        "genrm",
+        "dpo",
+        "grpo",
+        "general",
+        "reasons_dropped",
+        "data_report",
+    )
+    for name in ("reasons/blind.jsonl", "scored.jsonl", "sft.jsonl", "data_report.html"):
+        assert after[f"replaced/1/{name}"] == before[name]
+    assert len(list((folder / "replaced").iterdir())) == 1
+    assert len(rows_of(folder / "reasons" / "blind.jsonl")) == 48
+
+
+def test_an_added_teacher_samples_and_scores_its_own_reasons(chain: Chain, copy: Copy) -> None:
+    bench, before = chain.bench, snapshot(copy("teacher"))
+    folder, words = bench.folder("teacher"), "teachers.extra={mode: hindsight, samples: 2, max_tokens: 48}"
+    scored = rows_of(folder / "scored.jsonl")
+    done = bench.good(PREPARE, "teacher", words)
+    assert "reasons of extra" in done.stderr and "reasons of student" not in done.stderr
+    after = kept(before, folder, "scored", "sft", "dpo", "general", "reasons_dropped", "data_report")
+    new = rows_of(folder / "scored.jsonl")
+    assert [row for row in new if row["teacher"] != "extra"] == scored
+    order = [row["id"] for row in rows_of(folder / "prompts.jsonl")]
+    places = [order.index(row["prompt_id"]) for row in new]
+    assert places == sorted(places) and len(new) > len(scored), "in the order of the prompts"
+    report = value_of(folder / "data_report.json")
+    assert report["reasons"]["teachers"].keys() == {"student", "blind", "extra"} and "replaced" not in str(
+        after
+    )
+    if after["sft.jsonl"] != before["sft.jsonl"]:
+        line = refused(bench, TRAIN, "teacher", words)
+        assert (
+            "sft.jsonl changed; the step judges.reasongenrm would be done again (add --redo judges.reasongenrm"
+            in line
+        )
+    # Without it the run is as it was; nothing is sampled or scored.
+    done = bench.good(PREPARE, "teacher")
+    assert "reasons of" not in done.stderr and "scoring" not in done.stderr
+    again = snapshot(folder)
+    assert [
+        name for name in before if again[name] != before[name] and not name.startswith(("manifest", "scored"))
+    ] == []
+
+
+def test_an_added_judge_and_benchmark_do_only_their_own_work(
+    chain: Chain, copy: Copy, toy_data: Path
+) -> None:
+    bench, before = chain.bench, snapshot(copy("judge"))
+    folder = bench.folder("judge")
+    more = toy_data / "more.jsonl"
+    rows = (toy_data / "rewardbench.jsonl").read_text(encoding="utf-8").splitlines()
+    more.write_text("\n".join(rows[:4]) + "\n", encoding="utf-8")
+    words = [
+        "judges.extra={template: direct}",
+        f"evaluate.benchmarks.more={{kind: rewardbench, path: {more}}}",
+    ]
+    assert "reasons of" not in bench.good(PREPARE, "judge", *words).stderr
+    done = bench.good(TRAIN, "judge", *words)
+    assert "extra: 2 processes" in done.stderr and "genrm: 2 processes" not in done.stderr
+    done = bench.good(EVALUATE, "judge", *words)
+    judged = {
+        line.split(":")[0] + line.split("with")[1].split(":")[0]
+        for line in done.stderr.splitlines()
+        if "judging with" in line
+    }
+    assert judged == {"toy extra", "more base", "more reasongenrm", "more genrm", "more extra"}
+    kept(before, folder, "data_report", "pairs_report", "contamination")
+    assert value_of(folder / "scores.json")["benchmarks"]["more"]["models"].keys() >= {
+        "base",
+        "extra",
+        "scalar",
+    }
+    done = bench.good(EVALUATE, "judge")  # without both again
+    assert "judging with" not in done.stderr and "extra" not in done.stdout
+    assert (folder / "evaluate" / "more" / "extra" / "completions.jsonl").exists()
