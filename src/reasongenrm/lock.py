@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import socket
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from typing import Any
 
 from reasongenrm.console import say
 from reasongenrm.errors import ConfigError
-from reasongenrm.store import write_hint, write_json
+from reasongenrm.store import read_json, write_hint, write_json
 
 LOCK, HOLDER = ".lock", ".lock.holder"
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
@@ -108,7 +107,7 @@ def _link(own: Path, path: Path) -> None:
 
 
 def _read_holder(path: Path) -> dict[str, Any]:
-    holder: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    holder: dict[str, Any] = read_json(path)
     return holder
 
 

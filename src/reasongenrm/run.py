@@ -113,7 +113,7 @@ class Run:
             recorded = self.recorded_steps()
             all_steps = dict(steps) | {name: recorded[name] for name in recorded if name not in steps}
             redone = with_later(named_steps(redo, steps) | set(pending["steps"]), all_steps)
-            self._check(steps, recorded, redone)
+            self._check(steps, recorded, redone, "add")
             log = self.path("logs", f"{self.stage}.log")
             with explain_write_errors(log):
                 log_to(log)
@@ -140,10 +140,14 @@ class Run:
                 location=str(self._manifest_file),
                 hint=f"run {self.stage} in {self.folder}",
             )
-        self._check(steps, self.recorded_steps(), ())
+        self._check(steps, self.recorded_steps(), (), f"run {self.stage.replace('-', ' ')} with")
 
-    def _check(self, steps: Steps, recorded: Steps, redone: Collection[str]) -> None:
-        """Raise an error where settings have changed, and files made with the old ones would have to be replaced."""
+    def _check(self, steps: Steps, recorded: Steps, redone: Collection[str], action: str) -> None:
+        """Raise an error where settings have changed, and files made with the old ones would have to be replaced.
+
+        Args:
+            action: what to do with the option `--redo`.
+        """
         all_steps = dict(steps) | {name: recorded[name] for name in recorded if name not in steps}
         keys_by_step: dict[str, list[str]] = {}
         again: set[str] = set()
@@ -160,7 +164,7 @@ class Run:
         names = [name for name in all_steps if name in again]
         problem = ", ".join(texts[:4]) + ", …" * (len(texts) > 4) + f"; the step{'s' * (len(names) > 1)} "
         problem += ", ".join(names[:8]) + ", …" * (len(names) > 8) + " would be done again"
-        hint = f"add {redo_hint(keys_by_step, again, steps)}, or restore "
+        hint = f"{action} {redo_hint(keys_by_step, again, steps)}, or restore "
         hint += "the value" if any(" to " in text for text in texts) else "the file"
         raise ConfigError(problem, location=str(self.folder), hint=f"{hint}, or set name=… for a new run")
 

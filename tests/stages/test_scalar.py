@@ -9,7 +9,8 @@ import pytest
 from reasongenrm.config.loading import load_config
 from reasongenrm.config.scalar import ScalarRecipe
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.stages.scalar import evaluate, load, read_evaluation_answers
+from reasongenrm.stages.scalar import evaluate, load, read_evaluation_answers, train
+from reasongenrm.store import write_json
 
 pytestmark = pytest.mark.unit
 
@@ -82,6 +83,26 @@ def test_an_evaluation_without_a_head_or_without_answers_says_so(
     )
     with pytest.raises(ConfigError, match="the settings of scalar-train are unknown"):
         evaluate(held_out_recipe)
+
+
+def test_an_evaluation_of_other_held_out_prompts_names_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def held_out(seed: int) -> ScalarRecipe:
+        values = {"scalar": {"validation": 0.2, "model": "hub/id"}, "seed": seed}
+        return recipe(tmp_path / "none.csv", **values)
+
+    with pytest.raises(DataError, match=r"none\.csv"):
+        train(held_out(1))
+    write_json(held_out(1).folder / "scalar" / "done.json", {})
+    with pytest.raises(ConfigError) as caught:
+        evaluate(held_out(2))
+    assert str(caught.value).endswith(
+        "seed changed from 1 to 2; the step scalar would be done again (run scalar train with --redo scalar, or restore the "
+        "value, or set name=… for a new run)"
+    )
 
 
 def test_the_shipped_recipes_can_be_read() -> None:

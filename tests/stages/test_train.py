@@ -92,3 +92,15 @@ def test_an_interrupt_ends_the_training_process(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         train._launch(load_recipe(DEMO), "genrm", Path("work"), Path("logs/x.log"), LAUNCH)
     assert processes[0].returncode == -9
+
+
+def test_a_machine_that_follows_moves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch_file = DEMO.parent / "accelerate" / "cpu-2proc.yaml"
+    args = "--num_processes 2 --num_machines 2 --machine_rank 1"
+    recipe = load_recipe(DEMO, [f"train.launch={launch_file}", f"train.launch_args={args}"])
+    monkeypatch.chdir(tmp_path)
+    for name in ("pairs", "sft", "genrm", "general"):
+        recipe.folder.mkdir(parents=True, exist_ok=True)
+        (recipe.folder / f"{name}.jsonl").touch()
+    with pytest.raises(ConfigError, match="--redo: machine 0 alone moves files"):
+        train.train(recipe, ["judges"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from reasongenrm.config.engines import (
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, EngineError
+from reasongenrm.store import read_json
 
 
 def load_engine(
@@ -45,7 +45,7 @@ def load_engine(
         EngineError: vLLM cannot serve the model.
     """
     configs = [path / "adapter_config.json" for path in adapters]
-    rank = max((int(json.loads(file.read_text(encoding="utf-8"))["r"]) for file in configs), default=0)
+    rank = max((int(read_json(file)["r"]) for file in configs), default=0)
     if server is None:
         return VLLMEngine(model, config, seed=seed, max_lora_rank=rank)
     from reasongenrm.engines.serve import VLLMServers

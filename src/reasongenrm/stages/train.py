@@ -60,6 +60,12 @@ def train(recipe: Recipe, redo: Sequence[str] = ()) -> None:
         batch_sizes(recipe, name, launch.processes)
     run = Run(recipe, "train")
     if launch.rank > 0:
+        if redo:
+            raise ConfigError(
+                "machine 0 alone moves files",
+                location="--redo",
+                hint='leave it out here, and start this machine after machine 0 has printed "to do again"',
+            )
         _follow(recipe, run, launch)
         return
     with run.claim(train_steps(recipe), redo):

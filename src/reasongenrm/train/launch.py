@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -18,7 +17,7 @@ from reasongenrm import errors
 from reasongenrm.config.recipe import TrainConfig
 from reasongenrm.errors import ConfigError, EngineError, ReasonGenRMError, first_line
 from reasongenrm.processes import cores
-from reasongenrm.store import write_json
+from reasongenrm.store import read_json, write_json
 
 STAGE_PROCESS = "REASONGENRM_STAGE_PROCESS"
 """Environment variable with the process id of the stage that launched a training process."""
@@ -125,7 +124,7 @@ def check_processes(work: Path, launch: Launch, judge: str) -> None:
     """
     path = work / PROCESSES
     if launch.zero and path.exists() and any(work.glob("checkpoints/checkpoint-*")):
-        before = json.loads(path.read_text(encoding="utf-8"))["processes"]
+        before = read_json(path)["processes"]
         if before != launch.processes:
             raise ConfigError(
                 f"the checkpoints of judge {judge} were written by {before} processes, and ZeRO cannot resume with "
@@ -208,7 +207,7 @@ def launch_failure(work: Path, log: Path, start: int, code: int) -> ReasonGenRME
         start: number of bytes in the log before this launch.
         code: exit code of `accelerate launch`.
     """
-    failures = [json.loads(path.read_text(encoding="utf-8")) for path in work.glob("error.*.json")]
+    failures = [read_json(path) for path in work.glob("error.*.json")]
     if failures:
         first = min(failures, key=lambda failure: ("communication" in failure, failure["time"]))
         return _as_error(first, log)

@@ -6,7 +6,6 @@ A killed run resumes from its last complete checkpoint.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from reasongenrm.records import Drop, PreferencePair, content_id
 from reasongenrm.report.charts import loss_curve
 from reasongenrm.report.pages import render
 from reasongenrm.scalar.model import MAX_LENGTH, encode, load_base_tokenizer
-from reasongenrm.store import to_json, write_json, write_jsonl, write_text
+from reasongenrm.store import read_json, to_json, write_json, write_jsonl, write_text
 from reasongenrm.train.trainer import check_args, library_config, run_training
 
 LOCATION = "scalar.args"
@@ -139,7 +138,7 @@ def check_config(config: ScalarConfig) -> None:
 
 def _finished_report(output_dir: Path, fingerprint: str) -> dict[str, Any]:
     path = output_dir / "done.json"
-    done = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    done = read_json(path) if path.is_file() else {}
     if done.get("fingerprint") != fingerprint:
         raise ConfigError(
             "the folder does not hold this training",
