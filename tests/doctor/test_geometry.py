@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from reasongenrm.config.engines import ModelConfig
-from reasongenrm.doctor.geometry import Geometry, geometry_of, read_geometry
+from reasongenrm.doctor.geometry import geometry_of, read_geometry
 from reasongenrm.errors import EngineError
 
 pytestmark = pytest.mark.unit
@@ -35,6 +35,7 @@ def test_qwen_7b_has_its_published_heads_cache_and_adapter() -> None:
     geometry = read_geometry(ModelConfig(path="Qwen/Qwen2.5-7B"))
     assert (geometry.heads, geometry.kv_heads, geometry.head_dim, geometry.layers) == (28, 4, 128, 28)
     assert geometry.kv_bytes(2) == 56 * 1024
+    assert "7.62B parameters" in geometry.describe() and "56 KiB of KV cache" in geometry.describe()
     assert geometry.parameters - geometry.table - geometry.vocabulary * geometry.hidden == pytest.approx(
         6.53e9, abs=0.005e9
     )  # the model card's non-embedding parameters
@@ -59,7 +60,8 @@ def test_sizes_are_those_of_the_built_model(toy_tokenizer: Any, targets: Any, ti
 
 def test_a_folder_is_read_and_a_wrong_one_named(tiny_model: Path, tmp_path: Path) -> None:
     geometry = read_geometry(ModelConfig(path=str(tiny_model)))
-    assert isinstance(geometry, Geometry) and (geometry.heads, geometry.kv_heads) == (2, 1)
+    assert (geometry.heads, geometry.kv_heads) == (2, 1)
+    assert f"{geometry.parameters / 1e6:.2f}M parameters" in geometry.describe()
     (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}', encoding="utf-8")
     with pytest.raises(EngineError, match=r"model\.path: cannot load the config of"):
         read_geometry(ModelConfig(path=str(tmp_path)))

@@ -74,10 +74,10 @@ class Geometry:
 
     def describe(self) -> str:
         """Return the sizes in one line."""
-        return (
-            f"{self.name}: {self.parameters / 1e9:.2f}B parameters, {self.layers} layers, {self.heads} heads, {self.kv_heads} KV "
-            f"heads, {self.kv_bytes(2) / 1024:g} KiB of KV cache per token in 16 bits"
-        )
+        count, cache = self.parameters, f"{self.kv_bytes(2) / 1024:g} KiB of KV cache per token in 16 bits"
+        size = f"{count / 1e9:.2f}B" if count >= 1e9 else f"{count / 1e6:.2f}M"
+        heads = f"{self.heads} heads, {self.kv_heads} KV heads"
+        return f"{self.name}: {size} parameters, {self.layers} layers, {heads}, {cache}"
 
 
 def read_config(model: ModelConfig) -> Any:
