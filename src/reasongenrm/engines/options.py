@@ -13,10 +13,11 @@ CPU_SEQUENCES = 256
 
 
 def has_gpu() -> bool:
-    """Whether vLLM runs on a GPU here."""
+    """Whether vLLM runs on a GPU here; `torch.cuda.is_available()` would spoil the workers that vLLM forks for
+    `tensor_parallel`."""
     import torch
 
-    return bool(torch.cuda.is_available())
+    return bool(torch.cuda.device_count())
 
 
 def engine_environment(config: EngineConfig, environment: Mapping[str, str]) -> dict[str, str]:
