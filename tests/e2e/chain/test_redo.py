@@ -14,9 +14,6 @@ from support.scripts import (
     TRAIN,
     Bench,
     Chain,
-    kill_at,
-    lines,
-    rows_of,
     snapshot,
     value_of,
 )
@@ -96,64 +93,6 @@ def test_a_changed_limit_names_the_steps_and_redo_does_just_those(chain: Chain, 
         in bench.good(EVALUATE, "limit", "evaluate.max_tokens=17", "--redo", "evaluate.toy.base").stderr
     )
     kept(after, folder, "evaluate/toy/base")
-
-
-def test_a_kill_in_a_redo_and_the_same_command_without_it(chain: Chain, copy: Copy) -> None:
-    bench, before = chain.bench, snapshot(copy("redo-kill"))
-    folder = bench.folder("redo-kill")
-    part = folder / "reasons" / "blind.part.jsonl"
-    process = bench.start(PREPARE, "redo-kill", "teachers.blind.max_tokens=47", "--redo", "reasons.blind")
-    kill_at(process, lambda: lines(part) >= 4, 0.2, group=True, seed=9)
-    done = bench.good(PREPARE, "redo-kill", "teachers.blind.max_tokens=47")
-    assert "reasons of blind" in done.stderr and "reasons of student" not in done.stderr
-    after = kept(
-        before,
-        folder,
-        "reasons/blind",
-        "scored",
-        "sft",
-        "genrm",
-        "dpo",
-        "grpo",
-        "general",
-        "reasons_dropped",
-        "data_report",
-    )
-    for name in ("reasons/blind.jsonl", "scored.jsonl", "sft.jsonl", "data_report.html"):
-        assert after[f"replaced/1/{name}"] == before[name]
-    assert len(list((folder / "replaced").iterdir())) == 1
-    assert len(rows_of(folder / "reasons" / "blind.jsonl")) == 48
-
-
-def test_an_added_teacher_samples_and_scores_its_own_reasons(chain: Chain, copy: Copy) -> None:
-    bench, before = chain.bench, snapshot(copy("teacher"))
-    folder, words = bench.folder("teacher"), "teachers.extra={mode: hindsight, samples: 2, max_tokens: 48}"
-    scored = rows_of(folder / "scored.jsonl")
-    done = bench.good(PREPARE, "teacher", words)
-    assert "reasons of extra" in done.stderr and "reasons of student" not in done.stderr
-    after = kept(before, folder, "scored", "sft", "dpo", "general", "reasons_dropped", "data_report")
-    new = rows_of(folder / "scored.jsonl")
-    assert [row for row in new if row["teacher"] != "extra"] == scored
-    order = [row["id"] for row in rows_of(folder / "prompts.jsonl")]
-    places = [order.index(row["prompt_id"]) for row in new]
-    assert places == sorted(places) and len(new) > len(scored), "in the order of the prompts"
-    report = value_of(folder / "data_report.json")
-    assert report["reasons"]["teachers"].keys() == {"student", "blind", "extra"} and "replaced" not in str(
-        after
-    )
-    if after["sft.jsonl"] != before["sft.jsonl"]:
-        line = refused(bench, TRAIN, "teacher", words)
-        assert (
-            "sft.jsonl changed; the step judges.reasongenrm would be done again (add --redo judges.reasongenrm"
-            in line
-        )
-    # Without it the run is as it was; nothing is sampled or scored.
-    done = bench.good(PREPARE, "teacher")
-    assert "reasons of" not in done.stderr and "scoring" not in done.stderr
-    again = snapshot(folder)
-    assert [
-        name for name in before if again[name] != before[name] and not name.startswith(("manifest", "scored"))
-    ] == []
 
 
 def test_an_added_judge_and_benchmark_do_only_their_own_work(
