@@ -127,8 +127,9 @@ def prepare_steps(recipe: Recipe) -> dict[str, Step]:
     """Return the steps of stage 1.
 
     The benchmarks of `evaluate` are not settings of the pairs: those that are new are compared with the pairs of a run
-    (`stages/pairs.py`). Nor are teachers and judges, though a pair too long for one of them is dropped: a reason or a
-    record that is too long is dropped as well.
+    (`stages/pairs.py`). Nor are teachers and judges, although pairs too long for them are dropped when pairs are written:
+    for one that is added later, a prompt that is too long has an error in place of a reason, and a record that is too long
+    under its template is an error of stage 2.
     """
     values = recipe.model_dump(mode="json")
     common = {"seed": recipe.seed}
