@@ -116,6 +116,14 @@ def test_the_number_of_processes_is_passed_on_unless_it_is_an_argument() -> None
         assert sum(word.startswith("--num_processes") for word in command) == 1
 
 
+def test_on_several_machines_each_starts_its_own_processes() -> None:
+    """The other launchers of DeepSpeed write the whole environment, API keys included, to `.deepspeed_env`."""
+    config = TrainConfig(launch="l.yaml", launch_args="--deepspeed_multinode_launcher pdsh")
+    command = launch_command(config, NODE._replace(machines=2), "m")
+    assert command[-4:] == ["--deepspeed_multinode_launcher", "standard", "-m", "m"]  # the last one counts
+    assert "standard" not in launch_command(TrainConfig(launch="l.yaml"), NODE, "m")
+
+
 def test_one_process_sees_one_gpu_and_several_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")

@@ -139,8 +139,13 @@ def check_processes(work: Path, launch: Launch, judge: str) -> None:
 def launch_command(config: TrainConfig, launch: Launch, module: str, *arguments: str) -> list[str]:
     """Return the command that runs a module in every process."""
     words = shlex.split(config.launch_args)
-    if not any(word.partition("=")[0] == "--num_processes" for word in words):
+    names = {word.partition("=")[0] for word in words}
+    if "--num_processes" not in names:
         words += ["--num_processes", str(launch.processes)]
+    if launch.zero and launch.machines > 1:
+        # Each machine starts its own processes. The other launchers do it over ssh, and write the environment, keys
+        # included, to a file.
+        words += ["--deepspeed_multinode_launcher", "standard"]
     program = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config.launch]
     return [*program, *words, "-m", module, *arguments]
 

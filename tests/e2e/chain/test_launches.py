@@ -1,0 +1,72 @@
+"""The adapter does not depend on how many processes and machines train it."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from support.scripts import TRAIN, Bench, Chain, value_of
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+STAGE_1 = ("pairs.jsonl", "sft.jsonl", "genrm.jsonl", "general.jsonl")
+ADAPTER = Path("judges", "reasongenrm", "adapter", "adapter_model.safetensors")
+
+
+@pytest.fixture
+def training(
+    chain: Chain, bench: Callable[[str, Sequence[str]], Bench], toy_overrides: list[str]
+) -> tuple[Bench, Path]:
+    """A bench, and its run folder with the records of the chain."""
+    recipe = ["scalar=null", "judges={reasongenrm: {template: reason, general: true}}"]
+    made = bench("launch", [*toy_overrides, *recipe])
+    folder = made.folder("run")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in STAGE_1:
+        shutil.copy(chain.folder / name, folder / name)
+    return made, folder
+
+
+def assert_same_adapter(folder: Path, other: Path) -> None:
+    from safetensors.torch import load_file
+    from torch.testing import assert_close
+
+    ours, theirs = load_file(folder / ADAPTER), load_file(other / ADAPTER)
+    assert ours.keys() == theirs.keys()
+    for key, weights in ours.items():
+        assert_close(weights, theirs[key], rtol=1e-3, atol=1e-5)
+
+
+def test_one_process_accumulates_what_two_compute(training: tuple[Bench, Path], chain: Chain) -> None:
+    made, folder = training
+    made.good(TRAIN, "run", "train.launch_args=--num_processes 1")
+    summary = value_of(folder / "judges" / "reasongenrm" / "training.json")
+    assert summary["processes"] == 1
+    expected = value_of(chain.folder / "judges" / "reasongenrm" / "training.json")
+    assert {key for key in summary if summary[key] != expected[key]} <= {"processes", "final_loss"}
+    assert_same_adapter(folder, chain.folder)
+
+
+def test_two_machines_share_a_run_folder(training: tuple[Bench, Path], chain: Chain) -> None:
+    """Two stages on this machine, which meet at a loopback port."""
+    made, folder = training
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = f"--num_machines 2 --num_processes 2 --main_process_ip 127.0.0.1 --main_process_port {port}"
+    machines = [
+        made.start(TRAIN, "run", f"train.launch_args={arguments} --machine_rank {rank}") for rank in (0, 1)
+    ]
+    ends = [machine.communicate(timeout=400) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], ends
+    assert "reasongenrm: waiting for machine 0" in ends[1][1]
+    assert not (folder / "judges" / "reasongenrm.partial").exists()
+    logs = {path.name for path in (folder / "logs").glob("train-*.log")}
+    assert logs == {"train-reasongenrm.log", "train-reasongenrm-1.log"}, "one log for each machine"
+    assert value_of(folder / "judges" / "reasongenrm" / "training.json")["processes"] == 2
+    assert_same_adapter(folder, chain.folder)
