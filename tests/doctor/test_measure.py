@@ -35,7 +35,7 @@ from reasongenrm.train.launch import Launch
 
 SLEEPER = """
 import subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
 print(child.pid, flush=True)
 time.sleep(60)
 """
@@ -169,9 +169,10 @@ def test_a_timed_training_takes_a_fixed_number_of_steps(tmp_path: Path) -> None:
 
 @pytest.mark.e2e
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # DeepSpeed compiles an extension: a minute, or several beside other tests
 def test_everything_is_measured_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LIMIT", 3000.0)  # other tests may use the same cores
-    monkeypatch.setattr(module, "PART_LIMIT", dict.fromkeys(module.PART_LIMIT, 500.0))
+    monkeypatch.setattr(module, "PART_LIMIT", dict.fromkeys(module.PART_LIMIT, 1500.0))
     out = tmp_path / "results" / "cpu.json"
     rows = measure(load_recipe("configs/qwen2.5-7b.yaml"), out)
     saved = json.loads(out.read_text(encoding="utf-8"))
@@ -194,5 +195,5 @@ def test_everything_is_measured_on_a_cpu(tmp_path: Path, monkeypatch: pytest.Mon
         packed, padded = (done["training", f"{file}, {way}"] for way in ("packed", "padded"))
         assert packed["steps"] == padded["steps"] == 5 and packed["processes"] == 2
         assert packed["padding"] == 0 < padded["padding"]
-        assert packed["loss"] == pytest.approx(padded["loss"], abs=1e-4)
+        assert packed["loss"] == pytest.approx(padded["loss"], abs=0.01)  # the recipe has dropout
         assert packed["mfu"] > 0 and packed["tokens_per_s"] > 0 and packed["peak_gib"] > 0

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from reasongenrm.config.recipe import Recipe
@@ -186,28 +186,29 @@ def run_limited(
     left = LIMIT - (time.monotonic() - began)
     if left <= 0:
         return 1, f"not measured: the limit of {LIMIT:g} s is reached"
-    with log.open("w", encoding="utf-8") as out, child(command, environment, out) as process:
+    with (
+        log.open("w", encoding="utf-8") as out,
+        subprocess.Popen(
+            command, stdout=out, stderr=out, env=environment, preexec_fn=die_with_parent
+        ) as process,
+    ):
         try:
             return process.wait(min(limit, left)), ""
         except subprocess.TimeoutExpired:
+            end_tree(process)
             return 1, f"stopped after {min(limit, left):.0f} s"
+        except BaseException:
+            end_tree(process)
+            raise
 
 
-@contextmanager
-def child(command: Sequence[str], environment: dict[str, str], out: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a command as the first of a process group, which ends with the block."""
-    process = subprocess.Popen(
-        command, stdout=out, stderr=out, env=environment, start_new_session=True, preexec_fn=die_with_parent
-    )
-    try:
-        yield process
-    finally:
-        for _ in range(2):  # also what outlived the command
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                break
-            process.wait()
+def end_tree(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all that it started; training processes and compilers have sessions of their own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(process.pid)
+        for one in (root, *root.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 def time_training(job: Job, machine: Machine, launch_file: Path, packing: bool, began: float) -> None:
@@ -235,9 +236,11 @@ def time_training(job: Job, machine: Machine, launch_file: Path, packing: bool, 
     )
     log = work / "log"
     judge = next(iter(recipe.judges))
+    # What DeepSpeed compiles stays in this folder: a part that is stopped would leave the user's cache locked.
+    extensions = {"TORCH_EXTENSIONS_DIR": str(job.folder / "extensions")}
     command = launch_command(recipe.train, launch, "reasongenrm.doctor.training", str(path), judge, str(work))
     code, problem = run_limited(
-        command, launch_environment(launch) | OFFLINE, log, PART_LIMIT["training"], began
+        command, launch_environment(launch) | OFFLINE | extensions, log, PART_LIMIT["training"], began
     )
     measured = work / "measured.json"
     if measured.exists():
