@@ -135,6 +135,23 @@ def test_a_teacher_that_always_contradicts_the_label_is_an_error(served: Bench) 
     assert not (served.folder("contradicts") / "data_report.json").exists()
 
 
+@pytest.mark.slow
+def test_too_high_a_threshold_is_an_error_and_the_named_one_continues_without_sampling(served: Bench) -> None:
+    with serving(right_reply) as server:
+        words = [*fleet(server), "select.min_kept=0.5"]
+        done = served.run(PREPARE, "strict", *words, "select.threshold=0.99")
+        check_refused(done, "select.min_kept: 0 of 24 prompts keep a reason (0.0 %)")
+        assert "R*, best of each prompt" in done.stderr and "not_selected" in done.stderr
+        folder = served.folder("strict")
+        scores = (folder / "scored.jsonl").read_bytes()
+        assert len(scores.splitlines()) == REASONS and not (folder / "sft.jsonl").exists()
+        threshold = re.findall(r"select\.threshold=\S+", done.stderr.splitlines()[-1])
+        served.good(PREPARE, "strict", *words, *threshold)
+        assert request_counts(server).total() == REASONS, "nothing was sampled again"
+    assert (folder / "scored.jsonl").read_bytes() == scores
+    assert 12 <= lines(folder / "sft.jsonl") <= 13
+
+
 def test_a_missing_or_refused_key_is_an_error_before_any_work(
     served: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,137 @@
+"""The 7B recipe's training arguments on tiny weights: bf16, checkpointing, r 64, packed records, ZeRO-2 and ZeRO-3 on two
+CPU processes, killed and resumed. The recipe file itself is loaded; model, data and sizes alone are other ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reasongenrm.chat.prompts import PromptFile, judge_prompt
+from reasongenrm.config.loading import load_recipe
+from reasongenrm.demo.world import toy_pairs
+from reasongenrm.reasons.records import direct_record
+from reasongenrm.store import to_json, write_jsonl
+from support.scripts import TRAIN, Bench, kill_at, lines, value_of
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+RECORDS = 256
+STEPS, SAVED = 5, 3
+"""Of two steps per epoch; the checkpoint is in the middle of the second epoch."""
+
+RECIPES = {"qwen2.5-7b": ("reasongenrm", "sft.jsonl"), "qwen2.5-7b-genrm": ("genrm", "genrm.jsonl")}
+"""Recipe -> its judge, and the records of that."""
+
+LAUNCH = {"zero2": "configs/accelerate/cpu-2proc.yaml", "zero3": "configs/accelerate/cpu-2proc-zero3.yaml"}
+
+
+@pytest.fixture(scope="module")
+def bf16_model(taught_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model in the recipes' dtype."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = tmp_path_factory.mktemp("bf16-model")
+    AutoModelForCausalLM.from_pretrained(taught_model, dtype=torch.bfloat16).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(taught_model).save_pretrained(folder)
+    return folder
+
+
+def write_stage_1(folder: Path, prompts: PromptFile) -> None:
+    """Write what stage 2 reads of stage 1; the reasons have different lengths."""
+    pairs = list(islice(toy_pairs("train", 80, seed=4), RECORDS))
+    direct = [
+        direct_record(judge_prompt(pair, "AB" if number % 2 else "BA", prompts), prompts.verdict)
+        for number, pair in enumerate(pairs)
+    ]
+    reasoned = [
+        replace(record, reason=" . ".join([f"{pair.chosen} , right"] * (1 + number % 5)))
+        for number, (record, pair) in enumerate(zip(direct, pairs, strict=True))
+    ]
+    write_jsonl(folder / "pairs.jsonl", map(to_json, pairs))
+    write_jsonl(folder / "sft.jsonl", (record.to_row() for record in reasoned))
+    write_jsonl(folder / "genrm.jsonl", (record.to_row() for record in direct))
+
+
+@pytest.fixture(scope="module")
+def overrides(bf16_model: Path) -> list[str]:
+    """Model, data and sizes; the batch stays 128, by 32 passes of 2 records on each of two processes."""
+    return [
+        f"model.path={bf16_model}",
+        "prompts=configs/prompts/toy.yaml",
+        "data.max_tokens=512",
+        "scalar=null",
+        f"train.args.max_steps={STEPS}",
+        f"train.args.save_steps={SAVED}",
+        "train.args.logging_steps=1",
+        "train.args.warmup_steps=1",
+    ]
+
+
+def adapter_weights(folder: Path, judge: str) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "judges" / judge / "adapter" / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize(("recipe", "launch"), [("qwen2.5-7b", "zero2"), ("qwen2.5-7b", "zero3"), ("qwen2.5-7b-genrm", "zero2")])  # fmt: skip
+def test_a_7b_recipe_trains_and_resumes_after_a_kill(
+    bench: Callable[[str, Sequence[str]], Bench],
+    overrides: list[str],
+    toy_prompts: PromptFile,
+    recipe: str,
+    launch: str,
+) -> None:
+    import torch
+
+    judge, records = RECIPES[recipe]
+    made = bench(f"{recipe}-{launch}", [*overrides, f"train.launch={LAUNCH[launch]}"])
+    made.recipe = f"configs/{recipe}.yaml"
+    for run in ("calm", "killed"):
+        write_stage_1(made.folder(run), toy_prompts)
+    made.good(TRAIN, "calm")
+    work = made.folder("killed") / "judges" / f"{judge}.partial"
+    whole = work / "checkpoints" / f"checkpoint-{SAVED}" / "whole"
+    kill_at(made.start(TRAIN, "killed"), whole.exists, 0.3, group=True, seed=9)
+    assert not (made.folder("killed") / "judges" / judge).exists()
+    made.good(TRAIN, "killed")
+
+    calm, killed = (made.folder(run) / "judges" / judge for run in ("calm", "killed"))
+    summary = value_of(calm / "training.json")
+    assert summary == value_of(killed / "training.json")
+    assert (summary["batch"], summary["processes"], summary["steps"]) == (128, 2, STEPS)
+    assert summary["packing"] and summary["records"] == lines(made.folder("calm") / records) == RECORDS
+    config = value_of(calm / "adapter" / "adapter_config.json")
+    assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (64, 128, 0.05)
+
+    losses, resumed = (value_of(folder / "loss.json") for folder in (calm, killed))
+    assert (
+        [entry["step"] for entry in losses]
+        == [entry["step"] for entry in resumed]
+        == list(range(1, STEPS + 1))
+    )
+    for entry, other in zip(losses, resumed, strict=True):
+        assert entry["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    ours, theirs = (adapter_weights(made.folder(run), judge) for run in ("killed", "calm"))
+    assert ours.keys() == theirs.keys() and len(ours) == 2 * 7 * 2, "both halves of all linear layers"
+    for key, weights in ours.items():
+        assert 64 in weights.shape and bool(weights.any()), f"{key} was not trained, or not gathered"
+        torch.testing.assert_close(weights, theirs[key], rtol=1e-3, atol=1e-5)
+
+
+def test_the_arguments_that_these_runs_use_are_those_of_the_recipe(overrides: list[str]) -> None:
+    sizes = {"max_steps", "save_steps", "logging_steps", "warmup_steps"}
+    for name in RECIPES:
+        file, tiny = (load_recipe(f"configs/{name}.yaml", own) for own in ((), overrides))
+        assert {key: value for key, value in tiny.train.args.items() if key not in sizes} == {
+            key: value for key, value in file.train.args.items() if key not in sizes
+        }
+        assert json.dumps(tiny.train.lora) == json.dumps(file.train.lora) and tiny.train.batch == 128
+        assert tiny.train.args["gradient_checkpointing"] and tiny.model.dtype == "bfloat16"
