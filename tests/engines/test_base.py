@@ -173,10 +173,11 @@ def test_an_untrained_judge_is_rescued_or_unread_and_its_counts_add_up(
     for verdict in by_rescue[True]:
         assert verdict.rescued and verdict.outcome == "ok" and verdict.prob_a is not None
         assert verdict.winner == ("A" if verdict.prob_a > 0.5 else "B")
-        assert verdict.tokens == 17
+        assert verdict.tokens == (17 if template == "reason" else 3), "a verdict-only judge samples one token"
     for verdict in by_rescue[False]:
-        assert verdict.winner is None and verdict.prob_a is None and verdict.tokens == 16
-        assert verdict.outcome == "truncated"
+        assert verdict.winner is None and verdict.prob_a is None
+        assert verdict.tokens == (16 if template == "reason" else 2)
+        assert verdict.outcome == ("truncated" if template == "reason" else "unparsed")
 
 
 @pytest.mark.parametrize("deaths", [(3,), (10, 4), (23, 0), (27, 5), (47,)])
@@ -237,6 +238,7 @@ def test_the_context_is_used_up_to_its_last_token(
         PartStore(tmp_path / "completions.jsonl"),
     )
     needed = len(letters.header) + len(letters.opening) + 1  # of the rescue, beside the prompt
+    after = needed - len(letters.reason_end)  # of the verdict, beside the prompt and its reason
     outcomes: Counter[str] = Counter()
     for length, verdict in zip(by_length, verdicts, strict=True):
         outcomes[verdict.outcome] += 1
@@ -246,6 +248,6 @@ def test_the_context_is_used_up_to_its_last_token(
             assert verdict.outcome == "ok" and verdict.rescued
         else:
             assert verdict.outcome == "truncated" and not verdict.rescued
-            assert verdict.tokens == min(16, limit - length)
+            assert verdict.tokens == max(1, min(16, limit - length - after))
     assert outcomes["truncated"] == needed - 1 and len(outcomes) == 3
     assert counts(prompts, verdicts).n == len(prompts)

@@ -178,9 +178,10 @@ def test_an_untrained_judge_loses_no_answer(
             rated.rating is None or 1 <= rated.rating <= 10
         )
         assert len(rated.votes) == (3 if "votes" in options else 0)
-        assert rated.tokens >= TOKENS * max(1, len(rated.votes))
+        length = TOKENS if template == "reason" else 2  # without a reason: the opening and what follows it
+        assert rated.tokens >= length * max(1, len(rated.votes))
     if options == {"rescue": False}:
-        assert counts["truncated"] == 8 and counts["rescued"] == 0
+        assert counts["truncated" if template == "reason" else "unparsed"] == 8 and counts["rescued"] == 0
 
 
 def test_the_context_is_used_up_to_its_last_token(
@@ -196,10 +197,14 @@ def test_the_context_is_used_up_to_its_last_token(
             of_length.setdefault(length, prompt)
     assert set(of_length) == set(range(limit - 16, limit + 3))
     task = RatingTask(JudgingConfig(max_tokens=TOKENS), encoder, limit, seed=17)
+    assert task.verdict_tokens is not None and task.forced_choice is not None
     results = ask_in_memory(list(of_length.values()), engine, task)
     for length, (rated, _) in zip(of_length, results, strict=True):
         assert (rated.outcome == "error") == (length >= limit)
-        assert rated.tokens >= min(TOKENS, max(0, limit - length))
+        verdict = (
+            len(task.verdict_tokens.header) + task.forced_choice.max_tokens
+        )  # and its opening, less the end
+        assert rated.tokens >= min(TOKENS, max(length < limit, limit - length - verdict))
 
 
 # --- stage 3
