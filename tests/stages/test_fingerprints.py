@@ -231,7 +231,9 @@ def test_the_table_names_no_key_that_does_not_exist() -> None:
 
 def test_the_page_lists_the_keys_of_the_table() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "runs.md").read_text(encoding="utf-8")
-    assert [key for key in NEUTRAL if f"`{key}`" not in page and f"`{key.rpartition('.')[2]}`" not in page] == []
+    assert [
+        key for key in NEUTRAL if f"`{key}`" not in page and f"`{key.rpartition('.')[2]}`" not in page
+    ] == []
 
 
 @pytest.mark.slow  # it imports vLLM
