@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from reasongenrm.chat.prompts import PromptFile
 
@@ -16,6 +17,9 @@ pytest_plugins = (
     "support.engine_fixtures",
     "support.head_fixtures",
 )
+
+settings.register_profile("no-deadline", deadline=None)  # tests are not timed: a machine may be busy
+settings.load_profile("no-deadline")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a hub is a broken test
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

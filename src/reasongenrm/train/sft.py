@@ -66,14 +66,15 @@ def batch_sizes(recipe: Recipe, name: str, processes: int) -> tuple[int, int]:
         ConfigError: `train.batch` cannot be divided in this way.
     """
     batch = recipe.train.batch
+    args = recipe.train.args | recipe.judges[name].args
     share, rest = divmod(batch, processes)
     if rest or not share:
-        near = f"{share * processes} or {(share + 1) * processes}" if share else str(processes)
+        unit = processes * (args.get(PER_DEVICE) or 1)
+        near = f"{batch // unit * unit} or {(batch // unit + 1) * unit}" if batch > unit else str(unit)
         raise ConfigError(
             f"{batch} records cannot be divided among {processes} processes", location="train.batch",
             hint=f'set train.batch={near}, or train.launch_args="--num_processes N"',
         )  # fmt: skip
-    args = recipe.train.args | recipe.judges[name].args
     together = args.get(PER_DEVICE) or max(size for size in range(1, 9) if share % size == 0)
     if share % together:
         sizes = ", ".join(str(size) for size in range(1, together) if share % size == 0)
