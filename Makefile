@@ -32,7 +32,7 @@ endif
 test: lint browser ## lint, types, and all tests but the slow ones
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
-test-slow: setup browser ## the slow tests: many kills, long chains of stages, pages in a browser (about 11 minutes on two cores)
+test-slow: setup browser ## the slow tests: many kills, long chains of stages, pages in a browser (15 to 20 minutes on two cores)
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 test-all: lint browser ## every test

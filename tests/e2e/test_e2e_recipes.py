@@ -23,7 +23,7 @@ from support.scripts import TRAIN, Bench, kill_at, lines, value_of
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 RECORDS = 256
-STEPS, SAVED = 5, 3
+STEPS, SAVED = 3, 1
 """Of two steps per epoch; the checkpoint is in the middle of the second epoch."""
 
 RECIPES = {"qwen2.5-7b": ("reasongenrm", "sft.jsonl"), "qwen2.5-7b-genrm": ("genrm", "genrm.jsonl")}
@@ -81,7 +81,7 @@ def adapter_weights(folder: Path, judge: str) -> dict[str, Any]:
     return load_file(folder / "judges" / judge / "adapter" / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize(("recipe", "launch"), [("qwen2.5-7b", "zero2"), ("qwen2.5-7b", "zero3"), ("qwen2.5-7b-genrm", "zero2")])  # fmt: skip
+@pytest.mark.parametrize(("recipe", "launch"), [("qwen2.5-7b", "zero3"), ("qwen2.5-7b-genrm", "zero2")])  # fmt: skip
 def test_a_7b_recipe_trains_and_resumes_after_a_kill(
     bench: Callable[[str, Sequence[str]], Bench],
     overrides: list[str],

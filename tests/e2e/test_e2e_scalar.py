@@ -142,7 +142,7 @@ def test_the_jsonl_verbs_and_their_errors(trained: Path, recipe: list[str], tmp_
         in run("scalar", "rank", model, "--in", str(source), "--out", str(target), code=2).stderr
     )
     assert (
-        "directory not found" in run("scalar", "score", str(tmp_path / "none"), given=several, code=2).stderr
+        "directory not found" in run("scalar", "rank", str(tmp_path / "none"), given=several, code=2).stderr
     )
     assert "no config.json" in run("scalar", "score", str(tmp_path), given=several, code=2).stderr
     empty = tmp_path / "empty.csv"

@@ -149,7 +149,7 @@ def test_too_high_a_threshold_is_an_error_and_the_named_one_continues_without_sa
         served.good(PREPARE, "strict", *words, *threshold)
         assert request_counts(server).total() == REASONS, "nothing was sampled again"
     assert (folder / "scored.jsonl").read_bytes() == scores
-    assert 12 <= lines(folder / "sft.jsonl") <= 13
+    assert 12 <= lines(folder / "sft.jsonl") < 24
 
 
 def test_a_missing_or_refused_key_is_an_error_before_any_work(
