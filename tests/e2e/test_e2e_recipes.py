@@ -22,8 +22,8 @@ from support.scripts import TRAIN, Bench, kill_at, lines, value_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-RECORDS = 256
-STEPS, SAVED = 3, 1
+RECORDS = 64
+STEPS, SAVED = 5, 3
 """Of two steps per epoch; the checkpoint is in the middle of the second epoch."""
 
 RECIPES = {"qwen2.5-7b": ("reasongenrm", "sft.jsonl"), "qwen2.5-7b-genrm": ("genrm", "genrm.jsonl")}
@@ -62,11 +62,12 @@ def write_stage_1(folder: Path, prompts: PromptFile) -> None:
 
 @pytest.fixture(scope="module")
 def overrides(bf16_model: Path) -> list[str]:
-    """Model, data and sizes; the batch stays 128, by 32 passes of 2 records on each of two processes."""
+    """Model, data and sizes; a batch of 32, by 8 passes of 2 records on each of two processes."""
     return [
         f"model.path={bf16_model}",
         "prompts=configs/prompts/toy.yaml",
         "data.max_tokens=512",
+        "train.batch=32",
         "scalar=null",
         f"train.args.max_steps={STEPS}",
         f"train.args.save_steps={SAVED}",
@@ -106,7 +107,7 @@ def test_a_7b_recipe_trains_and_resumes_after_a_kill(
     calm, killed = (made.folder(run) / "judges" / judge for run in ("calm", "killed"))
     summary = value_of(calm / "training.json")
     assert summary == value_of(killed / "training.json")
-    assert (summary["batch"], summary["processes"], summary["steps"]) == (128, 2, STEPS)
+    assert (summary["batch"], summary["processes"], summary["steps"]) == (32, 2, STEPS)
     assert summary["packing"] and summary["records"] == lines(made.folder("calm") / records) == RECORDS
     config = value_of(calm / "adapter" / "adapter_config.json")
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (64, 128, 0.05)
