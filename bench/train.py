@@ -13,29 +13,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import resource
+import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import yaml
 from machine import machine
 
+from reasongenrm.config.loading import load_recipe
+from reasongenrm.doctor.geometry import QWEN
+from reasongenrm.train.launch import launch_command, launch_environment, read_launch
+
 LEARNED = 200
 SMALL = dict(
     hidden_size=384, intermediate_size=1024, num_hidden_layers=4, num_attention_heads=6, num_key_value_heads=2
-)
-QWEN_7B = dict(
-    hidden_size=3584,
-    intermediate_size=18944,
-    num_hidden_layers=28,
-    num_attention_heads=28,
-    num_key_value_heads=4,
 )
 WAYS: dict[str, dict[str, Any]] = {
     "TRL's defaults": {"packing": False, "attention": "sdpa"},
@@ -53,7 +48,7 @@ def lengths(pairs: Path, count: int, longest: int) -> list[int]:
     return random.Random(0).sample([min(length, longest) for length in tokens], count)
 
 
-def write_inputs(folder: Path, record_lengths: list[int], geometry: dict[str, int], dtype: str) -> None:
+def write_inputs(folder: Path, record_lengths: list[int], geometry: dict[str, Any], dtype: str) -> None:
     """Write a model of random weights and the tokenised records."""
     import torch
     from datasets import Dataset
@@ -61,10 +56,8 @@ def write_inputs(folder: Path, record_lengths: list[int], geometry: dict[str, in
 
     tokenizer = AutoTokenizer.from_pretrained("data/toy-base")
     torch.manual_seed(0)
-    vocabulary = 151_936 if geometry is QWEN_7B else len(tokenizer)
-    model = Qwen2ForCausalLM._from_config(
-        Qwen2Config(vocab_size=vocabulary, **geometry), dtype=getattr(torch, dtype)
-    )
+    config = Qwen2Config(**({"vocab_size": len(tokenizer)} | geometry))
+    model = Qwen2ForCausalLM._from_config(config, dtype=getattr(torch, dtype))
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     draw = random.Random(1)
@@ -89,6 +82,7 @@ def run(folder: Path, way: str, processes: int, options: argparse.Namespace, dty
         "records": {},
         "train": {
             "launch": options.launch,
+            "launch_args": f"--num_processes {processes}",
             "batch": options.records,
             "lora": {"r": 64, "lora_alpha": 128},
             "args": {
@@ -105,65 +99,15 @@ def run(folder: Path, way: str, processes: int, options: argparse.Namespace, dty
     recipe["data"]["max_tokens"] = options.longest
     path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe), encoding="utf-8")
-    result = folder / "result.json"
-    command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--config_file", options.launch,
-        "--num_processes", str(processes), __file__, "--child", str(path), str(folder), str(result),
-    ]  # fmt: skip
-    threads = str(max(1, len(os.sched_getaffinity(0)) // processes))
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    train = load_recipe(path).train
+    launch = read_launch(train)
+    command = launch_command(train, launch, "reasongenrm.doctor.training", str(path), "bench", str(folder))
+    done = subprocess.run(command, env=launch_environment(launch), capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stdout[-2000:] + done.stderr[-4000:])
-    return json.loads(result.read_text(encoding="utf-8"))
-
-
-def child(recipe_path: str, folder: str, result: str) -> None:
-    """Train, in one process of several; the first one writes what it measured."""
-    import torch
-    from transformers import TrainerCallback
-
-    from reasongenrm.config.loading import load_recipe
-    from reasongenrm.train.sft import build_trainer
-
-    moments: list[float] = []
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            moments.append(time.perf_counter())
-
-    trainer = build_trainer(load_recipe(recipe_path), "bench", Path(folder))
-    computed = 0
-    collate = trainer.data_collator
-
-    def count(examples: list[dict[str, Any]]) -> Any:
-        nonlocal computed
-        batch = collate(examples)
-        computed += batch["input_ids"].numel()
-        return batch
-
-    trainer.data_collator = count
-    trainer.add_callback(Clock())
-    trainer.train()
-    computed_everywhere = trainer.accelerator.gather(
-        torch.tensor([computed], device=trainer.accelerator.device)
-    )
-    if trainer.is_world_process_zero():
-        gpu = torch.cuda.is_available()
-        peak = (
-            torch.cuda.max_memory_allocated()
-            if gpu
-            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-        )
-        measured = {
-            "seconds_per_step": (moments[-1] - moments[0]) / (len(moments) - 1),
-            "tokens_computed_per_step": computed_everywhere.sum().item() / len(moments),
-            "losses": [entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
-            "peak_gib": peak / 2**30,
-        }
-        Path(result).write_text(json.dumps(measured), encoding="utf-8")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    measured: dict[str, Any] = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
+    return measured
 
 
 def main() -> None:
@@ -176,16 +120,12 @@ def main() -> None:
     parser.add_argument("--launch", help="accelerate config; by default for CPUs, or zero2.yaml on a GPU")
     parser.add_argument("--small", action="store_true", help="a small model on a GPU, too")
     parser.add_argument("--out", help="also write the results as JSON")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        child(*options.child)
-        return
     import torch
 
     gpu = torch.cuda.is_available()
     options.launch = options.launch or f"configs/accelerate/{'zero2' if gpu else 'cpu-2proc'}.yaml"
-    geometry, dtype = (QWEN_7B, "bfloat16") if gpu and not options.small else (SMALL, "float32")
+    geometry, dtype = (QWEN["7b"], "bfloat16") if gpu and not options.small else (SMALL, "float32")
     print(machine())
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
@@ -196,22 +136,20 @@ def main() -> None:
         print(
             f"\n{options.records} records of {min(record_lengths)} to {max(record_lengths)} tokens, {useful} in all\n"
         )
-        print("| processes | way | useful tokens/s | padding | peak GiB | losses | ratio |")
-        print("|--:|---|--:|--:|--:|---|--:|")
+        print("| processes | way | useful tokens/s | padding | peak GiB | loss | ratio |")
+        print("|--:|---|--:|--:|--:|--:|--:|")
         for processes in options.processes:
-            rates = {}
+            default: float | None = None
             for way in WAYS:
                 measured = run(folder, way, processes, options, dtype)
-                rates[way] = useful / measured["seconds_per_step"]
-                padding = 1 - useful / measured["tokens_computed_per_step"]
-                losses = " ".join(f"{loss:.4f}" for loss in measured["losses"])
-                ratio = rates[way] / rates["TRL's defaults"]
+                rate = measured["useful_tokens_per_step"] / measured["seconds_per_step"]
+                default = default or rate
                 print(
-                    f"| {processes} | {way} | {rates[way]:,.0f} | {100 * padding:.0f}% | {measured['peak_gib']:.2f} "
-                    f"| {losses} | {ratio:.2f}x |"
+                    f"| {processes} | {way} | {rate:,.0f} | {100 * measured['padding']:.0f}% | {measured['peak_gib']:.2f} "
+                    f"| {measured['loss']:.4f} | {rate / default:.2f}x |",
+                    flush=True,
                 )
-                rows.append({"processes": processes, "way": way, "useful_tokens_per_s": rates[way], "padding": padding}
-                            | measured)  # fmt: skip
+                rows.append({"way": way, "useful_tokens_per_s": rate} | measured)
     if options.out:
         Path(options.out).write_text(
             json.dumps({"machine": machine(), "tokens": useful, "rows": rows}, indent=2) + "\n",

@@ -117,7 +117,7 @@ def write_holder(folder: Path, **changes: Any) -> None:
 def test_another_process_with_the_same_number_is_not_the_holder(no_flock: None, folder: Path) -> None:
     write_holder(folder)  # this process has started later than at tick 1
     with hold(folder):
-        pass
+        assert json.loads((folder / HOLDER).read_text())["process_start"] != "1"
 
 
 def test_a_process_of_another_machine_may_still_work(no_flock: None, folder: Path) -> None:

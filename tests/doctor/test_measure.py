@@ -20,7 +20,6 @@ from reasongenrm.doctor.machine import Gpu, Machine
 from reasongenrm.doctor.measure import (
     add_rates,
     check_space,
-    largest_split,
     last_error,
     machine_name,
     measure,
@@ -131,7 +130,7 @@ def test_marks_are_shown_beside_a_real_model_alone() -> None:
 @pytest.mark.unit
 def test_names_and_splits() -> None:
     geometry = read_geometry(ModelConfig(path="Qwen/Qwen2.5-7B"))
-    assert [largest_split(geometry, gpus) for gpus in (0, 1, 2, 3, 4, 8)] == [1, 1, 2, 2, 4, 4]
+    assert [geometry.splits(gpus)[-1] for gpus in (1, 2, 3, 4, 8)] == [1, 2, 2, 4, 4]
     assert machine_name(H200) == "1x-nvidia-h200" and machine_name(NO_GPU).startswith("cpu-")
 
 

@@ -207,7 +207,7 @@ def head_checks(recipe: Recipe, geometry: Geometry) -> Iterator[Check]:
     split, heads, kv_heads = recipe.engine.tensor_parallel, geometry.heads, geometry.kv_heads
     if split == 1:
         return
-    valid = [n for n in range(1, heads + 1) if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)]
+    valid = geometry.splits(heads)
     if split in valid:
         yield Check("ok", "engine.tensor_parallel", f"{split} divides {heads} heads and {kv_heads} KV heads")
         return

@@ -57,6 +57,12 @@ class Geometry:
         """Return the bytes of a token in the KV cache: a key and a value per layer and KV head."""
         return 2 * self.layers * self.kv_heads * self.head_dim * value_bytes
 
+    def splits(self, most: int) -> list[int]:
+        """Return the numbers of GPUs, up to `most`, among which vLLM can divide heads and KV heads."""
+        heads, kv_heads = self.heads, self.kv_heads
+        numbers = range(1, min(most, heads) + 1)
+        return [n for n in numbers if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)]
+
     def adapter_parameters(self, rank: int, targets: Any = "all-linear") -> int:
         """Return the number of weights of a LoRA adapter: A and B of each target.
 

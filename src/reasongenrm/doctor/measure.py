@@ -98,7 +98,7 @@ def measure(recipe: Recipe, out: Path | None = None, *, tiny: bool = False) -> l
             rates = read_geometry(job.recipe.model)
             for launch, packing in product(sorted(LAUNCHES.glob("*.yaml")), (True, False)):
                 time_training(job, machine, launch, packing, began)
-            if (split := largest_split(rates, len(machine.usable))) > 1:
+            if (split := rates.splits(max(1, len(machine.usable)))[-1]) > 1:
                 run_part(job, "sampling", [str(split)], began)
         rows = job.rows()
     if rates is not None:
@@ -147,17 +147,6 @@ def check_space(recipe: Recipe, folder: Path) -> None:
             location=str(folder.parent),
             hint="set TMPDIR to a folder on a larger disk",
         )
-
-
-def largest_split(geometry: Geometry, gpus: int) -> int:
-    """Return the largest number of GPUs, up to `gpus`, among which heads and KV heads can be divided; 1 without a GPU."""
-    kv_heads = geometry.kv_heads
-    valid = [
-        n
-        for n in range(1, max(1, gpus) + 1)
-        if geometry.heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)
-    ]
-    return max(valid)
 
 
 def run_part(job: Job, part: str, words: Sequence[str], began: float) -> None:

@@ -27,8 +27,8 @@ class Request:
         stop_ids: token ids that end the completion, besides the model's own; they stay in it.
         ignore_eos: continue after the model's end of turn.
         allowed: the only token ids that may be sampled; all when empty.
-        logprob_token_ids: token ids whose log-probabilities are returned wherever one of them is sampled. An engine
-            spends eight times as long on a token with log-probabilities as on one without.
+        logprob_token_ids: token ids whose log-probabilities are returned wherever one of them is sampled. They
+            cost time on every token: ask for them only where they are read.
         urgent: start it before waiting requests, because its prompt is in the prefix cache (vLLM in this process).
         messages: the same prompt as a conversation, for servers that take no token ids.
     """

@@ -42,8 +42,7 @@ class VLLMEngine(Engine):
 
     Attributes:
         max_model_len: tokens of prompt and completion together.
-        block: requests that are completed together: 4 batches on a CPU (1,024 requests by default), 8 on a GPU (8,192 on
-            an H100, 2 minutes of a 7B judge). A kill loses one at most, and at the end of each the GPU waits for its
+        block: requests that are completed together: 4 batches on a CPU (1,024 requests by default), 8 on a GPU. A kill loses one at most, and at the end of each the GPU waits for its
             longest completions.
         cached_tokens: number of tokens in a block of the prefix cache.
 

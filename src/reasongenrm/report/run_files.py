@@ -27,8 +27,9 @@ class Cost:
     """What judging a benchmark took.
 
     Attributes:
-        prompt_tokens, tokens: tokens read and tokens sampled, rescues included.
-        requests: requests to the engine.
+        prompt_tokens, tokens: tokens of prompts, and of completions, rescues included; the ids of the template in a
+            completion count too.
+        requests: completions; reason and verdict are one, although the engine gets a request for each.
         seconds: wall time of the engine, from a file beside the completions: it differs from run to run, and
             scores.json does not; None where it is not known.
     """

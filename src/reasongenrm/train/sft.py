@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -165,23 +164,13 @@ def order_callback(seed: int) -> Any:
 
 
 def load_model(recipe: Recipe, kernel: str) -> Any:
-    """Load the base for training.
-
-    Raises:
-        ConfigError: bitsandbytes is not installed.
-    """
+    """Load the base for training."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     options: dict[str, Any] = {}
     dtype = getattr(torch, recipe.model.dtype)
     if recipe.train.quantization == "nf4":
-        if find_spec("bitsandbytes") is None:
-            raise ConfigError(
-                "the package bitsandbytes is not installed",
-                location="train.quantization",
-                hint="pip install bitsandbytes",
-            )
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
