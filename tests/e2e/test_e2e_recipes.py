@@ -134,5 +134,5 @@ def test_the_arguments_that_these_runs_use_are_those_of_the_recipe(overrides: li
         assert {key: value for key, value in tiny.train.args.items() if key not in sizes} == {
             key: value for key, value in file.train.args.items() if key not in sizes
         }
-        assert json.dumps(tiny.train.lora) == json.dumps(file.train.lora) and tiny.train.batch == 128
+        assert json.dumps(tiny.train.lora) == json.dumps(file.train.lora) and file.train.batch == 128
         assert tiny.train.args["gradient_checkpointing"] and tiny.model.dtype == "bfloat16"

@@ -144,7 +144,7 @@ def test_the_jsonl_verbs_and_their_errors(trained: Path, recipe: list[str], tmp_
     assert (
         "directory not found" in run("scalar", "rank", str(tmp_path / "none"), given=several, code=2).stderr
     )
-    assert "no config.json" in run("scalar", "score", str(tmp_path), given=several, code=2).stderr
+    assert "no config.json" in run("scalar", "best", str(tmp_path), given=several, code=2).stderr
     empty = tmp_path / "empty.csv"
     empty.write_bytes(b"")
     error_text = run(
