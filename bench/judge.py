@@ -162,8 +162,8 @@ def compare_forms(
     from reasongenrm.judge.ask import ask_in_memory
 
     assert task.encoder is not None and task.verdict_tokens is not None
-    letters = (task.verdict_tokens.a, task.verdict_tokens.b)
-    stop = (task.grammar.closing + task.encoder.end_marker,)
+    letters = task.verdict_tokens.letters
+    stop = (task.grammar.verdicts.closing + task.encoder.end_marker,)
     single = [
         replace(request, max_tokens=task.config.max_tokens, stop=stop, stop_ids=(), ignore_eos=True, logprob_token_ids=letters)
         for request in task.requests(prompts)
@@ -356,11 +356,10 @@ def after_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> dic
         return {"after": time.perf_counter() - began, "rows": len(pairs), "models": 2}
 
 
-def _letters(encoder: Any) -> tuple[int, int]:
+def _letters(encoder: Any) -> tuple[int, ...]:
     from reasongenrm.chat.verdict import VerdictTokens
 
-    tokens = VerdictTokens.from_encoder(encoder)
-    return tokens.a, tokens.b
+    return VerdictTokens.from_encoder(encoder).letters
 
 
 def _rows(recipe: Recipe) -> list[Any]:

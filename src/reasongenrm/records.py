@@ -136,6 +136,23 @@ class RatingPrompt:
 
 
 @dataclass(frozen=True, slots=True)
+class ListPrompt:
+    """Two to eight answers rendered as the user turn of a judge that names the best one.
+
+    Attributes:
+        id: content hash of list id, order and wording.
+        list_id: content hash of history and answers, or the caller's id.
+        order: index of the answer shown as A, as B, and so on.
+        messages: the judge's input.
+    """
+
+    id: str
+    list_id: str
+    order: tuple[int, ...]
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Reason:
     """One sampled explanation of a verdict.
 
@@ -304,6 +321,36 @@ class Rating:
     error: str | None = None
     rescued: bool = False
     votes: tuple[float | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ListVerdict:
+    """The judgement of several answers: which one is best.
+
+    Attributes:
+        id: the list prompt's id.
+        list_id: the list's.
+        winner: index of the best answer, in the caller's order; None when nothing can be read, or at a tie.
+        probs: P(best) of every answer in the caller's order, renormalised over them; None without log-probabilities.
+        outcome: `ok`, `tie` (several answers share the highest probability, or the most votes), `unparsed`, `truncated`
+            or `error`.
+        reason: the explanation that came before the verdict; its letters are those of the prompt.
+        rescued: whether a vote comes from a rescue request, after a completion that could not be read.
+        tokens: number of tokens of the completions, rescues included.
+        votes: the winner of each vote, if there were several.
+        error: the error message, when the outcome is `error`.
+    """
+
+    id: str
+    list_id: str
+    winner: int | None
+    probs: tuple[float, ...] | None
+    outcome: Outcome
+    reason: str
+    rescued: bool = False
+    tokens: int = 0
+    votes: tuple[int | None, ...] = ()
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

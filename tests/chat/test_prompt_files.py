@@ -118,10 +118,10 @@ def test_records_are_written_and_read_in_the_same_grammar(tmp_path: Path, toy_to
     assert request.stop_ids == (tokens.end,) and tokens.closing == (), (
         "the verdicts end in different characters"
     )
-    for winner, letter in (("A", tokens.a), ("B", tokens.b)):
+    for winner, letter in (("A", tokens.letters[0]), ("B", tokens.letters[1])):
         ids = tuple(encoder.completion("[[A]] is what they say , winner: A ?", f"winner: {winner}"))
         place = max(at for at, token in enumerate(ids) if token == letter)
-        logprobs = {place: {tokens.a: -0.5, tokens.b: -1.5}}
+        logprobs = {place: {tokens.letters[0]: -0.5, tokens.letters[1]: -1.5}}
         verdict = task.read(prompt, Completion(prompt.id, "", "stop", ids, logprobs))
         assert (verdict.winner, verdict.outcome) == (winner, "ok") and verdict.prob_a == pytest.approx(
             0.7311, abs=1e-4

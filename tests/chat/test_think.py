@@ -45,8 +45,8 @@ def test_the_verdict_after_the_last_closing_tag_counts(
 ) -> None:
     tokens = VerdictTokens.from_encoder(think)
     ids = tuple(think.completion(reason, DEFAULT_GRAMMAR.text(winner)))
-    place = max(at for at, token in enumerate(ids) if token in (tokens.a, tokens.b))
-    logprobs = {place: {tokens.a: math.log(0.3), tokens.b: math.log(0.1)}}
+    place = max(at for at, token in enumerate(ids) if token in tokens.letters)
+    logprobs = {place: {tokens.letters[0]: math.log(0.3), tokens.letters[1]: math.log(0.1)}}
     completion = Completion("prompt", "not read", "stop", ids, logprobs)
     verdict = read_completion(PROMPT, completion, think, tokens)
     assert (verdict.winner, verdict.outcome, verdict.reason) == (winner, "ok", reason)

@@ -52,9 +52,9 @@ def completion(
 
     Each letter takes a tenth of the mass, so that only renormalising gives P(A) back.
     """
-    places = [place for place, token in enumerate(ids) if token in (tokens.a, tokens.b)]
+    places = [place for place, token in enumerate(ids) if token in tokens.letters]
     logprobs = {
-        place: {tokens.a: math.log(0.1 * p), tokens.b: math.log(0.1 * (1 - p))}
+        place: {tokens.letters[0]: math.log(0.1 * p), tokens.letters[1]: math.log(0.1 * (1 - p))}
         for place, p in zip(places, probabilities or (0.5,) * len(places), strict=True)
     }
     return Completion("prompt", "not read", finish, tuple(ids), logprobs)
@@ -241,7 +241,7 @@ def test_a_grammar_reads_its_own_verdicts(text: str, winner: str, before: str) -
 
 
 def test_verdict_tokens_decode_to_the_verdict(encoder: ChatEncoder, tokens: VerdictTokens) -> None:
-    for letter, token in (("A", tokens.a), ("B", tokens.b)):
+    for letter, token in (("A", tokens.letters[0]), ("B", tokens.letters[1])):
         assert encoder.tokenizer.decode([*tokens.opening, token]) == "[[" + letter
         assert encoder.tokenizer.decode([token]) == letter
     assert tokens.header == tuple(encoder.structure(FAKE_HEADER)) != tuple(encoder.content(FAKE_HEADER))
@@ -259,7 +259,7 @@ def test_a_tokenizer_without_a_token_per_letter_is_refused(
         VerdictTokens.from_encoder(encoder)
 
 
-TOKENS = VerdictTokens((), 7, 8, (), (1, 2), (1,), 1)
+TOKENS = VerdictTokens((), (7, 8), (), (1, 2), (1,), 1)
 nats = st.floats(-700, 0)
 
 

@@ -137,7 +137,7 @@ class ScriptedEngine:
             return spelled[len(self.tokens.opening) :], "stop"
         if kind > 12:
             return self.encoder.content("neither")[:1], "length"
-        return [self.tokens.a if kind < 6 else self.tokens.b], "length"
+        return [self.tokens.letters[0] if kind < 6 else self.tokens.letters[1]], "length"
 
     def _rates(self, request: Request) -> bool:
         """Whether the prompt asks for a rating of 1 to 10."""
@@ -153,7 +153,7 @@ class ScriptedEngine:
             allowed = [token for token in spelled if token in request.allowed]
             return self._made(request, allowed if kind else [], "stop", number, length)
         assert self.tokens is not None
-        a, b = self.tokens.a, self.tokens.b
+        a, b = self.tokens.letters[0], self.tokens.letters[1]
         sides = {0: {a: -0.2, b: -1.9}, 1: {a: -2.5, b: -0.1}, 2: {a: -0.75, b: -0.75}, 3: {a: -0.5}}[kind]
         return Completion(
             request.id,

@@ -73,11 +73,11 @@ def answers(
 
     def answer(request: Request) -> Completion:
         if request.id.endswith(RESCUE):
-            return Completion(request.id, "", "length", (tokens.b,), {0: {tokens.a: -2.0, tokens.b: -1.0}})
+            return Completion(request.id, "", "length", (tokens.letters[1],), {0: {tokens.letters[0]: -2.0, tokens.letters[1]: -1.0}})
         kind = number[request.id] % 3
         ids = encoder.completion("so A", "[[A]]") if kind == 0 else encoder.content("so on and on")
-        place = ids.index(tokens.a, ids.index(tokens.header[0])) if kind == 0 else -1
-        logprobs = {place: {tokens.a: -0.5, tokens.b: -1.5}} if kind == 0 else {}
+        place = ids.index(tokens.letters[0], ids.index(tokens.header[0])) if kind == 0 else -1
+        logprobs = {place: {tokens.letters[0]: -0.5, tokens.letters[1]: -1.5}} if kind == 0 else {}
         return Completion(request.id, "", ("stop", "length", "stop")[kind], tuple(ids), logprobs)
 
     return in_turns(answer, tokens, tokens.opening)
@@ -137,7 +137,7 @@ def test_unread_completions_are_rescued(
         ids = (*encoder.encode(prompt.messages, generation=True), *encoder.content("so A"))
         assert request.prompt_ids == (*ids, *tokens.header, *tokens.opening) and request.urgent
         assert (request.max_tokens, request.allowed) == (1, ())
-        assert request.logprob_token_ids == (tokens.a, tokens.b)
+        assert request.logprob_token_ids == tokens.letters
     rescues = [request for request in engine.request_log if request.id.endswith(RESCUE)]
     assert [request.id for request in rescues] == [p.id + RESCUE for n, p in enumerate(prompts) if n % 3]
     for request, prompt in zip(rescues, [p for n, p in enumerate(prompts) if n % 3], strict=True):
@@ -145,8 +145,8 @@ def test_unread_completions_are_rescued(
         prompt_ids = encoder.encode(prompt.messages, generation=True)
         assert request.prompt_ids == (*prompt_ids, *reason, *tokens.header, *tokens.opening)
         assert request.max_tokens == 1 and request.allowed == request.logprob_token_ids == (
-            tokens.a,
-            tokens.b,
+            tokens.letters[0],
+            tokens.letters[1],
         )
 
 
@@ -171,7 +171,7 @@ def test_the_rescue_of_a_verdict_only_judge_follows_its_prompt(
     neither = tokens.closing[0]
 
     def answer(request: Request) -> Completion:
-        sampled, logprobs = (tokens.b, {0: {tokens.a: -1.0, tokens.b: -2.0}})
+        sampled, logprobs = (tokens.letters[1], {0: {tokens.letters[0]: -1.0, tokens.letters[1]: -2.0}})
         if request.id.endswith(RESCUE):
             return Completion(request.id, "", "length", (sampled,), logprobs)
         return Completion(request.id, "", "length", (neither,))
@@ -181,7 +181,7 @@ def test_the_rescue_of_a_verdict_only_judge_follows_its_prompt(
     opening = VerdictTokens.from_encoder(direct).opening
     ids = (*direct.encode(prompts[0].messages, generation=True), *opening)
     assert [request.prompt_ids for request in engine.request_log] == [ids, ids]
-    assert [request.allowed for request in engine.request_log] == [(), (tokens.a, tokens.b)]
+    assert [request.allowed for request in engine.request_log] == [(), tokens.letters]
     assert (verdict.winner, verdict.rescued, verdict.reason) == ("A", True, "")
 
 

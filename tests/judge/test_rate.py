@@ -455,11 +455,11 @@ def test_a_rescue_must_begin_with_the_rating(
     rater = RatingTask(CONFIG, encoders[template], 4096, seed=17)
     first = Rating("q", None, "truncated", "so", tokens=64, prompt_tokens=100)
     ids = tuple(encoders[template].content(text))
-    rescued = rater.read_rescue(first, Completion("q#rescue", "", "length", ids, prompt_tokens=170))
+    rescued = rater.read_rescue(RATED[0], first, Completion("q#rescue", "", "length", ids, prompt_tokens=170))
     assert (rescued.rating, rescued.rescued) == (rating, rating is not None)
     assert rescued.outcome == ("ok" if rating else "truncated") and rescued.reason == "so"
     assert (rescued.tokens, rescued.prompt_tokens) == (64 + len(ids), 270), "it is paid for in any case"
-    failed = rater.read_rescue(first, Completion("q#rescue", "", "error", ids, error="x"))
+    failed = rater.read_rescue(RATED[0], first, Completion("q#rescue", "", "error", ids, error="x"))
     assert (failed.rating, failed.outcome, failed.rescued) == (None, "truncated", False)
 
 
@@ -469,9 +469,9 @@ def test_a_chat_server_is_rescued_by_text() -> None:
     assert rescue.messages == (*RATED[0].messages, *turns(("assistant", "well"), ("user", RESCUE_PROMPT)))
     assert rescue.prompt_ids == () and last_rating(RESCUE_PROMPT) == 10
     first = rater.read(RATED[0], Completion("q", "well", "stop", billed=3))
-    rescued = rater.read_rescue(first, Completion("q#rescue", "Sure: [[8]]", "stop", billed=4))
+    rescued = rater.read_rescue(RATED[0], first, Completion("q#rescue", "Sure: [[8]]", "stop", billed=4))
     assert (rescued.rating, rescued.outcome, rescued.rescued, rescued.tokens) == (8, "ok", True, 7)
-    assert rater.read_rescue(first, Completion("q#rescue", "eight", "stop")).outcome == "unparsed"
+    assert rater.read_rescue(RATED[0], first, Completion("q#rescue", "eight", "stop")).outcome == "unparsed"
 
 
 votes = st.lists(

@@ -78,7 +78,7 @@ def whole(turns: Turns, request: Request, reason: str = "so A", letter: str = "A
         turns.encoder.tokenizer.decode(list(ids)),
         "stop",
         ids,
-        {place: {tokens.a: -0.5, tokens.b: -1.5}},
+        {place: {tokens.letters[0]: -0.5, tokens.letters[1]: -1.5}},
         prompt_tokens=len(request.prompt_ids),
     )
 

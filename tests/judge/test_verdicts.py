@@ -240,7 +240,7 @@ def test_a_rescue_by_text_is_the_next_user_turn() -> None:
     assert request.id == "prompt#2" + RESCUE and request.messages[:1] == PROMPT.messages
     assert [turn["role"] for turn in request.messages] == ["user", "assistant", "user"]
     assert request.messages[1]["content"] == "hm" and "FIRST or SECOND" in request.messages[2]["content"]
-    verdict = TEXT.read_rescue(TEXT.read(PROMPT, first), Completion(request.id, "FIRST", "stop", billed=2))
+    verdict = TEXT.read_rescue(PROMPT, TEXT.read(PROMPT, first), Completion(request.id, "FIRST", "stop", billed=2))
     assert (verdict.winner, verdict.outcome, verdict.rescued, verdict.tokens) == ("A", "ok", True, 11)
     first_verdict = TEXT.read(PROMPT, first)
-    assert TEXT.read_rescue(first_verdict, Completion(request.id, "neither", "stop")) == first_verdict
+    assert TEXT.read_rescue(PROMPT, first_verdict, Completion(request.id, "neither", "stop")) == first_verdict

@@ -1,9 +1,13 @@
-"""Verdict grammar: two texts that differ in one place, such as `[[A]]` and `[[B]]`."""
+"""Verdict grammar: texts of which a judge writes one, such as `[[A]]` and `[[B]]`, and which text states one.
+
+A judge that repeats its instructions (`[[A]] or [[B]]`) states no verdict.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
 
@@ -11,6 +15,87 @@ from pydantic import model_validator
 
 from reasongenrm.config.engines import Strict
 from reasongenrm.records import Letter
+
+LETTERS = "ABCDEFGH"
+"""Letters of the answers of a list, in the order of the prompt."""
+
+_WORD = re.compile(r"\w")
+_SENTENCE_END = re.compile(r"""[.!?…。！？]["'”’)\]*_]{0,4}\s|\n[^\S\n]*\n""")
+
+
+@dataclass(frozen=True)  # no slots: cached properties
+class VerdictTexts:
+    """Texts of which a judge writes one; a verdict is named by its index.
+
+    Attributes:
+        texts: none contains another.
+    """
+
+    texts: tuple[str, ...]
+
+    @cached_property
+    def opening(self) -> str:
+        """Common beginning of all texts."""
+        return _common_prefix(self.texts)
+
+    @cached_property
+    def closing(self) -> str:
+        """Common end of all texts."""
+        return _common_prefix([text[::-1] for text in self.texts])[::-1]
+
+    @cached_property
+    def _any(self) -> re.Pattern[str]:
+        """Any of the texts; one that begins or ends in a letter or digit is not part of a longer word."""
+        return re.compile("|".join(f"({_bounded(text)})" for text in self.texts))
+
+    def find(self, text: str) -> list[tuple[int, int, int]]:
+        """Return all verdicts in a text, as (start, end, index of the verdict)."""
+        return [(*m.span(), (m.lastindex or 1) - 1) for m in self._any.finditer(text)]
+
+    def in_turn(self, text: str, *, ended: bool = True) -> int | None:
+        """Return the verdict that a verdict turn states; None if it states none, or two different ones.
+
+        Args:
+            text: the turn.
+            ended: whether the judge ended it; a verdict must close a turn that was cut, which might go on with another.
+        """
+        verdicts = self.find(text)
+        if len({verdict for _, _, verdict in verdicts}) != 1:
+            return None
+        _, end, verdict = verdicts[-1]
+        return verdict if ended or not _WORD.search(text, end) else None
+
+    def split_at_end(self, text: str) -> tuple[str, int] | None:
+        """Return the text before the verdict that closes it, and the verdict; None if no verdict closes it.
+
+        Only characters other than letters and digits may follow the verdict, and it is the only one in its sentence
+        (sentences end in a full stop, question or exclamation mark, or an empty line). For judges of which only the text
+        is known: a verdict quoted inside a reason does not count, and neither does `[[A]] or [[B]]`.
+        """
+        verdicts = self.find(text)
+        if not verdicts:
+            return None
+        start, end, verdict = verdicts[-1]
+        if _WORD.search(text, end):
+            return None
+        others = [other_end for _, other_end, other in verdicts if other != verdict]
+        if others:
+            boundary = _SENTENCE_END.search(text, others[-1], start)
+            if boundary is None or not _WORD.search(text, boundary.end(), start):
+                return None
+        return text[:start].rstrip(), verdict
+
+
+def _common_prefix(texts: Sequence[str]) -> str:
+    return "".join(
+        letters[0] for letters in takewhile(lambda at: len(set(at)) == 1, zip(*texts, strict=False))
+    )
+
+
+def _bounded(text: str) -> str:
+    before = r"(?<!\w)" if _WORD.match(text[0]) else ""
+    after = r"(?!\w)" if _WORD.match(text[-1]) else ""
+    return before + re.escape(text) + after
 
 
 class Grammar(Strict):
@@ -32,22 +117,9 @@ class Grammar(Strict):
         return self
 
     @cached_property
-    def opening(self) -> str:
-        """Common beginning of both verdicts."""
-        return _common_prefix(self.a, self.b)
-
-    @cached_property
-    def closing(self) -> str:
-        """Common end of both verdicts."""
-        return _common_prefix(self.a[::-1], self.b[::-1])[::-1]
-
-    @cached_property
-    def _either(self) -> re.Pattern[str]:
-        return re.compile(f"({re.escape(self.a)})|{re.escape(self.b)}")
-
-    @cached_property
-    def _at_end(self) -> re.Pattern[str]:
-        return re.compile(rf"(?:({re.escape(self.a)})|{re.escape(self.b)})\W*$")
+    def verdicts(self) -> VerdictTexts:
+        """Both texts, A first."""
+        return VerdictTexts((self.a, self.b))
 
     def text(self, winner: Letter) -> str:
         """Return the verdict as the judge writes it."""
@@ -55,21 +127,13 @@ class Grammar(Strict):
 
     def find_all(self, text: str) -> list[tuple[int, Letter]]:
         """Return all verdicts in a text, as (index of the first character that differs from the other verdict, letter)."""
-        return [(m.start() + len(self.opening), "A" if m[1] else "B") for m in self._either.finditer(text)]
-
-    def last(self, text: str) -> Letter | None:
-        """Return the last verdict in a text, or None."""
-        verdicts = self.find_all(text)
-        return verdicts[-1][1] if verdicts else None
+        shared = len(self.verdicts.opening)
+        return [(start + shared, letter(verdict)) for start, _, verdict in self.verdicts.find(text)]
 
     def split_at_end(self, text: str) -> tuple[str, Letter] | None:
-        """Return the text before the verdict that closes it, and the verdict; None if no verdict closes it.
-
-        Only characters other than letters and digits may follow the verdict. For judges of which only the text is
-        known: a verdict quoted inside a reason does not count.
-        """
-        match = self._at_end.search(text)
-        return (text[: match.start()].rstrip(), "A" if match[1] else "B") if match else None
+        """Return the text before the verdict that closes it, and the verdict (see `VerdictTexts.split_at_end`)."""
+        parts = self.verdicts.split_at_end(text)
+        return (parts[0], letter(parts[1])) if parts else None
 
     def without_closing(self, text: str) -> str:
         """Return a text without a verdict that closes it."""
@@ -77,8 +141,9 @@ class Grammar(Strict):
         return (parts[0] if parts else text).strip()
 
 
-def _common_prefix(first: str, second: str) -> str:
-    return "".join(x for x, _ in takewhile(lambda both: both[0] == both[1], zip(first, second, strict=False)))
+def letter(verdict: int) -> Letter:
+    """Return the letter of a verdict on two answers."""
+    return "B" if verdict else "A"
 
 
 DEFAULT_GRAMMAR = Grammar()

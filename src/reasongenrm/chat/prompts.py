@@ -12,18 +12,20 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated, Any
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, Grammar
+from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, LETTERS, Grammar, VerdictTexts
 from reasongenrm.config.engines import Strict
 from reasongenrm.config.loading import read_yaml, validate
 from reasongenrm.errors import ConfigError, first_line
 from reasongenrm.records import (
     JudgePrompt,
     Letter,
+    ListPrompt,
     Message,
     Order,
     PreferencePair,
@@ -52,6 +54,24 @@ class Criterion(Strict):
     weight: float = Field(1.0, gt=0)
 
 
+def _check_list_verdict(text: str) -> str:
+    if text.count("{letter}") != 1 or text != text.strip():
+        raise ValueError("write {letter} once, without white space around the verdict, as in [[{letter}]]")
+    return text
+
+
+class DirectWording(Strict):
+    """The templates for a judge that writes its verdict alone, without a reason; null: the same as with a reason.
+
+    Attributes:
+        judge, rating, listwise: see `PromptFile`.
+    """
+
+    judge: str | None = None
+    rating: str | None = None
+    listwise: str | None = None
+
+
 class PromptFile(Strict):
     """A judge's wording, one YAML file in `configs/prompts/`.
 
@@ -59,6 +79,8 @@ class PromptFile(Strict):
         judge: Jinja2 template with `conversation`, `answer_a` and `answer_b`: the judge's user turn. It may also use
             `criteria`, `verdict_a` and `verdict_b`.
         hindsight: the same with `winner` (A or B): the teacher's user turn.
+        direct: the wording for judges without reasons: those with the template `direct`, and an untrained model that is
+            asked for its verdict alone.
         criteria: criteria with weights; if there are any, the template `judge` must show them.
         verdict: the verdict grammar.
         delimiters: literal strings that separate judged text from instructions: two characters or more, and no
@@ -68,16 +90,25 @@ class PromptFile(Strict):
             and closes with `[[1]]` to `[[10]]`; without it the judge can only compare.
         rating_delimiters: further delimiters of that template. They are a separate key, so that the ids of prompts
             that compare answers do not depend on them.
+        listwise: Jinja2 template with `conversation` and `answers` (each has `letter`, A to H, and `text`): the user turn
+            of a judge that names the best of several answers. It may also use `verdicts` (such as `[[A]], [[B]] or [[C]]`)
+            and `criteria`. Without it the judge cannot do so.
+        listwise_delimiters: further delimiters of that template.
+        listwise_verdict: its verdict, with `{letter}` in place of the letter.
     """
 
     judge: str
     hindsight: str
     delimiters: tuple[str, ...]
     verdict_phrases: tuple[str, ...]
+    direct: DirectWording = DirectWording()
     criteria: tuple[Criterion, ...] = ()
     verdict: Grammar = DEFAULT_GRAMMAR
     rating: str | None = None
     rating_delimiters: tuple[str, ...] = ()
+    listwise: str | None = None
+    listwise_delimiters: tuple[str, ...] = ()
+    listwise_verdict: Annotated[str, AfterValidator(_check_list_verdict)] = "[[{letter}]]"
 
     @classmethod
     def load(cls, path: str | Path) -> PromptFile:
@@ -97,13 +128,18 @@ class PromptFile(Strict):
         delimiters = tuple(dict.fromkeys((*prompts.delimiters, *ROLE_HEADS.values())))
         return prompts.model_copy(update={"delimiters": delimiters})
 
+    def for_direct(self) -> PromptFile:
+        """Return the wording for a judge that writes its verdict alone."""
+        templates = {name: text for name, text in self.direct if text is not None}
+        return self.model_copy(update=templates | {"direct": DirectWording()})
+
     def _check(self, path: Path) -> None:
         for pattern in self.verdict_phrases:
             if re.compile(pattern).groups != 1:
                 problem = f"verdict phrase {pattern!r} needs exactly one group"
                 hint = r"put the verdict's letter in parentheses, as in \b(A|B) is better"
                 raise ConfigError(problem, location=str(path), hint=hint)
-        for delimiter in (*self.delimiters, *self.rating_delimiters):
+        for delimiter in (*self.delimiters, *self.rating_delimiters, *self.listwise_delimiters):
             if len(delimiter) < 2 or "\\" in delimiter:
                 hint = "use two characters or more, and no backslash"
                 raise ConfigError(f"invalid delimiter {delimiter!r}", location=str(path), hint=hint)
@@ -113,10 +149,20 @@ class PromptFile(Strict):
         if self.rating is not None:
             delimiters = (*self.delimiters, *self.rating_delimiters)
             _check_template(self.rating, f"{path}: rating", (*_RATED, *criteria), delimiters)
+        if self.listwise is not None:
+            delimiters = (*self.delimiters, *self.listwise_delimiters)
+            _check_template(self.listwise, f"{path}: listwise", (*_LISTED, *criteria), delimiters)
+
+    def list_verdicts(self, answers: int = len(LETTERS)) -> VerdictTexts:
+        """Return the verdicts on a list, one for each of its answers in the order of the prompt."""
+        return VerdictTexts(
+            tuple(self.listwise_verdict.replace("{letter}", letter) for letter in LETTERS[:answers])
+        )
 
 
 _COMPARED = ("conversation", "answer_a", "answer_b")
 _RATED = ("conversation", "answer")
+_LISTED = ("conversation", "answers")
 
 
 def _check_template(template: str, location: str, required: Sequence[str], delimiters: Sequence[str]) -> None:
@@ -126,16 +172,28 @@ def _check_template(template: str, location: str, required: Sequence[str], delim
         ConfigError: a variable is missing; or part of a delimiter, in a judged text, and the template's own characters
             next to that text would form a delimiter.
     """
-    variables = (*required, "criteria", "verdict_a", "verdict_b")
-    shown = _render(template, **{name: f"\x00{name}\x00" for name in variables})
-    missing = [name for name in required if f"\x00{name}\x00" not in shown]
+    variables = (*required, "criteria", "verdict_a", "verdict_b", "verdicts")
+    values: dict[str, Any] = {name: f"\x00{name}\x00" for name in variables}
+    if "answers" in required:
+        values["answers"] = [{"letter": f"\x00letter {n}\x00", "text": f"\x00text {n}\x00"} for n in range(3)]
+    shown = _render(template, **values)
+    parts = {
+        name: values[name] if isinstance(values[name], list) else [{"": values[name]}] for name in required
+    }
+    missing = [
+        name
+        for name, part in parts.items()
+        if not all(text in shown for item in part for text in item.values())
+    ]
     if missing:
         problem = f"the template does not show {', '.join(missing)}"
         raise ConfigError(problem, location=location, hint="add it")
 
     def count(delimiter: str, text: str) -> int:
-        own = {"criteria": "x", "verdict_a": "x", "verdict_b": "x", "winner": "A"}
-        judged = dict.fromkeys((*_COMPARED, *_RATED), neutralise(text, delimiters))
+        own = {"criteria": "x", "verdict_a": "x", "verdict_b": "x", "winner": "A", "verdicts": "x"}
+        part = neutralise(text, delimiters)
+        judged: dict[str, Any] = dict.fromkeys((*_COMPARED, *_RATED), part)
+        judged["answers"] = _lettered([part] * len(LETTERS))
         return len(re.findall(f"(?={re.escape(delimiter)})", _render(template, **own, **judged)))
 
     for delimiter in delimiters:
@@ -155,7 +213,12 @@ def _compiled(template: str) -> jinja2.Template:
     return compiled
 
 
-def _render(template: str, **values: str) -> str:
+def _lettered(texts: Sequence[str]) -> list[dict[str, str]]:
+    """Return the answers of a list as its template gets them."""
+    return [{"letter": letter, "text": text} for letter, text in zip(LETTERS, texts, strict=False)]
+
+
+def _render(template: str, **values: Any) -> str:
     return _compiled(template).render(**values)
 
 
@@ -220,7 +283,7 @@ def _wording_id(prompts: PromptFile, template: str, delimiters: tuple[str, ...])
     return content_id(template, delimiters, *([] if default else [_criteria_texts(prompts)]))
 
 
-def _user_turn(prompts: PromptFile, template: str, **texts: str) -> tuple[Message, ...]:
+def _user_turn(prompts: PromptFile, template: str, **texts: Any) -> tuple[Message, ...]:
     text = _render(template, **texts, **_criteria_texts(prompts))
     return ({"role": "user", "content": text},)
 
@@ -264,3 +327,55 @@ def rating_prompt(history: Sequence[Message], answer: str, prompts: PromptFile) 
     texts = {"conversation": _conversation(history, delimiters), "answer": neutralise(answer, delimiters)}
     prompt_id = content_id(tuple(history), answer, _wording_id(prompts, prompts.rating, delimiters))
     return RatingPrompt(prompt_id, _user_turn(prompts, prompts.rating, **texts))
+
+
+def list_order(list_id: str, answers: int, seed: int) -> tuple[int, ...]:
+    """Return the index of the answer shown as A, as B, and so on: a function of id, number of answers and seed only."""
+    return tuple(sorted(range(answers), key=lambda index: unit_hash("list", seed, list_id, index)))
+
+
+def list_prompt(
+    history: Sequence[Message],
+    answers: Sequence[str],
+    prompts: PromptFile,
+    *,
+    seed: int,
+    list_id: str | None = None,
+) -> ListPrompt:
+    """Render several answers, in a seeded order (see `list_order`), as the user turn of a judge that names the best one.
+
+    Args:
+        history: turns up to and including the last user turn.
+        answers: 2 to 8 of them.
+        prompts: the wording.
+        seed: of the order.
+        list_id: by default the content hash of history and answers.
+
+    Raises:
+        ConfigError: the prompt file has no template `listwise`, or the number of answers is not from 2 to 8.
+    """
+    if prompts.listwise is None:
+        raise ConfigError(
+            "the prompt file has no key `listwise`",
+            location="listwise",
+            hint="add the keys `listwise` and `listwise_delimiters`, as in configs/prompts/judge.yaml",
+        )
+    if not 2 <= len(answers) <= len(LETTERS):
+        raise ConfigError(
+            f"{len(answers)} answers in one list",
+            location="answers",
+            hint=f"give 2 to {len(LETTERS)}; compare more of them in pairs, as in a tournament",
+        )
+    list_id = list_id or content_id(tuple(history), tuple(answers))
+    order = list_order(list_id, len(answers), seed)
+    delimiters = (*prompts.delimiters, *prompts.listwise_delimiters)
+    *others, last = prompts.list_verdicts(len(answers)).texts
+    messages = _user_turn(
+        prompts,
+        prompts.listwise,
+        conversation=_conversation(history, delimiters),
+        answers=_lettered([neutralise(answers[index], delimiters) for index in order]),
+        verdicts=f"{', '.join(others)} or {last}",
+    )
+    wording = _wording_id(prompts, f"{prompts.listwise}\n{prompts.listwise_verdict}", delimiters)
+    return ListPrompt(content_id(list_id, order, wording), list_id, order, messages)

@@ -116,7 +116,7 @@ def build(job: Job) -> None:
             ]
             logits = merged.get_output_embeddings()(hidden)[0].float()
         logprobs = torch.log_softmax(logits, dim=-1)
-        values.append(prob_a({token: logprobs[token].item() for token in (tokens.a, tokens.b)}, tokens))
+        values.append(prob_a({token: logprobs[token].item() for token in tokens.letters}, tokens))
     (job.folder / "prob_a.json").write_text(json.dumps(values), encoding="utf-8")
     job.add_row("model", way="tiny" if job.tiny else source.model.path, tokenizer=len(tokenizer))
 
@@ -195,7 +195,7 @@ def sampling(job: Job, split: int) -> None:
     ]
     with closing(open_engine(job, recipe, split=split)) as engine:
         list(engine.complete([Request("warm-up", encoded[0], 4, ignore_eos=True)]))
-        for way, read in (("log-probabilities off", ()), ("log-probabilities on", (tokens.a, tokens.b))):
+        for way, read in (("log-probabilities off", ()), ("log-probabilities on", tokens.letters)):
             requests = [
                 Request(f"{number}#{sample}", ids, sizes.reason_tokens, 1.0, ignore_eos=True,
                         seed=request_seed(17, f"{number}#{sample}"), logprob_token_ids=read)
@@ -275,7 +275,7 @@ def judging(job: Job) -> None:
             judgements_per_s=round(len(pairs) / min(seconds), 3),
         )  # fmt: skip
         tokens = VerdictTokens.from_encoder(encoder)
-        letters = (tokens.a, tokens.b)
+        letters = tokens.letters
         requests = [
             Request(str(number), tuple(ids), 1, allowed=letters, logprob_token_ids=letters)
             for number, ids in enumerate(forced_prompts(job, recipe))

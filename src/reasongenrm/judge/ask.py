@@ -25,6 +25,8 @@ from reasongenrm.records import (
     Comparison,
     Completion,
     JudgePrompt,
+    ListPrompt,
+    ListVerdict,
     Message,
     Rating,
     RatingPrompt,
@@ -38,11 +40,13 @@ RESCUE = "#rescue"
 RESCUE_TOKENS = 16
 """Token limit of a rescue by text."""
 
+RESCUE_PROMPT = "Now write the closing verdict alone, in the form that was asked for."
+"""User turn of a rescue by text. It holds no verdict, so that an answer which repeats it has none."""
 
 _POINTS = {"A": 1.0, "tie": 0.5, "B": 0.0}
 
-P = TypeVar("P", bound=JudgePrompt | RatingPrompt)
-J = TypeVar("J", bound=Verdict | Rating)
+P = TypeVar("P", bound=JudgePrompt | RatingPrompt | ListPrompt)
+J = TypeVar("J", bound=Verdict | Rating | ListVerdict)
 
 
 class JudgeTask(ABC, Generic[P, J]):
@@ -58,14 +62,13 @@ class JudgeTask(ABC, Generic[P, J]):
         ConfigError: see `VerdictTokens.from_encoder`.
     """
 
-    rescue_prompt: str
-    """User turn of a rescue by text."""
+    rescue_prompt = RESCUE_PROMPT
 
     def __init__(
         self, config: JudgingConfig, encoder: ChatEncoder | None, max_model_len: int, *, seed: int
     ) -> None:
         self.config, self.seed, self.encoder, self.max_model_len = config, seed, encoder, max_model_len
-        self.verdict_tokens = VerdictTokens.from_encoder(encoder) if encoder else None
+        self.verdict_tokens = self.find_tokens(encoder) if encoder else None
         self.forced_choice = self.forced_choice_request(encoder) if encoder else None
         self.turns: Turns | None = None
         if encoder and self.verdict_tokens and self.forced_choice:
@@ -118,6 +121,10 @@ class JudgeTask(ABC, Generic[P, J]):
         limit = max(1, min(choice.max_tokens, self.max_model_len - len(ids)))
         return replace(choice, id=request_id, prompt_ids=tuple(ids), max_tokens=limit)
 
+    def find_tokens(self, encoder: ChatEncoder) -> VerdictTokens:
+        """Return the token ids of a verdict; its header is that of every kind of judgement."""
+        return VerdictTokens.from_encoder(encoder)
+
     @abstractmethod
     def forced_choice_request(self, encoder: ChatEncoder) -> Request:
         """Return a rescue without prompt and reason: the ids that every verdict (or rating) begins with, and the only
@@ -128,7 +135,7 @@ class JudgeTask(ABC, Generic[P, J]):
         """Read one completion; the judgement's id is the completion's."""
 
     @abstractmethod
-    def read_rescue(self, first: J, completion: Completion) -> J:
+    def read_rescue(self, prompt: P, first: J, completion: Completion) -> J:
         """Return `first` with the verdict of its rescue; unchanged where that cannot be read either."""
 
     @abstractmethod
@@ -155,12 +162,11 @@ class VerdictTask(JudgeTask[JudgePrompt, Verdict]):
     ) -> None:
         super().__init__(config, encoder, max_model_len, seed=seed)
         self.grammar = encoder.grammar if encoder else grammar
-        self.rescue_prompt = f"Now give your verdict alone: {self.grammar.a} or {self.grammar.b}."
 
     def forced_choice_request(self, encoder: ChatEncoder) -> Request:
         """Return the request that holds the verdict's opening, and allows A or B."""
         tokens = VerdictTokens.from_encoder(encoder)
-        letters = (tokens.a, tokens.b)
+        letters = tokens.letters
         return Request("", tokens.opening, max_tokens=1, allowed=letters, logprob_token_ids=letters)
 
     def read(self, prompt: JudgePrompt, completion: Completion) -> Verdict:
@@ -169,7 +175,7 @@ class VerdictTask(JudgeTask[JudgePrompt, Verdict]):
             return read_text(prompt, completion, self.grammar)
         return read_completion(prompt, completion, self.encoder, self.verdict_tokens)
 
-    def read_rescue(self, first: Verdict, completion: Completion) -> Verdict:
+    def read_rescue(self, prompt: JudgePrompt, first: Verdict, completion: Completion) -> Verdict:
         """Return `first` with the verdict of its rescue; unchanged where that cannot be read either."""
         return read_rescue(first, completion, self.grammar, self.verdict_tokens)
 
@@ -260,7 +266,7 @@ def read_all(prompts: Sequence[P], task: JudgeTask[P, J], store: PartStore) -> l
     def votes(prompt: P) -> Iterator[J]:
         for request_id in task.request_ids(prompt):
             vote, rescue = task.read(prompt, _stored(store, request_id)), request_id + RESCUE
-            yield task.read_rescue(vote, _stored(store, rescue)) if rescue in store else vote
+            yield task.read_rescue(prompt, vote, _stored(store, rescue)) if rescue in store else vote
 
     return [task.combine(prompt, list(votes(prompt))) for prompt in prompts]
 
@@ -287,7 +293,7 @@ def ask_in_memory(
     ]
     for completion in engine.complete(rescues, adapter=adapter) if rescues else ():
         name = completion.id.removesuffix(RESCUE)
-        votes[name] = task.read_rescue(votes[name], completion)
+        votes[name] = task.read_rescue(prompt_by_request_id[name], votes[name], completion)
         completions[completion.id] = completion
 
     def result(prompt: P) -> tuple[J, list[Completion]]:

@@ -72,7 +72,7 @@ def encode_group(
         verdict = encoder.content(encoder.grammar.text(prompt.winner))
         scored = len(verdict)
     else:
-        verdict, scored = [*letter.opening, letter.a if prompt.winner == "A" else letter.b], 1
+        verdict, scored = [*letter.opening, letter.letters["AB".index(prompt.winner)]], 1
     continuations = []
     for reason in reasons:
         ids = encoder.content(reason.text)
