@@ -36,7 +36,7 @@ def test_a_recipe_that_can_run_ends_with_code_0(no_vllm: None, capsys: pytest.Ca
 
 @pytest.mark.unit
 def test_a_recipe_that_cannot_run_ends_with_code_2(no_vllm: None, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["doctor", "configs/demo.yaml", "engine.tensor_parallel=64", "train.batch=31"]
+    words = ["doctor", "configs/demo.yaml", "engine.tensor_parallel=64", "train.batch=1"]
     assert cli.main(words) == 2
     output, error = capsys.readouterr()
     failed = [line for line in output.splitlines() if line.startswith("fail ")]

@@ -1,4 +1,4 @@
-"""How records are divided among processes, and which attention trains a judge."""
+"""Which attention trains a judge, and keys that the suite sets itself."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.errors import ConfigError
 from reasongenrm.train.attention import PACKED
-from reasongenrm.train.sft import batch_sizes, check_training, choose_attention
+from reasongenrm.train.sft import check_training, choose_attention
 
 pytestmark = pytest.mark.unit
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
@@ -23,33 +21,6 @@ DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
 def recipe(**train: Any) -> Recipe:
     overrides = ["train.args.per_device_train_batch_size=null"]
     return load_recipe(DEMO, overrides + [f"train.{key}={value}" for key, value in train.items()])
-
-
-@given(batch=st.integers(1, 512), processes=st.integers(1, 16), together=st.integers(1, 12) | st.none())
-def test_every_record_of_a_batch_is_computed_once(batch: int, processes: int, together: int | None) -> None:
-    base = recipe()
-    args = base.train.args | {"per_device_train_batch_size": together}
-    train = base.train.model_copy(update={"batch": batch, "args": args})
-    sized = base.model_copy(update={"train": train})
-    if batch % processes or (together and (batch // processes) % together):
-        with pytest.raises(ConfigError, match=r"^train\.(batch|args\.per_device_train_batch_size): .* \("):
-            batch_sizes(sized, "genrm", processes)
-    else:
-        size, accumulation = batch_sizes(sized, "genrm", processes)
-        assert size * accumulation * processes == batch and size == (together or size) and size >= 1
-
-
-@pytest.mark.parametrize("processes", [1, 2, 4, 8])
-def test_a_batch_of_128_fits_one_to_eight_gpus(processes: int) -> None:
-    size, accumulation = batch_sizes(recipe(batch=128), "genrm", processes)
-    assert size == 8 and accumulation == 128 // 8 // processes
-
-
-def test_a_batch_that_cannot_be_divided_names_the_nearest_ones() -> None:
-    with pytest.raises(ConfigError) as caught:
-        batch_sizes(recipe(batch=128), "genrm", 7)
-    assert str(caught.value).startswith("train.batch: 128 records cannot be divided among 7 processes")
-    assert "train.batch=126 or 133" in caught.value.hint
 
 
 def test_accumulation_is_not_a_key_of_its_own() -> None:

@@ -22,6 +22,7 @@ from reasongenrm.config.recipe import Recipe
 from reasongenrm.doctor.geometry import DTYPE_BYTES, Geometry
 from reasongenrm.doctor.machine import Card
 from reasongenrm.report.tables import TextTable
+from reasongenrm.train.batches import batch_sizes
 
 GIB = 2**30
 
@@ -167,11 +168,9 @@ def layer_bytes(geometry: Geometry, value_bytes: int) -> int:
 
 def record_tokens(recipe: Recipe, processes: int) -> int:
     """Return the largest number of tokens that a training process computes together."""
-    share = max(1, recipe.train.batch // processes)
-    records = recipe.train.args.get("per_device_train_batch_size") or max(
-        n for n in range(1, 9) if share % n == 0
-    )
-    return int(records) * recipe.data.max_tokens
+    processes = min(processes, recipe.train.batch)  # more are an error before any work
+    records = max((batch_sizes(recipe, name, processes)[0] for name in recipe.judges), default=1)
+    return records * recipe.data.max_tokens
 
 
 @dataclass(frozen=True, slots=True)
