@@ -96,6 +96,37 @@ def test_a_part_is_partial_and_an_unknown_source_has_its_own_section() -> None:
     assert BENCH.score(rows, score_all(rows, lambda r, place: -place)).sections["Other"] == 1
 
 
+def test_both_splits_are_read_and_each_has_its_score(tmp_path: Path) -> None:
+    """gpt: two of three right; claude: one of three. A folder of the hub's shards, and a file with rows of both."""
+    gpt = [raw(question=f"g{n}", response_model="gpt-4o-2024-05-13") for n in range(3)]
+    claude = [raw(question=f"c{n}", response_model="claude-3-5-sonnet-20240620") for n in range(3)]
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    lines(folder / "gpt-00000-of-00001.jsonl", gpt)
+    lines(folder / "claude-00000-of-00001.jsonl", claude)
+    whole = lines(tmp_path / "whole.jsonl", gpt + claude)
+    for split, path, names in (
+        (None, folder, ["gpt"] * 3),
+        ("claude", folder, ["claude"] * 3),
+        ("both", folder, ["gpt"] * 3 + ["claude"] * 3),
+        ("both", whole, ["gpt"] * 3 + ["claude"] * 3),
+        (None, whole, ["gpt"] * 3 + ["claude"] * 3),
+    ):
+        rows = good(BENCH.rows(str(path), split=split))
+        assert [one.details["split"] for one in rows] == names
+    assert len(good(BENCH.rows(str(folder), split="both", limit=4))) == 4
+    right = {rows[0].id, rows[1].id, rows[3].id}
+    scored = BENCH.score(
+        rows, judge_all(rows, lambda one, *_: ("right" if one.id in right else "wrong",) * 2)
+    )
+    assert scored.score == 0.5
+    assert (scored.details["gpt"], scored.details["claude"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    assert "gpt" not in BENCH.score(rows[:3], score_all(rows, lambda _, place: -place)).details
+    every = [row(f"{s}{c}{n}", c, s) for s in ROWS for c in CATEGORIES for n in range(ROWS[s][c])]
+    full = BENCH.score(every, score_all(every, lambda _, place: -place))
+    assert full.rows == 620 and not full.partial
+
+
 def test_the_real_file_loads_completely(shared: Path) -> None:
     rows = good(BENCH.rows(str(shared / "benchmarks" / "judgebench_claude.jsonl")))
     assert len(rows) == len({r.id for r in rows}) == 270

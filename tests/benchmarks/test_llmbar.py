@@ -10,42 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.benchmarks.llmbar import ROWS, LLMBar
-from reasongenrm.records import Message, Row
+from reasongenrm.records import Message, Rating, Row
+from reasongenrm.stages.rating import rating_result
 from support.judged import VERDICTS, array, dropped, good, judge_all, lines, score_all
+from support.published import AVERAGES, GPT4, llmbar_games
 
 pytestmark = pytest.mark.unit
 BENCH = LLMBar()
 TURNS = (Message(role="user", content="q"),)
-
-# Dataset/LLMBar/**/evaluators/GPT-4/Vanilla/statistics.json of github.com/princeton-nlp/LLMBar: right in the first
-# order, in the second, in both; and the "equal" rows. The percentages below are the same files' correct_average.
-GPT4 = {
-    "Natural": (95, 96, 93, 95),
-    "Neighbor": (104, 107, 101, 125),
-    "GPTInst": (78, 81, 77, 87),
-    "GPTOut": (35, 38, 35, 44),
-    "Manual": (35, 39, 33, 38),
-}
-AVERAGES = [95.5, 78.73134328358209, 86.41304347826086, 77.6595744680851, 80.43478260869566]
 
 
 def row(name: str, subset: str = "Natural") -> Row:
     return Row.make(subset, TURNS, [f"{name} r"], [f"{name} w"])
 
 
-def games(first: int, second: int, both: int, n: int) -> list[tuple[str, str]]:
-    """Rows with these counts of right orders; what is not right is wrong."""
-    pairs = [("right", "right")] * both + [("right", "wrong")] * (first - both)
-    pairs += [("wrong", "right")] * (second - both)
-    return pairs + [("wrong", "wrong")] * (n - len(pairs))
-
-
 def test_upstreams_statistics() -> None:
     rows = [row(f"{s}{n}", s) for s in ROWS for n in range(ROWS[s])]
-    verdicts = [
-        pair for s, (first, second, both, _) in GPT4.items() for pair in games(first, second, both, ROWS[s])
-    ]
-    verdicts_by_id = {r.id: one for r, one in zip(rows, verdicts, strict=True)}
+    verdicts_by_id = {r.id: one for r, one in zip(rows, llmbar_games(ROWS), strict=True)}
     scored = BENCH.score(rows, judge_all(rows, lambda r, *_: verdicts_by_id[r.id]))
     assert [100 * one.accuracy for one in scored.subsets.values()] == pytest.approx(AVERAGES)
     for subset, (_, _, both, _) in GPT4.items():
@@ -118,13 +99,47 @@ def test_upstreams_folder_is_read_without_the_evaluators_results(tmp_path: Path)
         ({"subset": "Adversarial_Manual"}, "natural", "Manual"),
         ({}, "llmbar_natural", "Natural"),
         ({"label": "1"}, "gptinst", "GPTInst"),
+        ({}, "natural/GPTInst/dataset", "GPTInst"),
+        ({}, "Adversarial/Natural/dataset", "Natural"),
     ],
 )
 def test_the_subset_is_a_column_or_in_the_path(
     tmp_path: Path, changes: dict[str, Any], file: str, subset: str
 ) -> None:
-    (one,) = good(BENCH.rows(lines(tmp_path / f"{file}.jsonl", [raw(**changes)])))
+    path = tmp_path / f"{file}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (one,) = good(BENCH.rows(lines(path, [raw(**changes)])))
     assert one.subset == subset
+
+
+def test_a_name_of_two_subsets_is_refused(tmp_path: Path) -> None:
+    items = list(
+        BENCH.rows(lines(tmp_path / "x.jsonl", [raw(subset="natural_manual"), raw(subset="natural")]))
+    )
+    assert dropped(items) == [("jsonl:1", "unknown_subset")]
+
+
+def test_an_answer_without_a_readable_rating_is_half_right() -> None:
+    """Upstream's `annotate` then names output 1, whichever it is: right in one of the two orders."""
+    rows = [row("a"), row("b"), row("c"), row("d")]
+    ratings = {
+        rows[0].id: (7.0, 3.0),
+        rows[1].id: (None, 3.0),
+        rows[2].id: (4.0, 4.0),
+        rows[3].id: (2.0, None),
+    }
+    results = {
+        pair.id: rating_result(pair, *(rated(value) for value in ratings[one.id]))
+        for one in rows
+        for pair in one.pairs
+    }
+    scored = BENCH.score(rows, results)
+    assert scored.score == (1 + 0.5 + 0.5 + 0.5) / 4
+    assert scored.counts.unparsed == 2 and scored.counts.tie == 1
+
+
+def rated(value: float | None) -> Rating:
+    return Rating("r", value, "ok" if value is not None else "unparsed", "")
 
 
 def test_bad_rows_are_drops_with_their_location(tmp_path: Path) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reasongenrm.benchmarks.registry import BENCHMARKS
 from reasongenrm.benchmarks.rewardbench import RewardBench
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Drop, PreferencePair, Row
-from support.judged import good
+from support.judged import array, good
 
 pytestmark = pytest.mark.unit
 
@@ -45,9 +47,75 @@ def test_repeated_rows_are_kept(tmp_path: Path) -> None:
     path = write(tmp_path / "b.jsonl", row(), row(subset="hep-js"), row(chosen="x"), row())
     rows = good(RewardBench().rows(path))
     first = rows[0].id
-    assert [row.id for row in rows] == [first, f"{first}-2", rows[2].id, f"{first}-3"]
+    name = first.removesuffix("-hep-go")
+    assert [row.id for row in rows] == [first, f"{name}-hep-js", rows[2].id, f"{first}-2"]
     assert [row.subset for row in rows] == ["hep-go", "hep-js", "hep-go", "hep-go"]
     assert len({pair.id for row in rows for pair in row.pairs}) == 4
+
+
+def test_ids_of_equal_rows_in_two_subsets_do_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> None:
+    raw = [row(), row(subset="hep-js"), row(chosen="x"), row(subset="hep-js")]
+    ids = []
+    for number, order in enumerate(itertools.permutations(raw)):
+        rows = good(RewardBench().rows(write(tmp_path / f"{number}.jsonl", *order)))
+        ids.append(sorted((one.id, one.subset, one.answers) for one in rows))
+    assert all(one == ids[0] for one in ids)
+
+
+def test_messages_do_not_quote_a_long_field_whole(tmp_path: Path) -> None:
+    long = "x" * 5_000_000
+    turns = [{"role": long, "content": "a"}]
+    cases: dict[str, list[dict[str, Any]]] = {
+        "pairs": [row(subset=long), row(prompt=turns)],
+        "rewardbench": [row(prompt=turns), row() | {"chosen": None, long: 1}],
+        "rewardbench2": [
+            {"prompt": "q", "chosen": ["a"], "rejected": ["b"] * 3, "subset": "Math", "num_correct": long},
+            {"prompt": "q", "chosen": ["a"], "rejected": ["b"] * 3, "subset": "Ties", "id": long},
+            {"prompt": "q", "chosen": ["a"], "rejected": ["b"] * 3, "subset": long},
+        ],
+        "rmbench": [{"prompt": "q", "chosen": ["a"] * 3, "rejected": ["b"] * 3, "domain": long}],
+        "judgebench": [{"question": "q", "response_A": "a", "response_B": "b", "label": long, "source": long}],
+        "llmbar": [{"input": "q", "output_1": "a", "output_2": "b", "label": 1, "subset": long}],
+        "ppe": [
+            {"prompt": "q", "responses": ["a", "b"], "scores": [True, False], "sampled_conflict_pairs": [[long]]},
+            {"prompt": "q", "response_1": "a", "response_2": "b", "winner": long},
+        ],
+        "rmb": [{"conversation_input": [{"role": "user", "content": "q"}], "category_path": long,
+                 "chosen": {"answer": "a"}, "reject": {"answer": "b"}}],
+    }  # fmt: skip
+    for kind, raw in cases.items():
+        readable = KINDS[kind]
+        items = list(BENCHMARKS[kind].rows(write(tmp_path / f"{kind}.jsonl", *raw, readable)))
+        drops = [item for item in items if isinstance(item, Drop)]
+        assert len(drops) == len(raw), kind
+        assert all(len(drop.detail) < 1000 and len(drop.source) <= 200 for drop in drops), kind
+    with pytest.raises(DataError) as unknown:
+        list(RewardBench().rows(write(tmp_path / "x.jsonl", row(subset=long[:150]))))
+    assert len(str(unknown.value).split("RewardBench's subsets")[0]) < 300
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "pairs": row(),
+    "rewardbench": row(),
+    "rewardbench2": {"prompt": "q", "chosen": ["a"], "rejected": ["b"] * 3, "subset": "Math"},
+    "rmbench": {"prompt": "q", "chosen": ["a"] * 3, "rejected": ["b"] * 3, "domain": "chat"},
+    "judgebench": {"question": "q", "response_A": "a", "response_B": "b", "label": "A>B", "source": "x"},
+    "llmbar": {"input": "q", "output_1": "a", "output_2": "b", "label": 1, "subset": "Natural"},
+    "ppe": {"prompt": "q", "response_1": "a", "response_2": "b", "winner": "model_a"},
+    "rmb": {"conversation_input": "q", "category_path": "Helpfulness/x", "chosen": {"answer": "a"},
+            "reject": {"answer": "b"}},
+}  # fmt: skip
+"""Kind -> a row that can be read."""
+
+
+def test_a_json_array_and_a_folder_of_them_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "arrays"
+    array(folder / "a.json", [row(), row(chosen=None)])
+    array(folder / "b.json", [row(chosen="x")])
+    items = list(RewardBench().rows(str(folder / "a.json")))
+    assert [type(item).__name__ for item in items] == ["Row", "Drop"]
+    assert isinstance(items[1], Drop) and items[1].location.endswith("a.json[1]")
+    assert len([item for item in RewardBench().rows(str(folder)) if isinstance(item, Row)]) == 2
 
 
 def test_empty_and_equal_answers_are_judged(tmp_path: Path) -> None:

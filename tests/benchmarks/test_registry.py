@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reasongenrm.benchmarks.base import answer_ratings, inconsistent_share, scalar_result
+from reasongenrm.benchmarks.leaderboard import Entry, leaderboard_files
 from reasongenrm.benchmarks.pairs import Pairs
 from reasongenrm.benchmarks.registry import BENCHMARKS
-from reasongenrm.benchmarks.rewardbench import PRIOR_SETS, REWARDBENCH, RewardBench, leaderboard_files
+from reasongenrm.benchmarks.rewardbench import PRIOR_SETS, RewardBench
 from reasongenrm.config.evaluate import HUB_IDS
 from reasongenrm.errors import DataError
 from reasongenrm.metrics.intervals import share_interval, wilson_interval
@@ -70,6 +70,32 @@ def test_prior_sets_are_a_section_of_half_weight(tmp_path: Path) -> None:
     assert scored.partial and "anthropic_helpful" in scored.missing and "alpacaeval-easy" in scored.missing
 
 
+def test_a_folder_without_one_of_the_prior_sets_and_a_single_file_are_refused(tmp_path: Path) -> None:
+    assert list(prior_folder(tmp_path))
+    own = lines(tmp_path / "own.jsonl", [{"prompt": "q", "chosen": "c", "rejected": "r", "subset": "hep-go"}])
+    with pytest.raises(DataError, match="one file in place of the four prior sets"):
+        RewardBench(prior_sets=True, prior_path=str(tmp_path / "shp.jsonl")).rows(own)
+    (tmp_path / "shp.jsonl").rename(tmp_path / "shp-00000-of-00001.jsonl")
+    bench = RewardBench(prior_sets=True, prior_path=str(tmp_path))
+    assert sum(isinstance(one, Row) and one.subset == "shp" for one in bench.rows(own)) == 2
+    (tmp_path / "shp-00000-of-00001.jsonl").rename(tmp_path / "other.jsonl")
+    with pytest.raises(DataError, match=r"no file of the prior set shp.*shp\.jsonl"):
+        bench.rows(own)
+
+
+def test_upstreams_generative_runner_judges_at_most_four_messages(tmp_path: Path) -> None:
+    talk = [{"role": role, "content": role} for role in ("user", "assistant") * 2]
+    raw = [{"prompt": [*talk[:n], talk[0]], "chosen": "c", "rejected": "r"} for n in (0, 2, 4)]
+    for name in PRIOR_SETS:
+        lines(tmp_path / f"{name}.jsonl", raw)
+    own = lines(tmp_path / "own.jsonl", [{"prompt": "q", "chosen": "c", "rejected": "r", "subset": "hep-go"}])
+    for limit, kept in ((None, 13), (4, 9), (2, 5)):
+        items = list(RewardBench(prior_sets=True, prior_path=str(tmp_path), max_messages=limit).rows(own))
+        drops = [one for one in items if not isinstance(one, Row)]
+        assert len(items) == 13 and len(items) - len(drops) == kept
+        assert {drop.reason for drop in drops} <= {"too_many_messages"}
+
+
 def test_prior_sets_with_all_published_rows() -> None:
     rows, results = rows_of(NEMOTRON)
     prior = [
@@ -83,26 +109,12 @@ def test_prior_sets_with_all_published_rows() -> None:
     assert third == pytest.approx(0.75, abs=0.002)
     assert scored.score == pytest.approx((4 * four + 0.5 * third) / 4.5)  # upstream: weights 2, 2, 2, 2, 1
     assert not scored.partial
-    files = leaderboard_files(scored, "org/model", model_type="Seq. Classifier", chat_template="tokenizer")
-    assert set(files) == {"eval-set", "pref-sets"}
-    assert set(files["pref-sets"]) == {"model", "model_type", "chat_template", *PRIOR_SETS}
-
-
-def test_the_leaderboards_layout() -> None:
-    rows, results = rows_of(NEMOTRON)
-    files = leaderboard_files(RewardBench().score(rows, results), "nvidia/x")
-    (content,) = files.values()
-    assert list(files) == ["eval-set"] and list(content) == sorted(content)
-    assert set(content) == {"model", "model_type", "chat_template", *REWARDBENCH.subsets}
-    assert (content["model"], content["model_type"], content["chat_template"]) == (
-        "nvidia/x",
-        "Generative RM",
-        None,
-    )
-    assert content["mt-bench-med"] == 0.95 and json.loads(json.dumps(content)) == content
-    toy = rewardbench_score([scalar_result("a", "toy-chat", 1.0, 0.0)])
-    with pytest.raises(DataError, match="no leaderboard"):
-        leaderboard_files(toy, "m")
+    entry = Entry("org/model", "Seq. Classifier", "tokenizer")
+    files = leaderboard_files(RewardBench(prior_sets=True).score_details(rows, results), rows, results, entry)
+    folders = ("eval-set", "pref-sets", "eval-set-scores", "pref-sets-scores")
+    assert list(files) == [f"{folder}/org/model.json" for folder in folders]
+    assert set(files["pref-sets/org/model.json"]) == {"model", "model_type", "chat_template", *PRIOR_SETS}
+    assert len(files["pref-sets-scores/org/model.json"]["results"]) == sum(PRIOR_SETS.values())
 
 
 def test_the_toy_benchmark_has_no_prior_sets() -> None:

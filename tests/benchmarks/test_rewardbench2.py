@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reasongenrm.benchmarks.base import aggregate
+from reasongenrm.benchmarks.base import aggregate, answer_ratings
 from reasongenrm.benchmarks.rewardbench2 import (
     ROWS,
     TABLE,
@@ -19,9 +20,10 @@ from reasongenrm.benchmarks.rewardbench2 import (
     RewardBench2,
     best_of_n,
     ties_credits,
+    ties_terms,
 )
 from reasongenrm.errors import DataError
-from reasongenrm.records import Message, PairResult, Row
+from reasongenrm.records import Drop, Message, PairResult, Row
 from support.judged import VERDICTS, dropped, good, judge_all, judged, lines, score_all
 
 pytestmark = pytest.mark.unit
@@ -226,8 +228,32 @@ def test_rows_of_both_kinds_are_read(tmp_path: Path) -> None:
     tied = raw(id="tied:12", chosen=["x", "y"], rejected=["z"], subset="Ties", num_correct=2, num_incorrect=1)
     best, ties_row, again = good(BENCH.rows(lines(tmp_path / "b.jsonl", [raw(), tied, raw()])))
     assert best.answers == ("a", "b", "c", "d") and best.places == ((0, 1), (0, 2), (0, 3))
-    assert ties_row.details == {"kind": "tied", "number": 12} and len(ties_row.places) == 2
+    assert ties_row.details == {"id": "tied:12", "kind": "tied", "number": 12} and len(ties_row.places) == 2
     assert again.id == f"{best.id}-2" and len({p.id for r in (best, again) for p in r.pairs}) == 6
+
+
+@pytest.mark.parametrize("wrong", [1, 2, 4])
+def test_best_of_four_needs_four_answers(tmp_path: Path, wrong: int) -> None:
+    few = raw(rejected=["b"] * wrong, num_incorrect=wrong)
+    (drop, one) = BENCH.rows(lines(tmp_path / "b.jsonl", [few, raw()]))
+    assert isinstance(drop, Drop) and drop.reason == "bad_count" and f"{wrong} answers" in drop.detail
+    assert isinstance(one, Row) and one.details == {"id": "1"}
+
+
+def test_differences_of_scores_are_not_rounded() -> None:
+    """A gap of 1e-13 counts, as in upstream's `_compute_prompt_stats`; equal means of credits are equal."""
+    tied, ref = ties("tied", 1, 2, 1), ties("ref", 1, 1, 1)
+    values = {"tied": [1.0, 1.0 + 1e-14, 1.0 - 1e-13], "ref": [1.0, 1.0 - 1e-13]}
+    results = score_all([tied, ref], lambda row, place: values[row.details["kind"]][place])
+    assert ties_terms([tied, ref], results)["tied accuracy"] == {"1.1": 1.0}
+    expected = upstream({(kind, 1): (values[kind], right) for kind, right in (("tied", 2), ("ref", 1))})
+    assert BENCH.score([tied, ref], results).score == pytest.approx(expected)
+    thirds = ties("tied", 2, 2, 3)
+    # Ratings: right answers 1 and 2/3, wrong ones at most 1/3 and … : the gap is 1 - 2/3 exactly the spread.
+    lost = {(1, 2): ("wrong", "wrong"), (0, 2): ("wrong", "right")}
+    ratings = answer_ratings(thirds, judge_all([thirds], lambda _, r, w: lost.get((r, w), ("right",) * 2)))
+    assert ratings == [Fraction(5, 6), Fraction(2, 3), Fraction(3, 4), 0, 0]
+    assert ratings[0] - ratings[1] == Fraction(1, 6)
 
 
 def test_bad_rows_are_drops_with_their_location(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.benchmarks.pairs import Pairs
-from reasongenrm.benchmarks.rmb import RMB, SECTIONS
-from reasongenrm.records import Row
+from reasongenrm.benchmarks.rmb import RMB, ROWS, SECTIONS
+from reasongenrm.records import Message, Row
 from support.judged import VERDICTS, array, dropped, good, judge_all, lines, score_all
 
 pytestmark = pytest.mark.unit
@@ -53,8 +53,40 @@ def test_rmb_by_hand(tmp_path: Path) -> None:
     ]
     assert scored.score == pytest.approx((1 + pairs + 0.5 + 0.5) / 4)
     assert scored.details == pytest.approx({"Helpfulness": (1 + pairs) / 2, "Harmlessness": 0.5})
-    assert not scored.partial and scored.rows == 7
+    assert scored.partial and scored.missing == SECTIONS and scored.rows == 7
     assert scored.strict == pytest.approx((1 + 1 / 3 + 0.5 + 0) / 4)
+
+
+def test_missing_rows_are_counted_against_upstreams_totals() -> None:
+    """10,067 pairs and 2,109 lists for helpfulness, 7,064 and 1,677 for harmlessness (upstream's tables)."""
+    assert dict(zip(SECTIONS, (2109, 10067, 1677, 7064), strict=True)) == ROWS
+    assert ROWS["Helpfulness BoN"] + ROWS["Harmlessness BoN"] == 3786  # the dataset card of ilgee/RMB-BoN
+    turns = (Message(role="user", content="q"),)
+    rows = [
+        Row(f"{section}{n}", f"{section}/x", turns, ("a", "b"), 1, ((0, 1),), {"kind": section.split()[1], "section": section})
+        for section, count in ROWS.items()
+        for n in range(count)
+    ]  # fmt: skip
+    results = score_all(rows, lambda _, place: -place)
+    scored = BENCH.score(rows, results)
+    assert not scored.partial and scored.rows == 20917 and scored.score == 1
+    assert BENCH.score(rows[1:], results).missing == ("Helpfulness BoN",)
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_the_subset_is_named_like_the_file_without_its_suffix(tmp_path: Path, suffix: str) -> None:
+    folder = tmp_path / "Pairwise_set" / "Helpfulness" / "Chat"
+    folder.mkdir(parents=True)
+    without = {k: v for k, v in pair().items() if k != "category_path"}
+    path = folder / f"Discussion.{suffix}"
+    rows = good(
+        BENCH.rows(
+            (array if suffix == "json" else lines)(
+                path, [without, without | {"conversation_input": talk("r")}]
+            )
+        )
+    )
+    assert {one.subset for one in rows} == {"Pairwise/Helpfulness/Chat/Discussion"}
 
 
 def test_subfolders_are_read_and_an_absent_part_is_missing(tmp_path: Path) -> None:
@@ -64,7 +96,7 @@ def test_subfolders_are_read_and_an_absent_part_is_missing(tmp_path: Path) -> No
     rows = good(BENCH.rows(str(tmp_path)))
     assert [r.subset for r in rows] == ["BoN/Harmlessness/S1", "Pairwise/Helpfulness/Chat/Discussion"]
     scored = BENCH.score(rows, score_all(rows, lambda r, place: -place))
-    assert scored.missing == ("Helpfulness BoN", "Harmlessness Pairwise") and scored.partial
+    assert scored.missing == SECTIONS and scored.partial
     assert scored.score == 1 and scored.sections["Helpfulness BoN"] is None
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.benchmarks.base import aggregate
-from reasongenrm.benchmarks.rmbench import LEVELS, ROWS, TABLE, RMBench
+from reasongenrm.benchmarks.rmbench import LEVELS, ROWS, RMBench
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Message, Row
 from support.judged import VERDICTS, array, dropped, good, judge_all, lines, score_all
@@ -36,7 +36,8 @@ def row(name: str, subset: str = "chat") -> Row:
 def test_published_averages_are_both_of_domains_and_of_levels(model: str) -> None:
     (chat, math, code, safety), levels, average = PUBLISHED[model]
     means = {"chat": chat, "math": math, "code": code, "safety-refuse": safety, "safety-response": safety}
-    assert aggregate(TABLE, means)[1] == pytest.approx(average, abs=0.0501)
+    table = BENCH.table([row("a", subset) for subset in ROWS])
+    assert aggregate(table, means)[1] == pytest.approx(average, abs=0.0501)
     assert sum(levels) / 3 == pytest.approx(average, abs=0.1)  # three rounded numbers and a rounded mean
 
 
@@ -57,6 +58,27 @@ def compute_accuracy(rewards: list[list[float]]) -> tuple[np.ndarray, float, flo
     return matrix, np.triu(matrix, 1).sum() / 3, np.diag(matrix).mean(), np.tril(matrix, -1).sum() / 3
 
 
+def domain_accuracies(rewards: dict[str, list[list[float]]]) -> dict[str, Any]:
+    """`split_dataset_by_domain` of upstream's `scripts/utils.py`: a domain has all rows whose `domain` begins with it."""
+    some = {
+        domain.title(): [one for subset, rows in rewards.items() if subset.startswith(domain) for one in rows]
+        for domain in ("chat", "math", "code", "safety")
+    }
+    return {domain: compute_accuracy(rows) for domain, rows in some.items() if rows}
+
+
+def test_safety_pools_the_rows_of_both_halves_by_default() -> None:
+    """Right on all 284 rows that must be refused, and on none of the 157 others: 284/441, and not one half."""
+    rows = [row(f"{s}{n}", s) for s in ("safety-refuse", "safety-response") for n in range(ROWS[s])]
+    results = score_all(rows, lambda r, place: -place if r.subset == "safety-refuse" else place)
+    pooled, halves = BENCH.score(rows, results), RMBench(safety="halves").score(rows, results)
+    assert (pooled.sections["Safety"], halves.sections["Safety"]) == (pytest.approx(284 / 441), 0.5)
+    assert pooled.benchmark == "RM-Bench" and halves.benchmark == "RM-Bench (safety: mean of its halves)"
+    assert pooled.details["Safety hard"] == pytest.approx(284 / 441) and halves.details["Safety hard"] == 0.5
+    part = [one for one in rows if one.subset == "safety-response"]
+    assert BENCH.score(part, results).sections["Safety"] == 0
+
+
 REWARDS = st.lists(st.lists(st.integers(-2, 2), min_size=6, max_size=6), min_size=1, max_size=5)
 
 
@@ -68,16 +90,16 @@ def test_scores_are_those_of_the_published_definition(rewards: dict[str, list[li
         r.id: one for r, one in zip(rows, [one for some in rewards.values() for one in some], strict=True)
     }
     scored = BENCH.score(rows, score_all(rows, lambda r, place: float(rewards_by_id[r.id][place])))
-    of = {s: compute_accuracy(some) for s, some in rewards.items()}
-    domains: dict[str, list[float]] = {}
-    for subset, (_, *levels) in of.items():
-        domains.setdefault(subset.split("-")[0].title(), []).append(sum(levels) / 3)
-    expected = {name: sum(values) / len(values) for name, values in domains.items()}
+    of = domain_accuracies(rewards)
+    expected = {name: sum(levels) / 3 for name, (_, *levels) in of.items()}
     assert {k: v for k, v in scored.sections.items() if v is not None} == pytest.approx(expected)
     assert scored.score == pytest.approx(sum(expected.values()) / len(expected)) == scored.strict
     assert scored.score == pytest.approx(sum(scored.details[level] or 0 for level in LEVELS) / 3)
-    if set(of) == {"chat"}:
-        matrix, hard, normal, easy = of["chat"]
+    for domain, (_, *levels) in of.items():
+        ours = [scored.details[f"{domain} {level}"] for level in LEVELS]
+        assert ours == pytest.approx(levels)
+    if set(of) == {"Chat"}:
+        matrix, hard, normal, easy = of["Chat"]
         assert [scored.details[level] for level in LEVELS] == pytest.approx([hard, normal, easy])
         assert [scored.details[f"Chat {level}"] for level in LEVELS] == pytest.approx([hard, normal, easy])
         assert scored.details["concise > markdown"] == matrix[0, 2]

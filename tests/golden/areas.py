@@ -20,8 +20,9 @@ from golden import inputs
 from golden.engine import ScriptedEngine, ScriptedHead, draw
 from reasongenrm.answers import generate as generate_module
 from reasongenrm.answers.generate import generate
+from reasongenrm.benchmarks.leaderboard import Entry, leaderboard_files
 from reasongenrm.benchmarks.registry import BENCHMARKS
-from reasongenrm.benchmarks.rewardbench import TOY, leaderboard_files
+from reasongenrm.benchmarks.rewardbench import TOY
 from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.cli import main
@@ -43,7 +44,7 @@ from reasongenrm.records import Drop, JudgePrompt, Row, ScoredReason, SFTRecord
 from reasongenrm.report.data_page import write_report as write_data_report
 from reasongenrm.run import Run
 from reasongenrm.scalar.model import ScalarRewardModel
-from reasongenrm.stages import evaluate as evaluate_stage
+from reasongenrm.stages import judges as judges_stage
 from reasongenrm.stages import scalar as scalar_stage
 from reasongenrm.stages.ask import ask
 from reasongenrm.stages.evaluate import evaluate
@@ -371,11 +372,17 @@ def report() -> Outputs:
         some = rows_of(subsets, 4)
         if kind == "rewardbench2":
             some = [Row.make(r.subset, r.history, ["a"], [f"b{k} {r.id}" for k in range(3)]) for r in some]
-        board = leaderboard_files(BENCHMARKS[kind].score(some, judged(some, "x")), "golden/x")
+        results = judged(some, "x")
+        scored_details = BENCHMARKS[kind].score_details(some, results)
+        board = leaderboard_files(scored_details, some, results, Entry("golden/x"))
         found[f"leaderboard-{kind}.json"] = text(board)
     errors = [
         problem(lambda: write_model_card(first, "nobody")),
-        problem(lambda: leaderboard_files(BENCHMARKS["rewardbench"].score(rows, scored(rows)), "x")),
+        problem(
+            lambda: leaderboard_files(
+                BENCHMARKS["rewardbench"].score_details(rows, scored(rows)), rows, scored(rows), Entry("x")
+            )
+        ),
     ]
     return found | {"errors.json": text(errors)}
 
@@ -524,12 +531,12 @@ def evaluation() -> Outputs:
         return ScriptedEngine(judge_encoder(recipe, "reason", tokenizer()), max_model_len=4096)
 
     with (
-        patch.object(evaluate_stage, "load_engine", load_engine),
+        patch.object(judges_stage, "load_engine", load_engine),
         patch.object(ScalarRewardModel, "from_pretrained", lambda *_: ScriptedHead()),
     ):
         found = {"tables.txt": printed(lambda: evaluate(recipe))}
     found |= files(recipe.folder, "scores.json", "table.md", "evaluate/*/*.jsonl", "evaluate/*/*/*.json*")
-    found |= files(recipe.folder, "evaluate/*/*/leaderboard/*")
+    found |= files(recipe.folder, "evaluate/*/*/leaderboard/**/*.json")
     return {name: content for name, content in found.items() if not name.endswith("seconds.json")}
 
 

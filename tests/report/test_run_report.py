@@ -21,7 +21,7 @@ from reasongenrm.records import Row
 from reasongenrm.report.explorer import payload
 from reasongenrm.report.run_files import read_run
 from reasongenrm.report.run_report import write_report
-from reasongenrm.report.run_table import metric_lines
+from reasongenrm.report.run_table import metric_lines, protocol_table
 from support.html_pages import Page
 from support.judged import rewardbench_score
 from support.judged_run import EVIL_ANSWER, EVIL_PROMPT, evil_row, judged, rows_of, scored, toy_run, write_run
@@ -109,6 +109,44 @@ def test_the_page_says_whether_a_verdict_depends_on_its_batch(
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert ("engine.batch_invariant is" in page) == (words is not None)
     assert words is None or f"engine.batch_invariant {words}" in page
+
+
+def test_the_protocol_matrix_is_in_both_reports_and_its_counts_add_up(folder: Path, page: Page) -> None:
+    [benchmark] = read_run(folder).benchmarks
+    table = protocol_table(benchmark)
+    labels = [row[:2] for row in table.rows]
+    protocols = ["official", "single order", "both orders averaged", "consistent", "majority of k"]
+    assert labels == [(name, label) for name in benchmark.models for label in protocols]
+    assert "Protocols" in page.titles
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    for row in table.rows:
+        assert all(cell in page.cells for cell in row)
+        if (row[0] == "scalar" and row[1] != "official") or row[1] == "majority of k":
+            assert set(row[2:]) == {"n/a"}
+            continue
+        n, *outcomes = (int(cell.replace(",", "")) for cell in row[5:])
+        assert n == sum(outcomes) > 0
+        assert (
+            f"| {row[0]} | {row[1]} | {row[2].replace('[', chr(92) + '[').replace(']', chr(92) + ']')}"
+            in markdown
+        )
+        score = benchmark.models[row[0]].score
+        if row[1] in ("official", "consistent"):
+            shown = score.score if row[1] == "official" else score.strict
+            assert row[2].startswith(f"{100 * shown:.1f} ")
+    assert any("no pair was judged in two orders" in note for note in table.notes)
+    assert sum("evaluate.votes" in note for note in table.notes) == 3
+
+
+def test_a_run_of_an_earlier_version_has_no_protocol_matrix(folder: Path, tmp_path: Path) -> None:
+    old = shutil.copytree(folder, tmp_path / "old")
+    scores = json.loads((old / "scores.json").read_text(encoding="utf-8"))
+    for model in scores["benchmarks"]["toy"]["models"].values():
+        del model["protocols"]
+    (old / "scores.json").write_text(json.dumps(scores), encoding="utf-8")
+    write_report(old)
+    assert "Protocols" not in (old / "report.md").read_text(encoding="utf-8")
+    assert "Protocols" not in Page((old / "report.html").read_text(encoding="utf-8")).titles
 
 
 def test_text_of_the_run_stays_text(folder: Path, page: Page) -> None:

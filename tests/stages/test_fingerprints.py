@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, get_args
 
@@ -57,7 +58,8 @@ FULL: dict[str, Any] = {
     "evaluate": {
         "benchmarks": {
             "toy": {"path": "toy.jsonl", "split": "test", "revision": "main", "limit": 9},
-            "prior": {"prior_sets": True, "prior_path": "prior.jsonl"},
+            "prior": {"prior_sets": True, "prior_path": "prior.jsonl", "max_messages": 4},
+            "styles": {"kind": "rmbench", "safety": "halves"},
         },
         "temperature": 0.5,
         "server": {"kind": "vllm", "args": ["--quantization", "fp8"]},
@@ -67,6 +69,7 @@ FULL: dict[str, Any] = {
         },
     },
 }  # fmt: skip
+BENCHMARKS = tuple(FULL["evaluate"]["benchmarks"])
 OTHER: dict[str, Any] = {
     "judges.thinker.template": "reason",
     "judges.genrm.template": "reason",
@@ -76,6 +79,12 @@ OTHER: dict[str, Any] = {
     "evaluate.benchmarks.toy.kind": "pairs",
     "evaluate.benchmarks.prior.kind": None,  # only rewardbench has prior sets
     "evaluate.benchmarks.prior.prior_sets": None,
+    "evaluate.benchmarks.prior.safety": None,  # only rmbench has it
+    "evaluate.benchmarks.toy.safety": None,
+    "evaluate.benchmarks.styles.kind": None,
+    "evaluate.benchmarks.styles.prior_sets": None,
+    "evaluate.benchmarks.styles.max_messages": None,
+    "evaluate.benchmarks.styles.safety": "pooled",
     "scalar.validation": 0.2,
     "train.packing": False,
     "records.general": [{"path": "general.jsonl", "weight": 0.2, "revision": "main"}],
@@ -269,8 +278,8 @@ def test_a_key_belongs_to_the_steps_whose_results_it_changes(key: str, value: An
 
 def test_judging_changes_all_steps_of_judges_but_no_scores_of_the_scalar_head() -> None:
     steps = changed(full(), full({("evaluate", "max_tokens"): 99}))
-    models = ("base", "reasongenrm", "thinker", "genrm", "served", "claude")
-    assert steps == {f"evaluate.{name}.{model}" for name in ("toy", "prior") for model in models}
+    models = ("base", "base-direct", "reasongenrm", "thinker", "genrm", "served", "claude")
+    assert steps == {f"evaluate.{name}.{model}" for name in BENCHMARKS for model in models}
 
 
 def test_a_teacher_a_benchmark_or_a_judge_more_or_less_changes_no_other_step() -> None:
@@ -281,11 +290,19 @@ def test_a_teacher_a_benchmark_or_a_judge_more_or_less_changes_no_other_step() -
     steps = changed(full(), full({("evaluate", "benchmarks"): benchmarks}))
     assert steps and all(step.startswith("evaluate.new.") for step in steps)
     steps = changed(full(), full({("judges",): values["judges"] | {"new": {"template": "think"}}}))
-    assert steps == {"judges.new", "evaluate.toy.new", "evaluate.prior.new"}
+    assert steps == {"judges.new", *(f"evaluate.{name}.new" for name in BENCHMARKS)}
     assert changed(full(), full({("evaluate", "base"): False})) == {
-        "evaluate.toy.base",
-        "evaluate.prior.base",
+        f"evaluate.{name}.{base}" for name in BENCHMARKS for base in ("base", "base-direct")
     }
+
+
+def test_no_file_belongs_to_two_steps() -> None:
+    """A redo of one step moves nothing of another, such as the batches that are under way for another benchmark."""
+    for stage in (prepare_steps, train_steps, evaluate_steps):
+        outputs = [path for step in stage(full()).values() for path in step.outputs]
+        for path in outputs:
+            same = [p for p in outputs if p == path or p.startswith(f"{path}/") or fnmatchcase(p, path)]
+            assert same == [path]
 
 
 def test_files_are_part_of_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,5 +321,5 @@ def test_files_are_part_of_the_settings(tmp_path: Path, monkeypatch: pytest.Monk
     assert changed_by(run / "sft.jsonl") == {"judges.reasongenrm", "judges.thinker"}
     assert changed_by(run / "pairs.jsonl") == {"scalar"}
     adapter = run / "judges" / "genrm" / "adapter" / "adapter_model.safetensors"
-    assert changed_by(adapter) == {"evaluate.toy.genrm", "evaluate.prior.genrm"}
+    assert changed_by(adapter) == {f"evaluate.{name}.genrm" for name in BENCHMARKS}
     assert all(step.startswith("evaluate.toy.") for step in changed_by(Path("toy.jsonl")))

@@ -11,6 +11,7 @@ import pytest
 
 from reasongenrm import processes
 from reasongenrm.config.evaluate import BenchmarkConfig
+from reasongenrm.config.prepare import DecontaminateConfig
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.demo.build import rewardbench_row, skywork_row
 from reasongenrm.demo.world import toy_pairs
@@ -18,8 +19,9 @@ from reasongenrm.errors import DataError
 from reasongenrm.records import PreferencePair
 from reasongenrm.run import Run
 from reasongenrm.stages import pairs as pairs_module
-from reasongenrm.stages.pairs import compare_new_benchmarks, write_pairs
+from reasongenrm.stages.pairs import _decontaminator, compare_new_benchmarks, write_pairs
 from reasongenrm.store import read_json, read_jsonl, to_json, write_json, write_jsonl
+from support.judged import array, lines
 
 pytestmark = pytest.mark.unit
 
@@ -154,3 +156,28 @@ def test_no_pair_left_names_the_first_row_dropped(folder: Path) -> None:
     with pytest.raises(DataError, match=r"no pair is left; the first row dropped: .*data\.max_tokens is 40"):
         write(folder, recipe(folder, max_tokens=40))
     assert not (folder / "run" / "pairs.jsonl").exists()
+
+
+def test_training_data_is_compared_with_all_files_and_splits_of_a_benchmark(tmp_path: Path) -> None:
+    """A folder of JSON arrays with subfolders, as of RMB; and both splits of JudgeBench."""
+    words = [" ".join(f"{name}{n}" for n in range(20)) for name in ("alpha", "beta", "gamma", "delta")]
+    for number, goal in enumerate(("Helpfulness", "Harmlessness")):
+        raw = {"conversation_input": [{"role": "user", "content": words[number]}], "chosen": {"answer": "a"}}
+        array(tmp_path / "RMB" / "Pairwise_set" / goal / "S1.json", [raw])
+    shards = tmp_path / "judgebench"
+    shards.mkdir()
+    for split, text in (("gpt", words[2]), ("claude", words[3])):
+        lines(
+            shards / f"{split}-00000-of-00001.jsonl",
+            [{"question": text, "response_A": "a", "response_B": "b"}],
+        )
+    benchmarks = [
+        BenchmarkConfig(kind="rmb", path=str(tmp_path / "RMB")),
+        BenchmarkConfig(kind="judgebench", path=str(shards), split="both"),
+    ]
+    config = DecontaminateConfig()
+    index = _decontaminator(config, benchmarks)
+    pairs = [PreferencePair.make([{"role": "user", "content": text}], "c", "r", "s") for text in words]
+    assert [bool(matches) for matches in index.matches(pairs)] == [True] * 4
+    one = _decontaminator(config, [BenchmarkConfig(kind="judgebench", path=str(shards))])
+    assert [bool(matches) for matches in one.matches(pairs)] == [False, False, True, False]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from reasongenrm.benchmarks.base import judge_result, scalar_result
-from reasongenrm.benchmarks.rewardbench import REWARDBENCH, TOY
+from reasongenrm.benchmarks.protocols import protocol_scores
+from reasongenrm.benchmarks.rewardbench import REWARDBENCH, TOY, RewardBench
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.metrics.diagnostics import diagnose
 from reasongenrm.records import Drop, Message, Order, PairResult, Row, Verdict, content_id
@@ -115,6 +116,10 @@ def write_run(
             write_json(folder / "evaluate" / key / name / "seconds.json", 12.5)
             entries_by_model[name] = {
                 "score": asdict(rewardbench_score(results.values())),
+                "protocols": {
+                    protocol: one and asdict(one)
+                    for protocol, one in protocol_scores(RewardBench(), rows, results).items()
+                },
                 "diagnostics": asdict(diagnose(rows, results)),
                 "cost": None if name == "scalar" else cost,
             }

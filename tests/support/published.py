@@ -1,6 +1,8 @@
-"""Published per-subset accuracies of RewardBench, and rows that have them."""
+"""Published numbers: accuracies of RewardBench per subset, and GPT-4's statistics of LLMBar; and results that have them."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from reasongenrm.benchmarks.base import scalar_result
 from reasongenrm.benchmarks.rewardbench import REWARDBENCH
@@ -45,3 +47,25 @@ def scalar_rows(accuracies: dict[str, float]) -> list[PairResult]:
         right = round(accuracy * n)
         rows += [scalar_result(f"{subset}{i}", subset, float(i < right), 0.5) for i in range(n)]
     return rows
+
+
+# Dataset/LLMBar/**/evaluators/GPT-4/Vanilla/statistics.json of github.com/princeton-nlp/LLMBar: right in the first
+# order, in the second, in both; and the "equal" rows. The percentages below are the same files' correct_average.
+GPT4 = {
+    "Natural": (95, 96, 93, 95),
+    "Neighbor": (104, 107, 101, 125),
+    "GPTInst": (78, 81, 77, 87),
+    "GPTOut": (35, 38, 35, 44),
+    "Manual": (35, 39, 33, 38),
+}
+AVERAGES = [95.5, 78.73134328358209, 86.41304347826086, 77.6595744680851, 80.43478260869566]
+
+
+def llmbar_games(rows: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Return GPT-4's two orders on every row of LLMBar, subset after subset; what is not right is wrong."""
+    games: list[tuple[str, str]] = []
+    for subset, (first, second, both, _) in GPT4.items():
+        pairs = [("right", "right")] * both + [("right", "wrong")] * (first - both)
+        pairs += [("wrong", "right")] * (second - both)
+        games += pairs + [("wrong", "wrong")] * (rows[subset] - len(pairs))
+    return games

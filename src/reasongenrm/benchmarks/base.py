@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from itertools import chain, islice
 from statistics import fmean
 from typing import Any
@@ -20,6 +21,9 @@ from reasongenrm.rows.files import RawRow, read_rows
 
 Results = Mapping[str, PairResult]
 """Pair id -> result, one for every pair of every row."""
+
+Rating = float | Fraction
+"""How good an answer is; higher is better (see `answer_ratings`)."""
 
 Shares = dict[str, float | None]
 """Name -> share in [0, 1]; None where nothing was counted."""
@@ -38,6 +42,7 @@ class Table:
         published_rows: subset -> number of published rows; empty where the number is not known.
         section_weights: section -> weight within the score; 1 for sections without an entry.
         toy: whether it is the suite's own toy benchmark.
+        published_section_rows: section -> number of published rows, where only that is known.
     """
 
     name: str
@@ -45,11 +50,27 @@ class Table:
     published_rows: Mapping[str, int] = field(default_factory=dict)
     section_weights: Mapping[str, float] = field(default_factory=dict)
     toy: bool = False
+    published_section_rows: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def subsets(self) -> list[str]:
         """The subsets of all sections, in the table's order."""
         return [subset for weights in self.sections.values() for subset in weights]
+
+    def missing(self, judged: Mapping[str, int]) -> tuple[str, ...]:
+        """Return the sections and subsets that are absent, or have fewer rows than were published.
+
+        Args:
+            judged: subset -> number of rows judged.
+        """
+        few = [
+            section
+            for section, subsets in self.sections.items()
+            if not subsets
+            or sum(judged.get(s, 0) for s in subsets) < self.published_section_rows.get(section, 0)
+        ]
+        few += [name for name in self.subsets if judged.get(name, 0) < self.published_rows.get(name, 1)]
+        return tuple(few)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +127,28 @@ class Benchmark(ABC):
         self, path: str, *, split: str | None, revision: str | None, limit: int | None
     ) -> Iterator[RawRow | Drop]:
         """Stream the rows before they are checked; see `read_rows`, and `source_files` for folders of `.json` files."""
-        options = {"split": split or self.split, "revision": revision, "limit": limit}
         rows = [
-            read_rows(file, required=self.required, optional=self.columns, **options)
-            for file in source_files(path, self.array_file)
+            read_rows(
+                file,
+                required=self.required,
+                optional=self.columns,
+                split=name,
+                revision=revision,
+                limit=limit,
+            )
+            for file, name in self.sources(path, split)
         ]
         return islice(chain.from_iterable(rows), limit)
+
+    def sources(self, path: str, split: str | None) -> list[tuple[str, str]]:
+        """Return the files (or the hub dataset) to read, each with its split; see `source_files`."""
+        return [
+            (file, name) for file in source_files(path, self.array_file) for name in self.splits(file, split)
+        ]
+
+    def splits(self, file: str, split: str | None) -> list[str]:
+        """Return the splits to read of a file, folder or hub dataset: the split, by default the benchmark's own."""
+        return [split or self.split]
 
     @abstractmethod
     def read_row(self, raw: RawRow) -> Row:
@@ -174,10 +211,7 @@ class Benchmark(ABC):
         strict = self.credits(rows, {name: self.strict_result(result) for name, result in results.items()})
         sections, overall = aggregate(table, _means(credits))
         groups = rows_by_subset(rows)
-        missing = [section for section, subsets in table.sections.items() if not subsets]
-        for name in table.subsets:
-            if len(groups.get(name, ())) < table.published_rows.get(name, 1):
-                missing.append(name)
+        missing = table.missing({name: len(group) for name, group in groups.items()})
         judged = [result for row in rows for result in row_results(row, results)]
         letters = Counter(v.winner for result in judged for v in result.verdicts if v.winner in ("A", "B"))
         subsets = {
@@ -200,7 +234,7 @@ class Benchmark(ABC):
             benchmark=table.name,
             toy=table.toy,
             partial=bool(missing),
-            missing=tuple(missing),
+            missing=missing,
             score=overall,
             interval=bootstrap_interval(credits, lambda means: aggregate(table, means)[1], seed=seed),
             strict=aggregate(table, _means(strict))[1],
@@ -263,22 +297,23 @@ def row_results(row: Row, results: Results) -> list[PairResult]:
     return [results[pair.id] for pair in row.pairs]
 
 
-def answer_ratings(row: Row, results: Results) -> list[float]:
+def answer_ratings(row: Row, results: Results) -> list[Rating]:
     """Return one number per answer of a row; higher is better.
 
     These are the scores from a scalar head or from a judge that rates answers. For a judge that compares answers (or
-    if a comparison of the row has no scores), it is the mean credit of an answer over its comparisons, in [0, 1]. Every
-    answer must be part of a comparison.
+    if a comparison of the row has no scores), it is the mean credit of an answer over its comparisons, a fraction in
+    [0, 1], so that differences of means are exact. Every answer must be part of a comparison.
     """
     compared = row_results(row, results)
     scored = all(result.scores is not None for result in compared)  # scores and credits have no common scale
-    values: list[list[float]] = [[] for _ in row.answers]
+    values: list[list[Rating]] = [[] for _ in row.answers]
     for result, (right, wrong) in zip(compared, row.places, strict=True):
-        pair = result.scores if scored and result.scores else (result.credit, 1 - result.credit)
+        credit = Fraction(result.credit)
+        pair = result.scores if scored and result.scores else (credit, 1 - credit)
         values[right].append(pair[0])
         values[wrong].append(pair[1])
     # The mean of equal scores must be that score, so that ties between answers remain ties.
-    return [one[0] if min(one) == max(one) else fmean(one) for one in values]
+    return [one[0] if min(one) == max(one) else sum(one) / len(one) for one in values]
 
 
 def best_is_right(row: Row, results: Results) -> float:

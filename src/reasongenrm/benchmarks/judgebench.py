@@ -15,7 +15,7 @@ from typing import Any
 from reasongenrm.benchmarks import base, loading
 from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table
 from reasongenrm.records import Drop, PairResult, Row
-from reasongenrm.rows.files import RawRow
+from reasongenrm.rows.files import RawRow, has_splits
 from reasongenrm.rows.turns import BadRow
 
 CATEGORIES = ("Knowledge", "Reasoning", "Math", "Coding")
@@ -26,7 +26,10 @@ ROWS = {
     "gpt": {"Knowledge": 154, "Reasoning": 98, "Math": 56, "Coding": 42},
     "claude": {"Knowledge": 154, "Reasoning": 51, "Math": 34, "Coding": 31},
 }
-"""Split -> category -> pairs, as published: 350 and 270."""
+"""Split -> category -> pairs, as published: 350 (answers of GPT-4o) and 270 (answers of Claude 3.5 Sonnet)."""
+
+BOTH = "both"
+"""The split that reads all of them."""
 
 
 def net(result: PairResult) -> int:
@@ -47,15 +50,22 @@ class JudgeBench(Benchmark):
     """JudgeBench; the score is the share of all pairs that are right (categories are not averaged)."""
 
     name = "JudgeBench"
-    split = "gpt"  # or claude
+    split = "gpt"  # or claude, or both
     columns = ("pair_id", "source", "question", "response_model", "response_A", "response_B", "label")
     row_hint = "a row has the columns source, question, response_A, response_B and label (A>B or B>A)"
 
+    def splits(self, file: str, split: str | None) -> list[str]:
+        """See `Benchmark`; `both` reads gpt, then claude; a file without splits is read once."""
+        if split != BOTH:
+            return super().splits(file, split)
+        return list(ROWS) if has_splits(file) else [self.split]
+
     def rows(self, path: str, *, split: str | None = None, **options: Any) -> Iterator[Row | Drop]:
         """See `Benchmark`; a row belongs to the split of its `response_model`, without that to the split that is read."""
+        unnamed = self.split if split in (None, BOTH) else split
         for row in super().rows(path, split=split, **options):
             if isinstance(row, Row) and row.details["split"] is None:
-                row = replace(row, details={**row.details, "split": split or self.split})
+                row = replace(row, details={**row.details, "split": unnamed})
             yield row
 
     def read_row(self, raw: RawRow) -> Row:
@@ -85,10 +95,16 @@ class JudgeBench(Benchmark):
     def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """Return `net` (share of right pairs minus share of wrong pairs), `tied` (counter 0), `inconsistent`, `macro`.
 
-        `inconsistent` pairs have orders that decide differently; `macro` is the plain mean of the categories.
+        `inconsistent` pairs have orders that decide differently; `macro` is the plain mean of the categories. With rows
+        of both splits there is also the score of each: `gpt` and `claude`.
         """
         counters = [net(result) for row in rows for result in base.row_results(row, results)]
-        return {
+        splits = {row.details["split"] for row in rows}
+        credits = {
+            split: [net(results[row.pairs[0].id]) > 0 for row in rows if row.details["split"] == split]
+            for split in (ROWS if len(splits) > 1 else ())
+        }
+        return {split: base.share(shares) for split, shares in credits.items()} | {
             "net": fmean((counter > 0) - (counter < 0) for counter in counters),
             "tied": fmean(counter == 0 for counter in counters),
             "inconsistent": base.inconsistent_share(rows, results),

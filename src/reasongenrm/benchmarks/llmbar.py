@@ -15,7 +15,7 @@ from reasongenrm.benchmarks import base, loading
 from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table
 from reasongenrm.records import PairResult, Row
 from reasongenrm.rows.files import RawRow
-from reasongenrm.rows.turns import BadRow
+from reasongenrm.rows.turns import BadRow, quoted
 
 ROWS = {"Natural": 100, "Neighbor": 134, "GPTInst": 92, "GPTOut": 47, "Manual": 46}
 """Subset -> instances, as published (419 in all)."""
@@ -50,12 +50,14 @@ class LLMBar(Benchmark):
     def row_credit(self, row: Row, results: Sequence[PairResult]) -> float:
         """Return the share of the orders in which the right output was named; all other outcomes are wrong.
 
-        Equal scores are half right: upstream's rating evaluators name the first output, which is right in one order.
+        Equal scores are half right, and so is an answer without a readable rating: upstream's rating evaluators then name
+        the first output, which is right in one of the two orders.
         """
         (result,) = results
-        if result.scores is not None and result.scores[0] == result.scores[1]:
-            return 0.5
-        return base.correct_share(result)
+        if result.verdicts:
+            return base.correct_share(result)
+        equal = result.scores is not None and result.scores[0] == result.scores[1]
+        return 0.5 if equal else result.credit
 
     def details(self, rows: Sequence[Row], results: Results, sections: Shares) -> Shares:
         """Return `agreement`, upstream's positional agreement rate (None with one order)."""
@@ -64,10 +66,14 @@ class LLMBar(Benchmark):
 
 
 def _subset(raw: RawRow) -> str:
+    """Return the subset named by the column, or by the innermost part of the file's path that names one."""
     column = raw.columns.get("subset")
-    name = column if isinstance(column, str) else "/".join(Path(raw.location).parts[-3:])
-    words = re.split(r"[^a-z]+", name.lower())
-    for subset in ROWS:
-        if subset.lower() in words:
-            return subset
-    raise BadRow("unknown_subset", f"Unknown subset {name[:80]!r}; use {', '.join(ROWS)}.")
+    parts = [column] if isinstance(column, str) else Path(raw.file).parts[-3:]
+    for part in reversed(parts):
+        words = re.split(r"[^a-z]+", part.lower())
+        names = [subset for subset in ROWS if subset.lower() in words]
+        if len(names) > 1:
+            raise BadRow("unknown_subset", f"{quoted(part)} names {len(names)} subsets: {', '.join(names)}.")
+        if names:
+            return names[0]
+    raise BadRow("unknown_subset", f"Unknown subset {quoted('/'.join(parts))}; use {', '.join(ROWS)}.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import os
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,10 @@ from typing import Any
 from reasongenrm.errors import DataError
 from reasongenrm.records import Drop, Message, Row
 from reasongenrm.rows.files import UNKNOWN_SOURCE, RawRow
-from reasongenrm.rows.turns import BadRow, check_text, is_list, is_text, kind_of, read_turns
+from reasongenrm.rows.turns import BadRow, check_text, is_list, is_text, kind_of, quoted, read_turns
+
+LONGEST_NAME = 200
+"""Largest number of characters of a subset's name."""
 
 
 def source_files(path: str, array_file: str | None) -> list[str]:
@@ -19,7 +23,7 @@ def source_files(path: str, array_file: str | None) -> list[str]:
 
     Subfolders count. In a folder with files called `array_file`, all others are ignored.
     """
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     if not path.strip() or not folder.is_dir():
         return [path]
     files = sorted(folder.rglob(array_file)) if array_file else []
@@ -33,25 +37,40 @@ def parsed_rows(
 ) -> Iterator[Row | Drop]:
     """Yield one item per raw row; a row for which `parse` raises BadRow is a Drop of stage `load`. Ids are distinct.
 
+    All rows are read before the first is yielded: a row that occurs in several subsets has the subset's name in its id
+    (`<hash>-<subset>`), so that its id does not depend on the order of the rows. A row repeated within its subset gets
+    `-2`, `-3`, ….
+
     Raises:
         DataError: no row can be read; with this location and hint.
     """
-    copies: Counter[str] = Counter()
-    for item in raw:
-        if isinstance(item, Drop):
-            yield item
-            continue
-        try:
-            row = parse(item)
-        except BadRow as bad:
-            names = (item.columns.get(name) for name in ("subset", "domain", "category_path", "source"))
-            source = next((name for name in names if is_text(name)), UNKNOWN_SOURCE)
-            yield Drop(item.location, source, bad.reason, bad.detail, "load")
-            continue
-        copies[row.id] += 1
-        yield row if copies[row.id] == 1 else replace(row, id=f"{row.id}-{copies[row.id]}")
-    if not copies:
+    items = [item if isinstance(item, Drop) else _parsed(item, parse) for item in raw]
+    subsets_by_id: defaultdict[str, set[str]] = defaultdict(set)
+    for item in items:
+        if isinstance(item, Row):
+            subsets_by_id[item.id].add(item.subset)
+    if not subsets_by_id:
         raise DataError("no readable row", location=location, hint=hint)
+    copies: Counter[str] = Counter()
+    for item in items:
+        if isinstance(item, Row):
+            name = item.id if len(subsets_by_id[item.id]) == 1 else f"{item.id}-{item.subset}"
+            copies[name] += 1
+            item = replace(item, id=name if copies[name] == 1 else f"{name}-{copies[name]}")
+        yield item
+
+
+def _parsed(raw: RawRow, parse: Callable[[RawRow], Row]) -> Row | Drop:
+    try:
+        row = parse(raw)
+        if len(row.subset) > LONGEST_NAME:
+            problem = f"The subset {quoted(row.subset)} has {len(row.subset):,} characters; use at most {LONGEST_NAME}."
+            raise BadRow("long_subset", problem)
+    except BadRow as bad:
+        names = (raw.columns.get(name) for name in ("subset", "domain", "category_path", "source"))
+        source = next((name for name in names if is_text(name)), UNKNOWN_SOURCE)
+        return Drop(raw.location, source[:LONGEST_NAME], bad.reason, bad.detail, "load")
+    return row
 
 
 def column(row: RawRow, *names: str) -> Any:
@@ -64,9 +83,16 @@ def column(row: RawRow, *names: str) -> Any:
         value = row.columns.get(name)
         if value is not None:
             return value
-    present = ", ".join(sorted(name for name, value in row.columns.items() if value is not None)[:12])
+    present = ", ".join(sorted(name[:40] for name, value in row.columns.items() if value is not None)[:12])
     needed = " or ".join(f"`{name}`" for name in names)
     raise BadRow("missing_column", f"The column {needed} is missing or null (found: {present or 'none'}).")
+
+
+def row_name(row: RawRow) -> dict[str, Any]:
+    """Return the row's own `id` as details of a row, if it has a short one: a leaderboard's files name it."""
+    name = row.columns.get("id")
+    short = type(name) is int or (is_text(name) and 0 < len(name) <= LONGEST_NAME)
+    return {"id": name} if short else {}
 
 
 def text(row: RawRow, name: str, *, default: str | None = None) -> str:
@@ -119,6 +145,6 @@ def one_of(row: RawRow, name: str, known: Mapping[str, Any]) -> Any:
     value = column(row, name)
     key = str(value).strip() if isinstance(value, str) or type(value) is int else ""
     if key not in known:
-        problem = f"`{name}` is {repr(value)[:60]}; it must be one of {', '.join(known)}."
+        problem = f"`{name}` is {quoted(value)}; it must be one of {', '.join(known)}."
         raise BadRow(f"bad_{name}", problem)
     return known[key]

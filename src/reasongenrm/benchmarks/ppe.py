@@ -17,7 +17,7 @@ from reasongenrm.benchmarks import base, loading
 from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table
 from reasongenrm.records import Row, content_id
 from reasongenrm.rows.files import RawRow
-from reasongenrm.rows.turns import BadRow, is_list, kind_of
+from reasongenrm.rows.turns import BadRow, is_list, kind_of, quoted
 
 HUMAN = "Human preference"
 CORRECTNESS = "Correctness"
@@ -143,7 +143,9 @@ def _sampled(sampled: Any, scores: Sequence[bool]) -> list[tuple[int, int]]:
     for pair in sampled:
         is_pair = is_list(pair) and len(pair) == 2 and all(type(index) is int for index in pair)
         if not is_pair or not all(0 <= index < len(scores) for index in pair):
-            raise BadRow("bad_pairs", f"`sampled_conflict_pairs` has {pair!r}; make it a pair of indexes.")
+            raise BadRow(
+                "bad_pairs", f"`sampled_conflict_pairs` has {quoted(pair)}; make it a pair of indexes."
+            )
         if scores[pair[0]] == scores[pair[1]]:
             raise BadRow("bad_pairs", f"Both answers of the pair {list(pair)} have the same score.")
         right, wrong = pair if scores[pair[0]] else reversed(pair)

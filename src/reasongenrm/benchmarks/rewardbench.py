@@ -7,6 +7,8 @@ https://github.com/allenai/reward-bench
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, islice
@@ -15,10 +17,9 @@ from pathlib import Path
 from reasongenrm.benchmarks import loading
 from reasongenrm.benchmarks.base import Benchmark, Table
 from reasongenrm.errors import DataError
-from reasongenrm.metrics.scores import BenchmarkScore
 from reasongenrm.records import Drop, PairResult, Row
 from reasongenrm.rows.files import RawRow, read_rows
-from reasongenrm.rows.turns import BadRow
+from reasongenrm.rows.turns import BadRow, quoted
 
 COLUMNS = ("prompt", "chosen", "rejected", "subset")
 
@@ -91,7 +92,7 @@ def table_for(subsets: Iterable[str], *, location: str = REWARDBENCH.name) -> Ta
     known = f"RewardBench's subsets: {', '.join(REWARDBENCH.subsets)}; toy subsets: {', '.join(TOY.subsets)}"
     for subset in present:
         if subset not in (*real, *toy):
-            raise DataError(f"unknown subset {subset!r}", location=location, hint=known)
+            raise DataError(f"unknown subset {quoted(subset)}", location=location, hint=known)
     if toy and real:
         raise DataError(
             f"toy subset {toy[0]!r} and RewardBench subset {real[0]!r} in one benchmark",
@@ -106,17 +107,27 @@ class RewardBench(Benchmark):
 
     Args:
         prior_sets: whether to read the prior sets too, as a fifth section of half weight.
-        prior_path: the prior sets: a hub dataset with one split per set, or a folder with a `.jsonl` or `.parquet` file
-            per set, such as `shp.jsonl`.
+        prior_path: the prior sets: a hub dataset with one split per set, or a folder with a `.jsonl`, `.json` or
+            `.parquet` file per set, such as `shp.jsonl`.
+        max_messages: drop conversations with more messages, the answer included; None judges all. Upstream's generative
+            runner judges at most 4 (`max_turns` in `scripts/run_generative.py`); RewardBench's own rows have fewer,
+            some of the prior sets have more.
     """
 
     name = REWARDBENCH.name
     split = "filtered"
     required = COLUMNS
+    columns = ("id",)
     row_hint = f"a row has the columns {', '.join(COLUMNS)}"
 
-    def __init__(self, *, prior_sets: bool = False, prior_path: str = "allenai/pref-test-sets") -> None:
-        self.prior_sets, self.prior_path = prior_sets, prior_path
+    def __init__(
+        self,
+        *,
+        prior_sets: bool = False,
+        prior_path: str = "allenai/pref-test-sets",
+        max_messages: int | None = None,
+    ) -> None:
+        self.prior_sets, self.prior_path, self.max_messages = prior_sets, prior_path, max_messages
         if prior_sets:
             self.name = WITH_PRIOR_SETS.name
 
@@ -151,7 +162,12 @@ class RewardBench(Benchmark):
         if any(turn["role"] == "system" for turn in turns[1:]):
             problem = "`prompt` has a system turn after the first turn; a system turn must come first."
             raise BadRow("bad_role", problem)
-        return Row.make(subset, turns, [chosen], [rejected])
+        if self.max_messages is not None and len(turns) + 1 > self.max_messages:
+            problem = (
+                f"The conversation has {len(turns) + 1} messages; `max_messages` is {self.max_messages}."
+            )
+            raise BadRow("too_many_messages", problem)
+        return Row.make(subset, turns, [chosen], [rejected], details=loading.row_name(raw))
 
     def _read_prior(self, raw: RawRow) -> Row:
         row = self.read_row(raw)
@@ -167,43 +183,40 @@ class RewardBench(Benchmark):
 
     def strict_result(self, result: PairResult) -> PairResult:
         """See `Benchmark`; equal ratings of a judge that rates answers are wrong here."""
+        if result.verdicts:
+            return super().strict_result(result)
         return result if min(result.correct) == 1 else replace(result, correct=(0.0,))
 
 
 def _prior_rows(path: str) -> Iterator[RawRow | Drop]:
-    """Yield the rows of the prior sets with the set's name as `subset`; a finer `subset` of the set is not used."""
-    folder = Path(path).expanduser()
-    for name in PRIOR_SETS:
-        files = [folder / f"{name}{suffix}" for suffix in (".jsonl", ".parquet")]
-        file = next((file for file in files if file.is_file()), None)
-        for raw in read_rows(str(file or path), required=COLUMNS[:3], split=name):
-            yield raw if isinstance(raw, Drop) else replace(raw, columns=raw.columns | {"subset": name})
-
-
-def leaderboard_files(
-    score: BenchmarkScore, model: str, *, model_type: str = "Generative RM", chat_template: str | None = None
-) -> dict[str, dict[str, str | float | None]]:
-    """Return a result in the layout of allenai's leaderboard: folder -> content of `<folder>/<model>.json`.
-
-    `eval-set` has the benchmark's own subsets, `pref-sets` the prior sets (only if they were judged):
-    `{model, model_type, chat_template, <subset>: accuracy, …}`, keys sorted, as upstream's `scripts/run_rm.py`,
-    `run_generative.py` and `run_v2.py` pass them to `save_to_hub`.
-
-    Args:
-        score: of RewardBench or RewardBench 2.
-        model: `org/name`.
-        model_type: upstream's value: `Generative RM`, `Seq. Classifier`, `Custom Classifier` or `DPO`.
-        chat_template: upstream's value: `tokenizer` if the tokenizer's own is used; null for generative judges.
+    """Return the rows of the prior sets with the set's name as `subset`; a finer `subset` of the set is not used.
 
     Raises:
-        DataError: a toy benchmark, which has no leaderboard.
+        DataError: a file in place of a folder, or a folder without a file of each set.
     """
-    if score.toy:
-        problem = "a toy benchmark has no leaderboard"
-        raise DataError(problem, location=score.benchmark, hint="judge RewardBench itself")
-    header = {"model": model, "model_type": model_type, "chat_template": chat_template}
-    files: dict[str, dict[str, str | float | None]] = {"eval-set": {**header}}
-    for name, subset in score.subsets.items():
-        folder = "pref-sets" if subset.section == PRIOR_SECTION else "eval-set"
-        files.setdefault(folder, {**header})[name] = subset.accuracy
-    return {folder: dict(sorted(content.items())) for folder, content in files.items()}
+    sources = {name: _prior_files(path, name) for name in PRIOR_SETS}
+
+    def rows() -> Iterator[RawRow | Drop]:
+        for name, files in sources.items():
+            for file in files:
+                for raw in read_rows(file, required=COLUMNS[:3], split=name):
+                    yield (
+                        raw if isinstance(raw, Drop) else replace(raw, columns=raw.columns | {"subset": name})
+                    )
+
+    return rows()
+
+
+def _prior_files(path: str, name: str) -> list[str]:
+    """Return the files of one prior set in a folder: `shp.jsonl`, or shards of a hub dataset; else the hub dataset."""
+    local = Path(os.path.expanduser(path))
+    hint = f"give a folder with one file per set, such as shp.jsonl; the sets are {', '.join(PRIOR_SETS)}"
+    if local.is_file():
+        raise DataError("one file in place of the four prior sets", location=path, hint=hint)
+    if not local.is_dir():
+        return [path]
+    pattern = re.compile(rf"{name}(-\d{{5}}-of-\d{{5}}(-\w+)?)?\.(jsonl|json|parquet)")
+    files = sorted(str(file) for file in local.iterdir() if file.is_file() and pattern.fullmatch(file.name))
+    if not files:
+        raise DataError(f"no file of the prior set {name}", location=path, hint=hint)
+    return files

@@ -11,13 +11,12 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from reasongenrm.benchmarks import base, loading
-from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table
+from reasongenrm.benchmarks.base import Benchmark, Rating, Results, Shares, Table
 from reasongenrm.records import Row
 from reasongenrm.rows.files import RawRow
-from reasongenrm.rows.turns import BadRow
+from reasongenrm.rows.turns import BadRow, quoted
 
 TIES = "Ties"
 
@@ -38,7 +37,6 @@ WEIGHTS = {
 }
 """Weights of the terms of a Ties score; with the margin it can reach 1.01."""
 
-_DIGITS = 12  # ratings are means of few credits: rounded, so that equal means compare as equal
 _TIES_ID = re.compile(r"(ref|tied):(\d+)")
 
 
@@ -56,18 +54,21 @@ class RewardBench2(Benchmark):
         for name, answers in (("num_correct", right), ("num_incorrect", wrong)):
             count = raw.columns.get(name)
             if count is not None and count != len(answers):
-                problem = f"`{name}` is {count!r}, but the row has {len(answers)} such answers."
+                problem = f"`{name}` is {quoted(count)}, but the row has {len(answers)} such answers."
                 raise BadRow("bad_count", problem)
         if subset != TIES and len(right) != 1:
             problem = f"`chosen` has {len(right)} answers; only in Ties can more than one answer be right."
             raise BadRow("many_right", problem)
-        details: dict[str, Any] = {}
+        if subset != TIES and len(wrong) != 3:
+            problem = f"`rejected` has {len(wrong)} answers; best of four needs three beside the right one."
+            raise BadRow("bad_count", problem)
+        details = loading.row_name(raw)
         if subset == TIES:
             name = loading.text(raw, "id")
             match = _TIES_ID.fullmatch(name.strip())
             if match is None:
-                raise BadRow("bad_id", f"`id` is {name[:40]!r}; in Ties it must be ref:N or tied:N.")
-            details = {"kind": match[1], "number": int(match[2])}
+                raise BadRow("bad_id", f"`id` is {quoted(name)}; in Ties it must be ref:N or tied:N.")
+            details |= {"kind": match[1], "number": int(match[2])}
         return Row.make(subset, loading.prompt(raw, "prompt"), right, wrong, details=details)
 
     def credits(self, rows: Sequence[Row], results: Results) -> dict[str, list[float]]:
@@ -104,7 +105,7 @@ def best_of_n(row: Row, results: Results) -> float:
     return UNREADABLE if any(result.verdicts for result in compared) else 0.0
 
 
-def _margin(gap: float, spread: float) -> float:
+def _margin(gap: Rating, spread: Rating) -> float:
     """Return tanh(gap / spread - 1); for a spread of 0 its limit, and 0 if the gap is 0 too."""
     if spread == 0:
         return float((gap > 0) - (gap < 0))
@@ -115,24 +116,25 @@ def ties_terms(rows: Sequence[Row], results: Results) -> dict[str, dict[str, flo
     """Return the terms of WEIGHTS, term -> question -> value; upstream publishes the mean of each term.
 
     The accuracies are over the rows of their kind, the other terms over the questions that have a row of both kinds.
+    Differences of scores are those of floats, as upstream's; differences of credits are exact (see `answer_ratings`).
 
     Args:
         rows: with `details` `kind` (`ref` or `tied`) and `number`.
     """
     terms: dict[str, dict[str, float]] = {name: {} for name in WEIGHTS}
     copies: Counter[tuple[str, int]] = Counter()
-    gaps: dict[str, dict[str, float]] = {"ref": {}, "tied": {}}  # worst right rating minus best wrong rating
-    spreads: dict[str, float] = {}  # of the right ratings in `tied` rows
+    gaps: dict[str, dict[str, Rating]] = {"ref": {}, "tied": {}}  # worst right rating minus best wrong rating
+    spreads: dict[str, Rating] = {}  # of the right ratings in `tied` rows
     for row in rows:
         kind, number = row.details["kind"], row.details["number"]
         copies[kind, number] += 1
         question = f"{number}.{copies[kind, number]}"
         ratings = base.answer_ratings(row, results)
         right, wrong = ratings[: row.right], ratings[row.right :]
-        gaps[kind][question] = round(min(right) - max(wrong), _DIGITS)
+        gaps[kind][question] = min(right) - max(wrong)
         terms[f"{kind} accuracy"][question] = float(gaps[kind][question] > 0)
         if kind == "tied":
-            spreads[question] = round(max(right) - min(right), _DIGITS)
+            spreads[question] = max(right) - min(right)
     for question in gaps["ref"].keys() & spreads.keys():
         gap, spread = gaps["tied"][question], spreads[question]
         smallest_gap = min(gaps["ref"][question], gap)

@@ -15,11 +15,20 @@ from reasongenrm.benchmarks import base, loading
 from reasongenrm.benchmarks.base import Benchmark, Results, Shares, Table
 from reasongenrm.records import PairResult, Row
 from reasongenrm.rows.files import RawRow
-from reasongenrm.rows.turns import BadRow, check_text, is_list, kind_of
+from reasongenrm.rows.turns import BadRow, check_text, is_list, kind_of, quoted
 
 PAIRWISE, BON = "Pairwise", "BoN"
 GOALS = ("Helpfulness", "Harmlessness")
 SECTIONS = tuple(f"{goal} {kind}" for goal in GOALS for kind in (BON, PAIRWISE))
+ROWS = {
+    "Helpfulness BoN": 2109,
+    "Helpfulness Pairwise": 10067,
+    "Harmlessness BoN": 1677,
+    "Harmlessness Pairwise": 7064,
+}
+"""Section -> rows, as published in upstream's tables of its data set; rows per file are not published."""
+
+_SUFFIXES = (".json", ".jsonl", ".parquet")
 
 
 class RMB(Benchmark):
@@ -56,7 +65,7 @@ class RMB(Benchmark):
         sections: dict[str, dict[str, int]] = {section: {} for section in SECTIONS}
         for (section, subset), count in sorted(judged.items()):
             sections[section][subset] = count
-        return Table(self.name, sections)
+        return Table(self.name, sections, published_section_rows=ROWS)
 
     def row_credit(self, row: Row, results: Sequence[PairResult]) -> float:
         """Return the credit of a pair; of a list, 1 if the best answer has more than half of the credit against every other one."""
@@ -78,11 +87,10 @@ def _answer(value: object, name: str) -> str:
 
 def _category(raw: RawRow) -> tuple[str, str]:
     """Return the goal, and the path from the goal on: `Helpfulness`, `Helpfulness/Chat/Discussion`."""
-    file = raw.location.rpartition("[")[0] or raw.location
-    path = Path(loading.text(raw, "category_path", default=file)).parts
+    path = Path(loading.text(raw, "category_path", default=raw.file))
+    names = (*path.parts[:-1], path.stem if path.suffix in _SUFFIXES else path.name)
     for goal in GOALS:
-        if goal in path:
-            category = "/".join(path[path.index(goal) :])
-            return goal, category.removesuffix(".json")
-    end = "/".join(path[-3:])[:80]
-    raise BadRow("unknown_goal", f"`category_path` is {end!r}; it must name {' or '.join(GOALS)}.")
+        if goal in names:
+            return goal, "/".join(names[names.index(goal) :])
+    problem = f"`category_path` is {quoted('/'.join(names[-3:]))}; it must name {' or '.join(GOALS)}."
+    raise BadRow("unknown_goal", problem)

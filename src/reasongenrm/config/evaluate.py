@@ -1,12 +1,12 @@
-"""Settings of stage 3: benchmarks, judging, and judges that are not trained here."""
+"""EvaluationSettings of stage 3: benchmarks, judging, and judges that are not trained here."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from reasongenrm.config.engines import APIConfig, FolderName, ModelConfig, Strict, VLLMServerConfig
+from reasongenrm.config.engines import APIConfig, FolderName, ModelConfig, Strict
 
 BenchmarkKind = Literal[
     "rewardbench", "rewardbench2", "rmbench", "judgebench", "llmbar", "ppe", "rmb", "pairs"
@@ -33,9 +33,15 @@ class BenchmarkConfig(Strict):
         revision: revision of a hub dataset.
         limit: use only the first N rows.
         mode: `pairs`: a judge compares two answers; `ratings`: it rates each answer from 1 to 10, with the key `rating`
-            of the prompt file.
+            of the prompt file;
+            `fourway`: RewardBench 2 only: one prompt with all four answers of a row in a seeded order, with the key
+            `listwise`, as upstream judges; the answers of Ties are rated.
         prior_sets: RewardBench only: also judge the prior sets, as a fifth section of half weight.
         prior_path: the prior sets; by default `allenai/pref-test-sets`.
+        max_messages: RewardBench only: leave out conversations with more messages, the answer included; null judges all,
+            4 judges what upstream's generative runner judges.
+        safety: RM-Bench only: `pooled` gives every row of the domain safety the same weight, as upstream does; `halves`
+            is the mean of its two subsets.
     """
 
     kind: BenchmarkKind = "rewardbench"
@@ -43,16 +49,24 @@ class BenchmarkConfig(Strict):
     split: str | None = None
     revision: str | None = None
     limit: int | None = Field(None, ge=1)
-    mode: Literal["pairs", "ratings"] = "pairs"
+    mode: Literal["pairs", "ratings", "fourway"] = "pairs"
     prior_sets: bool = False
     prior_path: str | None = None
+    max_messages: int | None = Field(None, ge=2)
+    safety: Literal["pooled", "halves"] = "pooled"
 
     @model_validator(mode="after")
     def _has_data(self) -> BenchmarkConfig:
         if self.kind not in HUB_IDS and self.path is None:
             raise ValueError(f"a benchmark of kind {self.kind} needs a path")
-        if self.prior_sets and self.kind != "rewardbench":
-            raise ValueError(f"only the kind rewardbench has prior_sets, not {self.kind}")
+        for key, owner, used in (
+            ("prior_sets", "rewardbench", self.prior_sets),
+            ("max_messages", "rewardbench", self.max_messages is not None),
+            ("safety", "rmbench", self.safety != "pooled"),
+            ("mode: fourway", "rewardbench2", self.mode == "fourway"),
+        ):
+            if used and self.kind != owner:
+                raise ValueError(f"only the kind {owner} has {key}, not {self.kind}")
         return self
 
     @property
@@ -72,7 +86,6 @@ class JudgingConfig(Strict):
         combine: `mean` takes the mean P(A) of the votes, `majority` counts their letters.
         margin: a verdict whose P(A) differs from 0.5 by less than this is a tie.
         rescue: after a completion that cannot be read, request only the verdict.
-        server: vLLM servers to start for the judge; null: vLLM in this process.
     """
 
     both_orders: bool = True
@@ -82,7 +95,6 @@ class JudgingConfig(Strict):
     combine: Literal["mean", "majority"] = "mean"
     margin: float = Field(0.0, ge=0, lt=0.5)
     rescue: bool = True
-    server: VLLMServerConfig | None = None
 
     @model_validator(mode="after")
     def _votes_differ(self) -> JudgingConfig:
@@ -97,13 +109,16 @@ class OtherJudge(Strict):
     Attributes:
         server: its server.
         model: for the tokenizer, which requests to a completions API need.
-        template: its chat template.
+        template: its chat template; `own` is that of its tokenizer. A chat API always uses its own.
+        reasons: whether it writes a reason before its verdict; the templates `reason`, `think` and `direct` decide that
+            themselves.
         max_model_len: tokens of prompt and completion together.
     """
 
     server: APIConfig
     model: ModelConfig | None = None
-    template: Literal["reason", "think", "direct"] = "reason"
+    template: Literal["own", "reason", "think", "direct"] = "own"
+    reasons: bool = True
     max_model_len: int = Field(32768, ge=64)
 
 
@@ -112,10 +127,26 @@ class EvaluateConfig(JudgingConfig):
 
     Attributes:
         benchmarks: by name.
-        base: also judge with the untrained base.
+        base: also judge with the untrained base, in its own chat template: with reasons (`base`) and without
+            (`base-direct`).
         others: further judges, by name.
     """
 
     benchmarks: dict[FolderName, BenchmarkConfig] = Field({"rewardbench": BenchmarkConfig()}, min_length=1)
     base: bool = True
     others: dict[FolderName, OtherJudge] = {}
+
+
+class EvaluationSettings(Protocol):
+    """What an evaluation reads of a recipe (`Recipe`, or `ModelsRecipe` without a training)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def prompts(self) -> str: ...
+    @property
+    def evaluate(self) -> EvaluateConfig: ...

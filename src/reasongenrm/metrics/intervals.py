@@ -78,11 +78,22 @@ def bootstrap_interval(
         aggregate: from the subsets' means to the score.
         seed: the same credits and seed give the same interval; the order of the rows does not matter.
     """
+    return bootstrap_intervals(credits, {"": aggregate}, seed=seed, resamples=resamples)[""]
+
+
+def bootstrap_intervals(
+    credits: Mapping[str, Sequence[float]],
+    aggregates: Mapping[str, Aggregate],
+    *,
+    seed: int,
+    resamples: int = 2000,
+) -> dict[str, Interval]:
+    """Return the interval of several scores of the same credits, name -> interval; see `bootstrap_interval`."""
     import numpy as np
 
     rng = np.random.default_rng(seed)
     means = {name: _resampled_means([credits[name]], rng, resamples)[:, 0] for name in sorted(credits)}
-    return _percentiles(aggregate(means))
+    return {name: _percentiles(aggregate(means)) for name, aggregate in aggregates.items()}
 
 
 def clustered_interval(

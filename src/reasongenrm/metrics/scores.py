@@ -78,6 +78,29 @@ class SubsetScore:
 
 
 @dataclass(frozen=True, slots=True)
+class ProtocolScore:
+    """A model's score on a benchmark under one protocol (see `benchmarks.protocols`), averaged in three ways.
+
+    Attributes:
+        score: the subsets and sections are weighted as in the official score.
+        macro: plain mean of the subsets' accuracies.
+        micro: plain mean over all rows (in RewardBench 2's Ties: over its questions).
+        interval, macro_interval, micro_interval: 95% bootstrap intervals, rows resampled within their subsets.
+        judgements: number of judgements behind one decision, such as 2 for both orders, or k votes.
+        counts: outcomes of the decisions that were averaged.
+    """
+
+    score: float
+    interval: Interval
+    macro: float
+    macro_interval: Interval
+    micro: float
+    micro_interval: Interval
+    judgements: int
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
 class BenchmarkScore:
     """A model's result on a benchmark. Every share is in [0, 1].
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reasongenrm.benchmarks.base import Benchmark, ScoredBenchmark, row_results, score_difference
-from reasongenrm.benchmarks.registry import BENCHMARKS
-from reasongenrm.benchmarks.rewardbench import PRIOR_SETS, RewardBench
+from reasongenrm.benchmarks.registry import BENCHMARKS, named_benchmark
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.metrics.intervals import Interval, McNemar, holm, mcnemar
 from reasongenrm.metrics.scores import BenchmarkScore
@@ -262,9 +261,7 @@ def _benchmark(compared: ComparedModel, rows: Sequence[Row]) -> Benchmark:
     if kind not in BENCHMARKS:
         hint = f"known: {', '.join(BENCHMARKS)}"
         raise DataError(f"unknown kind of benchmark {kind!r}", location=compared.label, hint=hint)
-    if kind == "rewardbench" and any(row.subset in PRIOR_SETS for row in rows):
-        return RewardBench(prior_sets=True)
-    return BENCHMARKS[kind]
+    return named_benchmark(kind, compared.model.score.benchmark, {row.subset for row in rows})
 
 
 def _file_score(compared: ComparedModel, scored: ScoredBenchmark) -> BenchmarkScore:

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from reasongenrm.errors import DataError, first_line
 from reasongenrm.metrics.diagnostics import Diagnostics
-from reasongenrm.metrics.scores import BenchmarkScore
+from reasongenrm.metrics.scores import BenchmarkScore, ProtocolScore
 from reasongenrm.records import Drop, PairResult, Rating, Row
 from reasongenrm.steps import FILE
 
-BASE, SCALAR = "base", "scalar"
+BASES, SCALAR = ("base", "base-direct"), "scalar"
 _HINT = "run 3_eval_reward_bench.sh again"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -77,7 +77,7 @@ class ModelRun:
     """A model's part of a benchmark.
 
     Attributes:
-        score, diagnostics, cost: from scores.json.
+        score, diagnostics, cost, protocols: from scores.json; a run of an earlier version has no protocols.
         results: pair id -> result.
         ratings: of a judge that rates each answer alone, row id -> the ratings of the row's answers; else empty.
     """
@@ -85,6 +85,7 @@ class ModelRun:
     score: BenchmarkScore
     diagnostics: Diagnostics
     cost: Cost | None
+    protocols: Mapping[str, ProtocolScore | None] = field(default_factory=dict)
     results: Mapping[str, PairResult] = field(default_factory=dict)
     ratings: Mapping[str, Sequence[Rating]] = field(default_factory=dict)
 
@@ -166,7 +167,7 @@ def _read_benchmark(folder: Path, entry: BenchmarkRun) -> BenchmarkRun:
     rows = _read_rows(folder / "rows.jsonl", entry.rows)
     rates = entry.mode == "ratings"
     # The keys of scores.json are sorted, which is not the order of the models.
-    names = sorted(entry.models, key=lambda name: (name != BASE, name == SCALAR, name))
+    names = sorted(entry.models, key=lambda name: (name not in BASES, name == SCALAR, name))
     models = {
         name: _read_model(folder / name, entry.models[name], rows, rates and name != SCALAR) for name in names
     }
@@ -176,7 +177,7 @@ def _read_benchmark(folder: Path, entry: BenchmarkRun) -> BenchmarkRun:
     return replace(
         entry,
         key=folder.name,
-        name=f"{title}, ratings" if rates else title,
+        name=title + {"ratings": ", ratings", "fourway": ", four-way"}.get(entry.mode, ""),
         models=models,
         judged_rows=rows,
         drops=tuple(_read_lines(folder / "dropped.jsonl", Drop)),

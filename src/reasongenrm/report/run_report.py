@@ -12,7 +12,7 @@ from reasongenrm.report.charts import Estimate, bias_chart, interval_bars, relia
 from reasongenrm.report.explorer import OUTCOME_NOTES, payload
 from reasongenrm.report.pages import render
 from reasongenrm.report.run_files import BenchmarkRun, Manifest, read_run
-from reasongenrm.report.run_table import facts, metric_lines, run_table, sections_and_subsets
+from reasongenrm.report.run_table import facts, metric_lines, protocol_table, run_table, sections_and_subsets
 from reasongenrm.store import atomic_writer, write_text
 
 Plots = Mapping[str, tuple[str, bytes]]
@@ -93,6 +93,7 @@ def _section(benchmark: BenchmarkRun) -> dict[str, Any]:
             (name, list(group)) for name, group in groupby(metric_lines(benchmark), lambda line: line.group)
         ],
         "table": run_table(benchmark),
+        "protocols": protocol_table(benchmark),
         "plots": plots(benchmark),
         "comparisons": sum(len(row.places) for row in benchmark.judged_rows),
         "payload": payload(benchmark),

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from reasongenrm.benchmarks.protocols import AVERAGED, CONSISTENT, MAJORITY, PROTOCOLS, SINGLE
 from reasongenrm.metrics.diagnostics import Diagnostics
+from reasongenrm.metrics.scores import OUTCOMES
 from reasongenrm.report.run_files import BenchmarkRun, ModelRun
 from reasongenrm.report.tables import (
     COUNTS,
@@ -29,6 +31,9 @@ _DIAGNOSTICS: tuple[tuple[str, str, Callable[[Diagnostics], str]], ...] = (
     ("Calibration", "ECE", lambda d: _decimal(d.ece)),
     ("Calibration", "Brier score", lambda d: _decimal(d.brier)),
 )
+
+ABSENT = "n/a"
+"""The cell of a protocol that does not apply to a model."""
 
 _COSTS = {
     "prompt tokens": "prompt_tokens",
@@ -99,6 +104,40 @@ def _model_cells(benchmark: BenchmarkRun, model: ModelRun) -> Iterator[tuple[str
             label,
             MISSING if value is None else f"{value:,.1f}" if key == "seconds" else f"{value:,}",
         )
+
+
+def protocol_table(benchmark: BenchmarkRun) -> TextTable:
+    """Return the protocol matrix: one line per model and protocol, with the three ways to average and the outcomes."""
+    rows = []
+    for name, model in benchmark.models.items():
+        for protocol in PROTOCOLS if model.protocols else ():  # the keys of scores.json are sorted
+            score = model.protocols.get(protocol)
+            if score is None:
+                rows.append((name, protocol, *[ABSENT] * (3 + len(OUTCOMES) + 1)))
+                continue
+            label = protocol.replace("of k", f"of {score.judgements}")
+            averages = (
+                with_interval(score.score, score.interval),
+                with_interval(score.macro, score.macro_interval),
+                with_interval(score.micro, score.micro_interval),
+            )
+            counts = (f"{getattr(score.counts, outcome):,}" for outcome in ("n", *OUTCOMES))
+            rows.append((name, label, *averages, *counts))
+    headings = ("model", "protocol", "official weights [95%]", "macro [95%]", "micro [95%]", "n", *OUTCOMES)
+    return TextTable(headings, tuple(rows), 2, "Protocols", tuple(_protocol_notes(benchmark)))
+
+
+def _protocol_notes(benchmark: BenchmarkRun) -> Iterator[str]:
+    """Yield why protocols do not apply to some models."""
+    for name, model in benchmark.models.items():
+        absent = [protocol for protocol, score in model.protocols.items() if score is None]
+        if SINGLE in absent:
+            yield f"{ABSENT} for {name}: answers have scores, ratings, or one verdict on all of them: no pair was judged in two orders."
+            continue
+        if AVERAGED in absent:
+            yield f"{ABSENT} for {name}, {AVERAGED} and {CONSISTENT}: one order was judged (evaluate.both_orders)."
+        if MAJORITY in absent:
+            yield f"{ABSENT} for {name}, {MAJORITY}: there is one vote per order (evaluate.votes)."
 
 
 def run_table(benchmark: BenchmarkRun) -> TextTable:

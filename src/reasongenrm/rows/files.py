@@ -21,6 +21,7 @@ import msgspec
 
 from reasongenrm.errors import ConfigError, DataError, first_line
 from reasongenrm.records import Drop
+from reasongenrm.rows.csv_line import csv_text
 from reasongenrm.rows.turns import kind_of
 from reasongenrm.store import explain_read_errors
 
@@ -30,6 +31,7 @@ UNKNOWN_SOURCE = "?"
 _ROWS_PER_BATCH = 256
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # owner/name
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(-\w+)?")  # the hub's file name of one part: train-00000-of-00004
+_ROW_NUMBER = re.compile(r":\d+$|\[\d+\]$")
 _FILE_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".gz", ".zip", ".txt")  # never part of a hub id
 
 
@@ -47,6 +49,11 @@ class RawRow:
     location: str
     origin: str
     columns: dict[str, Any]
+
+    @property
+    def file(self) -> str:
+        """The file or dataset of the row: its location without the number of the line or row."""
+        return _ROW_NUMBER.sub("", self.location)
 
 
 class JsonLine(NamedTuple):
@@ -188,6 +195,14 @@ def _file_rows(file: Path, select: partial[list[str]]) -> Iterator[JsonLine | Ra
     return json_lines(str(file))
 
 
+def has_splits(path: str) -> bool:
+    """Whether a path has splits: a hub dataset, or a folder of files named like its shards."""
+    local = Path(os.path.expanduser(path))
+    return not local.exists() or (
+        local.is_dir() and any(_SHARD.fullmatch(file.stem) for file in local.iterdir())
+    )
+
+
 def json_lines(path: str) -> Iterator[JsonLine]:
     """Stream the lines of a JSONL file, or of stdin (`-`); blank lines are skipped.
 
@@ -229,7 +244,8 @@ def csv_rows(
 ) -> Iterator[RawRow | Drop]:
     """Yield each CSV row that is not blank; its location is the line where it begins. The file is read whole.
 
-    A row shorter than the header is filled with empty cells; a longer one is a Drop of stage `load`.
+    A row shorter than the header is filled with empty cells; a longer one is a Drop of stage `load`. The apostrophe before a
+    text that begins like a formula is not part of the text (`csv_line`).
 
     Args:
         required: columns that must exist.
@@ -242,7 +258,7 @@ def csv_rows(
     reader = csv.reader(io.StringIO(_csv_text(file), newline=""), strict=True)
     begin = 1
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = [csv_text(name.strip()) for name in next(reader, [])]
         _check_header(header, file, required, header if unique is None else unique)
         places = {name: header.index(name) for name in header}
         begin = reader.line_num + 1
@@ -253,7 +269,7 @@ def csv_rows(
                     detail = "The row has more fields than the header; put quotes around texts with a comma."
                     yield Drop(location, file.stem, "extra_fields", detail, "load")
                 else:
-                    cells = {name: row[at] if at < len(row) else "" for name, at in places.items()}
+                    cells = {name: csv_text(row[at]) if at < len(row) else "" for name, at in places.items()}
                     yield RawRow(location, file.stem, cells)
             begin = reader.line_num + 1
     except csv.Error as error:

@@ -58,6 +58,12 @@ def replace_surrogates(value: Any) -> Any:
     return [replace_surrogates(part) for part in value] if is_list(value) else value
 
 
+def quoted(value: Any, longest: int = 60) -> str:
+    """Return a value as a message quotes it: its `repr`, of which at most `longest` characters are shown."""
+    text = repr(value[: longest + 1] if isinstance(value, str) else value)
+    return text if len(text) <= longest + 2 else f"{text[:longest]}…"
+
+
 def is_list(value: Any) -> bool:
     """Whether a value is a list as JSON or Arrow gives one."""
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
@@ -99,7 +105,7 @@ def _turn(turn: Any, name: str, number: int, roles: Sequence[str]) -> Message:
         raise BadRow("bad_type", f"`{place}` is {kind_of(turn)}; make it an object with role and content.")
     role = check_text(turn.get("role"), f"{place}.role")
     if role not in roles:
-        raise BadRow("bad_role", f"`{place}` has the role {role[:40]!r}; use {', '.join(roles)}.")
+        raise BadRow("bad_role", f"`{place}` has the role {quoted(role)}; use {', '.join(roles)}.")
     return Message(role=role, content=check_text(turn.get("content"), f"{place}.content"))
 
 

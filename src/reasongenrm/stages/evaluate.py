@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
-from functools import cache, partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.benchmarks.base import Benchmark, judge_result, scalar_result
-from reasongenrm.benchmarks.registry import BENCHMARKS
-from reasongenrm.benchmarks.rewardbench import RewardBench, leaderboard_files
-from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer
+from reasongenrm.benchmarks.base import judge_result, scalar_result
+from reasongenrm.benchmarks.leaderboard import json_text, leaderboard_files
+from reasongenrm.benchmarks.protocols import protocol_scores
+from reasongenrm.benchmarks.registry import configured_benchmark
+from reasongenrm.benchmarks.rewardbench2 import TIES
+from reasongenrm.chat.lists import list_prompt
 from reasongenrm.chat.prompts import PromptFile, placed_prompts, rating_prompt
-from reasongenrm.config.evaluate import BenchmarkConfig
+from reasongenrm.config.evaluate import EvaluationSettings
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import bar, say, stdout
-from reasongenrm.engines.base import Engine
-from reasongenrm.engines.loading import load_engine, open_server, server_encoder
 from reasongenrm.errors import ConfigError
 from reasongenrm.judge.ask import J, JudgeTask, P, VerdictTask, ask_all, read_all
+from reasongenrm.judge.listwise import ListTask
 from reasongenrm.judge.rate import RatingTask
 from reasongenrm.metrics.diagnostics import diagnose
 from reasongenrm.metrics.scores import BenchmarkScore
@@ -34,11 +35,11 @@ from reasongenrm.report.tables import score_table
 from reasongenrm.run import Run
 from reasongenrm.scalar.model import ScalarRewardModel
 from reasongenrm.stages.fingerprints import evaluate_steps
+from reasongenrm.stages.fourway import check_fourway, list_results
+from reasongenrm.stages.judges import SCALAR, Models, ServedJudge, leaderboard_entry, load_judges
 from reasongenrm.stages.rating import UNREAD_RATING, check_rating, rating_counts, rating_result, uncalibrated
 from reasongenrm.store import PartStore, read_jsonl, to_json, write_json, write_jsonl, write_text
 
-BASE = "base"
-SCALAR = "scalar"
 Results = dict[str, PairResult]
 """The results of one model on a benchmark, by pair id."""
 Cost = dict[str, int]
@@ -61,18 +62,45 @@ def evaluate(recipe: Recipe, redo: Sequence[str] = ()) -> None:
     """
     _check_models(recipe)
     check_rating(recipe)
+    check_fourway(recipe)
     run = Run(recipe, "evaluate")
+    head = run.path("scalar") if recipe.scalar is not None else None
     with run.claim(evaluate_steps(recipe), redo):
-        rows = {name: _read_rows(recipe, run, name) for name in recipe.evaluate.benchmarks}
-        benchmarks: dict[str, dict[str, Any]] = {}
-        scores: dict[str, dict[str, BenchmarkScore]] = {}
-        with ExitStack() as stack:
-            judges = load_judges(recipe, run, stack)
-            for name, (good, unreadable) in rows.items():
-                benchmarks[name], scores[name] = _evaluate_benchmark(recipe, run, judges, name, good)
-                benchmarks[name]["unreadable_rows"] = unreadable
-        write_json(run.path("scores.json"), {"run": recipe.name, "benchmarks": benchmarks})
-        _report(recipe, run, scores)
+        models = Models(partial(load_judges, recipe, run), head, partial(leaderboard_entry, recipe))
+        scores = judge_benchmarks(recipe, run, models)
+        page = write_report(run.folder)
+        for name in recipe.judges:
+            write_model_card(run.folder, name)
+        show_tables(scores)
+        say(f"stage 3 done: {page}")
+
+
+def judge_benchmarks(
+    settings: EvaluationSettings, run: Run, models: Models
+) -> dict[str, dict[str, BenchmarkScore]]:
+    """Judge all benchmarks with all models, and write the results, scores.json and table.md; return the scores of each model
+    per benchmark."""
+    rows = {name: _read_rows(settings, run, name) for name in settings.evaluate.benchmarks}
+    benchmarks: dict[str, dict[str, Any]] = {}
+    scores: dict[str, dict[str, BenchmarkScore]] = {}
+    with ExitStack() as stack:
+        judges = models.load(stack)
+        for name, (good, unreadable) in rows.items():
+            benchmarks[name], scores[name] = _evaluate_benchmark(settings, run, models, judges, name, good)
+            benchmarks[name]["unreadable_rows"] = unreadable
+    write_json(run.path("scores.json"), {"run": settings.name, "benchmarks": benchmarks})
+    tables = {benchmark: score_table(one) for benchmark, one in scores.items()}
+    text = "\n".join(f"## {benchmark}\n\n{table.markdown()}" for benchmark, table in tables.items())
+    write_text(run.path("table.md"), text)
+    return scores
+
+
+def show_tables(scores: Mapping[str, dict[str, BenchmarkScore]]) -> None:
+    """Print the table of every benchmark."""
+    from rich.console import Console
+
+    for models in scores.values():
+        Console(file=stdout(), width=160).print(score_table(models).rich())
 
 
 def _check_models(recipe: Recipe) -> None:
@@ -100,21 +128,15 @@ def _check_models(recipe: Recipe) -> None:
             )
 
 
-def _benchmark(config: BenchmarkConfig) -> Benchmark:
-    if not config.prior_sets:
-        return BENCHMARKS[config.kind]
-    return RewardBench(prior_sets=True, prior_path=config.prior_path or RewardBench().prior_path)
-
-
-def benchmark_rows(recipe: Recipe, name: str) -> Iterator[Row | Drop]:
+def benchmark_rows(recipe: EvaluationSettings, name: str) -> Iterator[Row | Drop]:
     """Yield the rows of a benchmark, at most `limit` of them."""
     config = recipe.evaluate.benchmarks[name]
     limit = min(filter(None, (recipe.limit, config.limit)), default=None)
-    benchmark = _benchmark(config)
+    benchmark = configured_benchmark(config)
     return benchmark.rows(config.location, split=config.split, revision=config.revision, limit=limit)
 
 
-def _read_rows(recipe: Recipe, run: Run, name: str) -> tuple[list[Row], int]:
+def _read_rows(recipe: EvaluationSettings, run: Run, name: str) -> tuple[list[Row], int]:
     """Read a benchmark, write rows.jsonl and dropped.jsonl; return the rows, and the number of unreadable ones."""
     items = list(benchmark_rows(recipe, name))
     rows = [item for item in items if isinstance(item, Row)]
@@ -126,66 +148,13 @@ def _read_rows(recipe: Recipe, run: Run, name: str) -> tuple[list[Row], int]:
     return rows, len(drops)
 
 
-@dataclass(frozen=True)
-class ServedJudge:
-    """A model that judges.
-
-    Attributes:
-        name: the base, a trained judge, or one of `evaluate.others`.
-        engine: starts its engine, or returns the running one.
-        encoder: tokenizer and chat template; None for a server that takes messages.
-        max_model_len: tokens of prompt and completion together.
-        adapter: its LoRA folder, if it has one.
-    """
-
-    name: str
-    engine: Callable[[], Engine]
-    encoder: ChatEncoder | None
-    max_model_len: int
-    adapter: str | None = None
-
-
-def load_judges(recipe: Recipe, run: Run, stack: ExitStack) -> list[ServedJudge]:
-    """Return all models of a recipe but the scalar head: the base and the trained judges on one engine, and served ones.
-
-    An engine starts when one of its models has something left to judge; the stack closes it.
-    """
-    adapters: dict[str, Path | None] = {BASE: None} if recipe.evaluate.base else {}
-    adapters |= {name: run.path("judges", name, "adapter") for name in recipe.judges}
-    tokenizer, grammar = load_tokenizer(recipe.model), PromptFile.load(recipe.prompts).verdict
-
-    def shared(open_engine: Callable[[], Engine]) -> Callable[[], Engine]:
-        return cache(lambda: stack.enter_context(closing(open_engine())))
-
-    paths = [path for path in adapters.values() if path]
-    engine = shared(
-        partial(
-            load_engine, recipe.model, recipe.engine, seed=recipe.seed, adapters=paths,
-            server=recipe.evaluate.server, logs=run.path("servers"), on_event=say,
-        )
-    )  # fmt: skip
-    judges = []
-    for name, path in adapters.items():
-        template = recipe.judges[name].template if path else recipe.student_template
-        encoder: ChatEncoder | None = judge_encoder(recipe, template, tokenizer)
-        limit = recipe.engine.max_model_len
-        judges.append(ServedJudge(name, engine, encoder, limit, str(path) if path else None))
-    for name, other in recipe.evaluate.others.items():
-        key, limit = f"evaluate.others.{name}.server", other.max_model_len
-        encoder = server_encoder(
-            other.server, other.model, recipe.templates[other.template], grammar, key=key
-        )
-        state = run.path("evaluate", f"{name}.batches.jsonl")
-        client = partial(open_server, other.server, max_model_len=limit, state=state, key=key, on_event=say)
-        judges.append(ServedJudge(name, shared(client), encoder, limit))
-    return judges
-
-
-def _judge(recipe: Recipe, run: Run, judge: ServedJudge, name: str, rows: Sequence[Row]) -> Judged:
+def _judge(
+    recipe: EvaluationSettings, run: Run, judge: ServedJudge, name: str, rows: Sequence[Row]
+) -> Judged:
     """Have one model judge the pairs of a benchmark; write verdicts.jsonl."""
     pairs = [pair for row in rows for pair in row.pairs]
-    prompts = benchmark_prompts(recipe, pairs)
-    grammar = PromptFile.load(recipe.prompts).verdict
+    prompts = benchmark_prompts(recipe, pairs, judge.wording)
+    grammar = judge.wording.verdict
     task = VerdictTask(recipe.evaluate, judge.encoder, judge.max_model_len, grammar, seed=recipe.seed)
     folder = run.path("evaluate", name, judge.name)
     verdicts, cost = _ask(recipe, folder, judge, f"{name}: judging with {judge.name}", prompts, task)
@@ -196,16 +165,50 @@ def _judge(recipe: Recipe, run: Run, judge: ServedJudge, name: str, rows: Sequen
     return {pair.id: judge_result(pair.id, pair.source, verdicts_by_pair[pair.id]) for pair in pairs}, cost
 
 
-def _rate(recipe: Recipe, run: Run, judge: ServedJudge, name: str, rows: Sequence[Row]) -> Judged:
+def _choose(
+    recipe: EvaluationSettings, run: Run, judge: ServedJudge, name: str, rows: Sequence[Row]
+) -> Judged:
+    """Have one model name the best answer of every row in one prompt, and rate the answers of Ties; write
+    list_verdicts.jsonl, and the files of the ratings in the folder `ties`."""
+    listed = [row for row in rows if row.subset != TIES]
+    wording, folder = judge.wording, run.path("evaluate", name, judge.name)
+    prompts = [
+        list_prompt(row.history, row.answers, wording, seed=recipe.seed, list_id=row.id) for row in listed
+    ]
+    task = ListTask(recipe.evaluate, judge.encoder, judge.max_model_len, wording, seed=recipe.seed)
+    verdicts, cost = _ask(recipe, folder, judge, f"{name}: choosing with {judge.name}", prompts, task)
+    write_jsonl(folder / "list_verdicts.jsonl", map(to_json, verdicts))
+    results: Results = {}
+    for row, verdict in zip(listed, verdicts, strict=True):
+        results |= list_results(row, verdict)
+    ties = [row for row in rows if row.subset == TIES]
+    if ties:
+        rated, more = _rate(recipe, run, judge, name, ties, folder=folder / "ties")
+        results, cost = results | rated, {key: cost[key] + more[key] for key in cost}
+    return results, cost
+
+
+def _rate(
+    recipe: EvaluationSettings,
+    run: Run,
+    judge: ServedJudge,
+    name: str,
+    rows: Sequence[Row],
+    folder: Path | None = None,
+) -> Judged:
     """Have one model rate every answer of a benchmark; write ratings.jsonl and rating_counts.json.
 
     Rows with the same answer to the same conversation share its rating.
+
+    Args:
+        folder: of its files; by default the model's.
     """
-    wording = PromptFile.load(recipe.prompts)
-    prompts_by_row = [[rating_prompt(row.history, answer, wording) for answer in row.answers] for row in rows]
+    prompts_by_row = [
+        [rating_prompt(row.history, answer, judge.wording) for answer in row.answers] for row in rows
+    ]
     prompts = list({prompt.id: prompt for prompts in prompts_by_row for prompt in prompts}.values())
     task = RatingTask(recipe.evaluate, judge.encoder, judge.max_model_len, seed=recipe.seed)
-    folder = run.path("evaluate", name, judge.name)
+    folder = folder or run.path("evaluate", name, judge.name)
     ratings, cost = _ask(recipe, folder, judge, f"{name}: rating with {judge.name}", prompts, task)
     rating_by_id = {rating.id: rating for rating in ratings}
     unread = UNREAD_RATING.get(recipe.evaluate.benchmarks[name].kind)
@@ -225,12 +228,17 @@ def _rate(recipe: Recipe, run: Run, judge: ServedJudge, name: str, rows: Sequenc
 
 
 def _ask(
-    recipe: Recipe, folder: Path, judge: ServedJudge, title: str, prompts: Sequence[P], task: JudgeTask[P, J]
+    recipe: EvaluationSettings,
+    folder: Path,
+    judge: ServedJudge,
+    title: str,
+    prompts: Sequence[P],
+    task: JudgeTask[P, J],
 ) -> tuple[list[J], Cost]:
     """Return the judgements of all prompts and their cost; only completions that are not stored yet are requested."""
     store = PartStore(folder / "completions.jsonl")
     if not store.finished:
-        engine = judge.engine()
+        engine = judge.engine(folder)
         began = time.perf_counter()
         with bar(title, len(prompts) * recipe.evaluate.votes) as progress:
             ask_all(prompts, engine, task, store, adapter=judge.adapter, progress=progress)
@@ -242,19 +250,22 @@ def _ask(
     return judgements, {"requests": len(prompt_tokens), "prompt_tokens": sum(prompt_tokens), "tokens": tokens}
 
 
-def benchmark_prompts(recipe: Recipe, pairs: Sequence[PreferencePair]) -> list[JudgePrompt]:
-    """Return the judge prompts of all pairs, in their order."""
-    wording, both_orders = PromptFile.load(recipe.prompts), recipe.evaluate.both_orders
+def benchmark_prompts(
+    recipe: EvaluationSettings, pairs: Sequence[PreferencePair], wording: PromptFile | None = None
+) -> list[JudgePrompt]:
+    """Return the judge prompts of all pairs, in their order; the wording is by default that of judges with reasons."""
+    wording = wording or PromptFile.load(recipe.prompts)
+    both_orders = recipe.evaluate.both_orders
     prompts = (placed_prompts(pair, wording, seed=recipe.seed, both_orders=both_orders) for pair in pairs)
     return list(chain.from_iterable(prompts))
 
 
-def _scalar_results(run: Run, benchmark: str, rows: Sequence[Row]) -> Results:
+def _scalar_results(run: Run, head: Path, benchmark: str, rows: Sequence[Row]) -> Results:
     """Score both answers of every pair with the scalar head; write scores.jsonl."""
     pairs = [pair for row in rows for pair in row.pairs]
     store = PartStore(run.path("evaluate", benchmark, SCALAR, "scores.jsonl"))
     if not store.finished:
-        model = ScalarRewardModel.from_pretrained(run.path("scalar"))
+        model = ScalarRewardModel.from_pretrained(head)
         with bar(f"{benchmark}: scoring with the scalar head", len(pairs)) as progress:
             for start in range(0, len(pairs), 256):
                 batch = pairs[start : start + 256]
@@ -273,36 +284,45 @@ def _scalar_results(run: Run, benchmark: str, rows: Sequence[Row]) -> Results:
 
 
 def _evaluate_benchmark(
-    recipe: Recipe, run: Run, judges: Sequence[ServedJudge], name: str, rows: list[Row]
+    recipe: EvaluationSettings,
+    run: Run,
+    all_models: Models,
+    judges: Sequence[ServedJudge],
+    name: str,
+    rows: list[Row],
 ) -> tuple[dict[str, Any], dict[str, BenchmarkScore]]:
     """Evaluate every model on one benchmark; return its part of scores.json, and the score of each model."""
     config = recipe.evaluate.benchmarks[name]
-    benchmark = _benchmark(config)
-    rates = config.mode == "ratings"
+    benchmark = configured_benchmark(config)
+    ask = {"pairs": _judge, "ratings": _rate, "fourway": _choose}[config.mode]
     models: dict[str, dict[str, Any]] = {}
     scores: dict[str, BenchmarkScore] = {}
 
     def all_results() -> Iterator[tuple[str, Results, Cost | None]]:
         for judge in judges:
-            yield judge.name, *(_rate if rates else _judge)(recipe, run, judge, name, rows)
-        if recipe.scalar is not None:
-            yield SCALAR, _scalar_results(run, name, rows), None
+            yield judge.name, *ask(recipe, run, judge, name, rows)
+        if all_models.head is not None:
+            yield SCALAR, _scalar_results(run, all_models.head, name, rows), None
 
     for model, results, cost in all_results():
         folder = run.path("evaluate", name, model)
         pairs = (pair for row in rows for pair in row.pairs)
         write_jsonl(folder / "results.jsonl", (to_json(results[pair.id]) for pair in pairs))
-        scores[model] = benchmark.score(rows, results, seed=recipe.seed)
-        if config.kind in LEADERBOARDS and not scores[model].toy:
-            kind = "Seq. Classifier" if model == SCALAR else "Generative RM"
-            files = leaderboard_files(scores[model], f"{recipe.name}/{model}", model_type=kind)
-            for part, content in files.items():
-                write_json(folder / "leaderboard" / f"{part}.json", content)
+        scored = benchmark.score_details(rows, results, seed=recipe.seed)
+        scores[model] = scored.score
+        if config.kind in LEADERBOARDS and not scored.score.toy:
+            files = leaderboard_files(scored, rows, results, all_models.entry(model))
+            for path, content in files.items():
+                write_text(folder / "leaderboard" / path, json_text(content))
         diagnostics = diagnose(rows, results)
-        if rates and model != SCALAR:
+        if config.mode != "pairs" and model != SCALAR:
             diagnostics = uncalibrated(diagnostics)
         models[model] = {
             "score": asdict(scores[model]),
+            "protocols": {
+                name: one and asdict(one)
+                for name, one in protocol_scores(benchmark, rows, results, seed=recipe.seed).items()
+            },
             "diagnostics": asdict(diagnostics),
             "cost": cost,
         }
@@ -315,18 +335,3 @@ def _evaluate_benchmark(
         "models": models,
     }
     return part_of_scores, scores
-
-
-def _report(recipe: Recipe, run: Run, scores: dict[str, dict[str, BenchmarkScore]]) -> None:
-    """Write table.md, the report and the model cards, and print the tables."""
-    from rich.console import Console
-
-    tables = {benchmark: score_table(models) for benchmark, models in scores.items()}
-    text = "\n".join(f"## {benchmark}\n\n{table.markdown()}" for benchmark, table in tables.items())
-    write_text(run.path("table.md"), text)
-    page = write_report(run.folder)
-    for name in recipe.judges:
-        write_model_card(run.folder, name)
-    for table in tables.values():
-        Console(file=stdout(), width=160).print(table.rich())
-    say(f"stage 3 done: {page}")

@@ -9,8 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.config.evaluate import BenchmarkConfig
-from reasongenrm.config.recipe import Recipe
+from reasongenrm.chat.own_template import base_template
+from reasongenrm.config.evaluate import BenchmarkConfig, EvaluateConfig
+from reasongenrm.config.models import ModelsRecipe
+from reasongenrm.config.recipe import TEMPLATES, Recipe, Template
+from reasongenrm.redaction import MASK
 from reasongenrm.run import file_hash
 from reasongenrm.steps import FILE, Settings, Step
 from reasongenrm.train.tokens import record_files
@@ -25,6 +28,8 @@ NEUTRAL: dict[str, str] = {
     "engine.gpu_memory_utilization": MEMORY,
     "engine.cpu_kv_gib": MEMORY,
     "engine.tensor_parallel": PLACE,
+    "engine.workers": PLACE,
+    "engine.ray": PLACE,
     "engine.enforce_eager": MEMORY,
     **dict.fromkeys(
         (f"engine.args.{name}" for name in (
@@ -66,25 +71,27 @@ NEUTRAL: dict[str, str] = {
     ),
     "evaluate.base": "adds or leaves out a judge",
     "evaluate.combine": "completions are read again at every start",
+    "evaluate.benchmarks.*.safety": "scores are computed again at every start",
     "evaluate.margin": "completions are read again at every start",
-    **dict.fromkeys((f"evaluate.server.{name}" for name in ("kind", "replicas", "startup_seconds", "timeout")), PLACE),
 }  # fmt: skip
 """Keys of a recipe, `*` for any name, that may change between two starts of a run -> why they change no result.
 
-Results are the same up to rounding: on a GPU, batch shapes and kernels change the last digits (see `engine.batch_invariant`).
-Any other key of `engine.args`, `train.args` or `evaluate.server.args` counts as one that changes the result, as do all keys
+So may keys and passwords, which are nowhere recorded (`config.arguments`). Results are the same up to rounding: on a GPU, batch shapes and kernels change the last digits (see `engine.batch_invariant`).
+Any other key of `engine.args` or `train.args` counts as one that changes the result, as do all keys
 of the scalar head, which trains in minutes.
 """
 
 CHOICE_KEYS = ("selector", "formula", "threshold", "giveaway_words", "min_kept")
 """Keys of `select` that only choose among scored reasons."""
 
-RECORDS = ("sft", "genrm", "dpo", "grpo", "general", "general_dropped", "reasons_dropped")
+RECORDS = (
+    "sft", "genrm", "dpo", "grpo", "listwise", "listwise-reason", "general", "general_dropped", "reasons_dropped"
+)  # fmt: skip
 
 
 def settings(values: Mapping[str, Any], files: Iterable[Any] = ()) -> Settings:
     """Return nested values of a recipe by dotted key, without those that change no result, and the paths of files."""
-    kept = {key: value for key, value in _leaves("", values) if value not in (None, [])}
+    kept = {key: value for key, value in _leaves("", values) if value not in (None, [], MASK)}
     return {key: value for key, value in kept.items() if not is_neutral(key)} | {
         f"{FILE}{p}": p for p in files
     }
@@ -139,7 +146,7 @@ def prepare_steps(recipe: Recipe) -> dict[str, Step]:
         inputs += [file.path for file in recipe.data.decontaminate.against]
     pairs = settings(common | {"limit": recipe.limit, "model": model, "data": values["data"]}, inputs)
     names = ("pairs", "prompts", "dropped", "contamination")
-    steps = {"pairs": Step(pairs, (*(f"{name}.jsonl" for name in names), "pairs_report.json"))}
+    steps = {"pairs": Step(pairs, (*(f"{name}.jsonl" for name in names), "lists/lists.jsonl", "lists/prompts.jsonl", "pairs_report.json"))}
     choices = {key: values["select"].pop(key) for key in CHOICE_KEYS if key in values["select"]}
     if recipe.needs_reasons():
         steps |= {f"reasons.{name}": _reasons_step(recipe, values, name) for name in recipe.teachers}
@@ -148,7 +155,7 @@ def prepare_steps(recipe: Recipe) -> dict[str, Step]:
         scores |= {"templates": {recipe.student_template: template}}
         steps["scores"] = Step(
             settings(scores, [recipe.prompts, recipe.model.path, template]),
-            ("scored*.jsonl",),
+            ("scored*.jsonl", "lists/scored*.jsonl"),
             after=tuple(name for name in steps if name != "pairs"),
         )
     records = common | {
@@ -180,7 +187,8 @@ def _reasons_step(recipe: Recipe, values: Mapping[str, Any], name: str) -> Step:
         files.append(recipe.model.path)
     if teacher.server is None:
         own["engine"] = values["engine"]
-    outputs = (f"reasons/{name}.jsonl", f"reasons/{name}.part.jsonl", f"reasons/{name}.batches.jsonl")
+    files_of = (f"{name}.jsonl", f"{name}.part.jsonl", f"{name}.batches.jsonl")
+    outputs = tuple(f"{folder}/{file}" for folder in ("reasons", "lists/reasons") for file in files_of)
     return Step(settings(own, files), outputs, after=("pairs",))
 
 
@@ -208,21 +216,43 @@ def train_steps(recipe: Recipe) -> dict[str, Step]:
 def evaluate_steps(recipe: Recipe) -> dict[str, Step]:
     """Return the steps of stage 3: one per benchmark and model."""
     values = recipe.model_dump(mode="json")
+    return _judging_steps(recipe, values, dict(_models(recipe, values)))
+
+
+def models_steps(recipe: ModelsRecipe, head: Path | None) -> dict[str, Step]:
+    """Return the steps of `evaluate --model`: one per benchmark and model; `head` is the folder of the scalar head."""
+    values = recipe.model_dump(mode="json")
+    served = settings({"model": values["model"], "engine": values["engine"]})
+    models: dict[str, tuple[Settings, list[Any]]] = {}
+    if recipe.model is not None:
+        files = [recipe.prompts, recipe.model.path]
+        models |= dict.fromkeys(recipe.base_names or (), (served, files))
+        if recipe.adapter is not None and recipe.adapter_name is not None:
+            models[recipe.adapter_name] = (served, [*files, recipe.adapter])
+    models |= _others(recipe.evaluate, TEMPLATES, recipe.prompts, values)
+    if head is not None:
+        models["scalar"] = ({}, [head])
+    return _judging_steps(recipe, values, models)
+
+
+def _judging_steps(
+    recipe: Recipe | ModelsRecipe, values: Mapping[str, Any], models: Mapping[str, tuple[Settings, list[Any]]]
+) -> dict[str, Step]:
+    """Return one step per benchmark and model, from each model's own settings and files."""
     judging = {
         key: value for key, value in values["evaluate"].items() if key not in ("benchmarks", "others", "base")
     }
-    models = dict(_models(recipe, values))
     steps = {}
     for name, benchmark in recipe.evaluate.benchmarks.items():
         rows = {
             "limit": recipe.limit,
             "evaluate": {"benchmarks": {name: values["evaluate"]["benchmarks"][name]}},
         }
-        for model, (own, files, outputs) in models.items():
+        for model, (own, files) in models.items():
             asked = settings({"seed": recipe.seed, "evaluate": judging}) if model != "scalar" else {}
             steps[f"evaluate.{name}.{model}"] = Step(
                 {**settings(rows, _benchmark_files(benchmark)), **asked, **own, **settings({}, files)},
-                (f"evaluate/{name}/{model}", *outputs),
+                (f"evaluate/{name}/{model}",),
                 marker=f"evaluate/{name}/scalar/scores*.jsonl" if model == "scalar" else "",
             )
     return hashed(steps, recipe.folder)
@@ -232,27 +262,34 @@ def _benchmark_files(benchmark: BenchmarkConfig) -> list[str]:
     return [benchmark.location, *filter(None, [benchmark.prior_path])]
 
 
-def _models(
-    recipe: Recipe, values: Mapping[str, Any]
-) -> Iterator[tuple[str, tuple[Settings, list[Any], tuple[str, ...]]]]:
-    """Yield every model's name, settings, files, and outputs besides those in the benchmark's folder."""
+def _models(recipe: Recipe, values: Mapping[str, Any]) -> Iterator[tuple[str, tuple[Settings, list[Any]]]]:
+    """Yield every model's name, settings and files."""
     served = {"model": values["model"], "engine": values["engine"]}
     if recipe.evaluate.base:
-        template = _template(recipe, recipe.student_template)
-        own = settings(served | {"templates": {recipe.student_template: template}})
-        yield "base", (own, [recipe.prompts, recipe.model.path, template], ())
+        for name, layout in (
+            ("base", base_template(recipe, True)),
+            ("base-direct", base_template(recipe, False)),
+        ):
+            # The judges' template is used where the base has none.
+            yield name, (settings(served), [recipe.prompts, recipe.model.path, _template(recipe, layout)])
     for name, judge in recipe.judges.items():
         template = _template(recipe, judge.template)
         adapter = recipe.folder / "judges" / name / "adapter" / "adapter_model.safetensors"
         own = settings(served | {"judges": {name: {"template": judge.template}}})
-        yield name, (own, [recipe.prompts, recipe.model.path, template, adapter], ())
-    for name, other in recipe.evaluate.others.items():
-        files = [
-            recipe.prompts,
-            _template(recipe, other.template),
-            *([other.model.path] if other.model else []),
-        ]
-        own = settings({"evaluate": {"others": {name: values["evaluate"]["others"][name]}}})
-        yield name, (own, files, (f"evaluate/{name}.batches.jsonl",))
+        yield name, (own, [recipe.prompts, recipe.model.path, template, adapter])
+    yield from _others(recipe.evaluate, recipe.templates, recipe.prompts, values).items()
     if recipe.scalar is not None:
-        yield "scalar", ({}, [recipe.folder / "scalar" / "model.safetensors"], ())
+        yield "scalar", ({}, [recipe.folder / "scalar" / "model.safetensors"])
+
+
+def _others(
+    config: EvaluateConfig, templates: Mapping[Template, str], prompts: str, values: Mapping[str, Any]
+) -> dict[str, tuple[Settings, list[Any]]]:
+    """Return the settings and files of the judges on servers, by name."""
+    models = {}
+    for name, other in config.others.items():
+        files = [prompts, *([other.model.path] if other.model else [])]
+        if other.template != "own":
+            files.append(templates[other.template])
+        models[name] = (settings({"evaluate": {"others": {name: values["evaluate"]["others"][name]}}}), files)
+    return models

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
+from itertools import chain, islice
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def _render(
     lines = {"pairs": dump_texts(pair), "prompts": b"".join(map(dump_texts, prompts))}
     if lengths is None:
         return RenderedPair(pair_key(pair), winners, lines, {}, None, UNKNOWN_LANGUAGE, None)
-    tokens = lengths.tokens(prompts)
+    tokens = lengths.tokens(pair, prompts)
     too_long = lengths.problem(pair, prompts, tokens)
     language, difference = pair_language(pair), surface_difference(pair)
     return RenderedPair(pair_key(pair), winners, lines, tokens, too_long, language, difference)
@@ -125,9 +125,15 @@ def _decontaminator(
     config: DecontaminateConfig, benchmarks: Iterable[BenchmarkConfig], against: Iterable[DatasetConfig] = ()
 ) -> Decontaminator:
     """Read the benchmarks that training data must not contain."""
-    files = [(one.location, one.split or BENCHMARKS[one.kind].split, one.revision) for one in benchmarks]
-    files += [(one.path, one.split, one.revision) for one in against]
-    texts = ((path, benchmark_texts(path, split=split, revision=revision)) for path, split, revision in files)
+    files = [
+        (one.location, BENCHMARKS[one.kind].sources(one.location, one.split), one.revision)
+        for one in benchmarks
+    ]
+    files += [(one.path, [(one.path, one.split)], one.revision) for one in against]
+    texts = (
+        (name, chain.from_iterable(benchmark_texts(f, split=s, revision=revision) for f, s in sources))
+        for name, sources, revision in files
+    )
     return Decontaminator(config, texts)
 
 
