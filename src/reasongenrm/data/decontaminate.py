@@ -23,10 +23,20 @@ Role = Literal["user", "assistant"]
 PARTS: tuple[Part, ...] = ("prompt", "answer")
 SHORTEST = 4
 """A prompt shorter than an n-gram is compared as a whole if it has at least this many words."""
-PROMPTS = ("prompt", "question", "instruction", "query", "input", "messages", "conversation")
+PROMPTS = (
+    "prompt",
+    "question",
+    "instruction",
+    "query",
+    "input",
+    "messages",
+    "conversation",
+    "conversation_input",
+)
 """Columns with prompts."""
 ANSWERS = (
     *("chosen", "rejected", "answer", "answers", "response", "responses", "output", "outputs", "completion"),
+    *("reject", "bon_best", "loser_list"),  # of RMB
     *(f"{name}_{side}" for name in ("response", "output", "answer") for side in "12abAB"),
 )
 """Columns with answers."""
@@ -100,7 +110,7 @@ def _texts(value: Any, role: Role) -> Iterator[tuple[Role, str]]:
         for item in value:
             yield from _texts(item, role)
     elif isinstance(value, Mapping) and value.get("role") != "system":
-        content, message_role = value.get("content"), value.get("role")
+        content, message_role = value.get("content", value.get("answer")), value.get("role")
         if isinstance(content, str):
             yield from _texts(content, "user" if message_role == "user" else "assistant")
 
