@@ -62,7 +62,6 @@ FULL: dict[str, Any] = {
             "styles": {"kind": "rmbench", "safety": "halves"},
         },
         "temperature": 0.5,
-        "server": {"kind": "vllm", "args": ["--quantization", "fp8"]},
         "others": {
             "served": {"server": SERVER, "model": MODEL},
             "claude": {"server": ANTHROPIC},
@@ -85,6 +84,7 @@ OTHER: dict[str, Any] = {
     "evaluate.benchmarks.styles.prior_sets": None,
     "evaluate.benchmarks.styles.max_messages": None,
     "evaluate.benchmarks.styles.safety": "pooled",
+    "evaluate.benchmarks.toy.max_messages": 4,
     "scalar.validation": 0.2,
     "train.packing": False,
     "records.general": [{"path": "general.jsonl", "weight": 0.2, "revision": "main"}],
