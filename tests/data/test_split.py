@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +15,8 @@ from reasongenrm.records import Message, PreferencePair, content_id
 pytestmark = pytest.mark.unit
 
 
-def pair(prompt: str, chosen: str = "good") -> PreferencePair:
-    return PreferencePair.make([Message(role="user", content=prompt)], chosen, "bad", "s")
+def pair(prompt: str, chosen: str = "good", source: str = "s") -> PreferencePair:
+    return PreferencePair.make([Message(role="user", content=prompt)], chosen, "bad", source)
 
 
 @given(
@@ -39,6 +41,18 @@ def test_all_pairs_of_a_prompt_are_on_one_side_in_their_order() -> None:
     assert not {content_id(one.history) for one in train} & {content_id(one.history) for one in out}
     assert sorted(train + out, key=pairs.index) == pairs
     assert [pairs.index(one) for one in train] == sorted(pairs.index(one) for one in train)
+
+
+def test_every_source_holds_out_its_share() -> None:
+    sizes = {"answers": 10, "chat": 400, "math": 90, "tiny": 1}
+    pairs = [pair(f"{source} {n}", source=source) for source, size in sizes.items() for n in range(size)]
+    for seed in range(5):
+        _, out = split_pairs(pairs, 0.2, seed)
+        counts = Counter(one.source for one in out)
+        assert counts.total() == 100
+        assert all(abs(counts[source] - 0.2 * size) <= 1 for source, size in sizes.items()), counts
+    many = [pair(f"{n}", source=f"source {n}") for n in range(50)]
+    assert len(split_pairs(many, 0.2, 17)[1]) == 10, "sources of one prompt have their share together"
 
 
 def test_one_prompt_cannot_be_split() -> None:

@@ -26,6 +26,7 @@ from reasongenrm.scalar.metrics import (
     evaluate_scores,
     ranked_groups,
 )
+from reasongenrm.scalar.report import metrics_line
 
 pytestmark = pytest.mark.unit
 
@@ -147,6 +148,26 @@ def test_lengths_by_hand() -> None:
     assert (results.shorter_pairs, results.shorter_accuracy) == (2, 0.25)
     whole = stats.spearmanr([a.score for a in GOLDEN], [a.tokens for a in GOLDEN]).statistic
     assert results.overall == pytest.approx(float(whole))
+
+
+def test_the_pairs_of_a_prompt_are_one_cluster() -> None:
+    def pair(prompt: str, number: int, better: float, worse: float) -> list[AnswerScore]:
+        name = f"{prompt}{number}"
+        sides = ((f"good {name}", better, 1.0), (f"bad {name}", worse, 2.0))
+        return [replace(answer_score(prompt, *side), pair_id=name) for side in sides]
+
+    right = [answer for number in range(30) for answer in pair("p", number, 1.0, 0.0)]
+    wrong = [answer for number in range(10) for answer in pair("q", number, 0.0, 1.0)]
+    results = evaluate_scores([*right, *wrong], seed=0)
+    assert (results.prompts, results.pairs, results.accuracy.prompts) == (2, 40, 2), (
+        "of two pairs no answers compare"
+    )
+    assert results.accuracy.value == 30 / 40
+    assert results.accuracy.interval == (0.0, 1.0)  # only q was drawn, only p was drawn
+    assert results.gap.interval == (-1.0, 1.0)
+    # One value per prompt: 1 and -1.
+    assert results.spearman.value == pytest.approx(0, abs=1e-9) and results.spearman.prompts == 2
+    assert metrics_line(results).startswith("40 pairs of 2 prompts, accuracy 75.0 [0.0, 100.0]")
 
 
 def test_pairs_and_extremes() -> None:

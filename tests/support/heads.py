@@ -81,7 +81,7 @@ def plain_score(folder: Path, prompt: str, response: str) -> float:
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
-    tokens = tokenizer(prompt, response, return_tensors="pt", truncation=True, max_length=512)
+    tokens = tokenizer(prompt, response, return_tensors="pt", truncation=True)
     with torch.no_grad():
         return model(**tokens).logits.item()
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from reasongenrm.config.arguments import Arguments
 from reasongenrm.config.engines import APIConfig, EngineConfig, FolderName, ModelConfig, Strict
 from reasongenrm.config.prepare import SourceConfig
 
@@ -64,8 +65,8 @@ class ScalarConfig(Strict):
     Attributes:
         model: hub id or folder of an encoder or a causal language model.
         revision: revision on the hub.
-        max_length: limit for prompt and answer together, in tokens; of a longer input the longer text is cut at its end.
-            The report counts such pairs.
+        max_length: limit for prompt and answer together, in tokens, in training and wherever the head scores; saved with
+            the head. Of a longer input the longer text is cut at its end; the reports count such inputs.
         margin: required lead of the better answer in the loss, in nats per rank between the answers, where the pairs
             come from ranks; 0: no margin.
         validation: held-out share of the prompts; all pairs of a prompt are on one side.
@@ -82,8 +83,8 @@ class ScalarConfig(Strict):
     margin: float = Field(0.0, ge=0)
     validation: float = Field(0.0, ge=0, lt=1)
     patience: int | None = Field(None, ge=1)
-    lora: dict[str, Any] | None = None
-    args: dict[str, Any] = {}
+    lora: Arguments | None = None
+    args: Arguments = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> ScalarConfig:

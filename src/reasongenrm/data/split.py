@@ -1,4 +1,4 @@
-"""Held-out prompts: a share of the prompts, selected by the hash of their content."""
+"""Held-out prompts: a share of the prompts of every source, selected by the hash of their content."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ def split_pairs(
 ) -> tuple[list[PreferencePair], list[PreferencePair]]:
     """Return the pairs to train on and the held-out ones, each in their order; a prompt's pairs stay together.
 
-    The held-out prompts are those with the lowest hashes, in whatever order they come.
+    The held-out prompts are those with the lowest hashes of each source, in whatever order they come; each source has its
+    share of them, give or take one. A prompt of several sources counts as one of the first in the alphabet.
 
     Args:
         share: of the prompts, in [0, 1); of a share above 0 at least one is held out, and never all.
@@ -24,15 +25,29 @@ def split_pairs(
     """
     if not share:
         return list(pairs), []
-    prompts = {content_id(pair.history) for pair in pairs}
-    if len(prompts) < 2:
+    source_by_prompt: dict[str, str] = {}
+    for pair in pairs:
+        prompt = content_id(pair.history)
+        source_by_prompt[prompt] = min(pair.source, source_by_prompt.get(prompt, pair.source))
+    count = len(source_by_prompt)
+    if count < 2:
         raise ConfigError(
-            f"{len(prompts)} prompt(s): too few to hold one out",
+            f"{count} prompt(s): too few to hold one out",
             location="scalar.validation",
             hint="give answers to two prompts or more, or set 0",
         )
-    by_hash = sorted(prompts, key=lambda prompt: (unit_hash(seed, "held out", prompt), prompt))
-    held_out = set(by_hash[: min(len(prompts) - 1, max(1, round(share * len(prompts))))])
+    by_hash = sorted(source_by_prompt, key=lambda prompt: (unit_hash(seed, "held out", prompt), prompt))
+    prompts_by_source: dict[str, list[str]] = {source: [] for source in sorted({*source_by_prompt.values()})}
+    for prompt in by_hash:
+        prompts_by_source[source_by_prompt[prompt]].append(prompt)
+    total = min(count - 1, max(1, round(share * count)))
+    held_out: set[str] = set()
+    seen = 0
+    for prompts in prompts_by_source.values():
+        seen += len(
+            prompts
+        )  # rounded over all sources so far: many sources of one prompt have their share too
+        held_out.update(prompts[: round(total * seen / count) - len(held_out)])
     return (
         [pair for pair in pairs if content_id(pair.history) not in held_out],
         [pair for pair in pairs if content_id(pair.history) in held_out],

@@ -20,7 +20,7 @@ from reasongenrm.errors import EngineError
 from reasongenrm.records import Message
 from reasongenrm.report.charts import encode_png, figure
 from reasongenrm.report.tables import grid
-from reasongenrm.scalar.model import MAX_LENGTH, encode
+from reasongenrm.scalar.model import encode
 from reasongenrm.store import atomic_writer
 
 DELTAS = (0.0, 1.0, 2.0, 5.0)
@@ -94,7 +94,7 @@ def token_runs(tokenizer: Any, prompt: str | Sequence[Message], response: str) -
     if not tokenizer.is_fast:
         problem = "the tokenizer does not tell prompt from response"
         raise EngineError(problem, location=tokenizer.name_or_path, hint="use a fast tokenizer")
-    encoded: Any = encode(tokenizer, prompt, response, MAX_LENGTH)
+    encoded: Any = encode(tokenizer, prompt, response, tokenizer.model_max_length)
     texts = tokenizer.convert_ids_to_tokens(encoded["input_ids"])
     names = {0: "query", 1: "response", None: "special"}
     tokens = zip([names[number] for number in encoded.sequence_ids()], texts, strict=True)

@@ -30,6 +30,8 @@ class AnswerScore:
         tokens: length of the answer in tokens of the head's tokenizer, before truncation.
         truncated: whether prompt and answer were cut to fit the head.
         extra: other columns of the input row, copied to the results.
+        pair_id: the preference pair that the rank 1 or 2 comes from: ranks of two pairs do not compare, even if the
+            pairs have one prompt; None where all ranks of the prompt compare.
     """
 
     prompt_id: str
@@ -40,6 +42,7 @@ class AnswerScore:
     tokens: int
     truncated: bool
     extra: Mapping[str, Any] = field(default_factory=dict)
+    pair_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,31 +65,36 @@ class AnswerPair:
 
 def answers_by_prompt(answers: Sequence[AnswerScore]) -> list[list[AnswerScore]]:
     """Return the answers of each prompt, by rank; those without a rank last."""
-    # The key holds everything that a number depends on, so that rounding does not depend on the order of the input.
-    ordered = sorted(
-        answers,
-        key=lambda a: (a.prompt_id, a.rank is None, a.rank or 0.0, a.answer, a.score, a.tokens, a.truncated),
-    )
-    return [list(group) for _, group in groupby(ordered, key=lambda answer: answer.prompt_id)]
+    return _grouped(answers, lambda answer: answer.prompt_id)
 
 
 def ranked_groups(answers: Sequence[AnswerScore]) -> list[list[AnswerScore]]:
-    """Return the ranked answers of each prompt that has at least two different ranks, the best first."""
-    groups = [[a for a in group if a.rank is not None] for group in answers_by_prompt(answers)]
-    return [group for group in groups if group and group[0].rank != group[-1].rank]
+    """Return groups of ranked answers to one prompt whose ranks compare and differ, the best first; prompt by prompt.
+
+    A prompt of preference pairs has one group per pair, any other prompt one at most.
+    """
+    ranked = [answer for answer in answers if answer.rank is not None]
+    groups = _grouped(ranked, lambda answer: (answer.prompt_id, answer.pair_id or ""))
+    return [group for group in groups if group[0].rank != group[-1].rank]
+
+
+def _grouped(answers: Sequence[AnswerScore], key: Callable[[AnswerScore], Any]) -> list[list[AnswerScore]]:
+    # The order depends on everything that a number depends on: so rounding does not depend on that of the input.
+    ordered = sorted(
+        answers,
+        key=lambda a: (key(a), a.rank is None, a.rank or 0.0, a.answer, a.score, a.tokens, a.truncated),
+    )
+    return [list(group) for _, group in groupby(ordered, key)]
 
 
 def answer_pairs(group: Sequence[AnswerScore]) -> list[AnswerPair]:
-    """Return all pairs of a prompt's ranked answers, the best first, that have different ranks."""
+    """Return all pairs of a group's ranked answers, the best first, that have different ranks."""
     pairs = [AnswerPair(better, worse) for better, worse in combinations(group, 2)]
     return [pair for pair in pairs if pair.better.rank != pair.worse.rank]
 
 
 def best_and_worst(answers: Sequence[AnswerScore]) -> tuple[list[AnswerScore], list[AnswerScore]]:
-    """Return the answers with the best rank of their prompt, and those with the worst.
-
-    A prompt without two different ranks has neither.
-    """
+    """Return the answers with the best rank of their group (see `ranked_groups`), and those with the worst."""
     groups = ranked_groups(answers)
     best = [answer for group in groups for answer in group if answer.rank == group[0].rank]
     worst = [answer for group in groups for answer in group if answer.rank == group[-1].rank]
@@ -100,7 +108,7 @@ class Statistic:
     Attributes:
         value: None where it is undefined.
         interval: 95% percentile bootstrap over the prompts; None with fewer than two of them.
-        prompts: their number.
+        prompts: number of prompts: the clusters of the bootstrap.
     """
 
     value: float | None
@@ -205,19 +213,24 @@ def evaluate_scores(answers: Sequence[AnswerScore], *, seed: int) -> ScalarMetri
 
     Pairs of one prompt share answers and are not independent, so every interval resamples whole prompts
     (`clustered_interval`); a pair counts as much as any other, so prompts with more answers count for more.
-    Correlations have one value per prompt, and each prompt counts the same.
+    Correlations have one value per prompt (of a prompt of preference pairs, the mean over its pairs), and each prompt
+    counts the same.
 
     Args:
         answers: in any order; the same answers give the same numbers.
         seed: of the intervals, and of the order in each pair for the calibration.
     """
-    groups, ranked = answers_by_prompt(answers), ranked_groups(answers)
-    pairs_by_prompt = [answer_pairs(group) for group in ranked]
-    pairs = [pair for group in pairs_by_prompt for pair in group]
+    groups = answers_by_prompt(answers)
+    ranked = [list(same) for _, same in groupby(ranked_groups(answers), key=lambda group: group[0].prompt_id)]
+    pairs_by_prompt = [[pair for group in prompt for pair in answer_pairs(group)] for prompt in ranked]
+    pairs = [pair for prompt in pairs_by_prompt for pair in prompt]
     margins = [pair.margin for pair in pairs]
     wrong = sorted((pair for pair in pairs if pair.margin < 0), key=lambda pair: pair.margin)
     chosen, rejected = best_and_worst(answers)
-    sides = [([a.score for a in group], [-a.rank for a in group if a.rank is not None]) for group in ranked]
+    sides = [
+        [([a.score for a in group], [-a.rank for a in group if a.rank is not None]) for group in prompt]
+        for prompt in ranked
+    ]
     spearman = _mean_correlation(spearmanr, sides, seed)
     return ScalarMetrics(
         seed=seed,
@@ -258,11 +271,14 @@ def _mean(values_by_prompt: Sequence[Sequence[float]], seed: int) -> Statistic:
 
 
 def _mean_correlation(
-    statistic: Callable[..., Any], sides: Sequence[tuple[Sequence[float], Sequence[float]]], seed: int
+    statistic: Callable[..., Any],
+    sides: Sequence[Sequence[tuple[Sequence[float], Sequence[float]]]],
+    seed: int,
 ) -> Statistic:
-    """Return the mean of a correlation over the prompts in which it is defined."""
-    correlations = [_correlation(statistic, *both) for both in sides]
-    return _mean([[value] for value in correlations if value is not None], seed)
+    """Return the mean of a correlation over the prompts in which it is defined; `sides` has both per prompt and group."""
+    correlations = [[_correlation(statistic, *both) for both in groups] for groups in sides]
+    defined = [[value for value in values if value is not None] for values in correlations]
+    return _mean([[fmean(values)] for values in defined if values], seed)
 
 
 def _correlation(statistic: Callable[..., Any], one: Sequence[float], other: Sequence[float]) -> float | None:
@@ -299,7 +315,7 @@ def _length_effect(
     longer = [pair.credit for pair in pairs if pair.better.tokens > pair.worse.tokens]
     shorter = [pair.credit for pair in pairs if pair.better.tokens < pair.worse.tokens]
     return LengthEffect(
-        within=_mean_correlation(spearmanr, sides, seed),
+        within=_mean_correlation(spearmanr, [[side] for side in sides], seed),
         overall=_correlation(spearmanr, scores, lengths),
         longer_pairs=len(longer),
         longer_accuracy=fmean(longer) if longer else None,

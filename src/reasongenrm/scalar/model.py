@@ -2,23 +2,35 @@
 
 Training (`train/scalar.py`) and serving both follow this contract:
 
-    tokens = tokenizer(prompt_text(prompt), response, return_tensors="pt", truncation=True, max_length=512)
+    tokens = tokenizer(prompt_text(prompt), response, return_tensors="pt", truncation=True)
     score = AutoModelForSequenceClassification.from_pretrained(folder)(**tokens).logits.item()
+
+The limit in tokens is the tokenizer's `model_max_length`, saved with the head. A head of another suite whose tokenizer has a
+chat template, such as Skywork-Reward, reads the conversation with the response as its last turn under that template.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.chat.content import read_as_text
+from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.folding import break_matches
+from reasongenrm.checkpoints import load_checkpoint
+from reasongenrm.config.engines import check_model
 from reasongenrm.errors import ConfigError, EngineError, first_line
 from reasongenrm.records import Message
 
-MAX_LENGTH = 512
-"""Tokens of prompt and response together, special tokens included: DistilBERT's limit."""
+HEAD_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+"""Files of a head on the hub: weights as safetensors, configuration, tokenizer; no code."""
+
+UNLIMITED = 10**9
+"""A tokenizer without a limit has a `model_max_length` above this."""
 
 WINDOW = 4096
 """Pairs that are tokenized and sorted together."""
@@ -28,17 +40,21 @@ MODEL_INPUTS = ["input_ids", "attention_mask"]
 base would get other inputs in serving than in training."""
 
 
+_ROLE_HEAD = re.compile(r"^(?:s(?=ystem: )|u(?=ser: )|a(?=ssistant: ))", re.MULTILINE | re.IGNORECASE)
+"""First letter of `role: ` at the start of a line; in any case, since many bases are uncased."""
+
+
 def prompt_text(prompt: str | Sequence[Message]) -> str:
     """Return the prompt as the string that is tokenized.
 
-    A string is not changed, and a single user turn becomes its text; a longer history becomes its turns as
-    `role: text`, separated by an empty line.
+    A string is a single user turn, which becomes its text; a longer history becomes its turns as `role: text`, separated
+    by an empty line. A text that imitates such a turn gets a backslash behind the role's first letter.
     """
-    if isinstance(prompt, str):
-        return prompt
-    if len(prompt) == 1 and prompt[0]["role"] == "user":
-        return prompt[0]["content"]
-    return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+    turns = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
+    texts = [(turn["role"], break_matches(turn["content"], _ROLE_HEAD, "\\")) for turn in turns]
+    if len(texts) == 1 and texts[0][0] == "user":
+        return texts[0][1]
+    return "\n\n".join(f"{role}: {text}" for role, text in texts)
 
 
 def load_base_tokenizer(model: str, revision: str | None, max_length: int) -> Any:
@@ -46,15 +62,17 @@ def load_base_tokenizer(model: str, revision: str | None, max_length: int) -> An
 
     Raises:
         ConfigError: the base's limit is below `max_length` tokens.
-        EngineError: the base cannot be loaded.
+        EngineError: the base cannot be loaded, or its tokenizer reads structure in texts (`chat/content.py`).
     """
-    from transformers import AutoConfig, AutoTokenizer
-
     try:
-        config = AutoConfig.from_pretrained(model, revision=revision)
+        config = load_checkpoint("AutoConfig", model, revision=revision)
         # split_special_tokens: a "[SEP]" in an answer is text. It is saved with the tokenizer, so in serving too.
-        tokenizer = AutoTokenizer.from_pretrained(
-            model, revision=revision, model_input_names=MODEL_INPUTS, split_special_tokens=True
+        tokenizer = load_checkpoint(
+            "AutoTokenizer",
+            model,
+            revision=revision,
+            model_input_names=MODEL_INPUTS,
+            split_special_tokens=True,
         )
     except (OSError, ValueError, KeyError) as error:
         raise EngineError(
@@ -70,7 +88,31 @@ def load_base_tokenizer(model: str, revision: str | None, max_length: int) -> An
         tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.model_max_length = max_length
+    tokenizer.chat_template = None  # the head reads two texts, not a chat
+    read_as_text(tokenizer)
     return tokenizer
+
+
+def local_head(path: str) -> Path:
+    """Return the folder of a head: `path` itself, or the copy of a hub id in the hub's cache, which is loaded if necessary.
+
+    Raises:
+        EngineError: there is no such folder, and it cannot be loaded.
+    """
+    if Path(path).exists():
+        return Path(path)
+    check_model(path, key="scalar")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=HEAD_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        problem = f"cannot load {path} from the hub: {first_line(error)}"
+        raise EngineError(
+            problem, location="scalar", hint="check the id and the network, or give a folder"
+        ) from None
 
 
 def encode(
@@ -98,11 +140,12 @@ def _encode_batch(
 ) -> list[dict[str, Any]]:
     """Return `encode` of each pair; most are tokenized in one call, on all cores."""
     # An empty response gets no separator when it is tokenized alone, but gets one in a batch.
-    encoded = {i: dict(encode(tokenizer, *pair, MAX_LENGTH)) for i, pair in enumerate(pairs) if not pair[1]}
+    limit = tokenizer.model_max_length
+    encoded = {i: dict(encode(tokenizer, *pair, limit)) for i, pair in enumerate(pairs) if not pair[1]}
     others = [i for i, pair in enumerate(pairs) if pair[1]]
     if others:
         prompts, responses = [prompt_text(pairs[i][0]) for i in others], [pairs[i][1] for i in others]
-        columns = tokenizer(prompts, responses, truncation=True, max_length=MAX_LENGTH, verbose=False)
+        columns = tokenizer(prompts, responses, truncation=True, max_length=limit, verbose=False)
         for row, i in enumerate(others):
             encoded[i] = {name: values[row] for name, values in columns.items()}
     return [encoded[i] for i in range(len(pairs))]
@@ -130,6 +173,9 @@ class ScalarRewardModel:
 
     def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
         self.model, self.tokenizer, self.device = model, tokenizer, device
+        self._chat = (
+            ChatEncoder(tokenizer, tokenizer.get_chat_template()) if tokenizer.chat_template else None
+        )
 
     @classmethod
     def from_pretrained(cls, path: str | Path, device: str | None = None) -> ScalarRewardModel:
@@ -147,13 +193,19 @@ class ScalarRewardModel:
             problem = "not a model: no config.json" if Path(path).is_dir() else "directory not found"
             raise EngineError(problem, location=location, hint="give the folder of a trained head")
         import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         try:
-            model, loading = AutoModelForSequenceClassification.from_pretrained(
-                location, local_files_only=True, use_safetensors=True, output_loading_info=True
+            model, loading = load_checkpoint(
+                "AutoModelForSequenceClassification",
+                location,
+                local_files_only=True,
+                output_loading_info=True,
             )
-            tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=True)
+            tokenizer = load_checkpoint("AutoTokenizer", location, local_files_only=True)
+            if not tokenizer.chat_template:
+                read_as_text(tokenizer)
+        except EngineError:
+            raise
         # transformers, safetensors and json raise their own kinds for a broken folder
         except Exception as error:
             raise EngineError(
@@ -168,6 +220,11 @@ class ScalarRewardModel:
         elif tokenizer.pad_token_id is None:
             problem, hint = "the tokenizer has no padding token", "set pad_token and save it"
         else:
+            positions = getattr(model.config, "max_position_embeddings", None)
+            if positions and tokenizer.model_max_length > UNLIMITED:  # another suite's head
+                tokenizer.model_max_length = positions
+            if model.config.pad_token_id is None:
+                model.config.pad_token_id = tokenizer.pad_token_id
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
             return cls(model.to(device).eval(), tokenizer, device)
         raise EngineError(problem, location=location, hint=hint)
@@ -202,7 +259,9 @@ class ScalarRewardModel:
     ) -> list[float]:
         import torch
 
-        encoded = _encode_batch(self.tokenizer, pairs)
+        encoded = (
+            [self._chat_row(*pair) for pair in pairs] if self._chat else _encode_batch(self.tokenizer, pairs)
+        )
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]))
         scores = [math.nan] * len(encoded)
         for start in range(0, len(order), batch_size):
@@ -216,6 +275,15 @@ class ScalarRewardModel:
             hint = "train the head again with a lower learning rate"
             raise EngineError("the scores are not finite", location=self.model.name_or_path, hint=hint)
         return scores
+
+    def _chat_row(self, prompt: str | Sequence[Message], response: str) -> dict[str, Any]:
+        ids = self._chat_ids(prompt, response)[: self.tokenizer.model_max_length]
+        return {"input_ids": ids, "attention_mask": [1] * len(ids)}
+
+    def _chat_ids(self, prompt: str | Sequence[Message], response: str) -> list[int]:
+        assert self._chat is not None
+        turns: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*prompt]
+        return self._chat.encode([*turns, {"role": "assistant", "content": response}], generation=False)
 
     def rank(self, prompt: str | Sequence[Message], responses: Sequence[str]) -> ScoreRanking:
         """Return several responses to one prompt, the best first; equal scores in the order of the input.
@@ -245,6 +313,7 @@ class ScalarRewardModel:
 
     def lengths(self, prompt: str | Sequence[Message], response: str) -> tuple[int, bool]:
         """Return how many tokens a response has, and whether it and its prompt are cut to fit."""
-        pair = encode(self.tokenizer, prompt, response, None)["input_ids"]
+        chat = self._chat_ids(prompt, response) if self._chat else None
+        pair = chat or encode(self.tokenizer, prompt, response, None)["input_ids"]
         response_only = self.tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"]
-        return len(response_only), len(pair) > MAX_LENGTH
+        return len(response_only), len(pair) > self.tokenizer.model_max_length

@@ -200,7 +200,7 @@ def metrics_line(metrics: ScalarMetrics) -> str:
         return f"{name} {value}" + (f" [{', '.join(ends)}]" if ends else "")
 
     parts = (
-        f"{metrics.pairs} pairs of {metrics.prompts} prompts",
+        f"{metrics.pairs} pairs of {metrics.accuracy.prompts} prompts",
         part("accuracy", metrics.accuracy, 100, 1),
         part("Spearman", metrics.spearman, 1, 2),
         part("Kendall", metrics.kendall, 1, 2),
@@ -242,7 +242,8 @@ def _agreement(metrics: ScalarMetrics) -> str:
         intro = "No prompt has two different ranks, so this report cannot say whether the scores are right."
     else:
         intro = (
-            "Intervals (95%) are bootstraps over prompts, since pairs of one prompt are not independent. "
+            f"Intervals (95%) are bootstraps over whole prompts ({metrics.accuracy.prompts:,} have pairs), since pairs of "
+            "one prompt are not independent. "
             "Rank 1 is the best. s is a score, Δ = s(better) − s(worse), and σ(Δ) = 1 / (1 + exp(−Δ))."
         )
     rows = [

@@ -40,6 +40,7 @@ class EvaluationAnswer(NamedTuple):
     answer: str
     rank: float | None
     extra: dict[str, Any]
+    pair_id: str | None = None
 
 
 def train(recipe: ScalarRecipe, redo: Sequence[str] = ()) -> None:
@@ -182,7 +183,7 @@ def _held_out_answers(recipe: ScalarRecipe) -> tuple[list[EvaluationAnswer], lis
     for pair in (pair for pair in held_out if pair.distance is None):
         extra = {"source": pair.source, "pair": pair.id}
         for rank, text in ((1.0, pair.chosen), (2.0, pair.rejected)):
-            answers.append(EvaluationAnswer(pair.history, text, rank, dict(extra)))
+            answers.append(EvaluationAnswer(pair.history, text, rank, dict(extra), pair.id))
     return answers, drops
 
 
@@ -191,11 +192,10 @@ def _scored(
 ) -> list[AnswerScore]:
     scores = model.score_batch([a.history for a in answers], [a.answer for a in answers], batch_size)
     rows = []
-    for (history, answer, rank, extra), score in zip(answers, scores, strict=True):
-        # A prompt may be in several pairs, whose ranks do not compare with each other.
-        key = content_id(history, extra["pair"]) if "pair" in extra else content_id(history)
+    for (history, answer, rank, extra, pair_id), score in zip(answers, scores, strict=True):
         size = model.lengths(history, answer)
-        rows.append(AnswerScore(key, prompt_text(history), answer, score, rank, *size, extra))
+        prompt_id = content_id(history)
+        rows.append(AnswerScore(prompt_id, prompt_text(history), answer, score, rank, *size, extra, pair_id))
     return rows
 
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.checkpoints import load_checkpoint
+from reasongenrm.config.arguments import library_arguments
 from reasongenrm.config.scalar import ScalarConfig
 from reasongenrm.console import training_bar
 from reasongenrm.data.split import split_pairs
@@ -18,7 +20,7 @@ from reasongenrm.errors import ConfigError, DataError, EngineError, first_line
 from reasongenrm.records import Drop, PreferencePair, content_id
 from reasongenrm.report.charts import loss_curve
 from reasongenrm.report.pages import render
-from reasongenrm.scalar.model import MAX_LENGTH, encode, load_base_tokenizer
+from reasongenrm.scalar.model import encode, load_base_tokenizer
 from reasongenrm.store import read_json, to_json, write_json, write_jsonl, write_text
 from reasongenrm.train.trainer import check_args, library_config, run_training
 
@@ -77,8 +79,8 @@ def train_scalar(
 
     Args:
         pairs: the preferences to learn.
-        config: base, limits, held-out share, and RewardConfig keys, which override `DEFAULTS`; serving always uses
-            `scalar.MAX_LENGTH` tokens.
+        config: base, limits, held-out share, and RewardConfig keys, which override `DEFAULTS`; `max_length` is saved with
+            the head, and is the limit wherever it scores.
         output_dir: folder of the head.
         seed: of the head's initial weights, the order of the pairs and the held-out prompts.
 
@@ -99,7 +101,7 @@ def train_scalar(
         raise ConfigError(
             "no pair comes from ranks", location="scalar.margin", hint="set 0, or give ranked answers"
         )
-    arguments = DEFAULTS | config.args
+    arguments = DEFAULTS | library_arguments(config.args)
     if "num_train_epochs" in config.args and "max_steps" not in config.args:
         del arguments["max_steps"]  # it would override the number of epochs
     settings = config.model_dump(mode="json") | {"args": arguments}
@@ -224,8 +226,14 @@ def _reward_config(config: ScalarConfig, arguments: dict[str, Any], checkpoints:
     """
     from trl import RewardConfig
 
-    loading = {"revision": config.revision, "use_safetensors": True}
+    loading: dict[str, Any] = {"revision": config.revision, "use_safetensors": True}
     loading |= arguments.get("model_init_kwargs") or {}
+    if loading.setdefault("trust_remote_code", False):
+        raise ConfigError(
+            "a head runs no code of its base",
+            location=f"{LOCATION}.model_init_kwargs.trust_remote_code",
+            hint="give a base that transformers has a class for",
+        )
     # The rows are cut already, and with a `max_length` RewardTrainer silently drops longer ones.
     arguments = arguments | {"model_init_kwargs": loading, "max_length": None}
     if config.validation:
@@ -253,12 +261,11 @@ def _lora(config: ScalarConfig) -> Any:
         return None
     import torch
     from peft import LoraConfig
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
+    base = load_checkpoint("AutoConfig", config.model, revision=config.revision, num_labels=1)
     with torch.device("meta"):
-        shape = AutoModelForSequenceClassification.from_config(
-            AutoConfig.from_pretrained(config.model, revision=config.revision, num_labels=1)
-        )
+        shape = AutoModelForSequenceClassification.from_config(base, trust_remote_code=False)
     parts = [name for name, part in shape.named_children() if list(part.parameters())]
     heads = [name for name in parts if name != shape.base_model_prefix]
     keys = {"modules_to_save": heads} | config.lora | {"task_type": "SEQ_CLS"}
@@ -344,6 +351,5 @@ def _card(config: ScalarConfig, seed: int, report: dict[str, Any]) -> str:
         report=report,
         validation=report["validation"],
         seed=seed,
-        serving_length=MAX_LENGTH,
     )
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}"))
