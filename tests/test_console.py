@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -13,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from reasongenrm import console
-from reasongenrm.console import TrainingStep, bar, say, training_bar
+from reasongenrm.console import TrainingStep, bar, escape_controls, say, training_bar
+from reasongenrm.store import dump_line
 
 pytestmark = pytest.mark.unit
 
@@ -116,6 +118,44 @@ def test_without_a_redirect_nothing_changes(capsys: pytest.CaptureFixture[str]) 
     say("[b]text[/b] of any width " + "x" * 200)
     console.show("result")
     assert capsys.readouterr() == ("result\n", "[b]text[/b] of any width " + "x" * 200 + "\n")
+
+
+@pytest.mark.parametrize(
+    "code", [*range(32), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+)
+def test_control_characters_are_escaped(code: int) -> None:
+    text = f"a{chr(code)}b"
+    escaped = escape_controls(text)
+    assert escaped == (text if chr(code) in "\t\n" else f"a\\u{code:04x}b")
+    line = dump_line({"text": text})
+    assert json.loads(escape_controls(line)) == {"text": text}, "a line of JSON is still the same row"
+
+
+@pytest.mark.parametrize("text", ["é 😀 \t\n", "שלום", "\u200f\u2028\ufeff", "\\u001b"])
+def test_other_characters_stay(text: str) -> None:
+    assert escape_controls(text) == text
+
+
+def test_what_is_printed_has_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    say("\x1b]0;title\x07 \x9b2J")
+    console.show("\x1b[31m", "two")
+    console.show_line('{"a": "\x9b"}\n')
+    captured = capsys.readouterr()
+    assert captured.err == "\\u001b]0;title\\u0007 \\u009b2J\n"
+    assert captured.out == '\\u001b[31m two\n{"a": "\\u009b"}\n'
+
+
+def test_a_traceback_and_a_log_have_no_keys_and_no_control_characters(tmp_path: Path) -> None:
+    target = tmp_path / "stage.log"
+    script = (
+        f"import sys\nsys.argv += ['train.args.hub_token=hf_AAAABBBBCCCCDDDD', '\\x1b[2J']\n{NOISY}"
+        f"console.log_to(Path({str(target)!r}))\n"
+        "raise ValueError('\\x1b]0;x\\x07 Bearer hf_AAAABBBBCCCCDDDD')\n"
+    )
+    done = run_script(script, tmp_path)
+    for text in (done.stderr, target.read_text()):
+        assert "\x1b" not in text and "hf_AAAA" not in text and "\\u001b]0;x\\u0007 Bearer ***" in text
+    assert "train.args.hub_token=*** \\u001b[2J\n" in target.read_text()
 
 
 def test_a_bar_prints_a_line_per_tenth_of_the_work_where_there_is_no_terminal(

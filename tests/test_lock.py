@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from reasongenrm.errors import ConfigError
-from reasongenrm.lock import HOLDER, LOCK, hold
+from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.lock import HOLDER, LOCK, hold, open_locked
 
 pytestmark = pytest.mark.unit
 
@@ -157,3 +157,30 @@ def test_other_errors_of_a_lock_are_errors(folder: Path, monkeypatch: pytest.Mon
         hold(folder),
     ):
         pass
+
+
+def test_a_locked_file_is_opened_once(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("as before")
+    with open_locked(path, location=path):
+        assert path.read_text() == "as before"
+        with pytest.raises(DataError, match="another process is writing this file"):
+            open_locked(path, location=path)
+    open_locked(path, location=path).close()
+
+
+def test_whoever_waits_for_a_file_gets_the_one_of_that_name(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    holder = open_locked(path, location=path)
+    path.rename(tmp_path / "finished")
+    with open_locked(path, location=path) as other:  # the renamed file is still locked
+        assert os.fstat(other.fileno()).st_ino == path.stat().st_ino != os.fstat(holder.fileno()).st_ino
+    holder.close()
+
+
+def test_without_locks_a_file_can_be_written(
+    no_flock: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        open_locked(tmp_path / "x", location=tmp_path / "x").close()
+    assert capsys.readouterr().err.count("let only one command write a file there") == 1

@@ -7,16 +7,24 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from reasongenrm import redaction
+from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
+from reasongenrm.console import say
+from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.run import Run, file_hash
+from reasongenrm.stages.fingerprints import train_steps
 from reasongenrm.steps import Step
+from reasongenrm.store import PartStore, end_mark, write_json, write_jsonl, write_text
+from reasongenrm.train.launch import record_failure
 
 pytestmark = pytest.mark.unit
 
@@ -106,6 +114,13 @@ def claim(steps: dict[str, Step], stage: str = "prepare", redo: tuple[str, ...] 
     with run(stage).claim(steps, redo):
         pass
     return json.loads(run().path("manifest", f"{stage}.json").read_text())
+
+
+def failing(steps: dict[str, Step], begin: Callable[[], object]) -> None:
+    """Begin a stage that then ends with an error."""
+    with run().claim(steps):
+        begin()
+        raise DataError("too few", location="choice", hint="lower it")
 
 
 def refused(steps: dict[str, Step], **options: Any) -> ConfigError:
@@ -282,6 +297,54 @@ def test_a_step_that_costs_nothing_is_done_again_after_a_change() -> None:
     assert "report.json" not in files() and files()["sft.jsonl"] == "0"
 
 
+def test_an_error_before_a_quick_step_is_done_again_leaves_its_old_files_whole() -> None:
+    claim(chain())
+    work(chain())
+    before = files()
+    for _ in range(2):
+        with pytest.raises(DataError, match="too few"):
+            failing(
+                chain(choice=2), lambda: "report.json" not in files() or pytest.fail("it is not done again")
+            )
+        assert files() == before
+    claim(chain(choice=2))
+    assert "report.json" not in files(), "not yet done with these settings"
+    work(chain(choice=2))
+    claim(chain(choice=2))
+    assert "report.json" in files()
+
+
+def test_an_error_in_the_middle_of_a_quick_step_leaves_it_to_be_done_again() -> None:
+    claim(chain())
+    work(chain())
+    with pytest.raises(DataError, match="too few"):
+        failing(chain(choice=2), lambda: run().path("sft.jsonl").write_text("new"))
+    assert files()["sft.jsonl"] == "new" and "report.json" not in files()
+    claim(chain())
+    assert "report.json" not in files(), "nor do these files belong to the old settings"
+
+
+def test_what_a_redo_would_do_is_known_before() -> None:
+    assert run().steps_to_redo(chain(), ()) == {}
+    assert run().steps_to_redo(chain(), ("scores",)) == {"scores": [], "records": []}
+    claim(chain(other=1))
+    work(chain(other=1))
+    before = files()
+    redone = run().steps_to_redo(chain(), ("reasons",))
+    names = {step: [str(p.relative_to(run().folder)) for p in paths] for step, paths in redone.items()}
+    assert names == {
+        "reasons.student": ["reasons/student.jsonl"],
+        "scores": ["scored.jsonl"],
+        "records": ["sft.jsonl", "report.json"],
+    }
+    assert files() == before
+    claim(chain(), redo=("reasons",))
+    moved = {name for name in files() if name.startswith("replaced/1/")}
+    assert moved == {f"replaced/1/{name}" for paths in names.values() for name in paths}
+    with pytest.raises(ConfigError, match="there is no step 'nothing'"):
+        run().steps_to_redo(chain(), ("nothing",))
+
+
 def test_new_steps_are_added_and_old_ones_stay() -> None:
     claim(chain())
     work(chain())
@@ -328,9 +391,89 @@ def test_a_manifest_without_steps_is_refused() -> None:
     claim(chain())
     run().path("manifest", "prepare.json").write_text('{"settings": {}}')
     with pytest.raises(
-        ConfigError, match=r"manifest/prepare.json: written by .* no steps \(set name=… for a new run\)"
+        DataError, match=r"manifest/prepare.json: not a manifest: it has no steps \(restore it"
     ):
         claim(chain())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "\xff", '{"steps": 1}', '{"steps": {"a": 1}}', '{"steps": {"a": {"settings": []}}}',
+     '{"steps": {}, "redo": 5}', '{"steps": {}, "redo": {"steps": [1]}}', "[" * 100_000],
+)  # fmt: skip
+def test_a_broken_manifest_is_an_error_with_its_file(text: str) -> None:
+    claim(chain())
+    run().path("manifest", "prepare.json").write_text(text, encoding="latin-1")
+    for work_with_it in (lambda: claim(chain()), lambda: run().steps_to_redo(chain(), ())):
+        with pytest.raises(DataError) as caught:
+            work_with_it()
+        assert caught.value.location == "runs/r/manifest/prepare.json" and caught.value.hint
+
+
+def test_an_end_mark_moves_with_its_file() -> None:
+    claim(chain())
+    work(chain())
+    store = PartStore(run().path("reasons", "student.jsonl"))
+    end_mark(store.final).write_text("the mark")
+    claim(chain(student=2), redo=("reasons",))
+    assert files()["replaced/1/reasons/.student.jsonl.end"] == "the mark"
+    assert not end_mark(store.final).exists()
+
+
+def test_a_file_in_the_home_of_nobody_is_absent() -> None:
+    assert file_hash("~nouser-here/x.jsonl") == "absent"
+
+
+KEY = "kEy-5f1c77e0a9b2-d4"
+KEYS: dict[str, Any] = {
+    "train": {"launch": "l.yaml", "launch_args": f"--api-key {KEY}", "args": {"hub_token": f"{KEY}-1"}},
+    "data": {"sources": [{"path": f"https://ann:{KEY}-2@host/a.jsonl?api-key={KEY}-3"}]},
+    "engine": {"args": {"hf_token": f"{KEY}-4", "deep": [{"password": f"{KEY}-5"}]}},
+    "scalar": {"args": {"hub_token": f"{KEY}-6"}},
+    "evaluate": {
+        "others": {
+            "o": {"server": {"kind": "openai", "urls": [f"https://ann:{KEY}-7@h/v1?api-key={KEY}-8"], "model": "m"}}
+        }
+    },
+}  # fmt: skip
+CHILD = "import sys; print('arguments:', sys.argv[1:]); print('warning:', *sys.argv[1:], file=sys.stderr)"
+
+
+def write_everywhere(made: Run, recipe: Recipe, raw: dict[str, Any], values: list[str]) -> None:
+    """Write keys in all ways in which a stage writes, then fail with a message that holds them."""
+    made.path("logs").mkdir()  # which a stage makes where its console is redirected
+    with made.path("logs", "train-mine.log").open("wb") as log:  # a library that logs its arguments
+        subprocess.run([sys.executable, "-c", CHILD, *values], stdout=log, stderr=log, check=True)
+    write_json(made.path("report.json"), raw)
+    write_text(made.path("report.md"), f"{raw}")
+    write_jsonl(made.path("rows.jsonl"), [{"error": value} for value in values])
+    made.path("recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    say(f"{KEYS} {values}")
+    raise EngineError(f"refused: {values}", location=recipe.data.sources[0].path)
+
+
+def test_no_file_of_a_run_holds_a_key(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redaction, "_known", set())
+    monkeypatch.setenv("JUDGE_KEY", f"{KEY}-9")
+    monkeypatch.setenv("HF_TOKEN", "")
+    raw = RECIPE | KEYS
+    Path("r.yaml").write_text(json.dumps(raw))
+    recipe = load_recipe("r.yaml", [f"judges.mine.args.hub_token={KEY}-10"])
+    Secret("JUDGE_KEY", location="api_key_env")
+    values = [f"{KEY}-{number}" for number in range(1, 11)]
+    made = Run(recipe, "train")
+    steps = train_steps(recipe)
+    with pytest.raises(EngineError) as caught, made.claim(steps):
+        write_everywhere(made, recipe, raw, values)
+    record_failure(made.folder, caught.value)
+    written = [path for path in made.folder.rglob("*") if path.is_file()]
+    assert len(written) >= 8
+    for path in written:
+        assert KEY.encode() not in path.read_bytes(), path
+    shown = capsys.readouterr()
+    assert KEY not in shown.err + shown.out + str(caught.value)
 
 
 def test_a_manifest_holds_everything_needed_to_repeat_the_stage() -> None:

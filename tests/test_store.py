@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import subprocess
@@ -16,12 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reasongenrm import redaction
+from reasongenrm import store as store_module
 from reasongenrm.errors import DataError
 from reasongenrm.store import (
     PartStore,
     dump_line,
     dump_texts,
+    end_mark,
     explain_write_errors,
+    read_json,
     read_jsonl,
     write_json,
     write_jsonl,
@@ -117,7 +122,7 @@ def test_finish_writes_the_given_order_and_removes_the_part(tmp_path: Path) -> N
     store.finish(iter(["a", "b"]))
     assert store.finished
     assert list(read_jsonl(store.final)) == [{"id": "a", "n": 2}, {"id": "b", "n": 1}]
-    assert [path.name for path in store.final.parent.iterdir()] == ["x.jsonl"]
+    assert sorted(path.name for path in store.final.parent.iterdir()) == [".x.jsonl.end", "x.jsonl"]
     store.finish(["b", "a"])  # a second time changes nothing
     assert [row["id"] for row in read_jsonl(store.final)] == ["a", "b"]
 
@@ -292,7 +297,8 @@ def test_a_finished_file_is_continued(tmp_path: Path) -> None:
     assert list(store) == ["a", "c", "b"] and store.earlier is not None and "b" not in store.earlier
     store.finish(["a", "b", "c"])
     assert list(read_jsonl(store.final)) == [{"id": "a", "n": 1}, {"id": "b", "n": 2}, {"id": "c", "n": 3}]
-    assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"] and store["b"] == {"id": "b", "n": 2}
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.jsonl.end", "x.jsonl"]
+    assert store["b"] == {"id": "b", "n": 2}
 
 
 def test_a_kill_at_any_moment_of_a_continuation_loses_no_row(tmp_path: Path) -> None:
@@ -310,7 +316,166 @@ def test_a_kill_at_any_moment_of_a_continuation_loses_no_row(tmp_path: Path) -> 
     for name, content in leftovers.items():
         (tmp_path / name).write_bytes(content)  # as after a kill before they were removed
     assert PartStore(path).finished and list(PartStore(path)) == ["c", "b"]
-    assert [file.name for file in tmp_path.iterdir()] == ["x.jsonl"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".x.jsonl.end", "x.jsonl"]
+
+
+# --- a finished file that is no longer whole
+
+
+@pytest.mark.parametrize("order", [["a", "c"], ["c", "a"]])
+def test_the_end_mark_has_rows_size_and_hash(order: list[str], tmp_path: Path) -> None:
+    store = PartStore(tmp_path / "x.jsonl")
+    store.append([{"id": "a", "n": 1}])
+    store = PartStore(tmp_path / "x.jsonl")  # resumed
+    store.append([{"id": "c", "n": 3}])
+    store.finish(order)
+    content = store.final.read_bytes()
+    mark = read_json(end_mark(store.final))
+    assert mark == {"rows": 2, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def test_a_cut_at_any_byte_is_seen_and_its_rows_are_done_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"id": str(number), "text": "é" * number} for number in range(4)]
+    whole = PartStore(tmp_path / "x.jsonl")
+    whole.append(rows)
+    whole.finish("0123")
+    content = whole.final.read_bytes()
+    for cut in range(len(content)):
+        whole.final.write_bytes(content[:cut])
+        store = PartStore(whole.final)
+        assert not store.finished and list(store) == [str(n) for n in range(content[:cut].count(b"\n"))]
+        assert "the end of this finished file is missing" in capsys.readouterr().err
+        store.append(rows)
+        store.finish("0123")
+        assert store.final.read_bytes() == content and not store.part.exists()
+    assert PartStore(whole.final).finished and capsys.readouterr().err == ""
+
+
+def test_a_changed_finished_file_is_refused_with_a_hint(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    content = finished(path).final.read_bytes()
+    for changed in (content.replace(b"3", b"4"), content + content[:9], content + b'{"id": "d"}\n'):
+        path.write_bytes(changed)
+        store = PartStore(path)
+        assert store.finished
+        with pytest.raises(
+            DataError, match=r"was changed: it had 2 rows .*\(restore it, name its step with --redo"
+        ):
+            store["a"]
+
+
+def test_a_row_that_a_finished_file_lacks_is_named(tmp_path: Path) -> None:
+    store = finished(tmp_path / "x.jsonl")
+    with pytest.raises(DataError, match=r"x.jsonl: the row b is missing \(restore it"):
+        PartStore(store.final)["b"]
+
+
+@pytest.mark.parametrize("mark", ["", "{}", "[1]", '{"rows": "x", "bytes": 1, "sha256": ""}'])
+def test_a_broken_end_mark_is_an_error(mark: str, tmp_path: Path) -> None:
+    store = finished(tmp_path / "x.jsonl")
+    end_mark(store.final).write_text(mark)
+    with pytest.raises(DataError) as caught:
+        PartStore(store.final)
+    assert caught.value.location == str(tmp_path / ".x.jsonl.end") and caught.value.hint
+
+
+# --- two writers
+
+WRITER = """
+import sys
+from pathlib import Path
+from reasongenrm.store import PartStore, jsonl_writer
+path = Path(sys.argv[2])
+if sys.argv[1] == "part":
+    store = PartStore(path)
+    store.append([{"id": "a"}])
+    print("writes", flush=True)
+    sys.stdin.read()
+    store.finish(["a"])
+else:
+    with jsonl_writer(path) as write:
+        write({"id": "a"})
+        print("writes", flush=True)
+        sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def writer(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
+    """Another process that writes x.jsonl, as a part or whole."""
+    command = [sys.executable, "-c", WRITER, request.param, str(tmp_path / "x.jsonl")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "writes\n"
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("writer", ["part"], indirect=True)
+def test_a_part_has_one_writer(tmp_path: Path, writer: subprocess.Popen[str]) -> None:
+    path = tmp_path / "x.jsonl"
+    with pytest.raises(DataError) as caught:
+        PartStore(path)
+    assert str(caught.value) == (
+        f"{path}: another process is writing this file (wait for it to end, or name another file)"
+    )
+    writer.kill()
+    writer.wait()
+    store = PartStore(path)
+    store.append([{"id": "b"}])
+    store.finish(["a", "b"])
+    assert list(read_jsonl(path)) == [{"id": "a"}, {"id": "b"}]
+
+
+@pytest.mark.parametrize("writer", ["whole"], indirect=True)
+def test_a_file_that_is_replaced_has_one_writer(
+    tmp_path: Path, writer: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "WAIT_SECONDS", 0.2)
+        with pytest.raises(DataError, match="another process is writing this file"):
+            write_text(path, "b")
+    assert not path.exists() and path.with_name("x.jsonl.tmp").exists(), "the other one's file is still there"
+    assert writer.stdin is not None
+    writer.stdin.close()
+    write_text(path, "b")  # waits for the other one
+    assert path.read_text() == "b" and writer.wait(timeout=30) == 0
+
+
+def test_a_new_store_of_this_process_takes_over(tmp_path: Path) -> None:
+    first = PartStore(tmp_path / "x.jsonl")
+    first.append([{"id": "a"}])
+    second = PartStore(tmp_path / "x.jsonl")
+    second.append([{"id": "b"}])
+    second.finish(["a", "b"])
+    with pytest.raises(ValueError, match="closed"):
+        first.append([{"id": "c"}])
+    assert list(read_jsonl(second.final)) == [{"id": "a"}, {"id": "b"}]
+
+
+def test_keys_are_hidden_in_whatever_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_known", {"kEy-5f1c77e0a9b2"})
+    row = {"id": "a", "error": "refused: kEy-5f1c77e0a9b2"}
+    write_json(tmp_path / "a.json", row | {"url": "http://a:b@h"})
+    write_jsonl(tmp_path / "a.jsonl", [row])
+    write_text(tmp_path / "a.md", row["error"])
+    store = PartStore(tmp_path / "b.jsonl")
+    store.append([row])
+    store.finish(["a"])
+    texts = [path.read_text() for path in sorted(tmp_path.glob("[a-z]*"))]
+    assert len(texts) == 4 and all("refused: ***" in text and "kEy" not in text for text in texts)
+    assert read_json(tmp_path / "a.json")["url"] == "http://***@h"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 100_000])
+def test_a_broken_document_is_an_error_with_its_file(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.json: invalid JSON"):
+        read_json(tmp_path / "x.json")
+    with pytest.raises(DataError, match=r"none\.json: cannot be read"):
+        read_json(tmp_path / "none.json")
 
 
 # --- a disk that takes no more

@@ -1,4 +1,7 @@
-"""The terminal: one line per step of a stage, live bars, and a log file for everything that libraries print."""
+"""The terminal: one line per step of a stage, live bars, and a log file for everything that libraries print.
+
+What is printed may come from data: control characters are escaped (`escape_controls`), and keys are removed (`redaction`).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import contextlib
 import faulthandler
 import io
 import os
+import re
 import sys
 import tempfile
 import time
@@ -16,6 +20,8 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TextIO
+
+from reasongenrm.redaction import hide_in_message, hide_known
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,8 +39,17 @@ _log_path: Path | None = None
 _live_console: Console | None = None
 """The console of the bar that is on the terminal now: lines printed through it appear above the bar."""
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but tab and line feed: C0 with ESC, which begins sequences such as OSC, DEL, C1, and those that turn
+the direction of text (Unicode 16, PropList, Bidi_Control)."""
+
 LINE_SECONDS = 30.0
 """Where no bar is shown, a line of progress is printed at least this often, and at every tenth of the work."""
+
+
+def escape_controls(text: str) -> str:
+    """Return a text with control characters but tab and line feed as `\\u001b`, which is also valid inside JSON."""
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 class OutputError(Exception):
@@ -145,7 +160,8 @@ def log_to(path: Path) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     log = path.open("a+b", buffering=0)
-    log.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} {' '.join(sys.argv)}\n".encode())
+    command = escape_controls(hide_in_message(" ".join(sys.argv)))
+    log.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} {command}\n".encode(errors="backslashreplace"))
     _move_log(log)
     _log_path = path
 
@@ -187,21 +203,27 @@ def _duplicate(stream: TextIO, label: str) -> TextIO:
 
 
 def _show_traceback(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    traceback.print_exception(kind, error, trace, file=stderr())
-    print(f"reasongenrm: internal error{log_note()}", file=stderr())
+    text = escape_controls(hide_in_message("".join(traceback.format_exception(kind, error, trace))))
+    print(f"{text}reasongenrm: internal error{log_note()}", file=stderr())
     with contextlib.suppress(OSError):
-        traceback.print_exception(kind, error, trace, file=sys.stderr)
+        print(text, file=sys.stderr)
 
 
 def show(*texts: object) -> None:
     """Print results for the user on stdout."""
-    print(*texts, file=stdout(), flush=True)
+    print(escape_controls(hide_known(" ".join(map(str, texts)))), file=stdout(), flush=True)
+
+
+def show_line(json_line: str) -> None:
+    """Print one line of JSON for another program on stdout; the caller flushes."""
+    stdout().write(escape_controls(json_line))
 
 
 def say(text: str) -> None:
     """Print one line of progress for the user on stderr, and into the log."""
     from rich.console import Console
 
+    text = escape_controls(hide_in_message(text))
     console = _live_console or Console(file=stderr(), highlight=False)
     console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
     _write_to_log(text)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+
+from reasongenrm.redaction import hide_in_message
+
 
 class ReasonGenRMError(Exception):
     """Base of every error that a user can correct; the command line prints it in one line and exits with code 2.
+
+    Keys and passwords are removed from its texts (`redaction`), wherever they are shown or written.
 
     Args:
         problem: what is wrong, in one sentence.
@@ -13,7 +19,7 @@ class ReasonGenRMError(Exception):
     """
 
     def __init__(self, problem: str, *, location: str = "", hint: str = "") -> None:
-        self.problem, self.location, self.hint = problem, location, hint
+        self.problem, self.location, self.hint = map(hide_in_message, (problem, location, hint))
         super().__init__(str(self))
 
     def __str__(self) -> str:
@@ -36,3 +42,10 @@ class EngineError(ReasonGenRMError):
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or its type's name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def write_hint(error: OSError) -> str:
+    """Return how a user can correct a failed write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room there; then the same command resumes from here"
+    return "check the path and its permissions"

@@ -1,20 +1,26 @@
-"""One writer per run folder: `flock`, or a file that names its holder where the file system has no locks."""
+"""One writer at a time: of a run folder, and of every file that is written.
+
+The lock is `flock`; where the file system has no locks, a run folder is held by a file that names its holder.
+"""
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import io
+import json
 import os
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from reasongenrm.console import say
-from reasongenrm.errors import ConfigError
-from reasongenrm.store import read_json, write_hint, write_json
+from reasongenrm.errors import ConfigError, DataError, write_hint
 
 LOCK, HOLDER = ".lock", ".lock.holder"
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK}
@@ -61,19 +67,58 @@ def _flock(lock: int, folder: Path) -> bool:
     return True
 
 
+def open_locked(path: Path, *, location: Path, seconds: float = 0.0) -> io.FileIO:
+    """Open a file to read and write, unchanged or new, and keep all other processes from doing so until it is closed.
+
+    Args:
+        path: the file, whose folder exists. Its holder may rename or remove it.
+        location: the file that is named in the error.
+        seconds: how long to wait for another process.
+
+    Raises:
+        DataError: another process has locked it.
+        OSError: it cannot be opened or locked.
+    """
+    end = time.monotonic() + seconds
+    while True:
+        file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):  # its holder has renamed or removed it
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                file.close()
+                hint = "wait for it to end, or name another file"
+                problem = "another process is writing this file"
+                raise DataError(problem, location=str(location), hint=hint) from None
+            time.sleep(0.05)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                _warn(path.parent)
+                return file
+            file.close()
+            raise
+        file.close()
+
+
+@cache
+def _warn(folder: Path) -> None:
+    say(f"{folder}: the file system has no file locks: let only one command write a file there")
+
+
 @contextmanager
 def _lock_file(path: Path) -> Iterator[None]:
     """Hold a file that names this process; the file of a process of this machine that has ended is replaced."""
     own = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
-    write_json(
-        own,
-        {
-            "host": socket.gethostname(),
-            "process": os.getpid(),
-            "process_start": _process_start(os.getpid()),
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-    )
+    holder = {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "process_start": _process_start(os.getpid()),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    own.write_text(json.dumps(holder) + "\n", encoding="utf-8")
     try:
         _link(own, path)
         yield
@@ -107,7 +152,7 @@ def _link(own: Path, path: Path) -> None:
 
 
 def _read_holder(path: Path) -> dict[str, Any]:
-    holder: dict[str, Any] = read_json(path)
+    holder: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return holder
 
 

@@ -8,13 +8,17 @@ import platform
 import subprocess
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from reasongenrm.console import log_to, say
-from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.errors import ConfigError, DataError, first_line
 from reasongenrm.lock import hold
+from reasongenrm.redaction import overwrite_known
 from reasongenrm.steps import (
     Step,
     Steps,
@@ -24,7 +28,7 @@ from reasongenrm.steps import (
     step_from_json,
     with_later,
 )
-from reasongenrm.store import explain_write_errors, read_json, write_json
+from reasongenrm.store import atomic_writer, end_mark, explain_write_errors, read_json, write_json
 
 PACKAGES = (
     "reasongenrm",
@@ -54,6 +58,19 @@ class AnyRecipe(Protocol):
     def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
 
+@dataclass(frozen=True)
+class InterruptedMove:
+    """Steps whose files `--redo` is moving, as the manifest records them.
+
+    Attributes:
+        steps: their names.
+        number: of the folder in `replaced/`; None where nothing was interrupted.
+    """
+
+    steps: tuple[str, ...] = ()
+    number: int | None = None
+
+
 class Run:
     """A run folder opened by one stage.
 
@@ -78,19 +95,36 @@ class Run:
     def _manifest(self) -> dict[str, Any]:
         if not self._manifest_file.exists():
             return {"steps": {}}
-        manifest: dict[str, Any] = read_json(self._manifest_file)
-        if "steps" not in manifest:
-            problem = "written by a version of reasongenrm that recorded no steps"
-            raise ConfigError(problem, location=str(self._manifest_file), hint="set name=… for a new run")
+        manifest = read_json(self._manifest_file)
+        if not (isinstance(manifest, dict) and isinstance(manifest.get("steps"), dict)):
+            raise self._broken_manifest("it has no steps")
         return manifest
+
+    def _broken_manifest(self, problem: str) -> DataError:
+        hint = "restore it from a copy, or set name=… for a new run"
+        return DataError(f"not a manifest: {problem}", location=str(self._manifest_file), hint=hint)
 
     def recorded_steps(self) -> dict[str, Step]:
         """Return the steps that this stage has begun here, also those that the recipe no longer has.
 
         Raises:
-            ConfigError: the manifest has no steps.
+            DataError: the manifest is broken.
         """
-        return {name: step_from_json(row) for name, row in self._manifest()["steps"].items()}
+        try:
+            return {name: step_from_json(row) for name, row in self._manifest()["steps"].items()}
+        except ValueError as error:  # of msgspec
+            raise self._broken_manifest(first_line(error)) from None
+
+    def _interrupted_move(self) -> InterruptedMove:
+        """Return the steps whose files an interrupted `--redo` was moving.
+
+        Raises:
+            DataError: the manifest is broken.
+        """
+        try:
+            return msgspec.convert(self._manifest().get("redo", {}), InterruptedMove)
+        except ValueError as error:
+            raise self._broken_manifest(first_line(error)) from None
 
     @contextmanager
     def claim(self, steps: Steps, redo: Iterable[str] = ()) -> Iterator[None]:
@@ -107,26 +141,79 @@ class Run:
         Raises:
             ConfigError: the folder cannot be written, another process works in it, a word names no step, or a step with
                 files has other settings and is not named.
+            DataError: the manifest is broken.
         """
         with hold(self.folder):
-            pending = self._manifest().get("redo", {"steps": []})
             recorded = self.recorded_steps()
-            all_steps = dict(steps) | {name: recorded[name] for name in recorded if name not in steps}
-            redone = with_later(named_steps(redo, steps) | set(pending["steps"]), all_steps)
+            all_steps = self._with_recorded(steps, recorded)
+            redone = self._redone(all_steps, steps, redo)
             self._check(steps, recorded, redone, "add")
             log = self.path("logs", f"{self.stage}.log")
             with explain_write_errors(log):
+                self._clean_logs()  # of a process that was killed
                 log_to(log)
-                recorded = self._replace(redone, all_steps, recorded, pending.get("number"))
+                recorded = self._replace(redone, all_steps, recorded)
             new = {
                 n for n in steps if n not in recorded or changed_keys(recorded[n].settings, steps[n].settings)
             }
-            for name in with_later(new, all_steps):
-                if marker := all_steps[name].marker:
-                    for path in self.folder.glob(marker):
-                        path.unlink()
-            write_json(self._manifest_file, build_manifest(self.recipe, recorded | dict(steps)))
+            quick = {name for name in with_later(new, all_steps) if all_steps[name].marker}
+            manifest = build_manifest(self.recipe, recorded | dict(steps))
+            with self._done_again({name: all_steps[name] for name in quick}, manifest):
+                try:
+                    yield
+                finally:
+                    self._clean_logs()
+
+    def _clean_logs(self) -> None:
+        """Overwrite the keys that libraries and child processes have printed."""
+        for log in self.path("logs").glob("*.log"):
+            overwrite_known(log)
+
+    @contextmanager
+    def _done_again(self, quick: Steps, manifest: dict[str, Any]) -> Iterator[None]:
+        """Remove the markers of quick steps, so that the stage does these again, and write the manifest.
+
+        An error before any of their files has changed leaves the files as they were, with their markers. Such a step is
+        then not in the manifest, so the next start does it again.
+        """
+        markers = {path: path.read_bytes() for s in quick.values() for path in self.folder.glob(s.marker)}
+        for path in markers:
+            path.unlink()
+        write_json(self._manifest_file, manifest)
+
+        def moments() -> dict[Path, int]:
+            return {path: path.stat().st_mtime_ns for step in quick.values() for path in self._files(step)}
+
+        before = moments()
+        try:
             yield
+        except BaseException:
+            if markers and moments() == before:
+                steps = {name: row for name, row in manifest["steps"].items() if name not in quick}
+                write_json(self._manifest_file, manifest | {"steps": steps})
+                for path, content in markers.items():
+                    with atomic_writer(path) as out:
+                        out.write(content)
+            raise
+
+    def steps_to_redo(self, steps: Steps, redo: Iterable[str]) -> dict[str, list[Path]]:
+        """Return the steps that the next start with these words of `--redo` does again, each with the files that it moves.
+
+        Raises:
+            ConfigError: a word names no step, or the manifest has no steps.
+        """
+        all_steps = self._with_recorded(steps, self.recorded_steps())
+        redone = self._redone(all_steps, steps, redo)
+        return {name: self._outputs(step) for name, step in all_steps.items() if name in redone}
+
+    def _with_recorded(self, steps: Steps, recorded: Steps) -> dict[str, Step]:
+        """Return the steps of the recipe, and those that it no longer has."""
+        return dict(steps) | {name: recorded[name] for name in recorded if name not in steps}
+
+    def _redone(self, all_steps: Steps, steps: Steps, redo: Iterable[str]) -> set[str]:
+        """Return the steps that are named, those of an interrupted `--redo`, and those that read their results."""
+        pending = self._interrupted_move()
+        return with_later(named_steps(redo, steps) | set(pending.steps), all_steps)
 
     def check(self, steps: Steps) -> None:
         """Check that this stage has run here, with these settings.
@@ -148,7 +235,7 @@ class Run:
         Args:
             action: what to do with the option `--redo`.
         """
-        all_steps = dict(steps) | {name: recorded[name] for name in recorded if name not in steps}
+        all_steps = self._with_recorded(steps, recorded)
         keys_by_step: dict[str, list[str]] = {}
         again: set[str] = set()
         for name, step in steps.items():
@@ -169,28 +256,31 @@ class Run:
         raise ConfigError(problem, location=str(self.folder), hint=f"{hint}, or set name=… for a new run")
 
     def _has_files(self, step: Step) -> bool:
-        files = (file for path in self._outputs(step) for file in (path, *path.rglob("*")))
-        return any(file.is_file() and file.stat().st_size for file in files)
+        return any(file.stat().st_size for file in self._files(step))
+
+    def _files(self, step: Step) -> list[Path]:
+        paths = (file for path in self._outputs(step) for file in (path, *path.rglob("*")))
+        return [path for path in paths if path.is_file()]
 
     def _outputs(self, step: Step) -> list[Path]:
         return [path for pattern in step.outputs for path in sorted(self.folder.glob(pattern))]
 
-    def _replace(
-        self, redone: Collection[str], steps: Steps, recorded: dict[str, Step], number: int | None
-    ) -> dict[str, Step]:
+    def _replace(self, redone: Collection[str], steps: Steps, recorded: dict[str, Step]) -> dict[str, Step]:
         """Move the files of steps to `replaced/`, into a new folder or the one of an interrupted move; return the other
         steps."""
         if not redone:
             return recorded
+        number = self._interrupted_move().number
         number = number or 1 + max((int(path.name) for path in self.path(REPLACED).glob("[0-9]*")), default=0)
         intent = {"redo": {"number": number, "steps": sorted(redone)}}
         write_json(self._manifest_file, self._manifest() | intent)
         target = self.path(REPLACED, str(number))
         for path in [path for name in sorted(redone & steps.keys()) for path in self._outputs(steps[name])]:
-            if path.exists():  # two steps may share a file
-                moved = target / path.relative_to(self.folder)
-                moved.parent.mkdir(parents=True, exist_ok=True)
-                path.rename(moved)
+            moved = target / path.relative_to(self.folder)
+            moved.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(moved)
+            if (mark := end_mark(path)).exists():
+                mark.rename(end_mark(moved))
         if target.exists():
             say(
                 f"to do again: {', '.join(name for name in steps if name in redone)}; the files before are in {target}"
@@ -207,7 +297,7 @@ def file_hash(path: str | Path) -> str:
         DataError: the operating system cannot read it.
     """
     try:
-        return _file_hash(Path(path).expanduser())
+        return _file_hash(Path(os.path.expanduser(path)))
     except OSError as error:
         problem = f"cannot be read: {error.strerror}"
         hint = "check the path and its permissions"

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from reasongenrm.errors import ConfigError
 
 Settings = Mapping[str, Any]
@@ -42,8 +44,12 @@ Steps = Mapping[str, Step]
 
 
 def step_from_json(row: Mapping[str, Any]) -> Step:
-    """Read back what `Step.to_json` returned."""
-    return Step(row["settings"], tuple(row["outputs"]), tuple(row["after"]), row["marker"])
+    """Read back what `Step.to_json` returned.
+
+    Raises:
+        ValueError: it is not a step.
+    """
+    return msgspec.convert(row, Step)
 
 
 def changed_keys(before: Settings, after: Settings) -> list[str]:

@@ -1,26 +1,35 @@
-"""Files that survive SIGKILL: atomic writes, and append-only JSONL whose incomplete last line is discarded."""
+"""Files that survive SIGKILL: atomic writes, and append-only JSONL whose incomplete last line is discarded.
+
+Every writer holds a lock on its file, and keys and passwords are removed from what it writes (`redaction`).
+"""
 
 from __future__ import annotations
 
-import errno
+import hashlib
+import io
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import cached_property, partial
-from io import FileIO
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
-from reasongenrm.errors import DataError
+from reasongenrm.console import say
+from reasongenrm.errors import DataError, first_line, write_hint
+from reasongenrm.lock import open_locked
 from reasongenrm.records import Completion
+from reasongenrm.redaction import hide_in_setting, hide_known
 
 _READABLE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False)
 _CHANGED = "the file was changed after it was written: restore it, or use another name=…"
+_RESTORE = "restore it, name its step with --redo, or use another name=…"
 _ESCAPED = json.JSONEncoder(ensure_ascii=True, allow_nan=False)
 
 
@@ -31,7 +40,7 @@ def dump_line(row: dict[str, Any]) -> str:
         line.encode("utf-8")
     except UnicodeEncodeError:
         line = _ESCAPED.encode(row)
-    return line + "\n"
+    return hide_known(line) + "\n"
 
 
 def dump_texts(record: Any) -> bytes:
@@ -77,28 +86,40 @@ explain_write_errors = partial(_explain_os_errors, "written")
 """`with explain_write_errors(path):` turns a failed write, such as one to a full disk, into such a DataError."""
 
 
-def write_hint(error: OSError) -> str:
-    """Return how a user can correct a failed write."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "make room there; then the same command resumes from here"
-    return "check the path and its permissions"
+WAIT_SECONDS = 10.0
+"""How long an atomic write waits for another process that writes the same file."""
 
 
 @contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
-    """Yield a temporary file that replaces `path` at the end, when all of it is on the disk."""
+    """Yield a temporary file that replaces `path` at the end, when all of it is on the disk.
+
+    Raises:
+        DataError: the operating system cannot write it, or another process goes on writing it.
+    """
     temporary = path.with_name(path.name + ".tmp")
     with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb", buffering=1 << 20) as out:
+        raw = open_locked(temporary, location=path, seconds=WAIT_SECONDS)
+        with io.BufferedWriter(raw, 1 << 20) as out:
+            try:
+                raw.truncate()  # a killed process has left it
                 yield out
                 out.flush()
                 os.fsync(out.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)  # the disk may be full
-            raise
+                temporary.replace(path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)  # the disk may be full
+                _discard(out)
+                raise
+
+
+def _discard(out: io.BufferedWriter[io.FileIO]) -> None:
+    """Close a file whose buffer may not fit on the disk."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, out.fileno())
+    os.close(null)
+    out.close()
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
@@ -125,17 +146,45 @@ def jsonl_writer(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically: it is complete or unchanged."""
     with atomic_writer(path) as out:
-        out.write(text.encode("utf-8"))
+        out.write(hide_known(text).encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write one JSON document, atomically, with sorted keys."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=True) + "\n")
+    write_text(path, hide_in_setting(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=True)) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON document that this suite wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON document that this suite wrote.
+
+    Raises:
+        DataError: it cannot be read, or is not JSON.
+    """
+    try:
+        with explain_read_errors(path):
+            return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"invalid JSON: {first_line(error)}", location=str(path), hint=_CHANGED) from None
+
+
+@dataclass(frozen=True, slots=True)
+class EndMark:
+    """Content of the hidden file `.<name>.end` beside a finished file.
+
+    Attributes:
+        rows: lines of the file.
+        bytes: its size.
+        sha256: hash of its content, in hex digits.
+    """
+
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def end_mark(final: Path) -> Path:
+    """Return the file of a finished file's end mark."""
+    return final.with_name(f".{final.name}.end")
 
 
 class PartStore:
@@ -143,33 +192,69 @@ class PartStore:
 
     Memory holds the ids and the offsets of their rows, not the rows. A process killed while writing leaves at most one
     incomplete line; the next start cuts it off, and the row has to be computed again. `finish` writes the rows in
-    canonical order to the final file. `reopen` continues a finished one: its rows become `<name>.earlier.jsonl`, and
-    `finish` joins both.
+    canonical order to the final file, and its `EndMark`. A finished file that was cut later is work in progress again: its
+    whole rows are kept. `reopen` continues a finished one: its rows become `<name>.earlier.jsonl`, and `finish` joins both.
+
+    Args:
+        final: the final file.
+        marked: whether `finish` writes the end mark.
 
     Attributes:
         earlier: the rows from before `reopen`, or None.
+
+    Raises:
+        DataError: the part cannot be written, or another process writes it.
     """
 
-    def __init__(self, final: Path) -> None:
-        self.final = final
+    _writers: ClassVar[WeakValueDictionary[Path, PartStore]] = WeakValueDictionary()
+    """The stores of this process that hold a lock, by their parts; a new store takes it over."""
+
+    def __init__(self, final: Path, *, marked: bool = True) -> None:
+        self.final, self._marked = final, marked
         self.part = final.with_name(final.stem + ".part" + final.suffix)
         earlier = final.with_name(final.stem + ".earlier" + final.suffix)
         self.earlier: PartStore | None = None
-        self._out: FileIO | None = None
+        self._out: io.FileIO | None = None
         if final.exists():
             for path in (self.part, earlier):
                 path.unlink(missing_ok=True)  # a kill in `finish` may leave them
-            return
+            if not self._was_cut():
+                return
         if earlier.exists():
             self.earlier = PartStore(earlier)
         self._open_part()
 
+    def _mark(self) -> EndMark | None:
+        path = end_mark(self.final)
+        try:
+            return msgspec.convert(read_json(path), EndMark) if path.exists() else None
+        except ValueError as error:
+            raise DataError(f"broken: {first_line(error)}", location=str(path), hint=_RESTORE) from None
+
+    def _was_cut(self) -> bool:
+        """Whether the final file is shorter than it was; then make it the part."""
+        mark = self._mark()
+        if mark is None or self.final.stat().st_size >= mark.bytes:
+            return False
+        with explain_write_errors(self.part):
+            self.final.replace(self.part)
+        say(
+            f"{self.final}: the end of this finished file is missing; the rows that are missing are done again"
+        )
+        return True
+
     def _open_part(self) -> None:
         with explain_write_errors(self.part):
             self.part.parent.mkdir(parents=True, exist_ok=True)
-            self._out = self.part.open("ab", buffering=0)
-        self._offset_by_id, self._end = _read_offsets(self.part)
-        self._out.truncate(self._end)
+            key = self.part.absolute()
+            before = self._writers.pop(key, None)
+            if before is not None and before._out is not None:
+                before._out.close()
+            self._out = open_locked(self.part, location=self.final)
+            self._writers[key] = self
+            self._offset_by_id, self._end, self._hash = _read_offsets(self.part)
+            self._out.truncate(self._end)
+            self._out.seek(self._end)
 
     @property
     def finished(self) -> bool:
@@ -178,7 +263,18 @@ class PartStore:
 
     @cached_property
     def _offset_by_id(self) -> dict[str, int]:
-        return _read_offsets(self.final)[0]  # of the part: see `__init__`
+        """Offsets in the final file; those in the part are set by `_open_part`."""
+        offsets, end, content_hash = _read_offsets(self.final)
+        mark = self._mark()
+        size = self.final.stat().st_size
+        if mark is not None and (mark.bytes, mark.bytes, mark.sha256) != (
+            size,
+            end,
+            content_hash.hexdigest(),
+        ):
+            problem = f"this finished file was changed: it had {mark.rows} rows and another content"
+            raise DataError(problem, location=str(self.final), hint=_RESTORE)
+        return offsets
 
     @cached_property
     def _reader(self) -> BinaryIO:
@@ -189,6 +285,7 @@ class PartStore:
         earlier = self.final.with_name(self.final.stem + ".earlier" + self.final.suffix)
         with explain_write_errors(earlier):
             self.final.replace(earlier)
+            end_mark(self.final).unlink(missing_ok=True)
         self.__dict__.pop("_reader", None)
         self.earlier = PartStore(earlier)
         self._open_part()
@@ -207,7 +304,8 @@ class PartStore:
         """Return one row, read from the file.
 
         Raises:
-            KeyError: no row has this id.
+            KeyError: no row has this id yet.
+            DataError: no row of the finished file has it, or the file was changed.
         """
         row: dict[str, Any] = json.loads(self._line(key))
         return row
@@ -215,6 +313,8 @@ class PartStore:
     def _line(self, key: str) -> bytes:
         if self.earlier is not None and key in self.earlier:
             return self.earlier._line(key)
+        if self.finished and key not in self._offset_by_id:
+            raise DataError(f"the row {key} is missing", location=str(self.final), hint=_RESTORE)
         self._reader.seek(self._offset_by_id[key])
         return self._reader.readline()
 
@@ -233,6 +333,8 @@ class PartStore:
             content = memoryview(b"".join(new_lines.values()))
             while content:  # a full disk accepts a part of it, and raises at the next write
                 content = content[self._out.write(content) :]
+        for line in new_lines.values():
+            self._hash.update(line)
         for key, line in new_lines.items():
             self._offset_by_id[key] = self._end
             self._end += len(line)
@@ -250,11 +352,16 @@ class PartStore:
             os.fsync(self._out.fileno())
         order = list(order)
         if order == list(self) and self.earlier is None:
+            self._write_mark(EndMark(len(order), self._end, self._hash.hexdigest()))
             with explain_write_errors(self.final):
                 self.part.replace(self.final)
         else:
+            content_hash = hashlib.sha256()
             with atomic_writer(self.final) as out:
-                out.writelines(map(self._line, order))
+                for line in map(self._line, order):
+                    out.write(line)
+                    content_hash.update(line)
+                self._write_mark(EndMark(len(order), out.tell(), content_hash.hexdigest()))
             self.part.unlink()
         if self.earlier is not None:
             self.earlier.final.unlink()
@@ -264,11 +371,16 @@ class PartStore:
         self.__dict__.pop("_reader", None)
         del self._offset_by_id  # the final file has other offsets
 
+    def _write_mark(self, mark: EndMark) -> None:
+        """Write the end mark before the final file exists, so that a kill leaves no finished file without one."""
+        if self._marked:
+            write_json(end_mark(self.final), asdict(mark))
 
-def _read_offsets(path: Path) -> tuple[dict[str, int], int]:
-    """Return the offset of each id's row, and the offset where the complete lines end."""
+
+def _read_offsets(path: Path) -> tuple[dict[str, int], int, hashlib._Hash]:
+    """Return the offset of each id's row, the offset where the complete lines end, and their SHA-256."""
     offsets: dict[str, int] = {}
-    end = 0
+    end, content_hash = 0, hashlib.sha256()
     with path.open("rb") as lines:
         for line in lines:
             try:
@@ -279,7 +391,8 @@ def _read_offsets(path: Path) -> tuple[dict[str, int], int]:
             except (ValueError, KeyError, TypeError):
                 break
             end += len(line)
-    return offsets, end
+            content_hash.update(line)
+    return offsets, end, content_hash
 
 
 def to_json(record: Any) -> dict[str, Any]:
@@ -293,11 +406,20 @@ def to_json(record: Any) -> dict[str, Any]:
 
 
 def completion_to_json(completion: Completion) -> dict[str, Any]:
-    """Return a completion as JSON; the positions and token ids of `logprobs` become strings."""
+    """Return a completion as JSON; the positions and token ids of `logprobs` become strings.
+
+    JSON has no NaN and no infinity: a log-probability that is not finite becomes null.
+    """
     row: dict[str, Any] = msgspec.to_builtins(completion, str_keys=True)
+    for values in row["logprobs"].values():
+        values.update({token: None for token, value in values.items() if not math.isfinite(value)})
     return row
 
 
 def completion_from_json(row: dict[str, Any]) -> Completion:
-    """Read back what `completion_to_json` wrote."""
-    return msgspec.convert(row, Completion, str_keys=True)
+    """Read back what `completion_to_json` wrote; a log-probability that is null becomes NaN."""
+    logprobs = {
+        place: {token: math.nan if value is None else value for token, value in values.items()}
+        for place, values in row.get("logprobs", {}).items()
+    }
+    return msgspec.convert(row | {"logprobs": logprobs}, Completion, str_keys=True)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from reasongenrm.config.loading import load_recipe
+from reasongenrm.config.loading import load_config, load_recipe
 from reasongenrm.config.recipe import Recipe
+from reasongenrm.config.scalar import ScalarRecipe
 from reasongenrm.errors import ConfigError
 
 pytestmark = pytest.mark.unit
@@ -213,14 +214,45 @@ def test_other_names_must_be_valid_as_a_folder(section: str, tmp_path: Path) -> 
     assert location == f"{path}: {section}.../up"
 
 
+NO_NAMES = ["../../x", "a/b", "..", ".", "", "-a", "a b", "a\n", "a\0b", "é", "x" * 101, "C:x", "a\\b"]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+@pytest.mark.parametrize("key", ["name", "teachers", "judges", "evaluate.benchmarks", "evaluate.others"])
+def test_a_name_cannot_leave_its_folder(key: str, name: str, tmp_path: Path) -> None:
+    error = refused(write(tmp_path, changed(key, name if key == "name" else {name: {}})))
+    assert (
+        "use letters, digits" in error.problem or "is not a text" in error.problem or "NUL" in error.problem
+    )
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_the_name_of_a_scalar_recipe_cannot_leave_its_folder(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path, {"name": name, "sources": [{"path": "a.csv"}]})
+    with pytest.raises(ConfigError, match=r"name: (name .*: use letters|the text holds a NUL)"):
+        load_config(ScalarRecipe, path)
+
+
+@pytest.mark.parametrize(
+    "name", ["a.part", "a.earlier", "a.partial", "a.batches", "rows.jsonl", "X.JSON", "a.tmp"]
+)
+def test_a_name_is_not_that_of_another_file(name: str, tmp_path: Path) -> None:
+    error = refused(write(tmp_path, changed("teachers", {name: {}})))
+    assert f"names that end in .{name.lower().partition('.')[2]} are used by the suite" in error.problem
+    assert load_recipe(write(tmp_path), ["name=part"]).name == "part"
+
+
 @pytest.mark.parametrize("name", ["base", "scalar", "a/b", "a b", "", "..", "a\nb"])
 def test_a_judge_name_must_be_valid_as_a_folder(name: str, tmp_path: Path) -> None:
-    assert f"judge name {name!r}" in str(refused(write(tmp_path, changed("judges", {name: {}}))))
+    assert f"name {name!r}: use letters" in str(refused(write(tmp_path, changed("judges", {name: {}}))))
 
 
 def test_an_unknown_template_is_named_with_the_known_ones(tmp_path: Path) -> None:
     error = refused(write(tmp_path, changed("templates.reson", "x.jinja")))
-    assert "templates.reson" in error.location and "'reason', 'think' or 'direct'" in error.problem
+    assert (
+        "templates.reson" in error.location
+        and "'reason', 'think', 'direct', 'listwise' or 'listwise-reason'" in error.problem
+    )
 
 
 @pytest.mark.parametrize("section", ["teachers.t", "evaluate"])
@@ -276,7 +308,8 @@ def test_overrides_are_yaml_at_dotted_keys(tmp_path: Path) -> None:
 
 def test_a_custom_template_leaves_the_other_unchanged(tmp_path: Path) -> None:
     templates = load_recipe(write(tmp_path), ["templates.direct=own.jinja"]).templates
-    shipped = {name: f"configs/prompts/{name}.jinja" for name in ("reason", "think", "direct")}
+    files = {"reason": "reason", "think": "think", "listwise": "direct", "listwise-reason": "reason"}
+    shipped = {name: f"configs/prompts/{file}.jinja" for name, file in files.items()}
     assert templates == shipped | {"direct": "own.jinja"}
     assert load_recipe(write(tmp_path)).templates["direct"] == "configs/prompts/direct.jinja"
 
@@ -383,6 +416,37 @@ def test_a_file_that_is_not_yaml(data: bytes, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "- a\n", "text\n", "# only a comment\n"])
 def test_a_recipe_must_be_a_mapping(text: str, tmp_path: Path) -> None:
     assert refused(write(tmp_path, text)).problem == "not a mapping of keys"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("train: {args: {x: 2026-01-01}}", "train.args.x: YAML reads this value as date (put quotes"),
+        ("train: {args: {x: !!binary aGk=}}", "train.args.x: YAML reads this value as bytes"),
+        ("train: {args: {x: !!set {a}}}", "train.args.x: YAML reads this value as set"),
+        ("train: {args: {x: .nan}}", "train.args.x: not a finite number"),
+        ("limit: .inf", "limit: not a finite number"),
+        ("train: {args: {1: x}}", "train.args: the key 1 is not a text (put quotes"),
+        ("2026-01-01: x", "the key datetime.date(2026, 1, 1) is not a text"),
+        ('model: {path: "a\\0b"}', "model.path: the text holds a NUL or half of a surrogate pair"),
+        ('prompts: "\\ud800"', "prompts: the text holds a NUL or half of a surrogate pair"),
+        ("train: {args: {x: " + "[" * 60 + "]" * 60 + "}}", ": nested too deeply, or too large"),
+        ("x: &a [*a]", ": nested too deeply, or too large"),
+        ("a0: &a0 [1]\n" + "".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 10)}]\n" for n in range(8)),
+         ": nested too deeply, or too large"),
+    ],
+)  # fmt: skip
+def test_values_that_no_recipe_can_hold(text: str, problem: str, tmp_path: Path) -> None:
+    path = write(tmp_path, f"name: r\n{text}\n")
+    error = refused(path)
+    assert problem in str(error) and "\n" not in str(error) and str(error).startswith(str(path))
+
+
+def test_a_key_is_not_shown_by_an_error(tmp_path: Path) -> None:
+    for override in ("train.args.hub_token=[hf_123456789012", "train.args.hub_token: hf_123456789012"):
+        with pytest.raises(ConfigError) as caught:
+            load_recipe(write(tmp_path), [override])
+        assert "hf_1234" not in str(caught.value) and "***" in str(caught.value)
 
 
 def test_a_recipe_knows_its_folder_and_whether_it_needs_reasons(tmp_path: Path) -> None:

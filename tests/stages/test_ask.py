@@ -17,6 +17,7 @@ from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge.api import Judge, PromptInput
+from reasongenrm.lock import open_locked
 from reasongenrm.records import Comparison
 from reasongenrm.stages import ask as ask_module
 from reasongenrm.stages.ask import ask
@@ -120,6 +121,22 @@ def test_a_finished_file_starts_no_engine(judge: Lent, tmp_path: Path) -> None:
     (tmp_path / "out.jsonl").rename(tmp_path / "out.part.jsonl")
     ask("compare", never, str(source), str(tmp_path / "out.jsonl"))
     assert len(read(tmp_path / "out.jsonl")) == 2
+
+
+def test_two_commands_cannot_write_one_file(judge: Lent, tmp_path: Path) -> None:
+    source, out = written(tmp_path / "in.jsonl", rows(2)), tmp_path / "out.jsonl"
+    part = out.with_name("out.part.jsonl")
+    with open_locked(part, location=out):  # as another process does
+        with pytest.raises(
+            DataError, match=r"out\.jsonl: another process is writing this file \(wait for it"
+        ):
+            ask("compare", lambda: judge, str(source), str(out))
+        assert part.read_bytes() == b"" and not out.exists()
+    ask("compare", lambda: judge, str(source), str(out))
+    assert len(read(out)) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"], (
+        "nothing else is left"
+    )
 
 
 def test_from_stdin_to_stdout(

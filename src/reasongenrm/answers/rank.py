@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from pathlib import Path
 
 from reasongenrm.answers.session import Journal, RankingSession, read_rankings
 from reasongenrm.answers.table import AnswersTable, check_writable, read_answers, write_ranks
+from reasongenrm.console import say, show
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.store import to_json, write_jsonl
 
@@ -42,11 +43,11 @@ def rank(
         DataError: a file cannot be read or written, or the input has nothing to rank.
         EngineError: the page cannot be served.
     """
-    target = Path(out).expanduser()
-    log = Journal(Path(journal).expanduser() if journal else _beside(target, ".journal.jsonl"))
+    target = Path(os.path.expanduser(out))
+    log = Journal(Path(os.path.expanduser(journal)) if journal else _beside(target, ".journal.jsonl"))
     if not web and not (annotator or "").strip():
         raise ConfigError("the annotator is missing", location="annotator", hint="give --annotator NAME")
-    _check_files(Path(source).expanduser(), target, log.path)
+    _check_files(Path(os.path.expanduser(source)), target, log.path)
     answers = _read(source, target)
     check_writable(answers, target)
 
@@ -70,7 +71,7 @@ def rank(
         session = open_session(annotator or "")
         write()
         rank_in_terminal(session, changed=write)
-    print(summary(answers, target, log))
+    show(summary(answers, target, log))
 
 
 def _beside(target: Path, ending: str) -> Path:
@@ -109,7 +110,7 @@ def _read(source: str, target: Path) -> AnswersTable:
     else:
         dropped.unlink(missing_ok=True)  # of an earlier input
     for note in answers.notes:
-        print(f"{source}: {note}", file=sys.stderr)
+        say(f"{source}: {note}")
     if not answers.prompts:
         hint = f"the reasons are in {dropped}" if answers.drops else "give each prompt at least two answers"
         raise DataError("no prompt has two answers to rank", location=source, hint=hint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def read_answers(path: str) -> AnswersTable:
         DataError: the file cannot be read, is a CSV that is not UTF-8 or has wrong columns or quotes, or has the same id
             for two answers.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     answers_by_prompt: dict[str, tuple[tuple[Message, ...], dict[str, UnrankedAnswer]]] = {}
     columns: dict[str, None] = {}
     ignored: dict[str, None] = {}
@@ -185,8 +186,8 @@ def check_writable(answers: AnswersTable, out: Path) -> None:
         if len(prompt.history) > 1:
             raise ConfigError("a CSV cannot hold a prompt of several turns", location=location, hint=hint)
         for answer in prompt.answers:
-            cells = (prompt.history[0]["content"], answer.text, *map(csv_cell, answer.extras.values()))
-            if max(map(len, cells)) > LONGEST_CELL:
+            cells = (prompt.history[0]["content"], answer.text, *answer.extras.values())
+            if max(len(csv_cell(cell)) for cell in cells) > LONGEST_CELL:
                 problem = f"a text of more than {LONGEST_CELL} characters does not fit a cell of a CSV"
                 raise ConfigError(problem, location=answer.location, hint=hint)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from datetime import date
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +15,15 @@ from pydantic import ValidationError
 from reasongenrm.config.engines import Strict
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.errors import ConfigError, first_line
+from reasongenrm.redaction import MASK, is_secret_name, keep_secret, keep_secrets_of
 
 Config = TypeVar("Config", bound=Strict)
+
+_NO_TEXT = re.compile("[\0\ud800-\udfff]")
+"""Characters that no path and no UTF-8 can hold."""
+
+DEEPEST, MOST_VALUES = 40, 100_000
+"""Limits of a recipe: levels of nesting, and values."""
 
 _YAML_ERRORS = (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError)
 """Errors of PyYAML; all but the first for values such as `2026-99-99` and `!!bool x`, and for deep nesting."""
@@ -38,14 +48,17 @@ class _UniqueKeys(yaml.SafeLoader):
 def _override(tree: dict[str, Any], assignment: str) -> None:
     """Apply `a.b.c=value`; the value is YAML, and a number such as in `a.0.b` indexes a list."""
     key, sign, text = assignment.partition("=")
+    if is_secret_name(key.rpartition(".")[2]):
+        keep_secret(text.strip("'\" "))
     if not sign or not key:
         raise ConfigError(
             f"{assignment!r} is not an override", location="command line", hint="write key=value"
         )
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=_UniqueKeys)  # a SafeLoader
     except _YAML_ERRORS as error:
-        raise ConfigError(f"{text!r} is not a YAML value", location=key, hint=_yaml_problem(error)) from None
+        shown = MASK if is_secret_name(key.rpartition(".")[2]) else repr(text)
+        raise ConfigError(f"{shown} is not a YAML value", location=key, hint=_yaml_problem(error)) from None
     node: Any = tree
     *path, last = key.split(".")
     for part in path:
@@ -84,8 +97,13 @@ def _dotted_key(location: Sequence[Any], raw: Any) -> list[str]:
             raw = raw.get(part)
         else:
             raw = raw[part] if isinstance(raw, Sequence) and isinstance(part, int) else None
-        key.append(str(part))
+        key.append(_one_line(part))
     return [part for part in key if part != "[key]"]
+
+
+def _one_line(key: Any) -> str:
+    """Return a key as a part of a dotted one, which is shown on one line."""
+    return str(key) if str(key).isprintable() else repr(key)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, limit: int | None = None) -> Recipe:
@@ -109,11 +127,18 @@ def load_config(
     """
     path = Path(path)
     raw = read_yaml(path, "recipe", "see configs/ for examples")
+    if limit is not None:
+        overrides = [*overrides, f"limit={limit}"]
+    return overridden(kind, raw, overrides, f"{path}: ", "correct the recipe")
+
+
+def overridden(
+    kind: type[Config], raw: dict[str, Any], overrides: Sequence[str], prefix: str, hint: str
+) -> Config:
+    """Apply `key=value` overrides to keys and values, and return them as a model; see `validate`."""
     for assignment in overrides:
         _override(raw, assignment)
-    if limit is not None:
-        raw["limit"] = limit
-    return validate(kind, raw, f"{path}: ", "correct the recipe")
+    return validate(kind, raw, prefix, hint)
 
 
 def read_yaml(path: Path, name: str, hint: str) -> dict[str, Any]:
@@ -155,6 +180,7 @@ def validate(kind: type[Config], raw: Mapping[str, Any], prefix: str, hint: str)
     Raises:
         ConfigError: an unknown key, or an invalid value.
     """
+    _check_values(raw, prefix)
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
@@ -164,6 +190,44 @@ def validate(kind: type[Config], raw: Mapping[str, Any], prefix: str, hint: str)
         key = _dotted_key(first["loc"], raw) + ([context["key"]] if "key" in context else [])
         location = prefix + (".".join(key) or "recipe")
         raise ConfigError(problem, location=location, hint=context.get("hint", hint)) from None
+
+
+def _check_values(raw: Mapping[str, Any], prefix: str) -> None:
+    """Check that every value can be saved as YAML and JSON, and that every text can be part of a path; register the keys
+    and passwords inside URLs, which are hidden from here on.
+
+    Raises:
+        ConfigError: names the dotted key.
+    """
+    waiting: list[tuple[str, Any, int]] = [("", raw, 0)]
+    count = 0
+    while waiting:
+        key, value, depth = waiting.pop()
+        count += 1
+        problem, hint = "", "correct the recipe"
+        if depth > DEEPEST or count > MOST_VALUES:
+            problem, hint = (
+                "nested too deeply, or too large",
+                "write fewer values, and no anchor inside itself",
+            )
+        elif isinstance(value, Mapping):
+            others = [name for name in value if not isinstance(name, str) or _NO_TEXT.search(name)]
+            if others:
+                problem, hint = f"the key {others[0]!r} is not a text", "put quotes around it"
+            names = [(f"{key}.{_one_line(name)}".removeprefix("."), item) for name, item in value.items()]
+            waiting += [(name, item, depth + 1) for name, item in names]
+        elif isinstance(value, list | tuple):
+            waiting += [(f"{key}.{number}", item, depth + 1) for number, item in enumerate(value)]
+        elif isinstance(value, str):
+            keep_secrets_of(value)
+            if _NO_TEXT.search(value):
+                problem = "the text holds a NUL or half of a surrogate pair"
+        elif isinstance(value, float) and not isfinite(value):
+            problem = "not a finite number"
+        elif isinstance(value, date | bytes | set):
+            problem, hint = f"YAML reads this value as {type(value).__name__}", "put quotes around it"
+        if problem:
+            raise ConfigError(problem, location=f"{prefix}{key}" if key else prefix.rstrip(": "), hint=hint)
 
 
 def section(kind: type[Config], keys: Mapping[str, Any] | Strict, location: str) -> Config:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from reasongenrm.errors import EngineError
+from reasongenrm.redaction import MASK, hide_in_message, keep_secret
 
 
 class Secret:
@@ -31,11 +32,12 @@ class Secret:
         if problem:
             raise EngineError(f"the environment variable {variable} {problem}", location=location, hint=hint)
         self._value = value
+        keep_secret(value)
 
     def reveal(self, otherwise: str = "") -> str:
         """Return the key for a client, or `otherwise` when there is none."""
         return self._value or otherwise
 
     def hide(self, text: str) -> str:
-        """Return a text, such as a server's error message, with the key replaced by `***`."""
-        return text.replace(self._value, "***") if self._value else text
+        """Return a text, such as a server's error message, with the key, however short, replaced by `***`."""
+        return hide_in_message(text.replace(self._value, MASK) if self._value else text)

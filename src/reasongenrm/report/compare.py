@@ -9,6 +9,7 @@ from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.console import show
 from reasongenrm.report.comparison import (
     CHANGES,
     ROW_OUTCOMES,
@@ -68,7 +69,7 @@ def compare_runs(runs: list[Path], out: Path) -> None:
         for run in numbers["settings"]
     ]
     for line in (*comparison.notes, *settings, str(out / "compare.html")):
-        console.print(line, markup=False, soft_wrap=True)
+        show(line)
 
 
 def _numbers(comparison: RunsComparison) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from reasongenrm.console import escape_controls
 from reasongenrm.metrics.intervals import Interval
 from reasongenrm.metrics.scores import OUTCOMES, BenchmarkScore
 
@@ -60,15 +61,15 @@ class TextTable:
         for number, heading in enumerate(self.headings):
             justify: Any = "left" if number < self.text_columns else "right"
             label = heading.replace(" ", "\n") if narrow else heading
-            table.add_column(Text(label), justify=justify, overflow="fold")
+            table.add_column(Text(escape_controls(label)), justify=justify, overflow="fold")
         for row in self.rows:
             table.add_row(*(Text(one_line(cell)) for cell in row))
         return table
 
 
 def one_line(text: str, longest: int | None = None) -> str:
-    """Return text on one line; of a longer one the beginning and an ellipsis."""
-    line = " ".join(text.split())
+    """Return text on one line, without control characters; of a longer one the beginning and an ellipsis."""
+    line = escape_controls(" ".join(text.split()))
     return line if longest is None or len(line) <= longest else f"{line[:longest]}…"
 
 

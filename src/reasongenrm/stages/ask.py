@@ -11,7 +11,7 @@ from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.console import judging_bar, say, stdout
+from reasongenrm.console import judging_bar, say, show_line, stdout
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge.api import Judge
 from reasongenrm.judge.ask import preference
@@ -191,16 +191,17 @@ def write_results(
 
     Raises:
         ConfigError: `target` exists.
-        DataError: `source` cannot be opened, or no row can be read.
+        DataError: `source` cannot be opened, no row can be read, or another process writes `target`.
     """
-    if target != "-" and Path(target).exists():
-        raise ConfigError("the file exists", location=target, hint="name another file, or move this one away")
     items = read_answer_rows(json_lines(source), names)
-    store = PartStore(Path(target)) if resume and target != "-" else None
+    exists = target != "-" and Path(target).exists()
+    store = PartStore(Path(target), marked=False) if resume and target != "-" and not exists else None
+    if exists or (store is not None and store.finished):  # another process has just finished it
+        raise ConfigError("the file exists", location=target, hint="name another file, or move this one away")
     counts: Counter[str] = Counter()
     order: list[str] = []
     with ExitStack() as stack:
-        write: Callable[[dict[str, Any]], object] = lambda line: stdout().write(dump_line(line))  # noqa: E731
+        write: Callable[[dict[str, Any]], object] = lambda line: show_line(dump_line(line))  # noqa: E731
         if store is not None:
             write = lambda line: store.append([line])  # noqa: E731
         elif target != "-":

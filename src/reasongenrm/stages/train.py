@@ -13,6 +13,7 @@ import msgspec
 import yaml
 
 from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
+from reasongenrm.config.arguments import library_arguments
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.config.scalar import ScalarConfig
 from reasongenrm.console import TrainingStep, say, training_bar
@@ -22,6 +23,8 @@ from reasongenrm.records import PreferencePair
 from reasongenrm.run import Run
 from reasongenrm.stages.fingerprints import train_steps
 from reasongenrm.store import read_json, read_jsonl
+from reasongenrm.train.batches import batch_sizes
+from reasongenrm.train.builds import clear_build_locks
 from reasongenrm.train.launch import (
     PROCESSES,
     Launch,
@@ -33,7 +36,7 @@ from reasongenrm.train.launch import (
 )
 from reasongenrm.train.merge import merge_adapter
 from reasongenrm.train.scalar import train_scalar
-from reasongenrm.train.sft import PROGRESS, batch_sizes, check_training
+from reasongenrm.train.sft import PROGRESS, check_training
 from reasongenrm.train.tokens import record_files, tokenise
 
 LEFT = "left.{}"
@@ -124,14 +127,22 @@ def _launch(recipe: Recipe, name: str, work: Path, log: Path, launch: Launch) ->
         ReasonGenRMError: the cause of a failure, whatever process it was in.
     """
     arguments = (str(recipe.folder / "recipe.yaml"), "--judge", name, "--work", str(work))
+    library_arguments(recipe.train.args | recipe.judges[name].args)  # sets HF_TOKEN for the processes
     command = launch_command(recipe.train, launch, "reasongenrm.train.sft", *arguments)
+    if launch.zero:
+        clear_build_locks()
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("a", encoding="utf-8") as out,
         training_bar(name) as show_step,
         # preexec_fn: one system call, so safe after a fork
         subprocess.Popen(
-            command, stdout=out, stderr=out, env=launch_environment(launch), preexec_fn=die_with_parent
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=launch_environment(launch),
+            preexec_fn=die_with_parent,
         ) as process,
     ):
         start = out.tell()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import re
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +13,18 @@ import pytest
 import yaml
 
 from reasongenrm.records import SFTRecord
-from support.scripts import BAD_LINES, EVALUATE, PREPARE, ROOT, TRAIN, Chain, rows_of, snapshot, value_of
+from support.scripts import (
+    BAD_LINES,
+    EVALUATE,
+    PREPARE,
+    ROOT,
+    TRAIN,
+    Chain,
+    rows_of,
+    snapshot,
+    stage_server,
+    value_of,
+)
 
 pytestmark = pytest.mark.e2e
 
@@ -45,6 +54,21 @@ def test_every_file_exists_and_none_is_incomplete(chain: Chain) -> None:
     assert [name for name in found if any(mark in name for mark in leftovers)] == []
 
 
+def test_no_file_and_no_line_shows_the_token_of_the_hub(chain: Chain) -> None:
+    """Neither manifests, the resolved recipe, reports and model cards nor the logs, where every library writes."""
+    token = next(word.partition("=")[2] for word in chain.bench.shared if "hub_token" in word)
+    assert token.startswith("hf_")
+    files = [path for path in chain.folder.rglob("*") if path.is_file()]
+    assert {"prepare.log", "train.log", "train-genrm.log", "evaluate.log"} <= {path.name for path in files}
+    assert [path for path in files if token.encode() in path.read_bytes()] == []
+    for done in chain.done.values():
+        assert token not in done.stdout + done.stderr
+    head = (chain.folder / "logs" / "train.log").read_text(encoding="utf-8").splitlines()[0]
+    assert "train.args.hub_token=***" in head, "the command line is in the log"
+    saved = yaml.safe_load((chain.folder / "recipe.yaml").read_text(encoding="utf-8"))
+    assert saved["train"]["args"]["hub_token"] == saved["engine"]["args"]["hf_token"] == "***"
+
+
 PROGRESS = r"\d+/\d+(, \d+:\d\d:\d\d left)?"
 STEPS = r"\d+/\d+ steps(, loss \d\S+, \d+ tokens/s)?(, \d+:\d\d:\d\d left)?"
 LINES = {
@@ -64,7 +88,7 @@ LINES = {
     ],
     EVALUATE: [
         r"toy: \d+ rows, \d+ pairs, \d+ unreadable",
-        rf"toy: (judging with (base|reasongenrm|genrm)|scoring with the scalar head): {PROGRESS}",
+        rf"toy: (judging with (base|base-direct|reasongenrm|genrm)|scoring with the scalar head): {PROGRESS}",
         r"stage 3 done: runs/.*/report.html",
     ],
 }
@@ -188,11 +212,10 @@ def test_other_choices_select_again_and_sample_nothing(chain: Chain) -> None:
 
 
 def test_select_prints_what_other_selectors_keep(chain: Chain) -> None:
-    words = [str(Path(sys.prefix) / "bin" / "reasongenrm"), "select", chain.bench.recipe]
-    words += [f"name={chain.bench.name('calm')}", *chain.bench.shared, "--selector", "rstar", "--selector", "longest_correct"]  # fmt: skip
+    choices = ["--selector", "rstar", "--selector", "longest_correct"]
     before = snapshot(chain.folder)
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = stage_server().run(["select", *chain.bench.words("calm"), *choices])
+    assert done.code == 0, done.stderr
     assert snapshot(chain.folder) == before, "it writes nothing"
     [rstar] = [line.split() for line in done.stdout.splitlines() if "rstar" in line and "same as" not in line]
     assert str(len(rows_of(chain.folder / "sft.jsonl"))) in rstar and "100.0" in rstar
