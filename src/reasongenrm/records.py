@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypedDict, get_args
 
-Letter = Literal["A", "B"]
+Letter = Literal["A", "B", "C", "D", "E", "F", "G", "H"]
 Winner = Literal["A", "B", "tie"]
 Order = Literal["AB", "BA"]
 TeacherMode = Literal["hindsight", "blind"]
@@ -102,13 +102,30 @@ class PreferencePair:
 
 
 @dataclass(frozen=True, slots=True)
+class AnswerList:
+    """A conversation and two to eight answers to its last user turn, of which one is preferred to all others.
+
+    Attributes:
+        id: content hash of history and answers; the pair's id for two answers.
+        history: turns up to and including the last user turn.
+        answers: the best one first.
+        source: where the rows come from.
+    """
+
+    id: str
+    history: tuple[Message, ...]
+    answers: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class JudgePrompt:
-    """A pair placed as answers A and B and rendered as the judge's user turn.
+    """A pair placed as answers A and B, or a list as A to H, and rendered as the judge's user turn.
 
     Attributes:
         id: content hash of pair id, order and wording.
-        pair_id: the pair it was rendered from.
-        order: `AB` when the chosen answer is A, `BA` when it is B.
+        pair_id: the pair, or the list, that it was rendered from.
+        order: `AB` when the chosen answer is A, `BA` when it is B; of a list, the letters of its answers, the best one first.
         messages: the judge's input.
         winner: the letter of the chosen answer.
         source: the pair's source.
@@ -116,10 +133,15 @@ class JudgePrompt:
 
     id: str
     pair_id: str
-    order: Order
+    order: str
     messages: tuple[Message, ...]
     winner: Letter
     source: str
+
+    @property
+    def pair_order(self) -> Order:
+        """The order of a pair."""
+        return "AB" if self.winner == "A" else "BA"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +236,7 @@ class SFTRecord:
         response: the verdict, `[[A]]` or `[[B]]`; of general data, the answer.
         id: the judge prompt's id; of general data, the content hash.
         source: the pair's source.
-        pair_id, order: provenance of a judge prompt (None for general data).
+        pair_id, order: of the judge prompt (None for general data).
         teacher, score: who wrote the reason, and its selector's value (None for verdict-only records).
     """
 
@@ -224,7 +246,7 @@ class SFTRecord:
     id: str
     source: str
     pair_id: str | None = None
-    order: Order | None = None
+    order: str | None = None
     teacher: str | None = None
     score: float | None = None
 

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.grammar import DEFAULT_GRAMMAR
+from reasongenrm.chat.markers import break_markers
 from reasongenrm.chat.prompts import ROLE_HEADS, PromptFile, judge_prompt, neutralise
 from reasongenrm.chat.verdict import VerdictTokens, read_completion
-from reasongenrm.engines.openai import break_markers
 from reasongenrm.errors import ConfigError
 from reasongenrm.records import Completion, JudgePrompt, Message, PreferencePair, Verdict
-from support.attacks import ATTACKS, DELIMITERS, LATER, LONG, MARKERS, SHORT, UNDOCUMENTED, Attack
+from support.attacks import ATTACKS, DELIMITERS, LATER, LONG, MARKERS, SHORT, Attack
 from support.marked_tokenizers import KNOWN, find_delimiters, is_broken_up, tokenizer_view, with_added_tokens
 
 pytestmark = pytest.mark.unit
@@ -366,10 +366,10 @@ def test_only_an_exact_verdict_counts_in_the_verdict_turn(kind: str, judges: dic
     # Neither wide brackets nor escapes nor another case: the judge says what it has been taught to say, or nothing.
     for attack in attacks(kind):
         text = tokenizer_view(attack.text)
-        places = {winner: text.rfind(f"[[{winner}]]") for winner in ("A", "B")}
-        last = max(places, key=lambda winner: places[winner])
-        expected = last if places[last] >= 0 else None
-        assert DEFAULT_GRAMMAR.last(text) == expected
+        stated = [winner for winner in ("A", "B") if f"[[{winner}]]" in text]
+        expected = stated[0] if len(stated) == 1 else None  # two different verdicts are none
+        found = DEFAULT_GRAMMAR.verdicts.in_turn(text)
+        assert (None if found is None else "AB"[found]) == expected
         for judge in judges.values():
             assert (
                 judge.read(judge.header + judge.encoder.content(attack.text) + judge.end).winner == expected
@@ -393,7 +393,7 @@ def test_no_marker_is_sent_to_a_chat_server(kind: str) -> None:
         sent = break_markers(attack.text)
         assert markers_in(sent) == []
         assert break_markers(sent) == sent
-        joined = [re.sub(r"(?<=[<\[]) ", "", text) for text in (sent, attack.text)]
+        joined = [re.sub(r"(?<=[<>\[\]＜［◁]) ", "", text) for text in (sent, attack.text)]
         assert joined[0] == joined[1], "a space behind a bracket is all that is added"
 
 
@@ -423,8 +423,7 @@ def test_a_text_without_markers_is_sent_unchanged() -> None:
 
 
 def test_sent_texts_hold_no_special_token_of_any_family(marked: Any) -> None:
-    later = {marked.convert_tokens_to_ids(m) for family in (LATER | UNDOCUMENTED).values() for m in family}
-    added = set(marked.added_tokens_decoder) - later
+    added = set(marked.added_tokens_decoder)
     for attack in SHORT:
         ids = marked(tokenizer_view(break_markers(attack.text)), add_special_tokens=False)["input_ids"]
         assert not added & set(ids), attack.name

@@ -19,17 +19,12 @@ from reasongenrm.chat.prompts import PromptFile, judge_prompt, rating_prompt
 from reasongenrm.chat.verdict import VerdictTokens, read_completion
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.config.loading import load_recipe
-from reasongenrm.engines.base import Request
+from reasongenrm.engines.base import Engine, Request
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
 from reasongenrm.judge.ask import RESCUE, ask_all, ask_in_memory, read_all
-from reasongenrm.judge.rate import (
-    RESCUE_PROMPT,
-    RatingTask,
-    last_rating,
-    split_rating_at_end,
-)
+from reasongenrm.judge.rate import RATINGS, RESCUE_PROMPT, RatingTask
 from reasongenrm.judge.turns import VERDICT
 from reasongenrm.metrics.diagnostics import diagnose
 from reasongenrm.records import Completion, JudgePrompt, Message, PairResult, PreferencePair, Rating, Row
@@ -63,31 +58,34 @@ NONE = (
 
 @pytest.mark.parametrize("text", NONE)
 def test_only_a_whole_number_from_1_to_10_is_a_rating(text: str) -> None:
-    assert last_rating(text) is None and split_rating_at_end(text) is None
-    assert last_rating(f"[[3]] {text}") == 3, "and hides none"
+    assert RATINGS.in_turn(text) is None and RATINGS.split_at_end(text) is None
+    assert RATINGS.in_turn(f"[[3]] {text}") == 2, "and hides none"
 
 
 @pytest.mark.parametrize(
-    ("text", "last", "closing"),
+    ("text", "in_turn", "closing"),
     [
         ("[[7]]", 7, 7),
         ("[[10]]", 10, 10),
         ("[[1]]", 1, 1),
         ("good. [[7]].\n", 7, 7),
         ("**[[7]]**", 7, 7),
-        ("[[2]] at first, then [[9]]", 9, 9),
+        ("[[2]] at first. Then [[9]]", None, 9),
+        ("[[2]] at first, then [[9]]", None, None),
+        ("a whole number from [[1]] to [[10]].", None, None),
+        ("[[8]] of [[10]]", None, None),
         ("[[[7]]]", 7, 7),
         ("[[9]] would be too much", 9, None),
         ("[[9]][[11]]", 9, None),
         ("[[9]] and [[0]]", 9, None),
     ],
 )
-def test_the_last_rating_and_the_rating_at_the_end_of_a_text(
-    text: str, last: int, closing: int | None
+def test_the_rating_of_a_turn_and_the_one_at_the_end_of_a_text(
+    text: str, in_turn: int | None, closing: int | None
 ) -> None:
-    assert last_rating(text) == last
-    at_end = split_rating_at_end(text)
-    assert (at_end[1] if at_end else None) == closing
+    place, at_end = RATINGS.in_turn(text), RATINGS.split_at_end(text)
+    assert (None if place is None else place + 1) == in_turn
+    assert (at_end[1] + 1 if at_end else None) == closing
 
 
 pieces = st.sampled_from([*NONE, *(f"[[{n}]]" for n in range(13)), "[", "]", "1", "0", " ", "x"])
@@ -97,18 +95,21 @@ scraps = st.lists(pieces | st.text(max_size=3), max_size=8).map("".join)
 @given(text=scraps)
 def test_ratings_agree_with_a_plain_string_search(text: str) -> None:
     places = {n: text.rfind(f"[[{n}]]") for n in range(1, 11)}
-    last = max(places, key=lambda n: places[n])
-    assert last_rating(text) == (last if places[last] >= 0 else None)
-    at_end = split_rating_at_end(text)
+    stated = [n for n, place in places.items() if place >= 0]
+    found = RATINGS.in_turn(text)
+    assert found == (stated[0] - 1 if len(stated) == 1 else None)
+    at_end = RATINGS.split_at_end(text)
     if at_end:
-        before, rating = at_end
-        behind = text[len(before) :].lstrip().removeprefix(f"[[{rating}]]")
-        assert rating == last and not re.search(r"\w", behind)
+        before, place = at_end
+        behind = text[len(before) :].lstrip().removeprefix(f"[[{place + 1}]]")
+        assert place + 1 == max(places, key=lambda n: places[n]) and not re.search(r"\w", behind)
 
 
 def test_long_texts_are_read_in_linear_time() -> None:
-    for text in ("\n" * 100_000, "[[" * 50_000, "[[7]] " * 20_000 + "x", "[[7]]" + "]" * 100_000 + "x"):
-        assert split_rating_at_end(text) is None
+    hard = ("\n" * 100_000, "[[" * 50_000, "[[7]] " * 20_000 + "x", "[[7]]" + "]" * 100_000 + "x")
+    between = (f"[[3]]{filler}[[7]]" for filler in ("." * 100_000, "\n " * 50_000, '."' * 50_000))
+    for text in (*hard, *between):
+        assert RATINGS.split_at_end(text) is None
 
 
 # --- completions
@@ -358,8 +359,9 @@ def test_an_invalid_prompt_file_is_refused(changes: dict[str, Any], message: str
 
 
 def test_criteria_are_shown_and_are_part_of_the_id(tmp_path: Path) -> None:
-    words = {
-        key: yaml.safe_load(SHIPPED.read_text())[key] + "\n{{ criteria }}" for key in ("judge", "rating")
+    shipped = yaml.safe_load(SHIPPED.read_text())
+    words = {key: shipped[key] + "\n{{ criteria }}" for key in ("judge", "rating", "listwise")} | {
+        "direct": {}
     }
     ids = set()
     for name in ("brevity", "wit"):
@@ -467,11 +469,15 @@ def test_a_chat_server_is_rescued_by_text() -> None:
     rater = RatingTask(CONFIG, None, 4096, seed=17)
     rescue = rater.rescue(RATED[0], Completion("q", "well", "stop"))
     assert rescue.messages == (*RATED[0].messages, *turns(("assistant", "well"), ("user", RESCUE_PROMPT)))
-    assert rescue.prompt_ids == () and last_rating(RESCUE_PROMPT) == 10
+    assert rescue.prompt_ids == () and not RATINGS.find(RESCUE_PROMPT)
     first = rater.read(RATED[0], Completion("q", "well", "stop", billed=3))
     rescued = rater.read_rescue(RATED[0], first, Completion("q#rescue", "Sure: [[8]]", "stop", billed=4))
     assert (rescued.rating, rescued.outcome, rescued.rescued, rescued.tokens) == (8, "ok", True, 7)
-    assert rater.read_rescue(RATED[0], first, Completion("q#rescue", "eight", "stop")).outcome == "unparsed"
+    for text in ("eight", "You ask for a number from [[1]] to [[10]].", "from [[1]] to [[10]]", "[[8]] I"):
+        unread = rater.read_rescue(RATED[0], first, Completion("q#rescue", text, "stop"))
+        assert (unread.rating, unread.outcome) == (None, "unparsed")
+    cut = rater.read_rescue(RATED[0], first, Completion("q#rescue", "[[8]]", "length"))
+    assert cut.outcome == "unparsed", "it may go on"
 
 
 votes = st.lists(
@@ -507,7 +513,7 @@ class Killed(Exception):
     """Represents a SIGKILL."""
 
 
-class Scripted:
+class Scripted(Engine):
     """An engine that answers by a function of the request; dies before its `lives + 1`-th completion."""
 
     def __init__(self, answer: Callable[[Request], Completion], *, block: int | None = 4) -> None:

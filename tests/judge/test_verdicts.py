@@ -208,6 +208,7 @@ TEXT = VerdictTask(JudgingConfig(max_tokens=64), None, 4096, OWN, seed=17)
     [
         ("The one is good. SECOND", "stop", "B", "ok", "The one is good."),
         ("It says FIRST, which is wrong. **SECOND**", "stop", "B", "ok", "It says FIRST, which is wrong. **"),
+        ("verdict, FIRST or SECOND.", "stop", None, "unparsed", "verdict, FIRST or SECOND."),
         ("FIRST is what the answer tells me to say", "stop", None, "unparsed", "FIRST is what the answer tells me to say"),
         ("it is FIRST", "length", None, "truncated", "it is FIRST"),
         ("", "stop", None, "unparsed", ""), ("", "error", None, "error", ""),
@@ -239,8 +240,13 @@ def test_a_rescue_by_text_is_the_next_user_turn() -> None:
     request = TEXT.rescue(PROMPT, first)
     assert request.id == "prompt#2" + RESCUE and request.messages[:1] == PROMPT.messages
     assert [turn["role"] for turn in request.messages] == ["user", "assistant", "user"]
-    assert request.messages[1]["content"] == "hm" and "FIRST or SECOND" in request.messages[2]["content"]
-    verdict = TEXT.read_rescue(PROMPT, TEXT.read(PROMPT, first), Completion(request.id, "FIRST", "stop", billed=2))
+    assert request.messages[1]["content"] == "hm" and not OWN.find_all(request.messages[2]["content"])
+    verdict = TEXT.read_rescue(
+        PROMPT, TEXT.read(PROMPT, first), Completion(request.id, "FIRST", "stop", billed=2)
+    )
     assert (verdict.winner, verdict.outcome, verdict.rescued, verdict.tokens) == ("A", "ok", True, 11)
     first_verdict = TEXT.read(PROMPT, first)
-    assert TEXT.read_rescue(PROMPT, first_verdict, Completion(request.id, "neither", "stop")) == first_verdict
+    for text in ("neither", "You ask for FIRST or SECOND.", "You ask for FIRST or SECOND. I", "THE FIRSTS"):
+        assert TEXT.read_rescue(PROMPT, first_verdict, Completion(request.id, text, "stop")) == first_verdict
+    cut = Completion(request.id, "You ask for FIRST", "length")
+    assert TEXT.read_rescue(PROMPT, first_verdict, cut) == first_verdict

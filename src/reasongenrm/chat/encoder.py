@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,10 +10,12 @@ from typing import Any
 
 import jinja2
 
+from reasongenrm.chat.content import content_tokenizer
 from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, Grammar
 from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.checkpoints import load_checkpoint
 from reasongenrm.config.engines import ModelConfig, check_model
-from reasongenrm.config.recipe import Recipe, Template
+from reasongenrm.config.recipe import LISTWISE, VERDICT_ONLY, Recipe, Template
 from reasongenrm.errors import ConfigError, EngineError, first_line
 from reasongenrm.records import Message
 from reasongenrm.rows.turns import replace_surrogates
@@ -31,12 +32,21 @@ class ChatEncoder:
             (`reason` for a reasoning judge, `assistant` for a verdict-only one). A teacher's own template
             is enough if only `encode` is used.
         grammar: the verdict grammar.
+
+    Attributes:
+        one_turn: whether reason and verdict are one turn (`OwnTemplateEncoder`); a verdict then counts where it closes it.
+
+    Raises:
+        EngineError: a text could spell structure with this tokenizer, see `content_tokenizer`.
     """
+
+    one_turn = False
 
     def __init__(self, tokenizer: Any, template: str, grammar: Grammar = DEFAULT_GRAMMAR) -> None:
         self.tokenizer = tokenizer
         self.template = template
         self.grammar = grammar
+        self._content_tokenizer = content_tokenizer(tokenizer)
         self._structure_cache: dict[str, list[int]] = {}
 
     def _structure_texts(self, messages: Sequence[Message], generation: bool) -> list[str]:
@@ -110,21 +120,6 @@ class ChatEncoder:
             self._structure_cache[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return self._structure_cache[text]
 
-    @cached_property
-    def _content_tokenizer(self) -> Any:
-        """The tokenizer without recognition of added tokens: neither special ones, nor those that models such as Qwen3
-        add as ordinary ones (`<think>`, `<tool_call>`), which `split_special_tokens` would leave whole."""
-        from tokenizers import Tokenizer
-
-        description = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        for token in description["added_tokens"]:
-            token["special"] = True
-        tokenizer = Tokenizer.from_str(json.dumps(description))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        tokenizer.encode_special_tokens = True
-        return tokenizer
-
     def content(self, text: str) -> list[int]:
         """Return the ids of text that must not become structure: an added token in it is ordinary characters."""
         return list(self._content_tokenizer.encode(replace_surrogates(text), add_special_tokens=False).ids)
@@ -174,13 +169,13 @@ def load_tokenizer(model: ModelConfig, *, key: str = "model.path") -> Any:
     Raises:
         EngineError: the tokenizer cannot be found or loaded.
     """
-    from transformers import AutoTokenizer
-
     check_model(model.path, key=key)
+    permission = key.removesuffix("path") + "trust_remote_code"
     try:
-        return AutoTokenizer.from_pretrained(
-            model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, use_fast=True
-        )
+        return load_checkpoint(
+            "AutoTokenizer", model.path, revision=model.revision, trust_remote_code=model.trust_remote_code,
+            permission=permission, use_fast=True,
+        )  # fmt: skip
     except (OSError, ValueError) as error:
         problem = f"cannot load the tokenizer of {model.path}: {first_line(error)}"
         hint = "check the path, the revision, and that tokenizer.json is there"
@@ -207,4 +202,14 @@ def judge_encoder(recipe: Recipe, template: Template, tokenizer: Any) -> ChatEnc
         ConfigError: the recipe's chat template file is missing.
     """
     text = template_text(recipe.templates[template], key=f"templates.{template}")
-    return ChatEncoder(tokenizer, text, PromptFile.load(recipe.prompts).verdict)
+    return ChatEncoder(tokenizer, text, template_wording(PromptFile.load(recipe.prompts), template).verdict)
+
+
+def template_wording(prompts: PromptFile, template: Template) -> PromptFile:
+    """Return the wording for a judge of one template.
+
+    Raises:
+        ConfigError: the template is for lists, and the prompt file has no key `listwise`.
+    """
+    worded = prompts.for_direct() if template in VERDICT_ONLY else prompts
+    return worded.for_lists() if template in LISTWISE else worded

@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import takewhile
+from itertools import islice, pairwise, takewhile
+from typing import get_args
 
 from pydantic import model_validator
 
@@ -19,7 +20,12 @@ from reasongenrm.records import Letter
 LETTERS = "ABCDEFGH"
 """Letters of the answers of a list, in the order of the prompt."""
 
-_WORD = re.compile(r"\w")
+_WORD = re.compile(r"[^\W_]")
+_WORDS = re.compile(r"[^\W_]+")
+FEW_WORDS = 4
+"""Two different verdicts of one sentence with at most so many words between them are an enumeration, not a conclusion."""
+_SPACED = r"[^\W_\u0e00-\U0010ffff]"
+"""A letter or digit of a script that separates words by spaces (others begin at U+0E00)."""
 _SENTENCE_END = re.compile(r"""[.!?…。！？]["'”’)\]*_]{0,4}\s|\n[^\S\n]*\n""")
 
 
@@ -68,9 +74,10 @@ class VerdictTexts:
     def split_at_end(self, text: str) -> tuple[str, int] | None:
         """Return the text before the verdict that closes it, and the verdict; None if no verdict closes it.
 
-        Only characters other than letters and digits may follow the verdict, and it is the only one in its sentence
-        (sentences end in a full stop, question or exclamation mark, or an empty line). For judges of which only the text
-        is known: a verdict quoted inside a reason does not count, and neither does `[[A]] or [[B]]`.
+        Only characters other than letters and digits may follow the verdict. The last other verdict before it is in an
+        earlier sentence (sentences end in a full stop, question or exclamation mark, or an empty line) with a word between
+        the two, or more than four words away. For judges of which only the text is known: a verdict quoted inside a reason does not count, and neither
+        does `[[A]] or [[B]]`.
         """
         verdicts = self.find(text)
         if not verdicts:
@@ -79,11 +86,25 @@ class VerdictTexts:
         if _WORD.search(text, end):
             return None
         others = [other_end for _, other_end, other in verdicts if other != verdict]
-        if others:
-            boundary = _SENTENCE_END.search(text, others[-1], start)
-            if boundary is None or not _WORD.search(text, boundary.end(), start):
-                return None
+        if others and _one_statement(text[others[-1] : start]):
+            return None
         return text[:start].rstrip(), verdict
+
+    def echoes(self, text: str) -> set[int]:
+        """Return where verdicts start that are named together with a different one, as in `[[A]] or [[B]]`."""
+        neighbours = pairwise(self.find(text))
+        return {
+            start
+            for one, other in neighbours
+            if one[2] != other[2] and _one_statement(text[one[1] : other[0]])
+            for start in (one[0], other[0])
+        }
+
+
+def _one_statement(between: str) -> bool:
+    """Whether two verdicts are named together: with no word between them, or with few in one sentence."""
+    words = sum(1 for _ in islice(_WORDS.finditer(between), FEW_WORDS + 1))
+    return words == 0 or (words <= FEW_WORDS and not _SENTENCE_END.search(between))
 
 
 def _common_prefix(texts: Sequence[str]) -> str:
@@ -93,8 +114,8 @@ def _common_prefix(texts: Sequence[str]) -> str:
 
 
 def _bounded(text: str) -> str:
-    before = r"(?<!\w)" if _WORD.match(text[0]) else ""
-    after = r"(?!\w)" if _WORD.match(text[-1]) else ""
+    before = f"(?<!{_SPACED})" if re.match(_SPACED, text[0]) else ""
+    after = f"(?!{_SPACED})" if re.match(_SPACED, text[-1]) else ""
     return before + re.escape(text) + after
 
 
@@ -123,7 +144,7 @@ class Grammar(Strict):
 
     def text(self, winner: Letter) -> str:
         """Return the verdict as the judge writes it."""
-        return self.a if winner == "A" else self.b
+        return self.verdicts.texts[LETTERS.index(winner)]
 
     def find_all(self, text: str) -> list[tuple[int, Letter]]:
         """Return all verdicts in a text, as (index of the first character that differs from the other verdict, letter)."""
@@ -141,9 +162,24 @@ class Grammar(Strict):
         return (parts[0] if parts else text).strip()
 
 
+class ListGrammar(Grammar):
+    """The verdict grammar of lists of more than two answers.
+
+    Attributes:
+        others: the verdicts for the answers shown as C, as D, and so on.
+    """
+
+    others: tuple[str, ...]
+
+    @cached_property
+    def verdicts(self) -> VerdictTexts:
+        """All texts, in the order of the letters."""
+        return VerdictTexts((self.a, self.b, *self.others))
+
+
 def letter(verdict: int) -> Letter:
-    """Return the letter of a verdict on two answers."""
-    return "B" if verdict else "A"
+    """Return the letter of a verdict."""
+    return get_args(Letter)[verdict]
 
 
 DEFAULT_GRAMMAR = Grammar()
@@ -155,13 +191,20 @@ def stated_verdicts(
 ) -> list[tuple[int, Letter]]:
     """Return the verdicts that a reason states, as (number of words before it, letter), in the order of the text.
 
+    With a grammar, an echo such as `[[A]] or [[B]]` states none.
+
     Args:
         reason: the text.
-        phrases: regular expressions with one group, A or B; a phrase may ignore case, and its group may be empty in a
+        phrases: regular expressions with one group, a letter; a phrase may ignore case, and its group may be empty in a
             match that states nothing.
         grammar: its verdicts count as well.
     """
     verdicts: set[tuple[int, Letter]] = set(grammar.find_all(reason)) if grammar else set()
+    shared = len(grammar.verdicts.opening) if grammar else 0
+    echoes = {start + shared for start in grammar.verdicts.echoes(reason)} if grammar else set()
     for phrase in phrases:
-        verdicts |= {(m.start(1), "A" if m[1] in "Aa" else "B") for m in re.finditer(phrase, reason) if m[1]}
-    return [(len(reason[:start].split()), letter) for start, letter in sorted(verdicts)]
+        found = (m for m in re.finditer(phrase, reason) if m[1])
+        verdicts |= {(m.start(1), letter(max(0, LETTERS.find(m[1].upper())))) for m in found}
+    return [
+        (len(reason[:start].split()), stated) for start, stated in sorted(verdicts) if start not in echoes
+    ]

@@ -8,24 +8,25 @@ inside judged text (`neutralise`), and contents are tokenised apart from the cha
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import jinja2
+import jinja2.meta
+import yaml
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import AfterValidator, Field
 
-from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, LETTERS, Grammar, VerdictTexts
+from reasongenrm.chat.folding import break_matches, delimiter_pattern
+from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, LETTERS, Grammar, ListGrammar, VerdictTexts
 from reasongenrm.config.engines import Strict
 from reasongenrm.config.loading import read_yaml, validate
 from reasongenrm.errors import ConfigError, first_line
 from reasongenrm.records import (
     JudgePrompt,
     Letter,
-    ListPrompt,
     Message,
     Order,
     PreferencePair,
@@ -33,7 +34,6 @@ from reasongenrm.records import (
     content_id,
     unit_hash,
 )
-from reasongenrm.rows.turns import replace_surrogates
 
 _JINJA = ImmutableSandboxedEnvironment(
     undefined=jinja2.StrictUndefined, keep_trailing_newline=False, autoescape=False
@@ -77,7 +77,7 @@ class PromptFile(Strict):
 
     Attributes:
         judge: Jinja2 template with `conversation`, `answer_a` and `answer_b`: the judge's user turn. It may also use
-            `criteria`, `verdict_a` and `verdict_b`.
+            `criteria`, `verdict_a` and `verdict_b`. In the file beside a judge of lists it is the template `listwise`.
         hindsight: the same with `winner` (A or B): the teacher's user turn.
         direct: the wording for judges without reasons: those with the template `direct`, and an untrained model that is
             asked for its verdict alone.
@@ -95,6 +95,8 @@ class PromptFile(Strict):
             and `criteria`. Without it the judge cannot do so.
         listwise_delimiters: further delimiters of that template.
         listwise_verdict: its verdict, with `{letter}` in place of the letter.
+        listwise_hindsight: the same as `listwise` with `winner` (A to H): the teacher's user turn.
+        listwise_phrases: as `verdict_phrases`, for a reason on a list.
     """
 
     judge: str
@@ -109,6 +111,8 @@ class PromptFile(Strict):
     listwise: str | None = None
     listwise_delimiters: tuple[str, ...] = ()
     listwise_verdict: Annotated[str, AfterValidator(_check_list_verdict)] = "[[{letter}]]"
+    listwise_hindsight: str | None = None
+    listwise_phrases: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path) -> PromptFile:
@@ -133,8 +137,31 @@ class PromptFile(Strict):
         templates = {name: text for name, text in self.direct if text is not None}
         return self.model_copy(update=templates | {"direct": DirectWording()})
 
-    def _check(self, path: Path) -> None:
-        for pattern in self.verdict_phrases:
+    def for_lists(self, answers: int = 2) -> PromptFile:
+        """Return the wording for a judge of lists; it compares two answers as a list of two.
+
+        Args:
+            answers: number of verdicts in the grammar.
+
+        Raises:
+            ConfigError: the prompt file has no template `listwise`.
+        """
+        if self.listwise is None:
+            raise ConfigError(
+                "the prompt file has no key `listwise`",
+                location="listwise",
+                hint="add the keys `listwise` and `listwise_delimiters`, as in configs/prompts/judge.yaml",
+            )
+        a, b, *others = self.list_verdicts(answers).texts
+        grammar = ListGrammar(a=a, b=b, others=tuple(others)) if others else Grammar(a=a, b=b)
+        delimiters = tuple(dict.fromkeys((*self.delimiters, *self.listwise_delimiters)))
+        changes: dict[str, Any] = {"judge": self.listwise, "delimiters": delimiters, "verdict": grammar}
+        if self.listwise_hindsight is not None:
+            changes |= {"hindsight": self.listwise_hindsight, "verdict_phrases": self.listwise_phrases}
+        return self.model_copy(update=changes)
+
+    def _check(self, path: Path, section: str = "") -> None:
+        for pattern in (*self.verdict_phrases, *self.listwise_phrases):
             if re.compile(pattern).groups != 1:
                 problem = f"verdict phrase {pattern!r} needs exactly one group"
                 hint = r"put the verdict's letter in parentheses, as in \b(A|B) is better"
@@ -144,14 +171,28 @@ class PromptFile(Strict):
                 hint = "use two characters or more, and no backslash"
                 raise ConfigError(f"invalid delimiter {delimiter!r}", location=str(path), hint=hint)
         criteria = ("criteria",) if self.criteria else ()
-        _check_template(self.judge, f"{path}: judge", (*_COMPARED, *criteria), self.delimiters)
-        _check_template(self.hindsight, f"{path}: hindsight", (*_COMPARED, "winner"), self.delimiters)
+        for key, template, others in (
+            ("judge", self.judge, criteria),
+            ("hindsight", self.hindsight, ("winner",)),
+        ):
+            required = (*_compared(template), *others)
+            _check_template(template, f"{path}: {section}{key}", required, self.delimiters)
         if self.rating is not None:
             delimiters = (*self.delimiters, *self.rating_delimiters)
-            _check_template(self.rating, f"{path}: rating", (*_RATED, *criteria), delimiters)
+            _check_template(self.rating, f"{path}: {section}rating", (*_RATED, *criteria), delimiters)
         if self.listwise is not None:
             delimiters = (*self.delimiters, *self.listwise_delimiters)
-            _check_template(self.listwise, f"{path}: listwise", (*_LISTED, *criteria), delimiters)
+            _check_template(self.listwise, f"{path}: {section}listwise", (*_LISTED, *criteria), delimiters)
+            if self.listwise_hindsight is not None:
+                required = (*_LISTED, "winner")
+                location = f"{path}: {section}listwise_hindsight"
+                _check_template(self.listwise_hindsight, location, required, delimiters)
+        if self.direct != DirectWording():
+            self.for_direct()._check(path, "direct.")
+
+    def dump(self) -> str:
+        """Return the file's text."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
     def list_verdicts(self, answers: int = len(LETTERS)) -> VerdictTexts:
         """Return the verdicts on a list, one for each of its answers in the order of the prompt."""
@@ -163,6 +204,12 @@ class PromptFile(Strict):
 _COMPARED = ("conversation", "answer_a", "answer_b")
 _RATED = ("conversation", "answer")
 _LISTED = ("conversation", "answers")
+
+
+def _compared(template: str) -> tuple[str, ...]:
+    """Return the variables that a template for pairs must show; in the file beside a judge of lists it shows a list."""
+    listed = "answers" in jinja2.meta.find_undeclared_variables(_JINJA.parse(template))
+    return _LISTED if listed else _COMPARED
 
 
 def _check_template(template: str, location: str, required: Sequence[str], delimiters: Sequence[str]) -> None:
@@ -193,7 +240,7 @@ def _check_template(template: str, location: str, required: Sequence[str], delim
         own = {"criteria": "x", "verdict_a": "x", "verdict_b": "x", "winner": "A", "verdicts": "x"}
         part = neutralise(text, delimiters)
         judged: dict[str, Any] = dict.fromkeys((*_COMPARED, *_RATED), part)
-        judged["answers"] = _lettered([part] * len(LETTERS))
+        judged["answers"] = lettered([part] * len(LETTERS))
         return len(re.findall(f"(?={re.escape(delimiter)})", _render(template, **own, **judged)))
 
     for delimiter in delimiters:
@@ -213,7 +260,7 @@ def _compiled(template: str) -> jinja2.Template:
     return compiled
 
 
-def _lettered(texts: Sequence[str]) -> list[dict[str, str]]:
+def lettered(texts: Sequence[str]) -> list[dict[str, str]]:
     """Return the answers of a list as its template gets them."""
     return [{"letter": letter, "text": text} for letter, text in zip(LETTERS, texts, strict=False)]
 
@@ -229,21 +276,13 @@ ROLE_HEADS = {"system": "[System]", "user": "[User]", "assistant": "[Assistant]"
 def neutralise(text: str, delimiters: Sequence[str]) -> str:
     """Break up every delimiter inside judged text by a backslash after its first character.
 
-    The rest of a delimiter is matched by a lookahead, so that `###` in `####` is broken up at both places.
+    What a tokenizer's normaliser would make a delimiter of is one, too (see `folding.py`). The rest of a delimiter is
+    matched by a lookahead, so that `###` in `####` is broken up at both places.
     """
-    for delimiter in delimiters:
-        # Delimiters are rare: a search for one character, then for the whole, is much faster than the expression.
-        if delimiter[0] in text and delimiter in text:
-            text = re.sub(f"{re.escape(delimiter[0])}(?={re.escape(delimiter[1:])})", r"\g<0>\\", text)
-    if not text.isascii():
-        # Tokenizers compose characters, and replace a lone surrogate by a question mark: that may form a delimiter.
-        normalized = unicodedata.normalize("NFC", replace_surrogates(text))
-        if normalized != text and any(delimiter in normalized for delimiter in delimiters):
-            return neutralise(normalized, delimiters)
-    return text
+    return break_matches(text, delimiter_pattern(tuple(delimiters)), "\\")
 
 
-def _conversation(history: Sequence[Message], delimiters: Sequence[str]) -> str:
+def conversation_text(history: Sequence[Message], delimiters: Sequence[str]) -> str:
     """Return a single user turn as its text, and several turns under the headings `[System]`, `[User]`, `[Assistant]`."""
     if len(history) == 1:
         return neutralise(history[0]["content"], delimiters)
@@ -257,12 +296,14 @@ def place(pair_id: str, seed: int) -> Order:
     return "AB" if unit_hash("place", seed, pair_id) < 0.5 else "BA"
 
 
-def _pair_texts(pair: PreferencePair, order: Order, delimiters: Sequence[str]) -> dict[str, str]:
-    first, second = (pair.chosen, pair.rejected) if order == "AB" else (pair.rejected, pair.chosen)
+def _pair_texts(pair: PreferencePair, order: Order, delimiters: Sequence[str]) -> dict[str, Any]:
+    sides = (pair.chosen, pair.rejected) if order == "AB" else (pair.rejected, pair.chosen)
+    first, second = (neutralise(side, delimiters) for side in sides)
     return {
-        "conversation": _conversation(pair.history, delimiters),
-        "answer_a": neutralise(first, delimiters),
-        "answer_b": neutralise(second, delimiters),
+        "conversation": conversation_text(pair.history, delimiters),
+        "answer_a": first,
+        "answer_b": second,
+        "answers": lettered([first, second]),
     }
 
 
@@ -277,22 +318,23 @@ def _criteria_texts(prompts: PromptFile) -> dict[str, str]:
 
 
 @lru_cache(maxsize=8)
-def _wording_id(prompts: PromptFile, template: str, delimiters: tuple[str, ...]) -> str:
+def wording_id(prompts: PromptFile, template: str, delimiters: tuple[str, ...]) -> str:
     """Return the content hash of a wording: everything in a prompt except the judged texts."""
     default = not prompts.criteria and prompts.verdict == DEFAULT_GRAMMAR
     return content_id(template, delimiters, *([] if default else [_criteria_texts(prompts)]))
 
 
-def _user_turn(prompts: PromptFile, template: str, **texts: Any) -> tuple[Message, ...]:
-    text = _render(template, **texts, **_criteria_texts(prompts))
+def user_turn(prompts: PromptFile, template: str, **texts: Any) -> tuple[Message, ...]:
+    both = {"verdicts": f"{prompts.verdict.a} or {prompts.verdict.b}"}
+    text = _render(template, **both | _criteria_texts(prompts) | texts)
     return ({"role": "user", "content": text},)
 
 
 def judge_prompt(pair: PreferencePair, order: Order, prompts: PromptFile) -> JudgePrompt:
     """Render a pair in one order, as the judge's user turn."""
-    messages = _user_turn(prompts, prompts.judge, **_pair_texts(pair, order, prompts.delimiters))
+    messages = user_turn(prompts, prompts.judge, **_pair_texts(pair, order, prompts.delimiters))
     winner: Letter = "A" if order == "AB" else "B"
-    prompt_id = content_id(pair.id, order, _wording_id(prompts, prompts.judge, prompts.delimiters))
+    prompt_id = content_id(pair.id, order, wording_id(prompts, prompts.judge, prompts.delimiters))
     return JudgePrompt(prompt_id, pair.id, order, messages, winner, pair.source)
 
 
@@ -308,7 +350,7 @@ def placed_prompts(
 def hindsight_prompt(pair: PreferencePair, order: Order, prompts: PromptFile) -> tuple[Message, ...]:
     """Render a pair, and which answer is better, as the teacher's user turn."""
     texts = _pair_texts(pair, order, prompts.delimiters)
-    return _user_turn(prompts, prompts.hindsight, winner="A" if order == "AB" else "B", **texts)
+    return user_turn(prompts, prompts.hindsight, winner="A" if order == "AB" else "B", **texts)
 
 
 def rating_prompt(history: Sequence[Message], answer: str, prompts: PromptFile) -> RatingPrompt:
@@ -324,58 +366,6 @@ def rating_prompt(history: Sequence[Message], answer: str, prompts: PromptFile) 
             hint="add the keys `rating` and `rating_delimiters`, as in configs/prompts/judge.yaml",
         )
     delimiters = (*prompts.delimiters, *prompts.rating_delimiters)
-    texts = {"conversation": _conversation(history, delimiters), "answer": neutralise(answer, delimiters)}
-    prompt_id = content_id(tuple(history), answer, _wording_id(prompts, prompts.rating, delimiters))
-    return RatingPrompt(prompt_id, _user_turn(prompts, prompts.rating, **texts))
-
-
-def list_order(list_id: str, answers: int, seed: int) -> tuple[int, ...]:
-    """Return the index of the answer shown as A, as B, and so on: a function of id, number of answers and seed only."""
-    return tuple(sorted(range(answers), key=lambda index: unit_hash("list", seed, list_id, index)))
-
-
-def list_prompt(
-    history: Sequence[Message],
-    answers: Sequence[str],
-    prompts: PromptFile,
-    *,
-    seed: int,
-    list_id: str | None = None,
-) -> ListPrompt:
-    """Render several answers, in a seeded order (see `list_order`), as the user turn of a judge that names the best one.
-
-    Args:
-        history: turns up to and including the last user turn.
-        answers: 2 to 8 of them.
-        prompts: the wording.
-        seed: of the order.
-        list_id: by default the content hash of history and answers.
-
-    Raises:
-        ConfigError: the prompt file has no template `listwise`, or the number of answers is not from 2 to 8.
-    """
-    if prompts.listwise is None:
-        raise ConfigError(
-            "the prompt file has no key `listwise`",
-            location="listwise",
-            hint="add the keys `listwise` and `listwise_delimiters`, as in configs/prompts/judge.yaml",
-        )
-    if not 2 <= len(answers) <= len(LETTERS):
-        raise ConfigError(
-            f"{len(answers)} answers in one list",
-            location="answers",
-            hint=f"give 2 to {len(LETTERS)}; compare more of them in pairs, as in a tournament",
-        )
-    list_id = list_id or content_id(tuple(history), tuple(answers))
-    order = list_order(list_id, len(answers), seed)
-    delimiters = (*prompts.delimiters, *prompts.listwise_delimiters)
-    *others, last = prompts.list_verdicts(len(answers)).texts
-    messages = _user_turn(
-        prompts,
-        prompts.listwise,
-        conversation=_conversation(history, delimiters),
-        answers=_lettered([neutralise(answers[index], delimiters) for index in order]),
-        verdicts=f"{', '.join(others)} or {last}",
-    )
-    wording = _wording_id(prompts, f"{prompts.listwise}\n{prompts.listwise_verdict}", delimiters)
-    return ListPrompt(content_id(list_id, order, wording), list_id, order, messages)
+    texts = {"conversation": conversation_text(history, delimiters), "answer": neutralise(answer, delimiters)}
+    prompt_id = content_id(tuple(history), answer, wording_id(prompts, prompts.rating, delimiters))
+    return RatingPrompt(prompt_id, user_turn(prompts, prompts.rating, **texts))

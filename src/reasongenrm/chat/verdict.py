@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.grammar import Grammar, VerdictTexts, letter
+from reasongenrm.chat.grammar import Grammar, VerdictTexts
 from reasongenrm.errors import ConfigError
-from reasongenrm.records import Completion, JudgePrompt, Letter, Verdict, Winner
+from reasongenrm.records import Completion, JudgePrompt, Verdict, Winner
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class VerdictTokens:
         letters: the ids in which the verdicts differ, in the order of the grammar: A, B, and so on.
         closing: ids after the letter.
         header: ids between a reason and its verdict.
-        reason_end: the header's ids up to its first added token, at which a reason ends.
+        reason_end: the header's ids up to its first added token, at which a reason ends; empty where there is none.
         end: id of the end-of-turn marker.
     """
 
@@ -59,7 +59,7 @@ class VerdictTokens:
         header = encoder.structure(encoder.reason_verdict_separator)
         added = encoder.tokenizer.added_tokens_decoder
         markers = [place for place, token in enumerate(header, 1) if token in added]
-        if encoder.reasons_first and not markers:
+        if encoder.reasons_first and not encoder.one_turn and not markers:
             raise ConfigError(
                 f"{encoder.reason_verdict_separator.strip()!r}, which ends a reason, is not a token of this tokenizer: "
                 "a reason that quotes it would look finished",
@@ -107,17 +107,23 @@ def winner_by_share(share: float, margin: float = 0.0) -> Winner:
 def reason_ids(completion: Completion, tokens: VerdictTokens) -> list[int]:
     """Return the ids of the judge's reason: everything before its first end of turn and before the verdict's header."""
     ids = list(completion.token_ids)
-    start = after_header(ids, tokens.header)
+    start = after_header(ids, tokens.header) if tokens.reason_end else None
     if start is not None:
         ids = ids[: start - len(tokens.header)]
     return ids[: ids.index(tokens.end)] if tokens.end in ids else ids
 
 
-def read_reason(completion: Completion, encoder: ChatEncoder, tokens: VerdictTokens) -> str:
-    """Return the text of the judge's reason; empty under a verdict-only template."""
+def read_reason(
+    completion: Completion, encoder: ChatEncoder, tokens: VerdictTokens, verdicts: VerdictTexts
+) -> str:
+    """Return the text of the judge's reason, without a verdict in the same turn; empty under a verdict-only template."""
     if not encoder.reasons_first:
         return ""
-    reason: str = encoder.tokenizer.decode(reason_ids(completion, tokens))
+    ids = reason_ids(completion, tokens)
+    if encoder.one_turn:
+        text = encoder.tokenizer.decode(ids, skip_special_tokens=True)
+        return read_closing(replace(completion, text=text), verdicts)[0]
+    reason: str = encoder.tokenizer.decode(ids)
     return reason.strip()
 
 
@@ -136,11 +142,16 @@ class VerdictTurn:
     ended: bool
 
 
-def verdict_turn(completion: Completion, encoder: ChatEncoder, tokens: VerdictTokens) -> VerdictTurn | None:
+def verdict_turn(
+    completion: Completion, encoder: ChatEncoder, tokens: VerdictTokens, verdicts: VerdictTexts
+) -> VerdictTurn | None:
     """Return the first verdict turn behind the reason, or None if no verdict's header ends the reason.
 
-    What a judge writes after the end of that turn, such as a user turn that it makes up, does not count.
+    What a judge writes after the end of that turn, such as a user turn that it makes up, does not count. Where reason and
+    verdict are one turn, it is the end of that turn, from the verdict that closes it.
     """
+    if encoder.one_turn:
+        return _closing_verdict(completion, encoder, tokens, verdicts)
     ids, start = completion.token_ids, 0
     if encoder.reasons_first:
         behind = after_header(ids, tokens.header)
@@ -152,6 +163,22 @@ def verdict_turn(completion: Completion, encoder: ChatEncoder, tokens: VerdictTo
     if ended:
         turn = turn[: turn.index(tokens.end)]
     return VerdictTurn(start, turn, ended or completion.finish_reason == "stop")
+
+
+def _closing_verdict(
+    completion: Completion, encoder: ChatEncoder, tokens: VerdictTokens, verdicts: VerdictTexts
+) -> VerdictTurn | None:
+    ids = tuple(reason_ids(completion, tokens))
+
+    def text(end: int) -> str:
+        decoded: str = encoder.tokenizer.decode(ids[:end], skip_special_tokens=True)
+        return decoded.strip()
+
+    reason, verdict = read_closing(replace(completion, text=text(len(ids))), verdicts)
+    if verdict is None:
+        return None
+    start = next(end for end in range(len(ids), -1, -1) if len(text(end)) <= len(reason))
+    return VerdictTurn(start, ids[start:], ended=True)
 
 
 def read_turn(
@@ -168,7 +195,8 @@ def read_turn(
         tokens: of these verdicts; it may hold further letters, which are not counted.
         verdicts: which one can state.
     """
-    turn = verdict_turn(completion, encoder, tokens) if completion.finish_reason != "error" else None
+    failed = completion.finish_reason == "error"
+    turn = None if failed else verdict_turn(completion, encoder, tokens, verdicts)
     if turn is None:
         return None, None
     decode = encoder.tokenizer.decode
@@ -206,20 +234,26 @@ def read_outcome(
     return "truncated" if completion.finish_reason == "length" else "unparsed"
 
 
+def _side(verdict: int | None) -> Literal["A", "B"] | None:
+    if verdict is None:
+        return None
+    return "B" if verdict else "A"
+
+
 def read_completion(
     prompt: JudgePrompt, completion: Completion, encoder: ChatEncoder, tokens: VerdictTokens
 ) -> Verdict:
     """Read one completion by its token ids; an unread one is `truncated` (out of tokens) or `unparsed`."""
     verdict, both = read_turn(completion, encoder, tokens, encoder.grammar.verdicts)
-    winner: Letter | None = None if verdict is None else letter(verdict)
+    winner = _side(verdict)
     return Verdict(
         completion.id,
         prompt.pair_id,
-        prompt.order,
+        prompt.pair_order,
         winner,
         both[0] if both else None,
         read_outcome(completion, winner),
-        read_reason(completion, encoder, tokens),
+        read_reason(completion, encoder, tokens, encoder.grammar.verdicts),
         tokens=len(completion.token_ids),
     )
 
@@ -238,9 +272,11 @@ def read_closing(completion: Completion, verdicts: VerdictTexts) -> tuple[str, i
 def read_text(prompt: JudgePrompt, completion: Completion, grammar: Grammar) -> Verdict:
     """Read a completion of which only the text is known (see `read_closing`)."""
     reason, verdict = read_closing(completion, grammar.verdicts)
-    winner: Letter | None = None if verdict is None else letter(verdict)
+    winner = _side(verdict)
     outcome, tokens = read_outcome(completion, winner), completion.tokens
-    return Verdict(completion.id, prompt.pair_id, prompt.order, winner, None, outcome, reason, tokens=tokens)
+    return Verdict(
+        completion.id, prompt.pair_id, prompt.pair_order, winner, None, outcome, reason, tokens=tokens
+    )
 
 
 def read_rescue(
@@ -256,7 +292,7 @@ def read_rescue(
     if probability is not None:
         winner = winner_by_share(probability)
     elif tokens is None and (verdict := read_closing(completion, grammar.verdicts)[1]) is not None:
-        winner = letter(verdict)
+        winner = _side(verdict)
     if completion.finish_reason == "error" or winner is None:
         return first
     return replace(

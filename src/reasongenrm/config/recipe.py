@@ -6,16 +6,21 @@ Paths in a recipe are relative to the current directory (the three scripts chang
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from reasongenrm.config.arguments import Arguments
 from reasongenrm.config.engines import EngineConfig, FolderName, ModelConfig, Strict
 from reasongenrm.config.evaluate import EvaluateConfig
 from reasongenrm.config.prepare import DataConfig, RecordsConfig, SelectConfig, TeacherConfig
 from reasongenrm.config.scalar import ScalarConfig
 
-Template = Literal["reason", "think", "direct"]
+Template = Literal["reason", "think", "direct", "listwise", "listwise-reason"]
+VERDICT_ONLY: tuple[Template, ...] = ("direct", "listwise")
+"""Templates without a reason."""
+LISTWISE: tuple[Template, ...] = ("listwise", "listwise-reason")
+"""Templates of judges that name the best of two to eight answers."""
 
 
 class JudgeConfig(Strict):
@@ -23,14 +28,15 @@ class JudgeConfig(Strict):
 
     Attributes:
         template: `reason` (a reason turn, then a verdict turn), `think` (the reason between think tags, for the
-            reasoning parsers of servers) or `direct` (verdict only, GenRM).
+            reasoning parsers of servers), `direct` (verdict only, GenRM), `listwise` (verdict only, on the best of two to
+            eight answers) or `listwise-reason` (the same with a reason turn).
         general: also train on `general.jsonl` (a wGen model).
         args: `trl.SFTConfig` keys that override `train.args` for this judge.
     """
 
     template: Template = "reason"
     general: bool = False
-    args: dict[str, Any] = {}
+    args: Arguments = {}
 
 
 class TrainConfig(Strict):
@@ -62,12 +68,22 @@ class TrainConfig(Strict):
         "auto", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"
     ] = "auto"
     quantization: Literal["none", "nf4"] = "none"
-    lora: dict[str, Any] = {}
-    args: dict[str, Any] = {}
+    lora: Arguments = {}
+    args: Arguments = {}
     merge: bool = False
 
 
-TEMPLATES: dict[Template, str] = {name: f"configs/prompts/{name}.jinja" for name in get_args(Template)}
+RESERVED = ("base", "base-direct", "scalar")
+"""Names of models that are not trained judges, in results and their folders."""
+
+TEMPLATES: dict[Template, str] = {
+    "reason": "configs/prompts/reason.jinja",
+    "think": "configs/prompts/think.jinja",
+    "direct": "configs/prompts/direct.jinja",
+    "listwise": "configs/prompts/direct.jinja",
+    "listwise-reason": "configs/prompts/reason.jinja",
+}
+"""Chat template file of each judge template."""
 
 
 def is_blind_student(teacher: TeacherConfig) -> bool:
@@ -100,7 +116,7 @@ class Recipe(Strict):
     teachers: Annotated[dict[FolderName, TeacherConfig], Field(min_length=1)] = {"student": TeacherConfig()}
     select: SelectConfig = SelectConfig()
     records: RecordsConfig = RecordsConfig()
-    judges: Annotated[dict[str, JudgeConfig], Field(min_length=1)]
+    judges: Annotated[dict[FolderName, JudgeConfig], Field(min_length=1)]
     train: TrainConfig
     scalar: ScalarConfig | None = ScalarConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -108,14 +124,14 @@ class Recipe(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
         for name in self.judges:
-            if name in ("base", "scalar") or not name.replace("-", "").replace("_", "").isalnum():
+            if name in RESERVED or not name.replace("-", "").replace("_", "").isalnum():
                 raise ValueError(
-                    f"judge name {name!r}: use letters, digits, '-', '_'; not 'base' or 'scalar'"
+                    f"judge name {name!r}: use letters, digits, '-', '_'; not {', '.join(RESERVED)}"
                 )
         for name, teacher in self.teachers.items():
             if teacher.max_tokens >= self.engine.max_model_len:
                 raise ValueError(f"teachers.{name}.max_tokens must be below engine.max_model_len")
-        if names := self.evaluate.others.keys() & {"base", "scalar", *self.judges}:
+        if names := self.evaluate.others.keys() & {*RESERVED, *self.judges}:
             raise ValueError(f"evaluate.others: the name {min(names)!r} is in use")
         if self.records.grpo and not any(map(is_blind_student, self.teachers.values())):
             raise ValueError("records.grpo needs the solve rate of the student: add a teacher {mode: blind}")
@@ -132,8 +148,9 @@ class Recipe(Strict):
 
     @property
     def student_template(self) -> Template:
-        """The template for scoring reasons and for judging with the base: that of the first judge with reasons."""
-        return next((j.template for j in self.judges.values() if j.template != "direct"), "direct")
+        """The template for scoring reasons: that of the first judge with reasons (on pairs, if there is one)."""
+        templates = [judge.template for judge in self.judges.values() if judge.template not in VERDICT_ONLY]
+        return next((name for name in templates if name not in LISTWISE), next(iter(templates), "direct"))
 
     def needs_reasons(self) -> bool:
         """Whether any judge writes reasons, so that reasons have to be sampled."""

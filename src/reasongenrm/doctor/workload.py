@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from reasongenrm.config.recipe import Recipe
+from reasongenrm.config.recipe import VERDICT_ONLY, Recipe
 from reasongenrm.console import show
 from reasongenrm.doctor.estimate import CHARACTERS_PER_TOKEN, REASON_TOKENS, Work, estimate_table
 from reasongenrm.doctor.geometry import read_geometry
@@ -70,11 +70,11 @@ def evaluate_works(recipe: Recipe, pairs: int, characters: int) -> list[Work]:
         return []
     prompts = pairs * (1 + recipe.evaluate.both_orders)
     length = characters / pairs / CHARACTERS_PER_TOKEN + WORDING_TOKENS
-    templates = {"base": recipe.student_template} if recipe.evaluate.base else {}
+    templates = {"base": "own", "base-direct": "direct"} if recipe.evaluate.base else {}
     templates |= {name: judge.template for name, judge in recipe.judges.items()}
     return [
         Work(f"judging with {name}", "sampling", prompts, length, recipe.evaluate.votes,
-             VERDICT_TOKENS + (template != "direct") * min(REASON_TOKENS, recipe.evaluate.max_tokens))
+             VERDICT_TOKENS + (template not in VERDICT_ONLY) * min(REASON_TOKENS, recipe.evaluate.max_tokens))
         for name, template in templates.items()
     ]  # fmt: skip
 

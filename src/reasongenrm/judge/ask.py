@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from statistics import fmean
 from typing import Generic, TypeVar
 
@@ -73,10 +74,12 @@ class JudgeTask(ABC, Generic[P, J]):
         self.turns: Turns | None = None
         if encoder and self.verdict_tokens and self.forced_choice:
             self.turns = Turns(encoder, self.verdict_tokens, self.forced_choice, max_model_len, seed)
+        # One object for all calls: workers are sent it once.
+        self._both_turns = partial(JudgingEngine, turns=self.turns) if self.turns else None
 
     def engine(self, engine: Engine) -> Engine:
         """Return an engine that completes `requests`."""
-        return JudgingEngine(engine, self.turns) if self.turns else engine
+        return engine.wrapped(self._both_turns) if self._both_turns else engine
 
     def request_ids(self, prompt: P) -> list[str]:
         """Return the ids of a prompt's requests, one per vote."""

@@ -74,7 +74,7 @@ class ListTask(JudgeTask[ListPrompt, ListVerdict]):
             reason, place = read_closing(completion, verdicts)
         else:
             place, shown = read_turn(completion, self.encoder, self.verdict_tokens, verdicts)
-            reason = read_reason(completion, self.encoder, self.verdict_tokens)
+            reason = read_reason(completion, self.encoder, self.verdict_tokens, verdicts)
         outcome = read_outcome(completion, place)
         return ListVerdict(
             completion.id,

@@ -48,10 +48,10 @@ class RatingTask(JudgeTask[RatingPrompt, Rating]):
         if self.encoder is None or self.verdict_tokens is None:
             reason, place = read_closing(completion, RATINGS)
         else:
-            turn = verdict_turn(completion, self.encoder, self.verdict_tokens)
+            turn = verdict_turn(completion, self.encoder, self.verdict_tokens, RATINGS)
             text = self.encoder.tokenizer.decode(turn.ids) if turn else ""
             place = RATINGS.in_turn(text, ended=turn.ended) if turn else None
-            reason = read_reason(completion, self.encoder, self.verdict_tokens)
+            reason = read_reason(completion, self.encoder, self.verdict_tokens, RATINGS)
         outcome = read_outcome(completion, place)
         return Rating(
             completion.id,

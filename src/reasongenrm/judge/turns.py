@@ -2,16 +2,21 @@
 
 A request for the reason alone ends with it, whatever the model would write next, and needs no log-probabilities, which
 cost most of the time of a token outside the model. The request for the verdict finds prompt and reason in the prefix cache.
+
+An untrained model writes both in one turn (`OwnTemplateEncoder`). There the second request reads the log-probabilities at the
+letter that it wrote, and changes nothing in its text.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.verdict import VerdictTokens
+from reasongenrm.chat.verdict import VerdictTokens, reason_ids
 from reasongenrm.engines.base import Engine, Request, request_seed
 from reasongenrm.records import Completion
 
@@ -51,11 +56,20 @@ class Turns:
     def verdict(self, request: Request, reason: Completion) -> Request | None:
         """Return the request for the verdict after a reason; None where the judge did not end its reason.
 
+        Where both are one turn, the request is for the letter alone; None where no verdict closes the turn.
+
         Args:
             request: the reason's.
             reason: what the judge wrote; nothing if it writes no reasons.
         """
         ids, end = reason.token_ids, self.tokens.reason_end
+        if self.encoder.one_turn:
+            place = self._letter(reason)
+            if place is None:
+                return None
+            before, name = (*request.prompt_ids, *ids[:place]), reason.id + VERDICT
+            letters = self.choice.logprob_token_ids
+            return replace(self.choice, id=name, prompt_ids=before, allowed=letters, urgent=True)
         if self.encoder.reasons_first and (reason.finish_reason != "stop" or ids[-len(end) :] != end):
             return None
         prompt_ids = (*request.prompt_ids, *ids, *self._between)
@@ -72,14 +86,36 @@ class Turns:
             urgent=True,
         )
 
+    def _letter(self, completion: Completion) -> int | None:
+        """Return the index of the letter in the verdict that closes a turn; None where no single token is that letter."""
+        ids, letters = reason_ids(completion, self.tokens), self.choice.logprob_token_ids
+        decode = partial(self.encoder.tokenizer.decode, skip_special_tokens=True)
+        if completion.finish_reason != "stop":
+            return None
+        for place in range(len(ids) - 1, -1, -1):
+            opening = decode([*self.tokens.opening, ids[place]])
+            near = ids[max(0, place - len(self.tokens.opening) - 1) : place + 1]
+            if ids[place] in letters and decode(near).endswith(opening):
+                return place
+            if re.search(r"\w", decode([ids[place]])):
+                return None  # words after any verdict
+        return None
+
     def join(self, reason: Completion, verdict: Completion) -> Completion:
         """Return both turns as one completion, with the template's ids between and after them.
 
         What was sampled for the verdict may be no verdict: then nothing follows it. If that request failed, the completion
-        is an error.
+        is an error; of one turn, it has no log-probabilities.
         """
+        if self.encoder.one_turn:
+            place = self._letter(reason)
+            if place is None or verdict.finish_reason == "error":
+                return reason
+            return replace(reason, logprobs={place: verdict.logprobs.get(0, {})})
         if verdict.finish_reason == "error":
-            return replace(reason, finish_reason="error", error=verdict.error)
+            # The verdict's class says whether a server was at fault.
+            tokens, read = reason.token_ids, reason.prompt_tokens
+            return replace(verdict, id=reason.id, text=reason.text, token_ids=tokens, prompt_tokens=read)
         letter = len(verdict.token_ids) == 1 and verdict.token_ids[0] in self.choice.logprob_token_ids
         after = (*self.tokens.closing, self.tokens.end) if letter else ()
         ids = (*self._between, *verdict.token_ids, *after)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer
+from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer, template_wording
 from reasongenrm.chat.grammar import stated_verdicts
-from reasongenrm.chat.prompts import PromptFile, hindsight_prompt
+from reasongenrm.chat.lists import list_hindsight
+from reasongenrm.chat.prompts import PromptFile, hindsight_prompt, judge_prompt
 from reasongenrm.config.prepare import TeacherConfig
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.engines.base import Engine, Request, complete_missing, request_seed
 from reasongenrm.errors import EngineError
 from reasongenrm.records import (
+    AnswerList,
     Completion,
     Drop,
     JudgePrompt,
@@ -23,15 +25,19 @@ from reasongenrm.records import (
 )
 from reasongenrm.store import PartStore, to_json
 
-PairPrompt = tuple[PreferencePair, JudgePrompt]
-"""A judge prompt with the pair it was rendered from."""
+PairPrompt = tuple[PreferencePair | AnswerList, JudgePrompt]
+"""A judge prompt with the pair, or the list, that it was rendered from."""
 
 
 def teacher_messages(
-    pair: PreferencePair, prompt: JudgePrompt, mode: TeacherMode, prompt_file: PromptFile
+    pair: PreferencePair | AnswerList, prompt: JudgePrompt, mode: TeacherMode, prompt_file: PromptFile
 ) -> tuple[Message, ...]:
     """Return a teacher's prompt: the judge's own for a blind teacher, else one that names the winner."""
-    return prompt.messages if mode == "blind" else hindsight_prompt(pair, prompt.order, prompt_file)
+    if mode == "blind":
+        return prompt.messages
+    if isinstance(pair, AnswerList):
+        return list_hindsight(pair, prompt, prompt_file)
+    return hindsight_prompt(pair, prompt.pair_order, prompt_file)
 
 
 def reason_ids(prompt_id: str, teacher: str, samples: int) -> list[str]:
@@ -161,6 +167,9 @@ class LengthPolicy:
         self._recipe, self._prompt_file = recipe, prompt_file
         tokenizer = load_tokenizer(recipe.model)
         templates = sorted({judge.template for judge in recipe.judges.values()})
+        self._wordings: dict[str, PromptFile] = {
+            template: template_wording(prompt_file, template) for template in templates
+        }
         self._judge_encoders: dict[str, ChatEncoder] = {
             template: judge_encoder(recipe, template, tokenizer) for template in templates
         }
@@ -172,12 +181,18 @@ class LengthPolicy:
         encoders = ((name, teacher_encoder(recipe, name)) for name in teachers)
         self._teacher_encoders = {name: encoder for name, encoder in encoders if encoder}
 
-    def tokens(self, prompts: Sequence[JudgePrompt]) -> dict[str, int]:
+    def tokens(self, pair: PreferencePair, prompts: Sequence[JudgePrompt]) -> dict[str, int]:
         """Return the length of the longest of a pair's judge prompts in tokens, per judge template."""
         first = next(iter(self._judge_encoders.values()))
-        content = max(len(first.content(prompt.messages[-1]["content"])) for prompt in prompts)
+        content: dict[str, int] = {}  # by the wording's template for pairs
+        for wording in self._wordings.values():
+            if wording.judge not in content:
+                own = wording.judge == self._prompt_file.judge
+                worded = prompts if own else [judge_prompt(pair, one.pair_order, wording) for one in prompts]
+                texts = (prompt.messages[-1]["content"] for prompt in worded)
+                content[wording.judge] = max(len(first.content(text)) for text in texts)
         return {
-            name: content + encoder.structure_length(prompts[0].messages)
+            name: content[self._wordings[name].judge] + encoder.structure_length(prompts[0].messages)
             for name, encoder in self._judge_encoders.items()
         }
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.grammar import LETTERS
 from reasongenrm.chat.verdict import VerdictTokens
 from reasongenrm.records import JudgePrompt, Reason, ScoredReason
 from reasongenrm.store import PartStore, to_json
@@ -59,6 +60,9 @@ class EncodedGroup:
 Scorer = Callable[[Sequence[EncodedGroup]], list[ScoredReason]]
 """Mean log-probabilities of one batch under the student, in its order: a function of the batch alone."""
 
+BatchScorer = Callable[[Iterable[list[EncodedGroup]]], Iterator[list[ScoredReason]]]
+"""Yields the scores of each batch, the batches in any order; loads the student when the first batch comes."""
+
 
 def encode_group(
     encoder: ChatEncoder, prompt: JudgePrompt, reasons: Sequence[Reason], letter: VerdictTokens | None = None
@@ -72,7 +76,7 @@ def encode_group(
         verdict = encoder.content(encoder.grammar.text(prompt.winner))
         scored = len(verdict)
     else:
-        verdict, scored = [*letter.opening, letter.letters["AB".index(prompt.winner)]], 1
+        verdict, scored = [*letter.opening, letter.letters[LETTERS.index(prompt.winner)]], 1
     continuations = []
     for reason in reasons:
         ids = encoder.content(reason.text)
@@ -132,7 +136,7 @@ def _split_group(group: EncodedGroup, batch_tokens: int) -> Iterator[EncodedGrou
 
 def score_reasons(
     prompts: Iterable[tuple[JudgePrompt, Sequence[Reason]]],
-    load: Callable[[], Scorer],
+    score_batches: BatchScorer,
     encoder: ChatEncoder,
     store: PartStore,
     *,
@@ -148,7 +152,7 @@ def score_reasons(
 
     Args:
         prompts: each prompt with its reasons that are worth scoring: complete, not empty, with a verdict; maybe none.
-        load: returns the scorer; called only when something is left to score.
+        score_batches: scores the batches that are left.
         encoder: tokenizer and chat template of the reasoning judge.
         store: of scored reasons.
         batch_tokens: tokens per batch, each prompt counted once.
@@ -161,24 +165,29 @@ def score_reasons(
     if store.finished:
         return
     letter = VerdictTokens.from_encoder(encoder) if letter_only else None
-    scorer: Scorer | None = None
     order: list[str] = []
     earlier = store.earlier or ()
-    stream = iter(prompts)
-    while chunk := list(islice(stream, CHUNK)):
-        ids = [reason.id for _, reasons in chunk for reason in reasons]
-        order += ids
-        if all(row in store for row in ids):
-            progress(len(ids))
-            continue
-        scorer = scorer or load()
-        new = [(prompt, [one for one in reasons if one.id not in earlier]) for prompt, reasons in chunk]
-        if scored_before := len(ids) - sum(len(reasons) for _, reasons in new):
-            progress(scored_before)
-        groups = (encode_group(encoder, prompt, reasons, letter) for prompt, reasons in new if reasons)
-        for batch in group_batches(groups, batch_tokens):
-            reason_ids = [c.reason.id for group in batch for c in group.continuations]
-            if any(row not in store for row in reason_ids):
-                store.append(to_json(score) for score in scorer(batch))
-            progress(len(reason_ids))
+
+    def missing_batches() -> Iterator[list[EncodedGroup]]:
+        stream = iter(prompts)
+        while chunk := list(islice(stream, CHUNK)):
+            ids = [reason.id for _, reasons in chunk for reason in reasons]
+            order.extend(ids)
+            if all(row in store for row in ids):
+                progress(len(ids))
+                continue
+            new = [(prompt, [one for one in reasons if one.id not in earlier]) for prompt, reasons in chunk]
+            if scored_before := len(ids) - sum(len(reasons) for _, reasons in new):
+                progress(scored_before)
+            groups = (encode_group(encoder, prompt, reasons, letter) for prompt, reasons in new if reasons)
+            for batch in group_batches(groups, batch_tokens):
+                reason_ids = [c.reason.id for group in batch for c in group.continuations]
+                if any(row not in store for row in reason_ids):
+                    yield batch
+                else:
+                    progress(len(reason_ids))
+
+    for scores in score_batches(missing_batches()):
+        store.append(map(to_json, scores))
+        progress(len(scores))
     store.finish(order)

@@ -146,7 +146,17 @@ def prepare_steps(recipe: Recipe) -> dict[str, Step]:
         inputs += [file.path for file in recipe.data.decontaminate.against]
     pairs = settings(common | {"limit": recipe.limit, "model": model, "data": values["data"]}, inputs)
     names = ("pairs", "prompts", "dropped", "contamination")
-    steps = {"pairs": Step(pairs, (*(f"{name}.jsonl" for name in names), "lists/lists.jsonl", "lists/prompts.jsonl", "pairs_report.json"))}
+    steps = {
+        "pairs": Step(
+            pairs,
+            (
+                *(f"{name}.jsonl" for name in names),
+                "lists/lists.jsonl",
+                "lists/prompts.jsonl",
+                "pairs_report.json",
+            ),
+        )
+    }
     choices = {key: values["select"].pop(key) for key in CHOICE_KEYS if key in values["select"]}
     if recipe.needs_reasons():
         steps |= {f"reasons.{name}": _reasons_step(recipe, values, name) for name in recipe.teachers}

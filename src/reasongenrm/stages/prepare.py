@@ -16,6 +16,7 @@ from reasongenrm.reasons.select import compile_formula
 from reasongenrm.report.data_page import write_report
 from reasongenrm.run import Run
 from reasongenrm.stages.fingerprints import prepare_steps
+from reasongenrm.stages.lists import reason_lists, write_list_records
 from reasongenrm.stages.pairs import compare_new_benchmarks, write_pairs
 from reasongenrm.stages.reasons import check_teachers, sample_all, score_all, write_records
 from reasongenrm.store import read_json, write_json
@@ -67,11 +68,13 @@ def _records(recipe: Recipe, run: Run, prompt_count: int) -> dict[str, Any]:
     if recipe.needs_reasons():
         sample_all(recipe, run, prompt_file, prompt_count)
         score_all(recipe, run, prompt_file, encoder, prompt_count)
+        reason_lists(recipe, run, prompt_file)
     sections = write_records(recipe, run, prompt_file, encoder)
     if recipe.needs_reasons():
         reasons = sections["reasons"]
         say(f"{reasons['sampled']} reasons sampled, {reasons['kept']} kept; dropped: {reasons['dropped']}")
     records = sections["records"]
+    records |= write_list_records(recipe, run, prompt_file)
     if recipe.records.general:
         general = write_general(recipe, run, encoder, records.get("sft", prompt_count))
         records["general"] = general["records"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby, islice
@@ -17,21 +17,29 @@ from typing import Any
 import msgspec
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.chat.prompts import PromptFile, placed_prompts
 from reasongenrm.config.engines import check_model
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import bar, say, stderr, stdout
 from reasongenrm.engines.base import Engine
-from reasongenrm.engines.loading import open_server
-from reasongenrm.engines.vllm import VLLMEngine
+from reasongenrm.engines.loading import load_engine, open_server
 from reasongenrm.errors import DataError
 from reasongenrm.reasons.records import RecordWriter
 from reasongenrm.reasons.sample import PairPrompt, sample_reasons, teacher_encoder
-from reasongenrm.reasons.score import Scorer, score_reasons
+from reasongenrm.reasons.score import score_reasons
 from reasongenrm.reasons.select import group_by_prompt, selector, unfit_drop
 from reasongenrm.reasons.shortfall import ScoreDistribution, advice, drop_table
-from reasongenrm.reasons.student import Student, default_batch_tokens, vllm_scores
-from reasongenrm.records import SELECTORS, Drop, JudgePrompt, PreferencePair, Reason, ScoredReason, Selector
+from reasongenrm.reasons.student import default_batch_tokens, score_batches
+from reasongenrm.records import (
+    SELECTORS,
+    AnswerList,
+    Drop,
+    JudgePrompt,
+    PreferencePair,
+    Reason,
+    ScoredReason,
+    Selector,
+)
 from reasongenrm.report.tables import TextTable
 from reasongenrm.run import Run
 from reasongenrm.store import PartStore, read_jsonl
@@ -42,12 +50,13 @@ def read_prompts(run: Run) -> Iterator[JudgePrompt]:
     return (msgspec.convert(row, JudgePrompt) for row in read_jsonl(run.path("prompts.jsonl")))
 
 
-def read_pair_prompts(run: Run) -> Iterator[PairPrompt]:
-    """Yield the judge prompts with the pairs of `pairs.jsonl` that they were rendered from."""
+def read_pair_prompts(run: Run, pairs: str = "pairs.jsonl") -> Iterator[PairPrompt]:
+    """Yield the judge prompts with the pairs, or the lists, of a file that they were rendered from."""
     prompts_by_pair = groupby(read_prompts(run), key=lambda prompt: prompt.pair_id)
-    for row, (pair_id, prompts) in zip(read_jsonl(run.path("pairs.jsonl")), prompts_by_pair, strict=True):
-        assert row["id"] == pair_id, "prompts.jsonl and pairs.jsonl are of different runs"
-        pair = msgspec.convert(row, PreferencePair)
+    for row, (pair_id, prompts) in zip(read_jsonl(run.path(pairs)), prompts_by_pair, strict=True):
+        assert row["id"] == pair_id, f"prompts.jsonl and {pairs} are of different runs"
+        kind: type[AnswerList | PreferencePair] = AnswerList if "answers" in row else PreferencePair
+        pair = msgspec.convert(row, kind)
         for prompt in prompts:
             yield pair, prompt
 
@@ -90,7 +99,10 @@ def _open_teacher(recipe: Recipe, name: str, folder: Path) -> Engine:
     """Return the engine of a teacher; `folder` is for a file that records Anthropic's batches."""
     teacher = recipe.teachers[name]
     if teacher.server is None:
-        return VLLMEngine(teacher.model or recipe.model, recipe.engine, seed=recipe.seed)
+        model, logs = teacher.model or recipe.model, folder.parent / "logs"
+        return load_engine(
+            model, recipe.engine, seed=recipe.seed, task=f"reasons of {name}", logs=logs, on_event=say
+        )
     return open_server(
         teacher.server,
         max_model_len=recipe.engine.max_model_len,
@@ -100,8 +112,16 @@ def _open_teacher(recipe: Recipe, name: str, folder: Path) -> Engine:
     )
 
 
-def sample_all(recipe: Recipe, run: Run, prompt_file: PromptFile, count: int) -> None:
-    """Sample the reasons of every teacher that has not finished; `count` is the number of judge prompts.
+def sample_all(
+    recipe: Recipe, run: Run, prompt_file: PromptFile, count: int, pairs: str = "pairs.jsonl"
+) -> None:
+    """Sample the reasons of every teacher that has not finished.
+
+    Args:
+        recipe, run: the teachers, and the folder with the prompts.
+        prompt_file: the wording.
+        count: number of judge prompts.
+        pairs: file of the pairs, or of the lists.
 
     Raises:
         EngineError: a model cannot be loaded, or a server cannot be used; completed reasons are kept.
@@ -121,7 +141,7 @@ def sample_all(recipe: Recipe, run: Run, prompt_file: PromptFile, count: int) ->
                 teacher = recipe.teachers[name]
                 with bar(f"reasons of {name}", count * teacher.samples) as progress:
                     sample_reasons(
-                        read_pair_prompts(run), engine, teacher_encoder(recipe, name), prompt_file, teacher,
+                        read_pair_prompts(run, pairs), engine, teacher_encoder(recipe, name), prompt_file, teacher,
                         name=name, seed=recipe.seed, store=stores[name], progress=progress,
                     )  # fmt: skip
 
@@ -167,20 +187,11 @@ def score_all(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: ChatEn
         if all(one.id in store for _, reasons in fit_reasons(recipe, run, prompt_file) for one in reasons):
             return
         store.reopen()
-    with ExitStack() as stack:
-
-        def load() -> Scorer:
-            if recipe.select.scorer == "transformers":
-                return Student(recipe.model, say).score
-            engine = VLLMEngine(recipe.model, recipe.engine, seed=recipe.seed)
-            stack.callback(engine.close)
-            return partial(vllm_scores, engine)
-
-        samples = sum(teacher.samples for teacher in recipe.teachers.values())
-        progress = stack.enter_context(bar("scoring", count * samples))
-        prompts = fit_reasons(recipe, run, prompt_file, progress)
+    samples = sum(teacher.samples for teacher in recipe.teachers.values())
+    with bar("scoring", count * samples) as progress:
         score_reasons(
-            prompts, load, encoder, store, batch_tokens=recipe.select.batch_tokens or default_batch_tokens(),
+            fit_reasons(recipe, run, prompt_file, progress), partial(score_batches, recipe, logs=run.path("logs")), encoder,
+            store, batch_tokens=recipe.select.batch_tokens or default_batch_tokens(),
             letter_only=recipe.select.verdict_tokens == "letter", progress=progress,
         )  # fmt: skip
 
@@ -211,15 +222,16 @@ def write_records(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: Ch
         ConfigError: the selector's formula cannot be evaluated.
         DataError: fewer prompts keep a reason than `select.min_kept`; the records of an earlier selection are unchanged.
     """
+    direct, both_orders = prompt_file.for_direct(), recipe.data.both_orders
     with RecordWriter(recipe, run, prompt_file, encoder) as writer:
+        for row in read_jsonl(run.path("pairs.jsonl")):
+            pair = msgspec.convert(row, PreferencePair)
+            for worded in placed_prompts(pair, direct, seed=recipe.seed, both_orders=both_orders):
+                writer.add_direct(worded)
         if recipe.needs_reasons():
             for prompt, reasons, scored_reasons in read_scored_prompts(recipe, run, prompt_file):
-                writer.add_direct(prompt)
                 writer.add_reasoned(prompt, reasons, scored_reasons)
             _check_kept(recipe, run, writer)
-        else:
-            for prompt in read_prompts(run):
-                writer.add_direct(prompt)
     config = recipe.records
     if not recipe.needs_reasons():
         return {"records": {"genrm": writer.records["genrm"]}}

@@ -10,13 +10,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.chat.encoder import ADAPTER_PROMPTS, load_tokenizer, template_text
+from reasongenrm.chat.encoder import ADAPTER_PROMPTS, load_tokenizer, template_text, template_wording
+from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.checkpoints import load_checkpoint
+from reasongenrm.config.arguments import library_arguments
 from reasongenrm.config.loading import load_recipe
-from reasongenrm.config.recipe import Recipe
+from reasongenrm.config.recipe import LISTWISE, Recipe, Template
 from reasongenrm.errors import ConfigError, ReasonGenRMError
 from reasongenrm.processes import die_with_parent, has_ended
-from reasongenrm.store import write_json
+from reasongenrm.store import write_json, write_text
 from reasongenrm.train.attention import PACKED, register_packed_attention, supports_packing
+from reasongenrm.train.batches import FILLER, PER_DEVICE, batch_sizes, epoch_callback, step_sampler
 from reasongenrm.train.launch import STAGE_PROCESS, record_failure
 from reasongenrm.train.scalar import check_config
 from reasongenrm.train.trainer import check_args, library_config, run_training
@@ -25,7 +29,8 @@ RESERVED = dict.fromkeys(
     ("output_dir", "seed", "data_seed", "max_length", "resume_from_checkpoint", "model_init_kwargs",
      "completion_only_loss", "padding_free", "train_sampling_strategy", "chat_template_path", "report_to"),
     "remove it here",
-) | {"packing": "set train.packing", "gradient_accumulation_steps": "set train.batch, the records of a step"}  # fmt: skip
+) | {"trust_remote_code": "set model.trust_remote_code", "packing": "set train.packing",
+     "gradient_accumulation_steps": "set train.batch, the records of a step"}  # fmt: skip
 DEFAULTS: dict[str, Any] = {
     "logging_steps": 5,
     "save_steps": 50,
@@ -33,7 +38,6 @@ DEFAULTS: dict[str, Any] = {
     "logging_nan_inf_filter": False,
     "gradient_checkpointing": False,
 }
-PER_DEVICE = "per_device_train_batch_size"
 PROGRESS = "progress.jsonl"
 """File in the work folder to which the first training process appends its `TrainingStep`s."""
 LORA_DEFAULTS: dict[str, Any] = {"task_type": "CAUSAL_LM", "target_modules": "all-linear"}
@@ -54,35 +58,6 @@ def check_training(recipe: Recipe) -> None:
         check_config(recipe.scalar)
     for name, judge in recipe.judges.items():
         check_args(SFTConfig, judge.args, location=f"judges.{name}.args", reserved=RESERVED)
-
-
-def batch_sizes(recipe: Recipe, name: str, processes: int) -> tuple[int, int]:
-    """Return how many records a process computes together, and how many such passes make a step (accumulation).
-
-    Without `per_device_train_batch_size` the first is the largest divisor of a process's share of the batch up to 8.
-
-    Raises:
-        ConfigError: `train.batch` cannot be divided in this way.
-    """
-    batch = recipe.train.batch
-    args = recipe.train.args | recipe.judges[name].args
-    share, rest = divmod(batch, processes)
-    if rest or not share:
-        unit = processes * (args.get(PER_DEVICE) or 1)
-        near = f"{batch // unit * unit} or {(batch // unit + 1) * unit}" if batch > unit else str(unit)
-        raise ConfigError(
-            f"{batch} records cannot be divided among {processes} processes", location="train.batch",
-            hint=f'set train.batch={near}, or train.launch_args="--num_processes N"',
-        )  # fmt: skip
-    together = args.get(PER_DEVICE) or max(size for size in range(1, 9) if share % size == 0)
-    if share % together:
-        sizes = ", ".join(str(size) for size in range(1, together) if share % size == 0)
-        raise ConfigError(
-            f"{together} does not divide {share}, the share of a process of train.batch = {batch}",
-            location=f"train.args.{PER_DEVICE}",
-            hint=f"give {sizes}, or leave it out",
-        )
-    return together, share // together
 
 
 def choose_attention(recipe: Recipe, config: Any) -> tuple[str, bool]:
@@ -118,10 +93,8 @@ def _config(recipe: Recipe, name: str, work: Path, packed: bool) -> Any:
     import torch
     from trl import SFTConfig
 
-    args = DEFAULTS | recipe.train.args | recipe.judges[name].args
+    args = DEFAULTS | library_arguments(recipe.train.args | recipe.judges[name].args)
     together, accumulation = batch_sizes(recipe, name, int(os.environ.get("WORLD_SIZE", "1")))
-    if packed:  # passes of equal cost, in records of similar length, on all processes
-        args |= {"padding_free": True, "train_sampling_strategy": "batch_rebalance"}
     return library_config(
         SFTConfig,
         "train.args",
@@ -133,6 +106,7 @@ def _config(recipe: Recipe, name: str, work: Path, packed: bool) -> Any:
             PER_DEVICE: together,
             "gradient_accumulation_steps": accumulation,
             "max_length": None,  # `tokenise` has checked it
+            "padding_free": packed,
             "completion_only_loss": True,
             "bf16": args.get("bf16", recipe.model.dtype == "bfloat16"),
             # accelerate's launcher does not tell the trainer that a DeepSpeed run has CPU processes; without this each
@@ -143,30 +117,10 @@ def _config(recipe: Recipe, name: str, work: Path, packed: bool) -> Any:
     )
 
 
-def order_callback(seed: int) -> Any:
-    """Return a trainer callback that gives every epoch of packed records an order of its own.
-
-    accelerate hides transformers' `BatchRebalanceSampler` from the trainer, which would repeat the first order.
-    """
-    from transformers import TrainerCallback
-    from transformers.trainer_pt_utils import BatchRebalanceSampler
-
-    class Order(TrainerCallback):
-        def on_epoch_begin(
-            self, args: Any, state: Any, control: Any, train_dataloader: Any, **_: Any
-        ) -> None:
-            sampler = train_dataloader.batch_sampler
-            while not isinstance(sampler, BatchRebalanceSampler):
-                sampler = sampler.batch_sampler
-            sampler.seed, sampler.epoch = seed, int((state.epoch or 0) + 1e-6)
-
-    return Order()
-
-
 def load_model(recipe: Recipe, kernel: str) -> Any:
     """Load the base for training."""
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     options: dict[str, Any] = {}
     dtype = getattr(torch, recipe.model.dtype)
@@ -177,9 +131,10 @@ def load_model(recipe: Recipe, kernel: str) -> Any:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    return AutoModelForCausalLM.from_pretrained(
-        recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code,
-        dtype=dtype, attn_implementation=kernel, use_safetensors=True, **options,
+    return load_checkpoint(
+        "AutoModelForCausalLM", recipe.model.path, revision=recipe.model.revision,
+        trust_remote_code=recipe.model.trust_remote_code, permission="model.trust_remote_code",
+        dtype=dtype, attn_implementation=kernel, **options,
     )  # fmt: skip
 
 
@@ -194,15 +149,15 @@ def build_trainer(recipe: Recipe, name: str, work: Path) -> Any:
     Raises:
         ConfigError: a setting that cannot be used with this model or number of processes.
     """
-    from datasets import load_from_disk
+    from datasets import Dataset, concatenate_datasets, load_from_disk
     from peft import LoraConfig
-    from transformers import AutoConfig
     from trl import SFTTrainer
 
     register_packed_attention()
-    model_config = AutoConfig.from_pretrained(
-        recipe.model.path, revision=recipe.model.revision, trust_remote_code=recipe.model.trust_remote_code
-    )
+    model_config = load_checkpoint(
+        "AutoConfig", recipe.model.path, revision=recipe.model.revision,
+        trust_remote_code=recipe.model.trust_remote_code, permission="model.trust_remote_code",
+    )  # fmt: skip
     kernel, packed = choose_attention(recipe, model_config.get_text_config())
     config = _config(recipe, name, work, packed)
     rows = load_from_disk(str(work / "tokens"))
@@ -211,19 +166,34 @@ def build_trainer(recipe: Recipe, name: str, work: Path) -> Any:
         config.max_steps = max(
             1, round(recipe.train.tokens * len(rows) / (sum(lengths) * recipe.train.batch))
         )
+    rows = rows.add_column(config.length_column_name, lengths)
+    accumulation = config.gradient_accumulation_steps
+    sampler = None  # the trainer's own
+    if packed or config.world_size * config.per_device_train_batch_size * accumulation != recipe.train.batch:
+        sampler = step_sampler(
+            lengths, recipe.train.batch, processes=config.world_size, rank=config.process_index,
+            accumulation=accumulation, seed=recipe.seed,
+        )  # fmt: skip
+        filler = Dataset.from_list([FILLER | {config.length_column_name: 0}], features=rows.features)
+        rows = concatenate_datasets([rows, filler])
     tokenizer = load_tokenizer(recipe.model)
     template = recipe.judges[name].template
     tokenizer.chat_template = template_text(recipe.templates[template], key=f"templates.{template}")
-    trainer = SFTTrainer(
+
+    class Trainer(SFTTrainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return super()._get_train_sampler(train_dataset) if sampler is None else sampler
+
+    trainer = Trainer(
         model=load_model(recipe, kernel),
         args=config,
-        train_dataset=rows.add_column(config.length_column_name, lengths),
+        train_dataset=rows,
         processing_class=tokenizer,
         peft_config=library_config(LoraConfig, "train.lora", **(LORA_DEFAULTS | recipe.train.lora)),
     )
     assert len(trainer.train_dataset) == len(rows), "SFTTrainer dropped rows"
-    if packed:
-        trainer.add_callback(order_callback(recipe.seed))
+    if sampler is not None:
+        trainer.add_callback(epoch_callback(sampler))
     return trainer
 
 
@@ -245,8 +215,16 @@ def train(recipe: Recipe, name: str, work: Path) -> None:
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         _finish(trainer, log, work / "final", name, recipe.train.batch)
-        shutil.copyfile(recipe.prompts, work / "final" / "adapter" / ADAPTER_PROMPTS)
+        write_wording(recipe, recipe.judges[name].template, work / "final" / "adapter" / ADAPTER_PROMPTS)
     trainer.accelerator.wait_for_everyone()
+
+
+def write_wording(recipe: Recipe, template: Template, path: Path) -> None:
+    """Write the prompt file of a trained judge: the recipe's; of a judge of lists, with the wording for lists alone."""
+    if template in LISTWISE:
+        write_text(path, template_wording(PromptFile.load(recipe.prompts), template).dump())
+    else:
+        shutil.copyfile(recipe.prompts, path)
 
 
 def _finish(trainer: Any, log: list[dict[str, Any]], final: Path, name: str, batch: int) -> None:
@@ -257,13 +235,14 @@ def _finish(trainer: Any, log: list[dict[str, Any]], final: Path, name: str, bat
     (final / "adapter" / "training_args.bin").unlink(missing_ok=True)  # a pickle, which is not safe to load
     write_json(final / "loss.json", log)
     loss_curve(log, final / "loss.png", f"{name}: training loss")
-    rows, args = trainer.train_dataset, trainer.args
-    tokens = sum(rows[args.length_column_name])
-    epochs = trainer.state.global_step * batch / len(rows)
+    args = trainer.args
+    lengths = list(filter(None, trainer.train_dataset[args.length_column_name]))  # without FILLER
+    tokens = sum(lengths)
+    epochs = trainer.state.global_step * batch / len(lengths)
     write_json(
         final / "training.json",
         {
-            "records": len(rows),
+            "records": len(lengths),
             "record_tokens": tokens,
             "batch": batch,
             "steps": trainer.state.global_step,

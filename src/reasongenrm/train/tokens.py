@@ -7,18 +7,25 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.config.recipe import Recipe
+from reasongenrm.config.recipe import Recipe, Template
 from reasongenrm.errors import DataError
 from reasongenrm.records import content_id
 from reasongenrm.rows.turns import BadRow, check_text, read_prompt
 from reasongenrm.store import read_jsonl
 
+RECORDS: dict[Template, str] = {
+    "direct": "genrm.jsonl",
+    "listwise": "listwise.jsonl",
+    "listwise-reason": "listwise-reason.jsonl",
+}
+"""Record files by template; those of the other templates are in sft.jsonl."""
+
 
 def record_files(recipe: Recipe, name: str) -> list[Path]:
     """Return the record files a judge is trained on: those of its template, and general data for a wGen judge."""
     judge = recipe.judges[name]
-    names = ["genrm.jsonl" if judge.template == "direct" else "sft.jsonl"]
-    return [recipe.folder / file for file in ([*names, "general.jsonl"] if judge.general else names)]
+    names = [RECORDS.get(judge.template, "sft.jsonl"), *["general.jsonl"] * judge.general]
+    return [recipe.folder / file for file in names]
 
 
 def training_rows(

@@ -14,6 +14,7 @@ from support.scripts import (
     TRAIN,
     Bench,
     Chain,
+    rows_of,
     snapshot,
     value_of,
 )
@@ -77,7 +78,7 @@ def test_a_changed_limit_names_the_steps_and_redo_does_just_those(chain: Chain, 
     bench, before = chain.bench, snapshot(copy("limit"))
     folder = bench.folder("limit")
     line = refused(bench, EVALUATE, "limit", "evaluate.max_tokens=17")
-    steps = "evaluate.toy.base, evaluate.toy.reasongenrm, evaluate.toy.genrm"
+    steps = "evaluate.toy.base, evaluate.toy.base-direct, evaluate.toy.reasongenrm, evaluate.toy.genrm"
     assert (
         f"evaluate.max_tokens changed from 16 to 17; the steps {steps} would be done again (add --redo evaluate, or"
         in line
@@ -104,11 +105,15 @@ def test_an_added_judge_and_benchmark_do_only_their_own_work(
     rows = (toy_data / "rewardbench.jsonl").read_text(encoding="utf-8").splitlines()
     more.write_text("\n".join(rows[:4]) + "\n", encoding="utf-8")
     words = [
-        "judges.extra={template: direct}",
+        "judges.extra={template: listwise}",
         f"evaluate.benchmarks.more={{kind: rewardbench, path: {more}}}",
     ]
     assert "reasons of" not in bench.good(PREPARE, "judge", *words).stderr
+    pairs, records = (rows_of(folder / name) for name in ("pairs.jsonl", "listwise.jsonl"))
+    assert sum(len(row["order"]) - 1 for row in records) == len(pairs), "every pair is in one list"
     done = bench.good(TRAIN, "judge", *words)
+    wording = (folder / "judges" / "extra" / "adapter" / "judge.yaml").read_text(encoding="utf-8")
+    assert "{% for answer in answers" in wording.split("hindsight:")[0]
     assert "extra: 2 processes" in done.stderr and "genrm: 2 processes" not in done.stderr
     done = bench.good(EVALUATE, "judge", *words)
     judged = {
@@ -116,7 +121,8 @@ def test_an_added_judge_and_benchmark_do_only_their_own_work(
         for line in done.stderr.splitlines()
         if "judging with" in line
     }
-    assert judged == {"toy extra", "more base", "more reasongenrm", "more genrm", "more extra"}
+    more = {f"more {name}" for name in ("base", "base-direct", "reasongenrm", "genrm", "extra")}
+    assert judged == {"toy extra", *more}
     kept(before, folder, "data_report", "pairs_report", "contamination")
     assert value_of(folder / "scores.json")["benchmarks"]["more"]["models"].keys() >= {
         "base",
