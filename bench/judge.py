@@ -1,6 +1,6 @@
-"""Speed of the judge: against a bare `LLM.generate`, and against the usual client of two requests per order.
+"""Speed of the judge against a bare `LLM.generate`, and of what follows its completions.
 
-    python bench/judge.py [RECIPE] [--rows 234] [--repeats 5] [--part engine --part server --part after]
+    python bench/judge.py [RECIPE] [--rows 234] [--repeats 5] [--part engine --part after]
                           [--source ../shared/benchmarks/rewardbench_llmbar.jsonl]
 
 The recipe's judge has to be trained (`make demo`). The rows are toy rows, or those of a file in RewardBench's format.
@@ -10,10 +10,6 @@ cache, and their medians are compared.
 - `engine`: `Judge.compare_many` in both orders, and two calls of `LLM.generate` with the same requests; how far the other
   rows of a batch move P(A); reason and verdict in one completion with log-probabilities at every token, by the judge and
   by the untrained base; and the time per token of log-probabilities.
-- `server`: the same judge over a vLLM server, and a client of 20 workers, each of which takes a row, judges one order
-  after the other, with one request for the reason and one for the verdict.
-- `merged`: the same over a server of the base with the adapter merged in (`train.merge`). vLLM's CPU build gathers an
-  adapter's weights for every single token, which takes most of the time and is the same however requests are batched.
 - `after`: all that comes after the completions of 2,985 rows in both orders, for two judges: parsing, scores,
   statistics and the report.
 """
@@ -30,7 +26,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,8 +41,7 @@ from reasongenrm.records import JudgePrompt, PreferencePair
 if TYPE_CHECKING:
     from reasongenrm.engines.vllm import VLLMEngine
 
-PARTS = ("engine", "server", "merged", "after")
-WORKERS = 20
+PARTS = ("engine", "after")
 REWARDBENCH_ROWS = 2985
 
 
@@ -240,74 +234,6 @@ def _moved(
     return [moved, sum(one.winner != two.winner for one, two in pairs)]
 
 
-def merged_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> dict[str, Any]:
-    """Do what `server_part` does with the adapter merged in."""
-    from reasongenrm.train.merge import merge_adapter
-
-    name, settings = next(iter(recipe.judges.items()))
-    with tempfile.TemporaryDirectory() as location:
-        merged = Path(location) / "merged"
-        merge_adapter(recipe.model, recipe.folder / "judges" / name / "adapter", merged)
-        base = recipe.model.model_copy(update={"path": str(merged)})
-        update = {"model": base, "student_template": settings.template}
-        return server_part(recipe.model_copy(update=update), pairs, repeats, judge_name="base")
-
-
-def server_part(
-    recipe: Recipe, pairs: list[PreferencePair], repeats: int, *, judge_name: str | None = None
-) -> dict[str, Any]:
-    """Compare the judge with a client that asks for reason and verdict in two requests."""
-    import httpx
-    import openai
-
-    from reasongenrm.config.engines import VLLMServerConfig
-    from reasongenrm.engines.serve import VLLMServers
-    from reasongenrm.judge.api import Judge
-
-    os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # for /reset_prefix_cache
-    questions = [(list(pair.history), pair.chosen, pair.rejected) for pair in pairs]
-    evaluate = recipe.evaluate.model_copy(update={"server": VLLMServerConfig(kind="vllm")})
-    with Judge.from_recipe(recipe.model_copy(update={"evaluate": evaluate}), judge_name) as judge:
-        servers = judge.engine
-        assert isinstance(servers, VLLMServers)
-        config = servers._engines[servers._names[judge.adapter]]._config
-        url = config.urls[0]
-        client = openai.OpenAI(base_url=url, api_key=os.environ[str(config.api_key_env)])
-        encoder, tokens = judge.task.encoder, judge.task.verdict_tokens
-        assert encoder is not None and tokens is not None
-
-        def complete(ids: Sequence[int], limit: int) -> list[int]:
-            answer = client.completions.create(
-                model=config.model, prompt=list(ids), max_tokens=limit, temperature=0, logprobs=1,
-                extra_body={"return_token_ids": True, "skip_special_tokens": False},
-            )  # fmt: skip
-            return list(answer.choices[0].model_extra["token_ids"])
-
-        def row(number: int) -> None:
-            for prompt in placed(recipe, judge.task, pairs[number : number + 1]):
-                ids = encoder.encode(prompt.messages, generation=True)
-                reason = complete(ids, recipe.evaluate.max_tokens)
-                reason_ids = reason[: reason.index(tokens.end)] if tokens.end in reason else reason
-                complete([*ids, *reason_ids, *tokens.header], 8)
-
-        def common() -> None:
-            with ThreadPoolExecutor(WORKERS) as pool:
-                list(pool.map(row, range(len(pairs))))
-
-        root = url.removesuffix("/v1")
-        key = {"Authorization": f"Bearer {os.environ[str(config.api_key_env)]}"}
-
-        def reset_prefix_cache() -> None:
-            httpx.post(f"{root}/reset_prefix_cache", headers=key, timeout=60).raise_for_status()
-
-        seconds = in_turn(
-            {"judge": lambda: list(judge.compare_many(questions)), "common": common},
-            reset_prefix_cache,
-            repeats,
-        )
-    return seconds | {"rows": len(pairs)}
-
-
 def after_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> dict[str, Any]:
     """Time what follows the completions of RewardBench's number of rows."""
     from reasongenrm.benchmarks.rewardbench import REWARDBENCH
@@ -329,31 +255,33 @@ def after_part(recipe: Recipe, pairs: list[PreferencePair], repeats: int) -> dic
             for n, (p, s) in enumerate(zip(source, subsets, strict=False))
         ]
         (folder / "rows.jsonl").write_text("".join(map(dump_line, lines)), encoding="utf-8")
-        overrides = {"benchmarks": {"rewardbench": {"path": str(folder / "rows.jsonl")}}}
+        overrides = {"benchmarks": {"rewardbench": {"path": str(folder / "rows.jsonl")}}, "base": False}
         plain = recipe.model_dump(mode="json")
         plain["evaluate"] |= overrides
         run = Recipe.model_validate(
-            plain | {"name": "bench-after", "scalar": None, "judges": {judge: plain["judges"][judge]}}
+            plain
+            | {
+                "name": "bench-after",
+                "scalar": None,
+                "judges": dict.fromkeys((judge, "again"), plain["judges"][judge]),
+            }
         )
         os.chdir(_workplace(folder, run, recipe, judge))
         pairs = [pair for row in _rows(run) for pair in row.pairs]
         words = [encoder.content(" ".join(p.history[0]["content"].split() * 6)) for p in pairs[:50]]
         prompts = benchmark_prompts(run, pairs)
-        for name in ("base", judge):
+        for name in run.judges:
             out = run.folder / "evaluate" / "rewardbench" / name / "completions.jsonl"
             out.parent.mkdir(parents=True)
             with out.open("w", encoding="utf-8") as file:
                 for prompt in prompts:
-                    reason_ids = [*rng.choice(words), *encoder.completion("", rng.choice(("[[A]]", "[[B]]")))]
-                    ids = tuple(reason_ids)
-                    letters = {
-                        at: {t: rng.uniform(-3, 0) for t in _letters(encoder)} for at in [len(ids) - 3]
-                    }
+                    ids = (*rng.choice(words), *encoder.completion("", rng.choice(("[[A]]", "[[B]]"))))
+                    letters = {len(ids) - 3: {t: rng.uniform(-3, 0) for t in _letters(encoder)}}
                     completion = Completion(prompt.id, "", "stop", ids, letters, prompt_tokens=400)
                     file.write(dump_line(completion_to_json(completion)))
         began = time.perf_counter()
         evaluate(run)
-        return {"after": time.perf_counter() - began, "rows": len(pairs), "models": 2}
+        return {"after": time.perf_counter() - began, "rows": len(pairs), "models": len(run.judges)}
 
 
 def _letters(encoder: Any) -> tuple[int, ...]:
@@ -373,9 +301,10 @@ def _workplace(folder: Path, run: Recipe, recipe: Recipe, judge: str) -> Path:
     here = Path.cwd()
     for name in ("configs", "data", "build"):
         (folder / name).symlink_to(here / name)
-    adapter = folder / run.folder / "judges" / judge
-    adapter.mkdir(parents=True)
-    (adapter / "adapter").symlink_to((here / recipe.folder / "judges" / judge / "adapter").resolve())
+    for name in run.judges:
+        adapter = folder / run.folder / "judges" / name
+        adapter.mkdir(parents=True)
+        (adapter / "adapter").symlink_to((here / recipe.folder / "judges" / judge / "adapter").resolve())
     return folder
 
 
@@ -407,14 +336,6 @@ def report(results: dict[str, dict[str, Any]]) -> None:
             )
         cost = one["microseconds"]
         print(f"a decoded token: {cost['without']:.1f} us, with log-probabilities {cost['with']:.1f} us")
-    for part, how in (("server", "with the adapter"), ("merged", "with the adapter merged in")):
-        if part not in results:
-            continue
-        one = results[part]
-        print(f"\n{one['rows']} rows over a vLLM server {how}\n")
-        print("| method | seconds | times the judge's |\n|---|--:|--:|")
-        for name in ("judge", "common"):
-            print(f"| {name} | {one[name]:.2f} | {one[name] / one['judge']:.2f} |")
     if "after" in results:
         one = results["after"]
         print(
@@ -435,7 +356,7 @@ def main() -> None:
     if options.one:
         recipe = load_recipe(options.recipe, options.overrides)
         parts: dict[str, Callable[[Recipe, list[PreferencePair], int], dict[str, Any]]]
-        parts = {"engine": engine_part, "server": server_part, "merged": merged_part, "after": after_part}
+        parts = {"engine": engine_part, "after": after_part}
         pairs = rows_of_file(recipe, options.source, options.rows)
         print("\n" + json.dumps(parts[options.one](recipe, pairs, options.repeats)))
         return

@@ -27,7 +27,7 @@ from reasongenrm.metrics.scores import OUTCOMES
 from reasongenrm.records import Message, Rating
 from reasongenrm.report.explorer import payload
 from reasongenrm.report.run_files import read_run
-from reasongenrm.stages import evaluate as evaluate_stage
+from reasongenrm.stages import judges as judges_stage
 from reasongenrm.stages.evaluate import evaluate
 from reasongenrm.stages.rating import rating_counts
 from reasongenrm.store import PartStore, read_jsonl, write_jsonl
@@ -282,7 +282,7 @@ def files(recipe: Recipe) -> dict[str, bytes]:
 def lend(monkeypatch: pytest.MonkeyPatch, engine: VLLMEngine) -> Any:
     def lend(lives: int) -> Lent:
         lent = Lent(engine, lives)
-        monkeypatch.setattr(evaluate_stage, "load_engine", lambda *arguments, **options: lent)
+        monkeypatch.setattr(judges_stage, "load_engine", lambda *arguments, **options: lent)
         return lent
 
     return lend
@@ -307,7 +307,7 @@ def test_stage_3_rates_every_answer_and_a_killed_run_gives_the_same_bytes(
     last = lend(IMMORTAL)
     evaluate(killed)
     assert 0 < len(last.requested_ids) < len(first.requested_ids), "finished blocks are kept"
-    assert files(killed) == files(calm) and len(files(calm)) == 16
+    assert files(killed) == files(calm) and len(files(calm)) == 24
     assert not list(killed.folder.rglob("*.part.jsonl"))
 
     idle = lend(IMMORTAL)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.own_template import own_encoder
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.base import Engine, Request
-from reasongenrm.judge.ask import VerdictTask
+from reasongenrm.judge.ask import RESCUE, VerdictTask, ask_in_memory
 from reasongenrm.judge.turns import VERDICT, JudgingEngine, Turns
 from reasongenrm.records import Completion, JudgePrompt, PreferencePair
 from support.asked import in_turns
@@ -184,3 +187,69 @@ def test_a_failed_verdict_request_is_an_error(
     verdict = task.read(prompts[0], joined)
     assert (verdict.outcome, verdict.winner) == ("error", None) and joined.error == "no server is left"
     assert not task.needs_rescue(verdict)
+
+
+OWN = """\
+{%- for m in messages %}{% if m.role != 'reason' %}<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+
+
+@pytest.fixture
+def own_task(toy_tokenizer: Any) -> VerdictTask:
+    tokenizer = copy.deepcopy(toy_tokenizer)
+    tokenizer.chat_template = OWN
+    return VerdictTask(JudgingConfig(max_tokens=64), own_encoder(tokenizer), CONTEXT, seed=17)
+
+
+@pytest.mark.parametrize("text", ["A is right . so A is better . [[A]]", "it is **[[A]]**"])
+def test_in_one_turn_the_second_request_is_for_the_letter_alone(
+    text: str, own_task: VerdictTask, prompts: list[JudgePrompt]
+) -> None:
+    turns = own_task.turns
+    assert turns is not None
+    content = turns.encoder.content(text)
+    place = max(at for at, token in enumerate(content) if token == turns.tokens.letters[0])
+
+    def answer(request: Request) -> Completion:
+        if not request.id.endswith(VERDICT):
+            assert request.logprob_token_ids == () and request.stop_ids == (turns.tokens.end,)
+            return Completion(request.id, text, "stop", (*content, turns.tokens.end))
+        assert request.prompt_ids[-place:] == tuple(content[:place])
+        assert (
+            request.allowed == request.logprob_token_ids == turns.tokens.letters and request.max_tokens == 1
+        )
+        return Completion(
+            request.id,
+            "A",
+            "length",
+            turns.tokens.letters[:1],
+            {0: dict(zip(turns.tokens.letters, (-0.1, -2.1), strict=True))},
+        )
+
+    [(verdict, [completion])] = ask_in_memory(prompts[:1], Lazy(answer), own_task)
+    assert completion.text == text and completion.token_ids == (*content, turns.tokens.end)
+    assert verdict.winner == "A" and verdict.prob_a == pytest.approx(1 / (1 + math.exp(-2)))
+    assert verdict.reason == text[: text.index("[[")].strip()
+
+
+def test_in_one_turn_a_verdict_that_is_missing_is_requested_in_the_same_turn(
+    own_task: VerdictTask, prompts: list[JudgePrompt]
+) -> None:
+    turns = own_task.turns
+    assert turns is not None
+    encoder, text = turns.encoder, "first I read .\n\nthen I think"
+    log: list[Request] = []
+
+    def answer(request: Request) -> Completion:
+        log.append(request)
+        if not request.id.endswith(RESCUE):
+            return Completion(request.id, text, "length", tuple(encoder.content(text)))
+        logprobs = dict(zip(turns.tokens.letters, (-3.0, -1.0), strict=True))
+        return Completion(request.id, "B", "length", turns.tokens.letters[1:], {0: logprobs})
+
+    [(verdict, _)] = ask_in_memory(prompts[:1], Lazy(answer), own_task)
+    assert (verdict.winner, verdict.rescued, verdict.reason) == ("B", True, text)
+    shown = encoder.tokenizer.decode(list(log[-1].prompt_ids))
+    assert shown.endswith(f"<|im_start|>assistant\n{text}\n\n[[")

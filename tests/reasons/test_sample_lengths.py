@@ -45,15 +45,17 @@ def prompts(pair: PreferencePair, toy_prompts: PromptFile) -> list[JudgePrompt]:
 
 
 def test_tokens_are_those_of_the_longest_encoded_prompt(
-    prompts: list[JudgePrompt], toy_prompts: PromptFile
+    pair: PreferencePair, prompts: list[JudgePrompt], toy_prompts: PromptFile
 ) -> None:
     settings = recipe()
     tokenizer = load_tokenizer(settings.model)
     expected = {}
     for template in ("direct", "reason"):
         encoder = judge_encoder(settings, template, tokenizer)
-        expected[template] = max(len(encoder.encode(prompt.messages, generation=True)) for prompt in prompts)
-    assert LengthPolicy(settings, toy_prompts).tokens(prompts) == expected
+        wording = toy_prompts if template == "reason" else toy_prompts.for_direct()
+        worded = [judge_prompt(pair, prompt.order, wording) for prompt in prompts]
+        expected[template] = max(len(encoder.encode(prompt.messages, generation=True)) for prompt in worded)
+    assert LengthPolicy(settings, toy_prompts).tokens(pair, prompts) == expected
 
 
 def test_training_record_needs_room_for_its_verdict(
@@ -64,7 +66,7 @@ def test_training_record_needs_room_for_its_verdict(
     least += len(encoder.completion("", "[[A]]"))
     for max_tokens, fits in ((least, True), (least - 1, False)):
         policy = LengthPolicy(recipe(max_tokens, judges={"reasongenrm": {}}), toy_prompts)
-        drop = policy.problem(pair, prompts, policy.tokens(prompts))
+        drop = policy.problem(pair, prompts, policy.tokens(pair, prompts))
         assert (drop is None) == fits
     assert drop is not None and (drop.location, drop.stage, drop.reason) == (
         pair.id,
@@ -87,7 +89,7 @@ def test_context_needs_room_for_a_whole_reason(
     )
     for max_model_len, fits in ((least, True), (least - 1, False)):
         policy = LengthPolicy(recipe(max_model_len=max_model_len, teachers=teachers), toy_prompts)
-        drop = policy.problem(pair, prompts, policy.tokens(prompts))
+        drop = policy.problem(pair, prompts, policy.tokens(pair, prompts))
         assert (drop is None) == fits
     assert drop is not None and (drop.stage, drop.reason) == ("length", "longer_than_context")
     assert f"{least} tokens with a reason of {name!r}" in drop.detail
@@ -97,4 +99,4 @@ def test_teachers_do_not_count_where_no_judge_reasons(
     pair: PreferencePair, prompts: list[JudgePrompt], toy_prompts: PromptFile
 ) -> None:
     policy = LengthPolicy(recipe(max_model_len=80, judges={"genrm": {"template": "direct"}}), toy_prompts)
-    assert policy.problem(pair, prompts, policy.tokens(prompts)) is None
+    assert policy.problem(pair, prompts, policy.tokens(pair, prompts)) is None

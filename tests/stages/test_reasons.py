@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.prompts import PromptFile, judge_prompt
+from reasongenrm.chat.prompts import PromptFile, judge_prompt, place
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.errors import DataError
@@ -46,9 +46,11 @@ def reason(prompt: JudgePrompt, number: int, text: str) -> Reason:
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_prompts: PromptFile) -> Run:
     """A run with four prompts; each has two reasons that are worth scoring, and an empty one."""
-    prompts = [judge_prompt(pair, "AB", toy_prompts) for pair in toy_pairs("train", 1, seed=3)][:4]
+    recipe, pairs = Recipe(**RECIPE), list(toy_pairs("train", 1, seed=3))[:4]
+    prompts = [judge_prompt(pair, place(pair.id, recipe.seed), toy_prompts) for pair in pairs]
     monkeypatch.chdir(tmp_path)
-    run = Run(Recipe(**RECIPE), "prepare")
+    run = Run(recipe, "prepare")
+    write_jsonl(run.path("pairs.jsonl"), map(to_json, pairs))
     write_jsonl(run.path("prompts.jsonl"), map(to_json, prompts))
     texts = ("it is much better .", "", "the first one counts right .")
     rows = [reason(prompt, number, text) for prompt in prompts for number, text in enumerate(texts)]
@@ -101,7 +103,10 @@ def test_records_come_from_one_pass_over_the_prompts(
     assert sections["records"] == {"sft": 4, "genrm": 4}
     assert sections["reasons"]["dropped"] == {"empty_reason": 4, "not_the_best": 4}
     rows = [json.loads(line) for line in run.path("genrm.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row["id"] for row in rows] == [prompt.id for prompt in stage.read_prompts(run)]
+    prompts = list(stage.read_prompts(run))
+    assert [(row["pair_id"], row["order"]) for row in rows] == [(one.pair_id, one.order) for one in prompts]
+    asked, told = prompts[0].messages[0]["content"], rows[0]["prompt"][0]["content"]
+    assert asked.removesuffix(" explain why .") == told, "a judge without reasons is not asked to explain"
 
 
 def with_select(run: Run, **select: Any) -> Run:

@@ -1,21 +1,22 @@
-"""Open engines from a recipe: vLLM in this process, vLLM servers on this machine, or the API of another server."""
+"""Open engines from a recipe: vLLM in this process or in many workers, or the API of another server."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from reasongenrm.chat.encoder import ChatEncoder, load_tokenizer, template_text
+from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.grammar import Grammar
+from reasongenrm.chat.own_template import file_or_own_encoder
 from reasongenrm.config.engines import (
     AnthropicConfig,
     EngineConfig,
     ModelConfig,
     OpenAIConfig,
-    VLLMServerConfig,
 )
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.vllm import VLLMEngine
+from reasongenrm.engines.workers import EngineWorkers, needs_workers
 from reasongenrm.errors import ConfigError, EngineError
 from reasongenrm.store import read_json
 
@@ -26,33 +27,30 @@ def load_engine(
     *,
     seed: int,
     adapters: Sequence[Path] = (),
-    server: VLLMServerConfig | None = None,
+    task: str = "vLLM",
     logs: Path | None = None,
     on_event: Callable[[str], None] = lambda text: None,
 ) -> Engine:
-    """Start vLLM in this process, or as servers on this machine.
+    """Start vLLM in this process, or in the workers that `config` asks for.
 
     Args:
         model: the base.
         config: serving options.
         seed: of the engine.
         adapters: LoRA folders to serve on top of the base.
-        server: the servers to start; None for this process.
-        logs: folder for the servers' logs.
-        on_event: called with one line about each event of the servers that the user should see.
+        task: what the workers do, as their messages and `workers.json` name it.
+        logs: folder for the workers' logs and for `workers.json`.
+        on_event: called with one line about each event of the workers that the user should see.
 
     Raises:
-        EngineError: vLLM cannot serve the model.
+        EngineError: vLLM cannot serve the model, or the workers cannot start.
     """
     configs = [path / "adapter_config.json" for path in adapters]
     rank = max((int(read_json(file)["r"]) for file in configs), default=0)
-    if server is None:
+    if not needs_workers(config, config.tensor_parallel):
         return VLLMEngine(model, config, seed=seed, max_lora_rank=rank)
-    from reasongenrm.engines.serve import VLLMServers
-
-    paths = [str(path) for path in adapters]
-    return VLLMServers(
-        model, config, server, adapters=paths, max_lora_rank=rank, seed=seed, logs=logs, on_event=on_event
+    return EngineWorkers(
+        model, config, seed=seed, max_lora_rank=rank, task=task, logs=logs, on_event=on_event
     )
 
 
@@ -95,9 +93,10 @@ def open_server(
 def server_encoder(
     server: OpenAIConfig | AnthropicConfig,
     model: ModelConfig | None,
-    template: str,
+    template: str | None,
     grammar: Grammar,
     *,
+    reasons: bool,
     key: str,
 ) -> ChatEncoder | None:
     """Return the encoder for a judge that is served elsewhere; None where the server takes messages.
@@ -105,12 +104,13 @@ def server_encoder(
     Args:
         server: the server.
         model: whose tokenizer the server uses; needed by the completions API.
-        template: the chat template file.
+        template: the chat template file; None: that of the tokenizer.
         grammar: how the judge writes its verdict.
+        reasons: whether it writes a reason before its verdict, under the template of its tokenizer.
         key: the recipe key of `server`, named in errors.
 
     Raises:
-        ConfigError: a server of the completions API without a model.
+        ConfigError: a server of the completions API without a model, or a model without a chat template.
         EngineError: the tokenizer or the template cannot be loaded.
     """
     if server.kind == "anthropic" or server.api == "chat":
@@ -118,4 +118,4 @@ def server_encoder(
     if model is None:
         hint = "name the model whose tokenizer it has, or set api: chat"
         raise ConfigError("the completions API takes token ids", location=f"{key}: model", hint=hint)
-    return ChatEncoder(load_tokenizer(model), template_text(template, key="template"), grammar)
+    return file_or_own_encoder(model, template, grammar, reasons=reasons, key=f"{key}: template")

@@ -12,20 +12,22 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from reasongenrm.chat.encoder import (
     ADAPTER_PROMPTS,
     ChatEncoder,
     judge_encoder,
     load_tokenizer,
-    template_text,
+    template_wording,
 )
+from reasongenrm.chat.own_template import base_encoder, file_or_own_encoder
 from reasongenrm.chat.prompts import PromptFile, placed_prompts, rating_prompt
 from reasongenrm.config.engines import AnthropicConfig, EngineConfig, ModelConfig, OpenAIConfig
 from reasongenrm.config.evaluate import JudgingConfig, OtherJudge
 from reasongenrm.config.loading import load_recipe, section
 from reasongenrm.config.recipe import TEMPLATES, Recipe, Template
+from reasongenrm.console import say
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.loading import load_engine, open_server, server_encoder
 from reasongenrm.errors import ConfigError, DataError
@@ -88,7 +90,7 @@ class Judge:
     Args:
         engine: the engine that holds the base model.
         encoder: tokenizer and chat template of the judge; None for a server that takes messages.
-        prompt_file: the wording.
+        prompt_file: the wording; a verdict-only judge gets its section `direct`.
         config: orders, sampling and votes.
         seed: of placement and sampling.
         adapter: LoRA folder of the trained judge; None for the base model.
@@ -104,6 +106,8 @@ class Judge:
         seed: int = 17,
         adapter: str | Path | None = None,
     ) -> None:
+        if encoder and not encoder.reasons_first:
+            prompt_file = prompt_file.for_direct()
         self.engine, self.encoder, self.prompt_file, self.config = engine, encoder, prompt_file, config
         self.seed, self.adapter = seed, str(adapter) if adapter else None
         self.task = VerdictTask(config, encoder, engine.max_model_len, prompt_file.verdict, seed=seed)
@@ -117,7 +121,8 @@ class Judge:
 
         Args:
             recipe: the recipe, or its file; the judge is loaded from its run folder.
-            judge: the judge's name in the recipe, or `base`; the recipe's first judge by default.
+            judge: the judge's name in the recipe, or `base` or `base-direct` (the untrained base in its own chat template,
+                with and without reasons); the recipe's first judge by default.
             overrides: `key=value` as on the command line, for a file.
 
         Raises:
@@ -127,18 +132,22 @@ class Judge:
         if not isinstance(recipe, Recipe):
             recipe = load_recipe(str(recipe), list(overrides))
         name = judge or next(iter(recipe.judges))
-        template, adapters = recipe.student_template, []
-        if name != "base":
+        tokenizer, adapters = load_tokenizer(recipe.model), []
+        if name in ("base", "base-direct"):
+            encoder = base_encoder(recipe, tokenizer, reasons=name == "base")
+        else:
             if name not in recipe.judges:
-                hint = f"use base or one of: {', '.join(recipe.judges)}"
+                hint = f"use base, base-direct or one of: {', '.join(recipe.judges)}"
                 raise ConfigError(f"unknown judge {name!r}", location="judges", hint=hint)
-            template, adapters = recipe.judges[name].template, [recipe.folder / "judges" / name / "adapter"]
+            adapters = [recipe.folder / "judges" / name / "adapter"]
             if not adapters[0].is_dir():
                 problem = f"the judge {name!r} has no adapter"
                 raise ConfigError(problem, location=str(adapters[0]), hint="run 2_train.sh first")
-        encoder = judge_encoder(recipe, template, load_tokenizer(recipe.model))
+            encoder = judge_encoder(recipe, recipe.judges[name].template, tokenizer)
         prompt_file, config, seed = PromptFile.load(recipe.prompts), recipe.evaluate, recipe.seed
-        engine = load_engine(recipe.model, recipe.engine, seed=seed, adapters=adapters, server=config.server)
+        if name in recipe.judges:
+            prompt_file = template_wording(prompt_file, recipe.judges[name].template)
+        engine = load_engine(recipe.model, recipe.engine, seed=seed, adapters=adapters, on_event=say)
         return cls(engine, encoder, prompt_file, config, seed=seed, adapter=next(iter(adapters), None))
 
     @classmethod
@@ -148,24 +157,26 @@ class Judge:
         *,
         adapter: str | Path | None = None,
         template: Template | None = None,
+        reasons: bool = True,
         prompts: str | Path | None = None,
         engine: EngineConfig | Mapping[str, Any] | None = None,
         judging: JudgingConfig | Mapping[str, Any] | None = None,
         seed: int = 17,
     ) -> Judge:
-        """Load a model, with or without an adapter, as a judge on vLLM in this process.
+        """Load a model, with or without an adapter, as a judge on vLLM.
 
         Args:
             model: hub id or folder, or the recipe's section `model` (path, revision, dtype, trust_remote_code).
             adapter: LoRA folder.
-            template: the shipped chat template to use; by default the adapter's, or `reason` if it has none.
+            template: a shipped chat template to use; by default the adapter's, else the model's own.
+            reasons: whether the judge writes a reason before its verdict, under the model's own template.
             prompts: prompt file; by default the adapter's, or configs/prompts/judge.yaml if it has none.
             engine: the recipe's section `engine`.
             judging: the keys of `JudgingConfig`.
             seed: of placement and sampling.
 
         Raises:
-            ConfigError: a file is missing, or a key is unknown.
+            ConfigError: a file is missing, a key is unknown, or the model has no chat template.
             EngineError: the model cannot be served.
         """
         base = ModelConfig(path=model) if isinstance(model, str) else section(ModelConfig, model, "model")
@@ -174,17 +185,18 @@ class Judge:
         if folder and not (folder / "adapter_config.json").is_file():
             hint = "give the folder that peft saved"
             raise ConfigError("adapter_config.json not found", location=str(folder), hint=hint)
-        template_file = TEMPLATES[template or "reason"]
+        template_file = TEMPLATES[template] if template else None
         if folder and not template and (folder / "chat_template.jinja").is_file():
             template_file = str(folder / "chat_template.jinja")
         if not prompts and folder and (folder / ADAPTER_PROMPTS).is_file():
             prompts = folder / ADAPTER_PROMPTS
         prompt_file = PromptFile.load(prompts or DEFAULT_PROMPTS)
-        text = template_text(template_file, key="template")
-        encoder = ChatEncoder(load_tokenizer(base), text, prompt_file.verdict)
+        encoder = file_or_own_encoder(
+            base, template_file, prompt_file.verdict, reasons=reasons, key="template"
+        )
         config = section(JudgingConfig, judging or {}, "judging")
         adapters = [folder] if folder else []
-        running = load_engine(base, serving, seed=seed, adapters=adapters, server=config.server)
+        running = load_engine(base, serving, seed=seed, adapters=adapters, on_event=say)
         return cls(running, encoder, prompt_file, config, seed=seed, adapter=folder)
 
     @classmethod
@@ -193,7 +205,8 @@ class Judge:
         server: OpenAIConfig | AnthropicConfig | Mapping[str, Any],
         *,
         model: str | Mapping[str, Any] | ModelConfig | None = None,
-        template: Template = "reason",
+        template: Literal["own"] | Template = "own",
+        reasons: bool = True,
         prompts: str | Path = DEFAULT_PROMPTS,
         judging: JudgingConfig | Mapping[str, Any] | None = None,
         max_model_len: int = 8192,
@@ -207,7 +220,8 @@ class Judge:
                 or `AnthropicConfig`.
             model: the model whose tokenizer a server of the completions API uses; not needed by the others, which take
                 messages and return no P(A).
-            template: the chat template of such a server.
+            template: the chat template of such a server; `own` is that of its tokenizer.
+            reasons: whether the judge writes a reason before its verdict; see `OtherJudge`.
             prompts: prompt file.
             judging: the keys of `JudgingConfig`.
             max_model_len: tokens of prompt and completion together, of the server.
@@ -219,15 +233,19 @@ class Judge:
             ConfigError: a key is unknown, or a server of the completions API has no model.
             EngineError: the API key is missing.
         """
-        keys: dict[str, Any] = {"server": server, "template": template, "max_model_len": max_model_len}
+        keys: dict[str, Any] = {"server": server, "template": template, "reasons": reasons}
+        keys["max_model_len"] = max_model_len
         if model:
             keys["model"] = {"path": model} if isinstance(model, str) else model
         checked = section(OtherJudge, keys, "")
         config = section(JudgingConfig, judging or {}, "judging")
         prompt_file, key = PromptFile.load(prompts), "server"
+        file = None if checked.template == "own" else TEMPLATES[checked.template]
         encoder = server_encoder(
-            checked.server, checked.model, TEMPLATES[checked.template], prompt_file.verdict, key=key
+            checked.server, checked.model, file, prompt_file.verdict, reasons=reasons, key=key
         )
+        if not reasons:
+            prompt_file = prompt_file.for_direct()
         batches = Path(state) if state else Path(mkdtemp(prefix="reasongenrm-")) / "batches.jsonl"
         engine = open_server(checked.server, max_model_len=checked.max_model_len, state=batches, key=key)
         return cls(engine, encoder, prompt_file, config, seed=seed)

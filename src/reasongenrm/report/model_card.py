@@ -12,7 +12,7 @@ import yaml
 
 from reasongenrm.errors import ConfigError
 from reasongenrm.report.pages import printable, render
-from reasongenrm.report.run_files import BASE, SCALAR, BenchmarkRun, ModelRun, RunFiles, read_json, read_run
+from reasongenrm.report.run_files import BASES, SCALAR, BenchmarkRun, ModelRun, RunFiles, read_json, read_run
 from reasongenrm.report.run_table import facts, run_table, sections_and_subsets
 from reasongenrm.report.tables import one_line
 from reasongenrm.store import write_text
@@ -92,7 +92,7 @@ def _card(run: RunFiles, judge: str, training: Mapping[str, Any]) -> str:
 
 def _public_benchmark(benchmark: BenchmarkRun, judge: str) -> dict[str, str]:
     """Return the facts and the table of a benchmark, with the judge, the base and the scalar head."""
-    compared = {name: model for name, model in benchmark.models.items() if name in (BASE, judge, SCALAR)}
+    compared = {name: model for name, model in benchmark.models.items() if name in (*BASES, judge, SCALAR)}
     benchmark = replace(benchmark, path=_public(benchmark.path), models=compared)
     return {"name": benchmark.name, "facts": facts(benchmark), "table": run_table(benchmark).markdown()}
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from reasongenrm.chat.prompts import PromptFile
-from reasongenrm.config.evaluate import BenchmarkKind
-from reasongenrm.config.recipe import Recipe
+from reasongenrm.config.evaluate import BenchmarkKind, EvaluationSettings
 from reasongenrm.errors import ConfigError
 from reasongenrm.metrics.diagnostics import Diagnostics
 from reasongenrm.records import PairResult, PreferencePair, Rating
@@ -20,7 +19,7 @@ below all others (`_get_single_rating` in upstream's `generative_v2.py`); four s
 OUTCOMES = ("ok", "unparsed", "truncated", "error")
 
 
-def check_rating(recipe: Recipe) -> None:
+def check_rating(recipe: EvaluationSettings) -> None:
     """Check that the prompt file has a wording for ratings, if a benchmark needs it.
 
     Raises:
