@@ -37,14 +37,15 @@ def test_stage_1_samples_from_local_teachers_and_scores_all_reasons() -> None:
     both = prepare_works(recipe_of("data.both_orders=true", "teachers.blind.max_tokens=50"), 100, 400_000)
     assert both[0].prompts == 200 and both[1].new_tokens == 50
     served = recipe_of(
-        "teachers.blind.server={kind: openai, urls: [http://a/v1], model: m, api: chat}", "records={}"
+        "teachers.blind.server={kind: openai, urls: [http://a/v1], model: m, api: chat}",
+        "records={general: [{path: x, weight: 0.1}]}",
     )
     assert [work.name for work in prepare_works(served.model_copy(), 1, 1)] == [
         "sampling by student",
         "scoring",
     ]
     assert prepare_works(recipe_of(), 0, 0) == []
-    assert prepare_works(load_recipe("configs/qwen2.5-7b-genrm.yaml"), 100, 400_000) == []
+    assert prepare_works(recipe_of("judges={genrm: {template: direct}}"), 100, 400_000) == []
 
 
 def test_stage_2_trains_each_judge_on_its_records() -> None:
@@ -58,8 +59,10 @@ def test_stage_2_trains_each_judge_on_its_records() -> None:
 def test_stage_3_judges_with_every_local_model() -> None:
     recipe = load_recipe("configs/demo.yaml", ["evaluate.max_tokens=90"])
     works = {work.name: work for work in evaluate_works(recipe, 10, 4000)}
-    assert works.keys() == {"judging with base", "judging with reasongenrm", "judging with genrm"}
+    judges = ("base", "base-direct", "reasongenrm", "reasongenrm-wgen", "genrm")
+    assert works.keys() == {f"judging with {name}" for name in judges}
     assert works["judging with base"].prompts == 20  # both orders
+    assert works["judging with base-direct"].new_tokens == VERDICT_TOKENS
     assert works["judging with reasongenrm"].new_tokens == 90 + VERDICT_TOKENS
     assert works["judging with genrm"].new_tokens == VERDICT_TOKENS
     assert evaluate_works(recipe, 0, 0) == []

@@ -84,6 +84,7 @@ def toy_overrides(taught_model: Path, toy_data: Path) -> list[str]:
         "teachers.blind.samples=2",
         "teachers.blind.max_tokens=48",
         f"records.general.0.path={toy_data / 'general.jsonl'}",
+        "judges={reasongenrm: {template: reason, general: true}, genrm: {template: direct}}",
         "select.threshold=0.0",
         "select.min_kept=0",
         "select.giveaway_words=0",

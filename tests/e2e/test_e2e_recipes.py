@@ -1,5 +1,5 @@
-"""The 7B recipe's training arguments on tiny weights: bf16, checkpointing, r 64, packed records, ZeRO-2 and ZeRO-3 on two
-CPU processes, killed and resumed. The recipe file itself is loaded; model, data and sizes alone are other ones.
+"""The 7B recipe's training arguments on tiny weights: bf16, checkpointing, r 64, packed records, ZeRO-3 on two and ZeRO-2 on
+three CPU processes, killed and resumed. The recipe file itself is loaded; model, data and sizes alone are other ones.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from support.scripts import TRAIN, Bench, kill_at, lines, value_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-RECORDS = 64
+RECORDS = 16
 STEPS, SAVED = 5, 3
 """Of two steps per epoch; the checkpoint is in the middle of the second epoch."""
 
-RECIPES = {"qwen2.5-7b": ("reasongenrm", "sft.jsonl"), "qwen2.5-7b-genrm": ("genrm", "genrm.jsonl")}
-"""Recipe -> its judge, and the records of that."""
+RECIPE = "configs/qwen2.5-7b.yaml"
+RECORD_FILES = {"reasongenrm": "sft.jsonl", "genrm": "genrm.jsonl"}
+"""Judges of the recipe -> their records."""
 
 LAUNCH = {"zero2": "configs/accelerate/cpu-2proc.yaml", "zero3": "configs/accelerate/cpu-2proc-zero3.yaml"}
 
@@ -62,12 +63,12 @@ def write_stage_1(folder: Path, prompts: PromptFile) -> None:
 
 @pytest.fixture(scope="module")
 def overrides(bf16_model: Path) -> list[str]:
-    """Model, data and sizes; a batch of 32, by 8 passes of 2 records on each of two processes."""
+    """Model, data and sizes; a batch of 8, by 2 passes of at most 2 records on each process."""
     return [
         f"model.path={bf16_model}",
         "prompts=configs/prompts/toy.yaml",
         "data.max_tokens=512",
-        "train.batch=32",
+        "train.batch=8",
         "scalar=null",
         f"train.args.max_steps={STEPS}",
         f"train.args.save_steps={SAVED}",
@@ -82,19 +83,23 @@ def adapter_weights(folder: Path, judge: str) -> dict[str, Any]:
     return load_file(folder / "judges" / judge / "adapter" / "adapter_model.safetensors")
 
 
-@pytest.mark.parametrize(("recipe", "launch"), [("qwen2.5-7b", "zero3"), ("qwen2.5-7b-genrm", "zero2")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("judge", "launch", "processes"), [("reasongenrm", "zero3", 2), ("genrm", "zero2", 3)]
+)
 def test_a_7b_recipe_trains_and_resumes_after_a_kill(
     bench: Callable[[str, Sequence[str]], Bench],
     overrides: list[str],
     toy_prompts: PromptFile,
-    recipe: str,
+    judge: str,
     launch: str,
+    processes: int,
 ) -> None:
     import torch
 
-    judge, records = RECIPES[recipe]
-    made = bench(f"{recipe}-{launch}", [*overrides, f"train.launch={LAUNCH[launch]}"])
-    made.recipe = f"configs/{recipe}.yaml"
+    one = f"judges={{{judge}: {{template: {load_recipe(RECIPE).judges[judge].template}}}}}"
+    launch_words = [f"train.launch={LAUNCH[launch]}", f"train.launch_args=--num_processes {processes}"]
+    made = bench(f"{judge}-{launch}", [*overrides, one, *launch_words])
+    made.recipe = RECIPE
     for run in ("calm", "killed"):
         write_stage_1(made.folder(run), toy_prompts)
     made.good(TRAIN, "calm")
@@ -107,8 +112,11 @@ def test_a_7b_recipe_trains_and_resumes_after_a_kill(
     calm, killed = (made.folder(run) / "judges" / judge for run in ("calm", "killed"))
     summary = value_of(calm / "training.json")
     assert summary == value_of(killed / "training.json")
-    assert (summary["batch"], summary["processes"], summary["steps"]) == (32, 2, STEPS)
-    assert summary["packing"] and summary["records"] == lines(made.folder("calm") / records) == RECORDS
+    assert (summary["batch"], summary["processes"], summary["steps"]) == (8, processes, STEPS)
+    assert (
+        summary["packing"]
+        and summary["records"] == lines(made.folder("calm") / RECORD_FILES[judge]) == RECORDS
+    )
     config = value_of(calm / "adapter" / "adapter_config.json")
     assert (config["r"], config["lora_alpha"], config["lora_dropout"]) == (64, 128, 0.05)
 
@@ -129,10 +137,10 @@ def test_a_7b_recipe_trains_and_resumes_after_a_kill(
 
 def test_the_arguments_that_these_runs_use_are_those_of_the_recipe(overrides: list[str]) -> None:
     sizes = {"max_steps", "save_steps", "logging_steps", "warmup_steps"}
-    for name in RECIPES:
-        file, tiny = (load_recipe(f"configs/{name}.yaml", own) for own in ((), overrides))
-        assert {key: value for key, value in tiny.train.args.items() if key not in sizes} == {
-            key: value for key, value in file.train.args.items() if key not in sizes
-        }
-        assert json.dumps(tiny.train.lora) == json.dumps(file.train.lora) and file.train.batch == 128
-        assert tiny.train.args["gradient_checkpointing"] and tiny.model.dtype == "bfloat16"
+    file, tiny = (load_recipe(RECIPE, own) for own in ((), overrides))
+    assert {key: value for key, value in tiny.train.args.items() if key not in sizes} == {
+        key: value for key, value in file.train.args.items() if key not in sizes
+    }
+    assert json.dumps(tiny.train.lora) == json.dumps(file.train.lora) and file.train.batch == 128
+    assert tiny.train.args["gradient_checkpointing"] and tiny.model.dtype == "bfloat16"
+    assert not any(judge.args for judge in file.judges.values())
