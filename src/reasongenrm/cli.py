@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reasongenrm import console
-from reasongenrm.errors import EngineError, ReasonGenRMError
+from reasongenrm.errors import ConfigError, EngineError, ReasonGenRMError, write_hint
 from reasongenrm.records import SELECTORS
 
 if TYPE_CHECKING:
@@ -19,11 +20,21 @@ if TYPE_CHECKING:
 
 DEFAULT_RECIPE = "configs/qwen2.5-7b.yaml"
 
+USERS_ERRORS = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
+    *(errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EMFILE),
+}
+"""Errors of files and folders that the user can correct, wherever they occur."""
+
 STAGES = {
     "prepare": "stage 1: turn pairs into judge prompts, reasons and training records",
     "train": "stage 2: train the judges and the scalar head",
     "evaluate": "stage 3: run the benchmarks, and print one table for all models",
 }
+
+
+WITHOUT_RECIPE = ("model", "adapter", "server", "scalar", "benchmark")
+"""Options of `evaluate` that take the place of a recipe."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -37,8 +48,11 @@ def _parser() -> argparse.ArgumentParser:
         stage.add_argument(
             "--dry-run",
             action="store_true",
-            help="print recipe, row counts, two prompts and an estimate of memory and hours; then stop",
+            help="print recipe, row counts, two prompts, the steps that --redo names, and an estimate of memory and hours; "
+            "then stop",
         )
+        if name == "evaluate":
+            _add_models(stage)
     _add_doctor(verbs)
     _add_selection(verbs)
     _add_judge(verbs)
@@ -69,6 +83,26 @@ def _add_recipe(verb: argparse.ArgumentParser) -> None:
         "recipe", nargs="*", metavar="RECIPE|key=value",
         help=f"YAML file, by default $RECIPE or {DEFAULT_RECIPE}; then overrides of its keys, such as model.path=…",
     )  # fmt: skip
+
+
+def _add_models(verb: argparse.ArgumentParser) -> None:
+    """Add the options of an evaluation without a recipe."""
+    group = verb.add_argument_group(
+        "without a recipe",
+        "Judge benchmarks with any model; key=value sets engine.…, evaluate.…, model.… and name.",
+    )
+    group.add_argument("--model", metavar="ID", help="chat model: hub id, folder, or its name on the server")
+    group.add_argument("--adapter", metavar="FOLDER", help="LoRA adapter of a judge on this model")
+    group.add_argument(
+        "--server", metavar="URL", help="chat API of an OpenAI-compatible server, or: anthropic"
+    )
+    group.add_argument(
+        "--api-key-env", metavar="NAME", help="environment variable with the key of the server"
+    )
+    group.add_argument("--scalar", metavar="ID", help="reward model with one output: folder or hub id")
+    group.add_argument(
+        "--benchmark", metavar="KIND[:PATH],…", help="such as rewardbench,judgebench (default: rewardbench)"
+    )
 
 
 def _add_config(verb: argparse.ArgumentParser, example: str) -> None:
@@ -133,6 +167,8 @@ def _add_judge(verbs: Any) -> None:
     serve.add_argument("--allow-remote", action="store_true", help="bind to other hosts without a key")
     report = _add(verbs, "report", "rebuild the report of a run", _report, clean=False)
     report.add_argument("run_folder", metavar="RUN", help="run folder")
+    workers = _add(verbs, "workers", "show what each worker of a run did, and what it waited for", _workers)
+    workers.add_argument("run_folder", metavar="RUN", help="run folder")
     text = "compare runs, with paired significance tests"
     compare = _add(verbs, "compare", text, _compare, clean=False)
     compare.add_argument(
@@ -204,13 +240,35 @@ def _recipe(options: argparse.Namespace) -> Recipe:
     return load_recipe(path, overrides, limit=getattr(options, "limit", None))
 
 
+def _evaluate_models(options: argparse.Namespace) -> None:
+    from reasongenrm.config.models import models_recipe
+    from reasongenrm.stages.models import evaluate_models
+
+    if options.dry_run:
+        hint = "leave it out, or try the command with --limit 10"
+        raise ConfigError("it needs a recipe", location="--dry-run", hint=hint)
+    overrides = list(options.recipe)
+    if overrides and not re.match(r"[\w.-]+=", overrides[0]):
+        hint = "leave out the recipe, or --model, --server and --scalar"
+        raise ConfigError("a recipe names its models itself", location=overrides[0], hint=hint)
+    if options.limit is not None:
+        overrides.append(f"limit={options.limit}")
+    keys = ("model", "adapter", "server", "api_key_env", "scalar")
+    models = {key: getattr(options, key) for key in keys}
+    recipe = models_recipe(**models, benchmarks=options.benchmark or "rewardbench", overrides=overrides)
+    evaluate_models(recipe, options.redo)
+
+
 def _stage(options: argparse.Namespace) -> None:
+    if options.verb == "evaluate" and any(getattr(options, name) for name in WITHOUT_RECIPE):
+        _evaluate_models(options)
+        return
     recipe = _recipe(options)
     from reasongenrm.doctor.checks import check_machine
     from reasongenrm.stages import evaluate, prepare, preview, train
 
     if options.dry_run:
-        preview.preview(recipe, options.verb)
+        preview.preview(recipe, options.verb, options.redo)
         return
     check_machine(recipe, options.verb)
     if options.verb == "prepare":
@@ -230,6 +288,14 @@ def _doctor(options: argparse.Namespace) -> None:
         measure(recipe, Path(options.out) if options.out else None, tiny=options.tiny)
     else:
         examine(recipe)
+
+
+def _workers(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from reasongenrm.report.workers import workers_table
+
+    Console(file=console.stdout(), width=110).print(workers_table(Path(options.run_folder)).rich())
 
 
 def _select(options: argparse.Namespace) -> None:
@@ -268,7 +334,7 @@ def _serve(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> None:
     from reasongenrm.report.run_report import write_report
 
-    print(write_report(Path(options.run_folder)))
+    console.show(write_report(Path(options.run_folder)))
 
 
 def _compare(options: argparse.Namespace) -> None:
@@ -360,6 +426,11 @@ def _run(argv: list[str] | None) -> int:
     except ReasonGenRMError as error:
         note = console.log_note() if isinstance(error, EngineError) else ""
         console.say(f"reasongenrm: {error}{note}")
+        return 2
+    except OSError as error:
+        if not error.filename or error.errno not in USERS_ERRORS:
+            raise
+        console.say(f"reasongenrm: {error.filename}: {error.strerror} ({write_hint(error)})")
         return 2
     except KeyboardInterrupt:
         console.say("reasongenrm: interrupted; the same command resumes from here")

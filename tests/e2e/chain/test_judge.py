@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from support.scripts import ENVIRONMENT, ROOT, Chain, rows_of, snapshot
+from support.scripts import ENVIRONMENT, ROOT, Chain, rows_of, snapshot, stage_server
 
 pytestmark = pytest.mark.e2e
 
@@ -28,9 +28,8 @@ def start(words: Sequence[str]) -> subprocess.Popen[str]:
 
 
 def run(words: Sequence[str], text: str = "") -> tuple[int, str, str]:
-    process = start(words)
-    out, err = process.communicate(text, timeout=300)
-    return process.returncode, out, err
+    done = stage_server().run(words, text)
+    return done.code, done.stdout, done.stderr
 
 
 def recipe_words(chain: Chain) -> list[str]:
@@ -106,3 +105,33 @@ def test_models_of_a_run_are_compared(chain: Chain, tmp_path: Path) -> None:
 def test_a_judge_that_is_not_there_is_told(chain: Chain) -> None:
     code, _, err = run(["judge", "compare", *recipe_words(chain), "--judge", "nobody"], '{"prompt": "x", "a": "y", "b": "z"}\n')  # fmt: skip
     assert code == 2 and "nobody" in err and "reasongenrm" in err and "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_any_model_is_evaluated_without_a_recipe_as_stage_3_does_it(
+    chain: Chain, taught_model: Path, toy_data: Path
+) -> None:
+    name = chain.bench.name("any")
+    chain.bench.names.add(name)
+    words = [
+        "evaluate", "--model", str(taught_model), "--adapter", str(chain.folder / "judges" / "reasongenrm" / "adapter"),
+        "--scalar", str(chain.folder / "scalar"), "--benchmark", f"rewardbench:{toy_data / 'rewardbench.jsonl'}",
+        f"name={name}", "model.dtype=float32", "prompts=configs/prompts/toy.yaml", "evaluate.max_tokens=16",
+        "engine={max_model_len: 1024, max_num_seqs: 2, cpu_kv_gib: 1, enforce_eager: true}",
+    ]  # fmt: skip
+    code, out, err = run(words)
+    assert code == 0, err
+    folder, base = chain.folder.parent / name, taught_model.name
+    before, after = chain.folder / "evaluate" / "toy", folder / "evaluate" / "rewardbench"
+    for ours, theirs in {base: "base", f"{base}-direct": "base-direct", "reasongenrm": "reasongenrm"}.items():
+        assert ours in out
+        verdicts = [[(row["id"], row["winner"]) for row in rows_of(path / "verdicts.jsonl")]
+                    for path in (after / ours, before / theirs)]  # fmt: skip
+        assert verdicts[0] == verdicts[1] and verdicts[0]
+    assert (after / "scalar" / "results.jsonl").read_bytes() == (
+        before / "scalar" / "results.jsonl"
+    ).read_bytes()
+    assert (folder / "report.html").is_file()
+    files = snapshot(folder / "evaluate")
+    code, _, err = run(words)
+    assert code == 0 and "judging with" not in err and snapshot(folder / "evaluate") == files
