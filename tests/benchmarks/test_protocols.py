@@ -128,6 +128,15 @@ def test_a_model_that_scores_answers_has_no_orders() -> None:
     assert matrix[OFFICIAL] is not None and matrix[OFFICIAL].score == 1
 
 
+def test_a_decision_of_two_rescued_orders_is_rescued_once() -> None:
+    row = judgebench_row("x")
+    result = voted(row.id, ["A", "A"], ["B", "B"])
+    rescued = replace(result, verdicts=tuple(replace(one, rescued=True) for one in result.verdicts))
+    ours = scores(JudgeBench(), [row], {row.id: rescued})
+    counts = {name: (one.counts.n, one.counts.rescued) for name, one in ours.items()}
+    assert counts == {OFFICIAL: (2, 2), SINGLE: (1, 1), AVERAGED: (2, 2), CONSISTENT: (1, 1), MAJORITY: (1, 1)}
+
+
 def test_one_judged_order_is_the_single_order() -> None:
     row = judgebench_row("x")
     ours = scores(JudgeBench(), [row], judge_all([row], lambda *_: ("right",)))

@@ -45,7 +45,8 @@ class Counts:
         """Count the outcomes of some comparisons."""
         rows = list(results)
         outcomes = Counter(outcome for row in rows for outcome in row.outcomes)
-        rescued = sum(row.rescued for row in rows)
+        # One decision of several orders is one judgement, rescued if one of its orders was.
+        rescued = sum(min(row.rescued, len(row.outcomes)) for row in rows)
         return cls(n=outcomes.total(), rescued=rescued, **{name: outcomes[name] for name in OUTCOMES})
 
 
