@@ -134,7 +134,13 @@ def test_a_decision_of_two_rescued_orders_is_rescued_once() -> None:
     rescued = replace(result, verdicts=tuple(replace(one, rescued=True) for one in result.verdicts))
     ours = scores(JudgeBench(), [row], {row.id: rescued})
     counts = {name: (one.counts.n, one.counts.rescued) for name, one in ours.items()}
-    assert counts == {OFFICIAL: (2, 2), SINGLE: (1, 1), AVERAGED: (2, 2), CONSISTENT: (1, 1), MAJORITY: (1, 1)}
+    assert counts == {
+        OFFICIAL: (2, 2),
+        SINGLE: (1, 1),
+        AVERAGED: (2, 2),
+        CONSISTENT: (1, 1),
+        MAJORITY: (1, 1),
+    }
 
 
 def test_one_judged_order_is_the_single_order() -> None:
