@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.demo.build import skywork_row
 from reasongenrm.demo.world import toy_pairs
-from reasongenrm.errors import DataError
+from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.stages.preview import preview
 from reasongenrm.store import write_jsonl
 
@@ -48,6 +50,21 @@ def test_every_row_is_counted(recipe: Recipe, capsys: pytest.CaptureFixture[str]
     assert "--- estimate" in lines and lines[-1].startswith("assumed: ")
     assert any(line.startswith("| GPUs | GiB each | weights | KV cache | KV tokens |") for line in lines)
     assert not recipe.folder.exists()
+
+
+def test_steps_to_do_again_are_shown(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = recipe.model_copy(update={"name": f"test-{os.getpid()}-preview"})
+    write_jsonl(recipe.folder / "scored.jsonl", [])
+    try:
+        preview(recipe, "prepare", ["scores"])
+        assert [str(path) for path in recipe.folder.rglob("*")] == [str(recipe.folder / "scored.jsonl")]
+    finally:
+        shutil.rmtree(recipe.folder)
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("--- to do again, after the files before were moved to replaced/")
+    assert lines[start + 1 : start + 4] == ["scores: scored.jsonl", "records: no files yet", "--- estimate"]
+    with pytest.raises(ConfigError, match="there is no step 'score'"):
+        preview(recipe, "prepare", ["score"])
 
 
 def test_limit_counts_a_share_of_every_source(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,9 @@
-"""`--dry-run`: the input of a stage and an estimate of its memory and hours, without starting it."""
+"""`--dry-run`: the input of a stage, the steps to do again, and an estimate of memory and hours, without starting it."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import yaml
@@ -16,11 +16,14 @@ from reasongenrm.doctor.workload import evaluate_works, prepare_works, show_esti
 from reasongenrm.errors import DataError
 from reasongenrm.records import Drop, PreferencePair
 from reasongenrm.rows.turns import BadRow, read_prompt
+from reasongenrm.run import Run
 from reasongenrm.stages.evaluate import benchmark_rows
+from reasongenrm.stages.fingerprints import evaluate_steps, prepare_steps, train_steps
 from reasongenrm.store import read_jsonl
 from reasongenrm.train.tokens import record_files
 
 EXAMPLES = 2
+STEPS = {"prepare": prepare_steps, "train": train_steps, "evaluate": evaluate_steps}
 
 
 class Size(NamedTuple):
@@ -35,12 +38,18 @@ class Size(NamedTuple):
     characters: int
 
 
-def preview(recipe: Recipe, stage: str) -> None:
-    """Print the resolved recipe, row counts, two rendered prompts and an estimate of a stage; write nothing.
+def preview(recipe: Recipe, stage: str, redo: Sequence[str] = ()) -> None:
+    """Print the resolved recipe, row counts, two rendered prompts, the steps to do again and an estimate of a stage; write
+    nothing.
 
     Args:
         stage: `prepare`, `train` or `evaluate`.
+        redo: words that name steps to do again.
+
+    Raises:
+        ConfigError: a word names no step.
     """
+    redone = Run(recipe, stage).steps_to_redo(STEPS[stage](recipe), redo)
     show(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     if stage == "train":
         works = train_works(recipe, _preview_records(recipe))
@@ -50,6 +59,11 @@ def preview(recipe: Recipe, stage: str) -> None:
         )
     else:
         works = evaluate_works(recipe, *_preview_pairs(recipe, _benchmark_pairs(recipe)))
+    if redone:
+        show("--- to do again, after the files before were moved to replaced/")
+    for name, paths in redone.items():
+        files = ", ".join(str(path.relative_to(recipe.folder)) for path in paths)
+        show(f"{name}: {files or 'no files yet'}")
     show_estimate(recipe, stage, works)
 
 
