@@ -32,6 +32,7 @@ from reasongenrm.processes import die_with_parent
 from reasongenrm.report.tables import MISSING, TextTable
 from reasongenrm.run import build_manifest
 from reasongenrm.store import write_json
+from reasongenrm.train.builds import clear_build_locks
 from reasongenrm.train.launch import (
     Launch,
     launch_command,
@@ -178,7 +179,12 @@ def run_limited(
     with (
         log.open("w", encoding="utf-8") as out,
         subprocess.Popen(
-            command, stdout=out, stderr=out, env=environment, preexec_fn=die_with_parent
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            env=environment,
+            preexec_fn=die_with_parent,
         ) as process,
     ):
         try:
@@ -225,12 +231,10 @@ def time_training(job: Job, machine: Machine, launch_file: Path, packing: bool, 
     )
     log = work / "log"
     judge = next(iter(recipe.judges))
-    # What DeepSpeed compiles stays in this folder: a part that is stopped would leave the user's cache locked.
-    extensions = {"TORCH_EXTENSIONS_DIR": str(job.folder / "extensions")}
     command = launch_command(recipe.train, launch, "reasongenrm.doctor.training", str(path), judge, str(work))
-    code, problem = run_limited(
-        command, launch_environment(launch) | OFFLINE | extensions, log, PART_LIMIT["training"], began
-    )
+    clear_build_locks()  # a part that was stopped may have left one
+    environment = launch_environment(launch) | OFFLINE
+    code, problem = run_limited(command, environment, log, PART_LIMIT["training"], began)
     measured = work / "measured.json"
     if measured.exists():
         job.add_row(
