@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from support.scripts import ENVIRONMENT, ROOT
+from support.scripts import ENVIRONMENT, ROOT, Done, stage_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -25,12 +25,10 @@ COMMAND = str(Path(sys.prefix) / "bin" / "reasongenrm")
 NAME = f"test-{os.getpid()}-scalar"
 
 
-def run(*words: str, given: str | None = None, code: int = 0) -> subprocess.CompletedProcess[str]:
+def run(*words: str, given: str = "", code: int = 0) -> Done:
     """Run the command line at the root of the repository."""
-    done = subprocess.run(
-        [COMMAND, *words], cwd=ROOT, env=os.environ | ENVIRONMENT, input=given, text=True, capture_output=True, check=False
-    )  # fmt: skip
-    assert done.returncode == code, (done.stdout[-2000:], done.stderr[-3000:])
+    done = stage_server().run(words, given)
+    assert done.code == code, (done.stdout[-2000:], done.stderr[-3000:])
     assert "Traceback" not in done.stderr
     return done
 

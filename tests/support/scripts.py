@@ -1,4 +1,5 @@
-"""How the end-to-end tests run the three scripts: in processes of their own, which can be killed and looked for."""
+"""How the end-to-end tests run the three scripts: in processes of their own, which can be killed and looked for; or, where
+only the outcome matters, as forks of a process that has imported the libraries once."""
 
 from __future__ import annotations
 
@@ -10,14 +11,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PREPARE, TRAIN, EVALUATE = "1_prepare.sh", "2_train.sh", "3_eval_reward_bench.sh"
+VERBS = {PREPARE: "prepare", TRAIN: "train", EVALUATE: "evaluate"}
 BAD_LINES = (
     '{"chosen": [{"role": "user", "content": "broken',
     '{"chosen": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "x"}], "source": "no-rejected"}',
@@ -46,6 +51,58 @@ class Done:
     seconds: float
 
 
+class StageServer:
+    """Runs of the command line as forks of one process (`stage_server.py`), which has imported the libraries once."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "tests" / "support" / "stage_server.py")],
+            cwd=ROOT, env=os.environ | ENVIRONMENT, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        self._answer("ready")
+
+    def _answer(self, word: str) -> list[int]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().split()
+        assert line and line[0] == word, (line, self.process.stderr.read() if self.process.stderr else "")
+        return [int(number) for number in line[1:]]
+
+    def start(self, words: Sequence[str], streams: Sequence[str] = (os.devnull,) * 3) -> int:
+        """Start one run, the leader of a new session; return its process id."""
+        request = {"words": list(words), "streams": list(streams), "environment": os.environ | ENVIRONMENT}
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        [child] = self._answer("started")
+        return child
+
+    def ended(self) -> int:
+        """Wait for the end of the run; return its exit code."""
+        _, code = self._answer("ended")
+        return code
+
+    def run(self, words: Sequence[str], text: str = "") -> Done:
+        """Run a command to its end, 400 seconds at most, with a text as its input."""
+        begin = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            given, out, err = (Path(folder, name) for name in ("in", "out", "err"))
+            given.write_text(text, encoding="utf-8")
+            child = self.start(words, [str(given), str(out), str(err)])
+            limit = threading.Timer(400, os.killpg, (child, signal.SIGKILL))
+            limit.start()
+            code = self.ended()
+            limit.cancel()
+            seconds = time.monotonic() - begin
+            return Done(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"), seconds)
+
+
+@cache
+def stage_server() -> StageServer:
+    """The server of these tests; it ends with them."""
+    return StageServer()
+
+
 @dataclass
 class Bench:
     """Starts scripts with overrides that all of a test's runs share.
@@ -70,9 +127,8 @@ class Bench:
 
     def start(self, script: str, run: str, *words: str) -> subprocess.Popen[str]:
         """Start a script as the leader of a new session and process group."""
-        self.names.add(self.name(run))
         return subprocess.Popen(
-            [f"./{script}", self.recipe, f"name={self.name(run)}", *self.shared, *words],
+            [f"./{script}", *self.words(run), *words],
             cwd=ROOT,
             env=os.environ | ENVIRONMENT,
             stdin=subprocess.DEVNULL,
@@ -82,8 +138,17 @@ class Bench:
             start_new_session=True,
         )
 
+    def words(self, run: str) -> list[str]:
+        """The recipe and the overrides of a run, which is removed at the end."""
+        self.names.add(self.name(run))
+        return [self.recipe, f"name={self.name(run)}", *self.shared]
+
     def run(self, script: str, run: str, *words: str) -> Done:
-        """Run a script to its end."""
+        """Run a stage to its end, as its script does."""
+        return stage_server().run([VERBS[script], *self.words(run), *words])
+
+    def run_script(self, script: str, run: str, *words: str) -> Done:
+        """Run a script to its end, in a process of its own."""
         begin = time.monotonic()
         process = self.start(script, run, *words)
         try:
@@ -94,7 +159,7 @@ class Bench:
         return Done(process.returncode, stdout, stderr, time.monotonic() - begin)
 
     def good(self, script: str, run: str, *words: str) -> Done:
-        """Run a script that has to succeed."""
+        """Run a stage that has to succeed."""
         done = self.run(script, run, *words)
         assert done.code == 0, f"{script} ended with {done.code}:\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr

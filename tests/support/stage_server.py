@@ -1,7 +1,7 @@
-"""Starts stage 1 many times without importing its libraries many times: each start is a fork of this process.
+"""Runs the command line many times without importing its libraries many times: each run is a fork of this process.
 
-One request per line on stdin: a JSON list of the recipe and its overrides. Answers on stdout: `started PID`, and when
-the child has ended `ended PID CODE`. The child runs the stage as the command line does.
+One request per line on stdin: a JSON object with the `words` of the command line, its `environment`, and the files that
+are its three `streams`. Answers on stdout: `started PID`, and when the child has ended `ended PID CODE`.
 """
 
 from __future__ import annotations
@@ -10,33 +10,60 @@ import json
 import os
 import sys
 import threading
+from typing import Any
 
-# What the stage imports; no thread and no engine is started by this, so that a fork is a fresh process.
+os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+
+# What the stages import; no thread and no engine is started by this, so that a fork is a fresh process.
+import accelerate
+import datasets
+import peft
 import torch
 import transformers
 import trl
 import vllm.v1.worker.cpu_model_runner
 import vllm.v1.worker.cpu_worker
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
+from trl import SFTConfig
 from vllm import LLM  # `import vllm` alone loads next to nothing
 from vllm.model_executor.models import qwen2
 
 from reasongenrm.cli import main
-from reasongenrm.stages import prepare
+from reasongenrm.stages import evaluate, prepare, preview, scalar, train
 
-LOADED = (torch, transformers, trl, vllm, LLM, qwen2, AutoModelForCausalLM, AutoTokenizer, prepare)
+LOADED = (
+    accelerate, datasets, peft, torch, transformers, trl, vllm, AutoModelForCausalLM, AutoTokenizer, LLM, SFTConfig, Trainer,
+    evaluate, prepare, preview, qwen2, scalar, train,
+)  # fmt: skip
+
+
+def run(request: dict[str, Any]) -> None:
+    """Become the command line."""
+    os.setsid()
+    for number, (name, mode) in enumerate(zip(request["streams"], ("rb", "wb", "wb"), strict=True)):
+        with open(name, mode) as file:
+            os.dup2(file.fileno(), number)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = ["reasongenrm", *request["words"]]
+    sys.modules["__main__"].__file__ = None  # processes that the stage spawns would import all of the above
+    try:
+        code = main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def serve() -> None:
     for line in sys.stdin:
-        words = json.loads(line)
         child = os.fork()
         if child == 0:
-            os.setsid()
-            devnull = os.open(os.devnull, os.O_RDWR)
-            os.dup2(devnull, 0)
-            os.dup2(devnull, 1)
-            os._exit(main(words))
+            try:
+                run(json.loads(line))
+            finally:
+                os._exit(70)
         print(f"started {child}", flush=True)
         _, status = os.waitpid(child, 0)
         print(f"ended {child} {os.waitstatus_to_exitcode(status)}", flush=True)

@@ -26,22 +26,29 @@ def files_until(output: Path, words: list[str]) -> set[str]:
     """Return the source files, relative to the package, that ran while `main(words)` made `output`."""
     files: set[str] = set()
 
-    def note(frame: FrameType, event: str, argument: Any) -> None:
+    def note(frame: FrameType, event: str, argument: Any) -> None:  # called once per call of a function
         code = frame.f_code
         # Functions only: a class body has another flag.
-        if event == "call" and code.co_flags & inspect.CO_OPTIMIZED and code.co_filename.startswith(SOURCE):
+        if code.co_flags & inspect.CO_OPTIMIZED and code.co_filename.startswith(SOURCE):
             files.add(code.co_filename.removeprefix(SOURCE))
-        elif event == "c_return" and argument is os.replace and output.exists():
+
+    replace = os.replace
+
+    def replace_and_stop(*names: Any, **options: Any) -> None:
+        replace(*names, **options)
+        if output.exists():
             stop()
 
     def stop() -> None:
-        sys.setprofile(None)
-        threading.setprofile(None)
+        sys.settrace(None)
+        threading.settrace(None)  # type: ignore[arg-type]
+        os.replace = replace
 
     for module in pkgutil.walk_packages([SOURCE], "reasongenrm."):
         import_module(module.name)  # what runs at import does nothing to a row
-    threading.setprofile(note)
-    sys.setprofile(note)
+    os.replace = replace_and_stop  # type: ignore[assignment]
+    threading.settrace(note)
+    sys.settrace(note)
     code = main(words)
     stop()
     assert code == 0 and output.exists()
