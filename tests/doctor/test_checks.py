@@ -61,7 +61,7 @@ def failures(recipe: Recipe) -> list[str]:
         ([RTX], ["engine.gpu_memory_utilization=0.69"], "engine.max_model_len: a sequence of 8192 tokens does not fit into 0.4 GiB of KV cache (NVIDIA GeForce RTX 4090) (set it to "),
         ([Gpu("Tesla T4", 15, "580.1", 7.5)], [], "model.dtype: bfloat16 needs compute capability 8.0; Tesla T4 has 7.5 (set model.dtype=float16)"),
         ([Gpu("NVIDIA H100 80GB HBM3", 79.6, "570.133.20", 9.0)], [], "driver: 570.133.20 is too old for CUDA 13.0, with which torch was built (install driver 580 or newer, or a torch and vLLM for an older CUDA)"),
-        ([H100], ["evaluate.server={kind: vllm, replicas: 2}"], "evaluate.server.replicas: 2 servers of 1 GPU each, but 1 GPU is visible (set evaluate.server.replicas=1)"),
+        ([H100] * 3, ["engine.workers=2", "engine.tensor_parallel=2"], "engine.workers: 2 workers of 2 GPUs each, but 3 GPUs are visible (set engine.workers=1, or auto)"),
     ],
 )  # fmt: skip
 def test_a_machine_that_cannot_run_a_stage_is_named_before_any_work(
@@ -69,9 +69,6 @@ def test_a_machine_that_cannot_run_a_stage_is_named_before_any_work(
 ) -> None:
     use(machine_of(*gpus))
     recipe = recipe_of(*overrides)
-    if "replicas" in message and stage == "prepare":
-        check_machine(recipe, stage)  # stage 1 starts no such servers
-        return
     with pytest.raises(ConfigError) as caught:
         check_machine(recipe, stage)
     assert str(caught.value).startswith(message)

@@ -14,7 +14,7 @@ from reasongenrm.errors import EngineError
 pytestmark = pytest.mark.unit
 
 MODEL = ModelConfig(path="owner/name")
-OF_THE_CPU = {"max_num_seqs", "enable_chunked_prefill", "max_num_batched_tokens"}
+OF_THE_CPU = {"max_num_seqs", "enable_chunked_prefill", "max_num_batched_tokens", "block_size"}
 
 
 @pytest.fixture(params=[True, False], ids=["gpu", "cpu"])

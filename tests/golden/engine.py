@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.verdict import VerdictTokens
-from reasongenrm.engines.base import Request
+from reasongenrm.engines.base import Engine, Request
 from reasongenrm.judge.ask import RESCUE
 from reasongenrm.judge.turns import VERDICT
 from reasongenrm.records import Completion
@@ -33,7 +33,7 @@ def draw(*parts: Any) -> int:
     return int(hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest(), 16)
 
 
-class ScriptedEngine:
+class ScriptedEngine(Engine):
     """An engine that answers by the hash of a request's prompt and seed; it is right, wrong, unreadable, cut or failed.
 
     Args:

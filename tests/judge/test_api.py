@@ -1,10 +1,8 @@
-"""The Python API on real engines: vLLM in this process, our vLLM servers, and a server that takes messages."""
+"""The Python API on real engines: vLLM in this process, and a vLLM server that takes token ids or messages."""
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +10,15 @@ import pytest
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, place
-from reasongenrm.config.engines import EngineConfig, ModelConfig, VLLMServerConfig
+from reasongenrm.config.engines import EngineConfig, ModelConfig
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.demo.world import toy_pairs
-from reasongenrm.engines.serve import VLLMServers
 from reasongenrm.engines.vllm import VLLMEngine
-from reasongenrm.errors import ConfigError, DataError, EngineError
+from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
-from reasongenrm.processes import has_ended
 from reasongenrm.records import Comparison, PreferencePair
+from support.vllm_server import vllm_server
 
 pytestmark = pytest.mark.engine
 
@@ -30,7 +27,7 @@ SERVING = EngineConfig(max_model_len=CONTEXT, max_num_seqs=8, cpu_kv_gib=1, enfo
 
 
 def judge_on(
-    engine: VLLMEngine | VLLMServers,
+    engine: VLLMEngine,
     encoder: ChatEncoder,
     prompts: PromptFile,
     adapter: str | None = None,
@@ -156,89 +153,50 @@ def test_hostile_and_broken_input(judge: Judge) -> None:
         judge.compare("say hi", 3, "b")  # type: ignore[arg-type]
 
 
-# --- servers of our own
-
-
-@pytest.fixture(scope="module")
-def servers(
-    student: ModelConfig, adapter: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[VLLMServers]:
-    logs = tmp_path_factory.mktemp("servers")
-    config = VLLMServerConfig(kind="vllm", startup_seconds=300)
-    running = VLLMServers(student, SERVING, config, adapters=[str(adapter)], max_lora_rank=4, logs=logs)
-    pids = [process.pid for process in running._processes]
-    yield running
-    running.close()
-    assert all(has_ended(pid) for pid in pids)
-
-
-@pytest.mark.slow
-def test_our_server_gives_the_comparisons_of_this_process(
-    servers: VLLMServers, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile, adapter: Path,
-    rows: list[tuple[str, str, str]], comparisons: list[Comparison], engine: VLLMEngine,
-) -> None:  # fmt: skip
-    served = judge_on(servers, encoders["reason"], toy_prompts, str(adapter))
-    for one, two in zip(served.compare_many(rows), comparisons, strict=True):
-        close(one, two, 1e-3)
-    base = judge_on(servers, encoders["reason"], toy_prompts)
-    here = judge_on(engine, encoders["reason"], toy_prompts)
-    for one, two in zip(base.compare_many(rows[:4]), here.compare_many(rows[:4]), strict=True):
-        close(one, two, 1e-3)
-    with pytest.raises(EngineError, match="without the adapter"):
-        list(judge_on(servers, encoders["reason"], toy_prompts, "elsewhere").compare_many(rows[:1]))
+# --- a stock vLLM server
 
 
 @pytest.mark.slow
 def test_an_external_server_takes_token_ids_or_messages(
-    servers: VLLMServers,
     student: ModelConfig,
     comparisons: list[Comparison],
     rows: list[tuple[str, str, str]],
     adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    engine = servers._engines[servers._names[str(adapter)]]
-    reach = {
-        "kind": "openai",
-        "urls": engine._config.urls,
-        "model": engine._config.model,
-        "api_key_env": "REASONGENRM_SERVER_KEY",
-    }
+    monkeypatch.setenv("FLEET_KEY", "not-a-secret-of-anyone")
+    options = (
+        "--max-model-len",
+        str(CONTEXT),
+        "--enable-lora",
+        "--max-lora-rank",
+        "8",
+        "--lora-modules",
+        f"judge={adapter}",
+    )
     judging = {"max_tokens": 24}
-    with Judge.from_server(
-        reach, model=student, prompts="configs/prompts/toy.yaml", judging=judging, max_model_len=CONTEXT
-    ) as judge:
-        for one, two in zip(judge.compare_many(rows), comparisons, strict=True):
-            close(one, two, 1e-3)
-    with Judge.from_server(
-        reach | {"api": "chat"}, prompts="configs/prompts/toy.yaml", judging=judging, max_model_len=CONTEXT
-    ) as judge:
-        for comparison in judge.compare_many(rows[:3]):
-            assert len(comparison.verdicts) == 2 and comparison.prob_a is None
-            assert (
-                comparison.outcome in ("ok", "tie", "unparsed", "truncated") and comparison.prompt_tokens > 0
-            )
+    with vllm_server(student.path, "not-a-secret-of-anyone", tmp_path / "log", options) as url:
+        reach = {"kind": "openai", "urls": [url], "model": "judge", "api_key_env": "FLEET_KEY"}
+        with Judge.from_server(
+            reach, model=student, prompts="configs/prompts/toy.yaml", judging=judging, max_model_len=CONTEXT
+        ) as judge:
+            for one, two in zip(judge.compare_many(rows), comparisons, strict=True):
+                close(one, two, 1e-3)
+        with Judge.from_server(
+            reach | {"api": "chat"},
+            prompts="configs/prompts/toy.yaml",
+            judging=judging,
+            max_model_len=CONTEXT,
+        ) as judge:
+            for comparison in judge.compare_many(rows[:3]):
+                assert len(comparison.verdicts) == 2 and comparison.prob_a is None
+                assert comparison.outcome in ("ok", "tie", "unparsed", "truncated")
+                assert comparison.prompt_tokens > 0
     with pytest.raises(ConfigError, match="token ids"):
         Judge.from_server(reach)
     with pytest.raises(ConfigError, match="server"):
         Judge.from_server(reach | {"urls": []})
-
-
-@pytest.mark.slow
-def test_a_server_that_fails_shows_the_end_of_its_log(student: ModelConfig, tmp_path: Path) -> None:
-    config = VLLMServerConfig(kind="vllm", startup_seconds=120, args=("--no-such-option",))
-    with pytest.raises(EngineError, match="no-such-option") as caught:
-        VLLMServers(student, SERVING, config, logs=tmp_path)
-    assert (
-        caught.value.location == str(tmp_path / "server-0.log") and "ended with code" in caught.value.problem
-    )
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-    assert not any("no-such-option" in Path(f"/proc/{pid}/cmdline").read_text() for pid in children)
-
-
-def test_a_server_that_starts_too_slowly_is_stopped(student: ModelConfig, tmp_path: Path) -> None:
-    config = VLLMServerConfig(kind="vllm", startup_seconds=0.5)
-    with pytest.raises(EngineError, match="does not answer after"):
-        VLLMServers(student, SERVING, config, logs=tmp_path)
 
 
 # --- what is loaded

@@ -11,7 +11,7 @@ from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.chat.verdict import VerdictTokens
 from reasongenrm.config.evaluate import JudgingConfig
-from reasongenrm.engines.base import Request, request_seed
+from reasongenrm.engines.base import Engine, Request, request_seed
 from reasongenrm.judge.ask import RESCUE, VerdictTask, read_all
 from reasongenrm.judge.turns import VERDICT
 from reasongenrm.records import Completion, JudgePrompt, PreferencePair
@@ -27,7 +27,7 @@ class Killed(Exception):
     """Represents a SIGKILL."""
 
 
-class Scripted:
+class Scripted(Engine):
     """An engine whose completions are a function of the request; records its requests."""
 
     def __init__(
@@ -73,7 +73,13 @@ def answers(
 
     def answer(request: Request) -> Completion:
         if request.id.endswith(RESCUE):
-            return Completion(request.id, "", "length", (tokens.letters[1],), {0: {tokens.letters[0]: -2.0, tokens.letters[1]: -1.0}})
+            return Completion(
+                request.id,
+                "",
+                "length",
+                (tokens.letters[1],),
+                {0: {tokens.letters[0]: -2.0, tokens.letters[1]: -1.0}},
+            )
         kind = number[request.id] % 3
         ids = encoder.completion("so A", "[[A]]") if kind == 0 else encoder.content("so on and on")
         place = ids.index(tokens.letters[0], ids.index(tokens.header[0])) if kind == 0 else -1

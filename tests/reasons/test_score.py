@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import EngineError
 from reasongenrm.reasons import forward, score
 from reasongenrm.reasons.score import (
+    BatchScorer,
     Continuation,
     EncodedGroup,
     Scorer,
@@ -309,6 +310,18 @@ def dying(scorer: Student, lives: float) -> Scorer:
     return score
 
 
+def in_turn(load: Callable[[], Scorer]) -> BatchScorer:
+    """Score batches one after the other, by a scorer that is loaded for the first."""
+
+    def score_batches(batches: Iterable[list[EncodedGroup]]) -> Iterator[list[ScoredReason]]:
+        scorer: Scorer | None = None
+        for batch in batches:
+            scorer = scorer or load()
+            yield scorer(batch)
+
+    return score_batches
+
+
 def never() -> Scorer:
     raise AssertionError("nothing is left to score, so no model is loaded")
 
@@ -332,7 +345,7 @@ def test_killed_scoring_ends_with_the_same_bytes(
         progress: list[int] = []
         score_reasons(
             iter(prompts),
-            lambda: dying(scorer, lives),
+            in_turn(lambda: dying(scorer, lives)),
             encoder,
             PartStore(final),
             batch_tokens=batch_tokens,
@@ -355,7 +368,7 @@ def test_killed_scoring_ends_with_the_same_bytes(
     assert sum(run(killed, math.inf)) == len(reasons)
     assert killed.read_bytes() == calm.read_bytes()
     assert [row["id"] for row in read_jsonl(calm)] == reasons
-    score_reasons(iter(prompts), never, encoder, PartStore(calm), batch_tokens=batch_tokens)
+    score_reasons(iter(prompts), in_turn(never), encoder, PartStore(calm), batch_tokens=batch_tokens)
 
 
 @engine_test
@@ -365,7 +378,7 @@ def test_another_batch_size_continues_what_was_interrupted(
     def run(final: Path, lives: float, batch_tokens: int) -> dict[str, ScoredReason]:
         store = PartStore(final)
         load = lambda: dying(scorer, lives)  # noqa: E731
-        score_reasons(iter(prompts), load, encoders["reason"], store, batch_tokens=batch_tokens)
+        score_reasons(iter(prompts), in_turn(load), encoders["reason"], store, batch_tokens=batch_tokens)
         return {row["id"]: ScoredReason(**row) for row in read_jsonl(final)}
 
     calm = run(tmp_path / "calm.jsonl", math.inf, 300)
@@ -383,7 +396,7 @@ def test_the_letter_alone_is_scored_at_the_token_in_which_the_verdicts_differ(
 ) -> None:
     encoder = encoders["reason"]
     store = PartStore(tmp_path / "scored.jsonl")
-    score_reasons(prompts, lambda: scorer.score, encoder, store, batch_tokens=400, letter_only=True)
+    score_reasons(prompts, in_turn(lambda: scorer.score), encoder, store, batch_tokens=400, letter_only=True)
     scored = {row["id"]: row for row in read_jsonl(tmp_path / "scored.jsonl")}
     assert len(scored) == sum(len(reasons) for _, reasons in prompts)
     for prompt, reasons in prompts:
@@ -409,7 +422,9 @@ def test_completed_chunks_are_not_encoded_again(
     monkeypatch.setattr(score, "CHUNK", 2)
     encoder, store = encoders["reason"], PartStore(tmp_path / "s.jsonl")
     with pytest.raises(KeyboardInterrupt):
-        score_reasons(_dies_after(prompts, 6), lambda: scorer.score, encoder, store, batch_tokens=10**6)
+        score_reasons(
+            _dies_after(prompts, 6), in_turn(lambda: scorer.score), encoder, store, batch_tokens=10**6
+        )
     seen: list[str] = []
 
     def noting(encoder: ChatEncoder, prompt: JudgePrompt, *rest: Any) -> EncodedGroup:
@@ -418,7 +433,7 @@ def test_completed_chunks_are_not_encoded_again(
 
     monkeypatch.setattr(score, "encode_group", noting)
     store = PartStore(tmp_path / "s.jsonl")
-    score_reasons(iter(prompts), lambda: scorer.score, encoder, store, batch_tokens=10**6)
+    score_reasons(iter(prompts), in_turn(lambda: scorer.score), encoder, store, batch_tokens=10**6)
     assert seen == [prompt.id for prompt, reasons in prompts[6:] if reasons] and store.finished
 
 
@@ -434,7 +449,9 @@ def test_nothing_to_score_is_an_empty_file(
 ) -> None:
     prompt = JudgePrompt("p", "pair", "AB", ({"role": "user", "content": "?"},), "A", "source")
     store = PartStore(tmp_path / "scored.jsonl")
-    score_reasons([(prompt, [])] * without_reasons, never, encoders["reason"], store, batch_tokens=100)
+    score_reasons(
+        [(prompt, [])] * without_reasons, in_turn(never), encoders["reason"], store, batch_tokens=100
+    )
     assert (tmp_path / "scored.jsonl").read_bytes() == b""
 
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from reasongenrm.engines.base import Request
+from reasongenrm.engines.base import Engine, Request
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.records import Completion
 
@@ -15,7 +15,7 @@ class Killed(Exception):
     """Represents SIGKILL: the suite does not catch it."""
 
 
-class DyingEngine:
+class DyingEngine(Engine):
     """The real engine with small blocks; it dies before it yields its `lives + 1`-th completion."""
 
     def __init__(self, engine: VLLMEngine, lives: int, *, block: int | None = 8, context: int = 0) -> None:

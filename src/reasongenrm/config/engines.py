@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from reasongenrm.config.arguments import Arguments, hidden_secrets
 from reasongenrm.errors import EngineError
 
 
 class Strict(BaseModel):
-    """Base of all settings: unknown keys are errors, values are frozen."""
+    """Base of all settings: unknown keys are errors, values are frozen, and what is saved has no keys or passwords."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -31,14 +43,50 @@ class Strict(BaseModel):
                 raise PydanticCustomError("unknown_key", "unknown key", {"key": str(key), "hint": hint})
         return raw
 
+    @model_serializer(mode="wrap")
+    def _without_secrets(
+        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        """Hide passwords and keys inside URLs, in the JSON form alone: it is what is saved, shown and compared."""
+        values: dict[str, Any] = handler(self)
+        return (
+            values if info.mode != "json" else {key: hidden_secrets(value) for key, value in values.items()}
+        )
+
+
+ENDINGS = (
+    "part",
+    "partial",
+    "earlier",
+    "batches",
+    "dropped",
+    "completions",
+    "json",
+    "jsonl",
+    "tmp",
+    "md",
+    "html",
+)
+"""Endings of names that this suite gives to files and folders beside those with a name of the recipe."""
+
 
 def _check_folder_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        raise ValueError(f"name {name!r}: use letters, digits, '_', '-' and '.'")
-    return name
+    """Check a name that becomes a part of a path, so that no path leaves its folder or is another one's.
+
+    Raises:
+        ValueError: it cannot be a name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
+        problem = "use letters, digits, '_', '-' and '.', 100 at most, a letter or digit first"
+    elif (ending := name.lower().rpartition(".")[2]) in ENDINGS and ending != name.lower():
+        problem = f"names that end in .{ending} are used by the suite"
+    else:
+        return name
+    raise ValueError(f"name {name!r}: {problem}")
 
 
 FolderName = Annotated[str, AfterValidator(_check_folder_name)]
+"""The name of a folder, or of a file without its ending."""
 
 
 class ModelConfig(Strict):
@@ -66,6 +114,10 @@ class EngineConfig(Strict):
         gpu_memory_utilization: share of GPU memory that vLLM may use.
         cpu_kv_gib: GiB for the KV cache on the CPU build.
         tensor_parallel: number of GPUs that share one model.
+        workers: engines that work side by side, each with `tensor_parallel` GPUs; `auto`: as many as the visible GPUs, or
+            those of the Ray cluster, are enough for, and one on a CPU. More than one are Ray actors.
+        ray: address of a Ray cluster, `host:port`, or `auto` on one of its machines; null: that of the environment
+            variable RAY_ADDRESS, or this machine alone.
         enforce_eager: no compilation: a faster start, but slower on a GPU.
         batch_invariant: vLLM's batch-invariant kernels (`VLLM_BATCH_INVARIANT`), with which a result on a GPU does not
             depend on the requests beside it; slower. A CPU has no such kernels.
@@ -77,9 +129,23 @@ class EngineConfig(Strict):
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     cpu_kv_gib: int = Field(2, ge=1)
     tensor_parallel: int = Field(1, ge=1)
+    workers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    ray: str | None = None
     enforce_eager: bool = False
     batch_invariant: bool = False
-    args: dict[str, Any] = {}
+    args: Arguments = {}
+
+    @field_validator("args")
+    @classmethod
+    def _no_permission(cls, args: Mapping[str, Any]) -> Mapping[str, Any]:
+        if "trust_remote_code" in args:
+            raise ValueError("trust_remote_code belongs beside the model's path, not among vLLM's arguments")
+        return args
+
+    @property
+    def ray_address(self) -> str | None:
+        """Address of the Ray cluster; None: this machine alone."""
+        return self.ray or os.environ.get("RAY_ADDRESS") or None
 
 
 class OpenAIConfig(Strict):
@@ -132,24 +198,6 @@ class AnthropicConfig(Strict):
 
 
 APIConfig = Annotated[OpenAIConfig | AnthropicConfig, Field(discriminator="kind")]
-
-
-class VLLMServerConfig(Strict):
-    """Stock vLLM servers on this machine, started by this suite, instead of vLLM in process.
-
-    Attributes:
-        kind: `vllm`.
-        replicas: servers, each with `engine.tensor_parallel` GPUs: data parallel.
-        startup_seconds: time limit until they answer.
-        timeout: seconds until a request counts as failed.
-        args: further arguments for the server's command line.
-    """
-
-    kind: Literal["vllm"]
-    replicas: int = Field(1, ge=1)
-    startup_seconds: float = Field(900, gt=0)
-    timeout: float = Field(3600, gt=0)
-    args: tuple[str, ...] = ()
 
 
 def check_model(path: str, *, key: str, file: str = "config.json") -> None:

@@ -75,8 +75,6 @@ def check_machine(recipe: Recipe, stage: str) -> None:
         checks = chain(checks, parallel_checks(recipe, machine))
         if machine.usable:
             checks = chain(checks, dtype_checks(recipe, machine), split_checks(recipe, machine))
-    if stage == "evaluate":
-        checks = chain(checks, server_checks(recipe, machine))
     if stage == "train":
         checks = chain(checks, process_checks(recipe, machine), quantization_checks(recipe))
     for check in checks:
@@ -99,7 +97,6 @@ def all_checks(recipe: Recipe) -> Iterator[Check]:
     yield from gpu_checks(recipe, machine)
     yield from driver_checks(machine)
     yield from parallel_checks(recipe, machine)
-    yield from server_checks(recipe, machine)
     yield from dtype_checks(recipe, machine)
     try:
         geometry = read_geometry(recipe.model)
@@ -163,20 +160,16 @@ def driver_checks(machine: Machine) -> Iterator[Check]:
 
 
 def parallel_checks(recipe: Recipe, machine: Machine) -> Iterator[Check]:
-    """Yield a failure where there are fewer GPUs than `engine.tensor_parallel`."""
-    split, visible = recipe.engine.tensor_parallel, len(machine.usable)
+    """Yield a failure where there are fewer GPUs than `engine.workers` times `engine.tensor_parallel`."""
+    split, workers, visible = recipe.engine.tensor_parallel, recipe.engine.workers, len(machine.usable)
+    if recipe.engine.ray_address:
+        return  # the GPUs of a cluster are counted when it is reached
+    if workers != "auto" and split <= visible < workers * split:
+        text = f"{workers} workers of {split} GPU{'s' * (split > 1)} each, but {_visible(machine)}"
+        yield Check("fail", "engine.workers", text, f"set engine.workers={visible // split}, or auto")
     if split > max(1, visible):
         hint = f"set engine.tensor_parallel={max(1, visible)}"
         yield Check("fail", "engine.tensor_parallel", f"{split}, but {_visible(machine)}", hint)
-
-
-def server_checks(recipe: Recipe, machine: Machine) -> Iterator[Check]:
-    """Yield a failure where there are fewer GPUs than the servers of stage 3 take."""
-    server, split, visible = recipe.evaluate.server, recipe.engine.tensor_parallel, len(machine.usable)
-    if server and split <= visible < server.replicas * split:
-        text = f"{server.replicas} servers of {split} GPU{'s' * (split > 1)} each, but {_visible(machine)}"
-        hint = f"set evaluate.server.replicas={visible // split}"
-        yield Check("fail", "evaluate.server.replicas", text, hint)
 
 
 def _visible(machine: Machine) -> str:
@@ -263,7 +256,8 @@ def quantization_checks(recipe: Recipe) -> Iterator[Check]:
 def training_checks(recipe: Recipe, machine: Machine, geometry: Geometry) -> Iterator[Check]:
     """Yield the processes of the training, its attention, and whether it fits into each GPU."""
     from reasongenrm.doctor.geometry import read_config
-    from reasongenrm.train.sft import batch_sizes, check_training, choose_attention
+    from reasongenrm.train.batches import batch_sizes
+    from reasongenrm.train.sft import check_training, choose_attention
 
     try:
         check_training(recipe)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
+from reasongenrm.errors import EngineError
 from reasongenrm.records import Completion, Message, content_id
 from reasongenrm.store import PartStore, completion_to_json
 
@@ -48,6 +50,15 @@ class Request:
     messages: tuple[Message, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Unanswered(Completion):
+    """An error that a server caused, not the request: `complete_missing` does not store it the first time."""
+
+
+UNANSWERED = "#unanswered"
+"""Ends the id of the row that notes a failed request."""
+
+
 class Engine(Protocol):
     """A model that completes requests.
 
@@ -66,6 +77,22 @@ class Engine(Protocol):
         Requests are taken as there is room for them, so that they may follow from completions.
         """
         ...
+
+    def complete_blocks(
+        self, blocks: Iterable[Sequence[Request]], *, adapter: str | None = None
+    ) -> Generator[list[Completion], None, None]:
+        """Yield the completions of each block, in the order of its requests; the blocks come in any order.
+
+        A block begins with an empty prefix cache, so that its completions depend on the block alone.
+        """
+        for block in blocks:
+            self.reset_prefix_cache()
+            completions = {c.id: c for c in self.complete(block, adapter=adapter)}
+            yield [completions[request.id] for request in block]
+
+    def wrapped(self, wrap: Callable[[Engine], Engine]) -> Engine:
+        """Return `wrap(engine)` of the engine that computes: this one, or each of many workers' own."""
+        return wrap(self)
 
     def reset_prefix_cache(self) -> None:
         """Empty the prefix cache, so that later completions do not depend on earlier ones; servers have their own."""
@@ -87,7 +114,8 @@ def complete_missing(
 ) -> None:
     """Complete every request that is not in the store: block by block, or one by one where `block` is None.
 
-    A completion with `finish_reason` error is stored like any other.
+    A completion with `finish_reason` error is stored like any other, but an `Unanswered` one only if the same request
+    failed in an earlier call too: the first time, its id is noted, and an error ends the call when all others are stored.
 
     Args:
         engine: the engine; its `block` is the number of requests per block.
@@ -96,15 +124,17 @@ def complete_missing(
         adapter: a LoRA folder.
         progress: called with the number of requests just found or done.
         convert: returns the row to store for a completion.
+
+    Raises:
+        EngineError: servers failed to answer some requests; the next call asks for them again.
     """
     source = iter(requests)
     if engine.block is not None:
-        while block := list(islice(source, engine.block)):
-            if any(request.id not in store for request in block):
-                engine.reset_prefix_cache()
-                rows = {c.id: convert(c) for c in engine.complete(block, adapter=adapter)}
-                store.append(rows[request.id] for request in block)
-            progress(len(block))
+        blocks = _missing_blocks(source, engine.block, store, progress)
+        with closing(engine.complete_blocks(blocks, adapter=adapter)) as results:
+            for done in results:
+                store.append(map(convert, done))
+                progress(len(done))
         return
 
     def missing() -> Iterator[Request]:
@@ -114,14 +144,37 @@ def complete_missing(
             else:
                 yield request
 
+    noted_before = {name for name in store if name.endswith(UNANSWERED)}
+    unanswered: list[Completion] = []
     completions = engine.complete(missing(), adapter=adapter)
     try:
         for completion in completions:
+            note = completion.id + UNANSWERED
+            if isinstance(completion, Unanswered) and note not in noted_before:
+                store.append([{"id": note, "error": completion.error}])
+                unanswered.append(completion)
+                continue
             store.append([convert(completion)])
             progress(1)
     finally:  # after an error, close the engine's connections and threads
         if isinstance(completions, Generator):
             completions.close()
+    if unanswered:
+        raise EngineError(
+            f"{len(unanswered)} requests failed by faults of the servers, the last one with: {unanswered[-1].error}",
+            location=store.final.name,
+            hint="run the same command again: it asks for these alone, and records as errors those that fail again",
+        )
+
+
+def _missing_blocks(
+    requests: Iterator[Request], size: int, store: PartStore, progress: Callable[[int], None]
+) -> Iterator[list[Request]]:
+    while block := list(islice(requests, size)):
+        if any(request.id not in store for request in block):
+            yield block
+        else:
+            progress(len(block))
 
 
 def request_seed(seed: int, name: str) -> int:

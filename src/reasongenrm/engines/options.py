@@ -45,6 +45,8 @@ def engine_options(
 
     On a GPU, what a recipe leaves open is vLLM's default for that GPU. A CPU has its own values: its build would lose
     the seeded generator of a prompt that is prefilled in parts, and without that a batch has to hold the longest prompt.
+    Its prefix cache has blocks of 128 tokens; of 32, a judge's second turn repeats less of the first, and is 1.5 times as
+    fast (bench/judge.py).
     """
     options: dict[str, Any] = dict(
         model=model.path,
@@ -65,6 +67,7 @@ def engine_options(
             max_num_seqs=config.max_num_seqs or CPU_SEQUENCES,
             enable_chunked_prefill=False,
             max_num_batched_tokens=max(config.max_model_len, 8192),
+            block_size=32,
         )
     if max_lora_rank:
         options |= dict(enable_lora=True, max_lora_rank=served_rank(max_lora_rank))

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from reasongenrm.config.arguments import library_arguments
 from reasongenrm.config.engines import EngineConfig, ModelConfig, check_model
 from reasongenrm.engines.base import Engine, Request
 from reasongenrm.engines.options import engine_environment, engine_options, has_gpu, memory_hint
@@ -71,7 +72,7 @@ class VLLMEngine(Engine):
         # A request that continues a completion goes first, while the prefix cache holds that (see `Request.urgent`).
         options |= dict(scheduling_policy="priority", use_tqdm_on_load=False, disable_log_stats=True)
         try:
-            self._llm = LLM(**(options | config.args))
+            self._llm = LLM(**(options | library_arguments(config.args)))
         except Exception as error:  # vLLM raises many types
             problem, hint = _explain(error)
             raise EngineError(

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
+from reasongenrm.checkpoints import load_checkpoint
 from reasongenrm.config.engines import ModelConfig, check_model
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.console import say
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.vllm import VLLMEngine, keep_freed_memory
+from reasongenrm.engines.workers import needs_workers, worker_pool
 from reasongenrm.errors import EngineError, first_line
 from reasongenrm.reasons import forward
 from reasongenrm.reasons.score import EncodedGroup, scored_reason
@@ -50,22 +59,21 @@ class Student:
 
     def __init__(self, model: ModelConfig, on_event: Callable[[str], object] = lambda line: None) -> None:
         import torch
-        from transformers import AttentionInterface, AutoModelForCausalLM
+        from transformers import AttentionInterface
 
         check_model(model.path, key="model.path")
         try:
-            self._model = AutoModelForCausalLM.from_pretrained(
+            self._model = load_checkpoint(
+                "AutoModelForCausalLM",
                 model.path,
                 revision=model.revision,
                 dtype=getattr(torch, model.dtype),
                 trust_remote_code=model.trust_remote_code,
-                use_safetensors=True,
+                permission="model.trust_remote_code",
             )
         except (OSError, ValueError) as error:
             problem = f"cannot load {model.path}: {first_line(error)}"
-            hint = (
-                "check the path, the revision and model.trust_remote_code; the weights are .safetensors files"
-            )
+            hint = "check the path and the revision; the weights are .safetensors files"
             raise EngineError(problem, location="model.path", hint=hint) from None
         device = "cuda" if torch.cuda.is_available() else "cpu"
         if device == "cpu":
@@ -83,8 +91,13 @@ class Student:
         self._on_event, self._outgrew_window = on_event, False
         obstacle = self._obstacle_to_shared()
         self.method = "single" if obstacle else "shared"
+        self.note = (
+            f"scoring: one reason at a time, each with its prompt, which is slower: {obstacle}"
+            if obstacle
+            else ""
+        )
         if obstacle:
-            on_event(f"scoring: one reason at a time, each with its prompt, which is slower: {obstacle}")
+            on_event(self.note)
 
     def score(self, groups: Sequence[EncodedGroup]) -> list[ScoredReason]:
         """Return mean log-probabilities (nats per token) of reason and verdict for one batch, in its order.
@@ -211,3 +224,44 @@ def _continuation_logprobs(
             if first > starts[sequence]:
                 missing[sequence] = first
     return {sequence: logprobs[sequence][start - len(sequence) :] for sequence, start in starts.items()}
+
+
+def score_batches(
+    recipe: Recipe, batches: Iterable[list[EncodedGroup]], *, logs: Path | None = None
+) -> Iterator[list[ScoredReason]]:
+    """Yield the scores of each batch by `select.scorer`, in this process or in many workers (`engine.workers`).
+
+    The student is loaded when the first batch comes.
+
+    Raises:
+        EngineError: the student cannot be loaded, or a batch does not fit into memory.
+    """
+    source = iter(batches)
+    if (first := next(source, None)) is None:
+        return
+    model, engine, batches = recipe.model, recipe.engine, chain([first], source)
+    by_vllm = recipe.select.scorer == "vllm"
+    gpus = engine.tensor_parallel if by_vllm else 1
+    load: Callable[[], Any] = (
+        partial(VLLMEngine, model, engine, seed=recipe.seed) if by_vllm else partial(Student, model)
+    )
+    score: Callable[[Any, list[EncodedGroup]], list[ScoredReason]] = vllm_scores if by_vllm else Student.score
+    if needs_workers(engine, gpus):
+        with closing(worker_pool(load, engine, gpus=gpus, facts=_note, task="scoring", logs=logs, on_event=say)) as pool:
+            if pool.facts:
+                say(pool.facts)
+            for _, scores in pool.map(score, batches):
+                yield scores
+            say(pool.summary())
+        return
+    with ExitStack() as stack:
+        scorer: Any = load() if by_vllm else Student(model, say)
+        if by_vllm:
+            stack.callback(scorer.close)
+        for batch in batches:
+            yield score(scorer, batch)
+
+
+def _note(scorer: Any) -> str:
+    """Return what the user should know about a scorer in a worker."""
+    return scorer.note if isinstance(scorer, Student) else ""

