@@ -16,6 +16,7 @@ from typing import Any
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.checkpoints import load_checkpoint
 from reasongenrm.demo.corpus import BROAD, HARD, ChatMixture, chats
 from reasongenrm.store import write_json
 
@@ -154,7 +155,7 @@ def build_base(out: Path, *, seed: int) -> None:
         seed: of initial weights and corpus.
     """
     from datasets import IterableDataset
-    from transformers import AutoTokenizer, Qwen2ForCausalLM, set_seed
+    from transformers import set_seed
 
     prompts = PromptFile.load("configs/prompts/toy.yaml")  # its hindsight layout is part of the corpus
     template = Path("configs/prompts/reason.jinja").read_text(encoding="utf-8")
@@ -168,8 +169,8 @@ def build_base(out: Path, *, seed: int) -> None:
             tokenizer = train_tokenizer(prompts, template, seed)
             model = untrained_model(tokenizer)
         else:
-            tokenizer = AutoTokenizer.from_pretrained(folders[number - 1])
-            model = Qwen2ForCausalLM.from_pretrained(folders[number - 1])
+            tokenizer = load_checkpoint("AutoTokenizer", folders[number - 1])
+            model = load_checkpoint("AutoModelForCausalLM", folders[number - 1])
         source = partial(blocks, seed + number, prompts, ChatEncoder(tokenizer, template), phase.mixture)
         loss = _train(model, phase, IterableDataset.from_generator(source), work / "checkpoints", seed)
         tokenizer.save_pretrained(folder)

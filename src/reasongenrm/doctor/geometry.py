@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.checkpoints import load_checkpoint
 from reasongenrm.config.engines import ModelConfig, check_model
 from reasongenrm.errors import EngineError, first_line
 
@@ -92,15 +93,19 @@ def read_config(model: ModelConfig) -> Any:
     Raises:
         EngineError: there is no such folder, or the config cannot be loaded.
     """
-    from transformers import AutoConfig, Qwen2Config
+    from transformers import Qwen2Config
 
     check_model(model.path, key="model.path")
-    options: dict[str, Any] = dict(revision=model.revision, trust_remote_code=model.trust_remote_code)
+    options: dict[str, Any] = dict(
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+        permission="model.trust_remote_code",
+    )
     known = re.fullmatch(r"Qwen/Qwen2\.5-([\d.]+B)(-Instruct)?", model.path)
     try:
         if known is None:
-            return AutoConfig.from_pretrained(model.path, **options)
-        return AutoConfig.from_pretrained(model.path, local_files_only=True, **options)
+            return load_checkpoint("AutoConfig", model.path, **options)
+        return load_checkpoint("AutoConfig", model.path, local_files_only=True, **options)
     except (OSError, ValueError) as error:
         if known and known[1].lower() in QWEN and not Path(model.path).is_dir():
             return Qwen2Config(

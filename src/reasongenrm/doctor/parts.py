@@ -92,7 +92,9 @@ def build(job: Job) -> None:
     dtype = torch.float32 if job.tiny else getattr(torch, source.model.dtype)
     torch.manual_seed(17)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=source.model.trust_remote_code
+        )
     model.save_pretrained(job.model)
     tokenizer.save_pretrained(job.model)
     lora = LORA_DEFAULTS | source.train.lora

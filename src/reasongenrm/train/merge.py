@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from reasongenrm.checkpoints import load_adapter, load_checkpoint
 from reasongenrm.config.engines import ModelConfig
 
 
@@ -16,18 +17,17 @@ def merge_adapter(model: ModelConfig, adapter: Path, out: Path) -> None:
         out: the folder to write; it appears when it is complete.
     """
     import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    base = AutoModelForCausalLM.from_pretrained(
+    base = load_checkpoint(
+        "AutoModelForCausalLM",
         model.path,
         revision=model.revision,
         dtype=getattr(torch, model.dtype),
         trust_remote_code=model.trust_remote_code,
-        use_safetensors=True,
+        permission="model.trust_remote_code",
     )
-    merged = PeftModel.from_pretrained(base, str(adapter)).merge_and_unload()
+    merged = load_adapter(base, adapter).merge_and_unload()
     temporary = out.with_name(out.name + ".tmp")
     merged.save_pretrained(temporary)
-    AutoTokenizer.from_pretrained(str(adapter)).save_pretrained(temporary)
+    load_checkpoint("AutoTokenizer", adapter).save_pretrained(temporary)
     temporary.rename(out)

@@ -1,0 +1,119 @@
+"""Load checkpoints. Only here is `from_pretrained` called, so only here is decided whether a checkpoint's code runs.
+
+A checkpoint is data unless the recipe says otherwise (`trust_remote_code` beside its path):
+
+- Its Python files do not run. transformers would ask on standard input, which may carry the rows to judge; it is told No.
+- Weights are safetensors, not pickles.
+- A `config.json` cannot name attention kernels of the hub, which transformers would download and run.
+- An adapter is LoRA: peft's other kinds can load further models and tokenizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from reasongenrm.errors import EngineError
+from reasongenrm.store import read_json
+
+
+def load_checkpoint(
+    auto_class: str,
+    path: str | Path,
+    *,
+    trust_remote_code: bool = False,
+    permission: str = "",
+    **options: Any,
+) -> Any:
+    """Return what one of transformers' auto classes makes of a checkpoint.
+
+    Args:
+        auto_class: such as `AutoConfig`, `AutoTokenizer`, `AutoModelForCausalLM`.
+        path: hub id or folder.
+        trust_remote_code: whether Python files of the checkpoint may run.
+        permission: the recipe key that allows it, named in the error; empty where nothing does.
+        options: further arguments of `from_pretrained`.
+
+    Raises:
+        EngineError: the checkpoint needs code that may not run.
+        OSError, ValueError: the checkpoint is missing or broken; see transformers.
+    """
+    import transformers
+
+    never_ask()
+    is_model = auto_class.startswith("AutoModel")
+    if is_model:
+        options["use_safetensors"] = True
+        if not trust_remote_code:
+            _refuse_kernels(path, permission, options)
+    try:
+        return getattr(transformers, auto_class).from_pretrained(
+            str(path), trust_remote_code=trust_remote_code, **options
+        )
+    except ValueError as error:
+        if trust_remote_code or "trust_remote_code" not in str(error):
+            raise
+        raise _code_error(path, "it needs Python files of its own, which are not run", permission) from None
+
+
+def load_adapter(model: Any, folder: str | Path) -> Any:
+    """Return a model with a LoRA adapter of peft on it.
+
+    Raises:
+        EngineError: the adapter is of another kind, or has no safetensors weights.
+    """
+    from peft import PeftModel
+
+    never_ask()
+    folder = Path(folder)
+    kind = read_json(folder / "adapter_config.json").get("peft_type")
+    if kind != "LORA" or not (folder / "adapter_model.safetensors").is_file():
+        problem = (
+            f"it is an adapter of the kind {kind}"
+            if kind != "LORA"
+            else "adapter_model.safetensors is missing"
+        )
+        raise EngineError(problem, location=str(folder), hint="give a LoRA adapter that peft saved")
+    return PeftModel.from_pretrained(model, str(folder))
+
+
+def never_ask() -> None:
+    """Keep transformers from asking on standard input whether code may run: also where a library loads by itself."""
+    from transformers import dynamic_module_utils
+
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+
+
+def _refuse_kernels(path: str | Path, permission: str, options: Mapping[str, Any]) -> None:
+    from transformers import PreTrainedConfig
+
+    names = ("revision", "local_files_only", "subfolder")
+    config, _ = PreTrainedConfig.get_config_dict(
+        str(path), **{name: options[name] for name in names if name in options}
+    )
+    for value in _attention_names(config):
+        if "/" in value:
+            raise _code_error(
+                path, f"its config.json asks for the attention kernel {value!r} of the hub", permission
+            )
+
+
+def _attention_names(config: Any) -> Iterator[str]:
+    """Yield the values of the keys that choose an attention implementation, those of nested configs too."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _attention_names(value)
+            if key.endswith("attn_implementation"):
+                yield from map(str, value.values())
+        elif key.endswith("attn_implementation"):
+            yield str(value)
+
+
+def _code_error(path: str | Path, problem: str, permission: str) -> EngineError:
+    hint = (
+        f"set {permission}=true if you trust its authors"
+        if permission
+        else "give a model that transformers has a class for"
+    )
+    return EngineError(problem, location=str(path), hint=hint)
