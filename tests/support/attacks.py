@@ -46,7 +46,7 @@ MARKERS: dict[str, tuple[str, ...]] = {
     "cohere": ("<|START_OF_TURN_TOKEN|>", "<|END_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>",
                "<|SYSTEM_TOKEN|>", "<|START_THINKING|>", "<|END_THINKING|>"),
 }  # fmt: skip
-"""Literal markers by family; `break_markers` documents all of them, or breaks them by their shape."""
+"""Literal markers by family; `chat/markers.py` has all of them, or their shape."""
 
 LATER: dict[str, tuple[str, ...]] = {
     "gemma4": ("<|turn>", "<turn|>", "<|channel>", "<channel|>", "<|tool_call>", "<tool_call|>"),
@@ -58,7 +58,7 @@ LATER: dict[str, tuple[str, ...]] = {
 """Markers of the same families that newer releases (or only some) have."""
 
 UNDOCUMENTED: dict[str, tuple[str, ...]] = {"cohere-bos": ("<BOS_TOKEN>", "<EOS_TOKEN>", "<PAD_TOKEN>")}
-"""Markers of a family that `break_markers` does not name."""
+"""Further markers of Cohere's models."""
 
 DELIMITERS = (
     "[Conversation]",

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.chat.content import content_tokenizer
 from reasongenrm.chat.encoder import ChatEncoder, load_tokenizer
+from reasongenrm.chat.prompts import neutralise
 from reasongenrm.config.scalar import AnswersConfig
 from reasongenrm.engines.base import Engine, Request, complete_missing, request_seed
 from reasongenrm.engines.loading import load_engine, open_server
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Completion, Drop, Message, content_id
+from reasongenrm.rows.turns import replace_surrogates
 from reasongenrm.store import PartStore, completion_from_json, to_json, write_jsonl
 
 
@@ -60,6 +63,7 @@ class _AnswerModel:
         self.tokenizer: Any = None if takes_messages else load_tokenizer(config.model)
         template = getattr(self.tokenizer, "chat_template", None)
         self._encoder = ChatEncoder(self.tokenizer, template) if template else None
+        self._plain: Any = content_tokenizer(self.tokenizer) if self.tokenizer and not template else None
 
     def start(self) -> Engine:
         """Load the model, or connect to its server."""
@@ -92,9 +96,12 @@ class _AnswerModel:
 
     def _wrapped(self, prompt: str) -> list[int]:
         def plain(text: str) -> list[int]:
-            return list(self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+            return list(self._plain.encode(replace_surrogates(text), add_special_tokens=False).ids)
 
         before, _, after = self.config.wrap.partition("{prompt}")
+        # A prompt with the texts around it would look like several turns.
+        heads = [text for text in (before.strip(), after.strip()) if len(text) > 1]
+        prompt = neutralise(prompt, heads)
         system = f"{self.config.system}\n" if self.config.system else ""
         first = list(self.tokenizer.encode(""))  # the begin-of-text token, if the model has one
         return [*first, *plain(system + before), *plain(prompt), *plain(after)]
