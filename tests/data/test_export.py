@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.markers import EXACT_MARKERS, MARKERS
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.data.export import FILES, LAYOUTS, export
 from reasongenrm.errors import ConfigError, DataError
@@ -196,6 +197,20 @@ def test_markers_in_texts_are_escaped(recipe: Recipe, to: Any, capsys: pytest.Ca
     )
     assert "[[A]] a < b" in text, "the rest is as it was"
     assert "escaped in 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("to", list(LAYOUTS))
+def test_no_marker_of_any_family_is_exported(recipe: Recipe, to: Any) -> None:
+    markers = [m for families in (MARKERS, EXACT_MARKERS) for family in families.values() for m in family]
+    markers += ["<extra_id_1>", "<SPECIAL_11>", "<reserved_106>", "<0x0A>"]
+    text = "".join(f"x{marker}y" for marker in markers)
+    row = SFTRecord(({"role": "user", "content": text},), text, "[[A]]", "p", "src").to_row()
+    write_jsonl(recipe.folder / "sft.jsonl", [row])
+    [exported_row] = exported(recipe, to)["sft"]
+    content = (
+        json.dumps(exported_row, ensure_ascii=False).replace("<think>\\n", "").replace("\\n</think>", "")
+    )
+    assert [marker for marker in markers if f"x{marker}" in content or f"{marker}y" in content] == []
 
 
 def test_missing_records_are_skipped_with_a_note(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:

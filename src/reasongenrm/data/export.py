@@ -18,18 +18,18 @@ otherwise: a column has one type, or `datasets` cannot read the file. Only TRL's
 an answer is one text, `<think>\\nreason\\n</think>\\n\\n[[A]]`, as LLaMA-Factory writes a thought.
 
 Other tokenizers read `<|im_end|>`, `</think>` or `<image>` in a text as structure. Texts are data: in all layouts
-such a marker gets a backslash after its first character.
+such a marker (`chat/markers.py`) gets a backslash after its first character.
 """
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from reasongenrm.chat.markers import break_markers
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import say
 from reasongenrm.errors import ConfigError, DataError
@@ -54,9 +54,6 @@ _KEYS: dict[Kind, tuple[str, ...]] = {
     "preference": ("prompt", "chosen", "rejected"),
     "prompts": ("prompt", "winner"),
 }
-_MARKER = re.compile(
-    r"<(?=\|[^\s<>|]+\|>|/?(?:think|image|video|audio|s|bos|eos|start_of_turn|end_of_turn)>)|\[(?=/?INST\])"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +133,7 @@ def _escape(value: Any) -> Any:
     """Escape the markers in the contents of messages; anything else is returned unchanged."""
     if not isinstance(value, list):
         return value
-    return [turn | {"content": _MARKER.sub(r"\g<0>\\", turn["content"])} for turn in value]
+    return [turn | {"content": break_markers(turn["content"], "\\")} for turn in value]
 
 
 def _answer(turns: Sequence[Message]) -> str:
