@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -279,6 +283,65 @@ def test_a_dry_run_writes_nothing(run: Cli, workplace: Path) -> None:
     assert code == 0
     assert "seed: 5\n" in stdout and "rows: 1\n" in stdout and "[Answer A]\n" in stdout
     assert sorted(workplace.rglob("*")) == before
+
+
+def test_a_dry_run_prints_no_control_character(run: Cli, workplace: Path) -> None:
+    """ESC begins OSC, which sets titles and the clipboard; C1 has one-byte forms of both; U+202E turns the text around."""
+    attack = "\x1b]52;c;eA==\x07\x1b[2J\x9b31m\x90q\x9c\x7f\r\u202egood"
+    row = ROW.replace('"good"', json.dumps(attack)).replace('"s"', json.dumps(f"s{attack}"))
+    (workplace / "pairs.jsonl").write_text(row)
+    code, stdout, stderr = run("prepare", "r.yaml", "--dry-run")
+    assert (
+        code == 0
+        and stdout.count(
+            "\\u001b]52;c;eA==\\u0007\\u001b[2J\\u009b31m\\u0090q\\u009c\\u007f\\u000d\\u202egood"
+        )
+        == 2
+    )
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", stdout + stderr)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(errno.EACCES, "Permission denied"), (errno.EROFS, "Read-only file system"), (errno.ENAMETOOLONG, "File name too long")],
+)  # fmt: skip
+def test_a_folder_that_cannot_be_written_is_one_line(
+    code: int, words: str, run: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(options: Any) -> None:
+        raise OSError(code, os.strerror(code), "some/folder")
+
+    monkeypatch.setattr(cli, "_stage", refuse)
+    exit_code, _, stderr = run("prepare", "r.yaml")
+    assert exit_code == 2
+    assert stderr == f"reasongenrm: some/folder: {words} (check the path and its permissions)\n"
+
+
+def obey_permissions() -> None:
+    """Make Linux check file permissions for root, too, from the next exec on (capabilities(7), CAP_DAC_OVERRIDE)."""
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+WRITERS = [
+    ["toy", "build", "--out", "closed/toy", "--pairs", "1", "--rows", "1"],
+    ["export", "r.yaml", "--to", "trl", "--out", "closed/export"],
+    ["answers", "rank", "answers.csv", "--out", "closed/ranked.csv", "--annotator", "ann"],
+    ["scalar", "score", "closed/head", "--in", "pairs.jsonl", "--out", "closed/scores.jsonl"],
+]
+
+
+@pytest.mark.parametrize("words", WRITERS, ids=lambda words: words[0])
+def test_a_read_only_folder_gives_no_traceback(words: list[str], workplace: Path) -> None:
+    (workplace / "answers.csv").write_text("prompt,answer\nq,1\nq,2\n")
+    (workplace / "runs" / "r").mkdir(parents=True)
+    (workplace / "runs" / "r" / "sft.jsonl").write_text("")
+    (workplace / "closed").mkdir(mode=0o555)
+    command = [sys.executable, "-m", "reasongenrm.cli", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=obey_permissions)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    assert (
+        "closed/" in done.stderr and "Permission denied (check the path and its permissions)" in done.stderr
+    )
 
 
 def test_an_interrupt_prints_one_line(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

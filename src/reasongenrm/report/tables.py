@@ -63,19 +63,19 @@ class TextTable:
             label = heading.replace(" ", "\n") if narrow else heading
             table.add_column(Text(escape_controls(label)), justify=justify, overflow="fold")
         for row in self.rows:
-            table.add_row(*(Text(one_line(cell)) for cell in row))
+            table.add_row(*(Text(escape_controls(one_line(cell))) for cell in row))
         return table
 
 
 def one_line(text: str, longest: int | None = None) -> str:
-    """Return text on one line, without control characters; of a longer one the beginning and an ellipsis."""
-    line = escape_controls(" ".join(text.split()))
+    """Return text on one line; of a longer one the beginning and an ellipsis."""
+    line = " ".join(text.split())
     return line if longest is None or len(line) <= longest else f"{line[:longest]}…"
 
 
 def escape_markdown(text: str) -> str:
     """Return text on one line that a Markdown table cell or paragraph shows unchanged."""
-    return _MARKS.sub(r"\\\g<0>", one_line(text))
+    return escape_controls(_MARKS.sub(r"\\\g<0>", one_line(text)))
 
 
 def grid(headings: Sequence[str], rows: Sequence[Sequence[Any]], *, text_columns: int = 1) -> str:
