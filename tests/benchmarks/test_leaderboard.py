@@ -88,6 +88,20 @@ def test_rewardbench_2_has_lists_of_answers_and_no_results_of_ties() -> None:
     assert [len(texts) for texts in tables[0]["texts_rejected"]] == [3, 1]
 
 
+@pytest.mark.parametrize(
+    ("model", "file"),
+    [
+        ("org/name", "org/name.json"),
+        ("gpt-4o", "gpt-4o.json"),
+        ("/models/a/b", "a/b.json"),
+        ("../../../etc/x", "etc/x.json"),
+        ("../x", "x.json"),
+    ],
+)
+def test_the_files_of_a_local_model_stay_in_the_folder(model: str, file: str) -> None:
+    assert Entry(model).file == file and Entry(model).header()["model"] == model
+
+
 def test_a_toy_benchmark_has_no_leaderboard() -> None:
     row = Row.make("toy-chat", TURNS, ["a"], ["b"])
     results = score_all([row], lambda _, place: -place)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from reasongenrm.benchmarks.base import Results, ScoredBenchmark, row_results, rows_by_subset
@@ -23,7 +24,7 @@ class Entry:
     """A model on the leaderboard.
 
     Attributes:
-        model: `org/name`.
+        model: `org/name`, or a local path.
         model_type: upstream's value: `Generative RM`, `Seq. Classifier`, `Custom Classifier` or `DPO`.
         chat_template: name of the template; upstream writes `tokenizer` where the tokenizer's own is used; None for a
             model behind a chat API.
@@ -32,6 +33,12 @@ class Entry:
     model: str
     model_type: str = "Generative RM"
     chat_template: str | None = None
+
+    @property
+    def file(self) -> str:
+        """Path of the model's files inside a folder of the leaderboard: `org/name.json`, of a local path its last two parts."""
+        parts = [part for part in PurePosixPath(self.model).parts if part not in ("/", "..")]
+        return "/".join(parts[-2:]) + ".json"
 
     def header(self) -> dict[str, Any]:
         """Return what every file begins with."""
@@ -70,11 +77,11 @@ def leaderboard_files(
     lines: dict[str, list[dict[str, Any]]] = {folder: [] for folder in accuracies}
     for row, result in _row_lines(scored, rows):
         lines[folders[row.subset]].append(_line(row, result, results))
-    files = {f"{folder}/{entry.model}.json": content for folder, content in accuracies.items()}
+    files = {f"{folder}/{entry.file}": content for folder, content in accuracies.items()}
     for folder, some in lines.items():
         names = list(dict.fromkeys(name for line in some for name in line))
         columns: dict[str, Any] = {name: [line.get(name) for line in some] for name in names}
-        files[f"{folder}-scores/{entry.model}.json"] = columns | entry.header()
+        files[f"{folder}-scores/{entry.file}"] = columns | entry.header()
     return files
 
 
