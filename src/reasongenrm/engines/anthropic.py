@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -12,8 +12,10 @@ from typing import Any
 import anthropic
 
 from reasongenrm.config.engines import AnthropicConfig
-from reasongenrm.engines.base import Engine, Request
-from reasongenrm.engines.batches import Batch, Ledger, error_completion, message_params, read_result
+from reasongenrm.engines.base import Engine, Request, Unanswered
+from reasongenrm.engines.batch_api import NO_ANSWER, BatchAPI
+from reasongenrm.engines.batches import LONGEST_TEXT, Batch, Ledger, message_params, read_result
+from reasongenrm.engines.http import redirect_text
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import EngineError, first_line
 from reasongenrm.records import Completion
@@ -24,13 +26,8 @@ IN_FLIGHT = 4
 MAX_BYTES = 200 * 2**20
 """Size of one batch. The service accepts 256 MB (docs.anthropic.com, Message Batches, limits)."""
 
-POLL_RETRIES = 50
-"""Retries of one poll by the SDK, 8 seconds apart: an outage of so many minutes does not stop the work."""
-
 ALL_REFUSED = 32
 """Where at least so many requests are all refused, the recipe is wrong, and none of them is recorded."""
-
-_NO_ANSWER = (anthropic.APIConnectionError, anthropic.InternalServerError)
 
 
 class AnthropicEngine(Engine):
@@ -42,8 +39,9 @@ class AnthropicEngine(Engine):
     server's newer batches of the same size, and finds its own by the custom ids of the results, which no other batch
     has. It may then wait for another program's batch of the same size to end, but it never pays twice.
 
-    A request that expires, or that fails by a server error, is sent once more. There are no seeds, token ids or
-    log-probabilities. Texts reach the model as data of a message, so markers in them cannot become structure.
+    A request that expires, or that fails by a server error, is sent once more, and then is `Unanswered`: the next start
+    sends it again. There are no seeds, token ids or log-probabilities. Texts reach the model as data of a message, so
+    markers in them cannot become structure.
 
     Args:
         config: model and limits.
@@ -70,18 +68,6 @@ class AnthropicEngine(Engine):
         self._config, self._key, self._on_event = config, key, on_event
         self._secret = Secret(config.api_key_env, location=f"{key}.api_key_env")
         self._ledger = Ledger(state)
-        self._client = anthropic.Anthropic(
-            api_key=self._secret.reveal(),
-            base_url=config.url,
-            timeout=config.timeout,
-            max_retries=config.max_retries,
-        )
-        self._batches = self._client.messages.batches
-        self._patient_batches = self._client.with_options(max_retries=POLL_RETRIES).messages.batches
-
-    def close(self) -> None:
-        """Close the connections; batches continue, and the next run finds them."""
-        self._client.close()
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
         """Yield the completions of one batch after the other, each request's exactly once.
@@ -94,7 +80,10 @@ class AnthropicEngine(Engine):
         """
         if adapter is not None:
             raise EngineError("Anthropic serves no adapters", location=self._key, hint="use vLLM for them")
-        source = iter(requests)
+        with BatchAPI.open(self._config, self._secret.reveal()) as self._api:
+            yield from self._complete(iter(requests))
+
+    def _complete(self, source: Iterator[Request]) -> Iterator[Completion]:
         exhausted = False
         queue: list[Request] = []  # requests in no batch
         queue_bytes = 0
@@ -147,7 +136,7 @@ class AnthropicEngine(Engine):
 
     def _submit(self, requests: list[Request]) -> Batch:
         with self._sdk_errors():
-            newest = next(iter(self._batches.list(limit=1)), None)
+            newest = next(self._api.newest(limit=1), None)
         batch = self._ledger.add([request.id for request in requests], newest.id if newest else None)
         body = [
             {"custom_id": custom_id, "params": self._params(request)}
@@ -160,17 +149,16 @@ class AnthropicEngine(Engine):
         return batch
 
     def _create(self, batch: Batch, body: list[dict[str, Any]]) -> str:
-        """Create a batch, and return its id. The SDK must not retry: the server may have received the first call."""
-        without_retries = self._client.with_options(max_retries=0).messages.batches
+        """Create a batch, and return its id; where no answer came, the server may have it already."""
         may_exist = False
         for _ in self._attempts():
             if may_exist and (server_id := self._find(batch)):
                 return server_id
             try:
-                return str(without_retries.create(requests=body).id)
-            except (*_NO_ANSWER, anthropic.RateLimitError, anthropic.ConflictError) as error:
-                may_exist = may_exist or isinstance(error, _NO_ANSWER)
-                last: anthropic.APIError = error
+                return self._api.create(body)
+            except (*NO_ANSWER, anthropic.RateLimitError, anthropic.ConflictError) as error:
+                may_exist = may_exist or isinstance(error, NO_ANSWER)
+                last: Exception = error
             except anthropic.APIStatusError as error:
                 self._ledger.discard(batch, f"HTTP {error.status_code}")
                 raise
@@ -186,18 +174,22 @@ class AnthropicEngine(Engine):
     def _find(self, batch: Batch) -> str | None:
         """Return the server's id of a batch that may have been sent, or None where the server does not have it."""
         known = self._ledger.server_ids()
-        for candidate in self._batches.list(limit=100):  # the newest first
+        for candidate in self._api.newest(limit=100):  # the newest first
             if candidate.id == batch.after:
                 break
             if candidate.id in known or _total(candidate.request_counts) != len(batch.ids):
                 continue
             while candidate.processing_status != "ended":
                 sleep(self._config.poll_seconds)
-                candidate = self._batches.retrieve(candidate.id)
-            first = next(iter(self._batches.results(candidate.id)), None) if candidate.results_url else None
+                candidate = self._api.retrieve(candidate.id)
+            first = self._first_result(candidate.id, len(batch.ids)) if candidate.results_url else None
             if first and first.custom_id in batch.request_ids:
                 return str(candidate.id)
         return None
+
+    def _first_result(self, server_id: str, count: int) -> Any:
+        with closing(self._api.results(server_id, count)) as lines:
+            return next(lines, None)
 
     def _wait(self, batches: Iterable[Batch]) -> dict[Batch, Any]:
         """Wait until some of the batches have ended or are gone: the server's view of each, None of a gone one."""
@@ -206,7 +198,7 @@ class AnthropicEngine(Engine):
             for batch in batches:
                 with self._sdk_errors():
                     try:
-                        view = self._patient_batches.retrieve(batch.server_id or "")
+                        view = self._api.poll(batch.server_id or "")
                     except anthropic.NotFoundError:
                         view = None
                 if view is None or view.processing_status == "ended":
@@ -226,37 +218,45 @@ class AnthropicEngine(Engine):
         with self._sdk_errors():
             self._refuse_if_all_failed(batch, view.request_counts)
         again: list[Request] = []
+        failed: list[Completion] = []
         problem: Exception | None = None
+
+        def retry(request: Request, error: str | None) -> None:
+            if request.id in self._ledger.sent_twice:
+                failed.append(Unanswered(request.id, "", "error", error=error))
+            else:
+                again.append(request)
+
         for _ in self._attempts():
             try:
-                for line in self._batches.results(batch.server_id or ""):
+                for line in self._api.results(batch.server_id or "", len(batch.ids)):
                     request = missing.pop(batch.request_ids.get(line.custom_id, ""), None)
                     if request is None:
                         continue
                     completion, server_fault = read_result(request, line.result)
-                    if server_fault and request.id not in self._ledger.sent_twice:
-                        again.append(request)
+                    if server_fault:
+                        retry(request, completion.error)
                     else:
                         yield completion
                 problem = None
-            except Exception as error:  # the stream raises errors of the transport and the parser
+            except (anthropic.APIError, *NO_ANSWER) as error:
                 problem = error
             if not missing:
                 break
         if missing and problem:
             raise self._engine_error(problem) from None
         for request in missing.values():
-            if request.id in self._ledger.sent_twice:
-                yield error_completion(request, "missing in the batch's results")
-            else:
-                again.append(request)
+            retry(request, "missing in the batch's results")
+        if failed:
+            self._ledger.release(batch, [completion.id for completion in failed])
+            yield from failed
         return again
 
     def _refuse_if_all_failed(self, batch: Batch, counts: Any) -> None:
         """Raise an EngineError where all requests of a large batch were refused."""
         if not counts.errored == _total(counts) >= ALL_REFUSED:
             return
-        first = next(iter(self._batches.results(batch.server_id or "")), None)
+        first = self._first_result(batch.server_id or "", len(batch.ids))
         completion, server_fault = read_result(Request("", (), 1), first.result) if first else (None, True)
         if completion and not server_fault:
             self._ledger.discard(batch, "refused")
@@ -272,12 +272,14 @@ class AnthropicEngine(Engine):
         """Raise errors of the SDK as EngineError."""
         try:
             yield
-        except anthropic.APIError as error:
+        except (anthropic.APIError, *NO_ANSWER) as error:
             raise self._engine_error(error) from None
 
     def _engine_error(self, error: Exception) -> EngineError:
-        host = self._client.base_url.host
-        text = self._secret.hide(first_line(error))
+        host = self._api.host
+        cause = error.__cause__ if isinstance(error, anthropic.APIConnectionError) else None
+        line = first_line(cause if isinstance(cause, Exception) else error)
+        text = self._secret.hide(line[: 8 * LONGEST_TEXT])[:LONGEST_TEXT]
         problem, location = f"{host} fails: {text}", self._key
         hint = "run the same command again: batches that were sent are found, and paid for once"
         if isinstance(error, anthropic.AuthenticationError | anthropic.PermissionDeniedError):
@@ -288,6 +290,8 @@ class AnthropicEngine(Engine):
             hint = f"check the key in {self._config.api_key_env}"
         elif isinstance(error, anthropic.NotFoundError):
             problem, hint = f"{host} answers HTTP 404: {text}", "check model and url"
+        elif isinstance(error, anthropic.APIStatusError) and 300 <= error.status_code < 400:
+            problem, hint = f"{host} fails: {redirect_text(error.response)}", "check url"
         return EngineError(problem, location=location, hint=hint)
 
 

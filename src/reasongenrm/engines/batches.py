@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from reasongenrm.chat.markers import break_markers
 from reasongenrm.engines.base import Request
+from reasongenrm.engines.batch_api import Errored, Expired, Result, Succeeded
 from reasongenrm.records import Completion
 from reasongenrm.store import dump_line, explain_write_errors
 
@@ -41,9 +43,9 @@ class Batch:
 class Ledger:
     """Append-only JSONL of batches; every line is on the disk before the call returns.
 
-    Three kinds of lines, each with the batch's `nonce`: the intent (`ids`, `after`), written before the batch is sent;
+    Four kinds of lines, each with the batch's `nonce`: the intent (`ids`, `after`), written before the batch is sent;
     `server_id`, once the server has the batch; `void`, with the reason, when the batch will give no results, so that
-    its requests are sent again. An incomplete last line is removed: it had no effect yet, or the server shows it.
+    its requests are sent again; `released`, ids of requests that the server failed to answer, so that these are. An incomplete last line is removed: it had no effect yet, or the server shows it.
 
     Args:
         path: the file; created with the first batch.
@@ -89,9 +91,9 @@ class Ledger:
         elif "server_id" in row:
             self._batches[nonce].server_id = str(row["server_id"])
         else:
-            discarded = self._batches.pop(nonce)
-            for name in discarded.ids:
-                if self.batch_of.get(name) is discarded:
+            batch = self._batches[nonce] if "released" in row else self._batches.pop(nonce)
+            for name in row.get("released", batch.ids):
+                if self.batch_of.get(name) is batch:
                     del self.batch_of[name]
 
     def _write(self, row: dict[str, Any]) -> None:
@@ -115,10 +117,17 @@ class Ledger:
         """Record that a batch will give no results."""
         self._write({"nonce": batch.nonce, "void": why})
 
+    def release(self, batch: Batch, ids: Sequence[str]) -> None:
+        """Record requests of a batch that the server failed to answer; the next start sends them again."""
+        self._write({"nonce": batch.nonce, "released": list(ids)})
+
     def server_ids(self) -> set[str]:
         """Return the server's ids of all batches that were not discarded."""
         return {batch.server_id for batch in self._batches.values() if batch.server_id}
 
+
+LONGEST_TEXT = 300
+"""Characters of the service's message that are kept."""
 
 SERVER_FAULTS = ("api_error", "overloaded_error", "timeout_error", "rate_limit_error")
 """Types of errors that the request did not cause."""
@@ -127,10 +136,11 @@ SERVER_FAULTS = ("api_error", "overloaded_error", "timeout_error", "rate_limit_e
 def message_params(request: Request) -> dict[str, Any]:
     """Return the body of one message, without the model.
 
-    System turns become `system`; roles other than `user` become `assistant`. Temperature and top_p are omitted where
-    they have the service's default (1): some models accept only one of them, or none.
+    Chat markers in texts are broken up (`break_markers`): the URL may be that of any server. System turns become `system`;
+    roles other than `user` become `assistant`. Temperature and top_p are omitted where they have the service's default (1):
+    some models accept only one of them, or none.
     """
-    turns = [(turn["role"], turn["content"]) for turn in request.messages]
+    turns = [(turn["role"], break_markers(turn["content"])) for turn in request.messages]
     params: dict[str, Any] = {
         "max_tokens": request.max_tokens,
         "messages": [
@@ -155,9 +165,9 @@ def error_completion(request: Request, error: str) -> Completion:
     return Completion(request.id, "", "error", error=error)
 
 
-def read_result(request: Request, result: Any) -> tuple[Completion, bool]:
+def read_result(request: Request, result: Result) -> tuple[Completion, bool]:
     """Return the completion in one result of a batch, and whether it failed by a fault of the server."""
-    if result.type == "succeeded":
+    if isinstance(result, Succeeded):
         message = result.message
         text = "".join(block.text for block in message.content if block.type == "text")
         reason = message.stop_reason
@@ -168,12 +178,17 @@ def read_result(request: Request, result: Any) -> tuple[Completion, bool]:
             "stop_sequence": "stop",
             "max_tokens": "length",
             "model_context_window_exceeded": "length",
-        }.get(reason)
+        }.get(reason or "")
         if finish is None:
-            return error_completion(request, f"stop_reason {reason}"), False
-        usage = {"billed": message.usage.output_tokens, "prompt_tokens": message.usage.input_tokens}
-        return Completion(request.id, text, finish, **usage), False
-    if result.type == "errored":
+            return error_completion(request, f"stop_reason {reason}"[:LONGEST_TEXT]), False
+        billed, read = message.usage.output_tokens, message.usage.input_tokens
+        return Completion(request.id, text, finish, billed=billed, prompt_tokens=read), False
+    if isinstance(result, Errored):
         error = result.error.error
-        return error_completion(request, f"{error.type}: {error.message}"), error.type in SERVER_FAULTS
-    return error_completion(request, f"the batch's request is {result.type}"), result.type == "expired"
+        return error_completion(
+            request, f"{error.type}: {error.message}"[:LONGEST_TEXT]
+        ), error.type in SERVER_FAULTS
+    expired = isinstance(result, Expired)
+    return error_completion(
+        request, f"the batch's request is {'expired' if expired else 'canceled'}"
+    ), expired

@@ -10,16 +10,34 @@ from typing import Any
 import openai
 
 from reasongenrm.config.engines import OpenAIConfig
-from reasongenrm.engines.base import Request
+from reasongenrm.engines.base import Request, Unanswered
+from reasongenrm.engines.http import LimitedClient, redirect_text
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import EngineError, first_line
 from reasongenrm.records import Completion
 
 PATIENCE = 3
-"""A server is dead after so many failed requests in a row; a request gets an error after so many failed attempts."""
+"""A server is tested after so many failed requests in a row."""
+
+ATTEMPTS = 10
+"""A server is dead after so many failed tests, and a request is `Unanswered` after so many failed attempts: three in ten of
+all attempts may fail in a run of 10,000 requests, and none is lost."""
+
+SLOW_ATTEMPTS = 4
+"""What an attempt without an answer in time counts for."""
+
+TEST_SECONDS = 60.0
+"""Limit for the answer to a test."""
 
 CONNECT_SECONDS = 10.0
 """Limit for a new connection; an answer may take longer."""
+
+LONGEST_TEXT = 300
+"""Characters of a server's message that are kept."""
+
+
+class _Client(LimitedClient, openai.DefaultAsyncHttpxClient):
+    """The SDK's HTTP client, which reads answers of limited size."""
 
 
 class AttemptFailed(Exception):
@@ -30,11 +48,14 @@ class AttemptFailed(Exception):
         gone: the server accepts no connection any more.
         limited: the server has too much work, which is not the request's fault.
         empty: the server works, but its answer to this request is empty.
+        count: what it counts for, among ATTEMPTS.
     """
 
-    def __init__(self, text: str, *, gone: bool = False, limited: bool = False, empty: bool = False) -> None:
+    def __init__(
+        self, text: str, *, gone: bool = False, limited: bool = False, empty: bool = False, count: int = 1
+    ) -> None:
         super().__init__(text)
-        self.text, self.gone, self.limited, self.empty = text, gone, limited, empty
+        self.text, self.gone, self.limited, self.empty, self.count = text, gone, limited, empty, count
 
 
 class InvalidRequest(Exception):
@@ -50,6 +71,7 @@ class Server:
         calls: the attempts that wait for it.
         failing: the requests that failed since its last answer.
         last: its last failure.
+        check: the task that tests it, while it gets no other request.
         dead: it gets no more requests.
         client: the SDK's, while a `Fleet` is open.
     """
@@ -58,6 +80,7 @@ class Server:
     calls: set[asyncio.Task[Completion]] = field(default_factory=set)
     failing: set[object] = field(default_factory=set)
     last: str = ""
+    check: asyncio.Task[None] | None = None
     dead: bool = False
     client: Any = None
 
@@ -65,18 +88,18 @@ class Server:
 class Fleet:
     """Answers requests in an event loop: each by the live server with the fewest open ones, `max_concurrent` at most.
 
-    A failed attempt is repeated on another server, if there is one. A server is dead when three requests in a row fail,
-    or when it accepts no connection; its open requests go to the others. A request that failed three times gets
-    `finish_reason` error, but only when the request is the cause: when a server answers a test request of one token.
-    So a broken server does not spoil requests, and a bad request does not end the work. Backoff and the first retries
-    are the SDK's.
+    A failed attempt is repeated on another server, if there is one. A server is tested when three requests in a row fail: it
+    gets up to ten requests of one token. It is dead when it answers none of them, or when it accepts no connection or
+    redirects; its open requests go to the others. A request that failed ten times is `Unanswered`, but only when a server
+    answers a test. So a broken server does not spoil requests, and a bad request does not end the work. Backoff and the
+    first retries are the SDK's.
 
     Args:
         servers: dead ones get no requests.
         config: the model's name and the limits.
         secret: the servers' key.
-        send: gets one completion from one server. Raises the SDK's errors, `ValueError`, `TypeError`, `KeyError` or
-            `IndexError` on an invalid answer, `AttemptFailed` or `InvalidRequest`.
+        send: gets one completion from one server. Raises the SDK's errors, `ValueError` or `RecursionError` on an invalid
+            answer, `AttemptFailed` or `InvalidRequest`.
         key: the recipe key of `config`.
         on_event: called with one line when a server is given up.
     """
@@ -98,16 +121,22 @@ class Fleet:
         seconds = self._config.timeout
         for server in self._servers:
             server.calls.clear()
+            server.check = None
+            # `_ask` limits the time of a request: a limit per read never ends a server that sends byte by byte.
+            timeout = openai.Timeout(None, connect=min(seconds, CONNECT_SECONDS))
             server.client = openai.AsyncOpenAI(
                 api_key=self._secret.reveal("none"),
                 base_url=server.url,
-                timeout=openai.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS)),
+                timeout=timeout,
                 max_retries=self._config.max_retries,
+                http_client=_Client(timeout=timeout, follow_redirects=False),
             )
         return self
 
     async def __aexit__(self, *raised: object) -> None:
         for server in self._servers:
+            if server.check:
+                server.check.cancel()
             await server.client.close()
 
     async def answer(self, request: Request) -> Completion:
@@ -124,20 +153,15 @@ class Fleet:
                 return outcome
             if outcome is None:
                 continue
-            failures += not outcome.limited
+            failures += 0 if outcome.limited else outcome.count
             failed_by.add(server)
-            if failures >= PATIENCE and (outcome.empty or await self._probe(request, failures)):
-                return Completion(request.id, "", "error", error=outcome.text)
+            if failures >= ATTEMPTS and (outcome.empty or await self._probe(request, failures)):
+                return Unanswered(request.id, "", "error", error=outcome.text)
 
     async def _probe(self, request: Request, number: int) -> bool:
-        """Return whether a server answers a test request of one token."""
-        probe = Request(
-            f"probe {number} of {request.id}",  # each counts as another request
-            request.prompt_ids[:1],
-            max_tokens=1,
-            messages=({"role": "user", "content": "Hi"},) if request.messages else (),
-        )
-        _, outcome = await self._attempt(probe, ())
+        """Return whether a server answers a test."""
+        # Each counts as another request.
+        _, outcome = await self._attempt(_test_request(request, f"probe {number} of {request.id}"), ())
         return isinstance(outcome, Completion)
 
     async def _attempt(
@@ -174,12 +198,13 @@ class Fleet:
             if not live:
                 raise self._all_dead()
             preferred = [server for server in live if server not in avoid] or live
-            return [server for server in preferred if len(server.calls) < self._config.max_concurrent]
+            limit = self._config.max_concurrent
+            return [server for server in preferred if not server.check and len(server.calls) < limit]
 
         async with self._freed:
             candidates = await self._freed.wait_for(free)
             server = min(candidates, key=lambda one: len(one.calls))
-            call = asyncio.create_task(self._ask(server, request))
+            call = asyncio.create_task(self._ask(server, request, self._config.timeout))
             server.calls.add(call)
         return server, call
 
@@ -189,10 +214,36 @@ class Fleet:
             server.failing.add(object())  # the same request may meet this limit several times
         elif not failure.empty:
             server.failing.add(request.id)
-        if server.dead or not (failure.gone or len(server.failing) >= PATIENCE):
+        if server.dead:
             return
+        if failure.gone:
+            self._give_up(server)
+        elif len(server.failing) >= PATIENCE and not server.check:
+            server.check = asyncio.create_task(self._test(server, request))
+
+    async def _test(self, server: Server, request: Request) -> None:
+        """Give a server up, unless it answers a test, or an open request meanwhile."""
+        failures = 0
+        while failures < ATTEMPTS and server.failing and not server.dead:
+            try:
+                test = _test_request(request, f"test {failures}")
+                await self._ask(server, test, min(self._config.timeout, TEST_SECONDS))
+                server.failing.clear()
+            except InvalidRequest:
+                server.failing.clear()
+            except AttemptFailed as failure:
+                server.last, failures = failure.text, failures + failure.count
+            except EngineError as refusal:
+                server.last, failures = refusal.problem, ATTEMPTS
+        if server.failing and not server.dead:
+            self._give_up(server)
+        server.check = None
+        async with self._freed:
+            self._freed.notify_all()
+
+    def _give_up(self, server: Server) -> None:
         server.dead = True
-        self._on_event(f"{self._key}: {server.url} is given up: {failure.text}")
+        self._on_event(f"{self._key}: {server.url} is given up: {server.last}")
         for call in server.calls:
             call.cancel()
 
@@ -204,26 +255,36 @@ class Fleet:
             hint="restart the servers, then run the same command: completed requests are kept",
         )
 
-    async def _ask(self, server: Server, request: Request) -> Completion:
+    async def _ask(self, server: Server, request: Request, seconds: float) -> Completion:
         """Ask one server; errors of the SDK become `AttemptFailed`, `InvalidRequest` or EngineError."""
         try:
-            return await self._send(server, request)
-        except openai.APITimeoutError:
-            raise AttemptFailed(f"no answer within {self._config.timeout:g} s") from None
+            async with asyncio.timeout(seconds):
+                return await self._send(server, request)
+        except (TimeoutError, openai.APITimeoutError):
+            raise AttemptFailed(f"no answer within {seconds:g} s", count=SLOW_ATTEMPTS) from None
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             gone = type(cause).__name__ == "ConnectError"
-            raise AttemptFailed(self._secret.hide(f"no connection: {first_line(cause)}"), gone=gone) from None
+            raise AttemptFailed(self._line(f"no connection: {first_line(cause)}"), gone=gone) from None
         except openai.APIStatusError as error:
             raise self._status_error(server, error) from None
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise AttemptFailed(f"invalid answer: {first_line(error)}") from None
+        except (ValueError, RecursionError) as error:
+            raise AttemptFailed(self._line(f"invalid answer: {first_line(error)}")) from None
+
+    def _line(self, text: str) -> str:
+        """Return the first line of a server's message, shortened, without the key and control characters."""
+        # Cut before and after the search for keys, which takes long on a long line.
+        line = (text.strip().splitlines() or ["no message"])[0][: 8 * LONGEST_TEXT]
+        line = self._secret.hide(line)[:LONGEST_TEXT]
+        return "".join(character if character.isprintable() else "?" for character in line)
 
     def _status_error(self, server: Server, error: Any) -> Exception:
         """Return the exception for an HTTP status: a fault of the request, the server or the recipe."""
         status = error.status_code
+        if 300 <= status < 400:
+            return AttemptFailed(self._line(redirect_text(error.response)), gone=True)
         message = error.body.get("message") if isinstance(error.body, dict) else None
-        text = self._secret.hide((str(message or error.message).strip().splitlines() or ["no message"])[0])
+        text = self._line(str(message or error.message))
         if status in (400, 413, 422):
             return InvalidRequest(text)
         if status in (408, 409, 429) or status >= 500:
@@ -244,3 +305,13 @@ class Fleet:
         return EngineError(
             f"{server.url} answers HTTP {status}: {text}", location=self._key, hint="check the URL"
         )
+
+
+def _test_request(request: Request, name: str) -> Request:
+    """Return a request of one token that any server of the model answers."""
+    return Request(
+        name,
+        request.prompt_ids[:1],
+        max_tokens=1,
+        messages=({"role": "user", "content": "Hi"},) if request.messages else (),
+    )

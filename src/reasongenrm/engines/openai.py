@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
+import msgspec
 import openai
 
+from reasongenrm.chat.markers import break_markers
 from reasongenrm.config.engines import OpenAIConfig
 from reasongenrm.engines.base import Engine, Request
 from reasongenrm.engines.fleet import AttemptFailed, Fleet, InvalidRequest, Server
@@ -26,36 +26,6 @@ them may be recorded as done."""
 TOP_LOGPROBS = 20
 """Number of most likely tokens whose log-probabilities a server returns if it does not know `logprob_token_ids`, such as
 vLLM 0.24; a letter that is not among them has no P(A)."""
-
-_NAMES = (
-    "s|bos|eos|pad|unk|sep|mask|cls|sop|eop|think|tool_call|tool_response|tools|arg_key|arg_value"
-    "|start_of_turn|end_of_turn|start_of_image|end_of_image"
-)
-_BRACKETED = (
-    "INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|THINK|ARGS|CALL_ID"
-    "|BOS|CLS|SEP|MASK|gMASK|sMASK"
-)
-_MARKER_START = re.compile(
-    rf"""<(?=/?[|｜][^\s<>|｜]{{1,64}}[|｜])   # <|im_start|>, <|eot_id|>, <｜User｜>, </｜DSML｜…>
-    |<(?=[|｜][^\s<>|｜]{{1,64}}>)             # <|turn>
-    |<(?=[^\s<>|｜]{{1,64}}[|｜]>)             # <turn|>
-    |<(?=/?(?:{_NAMES})>)                       # <s>, </s>, <start_of_turn>, <think>
-    |<(?=</?SYS>>)                              # <<SYS>>
-    |\[(?=/?(?:{_BRACKETED})\])
-    |\[(?=\|(?:system|user|assistant|endofturn|tool)\|\])  # EXAONE; other [|…|] are arrays in F# and OCaml""",
-    re.VERBOSE | re.IGNORECASE,
-)
-
-
-def break_markers(text: str) -> str:
-    """Return a text without chat markers: a space is inserted after the first bracket of each.
-
-    A server of the chat API renders contents and structure into one string before it tokenizes them, so a
-    `<|im_end|>` inside a judged answer would end the turn. Covered are the markers of the usual families: ChatML, Llama
-    2 to 4, Mistral, Gemma, DeepSeek, GLM, EXAONE, and tags of reasoning and tools. Turns marked by plain words
-    (`### Instruction:`) cannot be distinguished from text; serve such a model with `api: completions`.
-    """
-    return _MARKER_START.sub(lambda match: match[0] + " ", text)
 
 
 class OpenAIEngine(Engine):
@@ -98,7 +68,7 @@ class OpenAIEngine(Engine):
         """Yield completions as they are done, each request's exactly once; the caller may stop at any time.
 
         Requests are taken from the iterable as servers become free. A request that the servers refuse, or that fails
-        three times while others succeed, comes back with `finish_reason` error.
+        ten times while others succeed (`Unanswered`), comes back with `finish_reason` error.
 
         Raises:
             EngineError: no server is left; a key, a model or all requests are refused; `adapter` is set.
@@ -186,7 +156,7 @@ class OpenAIEngine(Engine):
                 "logprobs": TOP_LOGPROBS,
                 "return_tokens_as_token_ids": True,
             }
-        return _read_completion(await _post(server, "/completions", body), request)
+        return _read_completion(*await _post(server, "/completions", body), request)
 
     async def _send_chat(self, server: Server, request: Request) -> Completion:
         role_names = {"reason": "assistant"}
@@ -197,14 +167,14 @@ class OpenAIEngine(Engine):
         limit = self._limit_name
         body = self._fields(request) | {"messages": messages, limit: request.max_tokens}
         try:
-            choice = await _post(server, "/chat/completions", body)
+            choice, usage = await _post(server, "/chat/completions", body)
         except openai.BadRequestError as error:
             if limit == "max_completion_tokens" or "max_completion_tokens" not in str(error):
                 raise
             self._limit_name = "max_completion_tokens"  # the only name that OpenAI's newer models accept
             return await self._send_chat(server, request)
-        billed = choice["usage"].get("completion_tokens")
-        return _checked(choice, request, choice["message"].get("content"), billed=billed)
+        text = choice.message.content if choice.message else None
+        return _checked(choice, usage, request, text, billed=usage.completion_tokens)
 
     def _fields(self, request: Request) -> dict[str, Any]:
         """Return the fields that both APIs have, and those of vLLM that the request uses."""
@@ -219,53 +189,79 @@ class OpenAIEngine(Engine):
         return fields | {name: value for name, value in optional.items() if value is not None}
 
 
-def _reject_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
+_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
-async def _post(server: Server, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Return the first choice of the answer, with the answer's `usage`.
+class _Usage(msgspec.Struct):
+    completion_tokens: _Count | None = None
+    prompt_tokens: _Count | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    top_logprobs: list[dict[str, float] | None] | None = None
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+    text: str | None = None  # of the completions API
+    message: _Message | None = None  # of the chat API
+    token_ids: list[_Count] | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _Answer(msgspec.Struct):
+    """The parts of a server's answer that are read; anything of another type is an invalid answer."""
+
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+_ANSWER = msgspec.json.Decoder(_Answer)
+
+
+async def _post(server: Server, path: str, body: dict[str, Any]) -> tuple[_Choice, _Usage]:
+    """Return the first choice of the answer, and the answer's usage.
 
     Raises:
-        ValueError, TypeError, KeyError: the answer is not a completion.
+        ValueError, RecursionError: the answer is not a completion.
         AttemptFailed: it has no choice.
     """
     # Not `create`: it checks every token of the prompt, which takes longer than the rest of the client.
     reply = await server.client.post(path, cast_to=httpx.Response, body=body)
-    answer = json.loads(reply.content, parse_constant=_reject_constant)
-    if not isinstance(answer, dict) or not isinstance(answer["choices"], list):
-        raise TypeError("it is not a completion")
-    if not answer["choices"]:
+    answer = _ANSWER.decode(reply.content)
+    if not answer.choices:
         raise AttemptFailed("an answer without a choice", empty=True)
-    choice: dict[str, Any] = answer["choices"][0]
-    return choice | {"usage": answer.get("usage") or {}, "logprobs": choice.get("logprobs") or {}}
+    return answer.choices[0], answer.usage or _Usage()
 
 
-def _read_completion(choice: dict[str, Any], request: Request) -> Completion:
+def _read_completion(choice: _Choice, usage: _Usage, request: Request) -> Completion:
     """Return the same completion as vLLM in this process, where the server gives token ids."""
-    token_ids = tuple(int(token) for token in choice.get("token_ids") or ())
+    token_ids = tuple(choice.token_ids or ())
     logprobs: dict[int, dict[int, float]] = {}
     ids = request.logprob_token_ids
-    top_logprobs = (choice["logprobs"].get("top_logprobs") or ()) if ids else ()
+    top_logprobs = (choice.logprobs.top_logprobs or ()) if ids and choice.logprobs else ()
     for position, (token, entry) in enumerate(zip(token_ids, top_logprobs, strict=False)):
-        if token in ids:
+        if token in ids and entry:
             values = ((other, entry.get(f"token_id:{other}")) for other in ids)
             logprobs[position] = {other: round(value, 6) for other, value in values if value is not None}
-    return _checked(choice, request, choice["text"], token_ids=token_ids, logprobs=logprobs)
+    return _checked(choice, usage, request, choice.text, token_ids=token_ids, logprobs=logprobs)
 
 
-def _checked(choice: dict[str, Any], request: Request, text: Any, **fields: Any) -> Completion:
+def _checked(choice: _Choice, usage: _Usage, request: Request, text: str | None, **fields: Any) -> Completion:
     """Return the completion, or one with an error where the server reports another end than stop and length.
 
     Raises:
         AttemptFailed: the choice has no text.
     """
-    finish = choice.get("finish_reason")
+    finish = choice.finish_reason
     if text is None and finish == "length":
         text = ""  # a reasoning model that was truncated before its answer
-    if not isinstance(text, str):
+    if text is None:
         raise AttemptFailed("a choice without text", empty=True)
     if finish not in ("stop", "length"):
-        return Completion(request.id, text, "error", error=f"finish_reason {finish}")
-    prompt_tokens = int(choice["usage"].get("prompt_tokens") or 0)
-    return Completion(request.id, text, finish, prompt_tokens=prompt_tokens, **fields)
+        return Completion(request.id, text, "error", error=f"finish_reason {str(finish)[:40]}")
+    return Completion(request.id, text, finish, prompt_tokens=usage.prompt_tokens or 0, **fields)
