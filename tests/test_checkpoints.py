@@ -21,16 +21,25 @@ from support.heads import ENVIRONMENT
 
 SOURCE = Path(reasongenrm.__file__).parent
 YES = "y\n" * 1000
+WITHOUT_CODE = (
+    "tokenizer of a judge",
+    "student",
+    "training: model",
+    "doctor: sizes",
+    "head: base's tokenizer",
+    "head: LoRA",
+)
+"""Ways that load a model of a class that transformers has without its code."""
 OWN = {"ScalarRewardModel", "Judge"}
 """Classes of the suite that have a `from_pretrained`."""
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, rows: str = YES) -> subprocess.CompletedProcess[str]:
     """Run Python with a standard input that agrees to everything."""
     environment = ENVIRONMENT | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
         [sys.executable, *arguments],
-        input=YES,
+        input=rows,
         env=environment,
         capture_output=True,
         text=True,
@@ -45,14 +54,6 @@ def coded(model: Path, folder: Path, *, known: bool) -> tuple[Path, Path]:
     mark = folder.with_name(folder.name + ".ran")
     add_code(folder, mark, known=known)
     return folder, mark
-
-
-def outcomes(folder: Path, *ways: str) -> dict[str, list[str]]:
-    done = run("-m", "support.coded_checkpoints", str(folder), *ways)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "[y/N]" not in done.stdout + done.stderr
-    results: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
-    return results
 
 
 # --- one loading place
@@ -88,59 +89,52 @@ def test_vllm_gets_the_permission_of_the_model_and_no_other() -> None:
 
 
 @pytest.mark.engine
-def test_the_code_would_run_if_transformers_asked(tiny_model: Path, tmp_path: Path) -> None:
-    # Else the tests below would prove nothing.
-    folder, mark = coded(tiny_model, tmp_path / "evil", known=False)
-    run("-c", f"import transformers; transformers.AutoConfig.from_pretrained({str(folder)!r})")
-    assert mark.is_file()
+def test_the_code_runs_where_transformers_asks_or_the_recipe_allows_it(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    # Else the test below would prove nothing.
+    (asked, ran), (allowed, ran_too) = (
+        coded(tiny_model, tmp_path / name, known=False) for name in ("asked", "allowed")
+    )
+    script = (
+        f"import transformers; transformers.AutoConfig.from_pretrained({str(asked)!r})\n"
+        "from reasongenrm.checkpoints import load_checkpoint\n"
+        f"load_checkpoint('AutoConfig', {str(allowed)!r}, trust_remote_code=True)"
+    )
+    done = run("-c", script)
+    assert ran.is_file() and ran_too.is_file(), done.stderr
 
 
 @pytest.mark.engine
 def test_no_way_of_loading_runs_code(tiny_model: Path, tmp_path: Path) -> None:
-    folder, mark = coded(tiny_model, tmp_path / "evil", known=False)
-    results = outcomes(folder)
-    assert not mark.exists()
-    assert set(results) == set(WAYS)
-    for way, (kind, message) in results.items():
-        assert kind == ("ValueError" if way.startswith("a library") else "EngineError"), (way, message)
-        assert "\n" not in message or way.startswith("a library"), way
-    assert results["student"][1] == (
-        f"{folder}: it needs Python files of its own, which are not run "
+    evil, ran = coded(tiny_model, tmp_path / "evil", known=False)
+    known, ran_too = coded(tiny_model, tmp_path / "known", known=True)
+    done = run("-m", "support.coded_checkpoints", str(evil), f"{known}={','.join(WITHOUT_CODE)}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert not ran.exists() and not ran_too.exists() and "[y/N]" not in done.stdout + done.stderr
+    outcomes: dict[str, dict[str, list[str]]] = json.loads(done.stdout.splitlines()[-1])
+    assert outcomes[str(known)] == {way: ["", ""] for way in WITHOUT_CODE}
+    assert set(outcomes[str(evil)]) == set(WAYS)
+    for way, (kind, message) in outcomes[str(evil)].items():
+        assert kind == ("ValueError" if way == "a library by itself" else "EngineError"), (way, message)
+        assert any(text in message for text in ("needs Python files", "custom code", "of the kind SHADOW")), (
+            way
+        )
+    assert outcomes[str(evil)]["student"][1] == (
+        f"{evil}: it needs Python files of its own, which are not run "
         "(set model.trust_remote_code=true if you trust its authors)"
     )
-    assert "(give a model that transformers has a class for)" in results["head"][1]
-
-
-@pytest.mark.engine
-def test_a_model_of_a_known_class_loads_without_its_code(tiny_model: Path, tmp_path: Path) -> None:
-    folder, mark = coded(tiny_model, tmp_path / "evil", known=True)
-    ways = (
-        "tokenizer of a judge",
-        "student",
-        "training: model",
-        "doctor: sizes",
-        "head: base's tokenizer",
-        "head: LoRA",
-    )
-    assert outcomes(folder, *ways) == {way: ["", ""] for way in ways}
-    assert not mark.exists()
+    assert "(give a model that transformers has a class for)" in outcomes[str(evil)]["head"][1]
 
 
 @pytest.mark.engine
 def test_rows_on_standard_input_do_not_consent(tiny_model: Path, tmp_path: Path) -> None:
     folder, mark = coded(tiny_model, tmp_path / "evil", known=False)
-    done = run("-m", "reasongenrm.cli", "scalar", "score", str(folder))
-    # The rows are invalid: none of them is read as an answer.
+    row = json.dumps({"prompt": "what", "answer": "that"})
+    done = run("-m", "reasongenrm.cli", "scalar", "score", str(folder), rows=f"{row}\n{YES}")
     assert done.returncode == 2 and not mark.exists()
+    assert "needs Python files of its own" in done.stderr
     assert "Traceback" not in done.stderr and "[y/N]" not in done.stderr + done.stdout
-
-
-@pytest.mark.engine
-def test_the_recipes_key_lets_it_run(tiny_model: Path, tmp_path: Path) -> None:
-    folder, mark = coded(tiny_model, tmp_path / "evil", known=False)
-    script = "from reasongenrm.checkpoints import load_checkpoint as l; l('AutoConfig', {!r}, trust_remote_code=True)"
-    done = run("-c", script.format(str(folder)))
-    assert mark.is_file(), done.stderr
 
 
 @pytest.mark.unit

@@ -23,6 +23,8 @@ LOCATION = "tokenizer"
 _WIDE = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
 """ASCII -> full-width characters, which NFKC turns back."""
 
+_PUNCTUATION = re.compile(r"[!-/:-@\[-`{-~]")
+
 _RARE = ("\U0010fffd", "\ue000", "\x00", "☃", "é", "漢", "\U0001f642", "\u200b", "x\ufffdy")
 """Characters that a vocabulary may lack."""
 
@@ -136,6 +138,9 @@ def vocabulary_pattern(description: Mapping[str, Any], structure: Mapping[int, s
         # It spells what its merges join, and single characters.
         merges = (pair if isinstance(pair, list) else pair.split(" ") for pair in model["merges"])
         spelled &= {*map("".join, merges), *(text for text in spelled if len(text) == 1)}
+        byte_tokens = False
+    if "BertPreTokenizer" in json.dumps(description["pre_tokenizer"]):  # punctuation is a word of its own
+        spelled = {text for text in spelled if len(text) == 1 or not _PUNCTUATION.search(text)}
         byte_tokens = False
     if short := [text for text in spelled if len(text) == 1]:
         raise EngineError(
