@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from reasongenrm.benchmarks.base import answer_ratings, inconsistent_share, scalar_result
 from reasongenrm.benchmarks.leaderboard import Entry, leaderboard_files
 from reasongenrm.benchmarks.pairs import Pairs
-from reasongenrm.benchmarks.registry import BENCHMARKS
+from reasongenrm.benchmarks.registry import BENCHMARKS, configured_benchmark, named_benchmark
 from reasongenrm.benchmarks.rewardbench import PRIOR_SETS, RewardBench
-from reasongenrm.config.evaluate import HUB_IDS
+from reasongenrm.config.evaluate import HUB_IDS, BenchmarkConfig
 from reasongenrm.errors import DataError
 from reasongenrm.metrics.intervals import share_interval, wilson_interval
 from reasongenrm.records import Message, PreferencePair, Row
@@ -43,6 +43,29 @@ def test_every_benchmark_has_a_name_and_refuses_empty_input(kind: str, tmp_path:
     with pytest.raises(DataError, match="no readable row"):
         list(bench.rows(lines(tmp_path / "x.jsonl", ["{}", "[]"])))
     assert (kind in HUB_IDS) == (kind not in ("llmbar", "rmb", "pairs"))
+
+
+def test_settings_of_a_recipe_make_the_benchmark_and_its_score_names_it_again() -> None:
+    for config, subset, name in (
+        (BenchmarkConfig(kind="rmbench"), "chat", "RM-Bench"),
+        (BenchmarkConfig(kind="rmbench", safety="halves"), "chat", "RM-Bench (safety: mean of its halves)"),
+        (BenchmarkConfig(prior_sets=True, max_messages=4), "shp", "RewardBench (with prior sets)"),
+        (BenchmarkConfig(), "hep-go", "RewardBench"),
+        (BenchmarkConfig(kind="judgebench", split="both"), "Math", "JudgeBench"),
+    ):
+        benchmark = configured_benchmark(config)
+        details = {"split": "gpt"} if config.kind == "judgebench" else {}
+        right, wrong = (["a", "b", "c"], ["d", "e", "f"]) if config.kind == "rmbench" else (["a"], ["b"])
+        rows = [Row.make(subset, TURNS, right, wrong, details=details)]
+        results = score_all(rows, lambda _, place: -place)
+        score = benchmark.score(rows, results)
+        assert score.benchmark == name
+        again = named_benchmark(config.kind, score.benchmark, {subset})
+        assert again.score(rows, results) == score
+    assert getattr(configured_benchmark(BenchmarkConfig(max_messages=4)), "max_messages", None) == 4
+    for wrong_key in ({"kind": "pairs", "path": "x", "safety": "halves"}, {"kind": "ppe", "max_messages": 4}):
+        with pytest.raises(ValueError, match="only the kind"):
+            BenchmarkConfig.model_validate(wrong_key)
 
 
 def prior_folder(folder: Path) -> Iterator[str]:
