@@ -138,6 +138,17 @@ def test_the_protocol_matrix_is_in_both_reports_and_its_counts_add_up(folder: Pa
     assert sum("evaluate.votes" in note for note in table.notes) == 3
 
 
+@pytest.mark.parametrize("mode", ["pairs", "fourway"])
+def test_only_log_odds_are_shown_as_probabilities(folder: Path, mode: str) -> None:
+    [benchmark] = read_run(folder).benchmarks
+    values = payload(replace(benchmark, mode=mode))
+    shown = {
+        name: any(pair["results"][at]["p"] is not None for pair in values["pairs"])
+        for at, name in enumerate(values["models"])
+    }
+    assert shown["scalar"] and shown["genrm"] == (mode == "pairs")
+
+
 def test_a_run_of_an_earlier_version_has_no_protocol_matrix(folder: Path, tmp_path: Path) -> None:
     old = shutil.copytree(folder, tmp_path / "old")
     scores = json.loads((old / "scores.json").read_text(encoding="utf-8"))

@@ -60,7 +60,11 @@ def payload(benchmark: BenchmarkRun) -> dict[str, Any]:
             }
         )
         for pair, (right, wrong) in zip(row.pairs, row.places, strict=True):
-            results = [_result(model, pair.id) for model in benchmark.models.values()]
+            results = [
+                # Only a scalar head's scores are log-odds (it has no cost): ratings and scores of four-way mode are not.
+                _result(model, pair.id, log_odds=benchmark.mode == "pairs" or model.cost is None)
+                for model in benchmark.models.values()
+            ]
             pairs.append({"id": pair.id, "row": at, "right": right, "wrong": wrong, "results": results})
     return {"models": list(benchmark.models), "rows": rows, "pairs": pairs}
 
@@ -73,7 +77,7 @@ def _ratings(model: ModelRun, row_id: str) -> list[dict[str, Any]] | None:
     ]
 
 
-def _result(model: ModelRun, pair_id: str) -> dict[str, Any]:
+def _result(model: ModelRun, pair_id: str, *, log_odds: bool) -> dict[str, Any]:
     result = model.results[pair_id]
     verdicts = [
         {
@@ -87,8 +91,7 @@ def _result(model: ModelRun, pair_id: str) -> dict[str, Any]:
     ]
     return {
         "outcome": pair_outcome(result),
-        # The difference of two ratings is not a log-odds, unlike that of a scalar head's scores.
-        "p": None if model.ratings else _round(probability_right(result)),
+        "p": _round(probability_right(result)) if log_odds else None,
         "scores": result.scores,
         "verdicts": verdicts,
     }
