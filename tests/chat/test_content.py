@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,13 @@ def test_a_byte_token_spelled_out_is_text(family: str) -> None:
 def test_other_text_is_read_as_before(family: str, words: list[str]) -> None:
     text = " ".join(words)
     assert read(family, text) == tokenizers()[family](text, add_special_tokens=False)["input_ids"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_worker_process_reads_no_structure_either(family: str) -> None:
+    sent = pickle.loads(pickle.dumps(reader(family)))
+    for text in ("".join(FRAGMENTS).encode("utf-8", "replace").decode(), *MARKED):
+        assert sent.encode(text, add_special_tokens=False).ids == read(family, text)
 
 
 # --- tokenizers that are refused

@@ -46,14 +46,14 @@ def content_tokenizer(tokenizer: Any) -> Any:
 
     description = _description(tokenizer)
     structure = structural_tokens(tokenizer, description)
-    for token in description["added_tokens"]:
-        token["special"] = True  # those that are not, such as Qwen3's `<think>`, would be recognised
+    # Nothing to recognise: neither special tokens nor others, such as Qwen3's `<think>`. (`encode_special_tokens` has the
+    # same effect, but a pickle loses it.)
+    description["added_tokens"] = []
     if pattern := vocabulary_pattern(description, structure):
         description["pre_tokenizer"] = _with_cut(description["pre_tokenizer"], pattern)
     reader = Tokenizer.from_str(json.dumps(description))
     reader.no_truncation()
     reader.no_padding()
-    reader.encode_special_tokens = True
     _check_reading(
         lambda texts: [one.ids for one in reader.encode_batch(texts, add_special_tokens=False)], structure
     )
