@@ -147,6 +147,28 @@ def test_the_table_says_what_does_not_fit(qwen: Geometry) -> None:
     assert "docs/gpu.md" in table.notes[0]
 
 
+def test_workers_share_the_hours_of_serving(qwen: Geometry) -> None:
+    work = [
+        Work("sampling by student", "sampling", 50_000, 1000, 300, 16),
+        Work("scoring", "scoring", 50_000, 1000, 300, 16),
+    ]
+    times = {}
+    for name, overrides in (
+        ("auto", []),
+        ("two", ["engine.workers=2"]),
+        ("split", ["engine.tensor_parallel=2"]),
+    ):
+        recipe = load_recipe("configs/qwen2.5-7b.yaml", overrides)
+        cards = [(H100, 8)] if name == "split" else [(H100, 1), (H100, 8)]
+        table = estimate_table(recipe, "prepare", qwen, work, cards)
+        times[name] = [[float(cell) for cell in row[-2:]] for row in table.rows]
+    for one, eight in zip(*times["auto"], strict=True):
+        assert eight == pytest.approx(one / 8, abs=0.01), "an engine per GPU"
+    for one, eight in zip(*times["two"], strict=True):
+        assert eight == pytest.approx(one / 2, abs=0.01), "two of eight GPUs work"
+    assert times["split"][0][1] == times["auto"][1][1], "a scorer on transformers takes one GPU"
+
+
 def test_zero_stages_are_read_from_the_launch_files() -> None:
     stages = {
         name: zero_stage(f"configs/accelerate/{name}.yaml") for name in ("single-gpu", "zero2", "zero3")

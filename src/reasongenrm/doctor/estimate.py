@@ -284,9 +284,17 @@ def estimate_table(
             if work.kind == "scoring" and recipe.select.scorer == "transformers":
                 together = 1
             time = hours(work, geometry, recipe, card, together) if fits else None
+            if time is not None and not training:
+                time /= worker_number(recipe, count, together)
             cells.append("does not fit" if time is None else f"{time:.2f}")
         rows.append(tuple(cells))
     return TextTable(headings, tuple(rows), notes=(ASSUMED,))
+
+
+def worker_number(recipe: Recipe, visible: int, gpus: int) -> int:
+    """Return how many workers of so many GPUs compute side by side, where so many are visible."""
+    room = max(1, visible // gpus)
+    return room if recipe.engine.workers == "auto" else min(room, recipe.engine.workers)
 
 
 def _training_cells(recipe: Recipe, geometry: Geometry, card: Card, count: int) -> list[str]:
