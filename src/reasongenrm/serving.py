@@ -1,4 +1,4 @@
-"""Parts of both HTTP servers: listening, the key and size of requests, and the JSON of errors."""
+"""Parts of both HTTP servers: who may ask, the key and size of requests, the JSON of errors, and listening."""
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of nested functions.
 
@@ -9,7 +9,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
+from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 from reasongenrm.errors import ConfigError, ReasonGenRMError, first_line
 
@@ -47,7 +49,12 @@ def add_error_handlers(app: Any, statuses: Mapping[type[ReasonGenRMError], int])
         return error_response(422, f"{location}: {first['msg']}" if location else first["msg"], hint)
 
     async def http_error(_: Any, error: HTTPException) -> Any:
-        hints = {400: "send a JSON object in UTF-8", 413: "send a smaller body", 499: ""}
+        hints = {
+            400: "send a JSON object in UTF-8",
+            413: "send a smaller body",
+            499: "",
+            503: "ask again later",
+        }
         return error_response(
             error.status_code, error.detail, hints.get(error.status_code, "see /openapi.json")
         )
@@ -61,45 +68,136 @@ def add_error_handlers(app: Any, statuses: Mapping[type[ReasonGenRMError], int])
     app.add_exception_handler(Exception, internal_error)
 
 
-class Gate:
-    """ASGI middleware: check the key before the body is read, and stop reading a body that is too large.
+LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
+"""Names of this machine that a request may use: not those which another site's DNS may point here."""
+
+_HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+
+
+class OwnSite:
+    """ASGI middleware: refuse requests that other web pages send, and forbid caches and content sniffing.
 
     Args:
         app: the ASGI app.
-        key: bearer key that a request must have; None: no key is needed.
-        max_bytes: largest size of a body.
-        open_paths: paths that need no key.
+        hosts: host names that requests may use, against DNS rebinding; None accepts all, which is safe only with a key.
+        page: path of a page that other pages may link to.
     """
 
-    def __init__(
-        self, app: Any, key: str | None, max_bytes: int, open_paths: frozenset[str] = frozenset()
-    ) -> None:
-        self.app, self.max_bytes, self.open_paths = app, max_bytes, open_paths
-        self.expected = f"Bearer {key}".encode() if key else None
+    def __init__(self, app: Any, hosts: frozenset[str] | None, page: str | None = None) -> None:
+        self.app, self.hosts, self.page = app, hosts, page
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        header = dict(scope["headers"]).get(b"authorization", b"")
+
+        async def send_with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_HEADERS]
+            await send(message)
+
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        refusal = self._refusal(scope["method"], scope["path"], headers)
+        await (refusal or self.app)(scope, receive, send_with_headers)
+
+    def _refusal(self, method: str, path: str, headers: dict[str, str]) -> Any:
+        host = headers.get("host", "")
+        hint = "use the address that the server printed"
+        if self.hosts is not None and _name(host) not in self.hosts:
+            return error_response(403, "unknown host name", hint)
+        origin = headers.get("origin")
+        if origin is not None and _netloc(origin) != host.lower():
+            return error_response(403, "the request comes from another web page", hint)
+        if path != self.page and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            return error_response(403, "the request comes from another web page", hint)
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if method == "POST" and kind != "application/json":
+            problem = "the body is not declared as JSON"
+            return error_response(415, problem, "send Content-Type: application/json")
+        return None
+
+
+def _name(host: str) -> str:
+    """Return the name in a Host header, without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:
+        return None
+
+
+class Gate:
+    """ASGI middleware: check the key before the body is read, and refuse a body that is too large.
+
+    Args:
+        app: the ASGI app.
+        key: bearer key that a request must have; None: no key is needed.
+        max_bytes: largest size of a body.
+        larger: the same for some paths.
+        open_paths: paths that need no key.
+        memory: bytes of all bodies that are held at the same time; a request beyond them gets status 503.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        key: str | None,
+        max_bytes: int,
+        larger: Mapping[str, int] = MappingProxyType({}),
+        open_paths: frozenset[str] = frozenset(),
+        memory: int = 256 * 2**20,
+    ) -> None:
+        self.app, self.max_bytes, self.larger = app, max_bytes, larger
+        self.open_paths, self.memory = open_paths, memory
+        self.expected = f"Bearer {key}".encode() if key else None
+        self._held = 0  # bytes of bodies
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
         expected = self.expected if scope["path"] not in self.open_paths else None
-        if expected and not hmac.compare_digest(header, expected):
+        if expected and not hmac.compare_digest(headers.get(b"authorization", b""), expected):
             response = error_response(401, "no valid key", "send Authorization: Bearer KEY")
             await response(scope, receive, send)
+            return
+        max_bytes = self.larger.get(scope["path"], self.max_bytes)
+        too_large = f"the body has more than {max_bytes} bytes"
+        if int(headers.get(b"content-length") or 0) > max_bytes:  # h11 accepts only digits
+            await error_response(413, too_large, "send a smaller body")(scope, receive, send)
             return
         size = 0
 
         async def receive_limited() -> Any:
+            from starlette.exceptions import HTTPException
+
             nonlocal size
             message = await receive()
-            size += len(message.get("body", b""))
-            if size > self.max_bytes:
-                from starlette.exceptions import HTTPException
-
-                raise HTTPException(413, f"the body has more than {self.max_bytes} bytes")
+            count = len(message.get("body", b""))
+            size += count
+            self._held += count
+            if size > max_bytes:
+                raise HTTPException(413, too_large)
+            if self._held > self.memory:
+                raise HTTPException(503, "the server holds too many large bodies")
             return message
 
-        await self.app(scope, receive_limited, send)
+        try:
+            await self.app(scope, receive_limited, send)
+        finally:
+            self._held -= size
 
 
 def listen(host: str, port: int) -> socket.socket:

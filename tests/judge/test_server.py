@@ -22,6 +22,7 @@ import pytest
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.evaluate import JudgingConfig
+from reasongenrm.connections import ConnectionLimits, create_server
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.judge.api import ComparisonInput, Judge
@@ -108,11 +109,9 @@ def wait_until(done: Callable[[], bool]) -> None:
 
 @contextmanager
 def running(app: Any) -> Iterator[str]:
-    """uvicorn in a thread, on a free port."""
-    import uvicorn
-
+    """Run the server in a thread, on a free port."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    server = create_server(app, ConnectionLimits(), log_level="warning")
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
     try:
@@ -273,7 +272,7 @@ def test_an_invalid_body_is_answered_with_error_and_hint(
         (b"{", "application/json", 400),
         (b"", "application/json", 422),
         (b"\xff\xfe{}", "application/json", 400),
-        (json.dumps(GOOD).encode(), "text/plain", 422),
+        (json.dumps(GOOD).encode(), "text/plain", 415),
         (b"[" * 15_000, "application/json", 400),
     ],
 )
@@ -347,9 +346,7 @@ def test_an_engine_that_fails_is_a_500_and_the_next_request_is_answered(server: 
 
 def test_a_disconnected_client_is_not_judged(server: Serving) -> None:
     raw = json.dumps(GOOD | {"a": "nobody waits"}).encode()
-    head = (
-        b"POST /compare HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-    )
+    head = b"POST /compare HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     host, port = server.url.removeprefix("http://").split(":")
     with ThreadPoolExecutor(2) as pool:
         with server.held():
@@ -401,9 +398,8 @@ def test_a_key_is_required_if_one_is_set(judge: Watched) -> None:
             {"Authorization": b"\xff"},
         ):
             for method, path in (("GET", "/health"), ("POST", "/compare"), ("GET", "/openapi.json")):
-                answer = httpx.request(
-                    method, url + path, headers=headers, content=b"x" * 10, trust_env=False
-                )
+                sent = headers | {"Content-Type": "application/json"}
+                answer = httpx.request(method, url + path, headers=sent, content=b"x" * 10, trust_env=False)
                 assert answer.status_code == 401 and set(answer.json()) == {"error", "hint"}
                 assert answer.headers["WWW-Authenticate"] == "Bearer"
         health = httpx.get(url + "/health", headers=right, trust_env=False)
@@ -484,6 +480,7 @@ import threading
 from types import SimpleNamespace
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.evaluate import JudgingConfig
+from reasongenrm.connections import ConnectionLimits, create_server
 from reasongenrm.judge.api import Judge
 from reasongenrm.judge.server import serve
 from reasongenrm.records import Comparison

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr
 
@@ -16,10 +15,11 @@ from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.report.pages import csp_hash, render
 from reasongenrm.serving import (
+    LOOPBACK_NAMES,
     Gate,
+    OwnSite,
     add_error_handlers,
     address,
-    error_response,
     ignore_reraised_signals,
     is_loopback,
     listen,
@@ -27,8 +27,6 @@ from reasongenrm.serving import (
 
 LARGEST_BODY = 2**20
 """Limit of a request, in bytes."""
-
-_LOCAL_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class _Body(BaseModel):
@@ -59,7 +57,7 @@ def create_app(
     changed: Callable[[], None] = lambda: None,
     annotator: str = "",
     api_key: str | None = None,
-    hosts: frozenset[str] | None = _LOCAL_NAMES,
+    hosts: frozenset[str] | None = LOOPBACK_NAMES,
 ) -> Any:
     """Return the FastAPI app: the page at /, GET /state?annotator=NAME, and POST /rank, /skip and /undo.
 
@@ -81,7 +79,7 @@ def create_app(
     # No pages of documentation: they load scripts from elsewhere.
     app = FastAPI(title="reasongenrm", docs_url=None, redoc_url=None)
     app.add_middleware(Gate, key=api_key, max_bytes=LARGEST_BODY, open_paths=frozenset({"/"}))
-    app.add_middleware(_OwnPage, hosts=hosts)
+    app.add_middleware(OwnSite, hosts=hosts, page="/")
     add_error_handlers(app, {DataError: 500, EngineError: 500, StalePrompt: 409})
 
     # Plain functions, which FastAPI runs in threads: each waits for the disk.
@@ -158,67 +156,6 @@ def _state(session: RankingSession) -> dict[str, Any]:
     }
 
 
-class _OwnPage:
-    """Refuses requests that come from other web pages, and adds headers against caching and content sniffing."""
-
-    def __init__(self, app: Any, hosts: frozenset[str] | None) -> None:
-        self.app, self.hosts = app, hosts
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-
-        async def guarded(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_ALWAYS]
-            await send(message)
-
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = self._refusal(scope["method"], scope["path"], headers)
-        await (refusal or self.app)(scope, receive, guarded)
-
-    def _refusal(self, method: str, path: str, headers: dict[str, str]) -> Any:
-        host = headers.get("host", "")
-        hint = "open the address that the server printed"
-        if self.hosts is not None and _name(host) not in self.hosts:
-            return error_response(403, "unknown host name", hint)
-        origin = headers.get("origin")
-        if origin is not None and _netloc(origin) != host.lower():
-            return error_response(403, "the request comes from another web page", hint)
-        if path != "/" and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
-            return error_response(403, "the request comes from another web page", hint)
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if method == "POST" and kind != "application/json":
-            return error_response(
-                415, "the body is not declared as JSON", "send Content-Type: application/json"
-            )
-        return None
-
-
-_ALWAYS = (
-    (b"cache-control", b"no-store"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-)
-
-
-def _name(host: str) -> str:
-    """Return the name in a Host header, without its port."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _netloc(origin: str) -> str | None:
-    try:
-        return urlsplit(origin).netloc.lower() or None
-    except ValueError:
-        return None
-
-
 def serve(
     open_session: Callable[[str], RankingSession],
     host: str = "127.0.0.1",
@@ -241,7 +178,8 @@ def serve(
     """
     try:
         import fastapi  # noqa: F401
-        import uvicorn
+
+        from reasongenrm.connections import run_server
     except ImportError as error:
         raise EngineError(f"cannot serve: {error}", hint="pip install fastapi uvicorn") from None
     key = Secret(api_key_env, location="api_key_env").reveal() or None
@@ -251,10 +189,10 @@ def serve(
             location="host",
             hint="set a key (api_key_env), or listen on 127.0.0.1",
         )
-    hosts = (_LOCAL_NAMES | {host.lower()}) if key is None else None
+    hosts = (LOOPBACK_NAMES | {host.lower()}) if key is None else None
     with ExitStack() as stack:
         listening = stack.enter_context(listen(host, port))
         stack.enter_context(ignore_reraised_signals())
         app = create_app(open_session, changed=changed, annotator=annotator, api_key=key, hosts=hosts)
         print(f"rank the answers at {address(listening)} (Ctrl-C stops; all rankings are kept)", flush=True)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+        run_server(app, listening, log_level="warning")

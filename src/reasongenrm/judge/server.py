@@ -18,12 +18,14 @@ from reasongenrm.judge.api import Judge, PromptInput, input_errors
 from reasongenrm.judge.ask import preference
 from reasongenrm.judge.remote import COMPARISON_FIELDS
 from reasongenrm.judge.rewards import Schedule, openrlhf_responses
-from reasongenrm.judge.sharing import SharedJudge
+from reasongenrm.judge.sharing import JudgeBusy, SharedJudge
 from reasongenrm.judge.tournament import Method, Ranking
 from reasongenrm.records import Comparison, Message
 from reasongenrm.rows.turns import read_prompt, replace_surrogates
 from reasongenrm.serving import (
+    LOOPBACK_NAMES,
     Gate,
+    OwnSite,
     add_error_handlers,
     address,
     ignore_reraised_signals,
@@ -34,21 +36,25 @@ from reasongenrm.serving import (
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Size limits of one request; a larger one is answered with status 413.
+    """Limits of one request; a larger one is answered with status 413, one that takes longer with 503.
 
     Attributes:
         body: bytes.
+        rewards_body: bytes of a body of /get_reward.
         text: characters of a prompt's turn or an answer.
         turns: messages of a prompt.
         answers: answers to one prompt: of /rank and /best_of_n, and samples without a label in /get_reward.
         queries: samples of /get_reward.
+        seconds: from the end of a request to its answer, the time in the queue included.
     """
 
-    body: int = 32 * 2**20
+    body: int = 8 * 2**20
+    rewards_body: int = 32 * 2**20
     text: int = 200_000
     turns: int = 512
     answers: int = 64
     queries: int = 8192
+    seconds: float = 3600
 
 
 DEFAULT_LIMITS = Limits()
@@ -196,6 +202,7 @@ def create_app(
     model: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
     ends: tuple[str, ...] = (),
+    hosts: frozenset[str] | None = LOOPBACK_NAMES,
 ) -> Any:
     """Return the FastAPI app of a judge.
 
@@ -205,13 +212,16 @@ def create_app(
         model: the model's name in /health.
         limits: of one request.
         ends: see `rewards.openrlhf_responses`.
+        hosts: host names that requests may use; None accepts all.
     """
     from fastapi import FastAPI, Request
 
     # No documentation pages: they load scripts from other hosts.
     app = FastAPI(title="reasongenrm", docs_url=None, redoc_url=None)
-    app.add_middleware(Gate, key=api_key, max_bytes=limits.body)
-    add_error_handlers(app, {EngineError: 500, TooLarge: 413})
+    larger = {"/get_reward": limits.rewards_body}
+    app.add_middleware(Gate, key=api_key, max_bytes=limits.body, larger=larger)
+    app.add_middleware(OwnSite, hosts=hosts)
+    add_error_handlers(app, {JudgeBusy: 503, EngineError: 500, TooLarge: 413})
 
     # Tournaments are plain functions, which FastAPI runs in threads: they wait for each of their rounds.
     @app.post("/rank")
@@ -232,37 +242,40 @@ def create_app(
     @app.post("/compare")
     async def compare(body: CompareRequest, request: Request) -> dict[str, Any]:
         row = (body.checked_prompt(limits, body.a, body.b), body.a, body.b)
-        [comparison] = await _result(request, judge.submit([row]))
+        [comparison] = await _result(request, judge.submit([row]), limits)
         return _comparison_json(comparison)
 
     @app.post("/score")
     async def score(body: ScoreRequest, request: Request) -> dict[str, Any]:
         prompt = body.checked_prompt(limits, body.answer, body.reference)
-        [comparison] = await _result(request, judge.submit([(prompt, body.answer, body.reference)]))
+        [comparison] = await _result(request, judge.submit([(prompt, body.answer, body.reference)]), limits)
         return {"score": preference(comparison), **_comparison_json(comparison)}
 
     @app.post("/get_reward")
     async def get_reward(body: RewardRequest, request: Request) -> dict[str, Any]:
         schedule = body.schedule(limits, ends)
-        rewards = schedule.rewards(await _result(request, judge.submit(schedule.rows)))
+        rewards = schedule.rewards(await _result(request, judge.submit(schedule.rows), limits))
         return {"rewards": rewards, "scores": rewards, "extra_logs": {}}
 
     return app
 
 
-async def _result(request: Any, future: Future[list[Comparison]]) -> list[Comparison]:
-    """Wait for comparisons; if the client disconnects, cancel those that have not started."""
+async def _result(request: Any, future: Future[list[Comparison]], limits: Limits) -> list[Comparison]:
+    """Wait for comparisons; if the client disconnects or waits too long, cancel those that have not started."""
     from starlette.exceptions import HTTPException
 
     answer = asyncio.wrap_future(future)
     disconnect = asyncio.create_task(_disconnect(request))
     either: set[asyncio.Future[Any]] = {answer, disconnect}
-    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait(either, timeout=limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+    disconnected = disconnect.done()
     disconnect.cancel()
     if answer.done():
         return answer.result()
     answer.cancel()
-    raise HTTPException(499, "the client has disconnected")
+    if disconnected:
+        raise HTTPException(499, "the client has disconnected")
+    raise JudgeBusy.after(limits.seconds)
 
 
 async def _disconnect(request: Any) -> None:
@@ -298,7 +311,7 @@ def serve(
         EngineError: FastAPI or uvicorn is missing, or the key is not in the environment.
     """
     try:
-        import uvicorn
+        from reasongenrm.connections import run_server
     except ImportError as error:
         hint = "pip install fastapi uvicorn"
         raise EngineError(f"cannot serve: {error}", location="serve", hint=hint) from None
@@ -312,8 +325,10 @@ def serve(
     with ExitStack() as stack:
         listening = stack.enter_context(listen(host, port))
         running = judge if isinstance(judge, Judge) else stack.enter_context(judge())
-        shared = stack.enter_context(SharedJudge(running))
+        shared = stack.enter_context(SharedJudge(running, seconds=limits.seconds))
         stack.enter_context(ignore_reraised_signals())
-        app = create_app(shared, api_key=key, model=model, limits=limits, ends=ends)
+        # With a key, a proxy in front of this machine may keep its own host name.
+        hosts = LOOPBACK_NAMES | {host.lower()} if is_loopback(host) and not key else None
+        app = create_app(shared, api_key=key, model=model, limits=limits, ends=ends, hosts=hosts)
         show(f"the judge is served at {address(listening)}")
-        uvicorn.Server(uvicorn.Config(app, log_level="info")).run(sockets=[listening])
+        run_server(app, listening, log_level="info")

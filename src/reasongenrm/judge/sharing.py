@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from queue import Empty, SimpleQueue
 from threading import Lock, Thread
-from typing import Protocol
+from typing import Protocol, Self
 
 from reasongenrm.errors import DataError, EngineError
 from reasongenrm.judge.api import ComparisonInput, Judge
@@ -22,6 +22,16 @@ class PairwiseJudge(Protocol):
     def compare_many(self, rows: Iterable[ComparisonInput]) -> Iterator[Comparison]:
         """Yield a comparison for each row, in their order."""
         ...
+
+
+class JudgeBusy(EngineError):
+    """No comparison within the time limit: other requests came first."""
+
+    @classmethod
+    def after(cls, seconds: float) -> Self:
+        """Return the error of a request that waited so long."""
+        hint = "ask again later, or send fewer requests at the same time"
+        return cls(f"no comparison within {seconds:g} s", location="SharedJudge", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +48,13 @@ class SharedJudge(Judge):
 
     Args:
         judge: from now on used only by that thread.
+        seconds: how long `compare_many` waits; None: without a limit.
     """
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Judge, *, seconds: float | None = None) -> None:
         vars(self).update(vars(judge))  # the same engine, wording and settings
         self.counts = {"requests": 0, "comparisons": 0, "batches": 0}
-        self._judge = judge
+        self._judge, self._seconds = judge, seconds
         self._waiting: SimpleQueue[_Job | None] = SimpleQueue()
         self._lock, self._closed = Lock(), False
         self._thread = Thread(target=self._work, name="judge", daemon=True)
@@ -69,8 +80,17 @@ class SharedJudge(Judge):
         return job.future
 
     def compare_many(self, rows: Iterable[ComparisonInput]) -> Iterator[Comparison]:
-        """See `Judge.compare_many`; rows of other threads may go to the engine in the same batch."""
-        yield from self.submit(rows).result()
+        """See `Judge.compare_many`; rows of other threads may go to the engine in the same batch.
+
+        Raises:
+            JudgeBusy: no result within the time limit.
+        """
+        future = self.submit(rows)
+        wait([future], self._seconds)
+        if not future.done():
+            future.cancel()
+            raise JudgeBusy.after(self._seconds or 0)
+        yield from future.result()
 
     def close(self) -> None:
         """Stop the thread after its current batch."""
