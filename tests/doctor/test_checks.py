@@ -111,7 +111,8 @@ def test_more_processes_than_gpus_are_named(use: Use) -> None:
 def test_teachers_on_servers_need_no_gpu_here(use: Use) -> None:
     use(machine_of())
     server = "{kind: openai, urls: [http://127.0.0.1:1/v1], model: m}"
-    recipe = recipe_of("engine.tensor_parallel=4", f"teachers={{fleet: {{server: {server}}}}}", "records={}")
+    fleet = f"teachers={{fleet: {{server: {server}}}}}"
+    recipe = recipe_of("engine.tensor_parallel=4", fleet, "records.grpo=null")
     check_machine(recipe, "prepare")
     with pytest.raises(ConfigError, match="no GPU is visible"):
         check_machine(
@@ -158,7 +159,7 @@ def test_a_full_disk_fails_and_a_large_run_names_its_parts(use: Use, monkeypatch
     merged, _ = checks.run_gib(
         recipe_of("limit=100", "train.merge=true"), checks.read_geometry(recipe_of().model)
     )
-    assert merged - small == pytest.approx(14.2, abs=0.1)
+    assert merged - small == pytest.approx(14.2 * len(recipe_of().judges), abs=0.3)
 
 
 def test_the_command_line_names_it_in_one_line_with_code_2(

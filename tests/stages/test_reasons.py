@@ -181,11 +181,8 @@ def test_only_the_reasons_of_an_added_teacher_are_scored(
 ) -> None:
     batches: list[list[str]] = []
 
-    class Scorer:
-        def __init__(self, *_: Any) -> None:
-            self.score = counting_scorer(batches)
-
-    monkeypatch.setattr(stage, "Student", Scorer)
+    score = counting_scorer(batches)
+    monkeypatch.setattr(stage, "score_batches", lambda recipe, groups, **_: map(score, groups))
     stage.score_all(run.recipe, run, toy_prompts, encoders["reason"], 4)
     before = run.path("scored.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(before) == 8 == sum(map(len, batches))
