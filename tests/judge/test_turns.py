@@ -16,7 +16,7 @@ from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.own_template import own_encoder
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.config.evaluate import JudgingConfig
-from reasongenrm.engines.base import Engine, Request
+from reasongenrm.engines.base import Engine, Request, Unanswered
 from reasongenrm.judge.ask import RESCUE, VerdictTask, ask_in_memory
 from reasongenrm.judge.turns import VERDICT, JudgingEngine, Turns
 from reasongenrm.records import Completion, JudgePrompt, PreferencePair
@@ -187,6 +187,8 @@ def test_a_failed_verdict_request_is_an_error(
     verdict = task.read(prompts[0], joined)
     assert (verdict.outcome, verdict.winner) == ("error", None) and joined.error == "no server is left"
     assert not task.needs_rescue(verdict)
+    fault = turns.join(reason, Unanswered("p" + VERDICT, "", "error", error="HTTP 500"))
+    assert isinstance(fault, Unanswered) and (fault.id, fault.text) == ("p", reason.text), "asked for again"
 
 
 OWN = """\

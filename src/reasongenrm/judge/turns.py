@@ -17,7 +17,7 @@ from functools import partial
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.verdict import VerdictTokens, reason_ids
-from reasongenrm.engines.base import Engine, Request, request_seed
+from reasongenrm.engines.base import Engine, Request, Unanswered, request_seed
 from reasongenrm.records import Completion
 
 VERDICT = "#verdict"
@@ -105,17 +105,18 @@ class Turns:
         """Return both turns as one completion, with the template's ids between and after them.
 
         What was sampled for the verdict may be no verdict: then nothing follows it. If that request failed, the completion
-        is an error; of one turn, it has no log-probabilities.
+        is an error; of one turn, it has no log-probabilities, unless a server was at fault.
         """
+        if isinstance(verdict, Unanswered) or (
+            verdict.finish_reason == "error" and not self.encoder.one_turn
+        ):
+            tokens, read = reason.token_ids, reason.prompt_tokens
+            return replace(verdict, id=reason.id, text=reason.text, token_ids=tokens, prompt_tokens=read)
         if self.encoder.one_turn:
             place = self._letter(reason)
             if place is None or verdict.finish_reason == "error":
                 return reason
             return replace(reason, logprobs={place: verdict.logprobs.get(0, {})})
-        if verdict.finish_reason == "error":
-            # The verdict's class says whether a server was at fault.
-            tokens, read = reason.token_ids, reason.prompt_tokens
-            return replace(verdict, id=reason.id, text=reason.text, token_ids=tokens, prompt_tokens=read)
         letter = len(verdict.token_ids) == 1 and verdict.token_ids[0] in self.choice.logprob_token_ids
         after = (*self.tokens.closing, self.tokens.end) if letter else ()
         ids = (*self._between, *verdict.token_ids, *after)
