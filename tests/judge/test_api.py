@@ -119,6 +119,13 @@ def test_ranking_and_choosing(judge: Judge, rows: list[tuple[str, str, str]]) ->
     assert sorted(ranking.order) == [0, 1, 2, 3] and len(ranking.games) == 6
     best = judge.best_of_n(prompt, answers)
     assert best.answer == answers[best.index] and len(best.ranking.games) == 3
+    lists = [(prompt, answers), (prompt, answers[:2]), (prompt, [*answers, *"wxyz"])]
+    for (_, texts), choice in zip(lists, judge.choose_many(lists), strict=True):
+        assert choice.winner in range(len(texts)) and choice.outcome == "ok"
+        assert choice.probs is not None and choice.probs[choice.winner] == max(choice.probs)
+        assert sum(choice.probs) == pytest.approx(1) and len(choice.probs) == len(texts)
+    with pytest.raises(ConfigError, match="9 answers in one list"):
+        list(judge.choose_many([(prompt, [*answers, *"vwxyz"])]))
     score = judge.score(prompt, answers[0], answers[1])
     assert score == pytest.approx(judge.compare(prompt, answers[0], answers[1]).prob_a)
 

@@ -44,6 +44,8 @@ FULL: dict[str, Any] = {
         "reasongenrm": {"general": True, "args": {"learning_rate": 0.1, "save_steps": 4}},
         "thinker": {"template": "think"},
         "genrm": {"template": "direct"},
+        "lists": {"template": "listwise"},
+        "reasoned": {"template": "listwise-reason"},
     },
     "train": {
         "launch": "configs/accelerate/cpu-2proc.yaml",
@@ -263,11 +265,11 @@ def test_the_pass_through_keys_of_the_table_are_keys_of_the_libraries() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "steps"),
     [
-        ("data.both_orders", True, {"pairs"}),
+        ("data.both_orders", True, {"pairs", "lists"}),
         ("teachers.blind.samples", 9, {"reasons.blind"}),
         ("select.threshold", 0.9, {"records"}),
-        ("select.verdict_tokens", "letter", {"scores"}),
-        ("train.batch", 64, {"judges.reasongenrm", "judges.thinker", "judges.genrm"}),
+        ("select.verdict_tokens", "letter", {"scores", "lists"}),
+        ("train.batch", 64, {f"judges.{name}" for name in FULL["judges"]}),
         ("judges.genrm.args", {"weight_decay": 0.2}, {"judges.genrm"}),
         ("scalar.margin", 1.0, {"scalar"}),
     ],
@@ -278,7 +280,7 @@ def test_a_key_belongs_to_the_steps_whose_results_it_changes(key: str, value: An
 
 def test_judging_changes_all_steps_of_judges_but_no_scores_of_the_scalar_head() -> None:
     steps = changed(full(), full({("evaluate", "max_tokens"): 99}))
-    models = ("base", "base-direct", "reasongenrm", "thinker", "genrm", "served", "claude")
+    models = ("base", "base-direct", *FULL["judges"], "served", "claude")
     assert steps == {f"evaluate.{name}.{model}" for name in BENCHMARKS for model in models}
 
 

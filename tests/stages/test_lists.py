@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from reasongenrm.config.engines import ModelConfig
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError
-from reasongenrm.records import Message, PreferencePair, Reason, ScoredReason, SFTRecord
+from reasongenrm.records import Completion, Message, PreferencePair, Reason, ScoredReason, SFTRecord
 from reasongenrm.run import Run
 from reasongenrm.stages import reasons as reasons_stage
 from reasongenrm.stages.lists import LISTS, ListPolicy, list_run, reason_lists, write_list_records
@@ -186,13 +187,17 @@ def test_the_wording_beside_an_adapter(tmp_path: Path) -> None:
 
 
 class Lent:
-    """The tests' engine, which stays open."""
+    """The tests' engine, which stays open; its untrained model ends no turn, so a cut reason counts as a whole one."""
 
     def __init__(self, engine: VLLMEngine) -> None:
         self._engine = engine
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
+
+    def complete(self, requests: Any, *, adapter: str | None = None) -> Iterator[Completion]:
+        for completion in self._engine.complete(requests, adapter=adapter):
+            yield replace(completion, finish_reason="stop")
 
     def close(self) -> None:
         pass

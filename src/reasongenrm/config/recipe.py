@@ -23,6 +23,10 @@ LISTWISE: tuple[Template, ...] = ("listwise", "listwise-reason")
 """Templates of judges that name the best of two to eight answers."""
 
 
+REASONED: Template = "listwise-reason"
+"""The template of judges of lists that write a reason."""
+
+
 class JudgeConfig(Strict):
     """One judge to train and to evaluate.
 
@@ -84,6 +88,12 @@ TEMPLATES: dict[Template, str] = {
     "listwise-reason": "configs/prompts/reason.jinja",
 }
 """Chat template file of each judge template."""
+
+
+def list_templates(recipe: Recipe) -> list[Template]:
+    """Return the templates of a recipe's judges of lists."""
+    used = {judge.template for judge in recipe.judges.values()}
+    return [template for template in LISTWISE if template in used]
 
 
 def is_blind_student(teacher: TeacherConfig) -> bool:

@@ -21,6 +21,7 @@ from reasongenrm.chat.encoder import (
     load_tokenizer,
     template_wording,
 )
+from reasongenrm.chat.lists import list_prompt
 from reasongenrm.chat.own_template import base_encoder, file_or_own_encoder
 from reasongenrm.chat.prompts import PromptFile, placed_prompts, rating_prompt
 from reasongenrm.config.engines import AnthropicConfig, EngineConfig, ModelConfig, OpenAIConfig
@@ -32,9 +33,10 @@ from reasongenrm.engines.base import Engine
 from reasongenrm.engines.loading import load_engine, open_server, server_encoder
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge.ask import VerdictTask, ask_in_memory, compare_orders, preference
+from reasongenrm.judge.listwise import ListTask
 from reasongenrm.judge.rate import HIGHEST, LOWEST, RatingTask
 from reasongenrm.judge.tournament import Method, Ranking, rank
-from reasongenrm.records import Comparison, Message, PreferencePair, Rating
+from reasongenrm.records import Comparison, ListVerdict, Message, PreferencePair, Rating
 from reasongenrm.rows.turns import BadRow, check_text, read_prompt, replace_surrogates
 
 WINDOW = 1024
@@ -313,6 +315,25 @@ class Judge:
         """
         ranking = self.rank(prompt, answers, method="knockout")
         return Best(ranking.order[0], answers[ranking.order[0]], ranking)
+
+    def choose_many(self, rows: Iterable[tuple[PromptInput, Sequence[str]]]) -> Iterator[ListVerdict]:
+        """Yield which of two to eight answers is best for each (prompt, answers), judged in one prompt.
+
+        Raises:
+            ConfigError: too few or too many answers, or the prompt file has no template `listwise`.
+            DataError: see `compare`; the message counts rows from 0.
+        """
+        config, length = self.config, self.engine.max_model_len
+        task = ListTask(config, self.encoder, length, self.prompt_file, seed=self.seed)
+        numbered = enumerate(rows)
+        while window := list(islice(numbered, WINDOW)):
+            prompts = []
+            for number, (prompt, answers) in window:
+                named = {f"answer {n}": answer for n, answer in enumerate(answers)}
+                turns, texts = read_input(number, prompt, **named)
+                prompts.append(list_prompt(turns, texts, self.prompt_file, seed=self.seed))
+            results = ask_in_memory(prompts, self.engine, task, adapter=self.adapter)
+            yield from (verdict for verdict, _ in results)
 
     def score(self, prompt: PromptInput, answer: str, reference: str | None = None) -> float | None:
         """Return the quality of an answer in [0, 1], or None if nothing can be read.

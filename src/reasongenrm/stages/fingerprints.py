@@ -12,7 +12,7 @@ from typing import Any
 from reasongenrm.chat.own_template import base_template
 from reasongenrm.config.evaluate import BenchmarkConfig, EvaluateConfig
 from reasongenrm.config.models import ModelsRecipe
-from reasongenrm.config.recipe import TEMPLATES, Recipe, Template
+from reasongenrm.config.recipe import REASONED, TEMPLATES, Recipe, Template, list_templates
 from reasongenrm.redaction import MASK
 from reasongenrm.run import file_hash
 from reasongenrm.steps import FILE, Settings, Step
@@ -146,17 +146,7 @@ def prepare_steps(recipe: Recipe) -> dict[str, Step]:
         inputs += [file.path for file in recipe.data.decontaminate.against]
     pairs = settings(common | {"limit": recipe.limit, "model": model, "data": values["data"]}, inputs)
     names = ("pairs", "prompts", "dropped", "contamination")
-    steps = {
-        "pairs": Step(
-            pairs,
-            (
-                *(f"{name}.jsonl" for name in names),
-                "lists/lists.jsonl",
-                "lists/prompts.jsonl",
-                "pairs_report.json",
-            ),
-        )
-    }
+    steps = {"pairs": Step(pairs, (*(f"{name}.jsonl" for name in names), "pairs_report.json"))}
     choices = {key: values["select"].pop(key) for key in CHOICE_KEYS if key in values["select"]}
     if recipe.needs_reasons():
         steps |= {f"reasons.{name}": _reasons_step(recipe, values, name) for name in recipe.teachers}
@@ -165,8 +155,23 @@ def prepare_steps(recipe: Recipe) -> dict[str, Step]:
         scores |= {"templates": {recipe.student_template: template}}
         steps["scores"] = Step(
             settings(scores, [recipe.prompts, recipe.model.path, template]),
-            ("scored*.jsonl", "lists/scored*.jsonl"),
+            ("scored*.jsonl",),
             after=tuple(name for name in steps if name != "pairs"),
+        )
+    lists = {name: _template(recipe, name) for name in list_templates(recipe)}
+    if REASONED in lists:
+        own = {
+            "model": values["model"],
+            "select": values["select"],
+            "templates": {REASONED: lists[REASONED]},
+            "data": {key: values["data"][key] for key in ("max_tokens", "both_orders")},
+            "engine": {"max_model_len": values["engine"]["max_model_len"]},
+        }
+        files = ("lists", "prompts", "reasons/*", "scored*")
+        steps["lists"] = Step(
+            settings(common | own, [recipe.prompts, recipe.model.path, lists[REASONED]]),
+            tuple(f"lists/{name}.jsonl" for name in files),
+            after=tuple(steps),
         )
     records = common | {
         "select": choices,
@@ -174,9 +179,11 @@ def prepare_steps(recipe: Recipe) -> dict[str, Step]:
         "data": {"max_tokens": recipe.data.max_tokens},
         "teachers": sorted(recipe.teachers),
         "judges": sorted({judge.template for judge in recipe.judges.values()}),
+        "templates": lists,
     }
+    files_read = [recipe.prompts, *(general.path for general in recipe.records.general), *lists.values()]
     steps["records"] = Step(
-        settings(records, [recipe.prompts, *(general.path for general in recipe.records.general)]),
+        settings(records, files_read),
         (*(f"{name}.jsonl" for name in RECORDS), "data_report.*"),
         after=tuple(steps),
         marker="data_report.json",
@@ -197,8 +204,7 @@ def _reasons_step(recipe: Recipe, values: Mapping[str, Any], name: str) -> Step:
         files.append(recipe.model.path)
     if teacher.server is None:
         own["engine"] = values["engine"]
-    files_of = (f"{name}.jsonl", f"{name}.part.jsonl", f"{name}.batches.jsonl")
-    outputs = tuple(f"{folder}/{file}" for folder in ("reasons", "lists/reasons") for file in files_of)
+    outputs = (f"reasons/{name}.jsonl", f"reasons/{name}.part.jsonl", f"reasons/{name}.batches.jsonl")
     return Step(settings(own, files), outputs, after=("pairs",))
 
 

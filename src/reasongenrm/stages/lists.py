@@ -19,7 +19,7 @@ from reasongenrm.chat.encoder import ChatEncoder, load_tokenizer, template_text
 from reasongenrm.chat.grammar import LETTERS
 from reasongenrm.chat.lists import list_judge_prompts
 from reasongenrm.chat.prompts import PromptFile
-from reasongenrm.config.recipe import LISTWISE, VERDICT_ONLY, Recipe, Template
+from reasongenrm.config.recipe import REASONED, VERDICT_ONLY, Recipe, Template, list_templates
 from reasongenrm.console import say
 from reasongenrm.errors import ConfigError
 from reasongenrm.reasons.lists import answer_lists
@@ -31,7 +31,6 @@ from reasongenrm.stages.reasons import read_scored_prompts, sample_all, score_al
 from reasongenrm.store import jsonl_writer, read_jsonl, to_json, write_jsonl
 
 LISTS = "lists.jsonl"
-REASONED: Template = "listwise-reason"
 
 
 def list_run(run: Run) -> Run:
@@ -39,12 +38,6 @@ def list_run(run: Run) -> Run:
     lists = copy.copy(run)
     lists.folder = run.path("lists")
     return lists
-
-
-def list_templates(recipe: Recipe) -> list[Template]:
-    """Return the templates of a recipe's judges of lists."""
-    used = {judge.template for judge in recipe.judges.values()}
-    return [template for template in LISTWISE if template in used]
 
 
 class ListPolicy:
