@@ -129,5 +129,6 @@ def leaderboard_entry(recipe: Recipe, model: str) -> Entry:
     if model in recipe.evaluate.others:
         other = recipe.evaluate.others[model]
         served = other.model.path if other.model else getattr(other.server, "model", name)
-        return Entry(served, chat_template=other.template if other.model else None)
+        template = "tokenizer" if other.template == "own" else other.template
+        return Entry(served, chat_template=template if other.model else None)
     return Entry(recipe.model.path, chat_template="tokenizer")
