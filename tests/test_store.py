@@ -22,12 +22,14 @@ from reasongenrm import store as store_module
 from reasongenrm.errors import DataError
 from reasongenrm.store import (
     PartStore,
+    check_end_mark,
     dump_line,
     dump_texts,
     end_mark,
     explain_write_errors,
     read_json,
     read_jsonl,
+    write_end_mark,
     write_json,
     write_jsonl,
     write_text,
@@ -379,6 +381,22 @@ def test_a_broken_end_mark_is_an_error(mark: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         PartStore(store.final)
     assert caught.value.location == str(tmp_path / ".x.jsonl.end") and caught.value.hint
+
+
+def test_a_marked_file_is_checked(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    write_jsonl(path, [{"id": "a"}, {"id": "b"}])
+    check_end_mark(path)  # it has no mark yet
+    write_end_mark(path)
+    check_end_mark(path)
+    content = path.read_bytes()
+    for changed in (b"", content[:-1], content[:12], content.replace(b"b", b"c"), content * 2):
+        path.write_bytes(changed)
+        with pytest.raises(DataError, match=r"x\.jsonl: this finished file was changed: it had 2 rows"):
+            check_end_mark(path)
+    path.unlink()
+    with pytest.raises(DataError, match=r"x\.jsonl: cannot be read"):
+        check_end_mark(path)
 
 
 # --- two writers

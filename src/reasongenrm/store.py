@@ -187,6 +187,44 @@ def end_mark(final: Path) -> Path:
     return final.with_name(f".{final.name}.end")
 
 
+def write_end_mark(final: Path) -> None:
+    """Write the end mark of a JSONL file."""
+    write_json(end_mark(final), asdict(_measured(final)))
+
+
+def check_end_mark(final: Path) -> None:
+    """Check that a JSONL file is the one that its end mark describes; a file without one is not checked.
+
+    Raises:
+        DataError: it is missing, was cut or changed, or its mark is broken.
+    """
+    mark = _read_end_mark(final)
+    if mark is not None and _measured(final) != mark:
+        raise _changed_file(final, mark)
+
+
+def _measured(final: Path) -> EndMark:
+    rows, content_hash = 0, hashlib.sha256()
+    with explain_read_errors(final), final.open("rb") as lines:
+        for line in lines:
+            rows += 1
+            content_hash.update(line)
+        return EndMark(rows, lines.tell(), content_hash.hexdigest())
+
+
+def _read_end_mark(final: Path) -> EndMark | None:
+    path = end_mark(final)
+    try:
+        return msgspec.convert(read_json(path), EndMark) if path.exists() else None
+    except ValueError as error:
+        raise DataError(f"broken: {first_line(error)}", location=str(path), hint=_RESTORE) from None
+
+
+def _changed_file(final: Path, mark: EndMark) -> DataError:
+    problem = f"this finished file was changed: it had {mark.rows} rows and another content"
+    return DataError(problem, location=str(final), hint=_RESTORE)
+
+
 class PartStore:
     """Work in progress, `<name>.part.jsonl`: rows with an `id`, appended one after the other.
 
@@ -224,16 +262,9 @@ class PartStore:
             self.earlier = PartStore(earlier)
         self._open_part()
 
-    def _mark(self) -> EndMark | None:
-        path = end_mark(self.final)
-        try:
-            return msgspec.convert(read_json(path), EndMark) if path.exists() else None
-        except ValueError as error:
-            raise DataError(f"broken: {first_line(error)}", location=str(path), hint=_RESTORE) from None
-
     def _was_cut(self) -> bool:
         """Whether the final file is shorter than it was; then make it the part."""
-        mark = self._mark()
+        mark = _read_end_mark(self.final)
         if mark is None or self.final.stat().st_size >= mark.bytes:
             return False
         with explain_write_errors(self.part):
@@ -265,15 +296,14 @@ class PartStore:
     def _offset_by_id(self) -> dict[str, int]:
         """Offsets in the final file; those in the part are set by `_open_part`."""
         offsets, end, content_hash = _read_offsets(self.final)
-        mark = self._mark()
+        mark = _read_end_mark(self.final)
         size = self.final.stat().st_size
         if mark is not None and (mark.bytes, mark.bytes, mark.sha256) != (
             size,
             end,
             content_hash.hexdigest(),
         ):
-            problem = f"this finished file was changed: it had {mark.rows} rows and another content"
-            raise DataError(problem, location=str(self.final), hint=_RESTORE)
+            raise _changed_file(self.final, mark)
         return offsets
 
     @cached_property

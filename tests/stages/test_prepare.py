@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from reasongenrm.config.loading import load_recipe
+from reasongenrm.config.recipe import Recipe
+from reasongenrm.errors import DataError, EngineError
+from reasongenrm.run import Run
 from reasongenrm.stages import prepare
-from reasongenrm.store import write_json
+from reasongenrm.store import write_json, write_jsonl
 
 pytestmark = pytest.mark.unit
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
@@ -27,3 +31,36 @@ def test_a_finished_run_is_known_before_a_library_is_loaded(
         write_json(recipe.folder / name, {"compared": {}})
     prepare.prepare(recipe)
     assert "runs/done: already prepared" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["pairs.jsonl", "prompts.jsonl"])
+def test_a_cut_file_of_pairs_is_refused_with_a_hint(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(DEMO, ["name=cut", "model.path=hub/model", "data.decontaminate=null"])
+
+    def write_pairs(_: Recipe, run: Run) -> dict[str, Any]:
+        for file in prepare.PAIR_FILES:
+            write_jsonl(run.path(file), [{"id": "a"}, {"id": "b"}])
+        return {"compared": {}}
+
+    def end(_: Recipe) -> None:
+        raise EngineError("no engine")
+
+    monkeypatch.setattr(prepare, "write_pairs", write_pairs)
+    monkeypatch.setattr(prepare, "check_training", lambda recipe: None)
+    with pytest.raises(KeyError, match="total"):  # the report of these pairs says nothing more
+        prepare.prepare(recipe)
+    monkeypatch.setattr(prepare, "check_training", end)
+    with pytest.raises(EngineError):
+        prepare.prepare(recipe)
+    path = recipe.folder / name
+    path.write_bytes(path.read_bytes()[:12])
+    with pytest.raises(DataError) as caught:
+        prepare.prepare(recipe)
+    assert caught.value.location == str(path)
+    assert "was changed: it had 2 rows" in caught.value.problem and "--redo" in caught.value.hint
+    monkeypatch.setattr(prepare, "write_pairs", lambda recipe, run: end(recipe))
+    with pytest.raises(EngineError):
+        prepare.prepare(recipe, ["pairs"])

@@ -19,8 +19,11 @@ from reasongenrm.stages.fingerprints import prepare_steps
 from reasongenrm.stages.lists import reason_lists, write_list_records
 from reasongenrm.stages.pairs import compare_new_benchmarks, write_pairs
 from reasongenrm.stages.reasons import check_teachers, sample_all, score_all, write_records
-from reasongenrm.store import read_json, write_json
+from reasongenrm.store import check_end_mark, read_json, write_end_mark, write_json
 from reasongenrm.train.sft import check_training
+
+PAIR_FILES = ("pairs.jsonl", "prompts.jsonl")
+"""Files that are read again at every start; one that was cut or changed is refused."""
 
 
 def prepare(recipe: Recipe, redo: Sequence[str] = ()) -> None:
@@ -41,13 +44,18 @@ def prepare(recipe: Recipe, redo: Sequence[str] = ()) -> None:
     with run.claim(prepare_steps(recipe), redo):
         report_file, pairs_file = run.path("data_report.json"), run.path("pairs_report.json")
         if pairs_file.exists():
+            for name in PAIR_FILES:
+                check_end_mark(run.path(name))
             compare_new_benchmarks(recipe, run, pairs_file)
         if report_file.exists():
             say(f"{run.folder}: already prepared")
             return
         check_training(recipe)
         if not pairs_file.exists():
-            write_json(pairs_file, write_pairs(recipe, run))
+            report = write_pairs(recipe, run)
+            for name in PAIR_FILES:
+                write_end_mark(run.path(name))
+            write_json(pairs_file, report)
         report = read_json(pairs_file)
         del report["compared"]
         prompt_count = sum(report["total"]["judge_prompts"][letter] for letter in "AB")
