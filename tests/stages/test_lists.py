@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
-from reasongenrm.chat.prompts import PromptFile, placed_prompts
+from reasongenrm.chat.encoder import judge_encoder, load_tokenizer, template_wording
+from reasongenrm.chat.prompts import PromptFile, judge_prompt, placed_prompts
 from reasongenrm.config.engines import ModelConfig
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError
+from reasongenrm.judge.ask import VerdictTask
 from reasongenrm.records import Completion, Message, PreferencePair, Reason, ScoredReason, SFTRecord
 from reasongenrm.run import Run
 from reasongenrm.stages import reasons as reasons_stage
@@ -228,3 +229,24 @@ def test_reasons_on_lists_are_sampled_and_scored(
     assert files == {path: path.read_bytes() for path in lists.folder.rglob("*.jsonl")}, "done work is kept"
     counts = write_list_records(recipe, run, wording)
     assert counts["listwise"] == 12 and counts["listwise-reason"] >= 3
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("template", ["listwise", "listwise-reason"])
+def test_a_judge_of_lists_compares_a_pair_as_a_list_of_two(template: Any) -> None:
+    recipe = recipe_of(str(ROOT / "data/toy-base"))
+    encoder = judge_encoder(recipe, template, load_tokenizer(recipe.model))
+    wording = template_wording(PromptFile.load(recipe.prompts), template)
+    task = VerdictTask(recipe.evaluate, encoder, 512, wording.verdict, seed=17)
+    tokens = task.verdict_tokens
+    assert tokens and len(tokens.letters) == 2 and encoder.reasons_first == (template == "listwise-reason")
+    for order in ("AB", "BA"):
+        prompt = judge_prompt(PAIRS[0], order, wording)  # type: ignore[arg-type]
+        assert "which answer is best ?" in prompt.messages[0]["content"]
+        for text, winner in (("[[A]]", "A"), ("[[B]]", "B"), ("[[C]]", None)):
+            ids = encoder.completion("so", text)
+            place = len(ids) - len(tokens.closing) - 2
+            logprobs = {place: dict(zip(tokens.letters, (-0.1, -2.0), strict=True))} if winner else {}
+            verdict = task.read(prompt, Completion(prompt.id, "", "stop", tuple(ids), logprobs))
+            assert (verdict.winner, verdict.order) == (winner, order)
+            assert (verdict.prob_a is not None) == (winner is not None)
