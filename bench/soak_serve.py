@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +22,8 @@ import psutil
 
 GOOD = 40
 BATCH_SECONDS = 0.02
+TURNS = 5
+CONTEXT = multiprocessing.get_context("spawn")
 KEY = "soak-key"
 
 
@@ -182,78 +185,98 @@ BAD: tuple[Callable[[socket.socket], None], ...] = (
 """The 24 bad callers."""
 
 
-class BadCaller(threading.Thread):
-    """Does one bad thing after the other, 20 times a second at most."""
+def misbehave(port: int, acts: Any) -> None:
+    """Run the bad callers without an end, each 20 times a second at most; count what they do."""
 
-    def __init__(self, port: int, act: Callable[[socket.socket], None], end: float) -> None:
-        super().__init__(daemon=True)
-        self.port, self.act, self.end = port, act, end
-        self.times = 0
-
-    def run(self) -> None:
-        """Act until the end."""
-        while time.monotonic() < self.end:
-            self.times += 1
-            with (
-                suppress(OSError),
-                socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection,
-            ):
-                self.act(connection)
+    def repeat(act: Callable[[socket.socket], None]) -> None:
+        while True:
+            with acts.get_lock():
+                acts.value += 1
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+                act(connection)
             time.sleep(0.05)
 
+    threads = [threading.Thread(target=repeat, args=(act,), daemon=True) for act in BAD]
+    for thread in threads:
+        thread.start()
+    threads[0].join()
 
-def load(port: int, seconds: float, seed: int, bad: bool, server: psutil.Process) -> dict[str, Any]:
-    """Run the callers for some seconds; return times in ms, counts, and the server's memory in MiB."""
-    end = time.monotonic() + seconds
-    good = [GoodCaller(port, seed * 1000 + number, end) for number in range(GOOD)]
-    others = [BadCaller(port, act, end) for act in BAD] if bad else []
-    memory = []
-    for caller in (*good, *others):
-        caller.start()
-    while time.monotonic() < end:
-        memory.append(server.memory_info().rss / 2**20)
-        time.sleep(0.5)
-    for caller in good:
-        caller.join(120)
-    times = sorted(1000 * value for caller in good for value in caller.seconds)
-    half = len(memory) // 2
-    return {
-        "answers": len(times),
-        "bad": sum(caller.times for caller in others),
-        "p50": statistics.median(times),
-        "p99": times[int(0.99 * len(times))],
-        "most": times[-1],
-        "wrong": sum(caller.wrong for caller in good),
-        "lost": sum(caller.lost for caller in good),
-        "memory": max(memory),
-        "growth": statistics.mean(memory[half:]) - statistics.mean(memory[half // 2 : half]),
-    }
+
+@dataclass
+class Load:
+    """What the good callers met.
+
+    Attributes:
+        milliseconds: of every answer.
+        memory: of the server, in MiB, twice a second.
+        bad: number of bad acts.
+        wrong: answers to other texts than the caller's.
+        lost: requests without an answer of status 200.
+    """
+
+    milliseconds: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    bad: int = 0
+    wrong: int = 0
+    lost: int = 0
+
+    def run(self, port: int, seconds: float, seed: int, server: psutil.Process, *, bad: bool) -> None:
+        """Run the callers for some seconds."""
+        end = time.monotonic() + seconds
+        good = [GoodCaller(port, seed * 1000 + number, end) for number in range(GOOD)]
+        # In a process of their own, which ends with all their connections and takes no time from the good ones.
+        acts = CONTEXT.Value("i", 0)
+        others = CONTEXT.Process(target=misbehave, args=(port, acts), daemon=True) if bad else None
+        if others:
+            others.start()
+        for caller in good:
+            caller.start()
+        while time.monotonic() < end:
+            self.memory.append(server.memory_info().rss / 2**20)
+            time.sleep(0.5)
+        for caller in good:
+            caller.join(120)
+            self.milliseconds += (1000 * value for value in caller.seconds)
+            self.wrong += caller.wrong
+            self.lost += caller.lost
+        self.bad += acts.value
+        if others:
+            others.kill()
+            others.join()
+
+    def quantile(self, share: float) -> float:
+        """Return a quantile of the times, in ms."""
+        return sorted(self.milliseconds)[min(int(share * len(self.milliseconds)), len(self.milliseconds) - 1)]
+
+    def row(self, name: str) -> list[object]:
+        """Return the row of the table."""
+        times = [round(self.quantile(share), 1) for share in (0.5, 0.99, 1)]
+        last = len(self.memory) // 3
+        growth = statistics.mean(self.memory[-last:]) - statistics.mean(self.memory[last : 2 * last])
+        counts = [len(self.milliseconds), self.bad, *times, self.wrong, self.lost]
+        return [name, *counts, round(max(self.memory)), round(growth, 1)]
 
 
 def soak(options: argparse.Namespace) -> tuple[list[str], list[list[object]], bool]:
     """Return the columns and rows of the table, and whether nothing was wrong, lost or too slow."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=serve_judge, args=(there,))
+    here, there = CONTEXT.Pipe()
+    process = CONTEXT.Process(target=serve_judge, args=(there,))
     process.start()
     port = here.recv()
     server = psutil.Process(process.pid)
+    alone, beside = Load(), Load()
     try:
-        load(port, min(5, options.seconds), 0, False, server)  # not counted: imports, first allocations
-        alone = load(port, options.seconds, options.seed, False, server)
-        beside = load(port, options.seconds, options.seed + 1, True, server)
+        Load().run(port, 3, 0, server, bad=True)  # not counted: imports, first allocations
+        for turn in range(TURNS):  # in turn, since other programs may run on the machine
+            alone.run(port, options.seconds / TURNS, 2 * turn + 1, server, bad=False)
+            beside.run(port, options.seconds / TURNS, 2 * turn + 2, server, bad=True)
     finally:
         process.terminate()
         process.join(60)
         ended = not process.is_alive()
         process.kill()
     names = ["callers", "answers", "bad acts", "p50, ms", "p99, ms", "slowest, ms", "wrong", "lost", "memory, MiB", "growth, MiB"]  # fmt: skip
-    rows: list[list[object]] = [
-        [name, result["answers"], result["bad"], *(round(result[key], 1) for key in ("p50", "p99", "most")),
-         result["wrong"], result["lost"], round(result["memory"]), round(result["growth"], 1)]
-        for name, result in (("40 good", alone), ("40 good, 24 bad", beside))
-    ]  # fmt: skip
-    ratio = beside["p99"] / alone["p99"]
-    rows.append(["p99 of the second, by the first", *[""] * 3, f"{ratio:.2f}", *[""] * 5])
-    passed = ratio <= 2 and not any(result[key] for result in (alone, beside) for key in ("wrong", "lost"))
-    return names, rows, passed and ended
+    ratio = beside.quantile(0.99) / alone.quantile(0.99)
+    rows = [alone.row("40 good"), beside.row("40 good, 24 bad")]
+    rows.append(["p99 of the second / of the first", *[""] * 3, f"{ratio:.2f}", *[""] * 5])
+    return names, rows, ratio <= 2 and ended and not any(load.wrong or load.lost for load in (alone, beside))
