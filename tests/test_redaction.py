@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,12 @@ def test_a_log_is_overwritten_in_place(tmp_path: Path) -> None:
         child.write("more\n")
     assert log.read_text() == f"a {'*' * len(KEY)}\n{'*' * 2 * len(KEY)} end\nmore\n"
     overwrite_known(tmp_path / "none.log")
+
+
+@pytest.mark.parametrize(
+    "text", ["x", "x-", "a_", "token_", "sk-", "secret-", "?a-", "a://", "1a", "a:", " "]
+)
+def test_a_long_message_is_searched_quickly(text: str) -> None:
+    began = time.monotonic()
+    hide_in_message(text * (300_000 // len(text)))
+    assert time.monotonic() - began < 10

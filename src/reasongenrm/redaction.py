@@ -26,8 +26,9 @@ _PLAIN_NAMES = re.compile(
     r"(?:eos|bos|pad|unk|sep|cls|mask|image|video|audio|stop|think)_token", re.IGNORECASE
 )
 
+# Lengths are bounded: a server's message may be one long word, which a search from each of its letters would take hours for.
 _CREDENTIALS = re.compile(
-    r"(?P<before>\b[a-z][a-z0-9+.-]*://)(?P<secret>[^\s/?#\"'<>\\]+)(?=@)", re.IGNORECASE
+    r"(?P<before>\b[a-z][a-z0-9+.-]{0,30}://)(?P<secret>[^\s/?#\"'<>\\]+)(?=@)", re.IGNORECASE
 )
 _QUERY = re.compile(
     rf"(?P<before>[?&;](?:{_NAME}|key|sig|signature)=)(?P<secret>[^\s&;#\"'<>\\]+)",
@@ -38,7 +39,7 @@ _ARGUMENT = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _ASSIGNMENT = re.compile(
-    r"""(?P<before>(?P<name>[A-Za-z][\w-]*)["']?(?P<sign>\s?=\s?|:\s?)["']?)(?P<secret>(?!…)[^\s"',;)\]}\\]+)"""
+    r"""(?P<before>(?<![A-Za-z_-])(?P<name>[A-Za-z][\w-]{0,80})["']?(?P<sign>\s?=\s?|:\s?)["']?)(?P<secret>(?!…)[^\s"',;)\]}\\]+)"""
 )
 """A setting in a message: `hub_token=x`, `"hub_token": "x"`; the name decides."""
 _BEARER = re.compile(r"(?P<before>\bBearer\s+)(?P<secret>[^\s\"',\\]+)", re.IGNORECASE)
