@@ -139,11 +139,12 @@ def read(path: Path | str) -> list[dict[str, Any]]:
 
 
 def files(folder: Path, *patterns: str) -> Outputs:
-    """Return the files of a folder by their path inside; a page without its pictures."""
+    """Return the files of a folder by their path inside, without the end marks, which follow from them; a page without its
+    pictures."""
     found = {}
     for pattern in patterns:
         for path in sorted(folder.glob(pattern)):
-            if path.is_file():
+            if path.is_file() and path.suffix != ".end":
                 data = path.read_bytes()
                 if path.suffix == ".html":
                     data = re.sub(rb"data:image/png;base64,[\w+/=]+", b"PNG", data)
