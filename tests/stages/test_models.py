@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from reasongenrm import cli
+from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.config.models import models_recipe
 from reasongenrm.demo.build import rewardbench_row
 from reasongenrm.demo.world import toy_pairs
-from reasongenrm.store import read_json, read_jsonl, write_jsonl
+from reasongenrm.run import Run
+from reasongenrm.stages.fingerprints import models_steps
+from reasongenrm.stages.models import load_models
+from reasongenrm.store import read_json, read_jsonl, write_json, write_jsonl
 from support.servers import ReceivedRequest, Reply, serving
 
 pytestmark = pytest.mark.unit
-PROMPTS = Path(__file__).resolve().parents[2] / "configs" / "prompts"
+ROOT = Path(__file__).resolve().parents[2]
+PROMPTS, TOY_BASE = ROOT / "configs" / "prompts", ROOT / "data" / "toy-base"
 
 
 def answer(received: ReceivedRequest) -> Reply:
@@ -91,3 +99,32 @@ def test_errors_name_the_option(
     assert cli.main(line) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+def test_an_adapter_brings_its_template_and_wording(tmp_path: Path) -> None:
+    folder = tmp_path / "genrm" / "adapter"
+    write_json(folder / "adapter_config.json", {"r": 8, "base_model_name_or_path": str(TOY_BASE)})
+    for source, name in (
+        (PROMPTS / "direct.jinja", "chat_template.jinja"),
+        (PROMPTS / "toy.yaml", "judge.yaml"),
+    ):
+        shutil.copy(source, folder / name)
+    recipe = models_recipe(
+        model=str(TOY_BASE), adapter=str(folder), server=None, api_key_env=None, scalar=None,
+        benchmarks="rewardbench", overrides=[f"prompts={PROMPTS / 'judge.yaml'}"],
+    )  # fmt: skip
+    with ExitStack() as stack:
+        base, direct, adapter = load_models(recipe, Run(recipe, "evaluate"), stack)
+    assert [one.name for one in (base, direct, adapter)] == ["toy-base", "toy-base-direct", "genrm"]
+    assert [one.adapter for one in (base, direct, adapter)] == [None, None, str(folder)]
+    shipped, toy = PromptFile.load(PROMPTS / "judge.yaml"), PromptFile.load(PROMPTS / "toy.yaml")
+    assert (base.wording, direct.wording) == (shipped, shipped.for_direct())
+    assert adapter.wording == toy.for_direct(), "a judge of verdicts alone, in the wording of its training"
+    assert [one.encoder and one.encoder.reasons_first for one in (base, direct, adapter)] == [
+        True,
+        False,
+        False,
+    ]
+    assert models_steps(recipe, None).keys() == {
+        f"evaluate.rewardbench.{one.name}" for one in (base, direct, adapter)
+    }
