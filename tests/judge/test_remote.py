@@ -95,6 +95,13 @@ def test_the_body_of_an_error_may_be_anything(name: str, status: str) -> None:
         ask(server.url)
 
 
+def test_a_servers_message_is_one_short_line_without_control_characters() -> None:
+    body = body_of({"error": "\x1b]0;title\x07" + "x" * 10**6 + "\n", "hint": "\x1b[2J"})
+    with listening(reply(body, status="400 No")) as server, pytest.raises(DataError) as caught:
+        ask(server.url)
+    assert len(str(caught.value)) < 400 and str(caught.value).isprintable()
+
+
 @pytest.mark.parametrize("answer", [slow_body, slow_header], ids=["body", "header"])
 def test_an_answer_that_comes_byte_by_byte_ends_at_the_deadline(answer: Answer) -> None:
     began = time.monotonic()

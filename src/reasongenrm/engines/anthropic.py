@@ -14,10 +14,10 @@ import anthropic
 from reasongenrm.config.engines import AnthropicConfig
 from reasongenrm.engines.base import Engine, Request, Unanswered
 from reasongenrm.engines.batch_api import NO_ANSWER, BatchAPI
-from reasongenrm.engines.batches import LONGEST_TEXT, Batch, Ledger, message_params, read_result
-from reasongenrm.engines.http import redirect_text
+from reasongenrm.engines.batches import Batch, Ledger, message_params, read_result
+from reasongenrm.engines.http import LONGEST_TEXT, one_line, redirect_text
 from reasongenrm.engines.keys import Secret
-from reasongenrm.errors import EngineError, first_line
+from reasongenrm.errors import EngineError
 from reasongenrm.records import Completion
 
 IN_FLIGHT = 4
@@ -278,8 +278,8 @@ class AnthropicEngine(Engine):
     def _engine_error(self, error: Exception) -> EngineError:
         host = self._api.host
         cause = error.__cause__ if isinstance(error, anthropic.APIConnectionError) else None
-        line = first_line(cause if isinstance(cause, Exception) else error)
-        text = self._secret.hide(line[: 8 * LONGEST_TEXT])[:LONGEST_TEXT]
+        line = one_line(str(cause or error) or type(error).__name__, 8 * LONGEST_TEXT)
+        text = self._secret.hide(line)[:LONGEST_TEXT]
         problem, location = f"{host} fails: {text}", self._key
         hint = "run the same command again: batches that were sent are found, and paid for once"
         if isinstance(error, anthropic.AuthenticationError | anthropic.PermissionDeniedError):

@@ -14,6 +14,7 @@ from uuid import uuid4
 from reasongenrm.chat.markers import break_markers
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.batch_api import Errored, Expired, Result, Succeeded
+from reasongenrm.engines.http import one_line
 from reasongenrm.records import Completion
 from reasongenrm.store import dump_line, explain_write_errors
 
@@ -126,9 +127,6 @@ class Ledger:
         return {batch.server_id for batch in self._batches.values() if batch.server_id}
 
 
-LONGEST_TEXT = 300
-"""Characters of the service's message that are kept."""
-
 SERVER_FAULTS = ("api_error", "overloaded_error", "timeout_error", "rate_limit_error")
 """Types of errors that the request did not cause."""
 
@@ -180,13 +178,13 @@ def read_result(request: Request, result: Result) -> tuple[Completion, bool]:
             "model_context_window_exceeded": "length",
         }.get(reason or "")
         if finish is None:
-            return error_completion(request, f"stop_reason {reason}"[:LONGEST_TEXT]), False
+            return error_completion(request, one_line(f"stop_reason {reason}")), False
         billed, read = message.usage.output_tokens, message.usage.input_tokens
         return Completion(request.id, text, finish, billed=billed, prompt_tokens=read), False
     if isinstance(result, Errored):
         error = result.error.error
         return error_completion(
-            request, f"{error.type}: {error.message}"[:LONGEST_TEXT]
+            request, one_line(f"{error.type}: {error.message}")
         ), error.type in SERVER_FAULTS
     expired = isinstance(result, Expired)
     return error_completion(

@@ -11,7 +11,7 @@ import openai
 
 from reasongenrm.config.engines import OpenAIConfig
 from reasongenrm.engines.base import Request, Unanswered
-from reasongenrm.engines.http import LimitedClient, redirect_text
+from reasongenrm.engines.http import LONGEST_TEXT, LimitedClient, one_line, redirect_text
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import EngineError, first_line
 from reasongenrm.records import Completion
@@ -31,9 +31,6 @@ TEST_SECONDS = 60.0
 
 CONNECT_SECONDS = 10.0
 """Limit for a new connection; an answer may take longer."""
-
-LONGEST_TEXT = 300
-"""Characters of a server's message that are kept."""
 
 
 class _Client(LimitedClient, openai.DefaultAsyncHttpxClient):
@@ -273,10 +270,8 @@ class Fleet:
 
     def _line(self, text: str) -> str:
         """Return the first line of a server's message, shortened, without the key and control characters."""
-        # Cut before and after the search for keys, which takes long on a long line.
-        line = (text.strip().splitlines() or ["no message"])[0][: 8 * LONGEST_TEXT]
-        line = self._secret.hide(line)[:LONGEST_TEXT]
-        return "".join(character if character.isprintable() else "?" for character in line)
+        # Cut before it is searched for the key, and after.
+        return self._secret.hide(one_line(text, 8 * LONGEST_TEXT))[:LONGEST_TEXT]
 
     def _status_error(self, server: Server, error: Any) -> Exception:
         """Return the exception for an HTTP status: a fault of the request, the server or the recipe."""

@@ -8,6 +8,16 @@ MAX_BYTES = 16 * 2**20
 """Largest answer, decompressed: a completion of 32,768 tokens with their ids and text has less than 1 MiB."""
 
 
+LONGEST_TEXT = 300
+"""Characters of a server's message that are kept."""
+
+
+def one_line(text: str, limit: int = LONGEST_TEXT) -> str:
+    """Return the first line of a server's message, shortened, without control characters."""
+    line = (text.strip().splitlines() or ["no message"])[0][:limit]
+    return "".join(character if character.isprintable() else "?" for character in line)
+
+
 class AnswerTooLarge(ValueError):
     """An answer is larger than the limit; the rest of it is not read."""
 

@@ -12,7 +12,7 @@ import httpx
 import msgspec
 from anyio.from_thread import start_blocking_portal
 
-from reasongenrm.engines.http import read_body, redirect_text
+from reasongenrm.engines.http import one_line, read_body, redirect_text
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import DataError, EngineError, first_line
 from reasongenrm.judge.api import ComparisonInput
@@ -130,7 +130,7 @@ def _problem(response: httpx.Response, content: bytes) -> tuple[str, str]:
     """Return the problem and the hint in a server's answer; another kind of server may send any body."""
     try:
         problem = msgspec.json.decode(content, type=_Problem)
-        return problem.error, problem.hint
+        return one_line(problem.error), problem.hint and one_line(problem.hint)
     except (ValueError, RecursionError):
-        status = f"HTTP {response.status_code} {response.reason_phrase}".strip()
+        status = one_line(f"HTTP {response.status_code} {response.reason_phrase}")
         return status, "check that this is the judge's address"
