@@ -159,7 +159,7 @@ class OpenAIConfig(Strict):
             which the server renders.
         api_key_env: environment variable with the key; null for servers that need none.
         max_concurrent: open requests per server; the SDK opens 1000 connections at most.
-        timeout: seconds until a request counts as failed.
+        timeout: seconds until a request counts as failed, the retries of the SDK included.
         max_retries: retries of a failed request by the SDK, with exponential backoff.
     """
 
