@@ -275,7 +275,7 @@ def test_every_judgement_is_counted_once(chain: Chain) -> None:
     toy, folder = scores["benchmarks"]["toy"], chain.folder / "evaluate" / "toy"
     assert toy["unreadable_rows"] == 1 == len(rows_of(folder / "dropped.jsonl"))
     assert toy["rows"] == 20 == len(rows_of(folder / "rows.jsonl"))
-    assert toy["models"].keys() == {"base", "reasongenrm", "genrm", "scalar"}
+    assert toy["models"].keys() == {"base", "base-direct", "reasongenrm", "genrm", "scalar"}
     outcomes = ("correct", "wrong", "tie", "unparsed", "truncated", "error")
     for name, found in toy["models"].items():
         model = found["score"]
@@ -286,7 +286,7 @@ def test_every_judgement_is_counted_once(chain: Chain) -> None:
             assert counts[key] == sum(subset["counts"][key] for subset in model["subsets"].values())
         results = rows_of(folder / name / "results.jsonl")
         assert Counter(o for row in results for o in row["outcomes"]) == +Counter({k: counts[k] for k in outcomes})  # fmt: skip
-    for name in ("base", "reasongenrm", "genrm"):
+    for name in ("base", "base-direct", "reasongenrm", "genrm"):
         verdicts = rows_of(folder / name / "verdicts.jsonl")
         completions = rows_of(folder / name / "completions.jsonl")
         rescued = sum(verdict["rescued"] for verdict in verdicts)
