@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 if TYPE_CHECKING:
     from support.scripts import Bench
 
@@ -169,7 +171,7 @@ def kills(bench: Bench, calm: Path, seconds: dict[str, float], options: argparse
 
 def soak(options: argparse.Namespace) -> tuple[list[str], list[list[object]], bool]:
     """Return the columns and rows of the table, and whether all files are the same."""
-    from support.scripts import EVALUATE, PREPARE, TRAIN, Bench
+    from support.scripts import EVALUATE, PREPARE, TRAIN, Bench, stage_server
 
     if not (WORLD / "train.jsonl").exists():
         command = [str(Path(sys.prefix) / "bin" / "reasongenrm"), "toy", "build", "--out", str(WORLD), "--pairs", "6", "--rows", "5"]  # fmt: skip
@@ -193,6 +195,9 @@ def soak(options: argparse.Namespace) -> tuple[list[str], list[list[object]], bo
         left = sum(len(bench.processes(name.rpartition("-")[2])) for name in bench.names)
         rows.append(["processes left", "", "", left])
     finally:
+        server = psutil.Process(stage_server().process.pid)
+        for process in (*server.children(recursive=True), server):  # after Ctrl-C one may still run
+            process.kill()
         bench.clean()
     passed = all(row[3] in (0, "") and row[2] in ("finished", "") for row in rows)
     return ["fault", "the stage", "the same command again", "files that differ"], rows, passed
