@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-all unit coverage browser lint format demo lock clean
+.PHONY: help setup test test-slow test-all unit coverage browser lint format demo soak lock audit clean
 
 # Which pin file .venv is filled from: cpu, gpu-py311 or gpu-py312. Once set up, .venv remembers.
 INSTALLED := $(shell cat .venv/.installed 2>/dev/null)
@@ -64,6 +64,12 @@ demo: setup ## the whole road on toy data: prepare, train, evaluate; then the cl
 	$(ACTIVATE) && reasongenrm scalar train configs/scalar/demo.yaml
 	$(ACTIVATE) && reasongenrm scalar evaluate configs/scalar/demo.yaml
 	$(ACTIVATE) && reasongenrm scalar notebook configs/scalar/demo.yaml
+
+soak: setup ## load, faults and kills, about ten minutes; the table of docs/reliability.md
+	$(ACTIVATE) && python bench/soak.py
+
+audit: ## look the pins up in PyPI's database of known vulnerabilities
+	requirements/audit.sh $(PINS)
 
 lock: ## resolve the dependencies anew and rewrite that pin file
 	PYTHON='$(PYTHON)' requirements/lock.sh $(PINS)
