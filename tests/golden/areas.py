@@ -310,7 +310,7 @@ def http() -> Outputs:
     found: Outputs = {}
     with SharedJudge(judge()) as shared:
         app = create_app(shared, model="tiny", limits=limits, ends=("<|im_end|>",))
-        client = TestClient(app, raise_server_exceptions=False)
+        client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
         answers: dict[str, list[Any]] = {}
         for path, body in HTTP_GOOD:
             answer = client.post(path, content=json.dumps(body).encode(), headers=JSON)
@@ -330,7 +330,9 @@ def http() -> Outputs:
         found["errors.statuses.json"] = text([status for status, _ in bad])
         found["errors.bodies.json"] = text([body for _, body in bad])
         found["openapi.json"] = text(client.get("/openapi.json").json())
-        closed = TestClient(create_app(shared, api_key="secret"), raise_server_exceptions=False)
+        closed = TestClient(
+            create_app(shared, api_key="secret"), base_url="http://127.0.0.1", raise_server_exceptions=False
+        )
         keys = (None, "Bearer wrong", "Bearer secret")
         given = [closed.get("/health", headers={"Authorization": key} if key else {}) for key in keys]
         found["keys.json"] = text([(a.status_code, a.headers.get("www-authenticate")) for a in given])

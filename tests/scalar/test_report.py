@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.errors import DataError
+from reasongenrm.rows.csv_line import csv_text
 from reasongenrm.scalar.metrics import AnswerScore, evaluate_scores
 from reasongenrm.scalar.report import (
     COLUMNS,
@@ -77,7 +78,9 @@ def write(folder: Path, answers: list[AnswerScore], model: str = "head") -> dict
 
 
 def read(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+    """The rows, without the apostrophes before texts that begin like a formula."""
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    return [{name: csv_text(cell) for name, cell in row.items()} for row in rows]
 
 
 def table_rows(markdown: str, heading: str) -> list[list[str]]:
@@ -147,7 +150,7 @@ def test_csv_round_trip_of_any_text(cells: list[tuple[str, float]], name: str) -
     rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     assert len(rows) == 1 + len(cells) and all(len(row) == len(COLUMNS) + bool(cells) for row in rows)
     for row, (t, score) in zip(rows[1:], cells, strict=True):
-        assert [row[at] for at in (0, 1, 2, -1)] == [t] * 4
+        assert [csv_text(row[at]) for at in (0, 1, 2, -1)] == [t] * 4
         assert float(row[4]) == score
 
 

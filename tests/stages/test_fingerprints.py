@@ -72,6 +72,7 @@ FULL: dict[str, Any] = {
 }  # fmt: skip
 BENCHMARKS = tuple(FULL["evaluate"]["benchmarks"])
 OTHER: dict[str, Any] = {
+    "engine.workers": 2,
     "judges.thinker.template": "reason",
     "judges.genrm.template": "reason",
     "data.decontaminate.ngrams": [8, 13, 20],

@@ -62,6 +62,8 @@ def serve() -> None:
         if child == 0:
             try:
                 run(json.loads(line))
+            except BaseException:
+                sys.excepthook(*sys.exc_info())  # the command line's own, which writes to the user's stderr
             finally:
                 os._exit(70)
         print(f"started {child}", flush=True)
