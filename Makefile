@@ -38,7 +38,7 @@ test-slow: setup browser ## the slow tests: many kills, long chains of stages, p
 test-all: lint browser ## every test
 	$(PYTEST) $(PYTEST_ARGS)
 
-unit: setup ## the quick tests alone (2 minutes)
+unit: setup ## the quick tests alone (5 minutes)
 	$(PYTEST) -m unit $(PYTEST_ARGS)
 
 coverage: setup ## branch coverage of the quick tests, per room

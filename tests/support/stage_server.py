@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
@@ -46,7 +47,8 @@ def run(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = ["reasongenrm", *request["words"]]
-    sys.modules["__main__"].__file__ = None  # processes that the stage spawns would import all of the above
+    # As if the command line had been started: processes that the stage spawns do not import all of the above.
+    sys.modules["__main__"].__file__ = str(Path(sys.prefix, "bin", "reasongenrm"))
     try:
         code = main()
     except SystemExit as end:
