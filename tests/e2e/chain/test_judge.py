@@ -119,12 +119,12 @@ def test_any_model_is_evaluated_without_a_recipe_as_stage_3_does_it(
         f"name={name}", "model.dtype=float32", "prompts=configs/prompts/toy.yaml", "evaluate.max_tokens=16",
         "engine={max_model_len: 1024, max_num_seqs: 2, cpu_kv_gib: 1, enforce_eager: true}",
     ]  # fmt: skip
-    code, out, err = run(words)
+    code, _, err = run(words)
     assert code == 0, err
     folder, base = chain.folder.parent / name, taught_model.name
     before, after = chain.folder / "evaluate" / "toy", folder / "evaluate" / "rewardbench"
     for ours, theirs in {base: "base", f"{base}-direct": "base-direct", "reasongenrm": "reasongenrm"}.items():
-        assert ours in out
+        assert ours in (folder / "table.md").read_text(encoding="utf-8")
         verdicts = [[(row["id"], row["winner"]) for row in rows_of(path / "verdicts.jsonl")]
                     for path in (after / ours, before / theirs)]  # fmt: skip
         assert verdicts[0] == verdicts[1] and verdicts[0]
