@@ -50,7 +50,9 @@ def sent(server: HTTPServer) -> list[tuple[str, Any]]:
 
 def same(before: dict[str, str], folder: Path, *but: str) -> dict[str, str]:
     after = snapshot(folder)
-    kept = [name for name in before if not name.startswith(("manifest/", *but))]
+    # A finished file has an end mark beside it, `.<file>.end`.
+    marks = [str(Path(path).with_name(f".{Path(path).name}")) for path in but]
+    kept = [name for name in before if not name.startswith(("manifest/", *but, *marks))]
     assert len(kept) >= 4 and [name for name in kept if after.get(name) != before[name]] == []
     return after
 

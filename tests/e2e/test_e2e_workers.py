@@ -28,22 +28,22 @@ def test_any_number_of_workers_writes_the_same_files(
 ) -> None:
     made = bench("workers", [*toy_overrides, "scalar=null", "judges={reasongenrm: {template: reason}}"])
     folders = {}
-    for run, sampling, judging in (("one", 1, 1), ("four", 4, 2)):
+    for run, sampling, judging in (("one", 1, 1), ("two", 2, 2)):
         made.good(PREPARE, run, f"engine.workers={sampling}")
         folder = folders[run] = made.folder(run)
         shutil.copytree(adapter, folder / "judges" / "reasongenrm" / "adapter")
         done = made.good(EVALUATE, run, f"engine.workers={judging}")
         assert made.processes(run) == {}, "no process is left"
     assert "judging: 2 workers" in done.stderr and "busy" in done.stderr
-    same_first_stage(folders["four"], folders["one"])
+    same_first_stage(folders["two"], folders["one"])
     names = sorted(path.relative_to(folders["one"]) for path in folders["one"].glob("evaluate/**/*.jsonl"))
     assert len(names) >= 6
     for name in names:
-        assert (folders["four"] / name).read_bytes() == (folders["one"] / name).read_bytes(), name
+        assert (folders["two"] / name).read_bytes() == (folders["one"] / name).read_bytes(), name
     scores = [value_of(folder / "scores.json")["benchmarks"] for folder in folders.values()]
     assert scores[0] == scores[1]
-    workers = value_of(folders["four"] / "logs" / "workers.json")
+    workers = value_of(folders["two"] / "logs" / "workers.json")
     assert {task: len(rows) for task, rows in workers.items()} == {
-        "reasons of blind": 4, "scoring": 4, "judging": 2,
+        "reasons of student": 2, "scoring": 2, "judging": 2,
     }  # fmt: skip
     assert all(row["blocks"] for rows in workers.values() for row in rows), "each worker has worked"

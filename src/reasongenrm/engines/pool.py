@@ -25,7 +25,7 @@ Block = TypeVar("Block")
 Result = TypeVar("Result")
 
 DEATHS = 3
-"""Workers that may die on the same block, or before their first one, until the step fails."""
+"""Workers that may die on the same block, or one after the other while they load, until the step fails."""
 STATUS_SECONDS = 2.0
 """Time between two writings of the status file."""
 
@@ -160,7 +160,7 @@ class _Lease:
 
 @dataclass
 class _Seat:
-    """A place for a worker: its actor now, and the block that it computes."""
+    """A place for a worker: its actor now, the block that it computes, and how many died here while they loaded."""
 
     number: int
     times: WorkerTimes
@@ -168,6 +168,7 @@ class _Seat:
     slot: tuple[str, int] | None = None
     lease: _Lease | None = None
     ready: bool = False
+    early_deaths: int = 0
     hired: float = field(default_factory=time.monotonic)
 
 
@@ -215,7 +216,6 @@ class WorkerPool(Generic[Resource]):
             )
             self.times = [WorkerTimes() for _ in range(self._count)]
             self._seats = [_Seat(number, times) for number, times in enumerate(self.times)]
-            self._early_deaths = 0
             self._works: dict[int, tuple[Callable[[Any, Any], Any], Any]] = {}
             self._returned: deque[_Lease] = deque()
             self._pending: dict[Any, _Seat] = {}
@@ -319,7 +319,7 @@ class WorkerPool(Generic[Resource]):
                 seat.times.blocks += 1
             else:
                 seat.times.loading += time.monotonic() - seat.hired
-                seat.ready, self._early_deaths = True, 0
+                seat.ready, seat.early_deaths = True, 0
             yield seat, computed, value.value
 
     def _replace(self, seat: _Seat, error: Exception) -> None:
@@ -336,9 +336,9 @@ class WorkerPool(Generic[Resource]):
             lease.deaths += 1
             if not lease.dropped:
                 self._returned.append(lease)
-        self._early_deaths += loading
+        seat.early_deaths += loading
         self._hire(seat)
-        if (deaths := lease.deaths if lease else self._early_deaths) >= DEATHS:
+        if (deaths := lease.deaths if lease else seat.early_deaths) >= DEATHS:
             reason = first_line(error)
             raise EngineError(
                 f"{deaths} workers died {'while they loaded the model' if loading else 'on the same block'}: {reason}{where}",
