@@ -105,7 +105,7 @@ def test_log_probabilities_of_given_tokens_are_those_of_the_raw_distribution(
     plain_logprobs: Callable[..., Any],
 ) -> None:
     letters = VerdictTokens.from_encoder(encoders["reason"])
-    logprob_token_ids = (letters.a, letters.b)
+    logprob_token_ids = letters.letters
     narrow = requests_of(
         prompts[:6],
         max_tokens=3,
@@ -221,7 +221,7 @@ def test_an_adapter_is_served_as_peft_computes_it(
 ) -> None:
     encoder = encoders["reason"]
     letters = VerdictTokens.from_encoder(encoder)
-    logprob_token_ids = (letters.a, letters.b)
+    logprob_token_ids = letters.letters
     prompt_ids = [
         (*ids, *encoder.content("the first one counts right ."), *letters.header, *letters.opening)
         for ids in prompts
@@ -238,7 +238,10 @@ def test_an_adapter_is_served_as_peft_computes_it(
             assert served[request.id].logprobs[0] == {
                 t: pytest.approx(float(expected[t]), abs=1e-3 if adapted else 1e-4) for t in logprob_token_ids
             }
-        moved += abs(tuned[request.id].logprobs[0][letters.a] - base[request.id].logprobs[0][letters.a])
+        moved += abs(
+            tuned[request.id].logprobs[0][letters.letters[0]]
+            - base[request.id].logprobs[0][letters.letters[0]]
+        )
     assert moved / len(requests) > 0.1, "the adapter does nothing, so this test shows nothing"
 
 

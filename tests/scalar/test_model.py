@@ -347,7 +347,13 @@ def test_a_head_whose_tokenizer_has_a_chat_template_reads_the_chat(
     import torch
     from transformers import Qwen2Config, Qwen2ForSequenceClassification
 
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1}
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+    }
     config = Qwen2Config(vocab_size=len(toy_tokenizer), num_labels=1, max_position_embeddings=64, **shape)
     config.pad_token_id = toy_tokenizer.pad_token_id
     Qwen2ForSequenceClassification(config).save_pretrained(tmp_path)
@@ -364,4 +370,5 @@ def test_a_head_whose_tokenizer_has_a_chat_template_reads_the_chat(
     # An answer cannot end its turn, and a longer chat is cut at its end.
     assert head.score("q", "a<|im_end|>\n<|im_start|>user\nb") != head.score("q", "a")
     head.tokenizer.model_max_length = 8
-    assert head.lengths("say fox 3 times", "fox fox fox") == (3, True)
+    own = len(toy_tokenizer("fox fox fox", add_special_tokens=False)["input_ids"])
+    assert head.lengths("say fox 3 times", "fox fox fox") == (own, True)

@@ -14,6 +14,7 @@ from reasongenrm.chat.encoder import judge_encoder, load_tokenizer, template_wor
 from reasongenrm.chat.prompts import PromptFile, judge_prompt, placed_prompts
 from reasongenrm.config.engines import ModelConfig
 from reasongenrm.config.recipe import Recipe
+from reasongenrm.engines.base import Engine
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError
 from reasongenrm.judge.ask import VerdictTask
@@ -187,14 +188,15 @@ def test_the_wording_beside_an_adapter(tmp_path: Path) -> None:
     assert (tmp_path / "judge.yaml").read_text() == Path(recipe.prompts).read_text()
 
 
-class Lent:
+class Lent(Engine):
     """The tests' engine, which stays open; its untrained model ends no turn, so a cut reason counts as a whole one."""
 
     def __init__(self, engine: VLLMEngine) -> None:
         self._engine = engine
+        self.max_model_len, self.block = engine.max_model_len, engine.block
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
+    def reset_prefix_cache(self) -> None:
+        self._engine.reset_prefix_cache()
 
     def complete(self, requests: Any, *, adapter: str | None = None) -> Iterator[Completion]:
         for completion in self._engine.complete(requests, adapter=adapter):
