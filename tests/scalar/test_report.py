@@ -80,7 +80,7 @@ def write(folder: Path, answers: list[AnswerScore], model: str = "head") -> dict
 def read(text: str) -> list[dict[str, str]]:
     """The rows, without the apostrophes before texts that begin like a formula."""
     rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    return [{name: csv_text(cell) for name, cell in row.items()} for row in rows]
+    return [{csv_text(name): csv_text(cell) for name, cell in row.items()} for row in rows]
 
 
 def table_rows(markdown: str, heading: str) -> list[list[str]]:

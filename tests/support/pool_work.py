@@ -61,7 +61,9 @@ def run(folder: Path, workers: int, blocks: int, seconds: float) -> None:
     numbers = [range(start, start + BLOCK) for start in range(0, blocks * BLOCK, BLOCK)]
     missing = ([*block] for block in numbers if any(str(item) not in store for item in block))
     address = os.environ.get("RAY_ADDRESS")
-    pool = WorkerPool(load, workers, gpus=1, address=address, logs=folder / "logs", on_event=partial(print, flush=True))
+    pool = WorkerPool(
+        load, workers, gpus=1, address=address, logs=folder / "logs", on_event=partial(print, flush=True)
+    )
     try:
         for block, texts in pool.map(partial(digest, seconds=seconds), missing):
             store.append({"id": str(item), "text": text} for item, text in zip(block, texts, strict=True))

@@ -247,7 +247,9 @@ def score_batches(
     )
     score: Callable[[Any, list[EncodedGroup]], list[ScoredReason]] = vllm_scores if by_vllm else Student.score
     if needs_workers(engine, gpus):
-        with closing(worker_pool(load, engine, gpus=gpus, facts=_note, task="scoring", logs=logs, on_event=say)) as pool:
+        with closing(
+            worker_pool(load, engine, gpus=gpus, facts=_note, task="scoring", logs=logs, on_event=say)
+        ) as pool:
             if pool.facts:
                 say(pool.facts)
             for _, scores in pool.map(score, batches):
