@@ -29,15 +29,12 @@ from reasongenrm.judge.api import Judge
 from reasongenrm.records import Completion
 from reasongenrm.store import PartStore
 from support.hostile import (
+    SLOW_OR_LARGE,
     WRONG_BODIES,
     Answer,
-    compressed,
-    endless_body,
     listening,
     redirect,
     reply,
-    slow_body,
-    slow_header,
 )
 from support.servers import Batches, HTTPServer, ReceivedRequest, Reply, errored, failing, serving, succeeded
 
@@ -453,10 +450,7 @@ def test_a_wrong_body_is_one_error_and_the_next_start_pays_for_nothing_twice(
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        (slow_body, "no answer within 0.4 s"),
-        (slow_header, "no answer within 0.4 s"),
-        (endless_body, "more than 16 MiB"),
-        (compressed(bytes(40 * 2**20)), "more than 16 MiB"),
+        *SLOW_OR_LARGE,
         (
             redirect("http://127.0.0.1:9/v1", 307),
             "HTTP 307: it redirects to 'http://127.0.0.1:9/v1', which is not followed",

@@ -26,15 +26,13 @@ from reasongenrm.records import Completion, Message
 from reasongenrm.store import PartStore
 from support import servers
 from support.hostile import (
+    SLOW_OR_LARGE,
     WRONG_BODIES,
     Answer,
     Listener,
     compressed,
-    endless_body,
     listening,
     redirect,
-    slow_body,
-    slow_header,
 )
 from support.servers import HTTPServer, ReceivedRequest, Reply, answer, failing, serving
 
@@ -377,10 +375,7 @@ def beside(answer: Answer, **options: Any) -> Iterator[tuple[Listener, OpenAIEng
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        (slow_body, "no answer within 0.4 s"),
-        (slow_header, "no answer within 0.4 s"),
-        (endless_body, "more than 16 MiB"),
-        (compressed(bytes(40 * 2**20)), "more than 16 MiB"),
+        *SLOW_OR_LARGE,
         (compressed(bytes(2**20), 2), "compressed more than once"),
     ],
     ids=["body", "header", "endless", "compressed", "compressed twice"],

@@ -33,13 +33,6 @@ def prompt_of(count: int, number: int = 0) -> ListPrompt:
     return list_prompt(HISTORY, [f"answer {number}.{n}" for n in range(count)], PROMPTS, seed=17)
 
 
-@pytest.fixture(params=["encoder", "direct", "think"])
-def judge_encoder(request: pytest.FixtureRequest) -> ChatEncoder:
-    found = request.getfixturevalue(request.param)
-    assert isinstance(found, ChatEncoder)
-    return found
-
-
 @pytest.fixture
 def task(judge_encoder: ChatEncoder) -> ListTask:
     return ListTask(CONFIG, judge_encoder, 4096, PROMPTS, seed=17)

@@ -27,13 +27,6 @@ pytestmark = pytest.mark.unit
 CONTEXT = 512
 
 
-@pytest.fixture(params=["encoder", "direct", "think"])
-def judge_encoder(request: pytest.FixtureRequest) -> ChatEncoder:
-    found = request.getfixturevalue(request.param)
-    assert isinstance(found, ChatEncoder)
-    return found
-
-
 @pytest.fixture
 def task(judge_encoder: ChatEncoder) -> VerdictTask:
     return VerdictTask(JudgingConfig(max_tokens=64), judge_encoder, CONTEXT, seed=17)

@@ -33,3 +33,11 @@ def think(toy_tokenizer: Any) -> ChatEncoder:
 @pytest.fixture(scope="session")
 def tokens(encoder: ChatEncoder) -> VerdictTokens:
     return VerdictTokens.from_encoder(encoder)
+
+
+@pytest.fixture(params=["encoder", "direct", "think"])
+def judge_encoder(request: pytest.FixtureRequest) -> ChatEncoder:
+    """The encoder of each kind of template."""
+    found = request.getfixturevalue(request.param)
+    assert isinstance(found, ChatEncoder)
+    return found

@@ -130,3 +130,12 @@ def listening(answer: Answer) -> Iterator[Listener]:
 def body_of(value: Any) -> bytes:
     """Return a JSON body."""
     return json.dumps(value).encode()
+
+
+SLOW_OR_LARGE = (
+    (slow_body, "no answer within 0.4 s"),
+    (slow_header, "no answer within 0.4 s"),
+    (endless_body, "more than 16 MiB"),
+    (compressed(bytes(40 * 2**20)), "more than 16 MiB"),
+)
+"""Answers, and what a client with a limit of 0.4 s says of them."""

@@ -129,7 +129,7 @@ def test_file_systems_of_this_machine_are_known(tmp_path: Path, monkeypatch: pyt
         def __init__(self, mountpoint: str, fstype: str) -> None:
             self.mountpoint, self.fstype = mountpoint, fstype
 
-    mounts = [Mount("/", "ext4"), Mount("/home", "nfs4"), Mount("/home/scratch", "xfs")]
+    mounts = [Mount("/", "ext4"), Mount("/shared", "nfs4"), Mount("/shared/scratch", "xfs")]
     monkeypatch.setattr(builds.psutil, "disk_partitions", lambda all: mounts)
-    assert builds._is_local(Path("/root/.cache/x/lock")) and builds._is_local(Path("/home/scratch/x/lock"))
-    assert not builds._is_local(Path("/home/user/x/lock"))
+    assert builds._is_local(Path("/cache/x/lock")) and builds._is_local(Path("/shared/scratch/x/lock"))
+    assert not builds._is_local(Path("/shared/cache/x/lock"))

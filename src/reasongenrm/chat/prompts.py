@@ -146,16 +146,11 @@ class PromptFile(Strict):
         Raises:
             ConfigError: the prompt file has no template `listwise`.
         """
-        if self.listwise is None:
-            raise ConfigError(
-                "the prompt file has no key `listwise`",
-                location="listwise",
-                hint="add the keys `listwise` and `listwise_delimiters`, as in configs/prompts/judge.yaml",
-            )
+        listwise = _required("listwise", self.listwise)
         a, b, *others = self.list_verdicts(answers).texts
         grammar = ListGrammar(a=a, b=b, others=tuple(others)) if others else Grammar(a=a, b=b)
         delimiters = tuple(dict.fromkeys((*self.delimiters, *self.listwise_delimiters)))
-        changes: dict[str, Any] = {"judge": self.listwise, "delimiters": delimiters, "verdict": grammar}
+        changes: dict[str, Any] = {"judge": listwise, "delimiters": delimiters, "verdict": grammar}
         if self.listwise_hindsight is not None:
             changes |= {"hindsight": self.listwise_hindsight, "verdict_phrases": self.listwise_phrases}
         return self.model_copy(update=changes)
@@ -359,13 +354,20 @@ def rating_prompt(history: Sequence[Message], answer: str, prompts: PromptFile) 
     Raises:
         ConfigError: the prompt file has no template `rating`.
     """
-    if prompts.rating is None:
-        raise ConfigError(
-            "the prompt file has no key `rating`",
-            location="rating",
-            hint="add the keys `rating` and `rating_delimiters`, as in configs/prompts/judge.yaml",
-        )
+    wording = _required("rating", prompts.rating)
     delimiters = (*prompts.delimiters, *prompts.rating_delimiters)
     texts = {"conversation": conversation_text(history, delimiters), "answer": neutralise(answer, delimiters)}
-    prompt_id = content_id(tuple(history), answer, wording_id(prompts, prompts.rating, delimiters))
-    return RatingPrompt(prompt_id, user_turn(prompts, prompts.rating, **texts))
+    prompt_id = content_id(tuple(history), answer, wording_id(prompts, wording, delimiters))
+    return RatingPrompt(prompt_id, user_turn(prompts, wording, **texts))
+
+
+def _required(key: str, template: str | None) -> str:
+    """Return a template that a prompt file may leave out.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    if template is None:
+        hint = f"add the keys `{key}` and `{key}_delimiters`, as in configs/prompts/judge.yaml"
+        raise ConfigError(f"the prompt file has no key `{key}`", location=key, hint=hint)
+    return template

@@ -146,6 +146,20 @@ class JudgeTask(ABC, Generic[P, J]):
         """Combine the votes on a prompt."""
 
 
+V = TypeVar("V", Verdict, ListVerdict)
+
+
+def without_winner(prompt_id: str, read: Sequence[V], votes: Sequence[V]) -> V:
+    """Return the first vote that was read, or the first one, with the costs and the letters of all votes on a prompt."""
+    return replace(
+        (read or votes)[0],
+        id=prompt_id,
+        tokens=sum(vote.tokens for vote in votes),
+        rescued=any(vote.rescued for vote in votes),
+        votes=tuple(vote.winner for vote in votes) if len(votes) > 1 else (),
+    )
+
+
 class VerdictTask(JudgeTask[JudgePrompt, Verdict]):
     """Verdicts on pairs of answers: requests, and how completions are read.
 
@@ -191,13 +205,7 @@ class VerdictTask(JudgeTask[JudgePrompt, Verdict]):
         the margin (for `majority`, the share of A).
         """
         read = [vote for vote in votes if vote.winner is not None]
-        total = replace(
-            (read or votes)[0],
-            id=prompt.id,
-            tokens=sum(vote.tokens for vote in votes),
-            rescued=any(vote.rescued for vote in votes),
-            votes=tuple(vote.winner for vote in votes) if len(votes) > 1 else (),
-        )
+        total = without_winner(prompt.id, read, votes)
         if not read:
             return total
         points = [_POINTS[str(vote.winner)] for vote in read]

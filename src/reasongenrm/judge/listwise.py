@@ -19,7 +19,7 @@ from reasongenrm.chat.verdict import (
 )
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.base import Request
-from reasongenrm.judge.ask import JudgeTask
+from reasongenrm.judge.ask import JudgeTask, without_winner
 from reasongenrm.records import Completion, ListPrompt, ListVerdict
 
 
@@ -121,13 +121,7 @@ class ListTask(JudgeTask[ListPrompt, ListVerdict]):
         answer that most votes name. Several best answers are a tie.
         """
         read = [vote for vote in votes if vote.outcome in ("ok", "tie")]
-        total = replace(
-            (read or votes)[0],
-            id=prompt.id,
-            tokens=sum(vote.tokens for vote in votes),
-            rescued=any(vote.rescued for vote in votes),
-            votes=tuple(vote.winner for vote in votes) if len(votes) > 1 else (),
-        )
+        total = without_winner(prompt.id, read, votes)
         if len(read) < 2:
             return total
         answers = range(len(prompt.order))
