@@ -2,7 +2,7 @@
 
 A checkpoint is data unless the recipe says otherwise (`trust_remote_code` beside its path):
 
-- Its Python files do not run. transformers would ask on standard input, which may carry the rows to judge; it is told No.
+- Its Python files do not run. transformers would ask on standard input, which may carry the rows to judge; the answer is always no.
 - Weights are safetensors, not pickles.
 - A `config.json` cannot name attention kernels of the hub, which transformers would download and run.
 - An adapter is LoRA: peft's other kinds can load further models and tokenizers.

@@ -60,7 +60,7 @@ class OwnTemplateEncoder(ChatEncoder):
     def encode(self, messages: Sequence[Message], *, generation: bool) -> list[int]:
         """Return the ids of a conversation; see `ChatEncoder.encode`.
 
-        A verdict alone stands where an answer stands in a finished conversation: a generation prompt may open a block for
+        A verdict alone has the place of an answer in a finished conversation: a generation prompt may open a block for
         thoughts, in which a verdict would be none.
         """
         if not generation or self.one_turn:

@@ -91,7 +91,7 @@ def read_config(model: ModelConfig) -> Any:
     """Return a model's `transformers` config: from its folder, the hub's cache, the table above, or the hub.
 
     Raises:
-        EngineError: there is no such folder, or the config cannot be loaded.
+        EngineError: the folder is missing, or the config cannot be loaded.
     """
     from transformers import Qwen2Config
 

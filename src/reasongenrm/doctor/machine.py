@@ -154,7 +154,7 @@ def _output(command: list[str]) -> list[str]:
     """Return the lines that a command prints; none where it fails.
 
     Raises:
-        FileNotFoundError: there is no such program.
+        FileNotFoundError: the program is not installed.
     """
     try:
         return subprocess.run(

@@ -26,7 +26,7 @@ from reasongenrm.records import Completion, ListPrompt, ListVerdict
 class ListTask(JudgeTask[ListPrompt, ListVerdict]):
     """Verdicts on lists: requests, and how completions are read; `margin` is not used.
 
-    A letter beyond the answers of a list is no verdict.
+    A letter beyond the answers of a list does not count.
 
     Args:
         config, encoder, max_model_len, seed: see `JudgeTask`.

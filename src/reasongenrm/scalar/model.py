@@ -98,7 +98,7 @@ def local_head(path: str) -> Path:
     """Return the folder of a head: `path` itself, or the copy of a hub id in the hub's cache, which is loaded if necessary.
 
     Raises:
-        EngineError: there is no such folder, and it cannot be loaded.
+        EngineError: the folder is missing, or the model cannot be loaded.
     """
     if Path(path).exists():
         return Path(path)

@@ -97,7 +97,7 @@ LINES = {
 
 @pytest.mark.parametrize("script", [PREPARE, TRAIN, EVALUATE])
 def test_the_console_shows_only_lines_of_the_stage(chain: Chain, script: str) -> None:
-    # A build of DeepSpeed's that another process left unfinished on this machine is told, and is not of this run.
+    # The line about a build of DeepSpeed that another process left unfinished does not belong to this run.
     lines = [
         line for line in chain.done[script].stderr.splitlines() if "/deepspeed_shm_comm/lock: " not in line
     ]
