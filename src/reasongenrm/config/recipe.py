@@ -5,8 +5,9 @@ Paths in a recipe are relative to the current directory (the three scripts chang
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -15,16 +16,27 @@ from reasongenrm.config.engines import EngineConfig, FolderName, ModelConfig, St
 from reasongenrm.config.evaluate import EvaluateConfig
 from reasongenrm.config.prepare import DataConfig, RecordsConfig, SelectConfig, TeacherConfig
 from reasongenrm.config.scalar import ScalarConfig
+from reasongenrm.config.steps import DPOStep, GRPOStep, MarginConfig, RoundStep, StepKind
 
 Template = Literal["reason", "think", "direct", "listwise", "listwise-reason"]
 VERDICT_ONLY: tuple[Template, ...] = ("direct", "listwise")
 """Templates without a reason."""
 LISTWISE: tuple[Template, ...] = ("listwise", "listwise-reason")
 """Templates of judges that name the best of two to eight answers."""
-
-
+STEP_TEMPLATES: tuple[Template, ...] = ("reason", "think")
+"""Templates of judges that can be trained beyond SFT."""
 REASONED: Template = "listwise-reason"
 """The template of judges of lists that write a reason."""
+
+
+def _check_steps(steps: list[StepKind]) -> list[StepKind]:
+    if steps[0] != "sft" or steps.count("sft") > 1:
+        raise ValueError("the first step, and no other, is sft")
+    return steps
+
+
+Steps = Annotated[list[StepKind], Field(min_length=1), AfterValidator(_check_steps)]
+"""Steps of a training; each starts from the adapter of the step before it."""
 
 
 class JudgeConfig(Strict):
@@ -35,11 +47,13 @@ class JudgeConfig(Strict):
             reasoning parsers of servers), `direct` (verdict only, GenRM), `listwise` (verdict only, on the best of two to
             eight answers) or `listwise-reason` (the same with a reason turn).
         general: also train on `general.jsonl` (a wGen model).
+        steps: of its training; null: `train.steps` for the templates `reason` and `think`, and `sft` for the others.
         args: `trl.SFTConfig` keys that override `train.args` for this judge.
     """
 
     template: Template = "reason"
     general: bool = False
+    steps: Steps | None = None
     args: Arguments = {}
 
 
@@ -59,6 +73,9 @@ class TrainConfig(Strict):
             packed, else PyTorch's.
         quantization: `nf4` trains the adapter on a base of 4 bits (QLoRA); it needs the package bitsandbytes.
         lora: `peft.LoraConfig` keys, passed through unchanged.
+        steps: of the judges with reasons, such as [sft, round, round, dpo, grpo].
+        margin: a hinge loss at the verdict, in `sft` and `round`; null: none.
+        dpo, grpo, round: settings of these steps.
         args: `trl.SFTConfig` keys, passed through unchanged.
         merge: also save the base with the adapter merged into it.
     """
@@ -73,8 +90,29 @@ class TrainConfig(Strict):
     ] = "auto"
     quantization: Literal["none", "nf4"] = "none"
     lora: Arguments = {}
+    steps: Steps = ["sft"]
+    margin: MarginConfig | None = None
+    dpo: DPOStep = DPOStep()
+    grpo: GRPOStep = GRPOStep()
+    round: RoundStep = RoundStep()
     args: Arguments = {}
     merge: bool = False
+
+
+class TrainStep(NamedTuple):
+    """One step of a judge's training.
+
+    Attributes:
+        model: name of the result, in `judges/` and in stage 3: the judge's for `sft`, then `<judge>@dpo`, `<judge>@round-2`.
+        judge: name of the judge in the recipe.
+        kind: what the step does.
+        previous: the model that the step starts from; None for the first.
+    """
+
+    model: str
+    judge: str
+    kind: StepKind
+    previous: str | None
 
 
 RESERVED = ("base", "base-direct", "scalar")
@@ -145,6 +183,16 @@ class Recipe(Strict):
             raise ValueError(f"evaluate.others: the name {min(names)!r} is in use")
         if self.records.grpo and not any(map(is_blind_student, self.teachers.values())):
             raise ValueError("records.grpo needs the solve rate of the student: add a teacher {mode: blind}")
+        kinds = {step.kind for step in self.trained.values()}
+        if "dpo" in kinds and self.records.dpo is None and self.train.dpo.refresh is None:
+            raise ValueError("the step dpo needs records.dpo: {}, or train.dpo.refresh")
+        if "grpo" in kinds and self.records.grpo is None:
+            raise ValueError("the step grpo needs records.grpo: {}")
+        for name, judge in self.judges.items():
+            if judge.template not in STEP_TEMPLATES and judge.steps not in (None, ["sft"]):
+                raise ValueError(
+                    f"judges.{name}: only the templates {', '.join(STEP_TEMPLATES)} have more steps than sft"
+                )
         if any(judge.general for judge in self.judges.values()) and not self.records.general:
             raise ValueError("a judge with general: true needs records.general, which is empty")
         if self.evaluate.max_tokens >= self.engine.max_model_len:
@@ -161,6 +209,22 @@ class Recipe(Strict):
         """The template for scoring reasons: that of the first judge with reasons (on pairs, if there is one)."""
         templates = [judge.template for judge in self.judges.values() if judge.template not in VERDICT_ONLY]
         return next((name for name in templates if name not in LISTWISE), next(iter(templates), "direct"))
+
+    @property
+    def trained(self) -> dict[str, TrainStep]:
+        """The training steps of all judges by the name of their result, in the order of training."""
+        steps: dict[str, TrainStep] = {}
+        for name, judge in self.judges.items():
+            default: Steps = self.train.steps if judge.template in STEP_TEMPLATES else ["sft"]
+            previous: str | None = None
+            counts: Counter[str] = Counter()
+            for kind in judge.steps or default:
+                counts[kind] += 1
+                suffix = f"-{counts[kind]}" if counts[kind] > 1 else ""
+                model = f"{name}@{kind}{suffix}" if previous else name
+                steps[model] = TrainStep(model, name, kind, previous)
+                previous = model
+        return steps
 
     def needs_reasons(self) -> bool:
         """Whether any judge writes reasons, so that reasons have to be sampled."""

@@ -1,0 +1,116 @@
+"""Settings of the training steps after the first: margin, DPO, GRPO, rounds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from reasongenrm.config.arguments import Arguments
+from reasongenrm.config.engines import Strict
+
+StepKind = Literal["sft", "dpo", "grpo", "round"]
+
+
+class MarginConfig(Strict):
+    """A hinge loss beside that of SFT, at the letter of the verdict alone; see `train/margin.py`.
+
+    Attributes:
+        gamma: logits by which the right letter has to exceed the wrong one.
+        weight: factor of the hinge loss.
+    """
+
+    gamma: float = Field(10.0, gt=0)
+    weight: float = Field(1.0, gt=0)
+
+
+class DPOStep(Strict):
+    """Direct preference optimisation on `dpo.jsonl` with TRL's DPOTrainer.
+
+    Attributes:
+        batch: pairs of an optimizer step, on all devices together.
+        reference: `previous`, the adapter that the step starts from, or `base`, the model with its adapter disabled.
+        refresh: samples per prompt by the judge that the step starts from, from which new pairs are made; null: the pairs of
+            stage 1.
+        args: `trl.DPOConfig` keys, such as `beta`, `loss_type` (sigmoid, ipo, apo_zero, …) and `ld_alpha`.
+    """
+
+    batch: int = Field(32, ge=1)
+    reference: Literal["previous", "base"] = "previous"
+    refresh: int | None = Field(None, ge=2)
+    args: Arguments = {}
+
+
+class RewardWeights(Strict):
+    """Weights of the reward's terms; a term of weight 0 is not computed. See `train/rewards.py`.
+
+    Attributes:
+        verdict: the verdict is right (1) or wrong (-1).
+        unreadable: the term `verdict` of a completion without a readable verdict.
+        consistency: the verdicts on both orders of a pair name the same answer.
+        format: the completion has a reason and a verdict, and ends with its turn.
+        length: cost per token beyond `length_free` tokens.
+        length_free: tokens without a cost.
+        calibration: 1 minus the Brier score of P(right letter).
+        rationale: share of the reference reason's points that the reason covers, where the data has them.
+    """
+
+    verdict: float = 1.0
+    unreadable: float = -1.5
+    consistency: float = Field(0.0, ge=0)
+    format: float = Field(0.0, ge=0)
+    length: float = Field(0.0, ge=0)
+    length_free: int = Field(0, ge=0)
+    calibration: float = Field(0.0, ge=0)
+    rationale: float = Field(0.0, ge=0)
+
+
+class GRPOStep(Strict):
+    """Group-relative policy optimisation on `grpo.jsonl` with TRL's GRPOTrainer.
+
+    Attributes:
+        batch: judge prompts of an optimizer step, on all devices together.
+        samples: completions per prompt: a group.
+        both_orders: put both orders of a pair into one batch; the reward `consistency` needs it.
+        max_tokens: limit of a reason.
+        temperature: of sampling.
+        steps: optimizer steps.
+        rewards: weights of the reward's terms.
+        rollouts: who samples: `generate` (transformers, on any device) or `vllm` (in the training processes).
+        args: `trl.GRPOConfig` keys, such as `beta` (KL), `epsilon_high` (clip-higher) and `learning_rate`.
+    """
+
+    batch: int = Field(8, ge=1)
+    samples: int = Field(8, ge=2)
+    both_orders: bool = True
+    max_tokens: int = Field(1024, ge=1)
+    temperature: float = Field(1.0, gt=0, le=2)
+    steps: int = Field(200, ge=1)
+    rewards: RewardWeights = RewardWeights()
+    rollouts: Literal["generate", "vllm"] = "generate"
+    args: Arguments = {}
+
+    @model_validator(mode="after")
+    def _pairs_are_whole(self) -> GRPOStep:
+        if self.rewards.consistency and not self.both_orders:
+            raise ValueError("rewards.consistency needs both_orders: true")
+        if self.both_orders and self.batch % 2:
+            raise ValueError("batch counts judge prompts: with both_orders it must be even")
+        return self
+
+
+class RoundStep(Strict):
+    """A round of rejection sampling: the judge samples reasons blind, the right ones are selected, and it is trained on them.
+
+    Attributes:
+        samples: reasons per prompt.
+        max_tokens: limit of a reason.
+        temperature, top_p: of sampling.
+        args: `trl.SFTConfig` keys that override `train.args` in this step.
+    """
+
+    samples: int = Field(4, ge=1)
+    max_tokens: int = Field(1024, ge=1)
+    temperature: float = Field(1.0, gt=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    args: Arguments = {}
