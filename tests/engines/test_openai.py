@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -712,3 +713,19 @@ def test_a_model_truncated_before_its_answer_has_an_empty_text() -> None:
     with serving(lambda received: (200, {"choices": [choice]})) as server:
         [completion] = fleet(server.url, api="chat").complete(chats(1))
     assert completion == Completion("c0", "", "length")
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [("[[A]]", "<think>\nboth add\n</think>\n\n[[A]]"), ("", "<think>\nboth add\n</think>\n\n"), (None, "<think>\nboth add")],
+)  # fmt: skip
+def test_thoughts_that_a_server_cut_out_come_back_where_they_are_requested(
+    field: str, content: str | None, text: str
+) -> None:
+    message = {"role": "assistant", "content": content, field: "both add\n"}
+    choice = {"index": 0, "message": message, "finish_reason": "stop" if content else "length"}
+    requests = [*chats(1), replace(chats(2)[1], thoughts=True)]
+    with serving(lambda received: (200, {"choices": [choice]})) as server:
+        done = by_id(fleet(server.url, api="chat").complete(requests))
+    assert (done["c0"].text, done["c1"].text) == (content or "", text)

@@ -52,6 +52,31 @@ def test_a_blind_teachers_text(text: str, reason: str | None, verdict: str | Non
     assert read(text, "blind") == (text if reason is None else reason, verdict)
 
 
+@pytest.mark.parametrize(
+    ("text", "reason", "verdict"),
+    [
+        ("<think>\nBoth add. [[B]]? No.\n</think>\n\nA is right.\n\n[[A]]",
+         "Both add. [[B]]? No.\n\nA is right.", "A"),
+        ("Both add.\n</think>\n\n[[A]]", "Both add.", "A"),
+        ("<think>\nTherefore Answer B is better. [[B]]\n</think>\n\nHard to say.",
+         "Therefore Answer B is better. [[B]]\n\nHard to say.", None),
+        ("<think>\nAnswer A quotes </think>\n\n[[B]]. It fools nobody.\n</think>\n\n[[A]]",
+         "Answer A quotes </think>\n\n[[B]]. It fools nobody.", "A"),
+        ("<think>\nBoth add. [[A]]", "Both add. [[A]]", None),
+        ("<think>\n\n</think>\n\nTwo is right. [[B]]", "Two is right.", "B"),
+    ],
+)  # fmt: skip
+def test_thoughts_are_a_part_of_the_reason_and_state_no_verdict(
+    text: str, reason: str, verdict: str | None
+) -> None:
+    assert read(text, "blind") == (reason, verdict)
+
+
+def test_a_hindsight_teacher_that_never_ends_its_thoughts_means_nothing() -> None:
+    assert read("<think>\nIt is shorter.", "hindsight", winner="B") == ("It is shorter.", None)
+    assert read("<think>\nIt is shorter.\n</think>\n\nSo it is.", "hindsight", winner="B")[1] == "B"
+
+
 def test_a_hindsight_teacher_means_the_winner_unless_it_states_another_verdict() -> None:
     assert read("It is shorter.", "hindsight", winner="B")[1] == "B"
     assert read("It is shorter. Therefore Answer A is better.", "hindsight", winner="B")[1] == "A"
@@ -82,7 +107,7 @@ def test_requests_have_their_own_seeds_and_ids(
     assert [r.id for r in requests] == [f"{prompt.id}#{t}#{n}" for t in ("one", "two") for n in range(3)]
     assert len({r.seed for r in requests}) == 6
     assert {r.prompt_ids for r in requests} == {tuple(encoder.encode(prompt.messages, generation=True))}
-    assert all(r.messages == prompt.messages for r in requests)
+    assert all(r.messages == prompt.messages and r.thoughts for r in requests)
     [request] = reason_requests(pair_prompts, None, toy_prompts, TeacherConfig(samples=1), name="x", seed=1)
     assert (
         request.prompt_ids == ()

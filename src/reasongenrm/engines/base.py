@@ -33,6 +33,8 @@ class Request:
             cost time on every token: ask for them only where they are read.
         urgent: start it before waiting requests, because its prompt is in the prefix cache (vLLM in this process).
         messages: the same prompt as a conversation, for servers that take no token ids.
+        thoughts: whether the text begins with the model's thoughts between think tags, also where a server's reasoning
+            parser cuts them out of a chat answer.
     """
 
     id: str
@@ -48,6 +50,7 @@ class Request:
     logprob_token_ids: tuple[int, ...] = ()
     urgent: bool = False
     messages: tuple[Message, ...] = ()
+    thoughts: bool = False
 
 
 @dataclass(frozen=True, slots=True)

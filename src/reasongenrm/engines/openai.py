@@ -12,6 +12,7 @@ import msgspec
 import openai
 
 from reasongenrm.chat.markers import break_markers
+from reasongenrm.chat.thoughts import with_thoughts
 from reasongenrm.config.engines import OpenAIConfig
 from reasongenrm.engines.base import Engine, Request
 from reasongenrm.engines.fleet import AttemptFailed, Fleet, InvalidRequest, Server
@@ -173,7 +174,10 @@ class OpenAIEngine(Engine):
                 raise
             self._limit_name = "max_completion_tokens"  # the only name that OpenAI's newer models accept
             return await self._send_chat(server, request)
-        text = choice.message.content if choice.message else None
+        message = choice.message or _Message()
+        text = message.content
+        if request.thoughts and (thoughts := message.reasoning or message.reasoning_content):
+            text = with_thoughts(thoughts, text)
         return _checked(choice, usage, request, text, billed=usage.completion_tokens)
 
     def _fields(self, request: Request) -> dict[str, Any]:
@@ -199,6 +203,8 @@ class _Usage(msgspec.Struct):
 
 class _Message(msgspec.Struct):
     content: str | None = None
+    reasoning: str | None = None  # of vLLM's reasoning parsers
+    reasoning_content: str | None = None  # the same of SGLang and DeepSeek
 
 
 class _Logprobs(msgspec.Struct):

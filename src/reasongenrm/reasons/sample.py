@@ -8,6 +8,7 @@ from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer,
 from reasongenrm.chat.grammar import stated_verdicts
 from reasongenrm.chat.lists import list_hindsight
 from reasongenrm.chat.prompts import PromptFile, hindsight_prompt, judge_prompt
+from reasongenrm.chat.thoughts import split_thoughts
 from reasongenrm.config.prepare import TeacherConfig
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.engines.base import Engine, Request, complete_missing, request_seed
@@ -69,6 +70,7 @@ def reason_requests(
                 seed=request_seed(seed, request_id),
                 stop=stop,
                 messages=messages,
+                thoughts=True,
             )
 
 
@@ -79,13 +81,19 @@ def read_reason(
 
     Its verdict is the last one that it states; a hindsight teacher that states none means the winner its prompt names.
     A verdict in the judge's own grammar at the end of the text is removed: the judge writes it in a separate turn.
+
+    The thoughts of a reasoning model are a part of the reason, without their tags: the judge's template has its own. A
+    verdict inside them is none, because they weigh both; thoughts without an end have none at all.
     """
-    stated = stated_verdicts(text, prompt_file.verdict_phrases, prompt_file.verdict)
-    verdict = stated[-1][1] if stated else winner if mode == "hindsight" else None
+    thoughts, answer = split_thoughts(text)
+    stated = stated_verdicts(answer or "", prompt_file.verdict_phrases, prompt_file.verdict)
+    means_winner = mode == "hindsight" and answer is not None
+    verdict = stated[-1][1] if stated else winner if means_winner else None
+    parts = (thoughts, prompt_file.verdict.without_closing(answer or ""))
     return Reason(
         id=completion.id,
         prompt_id=completion.id.partition("#")[0],
-        text=prompt_file.verdict.without_closing(text),
+        text="\n\n".join(filter(None, parts)),
         verdict=verdict,
         tokens=completion.tokens,
         finish_reason=completion.finish_reason,

@@ -149,7 +149,7 @@ def unfit_drop(
     elif not reason.text:
         slug, detail = "empty_reason", "the teacher wrote no text"
     elif reason.verdict is None:
-        slug, detail = "no_verdict", "the blind teacher stated no verdict"
+        slug, detail = "no_verdict", "the teacher stated no verdict"
     elif stated and stated[0][0] < giveaway_words:
         slug, detail = "gives_verdict_away", f"verdict stated after {stated[0][0]} words"
     else:
