@@ -57,8 +57,13 @@ def load_checkpoint(
         raise _code_error(path, "it needs Python files of its own, which are not run", permission) from None
 
 
-def load_adapter(model: Any, folder: str | Path) -> Any:
+def load_adapter(model: Any, folder: str | Path, *, trainable: bool = False) -> Any:
     """Return a model with a LoRA adapter of peft on it.
+
+    Args:
+        model: the base.
+        folder: of the adapter.
+        trainable: whether its weights are trained further.
 
     Raises:
         EngineError: the adapter is of another kind, or has no safetensors weights.
@@ -75,7 +80,12 @@ def load_adapter(model: Any, folder: str | Path) -> Any:
             else "adapter_model.safetensors is missing"
         )
         raise EngineError(problem, location=str(folder), hint="give a LoRA adapter that peft saved")
-    return PeftModel.from_pretrained(model, str(folder))
+    # TRL makes a new adapter's weights float32 unless ZeRO-3 gathers them with the base's (TRL's issue 6089); so here.
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    return PeftModel.from_pretrained(
+        model, str(folder), is_trainable=trainable, autocast_adapter_dtype=not is_deepspeed_zero3_enabled()
+    )
 
 
 def never_ask() -> None:

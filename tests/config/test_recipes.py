@@ -13,8 +13,7 @@ from reasongenrm.doctor.estimate import record_tokens, serving_memory, training_
 from reasongenrm.doctor.geometry import Geometry, read_geometry
 from reasongenrm.doctor.machine import CARDS
 from reasongenrm.errors import ConfigError
-from reasongenrm.train.batches import batch_sizes
-from reasongenrm.train.sft import check_training
+from reasongenrm.train.process import KINDS, check_training
 
 pytestmark = pytest.mark.unit
 
@@ -54,7 +53,7 @@ def test_accumulation_in_a_recipe_is_an_error(name: str) -> None:
 def test_the_batch_is_the_same_on_any_number_of_gpus(name: str, gpus: int) -> None:
     loaded = recipe(name)
     for judge in loaded.judges:
-        together, accumulation = batch_sizes(loaded, judge, gpus)
+        together, accumulation = KINDS["sft"].batch(loaded, loaded.trained[judge], gpus)
         passes, batch = accumulation * gpus, loaded.train.batch
         assert together == loaded.train.args["per_device_train_batch_size"] == 2 and batch == 128
         assert (passes - gpus) * together < batch <= passes * together, "no pass more than necessary"

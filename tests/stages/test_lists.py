@@ -23,7 +23,7 @@ from reasongenrm.run import Run
 from reasongenrm.stages import reasons as reasons_stage
 from reasongenrm.stages.lists import LISTS, ListPolicy, list_run, reason_lists, write_list_records
 from reasongenrm.store import read_jsonl, to_json, write_jsonl
-from reasongenrm.train.sft import write_wording
+from reasongenrm.train.process import write_wording
 from reasongenrm.train.tokens import record_files, training_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,7 +130,7 @@ def test_records_of_lists(make_run: Callable[[Recipe], Run], monkeypatch: pytest
     assert "listwise_too_long" not in counts
 
     for name in ("lists", "reasoned"):
-        [file] = record_files(recipe, name)
+        [file] = record_files(recipe, recipe.trained[name])
         template = recipe.judges[name].template
         encoder = judge_encoder(recipe, template, load_tokenizer(recipe.model))
         rows = list(training_rows([file], encoder, recipe.data.max_tokens))

@@ -110,7 +110,8 @@ def _ways() -> dict[str, Callable[[str], Any]]:
     from reasongenrm.reasons.student import Student
     from reasongenrm.scalar.model import ScalarRewardModel, load_base_tokenizer
     from reasongenrm.train.merge import merge_adapter
-    from reasongenrm.train.sft import build_trainer, load_model
+    from reasongenrm.train.model import load_base
+    from reasongenrm.train.sft import build_trainer
 
     def model(folder: str) -> ModelConfig:
         return ModelConfig(path=folder, dtype="float32")
@@ -133,8 +134,10 @@ def _ways() -> dict[str, Callable[[str], Any]]:
         "tokenizer of answers": lambda folder: _AnswerModel(AnswersConfig(model=model(folder), **answers), Path(folder)),
         "Judge.from_pretrained": lambda folder: Judge.from_pretrained(model(folder)),
         "student": lambda folder: Student(model(folder)),
-        "training: model": lambda folder: load_model(_recipe(folder), "sdpa"),
-        "training: trainer": lambda folder: build_trainer(_recipe(folder), "reasongenrm", Path(folder)),
+        "training: model": lambda folder: load_base(_recipe(folder), "sdpa"),
+        "training: trainer": lambda folder: build_trainer(
+            _recipe(folder), _recipe(folder).trained["reasongenrm"], Path(folder)
+        ),
         "merge": lambda folder: merge_adapter(model(folder), Path(folder), Path(folder) / "merged"),
         "adapter": adapter_of_another_model,
         "doctor: config": lambda folder: read_config(model(folder)),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.errors import ConfigError
-from reasongenrm.train.batches import FILLER, PER_DEVICE, batch_sizes, step_sampler
+from reasongenrm.train.batches import FILLER, batch_sizes, step_sampler
 
 pytestmark = pytest.mark.unit
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
@@ -25,9 +25,7 @@ def demo() -> Recipe:
 
 
 def sizes(batch: int, processes: int, together: int | None) -> tuple[int, int]:
-    base = demo()
-    train = base.train.model_copy(update={"batch": batch, "args": base.train.args | {PER_DEVICE: together}})
-    return batch_sizes(base.model_copy(update={"train": train}), "genrm", processes)
+    return batch_sizes(batch, together, processes, "train.batch")
 
 
 def steps(

@@ -12,7 +12,8 @@ from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.errors import ConfigError
 from reasongenrm.train.attention import PACKED
-from reasongenrm.train.sft import check_training, choose_attention
+from reasongenrm.train.model import choose_attention
+from reasongenrm.train.process import check_training
 
 pytestmark = pytest.mark.unit
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"

@@ -104,9 +104,9 @@ def test_tokenising_names_the_line_of_an_error(
     ):
         write_jsonl(path, rows)
         with pytest.raises(DataError, match=message):
-            tokenise(recipe, "mine", encoders["reason"], tmp_path / "work")
+            tokenise(recipe, recipe.trained["mine"], encoders["reason"], tmp_path / "work")
     write_jsonl(path, [{"prompt": "hi", "reason": "so .", "response": "[[A]]"}])
-    tokenise(recipe, "mine", encoders["reason"], tmp_path / "work")
+    tokenise(recipe, recipe.trained["mine"], encoders["reason"], tmp_path / "work")
     assert [file.name for file in (tmp_path / "work").iterdir()] == ["tokens"]
 
 

@@ -11,6 +11,17 @@ from reasongenrm.config.engines import Strict
 
 StepKind = Literal["sft", "dpo", "grpo", "round"]
 
+MEMORY_ARGS = (
+    "per_device_train_batch_size", "gradient_checkpointing", "gradient_checkpointing_kwargs", "dataloader_num_workers",
+    "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor", "dataset_num_proc",
+    "ddp_find_unused_parameters", "ddp_timeout",
+)  # fmt: skip
+CADENCE_ARGS = (
+    "logging_steps", "logging_strategy", "logging_first_step", "save_steps", "save_strategy", "save_total_limit",
+    "log_level", "disable_tqdm",
+)  # fmt: skip
+"""Keys of a trainer that change no result; those in `train.args` hold for all steps of a judge."""
+
 
 class MarginConfig(Strict):
     """A hinge loss beside that of SFT, at the letter of the verdict alone; see `train/margin.py`.
@@ -30,8 +41,8 @@ class DPOStep(Strict):
     Attributes:
         batch: pairs of an optimizer step, on all devices together.
         reference: `previous`, the adapter that the step starts from, or `base`, the model with its adapter disabled.
-        refresh: samples per prompt by the judge that the step starts from, from which new pairs are made; null: the pairs of
-            stage 1.
+        refresh: samples per prompt by the judge that the step starts from, from which new pairs are made, with the limit and
+            the temperature of `round`; null: the pairs of stage 1.
         args: `trl.DPOConfig` keys, such as `beta`, `loss_type` (sigmoid, ipo, apo_zero, …) and `ld_alpha`.
     """
 
@@ -105,12 +116,13 @@ class RoundStep(Strict):
     Attributes:
         samples: reasons per prompt.
         max_tokens: limit of a reason.
-        temperature, top_p: of sampling.
+        temperature: of sampling.
+        tokens: stop after about this many training tokens; null: the epochs or steps in `args` decide.
         args: `trl.SFTConfig` keys that override `train.args` in this step.
     """
 
     samples: int = Field(4, ge=1)
     max_tokens: int = Field(1024, ge=1)
     temperature: float = Field(1.0, gt=0, le=2)
-    top_p: float = Field(1.0, gt=0, le=1)
+    tokens: int | None = Field(None, ge=1)
     args: Arguments = {}

@@ -256,14 +256,15 @@ def quantization_checks(recipe: Recipe) -> Iterator[Check]:
 def training_checks(recipe: Recipe, machine: Machine, geometry: Geometry) -> Iterator[Check]:
     """Yield the processes of the training, its attention, and whether it fits into each GPU."""
     from reasongenrm.doctor.geometry import read_config
-    from reasongenrm.train.batches import batch_sizes
-    from reasongenrm.train.sft import check_training, choose_attention
+    from reasongenrm.train.model import choose_attention
+    from reasongenrm.train.process import KINDS, check_training
 
     try:
         check_training(recipe)
         launch = read_launch(recipe.train)
         kernel, packed = choose_attention(recipe, read_config(recipe.model).get_text_config())
-        sizes = {name: batch_sizes(recipe, name, launch.processes) for name in recipe.judges}
+        steps = recipe.trained.items()
+        sizes = {name: KINDS[step.kind].batch(recipe, step, launch.processes) for name, step in steps}
     except ReasonGenRMError as error:
         yield Check("fail", error.location, error.problem, error.hint)
         return

@@ -22,7 +22,7 @@ from reasongenrm.config.recipe import Recipe
 from reasongenrm.doctor.geometry import DTYPE_BYTES, Geometry
 from reasongenrm.doctor.machine import Card
 from reasongenrm.report.tables import TextTable
-from reasongenrm.train.batches import batch_sizes
+from reasongenrm.train.process import KINDS
 
 GIB = 2**30
 
@@ -169,7 +169,8 @@ def layer_bytes(geometry: Geometry, value_bytes: int) -> int:
 def record_tokens(recipe: Recipe, processes: int) -> int:
     """Return the largest number of tokens that a training process computes together."""
     processes = min(processes, recipe.train.batch)  # more are an error before any work
-    records = max((batch_sizes(recipe, name, processes)[0] for name in recipe.judges), default=1)
+    steps = (step for step in recipe.trained.values() if step.kind != "grpo")
+    records = max((KINDS[step.kind].batch(recipe, step, processes)[0] for step in steps), default=1)
     return records * recipe.data.max_tokens
 
 

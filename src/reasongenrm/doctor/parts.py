@@ -77,7 +77,7 @@ def build(job: Job) -> None:
     from reasongenrm.chat.encoder import load_tokenizer
     from reasongenrm.doctor.geometry import read_config
     from reasongenrm.errors import EngineError
-    from reasongenrm.train.sft import LORA_DEFAULTS
+    from reasongenrm.train.model import LORA_DEFAULTS
 
     source = job.source
     try:

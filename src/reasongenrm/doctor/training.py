@@ -36,7 +36,8 @@ def measure(recipe_path: str, judge: str, work: Path) -> None:
                 torch.cuda.synchronize()
             moments.append(time.perf_counter())
 
-    trainer = build_trainer(load_recipe(recipe_path), judge, work)
+    recipe = load_recipe(recipe_path)
+    trainer = build_trainer(recipe, recipe.trained[judge], work)
     collate = trainer.data_collator
 
     def count(examples: list[dict[str, Any]]) -> Any:

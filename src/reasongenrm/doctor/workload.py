@@ -71,7 +71,7 @@ def evaluate_works(recipe: Recipe, pairs: int, characters: int) -> list[Work]:
     prompts = pairs * (1 + recipe.evaluate.both_orders)
     length = characters / pairs / CHARACTERS_PER_TOKEN + WORDING_TOKENS
     templates = {"base": "own", "base-direct": "direct"} if recipe.evaluate.base else {}
-    templates |= {name: judge.template for name, judge in recipe.judges.items()}
+    templates |= {name: recipe.judges[step.judge].template for name, step in recipe.trained.items()}
     return [
         Work(f"judging with {name}", "sampling", prompts, length, recipe.evaluate.votes,
              VERDICT_TOKENS + (template not in VERDICT_ONLY) * min(REASON_TOKENS, recipe.evaluate.max_tokens))

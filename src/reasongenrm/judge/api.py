@@ -123,7 +123,7 @@ class Judge:
 
         Args:
             recipe: the recipe, or its file; the judge is loaded from its run folder.
-            judge: the judge's name in the recipe, or `base` or `base-direct` (the untrained base in its own chat template,
+            judge: the judge's name in the recipe, with the step of its training as in `reasongenrm@grpo`, or `base` or `base-direct` (the untrained base in its own chat template,
                 with and without reasons); the recipe's first judge by default.
             overrides: `key=value` as on the command line, for a file.
 
@@ -133,22 +133,23 @@ class Judge:
         """
         if not isinstance(recipe, Recipe):
             recipe = load_recipe(str(recipe), list(overrides))
-        name = judge or next(iter(recipe.judges))
+        name = judge or next(iter(recipe.trained))
         tokenizer, adapters = load_tokenizer(recipe.model), []
         if name in ("base", "base-direct"):
             encoder = base_encoder(recipe, tokenizer, reasons=name == "base")
         else:
-            if name not in recipe.judges:
-                hint = f"use base, base-direct or one of: {', '.join(recipe.judges)}"
+            if name not in recipe.trained:
+                hint = f"use base, base-direct or one of: {', '.join(recipe.trained)}"
                 raise ConfigError(f"unknown judge {name!r}", location="judges", hint=hint)
             adapters = [recipe.folder / "judges" / name / "adapter"]
             if not adapters[0].is_dir():
                 problem = f"the judge {name!r} has no adapter"
                 raise ConfigError(problem, location=str(adapters[0]), hint="run 2_train.sh first")
-            encoder = judge_encoder(recipe, recipe.judges[name].template, tokenizer)
+            template = recipe.judges[recipe.trained[name].judge].template
+            encoder = judge_encoder(recipe, template, tokenizer)
         prompt_file, config, seed = PromptFile.load(recipe.prompts), recipe.evaluate, recipe.seed
-        if name in recipe.judges:
-            prompt_file = template_wording(prompt_file, recipe.judges[name].template)
+        if name in recipe.trained:
+            prompt_file = template_wording(prompt_file, recipe.judges[recipe.trained[name].judge].template)
         engine = load_engine(recipe.model, recipe.engine, seed=seed, adapters=adapters, on_event=say)
         return cls(engine, encoder, prompt_file, config, seed=seed, adapter=next(iter(adapters), None))
 
@@ -172,7 +173,8 @@ class Judge:
             adapter: LoRA folder.
             template: a shipped chat template to use; by default the adapter's, else the model's own.
             reasons: whether the judge writes a reason before its verdict, under the model's own template.
-            prompts: prompt file; by default the adapter's, or configs/prompts/judge.yaml if it has none.
+            prompts: prompt file; by default the adapter's, or that of a merged judge, or configs/prompts/judge.yaml if it has
+                none.
             engine: the recipe's section `engine`.
             judging: the keys of `JudgingConfig`.
             seed: of placement and sampling.
@@ -190,8 +192,9 @@ class Judge:
         template_file = TEMPLATES[template] if template else None
         if folder and not template and (folder / "chat_template.jinja").is_file():
             template_file = str(folder / "chat_template.jinja")
-        if not prompts and folder and (folder / ADAPTER_PROMPTS).is_file():
-            prompts = folder / ADAPTER_PROMPTS
+        wording = (folder or Path(base.path)) / ADAPTER_PROMPTS
+        if not prompts and wording.is_file():
+            prompts = wording
         prompt_file = PromptFile.load(prompts or DEFAULT_PROMPTS)
         encoder = file_or_own_encoder(
             base, template_file, prompt_file.verdict, reasons=reasons, key="template"

@@ -271,15 +271,20 @@ def _stored(store: PartStore, request_id: str) -> Completion:
     return completion_from_json(store[request_id])
 
 
-def read_all(prompts: Sequence[P], task: JudgeTask[P, J], store: PartStore) -> list[J]:
-    """Read one judgement per prompt from stored completions, in the order of the prompts; send no request."""
+def read_votes(prompt: P, task: JudgeTask[P, J], store: PartStore) -> list[J]:
+    """Read the votes on a prompt from stored completions."""
 
-    def votes(prompt: P) -> Iterator[J]:
+    def votes() -> Iterator[J]:
         for request_id in task.request_ids(prompt):
             vote, rescue = task.read(prompt, _stored(store, request_id)), request_id + RESCUE
             yield task.read_rescue(prompt, vote, _stored(store, rescue)) if rescue in store else vote
 
-    return [task.combine(prompt, list(votes(prompt))) for prompt in prompts]
+    return list(votes())
+
+
+def read_all(prompts: Sequence[P], task: JudgeTask[P, J], store: PartStore) -> list[J]:
+    """Read one judgement per prompt from stored completions, in the order of the prompts; send no request."""
+    return [task.combine(prompt, read_votes(prompt, task, store)) for prompt in prompts]
 
 
 def ask_in_memory(

@@ -69,7 +69,7 @@ def evaluate(recipe: Recipe, redo: Sequence[str] = ()) -> None:
         models = Models(partial(load_judges, recipe, run), head, partial(leaderboard_entry, recipe))
         scores = judge_benchmarks(recipe, run, models)
         page = write_report(run.folder)
-        for name in recipe.judges:
+        for name in recipe.trained:
             write_model_card(run.folder, name)
         show_tables(scores)
         say(f"stage 3 done: {page}")
@@ -108,7 +108,7 @@ def _check_models(recipe: Recipe) -> None:
 
     vLLM would serve an adapter of another base without an error.
     """
-    folders = [recipe.folder / "judges" / name / "adapter" for name in recipe.judges]
+    folders = [recipe.folder / "judges" / name / "adapter" for name in recipe.trained]
     hints = dict.fromkeys(folders, "run 2_train.sh first")
     if recipe.scalar is not None:
         hints[recipe.folder / "scalar"] = "run 2_train.sh, or set scalar=null"
@@ -116,7 +116,7 @@ def _check_models(recipe: Recipe) -> None:
         if not folder.is_dir():
             raise ConfigError("directory not found", location=str(folder), hint=hint)
     trained, model = Run(recipe, "train").recorded_steps(), recipe.model
-    for name in recipe.judges:
+    for name in recipe.trained:
         if (step := trained.get(f"judges.{name}")) is None:
             continue  # the adapter was copied here, and its base is unknown
         path, revision = step.settings["model.path"], step.settings.get("model.revision")

@@ -12,15 +12,18 @@ from typing import Any
 from reasongenrm.chat.own_template import base_template
 from reasongenrm.config.evaluate import BenchmarkConfig, EvaluateConfig
 from reasongenrm.config.models import ModelsRecipe
-from reasongenrm.config.recipe import REASONED, TEMPLATES, Recipe, Template, list_templates
+from reasongenrm.config.recipe import REASONED, TEMPLATES, Recipe, Template, TrainStep, list_templates
+from reasongenrm.config.steps import CADENCE_ARGS, MEMORY_ARGS
 from reasongenrm.redaction import MASK
 from reasongenrm.run import file_hash
 from reasongenrm.steps import FILE, Settings, Step
-from reasongenrm.train.tokens import record_files
+from reasongenrm.train.tokens import input_files
 
 MEMORY = "memory and speed"
 PLACE = "where the work is done"
 CADENCE = "how often something is written"
+TRAINED_BY = ("train", "judges.*", "train.dpo", "train.grpo", "train.round")
+"""Keys of a recipe with arguments of a judge's trainer."""
 NEUTRAL: dict[str, str] = {
     "name": "names the folder",
     "model.trust_remote_code": "a permission",
@@ -55,18 +58,11 @@ NEUTRAL: dict[str, str] = {
     "train.attention": MEMORY,
     "train.merge": "adds a folder beside the adapter",
     **dict.fromkeys(
-        (f"{place}.args.{name}" for place in ("train", "judges.*") for name in (
-            "per_device_train_batch_size", "gradient_checkpointing", "gradient_checkpointing_kwargs", "dataloader_num_workers",
-            "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor", "dataset_num_proc",
-            "ddp_find_unused_parameters", "ddp_timeout",
-        )),
+        (f"{place}.args.{name}" for place in TRAINED_BY for name in MEMORY_ARGS),
         MEMORY + "; `train.batch` has the records of a step",
     ),
     **dict.fromkeys(
-        (f"{place}.args.{name}" for place in ("train", "judges.*") for name in (
-            "logging_steps", "logging_strategy", "logging_first_step", "save_steps", "save_strategy", "save_total_limit",
-            "log_level", "disable_tqdm",
-        )),
+        (f"{place}.args.{name}" for place in TRAINED_BY for name in CADENCE_ARGS),
         CADENCE,
     ),
     "evaluate.base": "adds or leaves out a judge",
@@ -211,22 +207,35 @@ def _reasons_step(recipe: Recipe, values: Mapping[str, Any], name: str) -> Step:
 def train_steps(recipe: Recipe) -> dict[str, Step]:
     """Return the steps of stage 2."""
     values = recipe.model_dump(mode="json")
-    steps = {}
-    for name, judge in recipe.judges.items():
-        args = {key: value for key, value in values["train"]["args"].items() if key not in judge.args}
-        own = {
-            "seed": recipe.seed,
-            "model": values["model"],
-            "judges": {name: values["judges"][name]},
-            "train": values["train"] | {"args": args},
-        }
-        files = [recipe.model.path, _template(recipe, judge.template), *record_files(recipe, name)]
-        steps[f"judges.{name}"] = Step(settings(own, files), (f"judges/{name}", f"judges/{name}.partial"))
+    steps = {f"judges.{step.model}": _judge_step(recipe, values, step) for step in recipe.trained.values()}
     if recipe.scalar is not None:
         own = {"seed": recipe.seed, "scalar": values["scalar"]}
         files = [recipe.scalar.model, recipe.folder / "pairs.jsonl"]
         steps["scalar"] = Step(settings(own, files), ("scalar", "scalar.partial"))
     return hashed(steps, recipe.folder)
+
+
+def _judge_step(recipe: Recipe, values: Mapping[str, Any], step: TrainStep) -> Step:
+    judge = recipe.judges[step.judge]
+    own = {
+        "seed": recipe.seed,
+        "model": values["model"],
+        "judges": {step.judge: values["judges"][step.judge] | {"steps": None}},
+    }
+    steps = {key: values["train"][key] for key in ("dpo", "grpo", "round")}
+    train = {key: value for key, value in values["train"].items() if key not in (*steps, "steps")}
+    # The memory and cadence keys of `train.args` hold for all steps, and change no result.
+    train["args"] = {key: value for key, value in train["args"].items() if key not in judge.args}
+    if step.kind in ("dpo", "grpo"):
+        train = {key: train[key] for key in ("lora", "quantization")}
+        own["judges"] = {step.judge: {"template": judge.template}}
+    if step.kind != "sft":
+        train |= {step.kind: steps[step.kind]}
+    own["train"] = train
+    files = [recipe.model.path, _template(recipe, judge.template), *input_files(recipe, step)]
+    outputs = (f"judges/{step.model}", f"judges/{step.model}.partial", f"rounds/{step.model}")
+    after = (f"judges.{step.previous}",) if step.previous else ()
+    return Step(settings(own, files), outputs, after=after)
 
 
 def evaluate_steps(recipe: Recipe) -> dict[str, Step]:
@@ -288,10 +297,11 @@ def _models(recipe: Recipe, values: Mapping[str, Any]) -> Iterator[tuple[str, tu
         ):
             # The judges' template is used where the base has none.
             yield name, (settings(served), [recipe.prompts, recipe.model.path, _template(recipe, layout)])
-    for name, judge in recipe.judges.items():
+    for name, step in recipe.trained.items():
+        judge = recipe.judges[step.judge]
         template = _template(recipe, judge.template)
         adapter = recipe.folder / "judges" / name / "adapter" / "adapter_model.safetensors"
-        own = settings(served | {"judges": {name: {"template": judge.template}}})
+        own = settings(served | {"judges": {step.judge: {"template": judge.template}}})
         yield name, (own, [recipe.prompts, recipe.model.path, template, adapter])
     yield from _others(recipe.evaluate, recipe.templates, recipe.prompts, values).items()
     if recipe.scalar is not None:

@@ -69,7 +69,8 @@ def load_judges(recipe: Recipe, run: Run, stack: ExitStack) -> list[ServedJudge]
     The base is asked in its own chat template (see `base_encoder`), once with reasons and once for its verdict alone.
     An engine starts when one of its models has something left to judge; the stack closes it.
     """
-    adapters = {name: run.path("judges", name, "adapter") for name in recipe.judges}
+    adapters = {name: run.path("judges", name, "adapter") for name in recipe.trained}
+    templates = {name: recipe.judges[step.judge].template for name, step in recipe.trained.items()}
     tokenizer, wording = load_tokenizer(recipe.model), PromptFile.load(recipe.prompts)
 
     @cache
@@ -86,12 +87,12 @@ def load_judges(recipe: Recipe, run: Run, stack: ExitStack) -> list[ServedJudge]
             BASE: base_encoder(recipe, tokenizer),
             BASE_DIRECT: base_encoder(recipe, tokenizer, reasons=False),
         }
-    encoders |= {name: judge_encoder(recipe, one.template, tokenizer) for name, one in recipe.judges.items()}
+    encoders |= {name: judge_encoder(recipe, template, tokenizer) for name, template in templates.items()}
     judges = []
     for name, encoder in encoders.items():
         own, adapter = wording if encoder.reasons_first else wording.for_direct(), adapters.get(name)
-        if name in recipe.judges:
-            own = template_wording(wording, recipe.judges[name].template)
+        if name in templates:
+            own = template_wording(wording, templates[name])
         limit, folder = recipe.engine.max_model_len, str(adapter) if adapter else None
         judges.append(ServedJudge(name, lambda _: engine(), encoder, own, limit, folder))
     return [*judges, *other_judges(recipe.evaluate, recipe.templates, wording, stack)]
@@ -124,8 +125,8 @@ def leaderboard_entry(recipe: Recipe, model: str) -> Entry:
     name = f"{recipe.name}/{model}"
     if model == SCALAR:
         return Entry(name, "Seq. Classifier")
-    if model in recipe.judges:
-        return Entry(name, chat_template=recipe.judges[model].template)
+    if model in recipe.trained:
+        return Entry(name, chat_template=recipe.judges[recipe.trained[model].judge].template)
     if model in recipe.evaluate.others:
         other = recipe.evaluate.others[model]
         served = other.model.path if other.model else getattr(other.server, "model", name)

@@ -94,9 +94,11 @@ def _local_models(
     """Yield name, encoder, wording and adapter of the models on vLLM."""
     if recipe.model is None:
         return
+    prompts = Path(recipe.model.path) / ADAPTER_PROMPTS  # of a judge that was merged into its base
+    own = PromptFile.load(prompts) if prompts.is_file() else wording
     for name, reasons in zip(recipe.base_names or (), (True, False), strict=False):
-        encoder = file_or_own_encoder(recipe.model, None, wording.verdict, reasons=reasons, key="--model")
-        yield name, encoder, wording if reasons else wording.for_direct(), None
+        encoder = file_or_own_encoder(recipe.model, None, own.verdict, reasons=reasons, key="--model")
+        yield name, encoder, own if reasons else own.for_direct(), None
     if recipe.adapter is not None and recipe.adapter_name is not None:
         folder = Path(recipe.adapter)
         template, prompts = folder / "chat_template.jinja", folder / ADAPTER_PROMPTS

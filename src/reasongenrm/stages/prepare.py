@@ -20,7 +20,7 @@ from reasongenrm.stages.lists import reason_lists, write_list_records
 from reasongenrm.stages.pairs import compare_new_benchmarks, write_pairs
 from reasongenrm.stages.reasons import check_teachers, sample_all, score_all, write_records
 from reasongenrm.store import check_end_mark, read_json, write_end_mark, write_json
-from reasongenrm.train.sft import check_training
+from reasongenrm.train.process import check_training
 
 PAIR_FILES = ("pairs.jsonl", "prompts.jsonl")
 """Files that are read again at every start; one that was cut or changed is refused."""

@@ -98,7 +98,7 @@ def _preview_records(recipe: Recipe) -> dict[str, Size]:
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
     characters: Counter[str] = Counter()
-    files = {name: record_files(recipe, name) for name in recipe.judges}
+    files = {name: record_files(recipe, recipe.trained[name]) for name in recipe.judges}
     for path in dict.fromkeys(path for paths in files.values() for path in paths):
         if not path.exists():
             show(f"{path}: not found; run 1_prepare.sh first")

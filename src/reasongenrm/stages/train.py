@@ -14,7 +14,7 @@ import yaml
 
 from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
 from reasongenrm.config.arguments import library_arguments
-from reasongenrm.config.recipe import Recipe
+from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.config.scalar import ScalarConfig
 from reasongenrm.console import TrainingStep, say, training_bar
 from reasongenrm.errors import ConfigError
@@ -22,8 +22,8 @@ from reasongenrm.processes import die_with_parent
 from reasongenrm.records import PreferencePair
 from reasongenrm.run import Run
 from reasongenrm.stages.fingerprints import train_steps
+from reasongenrm.stages.rounds import refresh_records
 from reasongenrm.store import read_json, read_jsonl
-from reasongenrm.train.batches import batch_sizes
 from reasongenrm.train.builds import clear_build_locks
 from reasongenrm.train.launch import (
     PROCESSES,
@@ -35,9 +35,9 @@ from reasongenrm.train.launch import (
     read_launch,
 )
 from reasongenrm.train.merge import merge_adapter
+from reasongenrm.train.process import KINDS, PROGRESS, check_training
 from reasongenrm.train.scalar import train_scalar
-from reasongenrm.train.sft import PROGRESS, check_training
-from reasongenrm.train.tokens import record_files, tokenise
+from reasongenrm.train.tokens import input_files, is_on_policy, tokenise
 
 LEFT = "left.{}"
 """Name of the empty file with which a machine says that its processes have ended, by the machine's rank."""
@@ -55,12 +55,13 @@ def train(recipe: Recipe, redo: Sequence[str] = ()) -> None:
     """
     check_training(recipe)
     launch = read_launch(recipe.train)
-    files = {file for name in recipe.judges for file in record_files(recipe, name)}
+    steps = recipe.trained
+    files = {file for step in steps.values() for file in input_files(recipe, step)}
     for path in sorted(files | {recipe.folder / "pairs.jsonl"}):
         if not path.exists():
             raise ConfigError("file not found", location=str(path), hint="run 1_prepare.sh first")
-    for name in recipe.judges:
-        batch_sizes(recipe, name, launch.processes)
+    for step in steps.values():
+        KINDS[step.kind].batch(recipe, step, launch.processes)
     run = Run(recipe, "train")
     if launch.rank > 0:
         if redo:
@@ -74,8 +75,8 @@ def train(recipe: Recipe, redo: Sequence[str] = ()) -> None:
     with run.claim(train_steps(recipe), redo):
         resolved = run.path("recipe.yaml")
         resolved.write_text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
-        for name in recipe.judges:
-            _train_judge(recipe, run, name, launch)
+        for step in steps.values():
+            _train_step(recipe, run, step, launch)
         if recipe.scalar is not None:
             pairs = [msgspec.convert(row, PreferencePair) for row in read_jsonl(run.path("pairs.jsonl"))]
             train_head(pairs, recipe.scalar, run, seed=recipe.seed)
@@ -84,30 +85,34 @@ def train(recipe: Recipe, redo: Sequence[str] = ()) -> None:
 
 def _follow(recipe: Recipe, run: Run, launch: Launch) -> None:
     """Take part in the training that machine 0 leads; machine 0 prepares the run folder, which all machines share."""
-    for name in recipe.judges:
+    for name, step in recipe.trained.items():
         work = run.path("judges", name + ".partial")
         say(f"{name}: waiting for machine 0")
         while not (work / PROCESSES).exists() and not run.path("judges", name).exists():
             time.sleep(2)
         if not run.path("judges", name).exists():
-            _launch(recipe, name, work, run.path("logs", f"train-{name}-{launch.rank}.log"), launch)
+            _launch(recipe, step, work, run.path("logs", f"train-{name}-{launch.rank}.log"), launch)
             (work / LEFT.format(launch.rank)).touch()
 
 
-def _train_judge(recipe: Recipe, run: Run, name: str, launch: Launch) -> None:
+def _train_step(recipe: Recipe, run: Run, step: TrainStep, launch: Launch) -> None:
+    name = step.model
     folder = run.path("judges", name)
     if not folder.exists():
         work = run.path("judges", name + ".partial")
         work.mkdir(parents=True, exist_ok=True)
-        encoder = judge_encoder(recipe, recipe.judges[name].template, load_tokenizer(recipe.model))
-        tokenise(recipe, name, encoder, work)
+        encoder = judge_encoder(recipe, recipe.judges[step.judge].template, load_tokenizer(recipe.model))
+        if is_on_policy(recipe, step):
+            refresh_records(recipe, run, step, encoder)
+        if step.kind != "grpo":  # which reads its prompts itself
+            tokenise(recipe, step, encoder, work)
         for path in (work / PROGRESS, *work.glob("error.*.json"), *work.glob(LEFT.format("*"))):
             path.unlink(missing_ok=True)
         shutil.rmtree(work / "final", ignore_errors=True)
         check_processes(work, launch, name)  # machines that follow wait for its file
         log = run.path("logs", f"train-{name}.log")
         say(f"{name}: {launch.processes} processes by {recipe.train.launch}; log: {log}")
-        _launch(recipe, name, work, log, launch)
+        _launch(recipe, step, work, log, launch)
         _wait_for_others(work, launch)
         (work / "final").rename(folder)
         shutil.rmtree(work)
@@ -120,21 +125,21 @@ def _train_judge(recipe: Recipe, run: Run, name: str, launch: Launch) -> None:
         merge_adapter(recipe.model, folder / "adapter", folder / "merged")
 
 
-def _launch(recipe: Recipe, name: str, work: Path, log: Path, launch: Launch) -> None:
-    """Run `accelerate launch` on train/sft.py, its output appended to `log`, and show its progress.
+def _launch(recipe: Recipe, step: TrainStep, work: Path, log: Path, launch: Launch) -> None:
+    """Run `accelerate launch` on train/process.py, its output appended to `log`, and show its progress.
 
     Raises:
         ReasonGenRMError: the cause of a failure, whatever process it was in.
     """
-    arguments = (str(recipe.folder / "recipe.yaml"), "--judge", name, "--work", str(work))
-    library_arguments(recipe.train.args | recipe.judges[name].args)  # sets HF_TOKEN for the processes
-    command = launch_command(recipe.train, launch, "reasongenrm.train.sft", *arguments)
+    arguments = (str(recipe.folder / "recipe.yaml"), "--model", step.model, "--work", str(work))
+    library_arguments(KINDS[step.kind].args(recipe, step))  # sets HF_TOKEN for the processes
+    command = launch_command(recipe.train, launch, "reasongenrm.train.process", *arguments)
     if launch.zero:
         clear_build_locks()
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
         log.open("a", encoding="utf-8") as out,
-        training_bar(name) as show_step,
+        training_bar(step.model) as show_step,
         # preexec_fn: one system call, so safe after a fork
         subprocess.Popen(
             command,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from reasongenrm.config.recipe import Recipe
 from reasongenrm.errors import ConfigError
 
 PER_DEVICE = "per_device_train_batch_size"
@@ -16,23 +15,46 @@ FILLER: dict[str, list[int]] = {"input_ids": [0, 0], "completion_mask": [0, 0]}
 """A row without a learned token, for a pass without records; its loss and its gradient are zero."""
 
 
-def batch_sizes(recipe: Recipe, name: str, processes: int) -> tuple[int, int]:
+def batch_sizes(batch: int, per_device: int | None, processes: int, location: str) -> tuple[int, int]:
     """Return the records of a pass, on average and rounded up, and the passes of a process per step (accumulation).
 
-    The processes need not divide `train.batch`: then some passes have fewer records.
+    The processes need not divide the batch: then some passes have fewer records.
+
+    Args:
+        batch: records of a step.
+        per_device: most records that a process computes together; None for LARGEST_PASS.
+        processes: of all machines together.
+        location: dotted key of the batch.
 
     Raises:
         ConfigError: there are more processes than records of a step.
     """
-    batch = recipe.train.batch
     if batch < processes:
         raise ConfigError(
-            f"{batch} records cannot be divided among {processes} processes", location="train.batch",
-            hint=f'set train.batch={processes} or more, or train.launch_args="--num_processes {batch}"',
+            f"{batch} records cannot be divided among {processes} processes", location=location,
+            hint=f'set {location}={processes} or more, or train.launch_args="--num_processes {batch}"',
         )  # fmt: skip
-    args = recipe.train.args | recipe.judges[name].args
-    accumulation = -(-batch // (processes * (args.get(PER_DEVICE) or LARGEST_PASS)))
+    accumulation = -(-batch // (processes * (per_device or LARGEST_PASS)))
     return -(-batch // (processes * accumulation)), accumulation
+
+
+def even_batch_sizes(batch: int, per_device: int | None, processes: int, location: str) -> tuple[int, int]:
+    """Return the records of a pass and the passes of a process per step, where every pass has equally many records.
+
+    Args:
+        batch, per_device, processes, location: see `batch_sizes`.
+
+    Raises:
+        ConfigError: the processes do not divide the batch.
+    """
+    if batch % processes:
+        raise ConfigError(
+            f"{batch} records cannot be divided evenly among {processes} processes", location=location,
+            hint=f"set {location}={-(-batch // processes) * processes}",
+        )  # fmt: skip
+    own = batch // processes
+    size = max(size for size in range(1, (per_device or LARGEST_PASS) + 1) if own % size == 0)
+    return size, own // size
 
 
 def step_sampler(

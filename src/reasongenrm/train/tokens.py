@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.config.recipe import Recipe, Template
+from reasongenrm.config.recipe import Recipe, Template, TrainStep
 from reasongenrm.errors import DataError
 from reasongenrm.records import content_id
 from reasongenrm.rows.turns import BadRow, check_text, read_prompt
@@ -21,11 +23,32 @@ RECORDS: dict[Template, str] = {
 """Record files by template; those of the other templates are in sft.jsonl."""
 
 
-def record_files(recipe: Recipe, name: str) -> list[Path]:
-    """Return the record files a judge is trained on: those of its template, and general data for a wGen judge."""
-    judge = recipe.judges[name]
-    names = [RECORDS.get(judge.template, "sft.jsonl"), *["general.jsonl"] * judge.general]
-    return [recipe.folder / file for file in names]
+def refresh_folder(recipe: Recipe, step: TrainStep) -> Path:
+    """Return the folder of the records that a step makes from samples of the judge that it starts from."""
+    return recipe.folder / "rounds" / step.model
+
+
+def is_on_policy(recipe: Recipe, step: TrainStep) -> bool:
+    """Whether a step samples its records from the judge that it starts from."""
+    return step.kind == "round" or (step.kind == "dpo" and recipe.train.dpo.refresh is not None)
+
+
+def record_files(recipe: Recipe, step: TrainStep) -> list[Path]:
+    """Return the record files of a step: of SFT those of the judge's template, and general data for a wGen judge."""
+    judge, folder = recipe.judges[step.judge], recipe.folder
+    own = refresh_folder(recipe, step) if is_on_policy(recipe, step) else folder
+    if step.kind in ("dpo", "grpo"):
+        return [own / f"{step.kind}.jsonl"]
+    return [own / RECORDS.get(judge.template, "sft.jsonl"), *[folder / "general.jsonl"] * judge.general]
+
+
+def input_files(recipe: Recipe, step: TrainStep) -> list[Path]:
+    """Return the files of stage 1 that a step reads."""
+    folder = recipe.folder
+    files = [path for path in record_files(recipe, step) if path.parent == folder]
+    if step.kind == "grpo" and recipe.train.grpo.both_orders:
+        files.append(folder / "pairs.jsonl")
+    return [*files, *[folder / "prompts.jsonl"] * is_on_policy(recipe, step)]
 
 
 def training_rows(
@@ -39,29 +62,98 @@ def training_rows(
         DataError: a record without prompt, reason and response, or longer than `max_tokens`, which would make the
             trainer cut off the verdict; names `file:line`.
     """
+    for location, row in _located_rows(files):
+        with _bad_row_at(location, "sft.jsonl"):
+            prompt = read_prompt(row.get("prompt"), "prompt")
+            reason, response = (check_text(row.get(key), key) for key in ("reason", "response"))
+        prompt_ids, completion_ids = encoder.record(prompt, reason, response)
+        ids = prompt_ids + completion_ids
+        _check_length(len(ids), max_tokens, location)
+        yield {"input_ids": ids, "completion_mask": [0] * len(prompt_ids) + [1] * len(completion_ids)}
+
+
+def preference_rows(
+    files: Sequence[Path], encoder: ChatEncoder, max_tokens: int
+) -> Iterator[dict[str, list[int]]]:
+    """Yield `prompt_ids`, `chosen_ids` and `rejected_ids` of every row of `dpo.jsonl`; the last two are reason, header and
+    verdict.
+
+    Raises:
+        DataError: a row without prompt, or without a reason and a verdict on a side, or one that is longer than
+            `max_tokens`; names `file:line`.
+    """
+    for location, row in _located_rows(files):
+        sides = {}
+        with _bad_row_at(location, "dpo.jsonl"):
+            prompt = read_prompt(row.get("prompt"), "prompt")
+            for side in ("chosen", "rejected"):
+                reason, verdict = _two_turns(row.get(side), side)
+                sides[f"{side}_ids"] = encoder.completion(reason, verdict)
+        prompt_ids = encoder.encode(prompt, generation=True)
+        _check_length(len(prompt_ids) + max(map(len, sides.values())), max_tokens, location)
+        yield {"prompt_ids": prompt_ids, **sides}
+
+
+def _located_rows(files: Sequence[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
     for file in files:
         for line, row in enumerate(read_jsonl(file), 1):
-            location = f"{file}:{line}"
-            try:
-                prompt = read_prompt(row.get("prompt"), "prompt")
-                reason, response = (check_text(row.get(key), key) for key in ("reason", "response"))
-            except BadRow as error:
-                raise DataError(
-                    error.detail, location=location, hint="see sft.jsonl for the columns"
-                ) from None
-            prompt_ids, completion_ids = encoder.record(prompt, reason, response)
-            ids = prompt_ids + completion_ids
-            if len(ids) > max_tokens:
-                raise DataError(
-                    f"{len(ids)} tokens, more than data.max_tokens = {max_tokens}",
-                    location=location,
-                    hint="raise data.max_tokens, or remove the record from the file",
-                )
-            yield {"input_ids": ids, "completion_mask": [0] * len(prompt_ids) + [1] * len(completion_ids)}
+            yield f"{file}:{line}", row
 
 
-def tokenise(recipe: Recipe, name: str, encoder: ChatEncoder, work: Path) -> None:
-    """Tokenise a judge's records into `work/tokens` (a `datasets` folder), once.
+@contextmanager
+def _bad_row_at(location: str, example: str) -> Iterator[None]:
+    try:
+        yield
+    except BadRow as error:
+        hint = f"see {example} for the columns"
+        raise DataError(error.detail, location=location, hint=hint) from None
+
+
+def _two_turns(turns: Any, key: str) -> tuple[str, str]:
+    """Return reason and verdict of one side of a preference row."""
+    if not (
+        isinstance(turns, list)
+        and [isinstance(turn, dict) and turn.get("role") for turn in turns] == ["reason", "assistant"]
+    ):
+        raise BadRow("bad_turns", f"{key} is not a turn of the role reason and one of the role assistant")
+    reason, verdict = (check_text(turn.get("content"), key) for turn in turns)
+    return reason, verdict
+
+
+def _check_length(tokens: int, max_tokens: int, location: str) -> None:
+    if tokens > max_tokens:
+        raise DataError(
+            f"{tokens} tokens, more than data.max_tokens = {max_tokens}",
+            location=location,
+            hint="raise data.max_tokens, or remove the record from the file",
+        )
+
+
+def tokenise(recipe: Recipe, step: TrainStep, encoder: ChatEncoder, work: Path) -> None:
+    """Tokenise a step's records into `work/tokens` (a `datasets` folder), once.
+
+    Raises:
+        DataError: no records, or one that is too long.
+    """
+    rows = preference_rows if step.kind == "dpo" else training_rows
+    write_tokens(rows, record_files(recipe, step), encoder, recipe.data.max_tokens, work)
+
+
+def write_tokens(
+    rows: Callable[..., Iterator[dict[str, list[int]]]],
+    files: Sequence[Path],
+    encoder: ChatEncoder,
+    max_tokens: int,
+    work: Path,
+) -> None:
+    """Write the rows of record files into `work/tokens`, once.
+
+    Args:
+        rows: `training_rows` or `preference_rows`.
+        files: the record files.
+        encoder: of the judge.
+        max_tokens: limit of a record.
+        work: the step's work folder.
 
     Raises:
         DataError: no records, or one that is too long.
@@ -72,20 +164,19 @@ def tokenise(recipe: Recipe, name: str, encoder: ChatEncoder, work: Path) -> Non
     target = work / "tokens"
     if target.exists():
         return
-    files = record_files(recipe, name)
     if not any(file.stat().st_size for file in files):
         raise DataError("no records to train on", location=str(files[0]), hint="see data_report.html for why")
     try:
-        rows = Dataset.from_generator(
-            training_rows,
-            gen_kwargs={"files": tuple(files), "encoder": encoder, "max_tokens": recipe.data.max_tokens},
+        dataset = Dataset.from_generator(
+            rows,
+            gen_kwargs={"files": tuple(files), "encoder": encoder, "max_tokens": max_tokens},
             cache_dir=str(work / "cache"),
-            fingerprint=content_id("tokens", name, recipe.name),
+            fingerprint=content_id("tokens", str(work)),
         )
     except DatasetGenerationError as error:
         raise error.__cause__ or error from None
     temporary = work / "tokens.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    rows.save_to_disk(str(temporary))
+    dataset.save_to_disk(str(temporary))
     temporary.rename(target)
     shutil.rmtree(work / "cache", ignore_errors=True)

@@ -10,6 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.config.recipe import Recipe, TrainStep
+from reasongenrm.config.steps import CADENCE_ARGS, MEMORY_ARGS
 from reasongenrm.console import TrainingStep
 from reasongenrm.errors import ConfigError, EngineError, first_line
 
@@ -19,6 +21,28 @@ WHOLE = "whole"
 BREAKS_RESUME = {"save_total_limit": 1, "save_only_model": True}
 """Values with which a kill may leave no checkpoint to resume from: the trainer removes the older checkpoint before the
 newer is marked, or saves no optimizer."""
+
+RESERVED_BY_ALL = dict.fromkeys(
+    (
+        "output_dir",
+        "seed",
+        "data_seed",
+        "max_length",
+        "resume_from_checkpoint",
+        "model_init_kwargs",
+        "report_to",
+    ),
+    "remove it here",
+) | {"trust_remote_code": "set model.trust_remote_code"}
+"""Keys of every trainer that the suite sets itself, each with a hint."""
+
+DEFAULTS: dict[str, Any] = {
+    "logging_steps": 5,
+    "save_steps": 50,
+    "save_total_limit": 2,
+    "logging_nan_inf_filter": False,
+    "gradient_checkpointing": False,
+}
 
 _VARIES = ("num_tokens", "_runtime", "_per_second")
 """Name endings of log values that differ between two equal runs: clocks, and a counter that a resume sets to zero."""
@@ -67,6 +91,34 @@ def library_config(config: type, location: str, /, **args: Any) -> Any:
     except (TypeError, ValueError) as error:
         hint = f"see {config.__module__.partition('.')[0]}.{config.__name__}"
         raise ConfigError(first_line(error), location=location, hint=hint) from error
+
+
+def inherited_args(recipe: Recipe, step: TrainStep) -> dict[str, Any]:
+    """Return the keys of `train.args` and of the judge's that concern memory and cadence: they hold for all steps."""
+    args = recipe.train.args | recipe.judges[step.judge].args
+    return {key: value for key, value in args.items() if key in (*MEMORY_ARGS, *CADENCE_ARGS)}
+
+
+def common_args(recipe: Recipe, work: Path, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments that every judge's trainer gets from the recipe.
+
+    Args:
+        recipe: the resolved recipe.
+        work: the step's work folder.
+        args: the user's keys.
+    """
+    import torch
+
+    return {
+        "output_dir": str(work / "checkpoints"),
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "bf16": args.get("bf16", recipe.model.dtype == "bfloat16"),
+        # accelerate's launcher does not tell the trainer that a DeepSpeed run has CPU processes; without this each
+        # process believes that it is the only one.
+        "use_cpu": args.get("use_cpu", not torch.cuda.is_available()),
+        "report_to": "none",
+    }
 
 
 def run_training(

@@ -67,7 +67,7 @@ def test_stage_2_killed_leaves_no_process_and_ends_with_the_same_weights(
         return (work / "checkpoints" / f"checkpoint-{step}" / "whole").exists
 
     def training() -> bool:
-        return any("reasongenrm.train.sft" in line and "accelerate" not in line for line in bench.processes("killed").values())  # fmt: skip
+        return any("reasongenrm.train.process" in line and "accelerate" not in line for line in bench.processes("killed").values())  # fmt: skip
 
     # The whole group, behind the first checkpoint.
     process = bench.start(TRAIN, "killed")

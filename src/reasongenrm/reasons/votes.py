@@ -1,0 +1,109 @@
+"""Training records from a judge's own votes: rejection sampling, and on-policy pairs for DPO."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.records import Drop, JudgePrompt, Letter, Message, SFTRecord, Verdict
+
+
+def best_vote(votes: Sequence[Verdict], letter: Letter) -> Verdict | None:
+    """Return the vote for a letter whose reason leads to it most surely: the one with the highest probability of the letter.
+
+    The first factor of R*, the probability of the reason under the judge, is left out: the judge has sampled all reasons
+    itself. None where no vote with a reason names the letter; ties go to the earlier vote.
+    """
+
+    def probability(vote: Verdict) -> float:
+        if vote.prob_a is None:
+            return 1.0
+        return vote.prob_a if letter == "A" else 1 - vote.prob_a
+
+    named = [vote for vote in votes if vote.winner == letter and vote.reason]
+    return max(named, key=probability, default=None)
+
+
+class VoteRecords:
+    """Records of one prompt after the other, each from the judge's votes on it.
+
+    Args:
+        judge: name of the model that voted, written as the records' teacher.
+        encoder: of the judge, for the length limit.
+        max_tokens: limit of prompt, reason and verdict.
+
+    Attributes:
+        counts: number of `prompts`, of `votes` that are `right`, `wrong` and `unreadable`, and of written records and drops
+            by reason.
+    """
+
+    def __init__(self, judge: str, encoder: ChatEncoder, max_tokens: int) -> None:
+        self._judge, self._encoder, self._max_tokens = judge, encoder, max_tokens
+        self.counts: Counter[str] = Counter()
+
+    def add_votes(self, prompt: JudgePrompt, votes: Sequence[Verdict]) -> None:
+        """Count the votes on a prompt."""
+        self.counts["prompts"] += 1
+        for vote in votes:
+            readable = vote.winner in ("A", "B")
+            self.counts[
+                "unreadable" if not readable else "right" if vote.winner == prompt.winner else "wrong"
+            ] += 1
+
+    def sft_row(self, prompt: JudgePrompt, votes: Sequence[Verdict]) -> dict[str, Any] | Drop:
+        """Return the record of the best right vote, or why there is none."""
+        vote = best_vote(votes, prompt.winner)
+        if vote is None:
+            return self._drop(prompt, "no_right_reason", f"none of {len(votes)} votes is right")
+        if drop := self._too_long(prompt, vote):
+            return drop
+        self.counts["records"] += 1
+        record = SFTRecord(
+            prompt.messages, vote.reason, self._encoder.grammar.text(prompt.winner), prompt.id, prompt.source,
+            prompt.pair_id, prompt.order, self._judge, vote.prob_a if prompt.winner == "A" else _other(vote.prob_a),
+        )  # fmt: skip
+        return record.to_row()
+
+    def dpo_row(self, prompt: JudgePrompt, votes: Sequence[Verdict]) -> dict[str, Any] | Drop:
+        """Return the pair of the best right and the best wrong vote, or why there is none."""
+        loser: Letter = "B" if prompt.winner == "A" else "A"
+        sides = {
+            "chosen": (prompt.winner, best_vote(votes, prompt.winner)),
+            "rejected": (loser, best_vote(votes, loser)),
+        }
+        row: dict[str, Any] = {"prompt": list(prompt.messages)}
+        for side, (letter, vote) in sides.items():
+            if vote is None:
+                return self._drop(prompt, f"no_{side}_reason", f"none of {len(votes)} votes is for {letter}")
+            if drop := self._too_long(prompt, vote):
+                return drop
+            verdict = self._encoder.grammar.text(letter)
+            row[side] = [
+                Message(role="reason", content=vote.reason),
+                Message(role="assistant", content=verdict),
+            ]
+        self.counts["records"] += 1
+        return row | {
+            "id": prompt.id,
+            "pair_id": prompt.pair_id,
+            "source": prompt.source,
+            "teacher": self._judge,
+        }
+
+    def _too_long(self, prompt: JudgePrompt, vote: Verdict) -> Drop | None:
+        verdict = self._encoder.grammar.text(prompt.winner)
+        length = sum(map(len, self._encoder.record(prompt.messages, vote.reason, verdict)))
+        if length <= self._max_tokens:
+            return None
+        detail = f"{length} tokens; data.max_tokens is {self._max_tokens}"
+        return self._drop(prompt, "record_too_long", detail)
+
+    def _drop(self, prompt: JudgePrompt, reason: str, detail: str) -> Drop:
+        self.counts[reason] += 1
+        return Drop(prompt.id, prompt.source, reason, detail, "round")
+
+
+def _other(probability: float | None) -> float | None:
+    return None if probability is None else 1 - probability
