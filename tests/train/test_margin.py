@@ -11,6 +11,7 @@ import pytest
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.chat.verdict import VerdictTokens
+from reasongenrm.config.recipe import TEMPLATES, Template
 from reasongenrm.config.steps import MarginConfig
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.errors import ConfigError
@@ -231,6 +232,48 @@ def test_records_without_a_verdict_are_an_error(
 ) -> None:
     with pytest.raises(ConfigError, match=r"^train.margin: no record ends in a verdict"):
         trainer(tiny_model, records[8:], tmp_path, MarginConfig(), pattern, max_steps=1)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(("template", "file", "responses"), [
+    ("reason", "sft.jsonl", ["[[A]]", "[[B]]"]),
+    ("listwise", "listwise.jsonl", ["[[C]]", "[[H]]"]),
+])  # fmt: skip
+def test_a_recipe_with_a_margin_trains_with_it(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: Template, file: str, responses: list[str]
+) -> None:  # fmt: skip
+    """A step of five records in two passes, packed, as stage 2 builds it."""
+    from transformers import AutoTokenizer
+
+    from reasongenrm.chat.encoder import judge_encoder as encoder_of
+    from reasongenrm.config.loading import load_recipe
+    from reasongenrm.store import write_jsonl
+    from reasongenrm.train.sft import build_trainer
+    from reasongenrm.train.tokens import tokenise
+
+    recipe = load_recipe("configs/demo.yaml", [
+        f"model.path={tiny_model}", f"judges={{mine: {{template: {template}}}}}", "train.batch=5", "train.tokens=null",
+        "train.margin={gamma: 4}", "train.args.per_device_train_batch_size=3", "train.args.max_steps=2",
+        "train.args.logging_steps=1", "train.args.save_strategy='no'",
+        f"prompts={Path('configs/prompts/toy.yaml').resolve()}",
+        f"templates={{{template}: {Path(TEMPLATES[template]).resolve()}}}",
+    ])  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"say {n}", "reason": "so", "response": responses[n % 2]} for n in range(10)]
+    write_jsonl(recipe.folder / file, rows)
+    step, work = recipe.trained["mine"], tmp_path / "work"
+    tokenise(
+        recipe,
+        step,
+        encoder_of(recipe, recipe.judges["mine"].template, AutoTokenizer.from_pretrained(tiny_model)),
+        work,
+    )
+    made = build_trainer(recipe, step, work)
+    made.train()
+    logs = [entry for entry in made.state.log_history if "loss" in entry]
+    assert len(logs) == 2 and logs[0]["margin_loss"] > 0
+    for entry in logs:
+        assert entry["loss"] > entry["margin_loss"] >= 4 - entry["margin"] - 1e-4, entry
 
 
 @pytest.mark.unit

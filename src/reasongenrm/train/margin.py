@@ -11,8 +11,10 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
-from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.chat.encoder import ChatEncoder, judge_encoder
+from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.chat.verdict import VerdictTokens
+from reasongenrm.config.recipe import LISTWISE, Recipe, TrainStep
 from reasongenrm.config.steps import MarginConfig
 from reasongenrm.errors import ConfigError
 
@@ -45,6 +47,18 @@ class VerdictPattern:
         """Return the pattern of the records that an encoder writes."""
         header = tokens.header if encoder.reasons_first else ()
         return cls((*header, *tokens.opening), tokens.letters, (*tokens.closing, tokens.end))
+
+
+def verdict_pattern(recipe: Recipe, step: TrainStep, tokenizer: Any) -> VerdictPattern:
+    """Return the pattern of a step's records; those of lists have eight letters.
+
+    Raises:
+        ConfigError: the verdicts do not differ in one token of the tokenizer.
+    """
+    template = recipe.judges[step.judge].template
+    encoder = judge_encoder(recipe, template, tokenizer)
+    verdicts = PromptFile.load(recipe.prompts).list_verdicts() if template in LISTWISE else None
+    return VerdictPattern.from_tokens(encoder, VerdictTokens.from_encoder(encoder, verdicts))
 
 
 def find_verdicts(ids: Any, labels: Any, pattern: VerdictPattern) -> tuple[Any, Any, Any]:

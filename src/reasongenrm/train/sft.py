@@ -12,6 +12,7 @@ from reasongenrm.config.arguments import library_arguments
 from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.train.attention import register_packed_attention
 from reasongenrm.train.batches import FILLER, PER_DEVICE, batch_sizes, epoch_callback, step_sampler
+from reasongenrm.train.margin import margin_trainer, verdict_pattern
 from reasongenrm.train.model import LORA_DEFAULTS, choose_attention, load_base, load_policy
 from reasongenrm.train.trainer import DEFAULTS, RESERVED_BY_ALL, common_args, library_config
 
@@ -97,8 +98,11 @@ def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
+    trainer_class: Any = Trainer
+    if margin := recipe.train.margin:
+        trainer_class = margin_trainer(Trainer, margin, verdict_pattern(recipe, step, tokenizer))
     adapter = library_config(LoraConfig, "train.lora", **(LORA_DEFAULTS | recipe.train.lora))
-    trainer = Trainer(
+    trainer = trainer_class(
         model=load_policy(recipe, step, kernel) if step.previous else load_base(recipe, kernel),
         args=config,
         train_dataset=rows,
