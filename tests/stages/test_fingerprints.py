@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.stages.fingerprints import NEUTRAL, evaluate_steps, is_neutral, prepare_steps, train_steps
+from reasongenrm.stages.fingerprints import NEUTRAL, TRAINED_BY, evaluate_steps, is_neutral, prepare_steps, train_steps
 from reasongenrm.steps import Step, changed_keys
 
 pytestmark = pytest.mark.unit
@@ -42,7 +42,7 @@ FULL: dict[str, Any] = {
     "records": {"dpo": {}, "grpo": {}, "general": [{"path": "general.jsonl", "weight": 0.1, "revision": "main"}]},
     "judges": {
         "reasongenrm": {"general": True, "args": {"learning_rate": 0.1, "save_steps": 4}},
-        "thinker": {"template": "think"},
+        "thinker": {"template": "think", "steps": ["sft", "dpo"]},
         "genrm": {"template": "direct"},
         "lists": {"template": "listwise"},
         "reasoned": {"template": "listwise-reason"},
@@ -52,6 +52,11 @@ FULL: dict[str, Any] = {
         "launch_args": "--num_processes 1",
         "tokens": 500,
         "lora": {"r": 8},
+        "steps": ["sft", "round", "dpo", "grpo"],
+        "margin": {},
+        "dpo": {"refresh": 2, "args": {"beta": 0.2, "save_steps": 4}},
+        "grpo": {"rewards": {"consistency": 1.0}, "args": {"beta": 0.1, "save_steps": 4}},
+        "round": {"tokens": 500, "args": {"learning_rate": 0.1, "save_steps": 4}},
         "args": {"weight_decay": 0.1, "logging_steps": 2, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
     },
     "scalar": {
@@ -90,6 +95,12 @@ OTHER: dict[str, Any] = {
     "evaluate.benchmarks.toy.max_messages": 4,
     "scalar.validation": 0.2,
     "train.packing": False,
+    "train.steps": ["sft", "dpo", "round", "grpo"],
+    "judges.thinker.steps": ["sft", "round"],
+    "judges.reasongenrm.steps": ["sft"],
+    **dict.fromkeys(f"judges.{name}.steps" for name in ("genrm", "lists", "reasoned")),  # these have SFT alone
+    "train.grpo.both_orders": None,  # the consistency reward needs it
+    "train.grpo.batch": 16,
     "records.general": [{"path": "general.jsonl", "weight": 0.2, "revision": "main"}],
     "data.sources": [{"path": "train.jsonl", "revision": "next"}],
     "data.decontaminate.against": [{"path": "other.jsonl", "revision": "next"}],
@@ -142,7 +153,8 @@ LEAVES = list(leaves(Recipe.model_validate(FULL).model_dump(mode="json")))
 LITERALS = {
     "dtype": "float16", "mode": "ratings", "kind": "ranked", "selector": "longest_correct", "scorer": "vllm",
     "verdict_tokens": "letter", "chosen": "right_disfluent", "rejected": "wrong_disfluent", "api": "chat",
-    "attention": "eager", "quantization": "nf4", "combine": "majority", "template": "think",
+    "attention": "eager", "quantization": "nf4", "combine": "majority", "template": "think", "reference": "base",
+    "rollouts": "vllm",
 }  # fmt: skip
 
 
@@ -236,7 +248,7 @@ KNOWN = {part for key in fields(Recipe) for part in key.split(".")} - {"*"}
 
 
 def test_the_table_names_no_key_that_does_not_exist() -> None:
-    dynamic = ("engine.args.", "train.args.", "judges.*.args.")
+    dynamic = ("engine.args.", *(f"{place}.args." for place in TRAINED_BY))
     known = set(fields(Recipe))
     assert [key for key in NEUTRAL if not key.startswith(dynamic) and key not in known] == []
 
@@ -270,7 +282,10 @@ def test_the_pass_through_keys_of_the_table_are_keys_of_the_libraries() -> None:
         ("teachers.blind.samples", 9, {"reasons.blind"}),
         ("select.threshold", 0.9, {"records"}),
         ("select.verdict_tokens", "letter", {"scores", "lists"}),
-        ("train.batch", 64, {f"judges.{name}" for name in FULL["judges"]}),
+        ("train.batch", 64, {f"judges.{name}" for name in (*FULL["judges"], "reasongenrm@round")}),
+        ("train.round.temperature", 0.5, {"judges.reasongenrm@round", "judges.reasongenrm@dpo", "judges.thinker@dpo"}),
+        ("train.round.samples", 9, {"judges.reasongenrm@round"}),
+        ("train.grpo.batch", 16, {"judges.reasongenrm@grpo"}),
         ("judges.genrm.args", {"weight_decay": 0.2}, {"judges.genrm"}),
         ("scalar.margin", 1.0, {"scalar"}),
     ],
@@ -281,7 +296,7 @@ def test_a_key_belongs_to_the_steps_whose_results_it_changes(key: str, value: An
 
 def test_judging_changes_all_steps_of_judges_but_no_scores_of_the_scalar_head() -> None:
     steps = changed(full(), full({("evaluate", "max_tokens"): 99}))
-    models = ("base", "base-direct", *FULL["judges"], "served", "claude")
+    models = ("base", "base-direct", *full().trained, "served", "claude")
     assert steps == {f"evaluate.{name}.{model}" for name in BENCHMARKS for model in models}
 
 
@@ -292,7 +307,7 @@ def test_a_teacher_a_benchmark_or_a_judge_more_or_less_changes_no_other_step() -
     benchmarks = values["evaluate"]["benchmarks"] | {"new": {"path": "new.jsonl"}}
     steps = changed(full(), full({("evaluate", "benchmarks"): benchmarks}))
     assert steps and all(step.startswith("evaluate.new.") for step in steps)
-    steps = changed(full(), full({("judges",): values["judges"] | {"new": {"template": "think"}}}))
+    steps = changed(full(), full({("judges",): values["judges"] | {"new": {"template": "think", "steps": ["sft"]}}}))
     assert steps == {"judges.new", *(f"evaluate.{name}.new" for name in BENCHMARKS)}
     assert changed(full(), full({("evaluate", "base"): False})) == {
         f"evaluate.{name}.{base}" for name in BENCHMARKS for base in ("base", "base-direct")
@@ -322,7 +337,7 @@ def test_files_are_part_of_the_settings(tmp_path: Path, monkeypatch: pytest.Monk
     assert changed_by(Path("train.jsonl")) == {"pairs"}
     assert changed_by(Path("general.jsonl")) == {"records"}
     assert changed_by(run / "sft.jsonl") == {"judges.reasongenrm", "judges.thinker"}
-    assert changed_by(run / "pairs.jsonl") == {"scalar"}
+    assert changed_by(run / "pairs.jsonl") == {"scalar", "judges.reasongenrm@grpo"}
     adapter = run / "judges" / "genrm" / "adapter" / "adapter_model.safetensors"
     assert changed_by(adapter) == {f"evaluate.{name}.genrm" for name in BENCHMARKS}
     assert all(step.startswith("evaluate.toy.") for step in changed_by(Path("toy.jsonl")))

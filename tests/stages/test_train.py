@@ -72,7 +72,8 @@ def test_errors_of_the_training_process_are_raised(
 
     monkeypatch.setattr(train.subprocess, "Popen", fake)
     with pytest.raises(kind, match=f"(?s){message}"):
-        train._launch(load_recipe(DEMO), "genrm", Path("work"), Path("logs/x.log"), LAUNCH)
+        recipe = load_recipe(DEMO)
+        train._launch(recipe, recipe.trained["genrm"], Path("work"), Path("logs/x.log"), LAUNCH)
 
 
 def test_an_interrupt_ends_the_training_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +91,8 @@ def test_an_interrupt_ends_the_training_process(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(train.subprocess, "Popen", fake)
     monkeypatch.setattr(train, "_show_steps", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        train._launch(load_recipe(DEMO), "genrm", Path("work"), Path("logs/x.log"), LAUNCH)
+        recipe = load_recipe(DEMO)
+        train._launch(recipe, recipe.trained["genrm"], Path("work"), Path("logs/x.log"), LAUNCH)
     assert processes[0].returncode == -9
 
 

@@ -226,6 +226,11 @@ class Recipe(Strict):
                 previous = model
         return steps
 
+    def chain(self, step: TrainStep) -> list[StepKind]:
+        """Return the kinds of the steps up to a step of its judge."""
+        before = self.chain(self.trained[step.previous]) if step.previous else []
+        return [*before, step.kind]
+
     def needs_reasons(self) -> bool:
         """Whether any judge writes reasons, so that reasons have to be sampled."""
         return self.student_template != "direct"

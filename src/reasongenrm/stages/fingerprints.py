@@ -229,8 +229,10 @@ def _judge_step(recipe: Recipe, values: Mapping[str, Any], step: TrainStep) -> S
     if step.kind in ("dpo", "grpo"):
         train = {key: train[key] for key in ("lora", "quantization")}
         own["judges"] = {step.judge: {"template": judge.template}}
-    if step.kind != "sft":
-        train |= {step.kind: steps[step.kind]}
+    if step.previous is not None:
+        train |= {step.kind: steps[step.kind], "steps": recipe.chain(step)}
+    if step.kind == "dpo" and recipe.train.dpo.refresh:
+        train["round"] = {key: steps["round"][key] for key in ("max_tokens", "temperature")}
     own["train"] = train
     files = [recipe.model.path, _template(recipe, judge.template), *input_files(recipe, step)]
     outputs = (f"judges/{step.model}", f"judges/{step.model}.partial", f"rounds/{step.model}")
