@@ -12,7 +12,14 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.stages.fingerprints import NEUTRAL, TRAINED_BY, evaluate_steps, is_neutral, prepare_steps, train_steps
+from reasongenrm.stages.fingerprints import (
+    NEUTRAL,
+    TRAINED_BY,
+    evaluate_steps,
+    is_neutral,
+    prepare_steps,
+    train_steps,
+)
 from reasongenrm.steps import Step, changed_keys
 
 pytestmark = pytest.mark.unit
@@ -98,7 +105,9 @@ OTHER: dict[str, Any] = {
     "train.steps": ["sft", "dpo", "round", "grpo"],
     "judges.thinker.steps": ["sft", "round"],
     "judges.reasongenrm.steps": ["sft"],
-    **dict.fromkeys(f"judges.{name}.steps" for name in ("genrm", "lists", "reasoned")),  # these have SFT alone
+    **dict.fromkeys(
+        f"judges.{name}.steps" for name in ("genrm", "lists", "reasoned")
+    ),  # these have SFT alone
     "train.grpo.both_orders": None,  # the consistency reward needs it
     "train.grpo.batch": 16,
     "records.general": [{"path": "general.jsonl", "weight": 0.2, "revision": "main"}],
@@ -283,7 +292,11 @@ def test_the_pass_through_keys_of_the_table_are_keys_of_the_libraries() -> None:
         ("select.threshold", 0.9, {"records"}),
         ("select.verdict_tokens", "letter", {"scores", "lists"}),
         ("train.batch", 64, {f"judges.{name}" for name in (*FULL["judges"], "reasongenrm@round")}),
-        ("train.round.temperature", 0.5, {"judges.reasongenrm@round", "judges.reasongenrm@dpo", "judges.thinker@dpo"}),
+        (
+            "train.round.temperature",
+            0.5,
+            {"judges.reasongenrm@round", "judges.reasongenrm@dpo", "judges.thinker@dpo"},
+        ),
         ("train.round.samples", 9, {"judges.reasongenrm@round"}),
         ("train.grpo.batch", 16, {"judges.reasongenrm@grpo"}),
         ("judges.genrm.args", {"weight_decay": 0.2}, {"judges.genrm"}),
@@ -307,7 +320,9 @@ def test_a_teacher_a_benchmark_or_a_judge_more_or_less_changes_no_other_step() -
     benchmarks = values["evaluate"]["benchmarks"] | {"new": {"path": "new.jsonl"}}
     steps = changed(full(), full({("evaluate", "benchmarks"): benchmarks}))
     assert steps and all(step.startswith("evaluate.new.") for step in steps)
-    steps = changed(full(), full({("judges",): values["judges"] | {"new": {"template": "think", "steps": ["sft"]}}}))
+    steps = changed(
+        full(), full({("judges",): values["judges"] | {"new": {"template": "think", "steps": ["sft"]}}})
+    )
     assert steps == {"judges.new", *(f"evaluate.{name}.new" for name in BENCHMARKS)}
     assert changed(full(), full({("evaluate", "base"): False})) == {
         f"evaluate.{name}.{base}" for name in BENCHMARKS for base in ("base", "base-direct")

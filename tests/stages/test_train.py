@@ -71,8 +71,8 @@ def test_errors_of_the_training_process_are_raised(
         )
 
     monkeypatch.setattr(train.subprocess, "Popen", fake)
+    recipe = load_recipe(DEMO)
     with pytest.raises(kind, match=f"(?s){message}"):
-        recipe = load_recipe(DEMO)
         train._launch(recipe, recipe.trained["genrm"], Path("work"), Path("logs/x.log"), LAUNCH)
 
 
@@ -90,8 +90,8 @@ def test_an_interrupt_ends_the_training_process(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train.subprocess, "Popen", fake)
     monkeypatch.setattr(train, "_show_steps", interrupted)
+    recipe = load_recipe(DEMO)
     with pytest.raises(KeyboardInterrupt):
-        recipe = load_recipe(DEMO)
         train._launch(recipe, recipe.trained["genrm"], Path("work"), Path("logs/x.log"), LAUNCH)
     assert processes[0].returncode == -9
 
