@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from reasongenrm.train.process import KINDS, check_training
 
 pytestmark = pytest.mark.unit
 
-NODE = ("qwen2.5-7b",)
+BEST = "qwen2.5-7b-best"
+NODE = ("qwen2.5-7b", BEST)
 ONE_CARD = "qwen2.5-7b-24gb"
 MEMORY = dict.fromkeys(NODE, 80) | {ONE_CARD: 24}
 """Recipe -> GiB of each GPU."""
@@ -30,6 +32,11 @@ def recipe(name: str) -> Recipe:
 @pytest.fixture(scope="module")
 def geometry() -> Geometry:
     return read_geometry(recipe(ONE_CARD).model)
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_recipe_loads(path: Path) -> None:
+    assert load_recipe(path).name == path.stem
 
 
 def test_every_7b_recipe_is_checked_here() -> None:
@@ -55,7 +62,7 @@ def test_the_batch_is_the_same_on_any_number_of_gpus(name: str, gpus: int) -> No
     for judge in loaded.judges:
         together, accumulation = KINDS["sft"].batch(loaded, loaded.trained[judge], gpus)
         passes, batch = accumulation * gpus, loaded.train.batch
-        assert together == loaded.train.args["per_device_train_batch_size"] == 2 and batch == 128
+        assert together == loaded.train.args["per_device_train_batch_size"] and batch == 128
         assert (passes - gpus) * together < batch <= passes * together, "no pass more than necessary"
 
 
@@ -94,6 +101,44 @@ def test_vllm_has_room_for_many_sequences(name: str, geometry: Geometry) -> None
     card = next(card for card in CARDS if round(card.memory_gib) == MEMORY[name])
     served = serving_memory(geometry, loaded.model.dtype, loaded.engine, card)
     assert served.tokens > 10 * loaded.engine.max_model_len
+
+
+def test_every_number_of_the_best_plan_has_its_source() -> None:
+    """The line has the paper or repository, or says that the number is ours."""
+    sources = r"ReasonGRM|RM-R1|CompassJudger-2|BR-RM|J1|Mix-GRM|GRAM-R2|RationaleRM|DeepSeek-GRM|DAPO|LoRA|ours|no paper"
+    lines = (Path("configs") / f"{BEST}.yaml").read_text(encoding="utf-8").splitlines()
+    values = [line.split(" #", 1) for line in lines if not line.startswith("#")]
+    numbers = [
+        (value, note) for value, *note in values if re.search(r"(?<![\w.-])\d|\d{4}", value.partition(":")[2])
+    ]
+    assert len(numbers) > 45, "else this shows little"
+    assert [value for value, note in numbers if not note or not re.search(sources, note[0])] == []
+
+
+def test_the_best_plan_is_the_one_of_the_papers() -> None:
+    best = recipe(BEST)
+    assert best.data.drop_sources == ["magpie_ultra"] and best.data.both_orders
+    assert {teacher.mode for teacher in best.teachers.values()} == {"blind"}, "rejection, no hindsight"
+    [served] = (teacher for teacher in best.teachers.values() if teacher.server)
+    assert served.max_tokens == 8192 and served.model and served.model.path == "Qwen/Qwen3-32B"
+    assert [step.kind for step in best.trained.values()] == ["sft", "round", "grpo"]
+    assert best.train.margin and best.train.margin.gamma == 10
+    assert best.records.grpo and (best.records.grpo.above, best.records.grpo.below) == (0, 1)
+    rewards = best.train.grpo.rewards
+    assert rewards.verdict > 0 and rewards.consistency > 0 and best.train.grpo.both_orders
+    limits = (best.train.grpo.max_tokens, best.train.round.max_tokens, best.evaluate.max_tokens)
+    assert min(limits) >= 4096
+    assert best.evaluate.both_orders and best.evaluate.votes > 1 and best.evaluate.combine == "mean"
+    kinds = {benchmark.kind for benchmark in best.evaluate.benchmarks.values()}
+    assert kinds == {"rewardbench", "rewardbench2", "rmbench", "judgebench", "rmb"}
+
+
+def test_the_longest_traces_of_the_best_plan_have_room() -> None:
+    """A prompt of half of the context, and a trace: where they are longer than a record, the record is dropped whole."""
+    best = recipe(BEST)
+    longest = max(teacher.max_tokens for teacher in best.teachers.values())
+    assert 2 * longest <= best.engine.max_model_len and longest < best.data.max_tokens
+    assert 4 * 1024 + longest == best.data.max_tokens, "RM-R1: prompts of 4,096 tokens and traces of 8,192"
 
 
 def test_the_launch_files_leave_the_number_of_gpus_to_the_machine() -> None:
