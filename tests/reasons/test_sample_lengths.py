@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,12 @@ from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.demo.world import toy_pairs
-from reasongenrm.reasons.sample import LengthPolicy, teacher_encoder, teacher_messages
-from reasongenrm.records import JudgePrompt, PreferencePair
+from reasongenrm.reasons.records import RecordWriter
+from reasongenrm.reasons.sample import LengthPolicy, read_reason, teacher_encoder, teacher_messages
+from reasongenrm.records import Completion, JudgePrompt, PreferencePair, ScoredReason
+from reasongenrm.run import Run
+from reasongenrm.store import read_jsonl
+from reasongenrm.train.tokens import training_rows
 
 pytestmark = pytest.mark.unit
 
@@ -100,3 +105,39 @@ def test_teachers_do_not_count_where_no_judge_reasons(
 ) -> None:
     policy = LengthPolicy(recipe(max_model_len=80, judges={"genrm": {"template": "direct"}}), toy_prompts)
     assert policy.problem(pair, prompts, policy.tokens(pair, prompts)) is None
+
+
+@pytest.mark.parametrize("room", [0, -1])
+def test_a_trace_of_8192_tokens_is_kept_whole_or_its_record_is_dropped_whole(
+    room: int, pair: PreferencePair, prompts: list[JudgePrompt], toy_prompts: PromptFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """Read from a teacher that thinks, scored, selected, written and tokenised: no token of it is lost on the way."""
+    prompt, settings = prompts[0], recipe()
+    encoder = judge_encoder(settings, "reason", load_tokenizer(settings.model))
+    thoughts = encoder.tokenizer.decode(encoder.content(" the better answer is longer" * 2000)[:8191])
+    answer = prompt.winner
+    text = f"<think>\n{thoughts}\n</think>\n\n[[{answer}]]"
+    completion = Completion(f"{prompt.id}#student#0", text, "stop", tuple(range(8192)))
+    reason = read_reason(completion, text, "student", "blind", answer, toy_prompts)
+    assert reason.text == thoughts.strip() and reason.verdict == answer
+    length = sum(map(len, encoder.record(prompt.messages, reason.text, f"[[{answer}]]")))
+    assert length > 8192
+
+    settings = recipe(max_tokens=length + room, max_model_len=16384)
+    monkeypatch.chdir(tmp_path)
+    scored = ScoredReason(
+        reason.id, prompt.id, reason.text, answer, answer, -0.1, -0.1, 8191, "student", "blind"
+    )
+    run = Run(settings, "prepare")
+    with RecordWriter(settings, run, toy_prompts, encoder) as writer:
+        writer.add_reasoned(prompt, [reason], [scored])
+    records = list(read_jsonl(run.path("sft.jsonl")))
+    if room < 0:
+        [drop] = read_jsonl(run.path("reasons_dropped.jsonl"))
+        assert drop["reason"] == "record_too_long" and not records
+        assert drop["detail"] == f"{length} tokens; data.max_tokens is {length - 1}"
+        return
+    assert [record["reason"] for record in records] == [reason.text]
+    [row] = training_rows([run.path("sft.jsonl")], encoder, settings.data.max_tokens)
+    assert len(row["input_ids"]) == length
+    assert encoder.tokenizer.decode(row["input_ids"]).endswith(f"[[{answer}]]{encoder.end_marker}")
