@@ -12,7 +12,7 @@ from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.doctor.estimate import record_tokens, serving_memory, training_memory, zero_stage
 from reasongenrm.doctor.geometry import Geometry, read_geometry
-from reasongenrm.doctor.machine import CARDS
+from reasongenrm.metrics.flops import CARDS
 from reasongenrm.errors import ConfigError
 from reasongenrm.train.process import KINDS, check_training
 

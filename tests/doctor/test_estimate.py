@@ -14,17 +14,15 @@ from reasongenrm.doctor.estimate import (
     MATRIX_SHARE,
     Work,
     estimate_table,
-    forward_flops,
     hours,
     layer_bytes,
     serving_memory,
     trained_bytes,
-    training_flops,
     training_memory,
     zero_stage,
 )
 from reasongenrm.doctor.geometry import Geometry, geometry_of, read_geometry
-from reasongenrm.doctor.machine import CARDS, Card
+from reasongenrm.metrics.flops import CARDS, Card, forward_flops, training_flops
 
 pytestmark = pytest.mark.unit
 

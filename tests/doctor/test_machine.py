@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from reasongenrm.doctor import machine
-from reasongenrm.doctor.machine import CARDS, Gpu, Machine, card_of, free_gib, read_machine, visible_gpus
+from reasongenrm.doctor.machine import Gpu, Machine, card_of, free_gib, read_machine, visible_gpus
+from reasongenrm.metrics.flops import CARDS
 
 pytestmark = pytest.mark.unit
 

@@ -1,9 +1,7 @@
 """Memory and hours of a recipe on a GPU, from formulas; docs/gpu.md explains them, and `doctor --measure` measures.
 
-Sources: FLOPs of a forward pass, 2 per weight and token, and those of attention: Kaplan et al. 2020 (arXiv 2001.08361),
-section 2.1, halved for causal attention. A backward pass takes twice a forward pass, half of it for the gradients of the
-weights. 16 bytes per trained weight, and their shares under ZeRO: Rajbhandari et al. 2020 (arXiv 1910.02054), section 3.
-Saved activations: the method of Korthikanti et al. 2022 (arXiv 2205.05198), section 4, for the layers of Llama and Qwen
+Sources: for operations see `metrics.flops`. 16 bytes per trained weight, and their shares under ZeRO: Rajbhandari et al.
+2020 (arXiv 1910.02054), section 3. Saved activations: the method of Korthikanti et al. 2022 (arXiv 2205.05198), section 4, for the layers of Llama and Qwen
 with flash attention. A decode step reads every weight and the KV cache of all sequences once: Pope et al. 2022 (arXiv
 2211.05102), section 2.
 """
@@ -20,7 +18,7 @@ import yaml
 from reasongenrm.config.engines import EngineConfig
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.doctor.geometry import DTYPE_BYTES, Geometry
-from reasongenrm.doctor.machine import Card
+from reasongenrm.metrics.flops import Card, forward_flops, training_flops
 from reasongenrm.report.tables import TextTable
 from reasongenrm.train.process import KINDS
 
@@ -193,22 +191,6 @@ class Work:
     prompt_tokens: float
     continuations: int = 0
     new_tokens: float = 0
-
-
-def forward_flops(geometry: Geometry, tokens: float, length: float) -> float:
-    """Return the operations of a forward pass over sequences of `length` tokens, `tokens` in all."""
-    return (
-        2 * geometry.multiplied + 2 * geometry.layers * geometry.heads * geometry.head_dim * length
-    ) * tokens
-
-
-def training_flops(geometry: Geometry, tokens: float, length: float, *, checkpointing: bool) -> float:
-    """Return the operations of a LoRA training step: forward, the gradients of the activations but not those of the
-    frozen weights, and with checkpointing a second forward pass."""
-    forward = forward_flops(geometry, tokens, length)
-    weights = 2 * geometry.multiplied * tokens
-    backward = weights + 2 * (forward - weights)
-    return forward + backward + (forward if checkpointing else 0)
 
 
 def hours(work: Work, geometry: Geometry, recipe: Recipe, card: Card, gpus: int) -> float | None:

@@ -1,4 +1,4 @@
-"""Facts of this machine: its GPUs and driver, packages, free disk; and the data sheets of known GPUs."""
+"""Facts of this machine: its GPUs and driver, packages, free disk."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from reasongenrm.metrics.flops import Card, card_named
 from reasongenrm.run import PACKAGES
 
 DRIVERS = {12: 525, 13: 580}
@@ -51,49 +52,14 @@ class Gpu:
     capability: float
 
 
-@dataclass(frozen=True, slots=True)
-class Card:
-    """The data sheet of a GPU.
-
-    Attributes:
-        name: what the table shows.
-        pattern: regular expression for the driver's name.
-        memory_gib: memory that the driver reports, GiB.
-        tflops: dense matrix rate in bfloat16, 1e12 operations/s.
-        bandwidth: of the memory, 1e12 bytes/s.
-    """
-
-    name: str
-    pattern: str
-    memory_gib: float
-    tflops: float
-    bandwidth: float
-
-
-CARDS = (
-    Card("H200", r"H200", 140.4, 989, 4.8),
-    Card("H100 SXM", r"H100(?!.*(PCIe|NVL))", 79.6, 989, 3.35),
-    Card("H100 PCIe", r"H100.*PCIe", 79.6, 756, 2.0),
-    Card("B200", r"B200", 179.0, 2250, 8.0),
-    Card("A100 80 GB", r"A100.*80GB", 80.0, 312, 2.04),
-    Card("L40S", r"L40S", 45.0, 362, 0.864),
-    Card("A10G", r"A10G?\b", 22.5, 125, 0.6),
-    Card("RTX 4090", r"RTX 4090$", 24.0, 165, 1.008),
-    Card("L4", r"L4\b", 22.5, 121, 0.3),
-)
-"""From NVIDIA's data sheets (H200, H100, DGX B200, A100, L40S, A10, L4) and the Ada architecture white paper (RTX 4090).
-Where a sheet gives the rate with sparsity, half of it is the dense rate; the RTX's rate is that with float32 sums."""
-
 NAMED_CARDS = ("H200", "H100 SXM", "A100 80 GB", "L40S", "RTX 4090")
 """The cards of the table where no GPU is visible."""
 
 
 def card_of(gpu: Gpu) -> Card | None:
     """Return the data sheet of a GPU, with the memory that this one has; None for an unknown one."""
-    for card in CARDS:
-        if gpu.memory_gib and re.search(card.pattern, gpu.name):
-            return Card(card.name, card.pattern, gpu.memory_gib, card.tflops, card.bandwidth)
-    return None
+    card = card_named(gpu.name) if gpu.memory_gib else None
+    return card and replace(card, memory_gib=gpu.memory_gib)
 
 
 @dataclass(frozen=True, slots=True)

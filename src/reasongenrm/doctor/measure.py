@@ -23,11 +23,12 @@ import yaml
 
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import say, show
-from reasongenrm.doctor.estimate import GIB, training_flops, zero_stage
+from reasongenrm.doctor.estimate import GIB, zero_stage
 from reasongenrm.doctor.geometry import DTYPE_BYTES, Geometry, read_geometry
 from reasongenrm.doctor.job import TINY, TRAINING_STEPS, Job, Sizes
 from reasongenrm.doctor.machine import Machine, free_gib, read_machine
 from reasongenrm.errors import ConfigError, ReasonGenRMError
+from reasongenrm.metrics.flops import training_flops
 from reasongenrm.processes import die_with_parent
 from reasongenrm.report.tables import MISSING, TextTable
 from reasongenrm.run import build_manifest

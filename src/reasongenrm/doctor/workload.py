@@ -9,7 +9,8 @@ from reasongenrm.config.recipe import VERDICT_ONLY, Recipe
 from reasongenrm.console import show
 from reasongenrm.doctor.estimate import CHARACTERS_PER_TOKEN, REASON_TOKENS, Work, estimate_table
 from reasongenrm.doctor.geometry import read_geometry
-from reasongenrm.doctor.machine import CARDS, NAMED_CARDS, Card, card_of, read_machine
+from reasongenrm.doctor.machine import NAMED_CARDS, card_of, read_machine
+from reasongenrm.metrics.flops import CARDS, Card
 from reasongenrm.errors import ReasonGenRMError
 
 WORDING_TOKENS = 150
