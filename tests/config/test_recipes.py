@@ -10,10 +10,11 @@ import yaml
 
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.doctor.estimate import record_tokens, serving_memory, training_memory, zero_stage
+from reasongenrm.doctor.chain import step_memory
+from reasongenrm.doctor.estimate import serving_memory
 from reasongenrm.doctor.geometry import Geometry, read_geometry
-from reasongenrm.metrics.flops import CARDS
 from reasongenrm.errors import ConfigError
+from reasongenrm.metrics.flops import CARDS, Card
 from reasongenrm.train.process import KINDS, check_training
 
 pytestmark = pytest.mark.unit
@@ -79,27 +80,29 @@ def test_a_record_and_its_prompts_fit_into_the_context(name: str) -> None:
     assert longest <= loaded.engine.max_model_len / 2, "half of the context is left for a prompt"
 
 
+def card_of(name: str) -> Card:
+    return next(card for card in CARDS if round(card.memory_gib) == MEMORY[name])
+
+
 @pytest.mark.parametrize("name", MEMORY)
-def test_a_process_has_the_memory_to_train_the_longest_records(name: str, geometry: Geometry) -> None:
+def test_a_process_has_the_memory_of_every_step(name: str, geometry: Geometry) -> None:
     loaded = recipe(name)
-    stage = zero_stage(loaded.train.launch)
     for processes in range(1, 9) if name in NODE else (1,):
-        tokens = record_tokens(loaded, processes)
-        needed = training_memory(geometry, loaded, tokens=tokens, processes=processes, stage=stage)
-        assert needed.total < 0.95 * MEMORY[name], f"{needed} on {processes} GPUs"
+        for step in loaded.trained.values():
+            needed = step_memory(geometry, loaded, step, card_of(name), processes)
+            assert needed.total < 0.95 * MEMORY[name], f"{step.model}: {needed} on {processes} GPUs"
 
 
 def test_the_base_of_16_bits_would_not_fit_into_24_gb(geometry: Geometry) -> None:
     loaded = load_recipe(f"configs/{ONE_CARD}.yaml", ["train.quantization=none"])
-    needed = training_memory(geometry, loaded, tokens=record_tokens(loaded, 1), processes=1, stage=0)
-    assert needed.total > 24
+    [step] = loaded.trained.values()
+    assert step_memory(geometry, loaded, step, card_of(ONE_CARD), 1).total > 24
 
 
 @pytest.mark.parametrize("name", MEMORY)
 def test_vllm_has_room_for_many_sequences(name: str, geometry: Geometry) -> None:
     loaded = recipe(name)
-    card = next(card for card in CARDS if round(card.memory_gib) == MEMORY[name])
-    served = serving_memory(geometry, loaded.model.dtype, loaded.engine, card)
+    served = serving_memory(geometry, loaded.model.dtype, loaded.engine, card_of(name))
     assert served.tokens > 10 * loaded.engine.max_model_len
 
 

@@ -9,6 +9,7 @@ import pytest
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.doctor import workload
+from reasongenrm.doctor.chain import Input
 from reasongenrm.doctor.estimate import Work
 from reasongenrm.doctor.machine import Gpu, Machine
 from reasongenrm.doctor.workload import (
@@ -17,8 +18,8 @@ from reasongenrm.doctor.workload import (
     estimated_cards,
     evaluate_works,
     prepare_works,
+    show_chain_estimate,
     show_estimate,
-    train_works,
 )
 
 pytestmark = pytest.mark.unit
@@ -40,20 +41,21 @@ def test_stage_1_samples_from_local_teachers_and_scores_all_reasons() -> None:
         "teachers.blind.server={kind: openai, urls: [http://a/v1], model: m, api: chat}",
         "records={general: [{path: x, weight: 0.1}]}",
     )
-    assert [work.name for work in prepare_works(served.model_copy(), 1, 1)] == [
-        "sampling by student",
-        "scoring",
+    works = prepare_works(served, 100, 400_000)
+    assert [(work.name, work.kind) for work in works] == [
+        ("sampling by student", "sampling"),
+        ("sampling by blind", "served"),
+        ("scoring", "scoring"),
     ]
+    long = prepare_works(
+        recipe_of("teachers.blind={mode: blind, samples: 2, max_tokens: 4096}"), 100, 400_000
+    )
+    assert long[1].new_tokens == 512
+    assert long[2].new_tokens == pytest.approx((8 * 300 + 2 * 512) / 10 + VERDICT_TOKENS), (
+        "the mean of all reasons"
+    )
     assert prepare_works(recipe_of(), 0, 0) == []
     assert prepare_works(recipe_of("judges={genrm: {template: direct}}"), 100, 400_000) == []
-
-
-def test_stage_2_trains_each_judge_on_its_records() -> None:
-    records = {"reasongenrm": (1000, 4_000_000)}
-    assert train_works(recipe_of(), records) == [Work("training reasongenrm", "training", 2000, 1000.0)]
-    assert train_works(recipe_of("train.tokens=500000"), records)[0].prompts == 500
-    assert train_works(recipe_of("train.args.max_steps=3"), records)[0].prompts == 3 * 128
-    assert train_works(recipe_of(), {"reasongenrm": (0, 0)}) == []
 
 
 def test_stage_3_judges_with_every_local_model() -> None:
@@ -75,7 +77,8 @@ def test_the_estimate_is_for_the_visible_gpus_or_for_named_ones(monkeypatch: pyt
 
     h200, other = Gpu("NVIDIA H200", 140.4, "580", 9.0), Gpu("NVIDIA X1", 10.0, "580", 9.0)
     assert names(h200, h200) == [("H200", 2)]
-    named = [("H200", 1), ("H100 SXM", 1), ("A100 80 GB", 1), ("L40S", 1), ("RTX 4090", 1)]
+    nodes = [(name, count) for name in ("H200", "H100 SXM", "A100 80 GB") for count in (1, 8)]
+    named = [*nodes, ("L40S", 1), ("RTX 4090", 1)]
     assert names() == named and names(other) == named
 
 
@@ -84,7 +87,7 @@ def test_the_estimate_is_printed_and_needs_no_weights(
 ) -> None:
     monkeypatch.setattr(workload, "read_machine", lambda: Machine((), {}, ""))
     recipe = recipe_of()
-    show_estimate(recipe, "prepare", prepare_works(recipe, 77_000, 77_000 * 3000))
+    show_estimate(recipe, prepare_works(recipe, 77_000, 77_000 * 3000))
     output = capsys.readouterr().out
     assert "Qwen/Qwen2.5-7B-Instruct: 7.62B parameters" in output and "56 KiB of KV cache per token" in output
     row = next(line for line in output.splitlines() if line.startswith("| 1 × H100 SXM"))
@@ -93,6 +96,47 @@ def test_the_estimate_is_printed_and_needs_no_weights(
     assert output.splitlines()[-1].startswith("assumed: ")
 
 
+def test_a_served_teacher_is_a_note(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workload, "read_machine", lambda: Machine((), {}, ""))
+    recipe = load_recipe("configs/qwen2.5-7b-best.yaml")
+    show_estimate(recipe, prepare_works(recipe, 54_000, 54_000 * 6000))
+    lines = capsys.readouterr().out.splitlines()
+    assert (
+        "sampling by qwen3: 442 M tokens, on its server" in lines
+    )  # 54,000 pairs × 2 orders × 4 samples × 1,024 tokens
+    assert any(
+        line.startswith("| GPUs ") and line.endswith("| h sampling by student | h scoring |")
+        for line in lines
+    )
+
+
+def test_the_best_plan_takes_hours_on_a_node_and_days_on_a_gpu(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workload, "read_machine", lambda: Machine((), {}, ""))
+    recipe = load_recipe("configs/qwen2.5-7b-best.yaml")
+    prompts = Input(108_000, 108_000 * 6000)
+    show_chain_estimate(
+        recipe,
+        {
+            "reasongenrm": Input(108_000, 108_000 * 10_000),
+            "reasongenrm@round": prompts,
+            "reasongenrm@grpo": prompts,
+        },
+    )
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if "H100" in line]
+    assert [row[0] for row in rows[:4]] == [
+        "reasongenrm",
+        "reasongenrm@round",
+        "reasongenrm@grpo",
+        "all steps",
+    ]
+    one, node = (sum(map(float, row[-2:])) for row in rows if row[0] == "all steps")
+    assert 24 < one < 7 * 24 and 3 < node < 24
+
+
 def test_a_model_of_unknown_size_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    show_estimate(recipe_of("model.path=./none"), "train", [])
+    show_estimate(recipe_of("model.path=./none"), [])
     assert capsys.readouterr().out.startswith("--- estimate\nnone: model.path: directory not found: ./none")

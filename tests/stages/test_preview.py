@@ -11,6 +11,7 @@ import pytest
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.demo.build import skywork_row
 from reasongenrm.demo.world import toy_pairs
+from reasongenrm.doctor.machine import Machine
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.stages.preview import preview
 from reasongenrm.store import write_jsonl
@@ -95,3 +96,47 @@ def test_records_with_a_text_prompt_are_shown(
     write_jsonl(folder / "sft.jsonl", [{"prompt": 5, "reason": "r", "response": "[[A]]"}])
     with pytest.raises(DataError, match=r"sft\.jsonl:1: `prompt` is a number"):
         preview(recipe, "train")
+
+
+def test_every_training_step_has_the_size_of_its_input(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = {
+        "model": {"path": "Qwen/Qwen2.5-7B-Instruct"},
+        "teachers": {"student": {"mode": "blind"}},
+        "records": {"dpo": {}, "grpo": {}},
+        "train": {
+            "launch": "configs/accelerate/zero2.yaml",
+            "steps": ["sft", "round", "dpo", "grpo"],
+            "dpo": {"args": {"num_train_epochs": 1}},
+            "round": {"args": {"num_train_epochs": 1}},
+            "grpo": {"steps": 1000, "batch": 10, "samples": 10},
+        },
+    }
+    recipe = Recipe.model_validate(recipe.model_dump(mode="json") | chain)
+    monkeypatch.setattr("reasongenrm.doctor.workload.read_machine", lambda: Machine((), {}, ""))
+    root = Path.cwd()
+    monkeypatch.chdir(tmp_path)
+    for name in ("configs", "data"):
+        (tmp_path / name).symlink_to(root / name)
+    text, turn = "x" * 40_000, {"role": "user", "content": "x" * 40_000}  # 10,000 tokens
+    sides = {side: [turn, {"role": "assistant", "content": ""}] for side in ("chosen", "rejected")}
+    for name, rows, row in (
+        ("sft", 100, {"prompt": text, "reason": text, "response": ""}),
+        ("prompts", 300, {"id": "p", "messages": [turn], "winner": "A"}),
+        ("dpo", 200, {"prompt": [turn], **sides}),
+        ("grpo", 50, {"prompt": [turn], "winner": "A"}),
+    ):
+        write_jsonl(recipe.folder / f"{name}.jsonl", [row] * rows)
+    preview(recipe, "train")
+    output = capsys.readouterr().out
+    assert "rows: 650" in output and "  prompts.jsonl: 300" in output
+    rows = [line.strip("| ").split(" | ") for line in output.splitlines() if "1 × H200" in line]
+    tokens = {row[0]: (row[9], row[10]) for row in rows}
+    assert tokens == {
+        "reasongenrm": ("0", "6"),  # 100 records of 20,000 tokens, three epochs
+        "reasongenrm@round": ("0", "3"),  # 300 prompts; samples of 308 tokens
+        "reasongenrm@dpo": ("0", "8"),  # 200 pairs of two sequences of 20,000 tokens
+        "reasongenrm@grpo": ("31", "1,031"),  # 100,000 completions of 308 tokens, behind 10,000 tokens
+        "all steps": ("–", "–"),
+    }

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from reasongenrm.config.recipe import Recipe
+from reasongenrm.doctor.chain import pass_tokens, step_memory
 from reasongenrm.doctor.estimate import (
     GIB,
-    REASON_TOKENS,
     SERVING_OVERHEAD,
-    record_tokens,
+    reason_tokens,
     serving_memory,
-    training_memory,
     zero_stage,
 )
 from reasongenrm.doctor.geometry import DTYPE_BYTES, Geometry, read_geometry
@@ -263,8 +262,8 @@ def training_checks(recipe: Recipe, machine: Machine, geometry: Geometry) -> Ite
         check_training(recipe)
         launch = read_launch(recipe.train)
         kernel, packed = choose_attention(recipe, read_config(recipe.model).get_text_config())
-        steps = recipe.trained.items()
-        sizes = {name: KINDS[step.kind].batch(recipe, step, launch.processes) for name, step in steps}
+        steps = [step for step in recipe.trained.values() if step.kind in KINDS]
+        sizes = {step.model: KINDS[step.kind].batch(recipe, step, launch.processes) for step in steps}
     except ReasonGenRMError as error:
         yield Check("fail", error.location, error.problem, error.hint)
         return
@@ -276,19 +275,32 @@ def training_checks(recipe: Recipe, machine: Machine, geometry: Geometry) -> Ite
         "ok", "training", f"{launch.processes} processes ({_describe(launch, stage)}), {together} records each, "
         f"{accumulation} passes per step of {recipe.train.batch}; attention {kernel}, {'packed' if packed else 'padded'}",
     )  # fmt: skip
-    tokens = record_tokens(recipe, launch.processes)
-    need = training_memory(geometry, recipe, tokens=tokens, processes=launch.processes, stage=stage)
     for gpu in _distinct(machine.usable) if launch.gpus else ():
+        yield from _step_checks(recipe, geometry, gpu, launch.processes)
+
+
+def _step_checks(recipe: Recipe, geometry: Geometry, gpu: Gpu, processes: int) -> Iterator[Check]:
+    """Yield whether each training step fits into a GPU, one line for steps of one kind that need the same."""
+    lines: dict[tuple[str, float], Check] = {}
+    for step in recipe.trained.values():
+        need = step_memory(geometry, recipe, step, as_card(gpu), processes)
+        parts, tokens = need.training, pass_tokens(recipe, step, processes)[0]
         text = (
-            f"about {need.total:.1f} GiB for {tokens} tokens (base {need.weights:.1f}, optimizer {need.optimizer:.1f}, activations "
-            f"{need.activations:.1f}, logits {need.logits:.1f}) of {gpu.memory_gib:.1f} GiB of {gpu.name}"
+            f"{step.kind}: about {need.total:.1f} GiB for {tokens} tokens (base {parts.weights:.1f}, optimizer "
+            f"{parts.optimizer:.1f}, activations {parts.activations:.1f}, logits {parts.logits:.1f}"
+            f"{f', vLLM {need.sampler:.1f}' if need.sampler else ''}) of {gpu.memory_gib:.1f} GiB of {gpu.name}"
         )
         fits = need.total <= gpu.memory_gib
-        yield Check(
-            "ok" if fits else "warn", "training", text,
-            "" if fits else "lower train.args.per_device_train_batch_size or data.max_tokens, set gradient_checkpointing, "
-            "quantization=nf4, or launch=configs/accelerate/zero3.yaml",
-        )  # fmt: skip
+        keys = {"dpo": "train.dpo.args", "grpo": "train.grpo.args", "round": "train.round.args"}.get(
+            step.kind, "train.args"
+        )
+        hint = (
+            f"lower {keys}.per_device_train_batch_size or data.max_tokens, set gradient_checkpointing, "
+            "quantization=nf4, or launch=configs/accelerate/zero3.yaml"
+        )
+        check = Check("ok" if fits else "warn", "training", text, "" if fits else hint)
+        lines.setdefault((step.kind, need.total), check)
+    yield from lines.values()
 
 
 def _describe(launch: Launch, stage: int) -> str:
@@ -325,20 +337,30 @@ def run_gib(recipe: Recipe, geometry: Geometry) -> tuple[float, str]:
     rows = sum(_rows(source.path) * source.weight for source in recipe.data.sources)
     rows = min(rows, recipe.limit or rows)
     prompts = rows * (1 + recipe.data.both_orders)
-    samples = sum(t.samples * min(REASON_TOKENS, t.max_tokens) for t in recipe.teachers.values())
+    samples = sum(t.samples * reason_tokens(t.max_tokens) for t in recipe.teachers.values())
     # Reasons, then the same with scores; pairs, prompts and records hold each pair's texts about six times.
     reasons = prompts * samples * BYTES_PER_TOKEN * 2 if recipe.needs_reasons() else 0
-    data = reasons + prompts * 6 * 4000
+    data = reasons + prompts * 6 * 4000 + prompts * _vote_tokens(recipe) * BYTES_PER_TOKEN
     lora = recipe.train.lora
     adapter = geometry.adapter_parameters(lora.get("r", 8), lora.get("target_modules", "all-linear"))
-    # Weights in float32, and with Adam's state and a copy in each of save_total_limit + 1 checkpoints.
+    # Weights in float32, and with Adam's state and a copy in each of save_total_limit + 1 checkpoints of the step that is
+    # trained; those of a finished step are removed.
     kept = int(recipe.train.args.get("save_total_limit", 2)) + 1
-    judges = len(recipe.judges) * adapter * 4 * (1 + 4 * kept)
+    judges = adapter * 4 * (len(recipe.trained) + 4 * kept)
     if recipe.train.merge:
-        judges += len(recipe.judges) * geometry.parameters * DTYPE_BYTES[recipe.model.dtype]
+        judges += len(recipe.trained) * geometry.parameters * DTYPE_BYTES[recipe.model.dtype]
     parts = {"reasons and records": data, "checkpoints and adapters": judges}
     total = sum(parts.values()) / GIB
     return total, ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
+
+
+def _vote_tokens(recipe: Recipe) -> int:
+    """Return the tokens per judge prompt that the training steps sample and keep in `rounds/`."""
+    settings, refresh = recipe.train.round, recipe.train.dpo.refresh or 0
+    votes = {"round": settings.samples, "dpo": refresh}
+    return sum(votes.get(step.kind, 0) for step in recipe.trained.values()) * reason_tokens(
+        settings.max_tokens
+    )
 
 
 def _rows(path: str) -> int:

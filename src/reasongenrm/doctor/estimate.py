@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 
@@ -20,7 +20,6 @@ from reasongenrm.config.recipe import Recipe
 from reasongenrm.doctor.geometry import DTYPE_BYTES, Geometry
 from reasongenrm.metrics.flops import Card, forward_flops, training_flops
 from reasongenrm.report.tables import TextTable
-from reasongenrm.train.process import KINDS
 
 GIB = 2**30
 
@@ -42,7 +41,10 @@ SEQUENCES = 256
 """Sequences decoded together where `engine.max_num_seqs` is not set (assumed: vLLM's default depends on the GPU)."""
 
 REASON_TOKENS = 300
-"""Tokens of a reason, or the limit where that is lower (assumed)."""
+"""Tokens of a reason, where an eighth of its limit is not more (assumed; see `reason_tokens`)."""
+
+VERDICT_TOKENS = 8
+"""Tokens of a verdict, with its header."""
 
 CHARACTERS_PER_TOKEN = 4
 """Of judged text (assumed)."""
@@ -54,10 +56,18 @@ BANDWIDTH_SHARE = 0.5
 """Share of the data sheet's memory bandwidth that decoding reaches (assumed)."""
 
 ASSUMED = (
-    f"assumed: reasons of {REASON_TOKENS} tokens, {CHARACTERS_PER_TOKEN} characters per token, {MATRIX_SHARE['prefill']:.0%} of a "
+    f"assumed: reasons of {REASON_TOKENS} tokens, or an eighth of their limit, {CHARACTERS_PER_TOKEN} characters per token, {MATRIX_SHARE['prefill']:.0%} of a "
     f"GPU's matrix rate in prefill and scoring, {MATRIX_SHARE['training']:.0%} in training, {BANDWIDTH_SHARE:.0%} of its memory "
     "bandwidth in decoding; formulas: docs/gpu.md"
 )
+
+
+def reason_tokens(limit: int) -> int:
+    """Return the assumed mean tokens of a reason under a limit: an eighth of it, and at least REASON_TOKENS.
+
+    Under 4,096 tokens reasons converge at about 500 (J1, arXiv 2505.10320v3, section 4.2 and figure 5).
+    """
+    return min(limit, max(REASON_TOKENS, limit // 8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +125,14 @@ def zero_stage(launch: str) -> int:
 
 
 def training_memory(
-    geometry: Geometry, recipe: Recipe, *, tokens: int, processes: int, stage: int
+    geometry: Geometry,
+    recipe: Recipe,
+    *,
+    tokens: int,
+    processes: int,
+    stage: int,
+    logit_tokens: int | None = None,
+    checkpointing: bool | None = None,
 ) -> TrainingMemory:
     """Return the memory of a training process.
 
@@ -125,6 +142,8 @@ def training_memory(
         tokens: of the records that a process computes together.
         processes: among which ZeRO splits.
         stage: of ZeRO; 0: nothing is split.
+        logit_tokens: of those, the tokens whose logits are computed; None: all.
+        checkpointing: of gradients; None: as `train.args` says.
     """
     train, value_bytes = recipe.train, DTYPE_BYTES[recipe.model.dtype]
     linear = sum(inputs * outputs for _, inputs, outputs in geometry.linears)
@@ -137,14 +156,15 @@ def training_memory(
     own = trained_bytes(stage, processes)
     layer = tokens * layer_bytes(geometry, value_bytes)
     inputs = tokens * geometry.hidden * value_bytes * geometry.layers
-    checkpointing = bool(train.args.get("gradient_checkpointing", False))
+    if checkpointing is None:
+        checkpointing = bool(train.args.get("gradient_checkpointing", False))
     activations = inputs + layer if checkpointing else layer * geometry.layers
     split = processes if stage == 3 else 1
     return TrainingMemory(
         base / split / GIB,
         trained * own / GIB,
         activations / GIB,
-        tokens * geometry.vocabulary * LOGIT_BYTES / GIB,
+        (tokens if logit_tokens is None else logit_tokens) * geometry.vocabulary * LOGIT_BYTES / GIB,
     )
 
 
@@ -164,21 +184,13 @@ def layer_bytes(geometry: Geometry, value_bytes: int) -> int:
     return value_bytes * kept + (4 * (6 * hidden + inner) if value_bytes == 2 else 0)
 
 
-def record_tokens(recipe: Recipe, processes: int) -> int:
-    """Return the largest number of tokens that a training process computes together."""
-    processes = min(processes, recipe.train.batch)  # more are an error before any work
-    steps = (step for step in recipe.trained.values() if step.kind != "grpo")
-    records = max((KINDS[step.kind].batch(recipe, step, processes)[0] for step in steps), default=1)
-    return records * recipe.data.max_tokens
-
-
 @dataclass(frozen=True, slots=True)
 class Work:
     """One step of a stage.
 
     Attributes:
         name: such as `sampling by student`.
-        kind: what is computed.
+        kind: what is computed; `served`: sampling on a server, whose hours are not estimated.
         prompts: number of prompts, or of records of all epochs.
         prompt_tokens: mean tokens of one.
         continuations: sampled or scored after each prompt.
@@ -186,7 +198,7 @@ class Work:
     """
 
     name: str
-    kind: Literal["sampling", "scoring", "training"]
+    kind: Literal["sampling", "scoring", "training", "served"]
     prompts: int
     prompt_tokens: float
     continuations: int = 0
@@ -233,57 +245,41 @@ def hours(work: Work, geometry: Geometry, recipe: Recipe, card: Card, gpus: int)
 
 
 def estimate_table(
-    recipe: Recipe,
-    stage: str,
-    geometry: Geometry,
-    works: Sequence[Work],
-    cards: Sequence[tuple[Card, int]],
+    recipe: Recipe, geometry: Geometry, works: Sequence[Work], cards: Sequence[tuple[Card, int]]
 ) -> TextTable:
-    """Return a stage's memory and hours, one row per kind of GPU.
+    """Return the memory of vLLM and the hours of stage 1 or 3, one row per kind of GPU; for stage 2 see `chain_table`.
 
     Args:
         recipe: the resolved recipe.
-        stage: `prepare`, `train` or `evaluate`.
         geometry: of the student.
         works: the steps of the stage.
         cards: GPUs, and how many of each.
     """
-    training = stage == "train"
-    memory = ("base", "optimizer", "activations", "logits") if training else ("weights", "KV cache")
-    headings = ("GPUs", "GiB each", *memory, "needed" if training else "KV tokens")
-    headings += tuple(f"h {work.name}" for work in works)
+    local = [work for work in works if work.kind != "served"]
+    headings = ("GPUs", "GiB each", "weights", "KV cache", "KV tokens", *(f"h {work.name}" for work in local))
     rows = []
     for card, count in cards:
-        if training:
-            row = _training_cells(recipe, geometry, card, count)
-            fits = not row[-1].endswith("!")
-        else:
-            served = serving_memory(geometry, recipe.model.dtype, recipe.engine, card)
-            fits = served.tokens > 0 and count >= recipe.engine.tensor_parallel
-            row = [f"{served.weights:.1f}", f"{max(0, served.cache):.1f}", f"{served.tokens:,}"]
-        cells = [f"{count} × {card.name}", f"{card.memory_gib:.0f}", *row]
-        for work in works:
-            together = count if training else recipe.engine.tensor_parallel
+        served = serving_memory(geometry, recipe.model.dtype, recipe.engine, card)
+        fits = served.tokens > 0 and count >= recipe.engine.tensor_parallel
+        cells = [f"{count} × {card.name}", f"{card.memory_gib:.0f}", f"{served.weights:.1f}"]
+        cells += [f"{max(0, served.cache):.1f}", f"{served.tokens:,}"]
+        for work in local:
+            together = recipe.engine.tensor_parallel
             if work.kind == "scoring" and recipe.select.scorer == "transformers":
                 together = 1
             time = hours(work, geometry, recipe, card, together) if fits else None
-            if time is not None and not training:
+            if time is not None:
                 time /= worker_number(recipe, count, together)
             cells.append("does not fit" if time is None else f"{time:.2f}")
         rows.append(tuple(cells))
-    return TextTable(headings, tuple(rows), notes=(ASSUMED,))
+    served_notes = (
+        f"{work.name}: {work.prompts * work.continuations * work.new_tokens / 1e6:,.0f} M tokens, on its server"
+        for work in works if work.kind == "served"
+    )  # fmt: skip
+    return TextTable(headings, tuple(rows), notes=(*served_notes, ASSUMED))
 
 
 def worker_number(recipe: Recipe, visible: int, gpus: int) -> int:
     """Return how many workers of so many GPUs compute side by side, where so many are visible."""
     room = max(1, visible // gpus)
     return room if recipe.engine.workers == "auto" else min(room, recipe.engine.workers)
-
-
-def _training_cells(recipe: Recipe, geometry: Geometry, card: Card, count: int) -> list[str]:
-    need = training_memory(
-        geometry, recipe, tokens=record_tokens(recipe, count), processes=count, stage=zero_stage(recipe.train.launch)
-    )  # fmt: skip
-    parts: list[Any] = [need.weights, need.optimizer, need.activations, need.logits]
-    fits = "" if need.total <= card.memory_gib else "!"
-    return [*(f"{part:.1f}" for part in parts), f"{need.total:.1f}{fits}"]

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 
 from reasongenrm.config.recipe import VERDICT_ONLY, Recipe
 from reasongenrm.console import show
-from reasongenrm.doctor.estimate import CHARACTERS_PER_TOKEN, REASON_TOKENS, Work, estimate_table
-from reasongenrm.doctor.geometry import read_geometry
+from reasongenrm.doctor.chain import Input, chain_table, chain_works
+from reasongenrm.doctor.estimate import (
+    CHARACTERS_PER_TOKEN,
+    VERDICT_TOKENS,
+    Work,
+    estimate_table,
+    reason_tokens,
+)
+from reasongenrm.doctor.geometry import Geometry, read_geometry
 from reasongenrm.doctor.machine import NAMED_CARDS, card_of, read_machine
-from reasongenrm.metrics.flops import CARDS, Card
 from reasongenrm.errors import ReasonGenRMError
+from reasongenrm.metrics.flops import CARDS, Card
+from reasongenrm.report.tables import TextTable
 
 WORDING_TOKENS = 150
 """Tokens of a judge prompt besides the conversation and the two answers (assumed; configs/prompts/judge.yaml)."""
 
-VERDICT_TOKENS = 8
-"""Tokens of a verdict, with its header."""
+NODE_GIB = 79
+"""Memory of the smallest GPU of which nodes of eight are estimated."""
 
 
 def prepare_works(recipe: Recipe, pairs: int, characters: int) -> list[Work]:
-    """Return the work of stage 1: sampling by every teacher in this process, and scoring.
+    """Return the work of stage 1: sampling by every teacher in this process or on a server, and scoring.
 
     Args:
         recipe: the resolved recipe.
@@ -33,36 +41,14 @@ def prepare_works(recipe: Recipe, pairs: int, characters: int) -> list[Work]:
     prompts = pairs * (1 + recipe.data.both_orders)
     length = characters / pairs / CHARACTERS_PER_TOKEN + WORDING_TOKENS
     works = [
-        Work(f"sampling by {name}", "sampling", prompts, length, teacher.samples,
-             min(REASON_TOKENS, teacher.max_tokens))
+        Work(f"sampling by {name}", "served" if teacher.server else "sampling", prompts, length, teacher.samples,
+             reason_tokens(teacher.max_tokens))
         for name, teacher in recipe.teachers.items()
-        if teacher.server is None and teacher.model is None
+        if teacher.server or teacher.model is None
     ]  # fmt: skip
     samples = sum(teacher.samples for teacher in recipe.teachers.values())
-    tokens = min(REASON_TOKENS, max(teacher.max_tokens for teacher in recipe.teachers.values()))
-    return [*works, Work("scoring", "scoring", prompts, length, samples, tokens + VERDICT_TOKENS)]
-
-
-def train_works(recipe: Recipe, records: Mapping[str, tuple[int, int]]) -> list[Work]:
-    """Return the work of stage 2, one training per judge with records.
-
-    Args:
-        recipe: the resolved recipe.
-        records: per judge, the number of its records, and of their characters.
-    """
-    works = []
-    for name, (count, characters) in records.items():
-        if not count:
-            continue
-        args = recipe.train.args | recipe.judges[name].args
-        length = characters / count / CHARACTERS_PER_TOKEN
-        seen = count * float(args.get("num_train_epochs", 3))
-        if recipe.train.tokens:
-            seen = recipe.train.tokens / length
-        elif int(args.get("max_steps", -1)) > 0:
-            seen = int(args["max_steps"]) * recipe.train.batch
-        works.append(Work(f"training {name}", "training", round(seen), length))
-    return works
+    tokens = sum(teacher.samples * reason_tokens(teacher.max_tokens) for teacher in recipe.teachers.values())
+    return [*works, Work("scoring", "scoring", prompts, length, samples, tokens / samples + VERDICT_TOKENS)]
 
 
 def evaluate_works(recipe: Recipe, pairs: int, characters: int) -> list[Work]:
@@ -75,27 +61,39 @@ def evaluate_works(recipe: Recipe, pairs: int, characters: int) -> list[Work]:
     templates |= {name: recipe.judges[step.judge].template for name, step in recipe.trained.items()}
     return [
         Work(f"judging with {name}", "sampling", prompts, length, recipe.evaluate.votes,
-             VERDICT_TOKENS + (template not in VERDICT_ONLY) * min(REASON_TOKENS, recipe.evaluate.max_tokens))
+             VERDICT_TOKENS + (template not in VERDICT_ONLY) * reason_tokens(recipe.evaluate.max_tokens))
         for name, template in templates.items()
     ]  # fmt: skip
 
 
 def estimated_cards() -> list[tuple[Card, int]]:
-    """Return the data sheets of the visible GPUs, with how many there are; of named ones where there is none."""
+    """Return the data sheets of the visible GPUs, with how many there are.
+
+    Where none is visible: one of each named GPU, and eight of those that are built into nodes of eight.
+    """
     gpus = read_machine().usable
     cards = [card for gpu in gpus if (card := card_of(gpu))]
-    if not cards:
-        return [(card, 1) for name in NAMED_CARDS for card in CARDS if card.name == name]
-    return [(card, len(list(same))) for card, same in groupby(cards)]
+    if cards:
+        return [(card, len(list(same))) for card, same in groupby(cards)]
+    named = [card for name in NAMED_CARDS for card in CARDS if card.name == name]
+    return [(card, count) for card in named for count in (1, 8) if count == 1 or card.memory_gib >= NODE_GIB]
 
 
-def show_estimate(recipe: Recipe, stage: str, works: Sequence[Work]) -> None:
-    """Print memory and hours of a stage; one line that says why, where the model's sizes are unknown."""
+def show_estimate(recipe: Recipe, works: Sequence[Work]) -> None:
+    """Print memory and hours of stage 1 or 3; one line that says why, where the model's sizes are unknown."""
+    _show(recipe, lambda geometry, cards: estimate_table(recipe, geometry, works, cards))
+
+
+def show_chain_estimate(recipe: Recipe, inputs: Mapping[str, Input]) -> None:
+    """Print memory and hours of the training steps; one line that says why, where the model's sizes are unknown."""
+    _show(recipe, lambda geometry, cards: chain_table(recipe, geometry, chain_works(recipe, inputs), cards))
+
+
+def _show(recipe: Recipe, table: Callable[[Geometry, list[tuple[Card, int]]], TextTable]) -> None:
     try:
         geometry = read_geometry(recipe.model)
     except ReasonGenRMError as error:
         show(f"--- estimate\nnone: {error}")
         return
     show(f"--- estimate\n{geometry.describe()}")
-    table = estimate_table(recipe, stage, geometry, works, estimated_cards())
-    show(table.markdown().rstrip())
+    show(table(geometry, estimated_cards()).markdown().rstrip())

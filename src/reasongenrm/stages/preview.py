@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import yaml
 
 from reasongenrm.chat.prompts import PromptFile, placed_prompts
-from reasongenrm.config.recipe import Recipe
+from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.console import show
 from reasongenrm.data.sources import load_sources
-from reasongenrm.doctor.workload import evaluate_works, prepare_works, show_estimate, train_works
+from reasongenrm.doctor.chain import Input
+from reasongenrm.doctor.estimate import Work
+from reasongenrm.doctor.workload import evaluate_works, prepare_works, show_chain_estimate, show_estimate
 from reasongenrm.errors import DataError
 from reasongenrm.records import Drop, PreferencePair
 from reasongenrm.rows.turns import BadRow, read_prompt
@@ -20,22 +23,10 @@ from reasongenrm.run import Run
 from reasongenrm.stages.evaluate import benchmark_rows
 from reasongenrm.stages.fingerprints import evaluate_steps, prepare_steps, train_steps
 from reasongenrm.store import read_jsonl
-from reasongenrm.train.tokens import record_files
+from reasongenrm.train.tokens import input_files, is_on_policy, record_files
 
 EXAMPLES = 2
 STEPS = {"prepare": prepare_steps, "train": train_steps, "evaluate": evaluate_steps}
-
-
-class Size(NamedTuple):
-    """Size of an input.
-
-    Attributes:
-        rows: number of pairs, or of records.
-        characters: of all their texts together.
-    """
-
-    rows: int
-    characters: int
 
 
 def preview(recipe: Recipe, stage: str, redo: Sequence[str] = ()) -> None:
@@ -51,8 +42,10 @@ def preview(recipe: Recipe, stage: str, redo: Sequence[str] = ()) -> None:
     """
     redone = Run(recipe, stage).steps_to_redo(STEPS[stage](recipe), redo)
     show(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    inputs: dict[str, Input] = {}
+    works: list[Work] = []
     if stage == "train":
-        works = train_works(recipe, _preview_records(recipe))
+        inputs = _preview_records(recipe)
     elif stage == "prepare":
         works = prepare_works(
             recipe, *_preview_pairs(recipe, load_sources(recipe.data.sources, recipe.limit))
@@ -64,7 +57,10 @@ def preview(recipe: Recipe, stage: str, redo: Sequence[str] = ()) -> None:
     for name, paths in redone.items():
         files = ", ".join(str(path.relative_to(recipe.folder)) for path in paths)
         show(f"{name}: {files or 'no files yet'}")
-    show_estimate(recipe, stage, works)
+    if stage == "train":
+        show_chain_estimate(recipe, inputs)
+    else:
+        show_estimate(recipe, works)
 
 
 def _benchmark_pairs(recipe: Recipe) -> Iterator[PreferencePair | Drop]:
@@ -73,7 +69,7 @@ def _benchmark_pairs(recipe: Recipe) -> Iterator[PreferencePair | Drop]:
             yield from [row] if isinstance(row, Drop) else row.pairs
 
 
-def _preview_pairs(recipe: Recipe, pairs: Iterable[PreferencePair | Drop]) -> Size:
+def _preview_pairs(recipe: Recipe, pairs: Iterable[PreferencePair | Drop]) -> Input:
     prompt_file = PromptFile.load(recipe.prompts)
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
@@ -90,15 +86,15 @@ def _preview_pairs(recipe: Recipe, pairs: Iterable[PreferencePair | Drop]) -> Si
             [prompt] = placed_prompts(pair, prompt_file, seed=recipe.seed, both_orders=False)
             examples[f"{prompt.id} (the better answer is {prompt.winner})"] = prompt.messages[-1]["content"]
     _print(counts, examples)
-    return Size(rows, characters)
+    return Input(rows, characters)
 
 
-def _preview_records(recipe: Recipe) -> dict[str, Size]:
-    """Print the records of stage 1 that exist already, and return their size per judge."""
+def _preview_records(recipe: Recipe) -> dict[str, Input]:
+    """Print the records and prompts of stage 1 that exist already, and return the size of each training step's input."""
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
     characters: Counter[str] = Counter()
-    files = {name: record_files(recipe, recipe.trained[name]) for name in recipe.judges}
+    files = {model: _size_files(recipe, step) for model, step in recipe.trained.items()}
     for path in dict.fromkeys(path for paths in files.values() for path in paths):
         if not path.exists():
             show(f"{path}: not found; run 1_prepare.sh first")
@@ -106,7 +102,7 @@ def _preview_records(recipe: Recipe) -> dict[str, Size]:
         for number, row in enumerate(read_jsonl(path), 1):
             counts[path.name] += 1
             characters[path.name] += _characters(row)
-            if len(examples) < EXAMPLES:
+            if len(examples) < EXAMPLES and "messages" not in row:
                 location = f"{path}:{number}"
                 try:
                     turns = read_prompt(row.get("prompt"), "prompt")
@@ -116,18 +112,32 @@ def _preview_records(recipe: Recipe) -> dict[str, Size]:
                 examples[row.get("id") or location] = turns[-1]["content"]
     _print(counts, examples)
     return {
-        name: Size(sum(counts[path.name] for path in paths), sum(characters[path.name] for path in paths))
+        name: Input(sum(counts[path.name] for path in paths), sum(characters[path.name] for path in paths))
         for name, paths in files.items()
     }
 
 
+def _size_files(recipe: Recipe, step: TrainStep) -> list[Path]:
+    """Return the files that give the size of a step's input: its records, or the judge prompts that it samples on."""
+    files = input_files(recipe, step) if is_on_policy(recipe, step) else record_files(recipe, step)
+    return [path for path in files if path.name != "general.jsonl" or step.kind == "sft"]
+
+
 def _characters(row: Mapping[str, Any]) -> int:
-    """Return the characters of a training record; of one that cannot be read, those of the parts that can."""
-    prompt = row.get("prompt")
-    turns = prompt if isinstance(prompt, list) else [{"content": prompt}]
-    texts = [turn.get("content") for turn in turns if isinstance(turn, dict)]
-    return sum(
-        len(text) for text in (*texts, row.get("reason"), row.get("response")) if isinstance(text, str)
+    """Return the characters of a record or of a prompt; of one that cannot be read, those of the parts that can.
+
+    A row of `dpo.jsonl` is two sequences, each with the prompt.
+    """
+
+    def turns(key: str) -> int:
+        value = row.get(key)
+        messages = value if isinstance(value, list) else [{"content": value}]
+        texts = [turn.get("content") for turn in messages if isinstance(turn, dict)]
+        return sum(len(text) for text in texts if isinstance(text, str))
+
+    sequences = 2 if "rejected" in row else 1
+    return sequences * turns("prompt") + sum(
+        map(turns, ("messages", "reason", "response", "chosen", "rejected"))
     )
 
 

@@ -1,0 +1,276 @@
+"""Memory and hours of the training steps (SFT, rounds, DPO, GRPO): tokens sampled and tokens trained, from formulas.
+
+A step of rejection sampling samples like stage 1. DPO and GRPO train on a sequence like SFT, and pass forward over it again
+for the reference (Rafailov et al. 2023, arXiv 2305.18290, equation 7; Shao et al. 2024, arXiv 2402.03300, equation 3) and, for
+rollouts of another engine, for the probabilities under the trained model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from reasongenrm.config.recipe import Recipe, TrainStep
+from reasongenrm.doctor.estimate import (
+    ASSUMED,
+    CHARACTERS_PER_TOKEN,
+    VERDICT_TOKENS,
+    TrainingMemory,
+    Work,
+    hours,
+    reason_tokens,
+    training_memory,
+    zero_stage,
+)
+from reasongenrm.doctor.geometry import Geometry
+from reasongenrm.metrics.flops import Card
+from reasongenrm.report.tables import MISSING, TextTable
+from reasongenrm.train.batches import LARGEST_PASS, PER_DEVICE
+from reasongenrm.train.process import KINDS
+from reasongenrm.train.tokens import is_on_policy
+
+VLLM_SHARE = 0.3
+"""Share of a GPU for vLLM in a training process, where `vllm_gpu_memory_utilization` is not set (TRL's default)."""
+
+CHAIN_ASSUMED = (
+    f"{ASSUMED}; each prompt of a round gives a record; GRPO samples in the training processes, all completions of a step at "
+    "once; loading of models and synchronisation of weights are left out"
+)
+
+
+class Input(NamedTuple):
+    """Size of the file that a step reads: records, or judge prompts where it samples its records.
+
+    Attributes:
+        rows: number of records, pairs or prompts.
+        characters: of all of them together; of a pair with its prompt twice.
+    """
+
+    rows: int
+    characters: int
+
+
+def step_args(recipe: Recipe, step: TrainStep) -> dict[str, Any]:
+    """Return the trainer's keys of a step, as far as they decide memory and time."""
+    if step.kind == "grpo":
+        shared = {
+            key: recipe.train.args[key] for key in ("gradient_checkpointing",) if key in recipe.train.args
+        }
+        return shared | recipe.train.grpo.args
+    return KINDS[step.kind].args(recipe, step)
+
+
+def chain_works(recipe: Recipe, inputs: Mapping[str, Input]) -> dict[str, list[Work]]:
+    """Return the work of each training step with an input, by model.
+
+    Args:
+        recipe: the resolved recipe.
+        inputs: size of each step's input, by model.
+    """
+    works = {}
+    for model, step in recipe.trained.items():
+        size = inputs.get(model, Input(0, 0))
+        if size.rows:
+            make = {"sft": _sft_works, "round": _sft_works, "dpo": _dpo_works, "grpo": _grpo_works}[step.kind]
+            works[model] = make(recipe, step, size)
+    return works
+
+
+def _sft_works(recipe: Recipe, step: TrainStep, size: Input) -> list[Work]:
+    settings, length = recipe.train.round, _length(recipe, step, size)
+    limit = settings.tokens if step.kind == "round" else recipe.train.tokens
+    seen = limit / length if limit else _seen(recipe, step, size.rows, recipe.train.batch)
+    training = Work(f"training {step.model}", "training", round(seen), length)
+    return [*_votes(recipe, step, size, settings.samples), training] if step.kind == "round" else [training]
+
+
+def _dpo_works(recipe: Recipe, step: TrainStep, size: Input) -> list[Work]:
+    settings = recipe.train.dpo
+    pairs = _seen(recipe, step, size.rows, settings.batch)
+    length = _length(recipe, step, size)
+    votes = _votes(recipe, step, size, settings.refresh) if settings.refresh else []
+    return [*votes, *_trained(step, 2 * pairs, length, forwards=1)]
+
+
+def _grpo_works(recipe: Recipe, step: TrainStep, size: Input) -> list[Work]:
+    settings = recipe.train.grpo
+    prompts, prompt_tokens = (
+        settings.steps * settings.batch,
+        size.characters / size.rows / CHARACTERS_PER_TOKEN,
+    )
+    new = reason_tokens(settings.max_tokens) + VERDICT_TOKENS
+    sampling = Work(f"sampling by {step.model}", "sampling", prompts, prompt_tokens, settings.samples, new)
+    forwards = (float(settings.args.get("beta", 0)) > 0) + (settings.rollouts == "vllm")
+    return [sampling, *_trained(step, prompts * settings.samples, prompt_tokens + new, forwards=forwards)]
+
+
+def _trained(step: TrainStep, sequences: float, length: float, *, forwards: int) -> list[Work]:
+    passes = Work(f"forward passes of {step.model}", "scoring", round(sequences * forwards), length)
+    return [Work(f"training {step.model}", "training", round(sequences), length), *[passes] * (forwards > 0)]
+
+
+def _votes(recipe: Recipe, step: TrainStep, size: Input, votes: int) -> list[Work]:
+    """Return the sampling of a step by the judge that it starts from."""
+    new = reason_tokens(recipe.train.round.max_tokens) + VERDICT_TOKENS
+    prompt_tokens = size.characters / size.rows / CHARACTERS_PER_TOKEN
+    return [Work(f"sampling by {step.previous}", "sampling", size.rows, prompt_tokens, votes, new)]
+
+
+def _length(recipe: Recipe, step: TrainStep, size: Input) -> float:
+    """Return the mean tokens of a sequence that a step trains on."""
+    mean = size.characters / size.rows / CHARACTERS_PER_TOKEN
+    if is_on_policy(recipe, step):  # the input has prompts alone
+        return mean + reason_tokens(recipe.train.round.max_tokens) + VERDICT_TOKENS
+    return mean / 2 if step.kind == "dpo" else mean
+
+
+def _seen(recipe: Recipe, step: TrainStep, rows: int, batch: int) -> float:
+    """Return how many records a step trains on, those of all epochs."""
+    args = step_args(recipe, step)
+    if (steps := int(args.get("max_steps", -1))) > 0:
+        return steps * batch
+    return rows * float(args.get("num_train_epochs", 3))
+
+
+class StepMemory(NamedTuple):
+    """Memory of one process of a training step, in GiB.
+
+    Attributes:
+        training: of the trainer.
+        sampler: of vLLM in the same process.
+    """
+
+    training: TrainingMemory
+    sampler: float
+
+    @property
+    def total(self) -> float:
+        """Of both."""
+        return self.training.total + self.sampler
+
+
+def pass_tokens(recipe: Recipe, step: TrainStep, processes: int) -> tuple[int, int]:
+    """Return the largest number of tokens that a process computes together, and for how many it computes logits.
+
+    GRPO: prompts leave room for the longest reason of a teacher, and only completions have logits.
+    """
+    if step.kind != "grpo":
+        batch = recipe.train.dpo.batch if step.kind == "dpo" else recipe.train.batch
+        records = KINDS[step.kind].batch(recipe, step, min(processes, batch))[0]
+        tokens = records * (1 + (step.kind == "dpo")) * recipe.data.max_tokens
+        return tokens, tokens
+    settings = recipe.train.grpo
+    completions = int(step_args(recipe, step).get(PER_DEVICE, LARGEST_PASS))
+    new = settings.max_tokens + VERDICT_TOKENS
+    room = recipe.engine.max_model_len - max(teacher.max_tokens for teacher in recipe.teachers.values())
+    return completions * (min(room, recipe.data.max_tokens) + new), completions * new
+
+
+def step_memory(
+    geometry: Geometry, recipe: Recipe, step: TrainStep, card: Card, processes: int
+) -> StepMemory:
+    """Return the memory of one process of a step on one GPU."""
+    tokens, logit_tokens = pass_tokens(recipe, step, processes)
+    training = training_memory(
+        geometry, recipe, tokens=tokens, logit_tokens=logit_tokens, processes=processes, stage=zero_stage(recipe.train.launch),
+        checkpointing=bool(step_args(recipe, step).get("gradient_checkpointing", False)),
+    )  # fmt: skip
+    colocated = step.kind == "grpo" and recipe.train.grpo.rollouts == "vllm"
+    return StepMemory(training, card.memory_gib * vllm_share(recipe) if colocated else 0.0)
+
+
+def vllm_share(recipe: Recipe) -> float:
+    """Return the share of a GPU that vLLM may use in a training process."""
+    return float(recipe.train.grpo.args.get("vllm_gpu_memory_utilization", VLLM_SHARE))
+
+
+def step_hours(
+    works: Sequence[Work], geometry: Geometry, recipe: Recipe, step: TrainStep, card: Card, gpus: int
+) -> tuple[float | None, float | None]:
+    """Return the hours of sampling and of training of a step on GPUs that each hold the whole model; None where vLLM does
+    not fit."""
+    engine = recipe.engine
+    if step.kind == "grpo":
+        together = -(-recipe.train.grpo.batch * recipe.train.grpo.samples // gpus)
+        changes: dict[str, Any] = {"max_num_seqs": min(engine.max_num_seqs or together, together)}
+        if recipe.train.grpo.rollouts == "vllm":
+            changes["gpu_memory_utilization"] = vllm_share(recipe)
+        engine = engine.model_copy(update=changes)
+    args = recipe.train.args | {
+        key: value for key, value in step_args(recipe, step).items() if key == "gradient_checkpointing"
+    }
+    train = recipe.train.model_copy(update={"args": args})
+    own = recipe.model_copy(update={"engine": engine, "train": train})
+
+    def total(kinds: tuple[str, ...]) -> float | None:
+        times = [hours(work, geometry, own, card, 1) for work in works if work.kind in kinds]
+        return None if None in times else sum(time or 0.0 for time in times) / gpus
+
+    return total(("sampling",)), total(("training", "scoring"))
+
+
+def chain_table(
+    recipe: Recipe, geometry: Geometry, works: Mapping[str, Sequence[Work]], cards: Sequence[tuple[Card, int]]
+) -> TextTable:
+    """Return memory and hours of every training step, one row per step and kind of GPU.
+
+    Args:
+        recipe: the resolved recipe.
+        geometry: of the student.
+        works: of each step, by model; see `chain_works`.
+        cards: GPUs, and how many of each.
+    """
+    parts = ("base", "optimizer", "activations", "logits", "vLLM", "needed")
+    headings = (
+        "step",
+        "GPUs",
+        "GiB each",
+        *parts,
+        "M tokens sampled",
+        "M tokens trained",
+        "h sampling",
+        "h training",
+    )
+    rows: list[tuple[str, ...]] = []
+    for card, count in cards:
+        gpus, times = f"{count} × {card.name}", []
+        for model, step in recipe.trained.items():
+            own, need = works.get(model, ()), step_memory(geometry, recipe, step, card, count)
+            fits = need.total <= card.memory_gib
+            times.append(step_hours(own, geometry, recipe, step, card, count) if fits else (None, None))
+            tokens = [f"{count / 1e6:,.0f}" for count in (sampled_tokens(own), trained_tokens(own))]
+            rows.append(
+                (
+                    model,
+                    gpus,
+                    f"{card.memory_gib:.0f}",
+                    *_memory_cells(need, fits),
+                    *tokens,
+                    *map(_hours, times[-1]),
+                )
+            )
+        if len(recipe.trained) > 1:
+            sums = (None if None in column else sum(column) for column in zip(*times, strict=True))
+            rows.append(("all steps", gpus, *[MISSING] * 9, *map(_hours, sums)))
+    return TextTable(headings, tuple(rows), text_columns=2, notes=(CHAIN_ASSUMED,))
+
+
+def _memory_cells(need: StepMemory, fits: bool) -> list[str]:
+    parts = (need.training.weights, need.training.optimizer, need.training.activations, need.training.logits)
+    return [*(f"{size:.1f}" for size in (*parts, need.sampler)), f"{need.total:.1f}{'' if fits else '!'}"]
+
+
+def _hours(time: float | None) -> str:
+    return "does not fit" if time is None else f"{time:.2f}"
+
+
+def sampled_tokens(works: Sequence[Work]) -> float:
+    """Return the tokens that a step samples."""
+    return sum(
+        work.prompts * work.continuations * work.new_tokens for work in works if work.kind == "sampling"
+    )
+
+
+def trained_tokens(works: Sequence[Work]) -> float:
+    """Return the tokens of the sequences that a step trains on."""
+    return sum(work.prompts * work.prompt_tokens for work in works if work.kind == "training")
