@@ -16,6 +16,7 @@ pytest_plugins = (
     "support.chat_fixtures",
     "support.engine_fixtures",
     "support.head_fixtures",
+    "support.sft_fixtures",
 )
 
 settings.register_profile("no-deadline", deadline=None)  # tests are not timed: a machine may be busy

@@ -78,6 +78,8 @@ class TrainConfig(Strict):
         dpo, grpo, round: settings of these steps.
         args: `trl.SFTConfig` keys, passed through unchanged.
         merge: also save the base with the adapter merged into it.
+        report_to: a tracker that shows the curves live, besides `metrics.jsonl`; offline in `runs/<name>/tracking`, unless
+            the environment says otherwise (`WANDB_MODE`, `TRACKIO_SPACE_ID`), from which its keys come, too.
     """
 
     launch: str
@@ -97,6 +99,7 @@ class TrainConfig(Strict):
     round: RoundStep = RoundStep()
     args: Arguments = {}
     merge: bool = False
+    report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
 
 
 class TrainStep(NamedTuple):

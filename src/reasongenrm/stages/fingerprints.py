@@ -57,6 +57,7 @@ NEUTRAL: dict[str, str] = {
     "train.packing": "the records of a step and the loss stay the same",
     "train.attention": MEMORY,
     "train.merge": "adds a folder beside the adapter",
+    "train.report_to": "where curves are shown",
     **dict.fromkeys(
         (f"{place}.args.{name}" for place in TRAINED_BY for name in MEMORY_ARGS),
         MEMORY + "; `train.batch` has the records of a step",

@@ -22,6 +22,7 @@ from reasongenrm.store import write_json, write_text
 from reasongenrm.train import dpo, sft
 from reasongenrm.train.launch import STAGE_PROCESS, record_failure
 from reasongenrm.train.scalar import check_config
+from reasongenrm.train.tracking import add_tracker, check_tracking, set_tracking_environment
 from reasongenrm.train.trainer import check_args, run_training
 
 PROGRESS = "progress.jsonl"
@@ -71,6 +72,7 @@ def check_training(recipe: Recipe) -> None:
     check_args(SFTConfig, train.args, location="train.args", reserved=sft.RESERVED)
     check_args(SFTConfig, train.round.args, location="train.round.args", reserved=sft.RESERVED)
     check_args(DPOConfig, train.dpo.args, location="train.dpo.args", reserved=dpo.RESERVED)
+    check_tracking(train.report_to)
     if recipe.scalar is not None:
         check_config(recipe.scalar)
     for name, judge in recipe.judges.items():
@@ -87,7 +89,9 @@ def train(recipe: Recipe, step: TrainStep, work: Path) -> None:
             one.
     """
     kind = KINDS[step.kind]
+    set_tracking_environment(recipe, step)
     trainer = kind.build(recipe, step, work)
+    add_tracker(trainer, recipe, step)
     with (work / PROGRESS).open("a", encoding="utf-8", buffering=1) as progress:
         log = run_training(
             trainer, kind.location, lambda shown: progress.write(json.dumps(shown._asdict()) + "\n")

@@ -1,9 +1,8 @@
-"""Parts that all Hugging Face trainers of this suite share: checks of arguments, whole checkpoints, progress."""
+"""Parts that all Hugging Face trainers of this suite share: checks of arguments, the run itself, progress."""
 
 from __future__ import annotations
 
 import difflib
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -13,10 +12,9 @@ from typing import Any
 from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.config.steps import CADENCE_ARGS, MEMORY_ARGS
 from reasongenrm.console import TrainingStep
-from reasongenrm.errors import ConfigError, EngineError, first_line
-
-WHOLE = "whole"
-"""Name of the file that marks a checkpoint as completely written."""
+from reasongenrm.errors import ConfigError, first_line
+from reasongenrm.train.guards import divergence_error, guard_callback, last_checkpoint
+from reasongenrm.train.tracking import METRICS, is_row, metrics_callback, steady_row
 
 BREAKS_RESUME = {"save_total_limit": 1, "save_only_model": True}
 """Values with which a kill may leave no checkpoint to resume from: the trainer removes the older checkpoint before the
@@ -30,10 +28,9 @@ RESERVED_BY_ALL = dict.fromkeys(
         "max_length",
         "resume_from_checkpoint",
         "model_init_kwargs",
-        "report_to",
     ),
     "remove it here",
-) | {"trust_remote_code": "set model.trust_remote_code"}
+) | {"trust_remote_code": "set model.trust_remote_code", "report_to": "set train.report_to"}
 """Keys of every trainer that the suite sets itself, each with a hint."""
 
 DEFAULTS: dict[str, Any] = {
@@ -43,9 +40,6 @@ DEFAULTS: dict[str, Any] = {
     "logging_nan_inf_filter": False,
     "gradient_checkpointing": False,
 }
-
-_VARIES = ("num_tokens", "_runtime", "_per_second")
-"""Name endings of log values that differ between two equal runs: clocks, and a counter that a resume sets to zero."""
 
 
 def check_args(
@@ -124,7 +118,8 @@ def common_args(recipe: Recipe, work: Path, args: Mapping[str, Any]) -> dict[str
 def run_training(
     trainer: Any, location: str, report: Callable[[TrainingStep], object]
 ) -> list[dict[str, Any]]:
-    """Train from the last whole checkpoint, if there is one, and return the log entries with a loss.
+    """Train from the last whole checkpoint, if there is one, and return the log entries with a loss, without what differs
+    between two equal runs. `metrics.jsonl`, beside the folder of checkpoints, has all values.
 
     Args:
         trainer: a Hugging Face trainer.
@@ -132,64 +127,20 @@ def run_training(
         report: takes the progress; such as the function that `console.training_bar` yields.
 
     Raises:
-        EngineError: the loss or the trained weights are not finite.
+        EngineError: the loss, the gradient or the trained weights are not finite, or the loss has diverged.
     """
+    args, checkpoints = trainer.args, Path(trainer.args.output_dir)
+    metrics = metrics_callback(checkpoints.parent / METRICS, trainer.model, args.world_size)
+    trainer.callback_handler.callbacks.insert(0, metrics)
     trainer.add_callback(guard_callback(location))
     trainer.add_callback(progress_callback(report))
-    trainer.train(resume_from_checkpoint=last_checkpoint(Path(trainer.args.output_dir)))
+    trainer.train(resume_from_checkpoint=last_checkpoint(checkpoints))
     # The last steps may come after the last logged loss.
     for name, weights in trainer.model.named_parameters():
         if weights.requires_grad and not bool(weights.isfinite().all()):
             problem = f"the weights {name} are not finite after training"
-            raise _diverged(problem, trainer.args.learning_rate, location)
-    entries = [entry for entry in trainer.state.log_history if "loss" in entry or "eval_loss" in entry]
-    return [{key: value for key, value in entry.items() if not key.endswith(_VARIES)} for entry in entries]
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """Return the latest checkpoint that was completely written, or None; a kill may leave incomplete ones."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{WHOLE}")]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
-
-
-def _diverged(problem: str, learning_rate: float, location: str) -> EngineError:
-    return EngineError(
-        problem, location=f"{location}.learning_rate", hint=f"lower it: {learning_rate} is too high"
-    )
-
-
-def guard_callback(location: str) -> Any:
-    """Return a trainer callback that marks whole checkpoints, except one of the last step, and stops on NaN.
-
-    A checkpoint of the last step is useless: the finished model follows at once, and a trainer that resumed from the
-    checkpoint would take one more step. It is not saved, unless the best weights are kept; and it is never marked.
-    """
-    import torch.distributed as dist
-    from transformers import TrainerCallback
-
-    class Guard(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            # With load_best_model_at_end the last weights may be the best.
-            if state.global_step >= state.max_steps and not args.load_best_model_at_end:
-                control.should_save = False
-            # A resumed run starts a new mean of the loss at its checkpoint; so an undisturbed run has to do it, too.
-            control.should_log = control.should_log or control.should_save
-
-        on_epoch_end = on_step_end  # save_strategy "epoch" asks only then
-
-        def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if dist.is_available() and dist.is_initialized():
-                dist.barrier()  # now every process has written its part
-            ended = control.should_training_stop or state.global_step >= state.max_steps
-            if state.is_world_process_zero and not ended:
-                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
-            if not math.isfinite(logs.get("loss", 0.0)):
-                problem = f"the loss is {logs['loss']} at step {state.global_step}"
-                raise _diverged(problem, args.learning_rate, location)
-
-    return Guard()
+            raise divergence_error(problem, args, location, trainer.state.global_step)
+    return list(map(steady_row, filter(is_row, trainer.state.log_history)))
 
 
 def progress_callback(report: Callable[[TrainingStep], object]) -> Any:
@@ -200,10 +151,9 @@ def progress_callback(report: Callable[[TrainingStep], object]) -> Any:
     class Progress(TrainerCallback):
         loss: float | None = None
         rate: float | None = None
-        began = reported = 0.0
+        reported = 0.0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.began = time.monotonic()
             self.send(state)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -213,8 +163,7 @@ def progress_callback(report: Callable[[TrainingStep], object]) -> Any:
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
             if "loss" in logs:
                 self.loss = logs["loss"]
-                if tokens := logs.get("num_tokens"):  # TRL counts from the start of this process
-                    self.rate = tokens / max(time.monotonic() - self.began, 1e-9)
+                self.rate = logs.get("tokens_per_second")  # added by `metrics_callback`
                 self.send(state)
 
         def send(self, state: Any) -> None:
