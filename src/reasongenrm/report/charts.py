@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,70 @@ def loss_curve(log: Sequence[Mapping[str, Any]], png_path: Path, title: str) -> 
     axes.grid(alpha=0.3)
     png_path.parent.mkdir(parents=True, exist_ok=True)
     png_path.write_bytes(encode_png(drawing, dpi=120))
+
+
+CURVES: tuple[tuple[str, dict[str, str]], ...] = (
+    ("loss", {"loss": "training", "eval_loss": "evaluation"}),
+    ("reward", {"reward": "all terms, weighted", "rewards/*/mean": "*"}),
+    ("share readable", {"readable": ""}),
+    ("both orders agree", {"consistency": "name the same answer", "both_right": "name the right one"}),
+    ("completion length (tokens)", {"completions/mean_length": ""}),
+    ("entropy (nats)", {"entropy": ""}),
+    ("accuracy of the implicit reward", {"rewards/accuracies": ""}),
+    ("implicit reward", {"rewards/chosen": "chosen", "rewards/rejected": "rejected"}),
+    ("verdict margin (logits)", {"margin": "right letter - wrong letter", "margin_loss": "hinge loss"}),
+    ("token accuracy", {"mean_token_accuracy": ""}),
+    ("KL to the reference (nats)", {"kl": ""}),
+    ("gradient norm", {"grad_norm": ""}),
+    ("learning rate", {"learning_rate": ""}),
+)
+"""Panels of a training's curves: title, and the keys of metrics.jsonl with their labels; `*` stands for any name."""
+
+
+def training_curves(rows: Sequence[Mapping[str, Any]], title: str) -> bytes:
+    """Draw the curves of a training over its optimizer steps, a panel per quantity that was logged, and return a PNG.
+
+    Args:
+        rows: lines of metrics.jsonl; a vertical line marks those with an `alarm`.
+        title: the text above all.
+    """
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    alarms = [row["step"] for row in rows if "alarm" in row]
+    pictures = []
+    for panel, patterns in CURVES:
+        lines = {
+            label.replace("*", name): [(row["step"], row[key]) for row in rows if row.get(key) is not None]
+            for pattern, label in patterns.items()
+            for key in keys
+            if (name := _filled(pattern, key)) is not None
+        }
+        if lines := {label: points for label, points in lines.items() if points}:
+            pictures.append(partial(_draw_curves, panel, lines, alarms))
+    return panels(pictures or [partial(_draw_curves, "nothing was logged", {}, [])], title)
+
+
+def _filled(pattern: str, key: str) -> str | None:
+    """Return what stands in a key for the pattern's `*`, `""` without one, None where it is another key."""
+    before, _, after = pattern.partition("*")
+    if "*" not in pattern:
+        return "" if key == pattern else None
+    fits = key.startswith(before) and key.endswith(after) and len(key) > len(before) + len(after)
+    return key[len(before) : len(key) - len(after)] if fits else None
+
+
+def _draw_curves(
+    title: str, lines: Mapping[str, Sequence[tuple[int, float]]], alarms: Sequence[int], axes: Any
+) -> None:
+    for label, points in lines.items():
+        marker = "o" if len(points) < 30 else None
+        axes.plot(*zip(*points, strict=True), label=label, marker=marker, markersize=2.5, linewidth=1.2)
+    for number, step in enumerate(alarms):
+        axes.axvline(step, color="#c03030", linestyle="--", linewidth=1, label="" if number else "alarm")
+    if len(lines) > 1 or alarms:
+        _no_math(axes.legend(fontsize=7).get_texts())
+    axes.set_title(title, fontsize=10, parse_math=False)
+    axes.set(xlabel="step")
+    axes.grid(alpha=0.3)
 
 
 def bar_chart(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reasongenrm.config.recipe import Recipe, TrainStep
+from reasongenrm.config.steps import StepKind
 from reasongenrm.errors import ConfigError
 from reasongenrm.metrics.curves import reward_alarms
 from reasongenrm.metrics.flops import card_named, training_flops
 from reasongenrm.records import content_id
-from reasongenrm.store import dump_line, write_jsonl
+from reasongenrm.store import dump_line, write_json, write_jsonl
 from reasongenrm.train.guards import last_checkpoint
 
 METRICS = "metrics.jsonl"
@@ -166,6 +168,60 @@ def _new_alarms(history: list[dict[str, Any]]) -> Iterator[str]:
     for alarm in reward_alarms([entry for entry in history if "loss" in entry]):
         if alarm.name not in raised:
             yield str(alarm)
+
+
+_SETTINGS: dict[StepKind, tuple[str, ...]] = {
+    "sft": ("learning_rate",),
+    "round": ("learning_rate",),
+    "dpo": ("learning_rate", "beta", "loss_type"),
+    "grpo": ("learning_rate", "beta", "epsilon_high", "num_generations", "temperature"),
+}
+"""Arguments of a trainer that a model card shows, by the kind of step."""
+
+
+def key_settings(recipe: Recipe, step: TrainStep, args: Any) -> dict[str, Any]:
+    """Return the settings of a step that matter most: some of its trainer's arguments, the margin, the reward's weights."""
+    settings = {name: getattr(args, name, None) for name in _SETTINGS[step.kind]}
+    if step.kind in ("sft", "round") and recipe.train.margin:
+        settings["margin"] = recipe.train.margin.gamma
+    if step.kind == "grpo":
+        weights = recipe.train.grpo.rewards.model_dump()
+        settings |= {f"rewards.{name}": value for name, value in weights.items() if value}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def write_training_files(
+    recipe: Recipe,
+    step: TrainStep,
+    trainer: Any,
+    log: list[dict[str, Any]],
+    summary: dict[str, Any],
+    final: Path,
+) -> None:
+    """Write what a step leaves beside the folder of its weights.
+
+    `metrics.jsonl` has all values; `curves.png`, `loss.json`, `loss.png` and `training.json` are the same for two equal
+    runs.
+
+    Args:
+        recipe, step: what was trained.
+        trainer: after its training.
+        log: what `run_training` returned.
+        summary: what `training.json` says of the records.
+        final: the folder, beside `metrics.jsonl` in the work folder.
+    """
+    from reasongenrm.report.charts import loss_curve, training_curves
+
+    shutil.copyfile(final.parent / METRICS, final / METRICS)
+    write_json(final / "loss.json", log)
+    loss_curve(log, final / "loss.png", f"{step.model}: training loss")
+    (final / "curves.png").write_bytes(training_curves(list(map(metric_row, log)), f"{step.model}: training"))
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    chain = {"model": step.model, "kind": step.kind, "previous": step.previous}
+    alarms = [entry["alarm"] for entry in log if "alarm" in entry]
+    results = {"final_loss": losses[-1] if losses else None, "alarms": alarms}
+    settings = {"settings": key_settings(recipe, step, trainer.args)}
+    write_json(final / "training.json", chain | summary | settings | results)
 
 
 TRACKERS = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}
