@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.doctor.chain import (
+    HUB_ROWS,
     Input,
+    assumed_inputs,
+    assumed_prompts,
     chain_table,
     chain_works,
     pass_tokens,
@@ -169,3 +173,20 @@ def test_one_row_per_step_and_kind_of_gpu_with_their_sum(qwen: Geometry) -> None
 def test_a_single_step_has_no_sum(qwen: Geometry) -> None:
     recipe = recipe_of("train.steps=[sft]")
     assert [row[0] for row in chain_table(recipe, qwen, {}, [(H100, 8)]).rows] == ["j"]
+
+
+def test_sizes_before_stage_1_are_those_of_the_sources(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("x" * 5_000_000, encoding="utf-8")
+    hub = "{path: owner/pairs, weight: 0.5}"
+    both = f"data.sources=[{hub}, {{path: {file}}}, {{path: none.csv, kind: ranked}}]"
+    assert assumed_prompts(recipe_of(both)) == HUB_ROWS // 2 + 5000
+    assert assumed_prompts(recipe_of(both, "limit=10", "data.both_orders=true")) == 20
+    inputs = assumed_inputs(
+        recipe_of(both, "limit=10", "judges={j: {}, d: {template: direct, steps: [sft]}}")
+    )
+    assert {model: size.characters / size.rows / 4 for model, size in inputs.items()} == {
+        "j": 1800, "j@round": 1500, "j@dpo": 3600, "j@grpo": 1500, "d": 1500,
+    }  # fmt: skip
+    fresh = assumed_inputs(recipe_of(both, "limit=10", "train.dpo.refresh=4"))
+    assert fresh["j@dpo"] == fresh["j@round"], "both sample on the prompts"

@@ -77,10 +77,13 @@ def test_limit_counts_a_share_of_every_source(recipe: Recipe, capsys: pytest.Cap
 
 
 def test_missing_records_name_the_script_that_writes_them(
-    recipe: Recipe, capsys: pytest.CaptureFixture[str]
+    recipe: Recipe, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     preview(recipe, "train")
-    assert f"{recipe.folder / 'sft.jsonl'}: not found; run 1_prepare.sh first" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert f"{recipe.folder / 'sft.jsonl'}: not found; run 1_prepare.sh first" in output
+    rows = sum(path.stat().st_size // 1000 for path in (tmp_path / "train.jsonl", tmp_path / "ranked.csv"))
+    assert f"reasongenrm: assumed {rows} rows of 7,200 characters" in output
 
 
 def test_records_with_a_text_prompt_are_shown(

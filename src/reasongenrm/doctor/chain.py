@@ -8,9 +8,10 @@ rollouts of another engine, for the probabilities under the trained model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from reasongenrm.config.recipe import Recipe, TrainStep
+from reasongenrm.config.recipe import VERDICT_ONLY, Recipe, TrainStep
 from reasongenrm.doctor.estimate import (
     ASSUMED,
     CHARACTERS_PER_TOKEN,
@@ -32,6 +33,12 @@ from reasongenrm.train.tokens import is_on_policy
 VLLM_SHARE = 0.3
 """Share of a GPU for vLLM in a training process, where `vllm_gpu_memory_utilization` is not set (TRL's default)."""
 
+HUB_ROWS = 100_000
+"""Rows of a hub dataset (assumed; Skywork's 80K has 77,000)."""
+
+PROMPT_TOKENS = 1500
+"""Tokens of a judge prompt, before stage 1 has written any (assumed)."""
+
 CHAIN_ASSUMED = (
     f"{ASSUMED}; each prompt of a round gives a record; GRPO samples in the training processes, all completions of a step at "
     "once; loading of models and synchronisation of weights are left out"
@@ -48,6 +55,34 @@ class Input(NamedTuple):
 
     rows: int
     characters: int
+
+
+def assumed_prompts(recipe: Recipe) -> int:
+    """Return about how many judge prompts the sources give, before any is dropped: from the sizes of files, and HUB_ROWS for
+    a hub id."""
+
+    def rows(path: str) -> int:
+        file = Path(path)
+        if file.is_file():
+            return file.stat().st_size // 1000
+        return 0 if file.suffix in (".csv", ".json", ".jsonl", ".parquet") else HUB_ROWS
+
+    pairs = round(sum(rows(source.path) * source.weight for source in recipe.data.sources))
+    return min(pairs, recipe.limit or pairs) * (1 + recipe.data.both_orders)
+
+
+def assumed_inputs(recipe: Recipe) -> dict[str, Input]:
+    """Return the size of each step's input before stage 1: a record of every judge prompt, with a reason of the teachers."""
+    prompts, length = assumed_prompts(recipe), PROMPT_TOKENS * CHARACTERS_PER_TOKEN
+    teachers = recipe.teachers.values()
+    reason = max(reason_tokens(teacher.max_tokens) for teacher in teachers) * CHARACTERS_PER_TOKEN
+    inputs = {}
+    for model, step in recipe.trained.items():
+        template = recipe.judges[step.judge].template
+        reasoned = not is_on_policy(recipe, step) and step.kind != "grpo" and template not in VERDICT_ONLY
+        record = (1 + (step.kind == "dpo" and reasoned)) * (length + reason * reasoned)
+        inputs[model] = Input(prompts, prompts * record)
+    return inputs
 
 
 def step_args(recipe: Recipe, step: TrainStep) -> dict[str, Any]:

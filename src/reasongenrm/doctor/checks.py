@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import chain
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.doctor.chain import pass_tokens, step_memory
+from reasongenrm.doctor.chain import assumed_prompts, pass_tokens, step_memory
 from reasongenrm.doctor.estimate import (
     GIB,
     SERVING_OVERHEAD,
@@ -31,9 +30,6 @@ from reasongenrm.doctor.machine import (
 )
 from reasongenrm.errors import ConfigError, ReasonGenRMError
 from reasongenrm.train.launch import Launch, read_launch
-
-HUB_ROWS = 100_000
-"""Rows of a hub dataset, for the estimate of disk space (assumed; Skywork's 80K has 77,000)."""
 
 BYTES_PER_TOKEN = 12
 """Of a stored reason or completion: its text, and of a completion also the token ids (assumed)."""
@@ -334,9 +330,7 @@ def disk_check(recipe: Recipe, geometry: Geometry) -> Check:
 
 def run_gib(recipe: Recipe, geometry: Geometry) -> tuple[float, str]:
     """Return about how many GiB a run writes, and of what."""
-    rows = sum(_rows(source.path) * source.weight for source in recipe.data.sources)
-    rows = min(rows, recipe.limit or rows)
-    prompts = rows * (1 + recipe.data.both_orders)
+    prompts = assumed_prompts(recipe)
     samples = sum(t.samples * reason_tokens(t.max_tokens) for t in recipe.teachers.values())
     # Reasons, then the same with scores; pairs, prompts and records hold each pair's texts about six times.
     reasons = prompts * samples * BYTES_PER_TOKEN * 2 if recipe.needs_reasons() else 0
@@ -361,11 +355,3 @@ def _vote_tokens(recipe: Recipe) -> int:
     return sum(votes.get(step.kind, 0) for step in recipe.trained.values()) * reason_tokens(
         settings.max_tokens
     )
-
-
-def _rows(path: str) -> int:
-    """Return about how many rows a data source has: from the size of a file, HUB_ROWS for a hub id."""
-    file = Path(path)
-    if file.is_file():
-        return file.stat().st_size // 1000
-    return 0 if file.suffix in (".csv", ".json", ".jsonl", ".parquet") else HUB_ROWS

@@ -13,7 +13,7 @@ from reasongenrm.chat.prompts import PromptFile, placed_prompts
 from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.console import show
 from reasongenrm.data.sources import load_sources
-from reasongenrm.doctor.chain import Input
+from reasongenrm.doctor.chain import Input, assumed_inputs
 from reasongenrm.doctor.estimate import Work
 from reasongenrm.doctor.workload import evaluate_works, prepare_works, show_chain_estimate, show_estimate
 from reasongenrm.errors import DataError
@@ -111,9 +111,16 @@ def _preview_records(recipe: Recipe) -> dict[str, Input]:
                     raise DataError(error.detail, location=location, hint=hint) from None
                 examples[row.get("id") or location] = turns[-1]["content"]
     _print(counts, examples)
-    return {
+    inputs = assumed_inputs(recipe)
+    missing = [name for name, paths in files.items() if not all(path.exists() for path in paths)]
+    for name in missing:
+        show(
+            f"{name}: assumed {inputs[name].rows:,} rows of {inputs[name].characters / max(1, inputs[name].rows):,.0f} characters"
+        )
+    return inputs | {
         name: Input(sum(counts[path.name] for path in paths), sum(characters[path.name] for path in paths))
         for name, paths in files.items()
+        if name not in missing
     }
 
 
