@@ -216,7 +216,7 @@ def test_invalid_arguments_are_named_in_the_error(tmp_path: Path) -> None:
         Judge.from_pretrained("model", engine={"max_modellen": 1})
     with pytest.raises(ConfigError, match="unknown judge 'mine'"):
         Judge.from_recipe("configs/demo.yaml", "mine")
-    with pytest.raises(ConfigError, match=r"the judge 'genrm' has no adapter"):
+    with pytest.raises(ConfigError, match=r"the judge 'genrm' is not trained yet"):
         Judge.from_recipe("configs/demo.yaml", "genrm", overrides=["name=never-trained"])
 
 

@@ -41,6 +41,6 @@ def test_adapters_of_another_base_are_refused(tmp_path: Path, monkeypatch: pytes
         (recipe.folder / "judges" / judge / "adapter").mkdir(parents=True)
     step = Step({"model.path": "data/other-base"}, ("judges/genrm",))
     write_json(recipe.folder / "manifest" / "train.json", {"steps": {"judges.genrm": step.to_json()}})
-    with pytest.raises(ConfigError, match="trained on data/other-base") as refused:
+    with pytest.raises(ConfigError, match="trained from data/other-base") as refused:
         evaluate(recipe)
     assert refused.value.location == "model"

@@ -110,6 +110,7 @@ OTHER: dict[str, Any] = {
     ),  # these have SFT alone
     "train.grpo.both_orders": None,  # the consistency reward needs it
     "train.grpo.batch": 16,
+    "train.parameters": None,  # with train.lora there is none; see test_training_all_weights_is_another_step
     "records.general": [{"path": "general.jsonl", "weight": 0.2, "revision": "main"}],
     "data.sources": [{"path": "train.jsonl", "revision": "next"}],
     "data.decontaminate.against": [{"path": "other.jsonl", "revision": "next"}],
@@ -356,3 +357,13 @@ def test_files_are_part_of_the_settings(tmp_path: Path, monkeypatch: pytest.Monk
     adapter = run / "judges" / "genrm" / "adapter" / "adapter_model.safetensors"
     assert changed_by(adapter) == {f"evaluate.{name}.genrm" for name in BENCHMARKS}
     assert all(step.startswith("evaluate.toy.") for step in changed_by(Path("toy.jsonl")))
+
+
+def test_training_all_weights_is_another_step() -> None:
+    adapters = full({("train", "lora"): {}})
+    whole = full({("train", "lora"): {}, ("train", "parameters"): "all"})
+    names = [f"judges.{name}" for name in full().trained]
+    judged = [f"evaluate.{benchmark}.{name}" for benchmark in BENCHMARKS for name in full().trained]
+    assert changed(adapters, whole) == {*names, *judged}
+    settings = [step.settings for step in train_steps(adapters).values()]
+    assert not any("train.parameters" in one for one in settings), "a run of adapters is as before"

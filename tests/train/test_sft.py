@@ -31,6 +31,20 @@ def test_accumulation_is_not_a_key_of_its_own() -> None:
         check_training(load_recipe(DEMO, ["train.args.gradient_accumulation_steps=2"]))
 
 
+@pytest.mark.parametrize(("key", "value"), [("lora", "{r: 8}"), ("merge", "true"), ("quantization", "nf4")])
+def test_a_training_of_all_weights_has_no_adapter(key: str, value: str) -> None:
+    own = {"lora": "{}", "parameters": "all"}
+    with pytest.raises(
+        ConfigError, match=rf"train: .*{key} is of an adapter, and parameters: all trains none"
+    ):
+        recipe(**own | {key: value})
+    whole, adapter = recipe(**own), recipe()
+    assert whole.weights("genrm").parts[-2:] == ("genrm", "model")
+    assert adapter.weights("genrm").parts[-2:] == ("genrm", "adapter")
+    assert whole.serving("genrm")[0].path == str(whole.weights("genrm")) and whole.serving("genrm")[1] is None
+    assert adapter.serving("genrm") == (adapter.model, adapter.weights("genrm"))
+
+
 PLAIN, CAPPED = SimpleNamespace(), SimpleNamespace(attn_logit_softcapping=50.0)
 
 

@@ -71,6 +71,8 @@ class TrainConfig(Strict):
             `auto` packs where the model has plain attention. Neither the records of a step nor the loss change.
         attention: `auto` is variable-length flash attention (a GPU) or one call per record (a CPU) where records are
             packed, else PyTorch's.
+        parameters: `lora` trains an adapter; `all` trains every weight, and the result of a step is a whole model. With ZeRO-3
+            the processes share weights, gradients and optimizer, about 16 bytes per weight together.
         quantization: `nf4` trains the adapter on a base of 4 bits (QLoRA); it needs the package bitsandbytes.
         lora: `peft.LoraConfig` keys, passed through unchanged.
         steps: of the judges with reasons, such as [sft, round, round, dpo, grpo].
@@ -90,6 +92,7 @@ class TrainConfig(Strict):
     attention: Literal[
         "auto", "sdpa", "eager", "flex_attention", "flash_attention_2", "flash_attention_3"
     ] = "auto"
+    parameters: Literal["lora", "all"] = "lora"
     quantization: Literal["none", "nf4"] = "none"
     lora: Arguments = {}
     steps: Steps = ["sft"]
@@ -100,6 +103,16 @@ class TrainConfig(Strict):
     args: Arguments = {}
     merge: bool = False
     report_to: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
+
+    @model_validator(mode="after")
+    def _adapter_keys(self) -> TrainConfig:
+        keys = ["lora"] * bool(self.lora) + ["merge"] * self.merge
+        keys += ["quantization"] * (self.quantization != "none")
+        if self.parameters == "all" and keys:
+            raise ValueError(
+                f"{keys[0]} is of an adapter, and parameters: all trains none; remove it, or set parameters: lora"
+            )
+        return self
 
 
 class TrainStep(NamedTuple):
@@ -228,6 +241,17 @@ class Recipe(Strict):
                 steps[model] = TrainStep(model, name, kind, previous)
                 previous = model
         return steps
+
+    def weights(self, name: str) -> Path:
+        """Return the folder of a trained model's weights: an adapter, or a whole model (`train.parameters: all`)."""
+        return self.folder / "judges" / name / ("adapter" if self.train.parameters == "lora" else "model")
+
+    def serving(self, name: str) -> tuple[ModelConfig, Path | None]:
+        """Return the model that serves a trained judge, and the adapter on it, if it has one."""
+        folder = self.weights(name)
+        if self.train.parameters == "lora":
+            return self.model, folder
+        return self.model.model_copy(update={"path": str(folder), "revision": None}), None
 
     def chain(self, step: TrainStep) -> list[StepKind]:
         """Return the kinds of the steps up to a step of its judge."""

@@ -134,24 +134,26 @@ class Judge:
         if not isinstance(recipe, Recipe):
             recipe = load_recipe(str(recipe), list(overrides))
         name = judge or next(iter(recipe.trained))
-        tokenizer, adapters = load_tokenizer(recipe.model), []
+        tokenizer, model, adapter = load_tokenizer(recipe.model), recipe.model, None
         if name in ("base", "base-direct"):
             encoder = base_encoder(recipe, tokenizer, reasons=name == "base")
         else:
             if name not in recipe.trained:
                 hint = f"use base, base-direct or one of: {', '.join(recipe.trained)}"
                 raise ConfigError(f"unknown judge {name!r}", location="judges", hint=hint)
-            adapters = [recipe.folder / "judges" / name / "adapter"]
-            if not adapters[0].is_dir():
-                problem = f"the judge {name!r} has no adapter"
-                raise ConfigError(problem, location=str(adapters[0]), hint="run 2_train.sh first")
+            model, adapter = recipe.serving(name)
+            if not recipe.weights(name).is_dir():
+                problem = f"the judge {name!r} is not trained yet"
+                raise ConfigError(problem, location=str(recipe.weights(name)), hint="run 2_train.sh first")
+            check_judge(recipe, name)
             template = recipe.judges[recipe.trained[name].judge].template
             encoder = judge_encoder(recipe, template, tokenizer)
         prompt_file, config, seed = PromptFile.load(recipe.prompts), recipe.evaluate, recipe.seed
         if name in recipe.trained:
             prompt_file = template_wording(prompt_file, recipe.judges[recipe.trained[name].judge].template)
-        engine = load_engine(recipe.model, recipe.engine, seed=seed, adapters=adapters, on_event=say)
-        return cls(engine, encoder, prompt_file, config, seed=seed, adapter=next(iter(adapters), None))
+        adapters = [adapter] if adapter else []
+        engine = load_engine(model, recipe.engine, seed=seed, adapters=adapters, on_event=say)
+        return cls(engine, encoder, prompt_file, config, seed=seed, adapter=adapter)
 
     @classmethod
     def from_pretrained(
@@ -199,6 +201,9 @@ class Judge:
         encoder = file_or_own_encoder(
             base, template_file, prompt_file.verdict, reasons=reasons, key="template"
         )
+        check_template(folder or base.path, encoder.template)
+        if folder:
+            check_base(folder, base.path)
         config = section(JudgingConfig, judging or {}, "judging")
         adapters = [folder] if folder else []
         running = load_engine(base, serving, seed=seed, adapters=adapters, on_event=say)

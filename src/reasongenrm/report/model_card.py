@@ -30,7 +30,7 @@ def write_model_card(folder: Path, judge: str) -> Path:
 
     Args:
         folder: a run folder after stage 3; nothing outside it is read.
-        judge: a judge of the run's recipe.
+        judge: a judge of the run's recipe, or `<judge>@<step>` of its training.
 
     Raises:
         ConfigError: the run has no such judge.
@@ -38,7 +38,7 @@ def write_model_card(folder: Path, judge: str) -> Path:
     """
     run = read_run(folder)
     judges = run.manifest.recipe.get("judges", {})
-    if judge not in judges:
+    if _owner(judge) not in judges:
         hint = f"its judges are: {', '.join(judges) or 'none'}"
         raise ConfigError(f"the run has no judge {judge!r}", location=str(folder), hint=hint)
     path = folder / "judges" / judge / "README.md"
@@ -54,27 +54,29 @@ def _card(run: RunFiles, judge: str, training: Mapping[str, Any]) -> str:
     recipe, name = run.manifest.recipe, f"{run.name}-{judge}"
     path, revision = recipe["model"]["path"], recipe["model"].get("revision")
     base = _public(path)
-    template = recipe["judges"][judge].get("template", "reason")
+    settings = recipe["judges"][_owner(judge)]
+    template, whole = settings.get("template", "reason"), recipe["train"].get("parameters") == "all"
     judged = [(b, b.models[judge]) for b in run.benchmarks if judge in b.models]
     results = list(_eval_results(run, judged))
     metadata = ModelCardData(  # huggingface.co/docs/hub/model-cards
         base_model=one_line(base),
-        base_model_relation="adapter",
-        library_name="peft",
+        base_model_relation="finetune" if whole else "adapter",
+        library_name="transformers" if whole else "peft",
         pipeline_tag="text-generation",
         tags=[
-            *("reasongenrm", "reward-model", "llm-as-a-judge", "lora"),
+            *("reasongenrm", "reward-model", "llm-as-a-judge", *["lora"] * (not whole)),
             one_line(f"judge-template-{template}"),
         ],
         model_name=one_line(name) if results else None,
         eval_results=results or None,
     )
-    parts = {"judges": {judge: recipe["judges"][judge]}}
+    parts = {"judges": {_owner(judge): settings}}
     parts |= {key: recipe[key] for key in _RECIPE_PARTS if key in recipe}
     body = render(
         "model_card.md.jinja",
         name=name,
         template=template,
+        whole=whole,
         base=base,
         revision=revision,
         base_is_local=_is_local(run, path),
@@ -88,6 +90,11 @@ def _card(run: RunFiles, judge: str, training: Mapping[str, Any]) -> str:
         limited=recipe.get("limit") is not None,
     )
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}"))
+
+
+def _owner(judge: str) -> str:
+    """Return the judge of the recipe that a step has trained."""
+    return judge.partition("@")[0]
 
 
 def _public_benchmark(benchmark: BenchmarkRun, judge: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from reasongenrm.steps import FILE
 
 BASES, SCALAR = ("base", "base-direct"), "scalar"
 _HINT = "run 3_eval_reward_bench.sh again"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]*")
 
 Record = TypeVar("Record")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -17,6 +17,7 @@ from reasongenrm.benchmarks.leaderboard import json_text, leaderboard_files
 from reasongenrm.benchmarks.protocols import protocol_scores
 from reasongenrm.benchmarks.registry import configured_benchmark
 from reasongenrm.benchmarks.rewardbench2 import TIES
+from reasongenrm.chat.encoder import check_judge
 from reasongenrm.chat.lists import list_prompt
 from reasongenrm.chat.prompts import PromptFile, placed_prompts, rating_prompt
 from reasongenrm.config.evaluate import EvaluationSettings
@@ -85,6 +86,10 @@ def judge_benchmarks(
     scores: dict[str, dict[str, BenchmarkScore]] = {}
     with ExitStack() as stack:
         judges = models.load(stack)
+        for judge in judges:
+            if judge.own_engine:  # which starts once for all benchmarks; below, all its completions are there
+                for name, (good, _) in rows.items():
+                    _judging(settings, name)(settings, run, judge, name, good)
         for name, (good, unreadable) in rows.items():
             benchmarks[name], scores[name] = _evaluate_benchmark(settings, run, models, judges, name, good)
             benchmarks[name]["unreadable_rows"] = unreadable
@@ -104,11 +109,11 @@ def show_tables(scores: Mapping[str, dict[str, BenchmarkScore]]) -> None:
 
 
 def _check_models(recipe: Recipe) -> None:
-    """Check that the trained models exist, and that the adapters were trained on this base.
+    """Check that the trained models exist, and that they were trained from this base.
 
     vLLM would serve an adapter of another base without an error.
     """
-    folders = [recipe.folder / "judges" / name / "adapter" for name in recipe.trained]
+    folders = [recipe.weights(name) for name in recipe.trained]
     hints = dict.fromkeys(folders, "run 2_train.sh first")
     if recipe.scalar is not None:
         hints[recipe.folder / "scalar"] = "run 2_train.sh, or set scalar=null"
@@ -122,10 +127,12 @@ def _check_models(recipe: Recipe) -> None:
         path, revision = step.settings["model.path"], step.settings.get("model.revision")
         if (path, revision) != (model.path, model.revision):
             raise ConfigError(
-                f"the adapter of judge {name} was trained on {path} ({revision or 'no revision'})",
+                f"judge {name} was trained from {path} ({revision or 'no revision'})",
                 location="model",
                 hint="evaluate with the same model.path and model.revision, or set name=… for a new run",
             )
+    for name in recipe.trained:
+        check_judge(recipe, name)
 
 
 def benchmark_rows(recipe: EvaluationSettings, name: str) -> Iterator[Row | Drop]:
@@ -283,6 +290,12 @@ def _scalar_results(run: Run, head: Path, benchmark: str, rows: Sequence[Row]) -
     return {pair.id: scalar_result(pair.id, pair.source, *scores[pair.id]) for pair in pairs}
 
 
+def _judging(recipe: EvaluationSettings, name: str) -> Callable[..., Judged]:
+    """Return the function that has a model judge a benchmark in its mode."""
+    modes: dict[str, Callable[..., Judged]] = {"pairs": _judge, "ratings": _rate, "fourway": _choose}
+    return modes[recipe.evaluate.benchmarks[name].mode]
+
+
 def _evaluate_benchmark(
     recipe: EvaluationSettings,
     run: Run,
@@ -294,13 +307,12 @@ def _evaluate_benchmark(
     """Evaluate every model on one benchmark; return its part of scores.json, and the score of each model."""
     config = recipe.evaluate.benchmarks[name]
     benchmark = configured_benchmark(config)
-    ask = {"pairs": _judge, "ratings": _rate, "fourway": _choose}[config.mode]
     models: dict[str, dict[str, Any]] = {}
     scores: dict[str, BenchmarkScore] = {}
 
     def all_results() -> Iterator[tuple[str, Results, Cost | None]]:
         for judge in judges:
-            yield judge.name, *ask(recipe, run, judge, name, rows)
+            yield judge.name, *_judging(recipe, name)(recipe, run, judge, name, rows)
         if all_models.head is not None:
             yield SCALAR, _scalar_results(run, all_models.head, name, rows), None
 

@@ -228,8 +228,10 @@ def _judge_step(recipe: Recipe, values: Mapping[str, Any], step: TrainStep) -> S
     # The memory and cadence keys of `train.args` hold for all steps, and change no result.
     train["args"] = {key: value for key, value in train["args"].items() if key not in judge.args}
     if step.kind in ("dpo", "grpo"):
-        train = {key: train[key] for key in ("lora", "quantization")}
+        train = {key: train[key] for key in ("lora", "quantization", "parameters")}
         own["judges"] = {step.judge: {"template": judge.template}}
+    if train["parameters"] == "lora":  # as before there was a choice
+        del train["parameters"]
     if step.previous is not None:
         train |= {step.kind: steps[step.kind], "steps": recipe.chain(step)}
     if step.kind == "dpo" and recipe.train.dpo.refresh:
@@ -303,9 +305,12 @@ def _models(recipe: Recipe, values: Mapping[str, Any]) -> Iterator[tuple[str, tu
     for name, step in recipe.trained.items():
         judge = recipe.judges[step.judge]
         template = _template(recipe, judge.template)
-        adapter = recipe.folder / "judges" / name / "adapter" / "adapter_model.safetensors"
+        weights = [recipe.weights(name) / "adapter_model.safetensors"]
+        if recipe.train.parameters == "all":
+            # Of a large file only the size counts, and any training gives the same: its losses tell two apart.
+            weights = [recipe.weights(name), recipe.folder / "judges" / name / "loss.json"]
         own = settings(served | {"judges": {step.judge: {"template": judge.template}}})
-        yield name, (own, [recipe.prompts, recipe.model.path, template, adapter])
+        yield name, (own, [recipe.prompts, recipe.model.path, template, *weights])
     yield from _others(recipe.evaluate, recipe.templates, recipe.prompts, values).items()
     if recipe.scalar is not None:
         yield "scalar", ({}, [recipe.folder / "scalar" / "model.safetensors"])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 from reasongenrm.benchmarks.leaderboard import Entry
 from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer, template_wording
 from reasongenrm.chat.own_template import base_encoder
 from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.config.engines import ModelConfig
 from reasongenrm.config.evaluate import EvaluateConfig
 from reasongenrm.config.recipe import Recipe, Template
 from reasongenrm.console import say
@@ -38,6 +39,7 @@ class ServedJudge:
         wording: of its prompts.
         max_model_len: tokens of prompt and completion together.
         adapter: its LoRA folder, if it has one.
+        own_engine: whether it is a whole model, on an engine of its own.
     """
 
     name: str
@@ -46,6 +48,33 @@ class ServedJudge:
     wording: PromptFile
     max_model_len: int
     adapter: str | None = None
+    own_engine: bool = False
+
+
+class EngineSlot:
+    """The vLLM engine that runs: it is closed before that of another model starts.
+
+    Args:
+        start: starts a model's engine.
+    """
+
+    def __init__(self, start: Callable[[ModelConfig], Engine]) -> None:
+        self._start = start
+        self._engine: Engine | None = None
+        self._path = ""
+
+    def engine(self, model: ModelConfig) -> Engine:
+        """Return a model's engine."""
+        if self._engine is None or self._path != model.path:
+            self.close()
+            self._engine, self._path = self._start(model), model.path
+        return self._engine
+
+    def close(self) -> None:
+        """Close the engine, if there is one."""
+        engine, self._engine = self._engine, None
+        if engine:
+            engine.close()
 
 
 @dataclass(frozen=True)
@@ -64,22 +93,24 @@ class Models:
 
 
 def load_judges(recipe: Recipe, run: Run, stack: ExitStack) -> list[ServedJudge]:
-    """Return all models of a recipe but the scalar head: the base and the trained judges on one engine, and served ones.
+    """Return all models of a recipe but the scalar head: the base and its adapters on one engine, whole models on an engine
+    each, and served ones.
 
     The base is asked in its own chat template (see `base_encoder`), once with reasons and once for its verdict alone.
-    An engine starts when one of its models has something left to judge; the stack closes it.
+    An engine starts when one of its models has something left to judge; the next one or the stack closes it.
     """
-    adapters = {name: run.path("judges", name, "adapter") for name in recipe.trained}
+    serving = {name: recipe.serving(name) for name in recipe.trained}
     templates = {name: recipe.judges[step.judge].template for name, step in recipe.trained.items()}
     tokenizer, wording = load_tokenizer(recipe.model), PromptFile.load(recipe.prompts)
 
-    @cache
-    def engine() -> Engine:
-        started = load_engine(
-            recipe.model, recipe.engine, seed=recipe.seed, adapters=[*adapters.values()],
-            task="judging", logs=run.path("logs"), on_event=say,
+    def start(model: ModelConfig) -> Engine:
+        adapters = [adapter for _, adapter in serving.values() if adapter is not None]
+        return load_engine(
+            model, recipe.engine, seed=recipe.seed, adapters=adapters, task="judging", logs=run.path("logs"), on_event=say
         )  # fmt: skip
-        return stack.enter_context(closing(started))
+
+    slot = EngineSlot(start)
+    stack.callback(slot.close)
 
     encoders: dict[str, ChatEncoder] = {}
     if recipe.evaluate.base:
@@ -90,11 +121,17 @@ def load_judges(recipe: Recipe, run: Run, stack: ExitStack) -> list[ServedJudge]
     encoders |= {name: judge_encoder(recipe, template, tokenizer) for name, template in templates.items()}
     judges = []
     for name, encoder in encoders.items():
-        own, adapter = wording if encoder.reasons_first else wording.for_direct(), adapters.get(name)
+        own = wording if encoder.reasons_first else wording.for_direct()
         if name in templates:
             own = template_wording(wording, templates[name])
+        model, adapter = serving.get(name, (recipe.model, None))
+
+        def engine(folder: Path, model: ModelConfig = model) -> Engine:
+            return slot.engine(model)
+
         limit, folder = recipe.engine.max_model_len, str(adapter) if adapter else None
-        judges.append(ServedJudge(name, lambda _: engine(), encoder, own, limit, folder))
+        own_engine = model != recipe.model
+        judges.append(ServedJudge(name, engine, encoder, own, limit, folder, own_engine))
     return [*judges, *other_judges(recipe.evaluate, recipe.templates, wording, stack)]
 
 

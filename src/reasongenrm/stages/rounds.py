@@ -49,13 +49,13 @@ def refresh_records(recipe: Recipe, run: Run, step: TrainStep, encoder: ChatEnco
     task = VerdictTask(config, encoder, recipe.engine.max_model_len, seed=recipe.seed)
     store = PartStore(folder / "completions.jsonl")
     if not store.finished:
-        adapter = run.path("judges", step.previous, "adapter")
+        model, adapter = recipe.serving(step.previous)
         engine = load_engine(
-            recipe.model, recipe.engine, seed=recipe.seed, adapters=[adapter], task=f"votes of {step.previous}",
+            model, recipe.engine, seed=recipe.seed, adapters=[adapter] if adapter else [], task=f"votes of {step.previous}",
             logs=run.path("logs"), on_event=say,
         )  # fmt: skip
         with closing(engine), bar(f"votes of {step.previous}", len(prompts) * config.votes) as progress:
-            ask_all(prompts, engine, task, store, adapter=str(adapter), progress=progress)
+            ask_all(prompts, engine, task, store, adapter=str(adapter) if adapter else None, progress=progress)
     records = VoteRecords(step.previous, encoder, recipe.data.max_tokens)
     to_row = records.dpo_row if step.kind == "dpo" else records.sft_row
     path = record_files(recipe, step)[0]

@@ -10,7 +10,7 @@ from reasongenrm.chat.encoder import load_tokenizer
 from reasongenrm.config.arguments import library_arguments
 from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.train.batches import PER_DEVICE, even_batch_sizes
-from reasongenrm.train.model import load_policy, unpacked_attention
+from reasongenrm.train.model import load_base, load_policy, unpacked_attention
 from reasongenrm.train.trainer import DEFAULTS, RESERVED_BY_ALL, common_args, inherited_args, library_config
 
 RESERVED = (
@@ -37,7 +37,7 @@ def step_batch(recipe: Recipe, step: TrainStep, processes: int) -> tuple[int, in
 def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
     """Return TRL's trainer of a step of the kind `dpo`.
 
-    The reference is a frozen copy of the adapter that the step starts from, or the base.
+    The reference is a frozen copy of the adapter, or the model, that the step starts from, or the base.
 
     Args:
         recipe: the resolved recipe.
@@ -65,17 +65,24 @@ def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
         },
     )
 
+    kernel, reference = unpacked_attention(recipe), None
+    if recipe.train.parameters == "all":
+        reference = (
+            load_base(recipe, kernel) if settings.reference == "base" else load_policy(recipe, step, kernel)
+        )
+
     class Trainer(DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset  # `tokenise` has made the ids, contents apart from structure
 
     trainer = Trainer(
-        model=load_policy(recipe, step, unpacked_attention(recipe)),
+        model=load_policy(recipe, step, kernel),
+        ref_model=reference,
         args=config,
         train_dataset=load_from_disk(str(work / "tokens")),
         processing_class=load_tokenizer(recipe.model),
     )
-    if settings.reference == "base":
+    if reference is None and settings.reference == "base":
         trainer.accelerator.unwrap_model(trainer.model).delete_adapter("ref")
     return trainer
 

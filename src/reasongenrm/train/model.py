@@ -1,10 +1,12 @@
-"""Load what a training step starts from: the base, and the adapter of the step before it."""
+"""Load what a training step starts from: the base, and the adapter or the model of the step before it."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from reasongenrm.checkpoints import load_adapter, load_checkpoint
+from reasongenrm.config.engines import ModelConfig
 from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.errors import ConfigError
 from reasongenrm.train.attention import PACKED, supports_packing
@@ -50,11 +52,18 @@ def unpacked_attention(recipe: Recipe) -> str:
 
 def load_base(recipe: Recipe, kernel: str) -> Any:
     """Load the base for training."""
+    return _load(recipe, recipe.model, kernel)
+
+
+def _load(recipe: Recipe, model: ModelConfig, kernel: str) -> Any:
     import torch
     from transformers import BitsAndBytesConfig
 
     options: dict[str, Any] = {}
-    dtype = getattr(torch, recipe.model.dtype)
+    dtype = getattr(torch, model.dtype)
+    if recipe.train.parameters == "all" and os.environ.get("ACCELERATE_USE_DEEPSPEED") != "true":
+        # The update of a weight is smaller than the steps of 16 bits; DeepSpeed keeps a copy in float32, others do not.
+        dtype = torch.float32
     if recipe.train.quantization == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -63,14 +72,13 @@ def load_base(recipe: Recipe, kernel: str) -> Any:
             bnb_4bit_compute_dtype=dtype,
         )
     return load_checkpoint(
-        "AutoModelForCausalLM", recipe.model.path, revision=recipe.model.revision,
-        trust_remote_code=recipe.model.trust_remote_code, permission="model.trust_remote_code",
+        "AutoModelForCausalLM", model.path, revision=model.revision, trust_remote_code=model.trust_remote_code, permission="model.trust_remote_code",
         dtype=dtype, attn_implementation=kernel, **options,
     )  # fmt: skip
 
 
 def load_policy(recipe: Recipe, step: TrainStep, kernel: str) -> Any:
-    """Load the base with the adapter of the step before, whose weights are trained on.
+    """Load what the step before has trained, to train it on: the base with its adapter, or its model.
 
     Args:
         recipe: the resolved recipe.
@@ -78,8 +86,10 @@ def load_policy(recipe: Recipe, step: TrainStep, kernel: str) -> Any:
         kernel: attention implementation.
 
     Raises:
-        EngineError: the adapter is not a LoRA adapter.
+        EngineError: the adapter is not a LoRA adapter, or is not of this base and chat template.
     """
     assert step.previous is not None
-    folder = recipe.folder / "judges" / step.previous / "adapter"
-    return load_adapter(load_base(recipe, kernel), folder, trainable=True)
+    check_judge(recipe, step.previous)
+    model, adapter = recipe.serving(step.previous)
+    policy = _load(recipe, model, kernel)
+    return policy if adapter is None else load_adapter(policy, adapter, trainable=True)

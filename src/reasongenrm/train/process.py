@@ -11,18 +11,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reasongenrm.chat.encoder import ADAPTER_PROMPTS, template_wording
+from reasongenrm.chat.encoder import ADAPTER_PROMPTS, template_text, template_wording
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import LISTWISE, Recipe, Template, TrainStep
 from reasongenrm.config.steps import StepKind
 from reasongenrm.errors import ReasonGenRMError
 from reasongenrm.processes import die_with_parent, has_ended
-from reasongenrm.store import write_json, write_text
+from reasongenrm.store import write_text
 from reasongenrm.train import dpo, sft
 from reasongenrm.train.launch import STAGE_PROCESS, record_failure
 from reasongenrm.train.scalar import check_config
-from reasongenrm.train.tracking import add_tracker, check_tracking, set_tracking_environment
+from reasongenrm.train.tracking import (
+    add_tracker,
+    check_tracking,
+    set_tracking_environment,
+    write_training_files,
+)
 from reasongenrm.train.trainer import check_args, run_training
 
 PROGRESS = "progress.jsonl"
@@ -80,7 +85,7 @@ def check_training(recipe: Recipe) -> None:
 
 
 def train(recipe: Recipe, step: TrainStep, work: Path) -> None:
-    """Train one step; at the end write `work/final` (adapter, tokenizer, chat template, loss).
+    """Train one step; at the end write `work/final` (adapter or model, tokenizer, chat template, loss).
 
     Args:
         recipe: the resolved recipe.
@@ -97,12 +102,19 @@ def train(recipe: Recipe, step: TrainStep, work: Path) -> None:
             trainer, kind.location, lambda shown: progress.write(json.dumps(shown._asdict()) + "\n")
         )
     final = work / "final"
+    weights = final / recipe.weights(step.model).name
     # All processes take part: ZeRO-3 has to gather the weights.
-    trainer.save_model(str(final / "adapter"))
+    trainer.save_model(str(weights))
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        _finish(trainer, log, final, step, kind.summary(recipe, trainer))
-        write_wording(recipe, recipe.judges[step.judge].template, final / "adapter" / ADAPTER_PROMPTS)
+        template = recipe.judges[step.judge].template
+        chat_template = template_text(recipe.templates[template], key=f"templates.{template}")
+        trainer.processing_class.chat_template = chat_template
+        trainer.processing_class.save_pretrained(weights)
+        write_wording(recipe, template, weights / ADAPTER_PROMPTS)
+        (weights / "training_args.bin").unlink(missing_ok=True)  # a pickle, which is not safe to load
+        shutil.rmtree(weights / "ref", ignore_errors=True)  # TRL's frozen copy of the adapter it started from
+        write_training_files(recipe, step, trainer, log, kind.summary(recipe, trainer), final)
     trainer.accelerator.wait_for_everyone()
 
 
@@ -112,22 +124,6 @@ def write_wording(recipe: Recipe, template: Template, path: Path) -> None:
         write_text(path, template_wording(PromptFile.load(recipe.prompts), template).dump())
     else:
         shutil.copyfile(recipe.prompts, path)
-
-
-def _finish(
-    trainer: Any, log: list[dict[str, Any]], final: Path, step: TrainStep, summary: dict[str, Any]
-) -> None:
-    """Write the files beside the adapter weights."""
-    from reasongenrm.report.charts import loss_curve
-
-    adapter = final / "adapter"
-    trainer.processing_class.save_pretrained(adapter)
-    (adapter / "training_args.bin").unlink(missing_ok=True)  # a pickle, which is not safe to load
-    shutil.rmtree(adapter / "ref", ignore_errors=True)  # TRL's frozen copy of the adapter it started from
-    write_json(final / "loss.json", log)
-    loss_curve(log, final / "loss.png", f"{step.model}: training loss")
-    losses = [entry["loss"] for entry in log if "loss" in entry]
-    write_json(final / "training.json", summary | {"final_loss": losses[-1] if losses else None})
 
 
 def main() -> None:

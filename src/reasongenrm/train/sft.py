@@ -1,4 +1,4 @@
-"""SFT of a judge with TRL's SFTTrainer, from the base or from the adapter of the step before."""
+"""SFT of a judge with TRL's SFTTrainer, from the base or from the result of the step before."""
 
 from __future__ import annotations
 
@@ -101,13 +101,15 @@ def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
     trainer_class: Any = Trainer
     if margin := recipe.train.margin:
         trainer_class = margin_trainer(Trainer, margin, verdict_pattern(recipe, step, tokenizer))
-    adapter = library_config(LoraConfig, "train.lora", **(LORA_DEFAULTS | recipe.train.lora))
+    adapter = None
+    if recipe.train.parameters == "lora" and step.previous is None:
+        adapter = library_config(LoraConfig, "train.lora", **(LORA_DEFAULTS | recipe.train.lora))
     trainer = trainer_class(
         model=load_policy(recipe, step, kernel) if step.previous else load_base(recipe, kernel),
         args=config,
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=None if step.previous else adapter,
+        peft_config=adapter,
     )
     assert len(trainer.train_dataset) == len(rows), "SFTTrainer dropped rows"
     if sampler is not None:
