@@ -5,7 +5,7 @@
 - `sampling`: the reasons of the recipe's first teacher, sampled by one engine in its process with one core, by 2 workers with
   a core each, by 4 workers that share two cores, and by one engine with all cores. Each way runs in a process of its own.
   The files are compared. Seconds are counted from the first engine that is loaded to the last reason.
-- `waiting`: 32 workers and 10,000 blocks that take a quarter of a second each, without any work.
+- `waiting`: 32 workers and 10,000 blocks that take a second each, without any work.
 - `kills`: the sampling again by 2 workers, while workers and drivers are killed at random moments, 20 times in all.
 
 The recipe's stage 1 has to be done (`make demo`), for its prompts.
@@ -38,7 +38,7 @@ WAYS = {
     "1 engine, 2 cores": (1, 2),
 }
 """Name -> number of workers, and cores that all of them may use."""
-BLOCKS, WAITERS, SECONDS, KILLS = 10_000, 32, 0.25, 20
+BLOCKS, WAITERS, SECONDS, KILLS = 10_000, 32, 1.0, 20
 
 
 def sample(recipe_path: str, folder: Path, workers: int, prompts: int) -> dict[str, float]:

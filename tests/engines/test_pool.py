@@ -152,7 +152,7 @@ def test_a_cluster_of_two_nodes_goes_on_when_one_goes_away(tmp_path: Path) -> No
                 )
             wait_for(lambda log=tmp_path / f"node-{number}.log": b"Ray runtime started" in log.read_bytes())
         folder = tmp_path / "run"
-        running = driver(folder, 4, 150, 0.1, RAY_ADDRESS=f"127.0.0.1:{port}", **token)
+        running = driver(folder, 4, 150, 0.3, RAY_ADDRESS=f"127.0.0.1:{port}", **token)
         part = folder / "rows.part.jsonl"
         wait_for(lambda: part.exists() and len(part.read_bytes().splitlines()) > 100)
         for one in family(psutil.Process(nodes[1].pid)):

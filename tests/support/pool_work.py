@@ -33,6 +33,7 @@ def digest(resource: int, block: list[int], *, seconds: float = 0.0) -> list[str
 
 
 def process_of(resource: int, block: list[int]) -> int:
+    time.sleep(0.3)  # long enough for the other workers to load
     return resource
 
 

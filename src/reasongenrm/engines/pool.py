@@ -62,13 +62,14 @@ class _Lease:
 
 @dataclass
 class _Seat:
-    """A place for a worker: its actor now, the block that it computes, and how many died here while they loaded."""
+    """A place for a worker: its actor now, the blocks that it has (it computes the first), and how many died here while
+    they loaded."""
 
     number: int
     times: WorkerTimes
     actor: Any = None
     slot: tuple[str, int] | None = None
-    lease: _Lease | None = None
+    leases: deque[_Lease] = field(default_factory=deque)
     ready: bool = False
     early_deaths: int = 0
     hired: float = field(default_factory=time.monotonic)
@@ -200,7 +201,9 @@ class WorkerPool(Generic[Resource]):
         if not done:
             done, _ = ray.wait(list(self._pending), num_returns=1, timeout=timeout)
         for reference in done:
-            seat = self._pending.pop(reference)
+            seat = self._pending.pop(reference, None)
+            if seat is None:
+                continue  # of a worker that is replaced
             try:
                 value = ray.get(reference)
             except (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError) as error:
@@ -210,8 +213,7 @@ class WorkerPool(Generic[Resource]):
                 self._begin_loading(seat, value)
                 continue
             if value.error:
-                lease, seat.lease = seat.lease, None
-                if lease and lease.dropped:
+                if seat.leases and seat.leases.popleft().dropped:
                     continue
                 kind, problem, location, hint = value.error
                 raise kind(problem, location=location, hint=hint)
@@ -225,7 +227,7 @@ class WorkerPool(Generic[Resource]):
             yield seat, computed, value.value
 
     def _replace(self, seat: _Seat, error: Exception) -> None:
-        """Hire another worker for the seat of a dead one; its block goes back.
+        """Hire another worker for the seat of a dead one; its blocks go back.
 
         Raises:
             EngineError: workers die again and again.
@@ -233,14 +235,15 @@ class WorkerPool(Generic[Resource]):
         log = self._logs / f"worker-{seat.number}.log" if self._logs else None
         where = f"; log: {log}" if log else ""
         seat.times.deaths += 1
-        loading, lease, seat.lease = not seat.ready, seat.lease, None
-        if lease:
-            lease.deaths += 1
-            if not lease.dropped:
-                self._returned.append(lease)
+        loading, computed = not seat.ready, seat.leases[0] if seat.leases else None
+        if computed:
+            computed.deaths += 1
+        self._returned.extend(lease for lease in seat.leases if not lease.dropped)
+        seat.leases.clear()
         seat.early_deaths += loading
+        self._pending = {reference: other for reference, other in self._pending.items() if other is not seat}
         self._hire(seat)
-        if (deaths := lease.deaths if lease else seat.early_deaths) >= DEATHS:
+        if (deaths := computed.deaths if computed else seat.early_deaths) >= DEATHS:
             reason = first_line(error)
             raise EngineError(
                 f"{deaths} workers died {'while they loaded the model' if loading else 'on the same block'}: {reason}{where}",
@@ -255,7 +258,8 @@ class WorkerPool(Generic[Resource]):
     ) -> Generator[tuple[Block, Result], None, None]:
         """Yield each block with `work(resource, block)`, as they are done.
 
-        Blocks are taken from the iterable when a worker is free, and one per worker ahead.
+        Each worker has one block ahead, so that it computes while the caller works on results; and one more per worker is
+        taken from the iterable.
 
         Args:
             work: is pickled once, and run in the workers.
@@ -274,17 +278,24 @@ class WorkerPool(Generic[Resource]):
         ahead: deque[_Lease] = deque()
         exhausted = False
 
-        def lease(seat: _Seat) -> None:
-            queue = self._returned or ahead
-            if seat.lease is None and seat.ready and queue:
-                seat.lease = queue.popleft()
-                self._pending[seat.actor.compute.remote(key, [handle], seat.lease.block)] = seat
+        def lease(most: int) -> None:
+            """Give every worker that has fewer than `most` blocks one more."""
+            for seat in self._seats:
+                queue = self._returned or ahead
+                if seat.ready and queue and len(seat.leases) < most:
+                    lease = queue.popleft()
+                    seat.leases.append(lease)
+                    self._pending[seat.actor.compute.remote(key, [handle], lease.block)] = seat
+
+        def lease_all() -> None:
+            lease(1)
+            if not exhausted:  # the last blocks go to whoever is free first
+                lease(2)
 
         try:
             while True:
-                for seat in self._seats:
-                    lease(seat)
-                leased = any(seat.lease and not seat.lease.dropped for seat in self._seats)
+                lease_all()
+                leased = any(not lease.dropped for seat in self._seats for lease in seat.leases)
                 if exhausted and not leased and not ahead and not self._returned:
                     return
                 results = []
@@ -292,11 +303,11 @@ class WorkerPool(Generic[Resource]):
                 for seat, computed, result in (
                     self._arrivals(timeout=None if can_wait else 0) if self._pending else ()
                 ):
-                    if computed and seat.lease:
-                        if not seat.lease.dropped:
-                            results.append((seat.lease.block, result))
-                        seat.lease = None
-                    lease(seat)  # before the caller works on the result
+                    if computed and seat.leases:
+                        done = seat.leases.popleft()
+                        if not done.dropped:
+                            results.append((done.block, result))
+                    lease_all()  # before the caller works on the result
                 self._write_status(leased=True)
                 yield from results
                 if not exhausted and len(ahead) < self._count:
@@ -308,8 +319,8 @@ class WorkerPool(Generic[Resource]):
             # After an error, or where the caller stopped early: what is computed now, nobody wants any more.
             self._returned.clear()
             for seat in self._seats:
-                if seat.lease:
-                    seat.lease.dropped = True
+                for waiting in seat.leases:
+                    waiting.dropped = True
             self._write_status(leased=False)
 
     def _write_status(self, *, leased: bool) -> None:

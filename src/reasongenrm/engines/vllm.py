@@ -43,8 +43,8 @@ class VLLMEngine(Engine):
 
     Attributes:
         max_model_len: tokens of prompt and completion together.
-        block: requests that are completed together: 4 batches on a CPU (1,024 requests by default), 8 on a GPU. A kill loses one at most, and at the end of each the GPU waits for its
-            longest completions.
+        block: requests that are completed together: 2 batches on a CPU (512 requests by default), 8 on a GPU. A kill loses one
+            at most, and at the end of each the GPU waits for its longest completions.
         cached_tokens: number of tokens in a block of the prefix cache.
 
     Raises:
@@ -81,7 +81,7 @@ class VLLMEngine(Engine):
         self._engine = self._llm.llm_engine
         self._sequences: int = self._engine.vllm_config.scheduler_config.max_num_seqs
         self.max_model_len = config.max_model_len
-        self.block = self._sequences * (8 if has_gpu() else 4)
+        self.block = self._sequences * (8 if has_gpu() else 2)
         self.cached_tokens: int = self._engine.vllm_config.cache_config.block_size
         self._adapters: dict[str, int] = {}
 
