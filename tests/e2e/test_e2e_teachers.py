@@ -80,6 +80,36 @@ def test_one_of_two_servers_fails_and_the_other_takes_over(served: Bench) -> Non
     assert value_of(folder / "data_report.json")["reasons"]["sampled"] == REASONS
 
 
+def test_traces_of_a_blind_teacher_are_kept_where_the_answer_behind_them_is_right(served: Bench) -> None:
+    def think(received: ReceivedRequest) -> Reply:
+        verdict, other = "AB" if received.body["seed"] % 2 else "BA"
+        status, body = reply_with(received, verdict)
+        message = {
+            "reasoning": f"first {other} is better ? [[{other}]] no .",
+            "content": f"so {verdict} is better .\n\n[[{verdict}]]",
+        }
+        body["choices"][0]["message"] |= message
+        return status, body
+
+    with serving(think) as server:
+        words = [word.replace("{server:", "{mode: blind, server:") for word in fleet(server)]
+        served.good(
+            PREPARE, "thinks", *words, "select.threshold=-1", "select.min_kept=0.2", "select.giveaway_words=0"
+        )
+    folder = served.folder("thinks")
+    reasons = rows_of(folder / "reasons" / "fleet.jsonl")
+    for row in reasons:
+        other = "B" if row["verdict"] == "A" else "A"
+        assert row["text"] == f"first {other} is better ? [[{other}]] no .\n\nso {row['verdict']} is better ."
+    winners = {row["id"]: row["winner"] for row in rows_of(folder / "prompts.jsonl")}
+    wrong = [row["id"] for row in reasons if row["verdict"] != winners[row["prompt_id"]]]
+    drops = [row for row in rows_of(folder / "reasons_dropped.jsonl") if row["reason"] == "wrong_verdict"]
+    assert sorted(row["location"] for row in drops) == sorted(wrong) and 0 < len(wrong) < REASONS
+    records = rows_of(folder / "sft.jsonl")
+    assert records and all(f"so {winners[row['id']]} is better" in row["reason"] for row in records)
+    assert {row["response"] for row in records} == {"[[A]]", "[[B]]"}
+
+
 @pytest.mark.slow
 def test_a_kill_while_sampling_repeats_no_finished_request(served: Bench) -> None:
     gate = threading.Event()
