@@ -16,6 +16,7 @@ pytest_plugins = (
     "support.chat_fixtures",
     "support.engine_fixtures",
     "support.head_fixtures",
+    "support.merge_fixtures",
     "support.sft_fixtures",
 )
 

@@ -81,7 +81,7 @@ def modules_after(*words: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["prepare", "--help"], ["toy", "base", "--help"]], ids=" ".join
+    "words", [["--help"], ["prepare", "--help"], ["merge", "--help"], ["toy", "base", "--help"]], ids=" ".join
 )
 def test_help_loads_no_heavy_library(words: list[str]) -> None:
     loaded = modules_after(*words)

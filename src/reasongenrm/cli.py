@@ -26,6 +26,9 @@ USERS_ERRORS = {
 }
 """Errors of files and folders that the user can correct, wherever they occur."""
 
+MERGE_METHODS = ("linear", "slerp", "ties", "dare_linear", "dare_ties", "magnitude_prune")
+"""Methods of `merge`; see `config/merge.py`, which the command line does not import for its help."""
+
 STAGES = {
     "prepare": "stage 1: turn pairs into judge prompts, reasons and training records",
     "train": "stage 2: train the judges and the scalar head",
@@ -53,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         if name == "evaluate":
             _add_models(stage)
+    _add_merge(verbs)
     _add_doctor(verbs)
     _add_selection(verbs)
     _add_judge(verbs)
@@ -118,6 +122,34 @@ def _add_redo(verb: argparse.ArgumentParser, example: str) -> None:
 def _add_files(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--in", dest="source", default="-", metavar="FILE", help="JSONL; by default stdin")
     verb.add_argument("--out", dest="target", default="-", metavar="FILE", help="JSONL; by default stdout")
+
+
+def _add_merge(verbs: Any) -> None:
+    text = "merge adapters of one base into an adapter, or models (and adapters) into a model"
+    merge = _add(verbs, "merge", text, _merge)
+    merge.add_argument(
+        "inputs", nargs="+", metavar="INPUT",
+        help="folder of an adapter, of a trained judge (runs/<run>/judges/<model>) or of a model; or a model's hub id",
+    )  # fmt: skip
+    merge.add_argument("--out", required=True, metavar="FOLDER", help="a new folder")
+    merge.add_argument("--method", default="linear", choices=MERGE_METHODS, help="(%(default)s)")
+    merge.add_argument("--weights", metavar="W,W,…", help="factor of each input; by default all are equal")
+    merge.add_argument(
+        "--density", type=float, help="share of each change that ties, dare_… and magnitude_prune keep (0.5)"
+    )
+    merge.add_argument("--rank", type=int, help="rank of the merged adapter")
+    merge.add_argument(
+        "--factors", action="store_true", help="merge the factors of adapters apart: quick, and rough"
+    )
+    merge.add_argument(
+        "--base",
+        metavar="ID",
+        help="model that the inputs were trained from; by default the one that adapters name",
+    )
+    merge.add_argument("--seed", type=int, help="of the dare_… methods (17)")
+    merge.add_argument(
+        "--shard-size", metavar="SIZE", help="limit of a weight file of a merged model, and of memory (2GB)"
+    )
 
 
 def _add_doctor(verbs: Any) -> None:
@@ -277,6 +309,21 @@ def _stage(options: argparse.Namespace) -> None:
         train.train(recipe, options.redo)
     else:
         evaluate.evaluate(recipe, options.redo)
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from reasongenrm.config.loading import section
+    from reasongenrm.config.merge import MergeConfig
+    from reasongenrm.train.merge import merge
+
+    keys = ("method", "density", "rank", "factors", "base", "seed", "shard_size")
+    settings = {key: value for key in keys if (value := getattr(options, key)) is not None}
+    if options.weights is not None:
+        settings["weights"] = options.weights.split(",")
+    out = Path(options.out)
+    record = merge(options.inputs, section(MergeConfig, settings, "merge"), out)
+    what = f"adapter of rank {record['rank']}" if "rank" in record else "model"
+    console.say(f"{out}: {what}, {record['settings']['method']} of {', '.join(options.inputs)}")
 
 
 def _doctor(options: argparse.Namespace) -> None:
