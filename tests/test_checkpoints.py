@@ -7,13 +7,14 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import reasongenrm
-from reasongenrm.checkpoints import load_adapter, load_checkpoint
+from reasongenrm.checkpoints import check_base, check_template, load_adapter, load_checkpoint
 from reasongenrm.config.engines import EngineConfig
 from reasongenrm.errors import EngineError
 from support.coded_checkpoints import WAYS, add_code
@@ -160,3 +161,107 @@ def test_only_lora_adapters_with_safetensors_are_loaded(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.bin").write_bytes(b"\x80\x04.")  # a pickle
     with pytest.raises(EngineError, match=r"adapter_model\.safetensors is missing"):
         load_adapter(None, tmp_path)
+
+
+# --- an adapter and its base
+
+
+@pytest.fixture
+def adapter_on(tmp_path: Path) -> Callable[[str], Path]:
+    """Return a function: name of the base -> folder with the config of an adapter on it."""
+
+    def make(base: str) -> Path:
+        (tmp_path / "adapter").mkdir(exist_ok=True)
+        config = {"peft_type": "LORA", "base_model_name_or_path": base}
+        (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+        return tmp_path / "adapter"
+
+    return make
+
+
+@pytest.mark.unit
+def test_an_adapter_of_another_base_is_refused(
+    adapter_on: Callable[[str], Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    copy, other = (
+        shutil.copytree(tiny_model, tmp_path / "copy"),
+        shutil.copytree(tiny_model, tmp_path / "other"),
+    )
+    config = json.loads((other / "config.json").read_text(encoding="utf-8"))
+    (other / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}), encoding="utf-8")
+    hub = "Qwen/Qwen2.5-7B-Instruct"
+    for trained_on, base in (
+        (hub, hub),
+        (hub, "/models/Qwen2.5-7B-Instruct"),
+        (str(tiny_model), str(copy)),
+        (str(tiny_model), f"{tiny_model}/."),
+        ("", hub),
+    ):
+        check_base(adapter_on(trained_on), base)
+    for trained_on, base in (
+        (hub, "Qwen/Qwen2.5-7B"),
+        (str(tiny_model), str(other)),
+        (str(tiny_model), hub),
+    ):
+        with pytest.raises(EngineError) as caught:
+            check_base(adapter_on(trained_on), base)
+        assert str(caught.value).startswith(
+            f"{tmp_path / 'adapter'}: the adapter was trained on {trained_on}, and the base is {base}"
+        )
+        assert trained_on in caught.value.hint and "adapter_config.json" in caught.value.hint
+
+
+@pytest.mark.unit
+def test_a_judge_of_another_chat_template_is_refused(tmp_path: Path) -> None:
+    reason, direct = (
+        Path(f"configs/prompts/{name}.jinja").read_text(encoding="utf-8") for name in ("reason", "direct")
+    )
+    check_template(tmp_path, reason)  # nothing is saved beside it
+    (tmp_path / "chat_template.jinja").write_text(reason, encoding="utf-8")
+    check_template(tmp_path, reason)
+    for template in (direct, reason + "\n"):
+        with pytest.raises(EngineError, match="trained in another chat template"):
+            check_template(tmp_path, template)
+
+
+@pytest.mark.unit
+def test_the_api_refuses_an_adapter_of_another_base_or_template_before_it_starts_an_engine(
+    adapter_on: Callable[[str], Path], tiny_model: Path, toy_tokenizer: Any
+) -> None:
+    from reasongenrm import Judge
+
+    with pytest.raises(EngineError, match=r"was trained on other/base, and the base is .*tiny-model"):
+        Judge.from_pretrained(str(tiny_model), adapter=adapter_on("other/base"))
+    folder = adapter_on(str(tiny_model))
+    toy_tokenizer.save_pretrained(folder)  # with the template of reasons, as a training saves it
+    with pytest.raises(EngineError, match="trained in another chat template"):
+        Judge.from_pretrained(str(tiny_model), adapter=folder, template="direct")
+
+
+@pytest.mark.unit
+def test_a_step_and_an_evaluation_refuse_a_judge_of_another_base_or_template(
+    adapter_on: Callable[[str], Path], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from reasongenrm.chat.encoder import check_judge
+    from reasongenrm.config.loading import load_recipe
+    from reasongenrm.train.model import load_policy
+
+    demo = Path("configs/demo.yaml").resolve()
+    template = Path("configs/prompts/reason.jinja").resolve()
+    overrides = [
+        f"model.path={tiny_model}",
+        f"templates.reason={template}",
+        "records.dpo={}",
+        "train.steps=[sft, dpo]",
+    ]
+    recipe = load_recipe(demo, ["name=other", *overrides])
+    monkeypatch.chdir(tmp_path)
+    folder = recipe.folder / "judges" / "reasongenrm" / "adapter"
+    shutil.copytree(adapter_on("other/base"), folder)
+    with pytest.raises(EngineError, match="was trained on other/base"):
+        load_policy(recipe, recipe.trained["reasongenrm@dpo"], "sdpa")
+    shutil.copy(adapter_on(str(tiny_model)) / "adapter_config.json", folder)
+    check_judge(recipe, "reasongenrm")
+    (folder / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    with pytest.raises(EngineError, match="trained in another chat template"):
+        load_policy(recipe, recipe.trained["reasongenrm@dpo"], "sdpa")

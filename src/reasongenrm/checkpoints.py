@@ -88,6 +88,55 @@ def load_adapter(model: Any, folder: str | Path, *, trainable: bool = False) -> 
     )
 
 
+def check_base(folder: str | Path, base: str) -> None:
+    """Check that an adapter was trained on a base: vLLM would serve it on another one without an error.
+
+    The base is the one if it has the name that peft saved; if both names are folders, with an equal `config.json`; else, if
+    the last parts of the names are equal, since a folder may be a copy of a model of the hub.
+
+    Args:
+        folder: of the adapter.
+        base: hub id or folder of the model that it is put on.
+
+    Raises:
+        EngineError: it was trained on another base.
+    """
+    trained_on = read_json(Path(folder) / "adapter_config.json").get("base_model_name_or_path")
+    if trained_on and not _is_same_model(trained_on, base):
+        raise EngineError(
+            f"the adapter was trained on {trained_on}, and the base is {base}",
+            location=str(folder),
+            hint=f"use {trained_on} as the base; if they are one model, write the base's name into adapter_config.json",
+        )
+
+
+def check_template(folder: str | Path, template: str) -> None:
+    """Check that a judge is asked in the chat template that it was trained in.
+
+    Args:
+        folder: of its weights; its `chat_template.jinja`, where there is one, has to equal the template.
+        template: text of the template.
+
+    Raises:
+        EngineError: it was trained in another one.
+    """
+    saved = Path(folder) / "chat_template.jinja"
+    if saved.is_file() and saved.read_text(encoding="utf-8") != template:
+        raise EngineError(
+            "the judge was trained in another chat template",
+            location=str(saved),
+            hint="use this file as the template, or train again",
+        )
+
+
+def _is_same_model(one: str, other: str) -> bool:
+    folders = [Path(one), Path(other)]
+    if one == other or not all(path.is_dir() for path in folders):
+        return folders[0].name == folders[1].name
+    configs = [path / "config.json" for path in folders]
+    return folders[0].samefile(folders[1]) or read_json(configs[0]) == read_json(configs[1])
+
+
 def never_ask() -> None:
     """Keep transformers from asking on standard input whether code may run: also where a library loads by itself."""
     from transformers import dynamic_module_utils

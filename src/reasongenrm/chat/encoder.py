@@ -13,7 +13,7 @@ import jinja2
 from reasongenrm.chat.content import content_tokenizer
 from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, Grammar
 from reasongenrm.chat.prompts import PromptFile
-from reasongenrm.checkpoints import load_checkpoint
+from reasongenrm.checkpoints import check_base, check_template, load_checkpoint
 from reasongenrm.config.engines import ModelConfig, check_model
 from reasongenrm.config.recipe import LISTWISE, VERDICT_ONLY, Recipe, Template
 from reasongenrm.errors import ConfigError, EngineError, first_line
@@ -203,6 +203,23 @@ def judge_encoder(recipe: Recipe, template: Template, tokenizer: Any) -> ChatEnc
     """
     text = template_text(recipe.templates[template], key=f"templates.{template}")
     return ChatEncoder(tokenizer, text, template_wording(PromptFile.load(recipe.prompts), template).verdict)
+
+
+def check_judge(recipe: Recipe, name: str) -> None:
+    """Check that a trained judge fits the recipe's base and chat template.
+
+    Args:
+        recipe: the resolved recipe.
+        name: of a model in `recipe.trained`, which has its weights.
+
+    Raises:
+        EngineError: it was trained on another base, or in another template.
+    """
+    template = recipe.judges[recipe.trained[name].judge].template
+    check_template(recipe.weights(name), template_text(recipe.templates[template], key=f"templates.{template}"))
+    _, adapter = recipe.serving(name)
+    if adapter is not None:
+        check_base(adapter, recipe.model.path)
 
 
 def template_wording(prompts: PromptFile, template: Template) -> PromptFile:

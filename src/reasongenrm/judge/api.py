@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 from reasongenrm.chat.encoder import (
     ADAPTER_PROMPTS,
     ChatEncoder,
+    check_judge,
     judge_encoder,
     load_tokenizer,
     template_wording,
@@ -24,6 +25,7 @@ from reasongenrm.chat.encoder import (
 from reasongenrm.chat.lists import list_prompt
 from reasongenrm.chat.own_template import base_encoder, file_or_own_encoder
 from reasongenrm.chat.prompts import PromptFile, placed_prompts, rating_prompt
+from reasongenrm.checkpoints import check_base, check_template
 from reasongenrm.config.engines import AnthropicConfig, EngineConfig, ModelConfig, OpenAIConfig
 from reasongenrm.config.evaluate import JudgingConfig, OtherJudge
 from reasongenrm.config.loading import load_recipe, section
@@ -183,7 +185,7 @@ class Judge:
 
         Raises:
             ConfigError: a file is missing, a key is unknown, or the model has no chat template.
-            EngineError: the model cannot be served.
+            EngineError: the model cannot be served, or the adapter is of another base or template.
         """
         base = ModelConfig(path=model) if isinstance(model, str) else section(ModelConfig, model, "model")
         serving = section(EngineConfig, engine or {}, "engine")
@@ -201,9 +203,9 @@ class Judge:
         encoder = file_or_own_encoder(
             base, template_file, prompt_file.verdict, reasons=reasons, key="template"
         )
-        check_template(folder or base.path, encoder.template)
         if folder:
             check_base(folder, base.path)
+            check_template(folder, encoder.template)
         config = section(JudgingConfig, judging or {}, "judging")
         adapters = [folder] if folder else []
         running = load_engine(base, serving, seed=seed, adapters=adapters, on_event=say)

@@ -11,6 +11,7 @@ from reasongenrm.benchmarks.leaderboard import Entry
 from reasongenrm.chat.encoder import ADAPTER_PROMPTS, ChatEncoder
 from reasongenrm.chat.own_template import file_or_own_encoder
 from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.checkpoints import check_base
 from reasongenrm.config.engines import check_model
 from reasongenrm.config.models import ModelsRecipe
 from reasongenrm.config.recipe import TEMPLATES
@@ -26,7 +27,6 @@ from reasongenrm.stages.fingerprints import models_steps
 from reasongenrm.stages.fourway import check_fourway
 from reasongenrm.stages.judges import SCALAR, Models, ServedJudge, other_judges
 from reasongenrm.stages.rating import check_rating
-from reasongenrm.store import read_json
 
 
 def evaluate_models(recipe: ModelsRecipe, redo: Sequence[str] = ()) -> None:
@@ -62,9 +62,7 @@ def _check(recipe: ModelsRecipe) -> None:
         raise ConfigError(
             f"directory not found: {recipe.adapter}", location="--adapter", hint="download it first"
         )
-    base = read_json(Path(recipe.adapter) / "adapter_config.json").get("base_model_name_or_path")
-    if base and base != recipe.model.path:
-        say(f"note: the adapter was trained on {base}, and is evaluated on {recipe.model.path}")
+    check_base(recipe.adapter, recipe.model.path)  # it is asked in its own template
 
 
 def load_models(recipe: ModelsRecipe, run: Run, stack: ExitStack) -> list[ServedJudge]:

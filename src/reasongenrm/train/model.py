@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from reasongenrm.chat.encoder import check_judge
 from reasongenrm.checkpoints import load_adapter, load_checkpoint
 from reasongenrm.config.engines import ModelConfig
 from reasongenrm.config.recipe import Recipe, TrainStep
