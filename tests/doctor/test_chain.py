@@ -129,6 +129,7 @@ def test_vllm_in_the_training_processes_takes_its_share_of_each_gpu(qwen: Geomet
 
     alone, beside = memory(), memory("train.grpo.rollouts=vllm")
     assert beside - alone == pytest.approx(0.3 * H100.memory_gib)
+    assert memory("train.grpo.rollouts=vllm", "train.grpo.args.vllm_mode=server") == alone
     share = memory("train.grpo.rollouts=vllm", "train.grpo.args.vllm_gpu_memory_utilization=0.5")
     assert share - alone == pytest.approx(0.5 * H100.memory_gib)
 
@@ -190,3 +191,32 @@ def test_sizes_before_stage_1_are_those_of_the_sources(tmp_path: Path) -> None:
     }  # fmt: skip
     fresh = assumed_inputs(recipe_of(both, "limit=10", "train.dpo.refresh=4"))
     assert fresh["j@dpo"] == fresh["j@round"], "both sample on the prompts"
+
+
+def test_training_all_weights_needs_16_bytes_of_each_and_their_gradients(qwen: Geometry) -> None:
+    every = ("train.parameters=all", "train.lora={}")
+    lora, whole = recipe_of(), recipe_of(*every)
+    memory = {
+        stage: step_memory(
+            qwen,
+            recipe_of(*every, f"train.launch=configs/accelerate/{stage}.yaml"),
+            whole.trained["j"],
+            H100,
+            8,
+        )
+        for stage in ("zero2", "zero3")
+    }
+    own = {stage: (one.training.weights + one.training.optimizer) * 2**30 for stage, one in memory.items()}
+    assert own["zero2"] == pytest.approx((2 + 14 / 8) * qwen.parameters)
+    assert own["zero3"] == pytest.approx(2 * qwen.parameters), "16 bytes among 8 processes"
+    assert (
+        memory["zero3"].training.activations
+        < step_memory(qwen, lora, lora.trained["j"], H100, 8).training.activations
+    )
+    dpo = step_memory(qwen, whole, whole.trained["j@dpo"], H100, 8).training.weights
+    assert dpo == pytest.approx(2 * memory["zero2"].training.weights), "the reference is a model, too"
+    works = chain_works(lora, {"j": PROMPTS})["j"]
+    times = [step_hours(works, qwen, one, one.trained["j"], H100, 1)[1] for one in (lora, whole)]
+    assert times[0] and times[1] and times[1] / times[0] == pytest.approx(4 / 3, rel=0.05), (
+        "with checkpointing"
+    )

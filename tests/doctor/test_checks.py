@@ -160,6 +160,11 @@ def test_a_full_disk_fails_and_a_large_run_names_its_parts(use: Use, monkeypatch
         recipe_of("limit=100", "train.merge=true"), checks.read_geometry(recipe_of().model)
     )
     assert merged - small == pytest.approx(14.2 * len(recipe_of().judges), abs=0.3)
+    every, parts = checks.run_gib(
+        recipe_of("limit=100", "train.parameters=all", "train.lora={}"),
+        checks.read_geometry(recipe_of().model),
+    )
+    assert every == pytest.approx(3 * 14.2 + 3 * 16 * 7.1, rel=0.02) and "checkpoints and models" in parts
 
 
 def test_the_command_line_names_it_in_one_line_with_code_2(

@@ -8,6 +8,7 @@ rollouts of another engine, for the probabilities under the trained model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -135,7 +136,7 @@ def _grpo_works(recipe: Recipe, step: TrainStep, size: Input) -> list[Work]:
     )
     new = reason_tokens(settings.max_tokens) + VERDICT_TOKENS
     sampling = Work(f"sampling by {step.model}", "sampling", prompts, prompt_tokens, settings.samples, new)
-    forwards = (float(settings.args.get("beta", 0)) > 0) + (settings.rollouts == "vllm")
+    forwards = _has_reference(recipe, step) + (settings.rollouts == "vllm")
     return [sampling, *_trained(step, prompts * settings.samples, prompt_tokens + new, forwards=forwards)]
 
 
@@ -210,8 +211,19 @@ def step_memory(
         geometry, recipe, tokens=tokens, logit_tokens=logit_tokens, processes=processes, stage=zero_stage(recipe.train.launch),
         checkpointing=bool(step_args(recipe, step).get("gradient_checkpointing", False)),
     )  # fmt: skip
-    colocated = step.kind == "grpo" and recipe.train.grpo.rollouts == "vllm"
+    if recipe.train.parameters == "all" and _has_reference(recipe, step):
+        training = replace(
+            training, weights=2 * training.weights
+        )  # a frozen copy of what the step starts from
+    settings = recipe.train.grpo
+    colocated = (
+        step.kind == "grpo" and settings.rollouts == "vllm" and settings.args.get("vllm_mode") != "server"
+    )
     return StepMemory(training, card.memory_gib * vllm_share(recipe) if colocated else 0.0)
+
+
+def _has_reference(recipe: Recipe, step: TrainStep) -> bool:
+    return step.kind == "dpo" or (step.kind == "grpo" and float(recipe.train.grpo.args.get("beta", 0)) > 0)
 
 
 def vllm_share(recipe: Recipe) -> float:

@@ -335,15 +335,18 @@ def run_gib(recipe: Recipe, geometry: Geometry) -> tuple[float, str]:
     # Reasons, then the same with scores; pairs, prompts and records hold each pair's texts about six times.
     reasons = prompts * samples * BYTES_PER_TOKEN * 2 if recipe.needs_reasons() else 0
     data = reasons + prompts * 6 * 4000 + prompts * _vote_tokens(recipe) * BYTES_PER_TOKEN
-    lora = recipe.train.lora
-    adapter = geometry.adapter_parameters(lora.get("r", 8), lora.get("target_modules", "all-linear"))
-    # Weights in float32, and with Adam's state and a copy in each of save_total_limit + 1 checkpoints of the step that is
-    # trained; those of a finished step are removed.
+    # Checkpoints of the step that is trained, save_total_limit and one more; those of a finished step are removed.
     kept = int(recipe.train.args.get("save_total_limit", 2)) + 1
-    judges = adapter * 4 * (len(recipe.trained) + 4 * kept)
-    if recipe.train.merge:
-        judges += len(recipe.trained) * geometry.parameters * DTYPE_BYTES[recipe.model.dtype]
-    parts = {"reasons and records": data, "checkpoints and adapters": judges}
+    model = geometry.parameters * DTYPE_BYTES[recipe.model.dtype]
+    kind = "adapters" if recipe.train.parameters == "lora" else "models"
+    if kind == "models":
+        judges = len(recipe.trained) * model + kept * 16 * geometry.parameters
+    else:
+        lora = recipe.train.lora
+        adapter = geometry.adapter_parameters(lora.get("r", 8), lora.get("target_modules", "all-linear"))
+        judges = adapter * 4 * (len(recipe.trained) + 4 * kept)  # float32; with Adam's state and a copy
+        judges += len(recipe.trained) * model * recipe.train.merge
+    parts = {"reasons and records": data, f"checkpoints and {kind}": judges}
     total = sum(parts.values()) / GIB
     return total, ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
 

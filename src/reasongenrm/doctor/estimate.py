@@ -146,23 +146,26 @@ def training_memory(
         checkpointing: of gradients; None: as `train.args` says.
     """
     train, value_bytes = recipe.train, DTYPE_BYTES[recipe.model.dtype]
+    adapter, split = train.parameters == "lora", processes if stage == 3 else 1
     linear = sum(inputs * outputs for _, inputs, outputs in geometry.linears)
     base = float(geometry.parameters * value_bytes)
     if train.quantization == "nf4":
         base = (geometry.parameters - linear) * value_bytes + linear * NF4_BYTES
-    trained = geometry.adapter_parameters(
-        train.lora.get("r", 8), train.lora.get("target_modules", "all-linear")
-    )
     own = trained_bytes(stage, processes)
-    layer = tokens * layer_bytes(geometry, value_bytes)
+    if adapter:
+        optimizer = own * geometry.adapter_parameters(
+            train.lora.get("r", 8), train.lora.get("target_modules", "all-linear")
+        )
+    else:  # the weights of the base are the trained ones
+        optimizer = own * geometry.parameters - base / split
+    layer = tokens * layer_bytes(geometry, value_bytes, adapter=adapter)
     inputs = tokens * geometry.hidden * value_bytes * geometry.layers
     if checkpointing is None:
         checkpointing = bool(train.args.get("gradient_checkpointing", False))
     activations = inputs + layer if checkpointing else layer * geometry.layers
-    split = processes if stage == 3 else 1
     return TrainingMemory(
         base / split / GIB,
-        trained * own / GIB,
+        optimizer / GIB,
         activations / GIB,
         (tokens if logit_tokens is None else logit_tokens) * geometry.vocabulary * LOGIT_BYTES / GIB,
     )
@@ -174,14 +177,15 @@ def trained_bytes(stage: int, processes: int) -> float:
     return {0: 16.0, 1: 4 + 12 / processes, 2: 2 + 14 / processes, 3: 16 / processes}[stage]
 
 
-def layer_bytes(geometry: Geometry, value_bytes: int) -> int:
+def layer_bytes(geometry: Geometry, value_bytes: int, *, adapter: bool = True) -> int:
     """Return the bytes per token that a layer keeps for the backward pass: inputs of norms, projections and products.
 
-    peft keeps an adapter in float32; for a base of 16 bits it also keeps the inputs of its seven layers in float32.
+    peft keeps an adapter in float32; for a base of 16 bits it also keeps the inputs of its seven layers in float32
+    (`adapter`: whether one is trained).
     """
     hidden, inner = geometry.hidden, geometry.intermediate
     kept = 8 * hidden + 2 * geometry.kv_heads * geometry.head_dim + 4 * inner
-    return value_bytes * kept + (4 * (6 * hidden + inner) if value_bytes == 2 else 0)
+    return value_bytes * kept + (4 * (6 * hidden + inner) if adapter and value_bytes == 2 else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +224,8 @@ def hours(work: Work, geometry: Geometry, recipe: Recipe, card: Card, gpus: int)
     if work.kind == "training":
         checkpointing = bool(recipe.train.args.get("gradient_checkpointing", False))
         flops = training_flops(geometry, work.prompts * length, length, checkpointing=checkpointing)
+        if recipe.train.parameters == "all":  # the gradients of the weights, too
+            flops += 2 * geometry.multiplied * work.prompts * length
         return flops / (rate * MATRIX_SHARE["training"]) / 3600
     prompt_flops = forward_flops(geometry, work.prompts * work.prompt_tokens, work.prompt_tokens)
     new_tokens = work.prompts * work.continuations * work.new_tokens
