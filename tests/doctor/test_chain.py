@@ -135,17 +135,17 @@ def test_vllm_in_the_training_processes_takes_its_share_of_each_gpu(qwen: Geomet
 
 
 def test_the_tokens_of_a_pass(qwen: Geometry) -> None:
-    recipe = recipe_of("train.grpo={max_tokens: 2048, args: {per_device_train_batch_size: 3}}")
+    recipe = recipe_of("train.grpo={max_tokens: 2048, args: {per_device_train_batch_size: 4}}")
     tokens = {model: pass_tokens(recipe, step, 8) for model, step in recipe.trained.items()}
     assert tokens["j"] == tokens["j@round"] == (2 * 6144, 2 * 6144)
     assert tokens["j@dpo"] == (2 * 2 * 6144, 2 * 2 * 6144), "both sides of each pair"
     # A prompt leaves 1,024 tokens of a context of 8,192 for a teacher's reason, and is a record of 6,144 tokens at most.
     new = 2048 + VERDICT_TOKENS
-    assert tokens["j@grpo"] == (3 * (6144 + new), 3 * new)
+    assert tokens["j@grpo"] == (4 * (6144 + new), 4 * new)
     short = recipe_of("engine.max_model_len=4096", "data.max_tokens=4096")
-    assert pass_tokens(short, short.trained["j@grpo"], 1)[0] == 8 * (4096 - 1024 + 1024 + VERDICT_TOKENS)
+    assert pass_tokens(short, short.trained["j@grpo"], 1)[0] == 2 * (4096 - 1024 + 1024 + VERDICT_TOKENS)
     assert step_memory(qwen, recipe, recipe.trained["j@grpo"], H100, 1).training.logits == pytest.approx(
-        3 * new * qwen.vocabulary * 14 / 2**30
+        4 * new * qwen.vocabulary * 14 / 2**30
     )
 
 

@@ -27,9 +27,10 @@ from reasongenrm.doctor.estimate import (
 from reasongenrm.doctor.geometry import Geometry
 from reasongenrm.metrics.flops import Card
 from reasongenrm.report.tables import MISSING, TextTable
-from reasongenrm.train.batches import LARGEST_PASS, PER_DEVICE
+from reasongenrm.train.batches import PER_DEVICE, even_batch_sizes
 from reasongenrm.train.process import KINDS
 from reasongenrm.train.tokens import is_on_policy
+from reasongenrm.train.trainer import inherited_args
 
 VLLM_SHARE = 0.3
 """Share of a GPU for vLLM in a training process, where `vllm_gpu_memory_utilization` is not set (TRL's default)."""
@@ -89,10 +90,7 @@ def assumed_inputs(recipe: Recipe) -> dict[str, Input]:
 def step_args(recipe: Recipe, step: TrainStep) -> dict[str, Any]:
     """Return the trainer's keys of a step, as far as they decide memory and time."""
     if step.kind == "grpo":
-        shared = {
-            key: recipe.train.args[key] for key in ("gradient_checkpointing",) if key in recipe.train.args
-        }
-        return shared | recipe.train.grpo.args
+        return inherited_args(recipe, step) | recipe.train.grpo.args
     return KINDS[step.kind].args(recipe, step)
 
 
@@ -188,7 +186,8 @@ class StepMemory(NamedTuple):
 def pass_tokens(recipe: Recipe, step: TrainStep, processes: int) -> tuple[int, int]:
     """Return the largest number of tokens that a process computes together, and for how many it computes logits.
 
-    GRPO: prompts leave room for the longest reason of a teacher, and only completions have logits.
+    GRPO: prompts leave room for the longest reason of a teacher, and only completions have logits. Where the processes do not
+    divide the completions of a step, which the step refuses, the pass is that of fewer processes.
     """
     if step.kind != "grpo":
         batch = recipe.train.dpo.batch if step.kind == "dpo" else recipe.train.batch
@@ -196,7 +195,9 @@ def pass_tokens(recipe: Recipe, step: TrainStep, processes: int) -> tuple[int, i
         tokens = records * (1 + (step.kind == "dpo")) * recipe.data.max_tokens
         return tokens, tokens
     settings = recipe.train.grpo
-    completions = int(step_args(recipe, step).get(PER_DEVICE, LARGEST_PASS))
+    together, per_device = settings.batch * settings.samples, step_args(recipe, step).get(PER_DEVICE)
+    divisible = max(count for count in range(1, processes + 1) if together % count == 0)
+    completions = even_batch_sizes(together, per_device, divisible, "train.grpo.batch")[0]
     new = settings.max_tokens + VERDICT_TOKENS
     room = recipe.engine.max_model_len - max(teacher.max_tokens for teacher in recipe.teachers.values())
     return completions * (min(room, recipe.data.max_tokens) + new), completions * new
