@@ -58,7 +58,7 @@ class RewardWeights(Strict):
     Attributes:
         verdict: the verdict is right (1) or wrong (-1).
         unreadable: the term `verdict` of a completion without a readable verdict.
-        consistency: the verdicts on both orders of a pair name the same answer.
+        consistency: of a right verdict, the share of right verdicts on the other order of its pair.
         format: the completion has a reason and a verdict, and ends with its turn.
         length: cost per token beyond `length_free` tokens.
         length_free: tokens without a cost.
@@ -81,8 +81,11 @@ class GRPOStep(Strict):
 
     Attributes:
         batch: judge prompts of an optimizer step, on all devices together.
-        samples: completions per prompt: a group.
+        samples: completions per prompt.
         both_orders: put both orders of a pair into one batch; the reward `consistency` needs it.
+        baseline: the rewards that a completion's is compared with: those of its prompt, or those of both orders of its pair.
+        skip_equal: leave out the prompts whose completions are all equally good: their gradient is zero, and the mean of
+            the loss is over the others. It needs `beta` 0 and the loss type dapo or cispo, and does nothing otherwise.
         max_tokens: limit of a reason.
         temperature: of sampling.
         steps: optimizer steps.
@@ -94,6 +97,8 @@ class GRPOStep(Strict):
     batch: int = Field(8, ge=1)
     samples: int = Field(8, ge=2)
     both_orders: bool = True
+    baseline: Literal["prompt", "pair"] = "prompt"
+    skip_equal: bool = True
     max_tokens: int = Field(1024, ge=1)
     temperature: float = Field(1.0, gt=0, le=2)
     steps: int = Field(200, ge=1)
@@ -105,6 +110,8 @@ class GRPOStep(Strict):
     def _pairs_are_whole(self) -> GRPOStep:
         if self.rewards.consistency and not self.both_orders:
             raise ValueError("rewards.consistency needs both_orders: true")
+        if self.baseline == "pair" and not self.both_orders:
+            raise ValueError("baseline: pair needs both_orders: true")
         if self.both_orders and self.batch % 2:
             raise ValueError("batch counts judge prompts: with both_orders it must be even")
         return self
