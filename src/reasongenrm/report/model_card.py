@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,10 @@ import yaml
 
 from reasongenrm.errors import ConfigError
 from reasongenrm.report.pages import printable, render
-from reasongenrm.report.run_files import BASES, SCALAR, BenchmarkRun, ModelRun, RunFiles, read_json, read_run
+from reasongenrm.report.run_files import BASES, SCALAR, BenchmarkRun, ModelRun, RunFiles, read_run
 from reasongenrm.report.run_table import facts, run_table, sections_and_subsets
 from reasongenrm.report.tables import one_line
+from reasongenrm.report.training_steps import Steps, chain_of, read_steps, step_table, training_alarms
 from reasongenrm.store import write_text
 
 if TYPE_CHECKING:
@@ -42,12 +43,11 @@ def write_model_card(folder: Path, judge: str) -> Path:
         hint = f"its judges are: {', '.join(judges) or 'none'}"
         raise ConfigError(f"the run has no judge {judge!r}", location=str(folder), hint=hint)
     path = folder / "judges" / judge / "README.md"
-    training = path.with_name("training.json")
-    write_text(path, printable(_card(run, judge, read_json(training, dict) if training.exists() else {})))
+    write_text(path, printable(_card(run, judge, read_steps(folder, list(judges)))))
     return path
 
 
-def _card(run: RunFiles, judge: str, training: Mapping[str, Any]) -> str:
+def _card(run: RunFiles, judge: str, steps: Steps) -> str:
     """Return the card; huggingface_hub writes its metadata, and reads them again to check them."""
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -58,6 +58,7 @@ def _card(run: RunFiles, judge: str, training: Mapping[str, Any]) -> str:
     template, whole = settings.get("template", "reason"), recipe["train"].get("parameters") == "all"
     judged = [(b, b.models[judge]) for b in run.benchmarks if judge in b.models]
     results = list(_eval_results(run, judged))
+    chain = chain_of(steps, judge)
     metadata = ModelCardData(  # huggingface.co/docs/hub/model-cards
         base_model=one_line(base),
         base_model_relation="finetune" if whole else "adapter",
@@ -82,7 +83,9 @@ def _card(run: RunFiles, judge: str, training: Mapping[str, Any]) -> str:
         base_is_local=_is_local(run, path),
         benchmarks=[_public_benchmark(benchmark, judge) for benchmark in run.benchmarks],
         sources=[_public(str(one.get("path"))) for one in recipe.get("data", {}).get("sources", ())],
-        training=training,
+        training=steps.get(judge),
+        steps=step_table(chain, run.benchmarks) if len(chain) > 1 else None,
+        alarms=training_alarms(run, {step.model: step for step in chain}),
         manifest=run.manifest,
         recipe=yaml.safe_dump(_public(parts), sort_keys=False, allow_unicode=True, width=110).rstrip("\n"),
         model=repr({"path": base, "revision": revision} if revision else base),

@@ -180,12 +180,12 @@ def _read_benchmark(folder: Path, entry: BenchmarkRun) -> BenchmarkRun:
         name=title + {"ratings": ", ratings", "fourway": ", four-way"}.get(entry.mode, ""),
         models=models,
         judged_rows=rows,
-        drops=tuple(_read_lines(folder / "dropped.jsonl", Drop)),
+        drops=tuple(read_lines(folder / "dropped.jsonl", Drop)),
     )
 
 
 def _read_rows(path: Path, count: int) -> tuple[Row, ...]:
-    rows = tuple(_read_lines(path, Row))
+    rows = tuple(read_lines(path, Row))
     if len(rows) != count:
         raise DataError(f"{len(rows)} rows, but scores.json counts {count}", location=str(path), hint=_HINT)
     for number, row in enumerate(rows, 1):
@@ -201,7 +201,7 @@ def _read_model(folder: Path, model: ModelRun, rows: Sequence[Row], rates: bool)
     if cost is not None and path.exists():
         cost = replace(cost, seconds=read_json(path, float))
     path = folder / "results.jsonl"
-    results = {result.pair_id: result for result in _read_lines(path, PairResult)}
+    results = {result.pair_id: result for result in read_lines(path, PairResult)}
     pair_ids = {pair.id for row in rows for pair in row.pairs}
     if results.keys() != pair_ids:
         missing, strange = len(pair_ids - results.keys()), len(results.keys() - pair_ids)
@@ -210,7 +210,7 @@ def _read_model(folder: Path, model: ModelRun, rows: Sequence[Row], rates: bool)
     ratings: dict[str, list[Rating]] = {}
     if rates:
         path = folder / "ratings.jsonl"
-        for rating in _read_lines(path, _RowRating):
+        for rating in read_lines(path, _RowRating):
             ratings.setdefault(rating.row, []).append(rating)
         for row in rows:
             if len(ratings.get(row.id, ())) != len(row.answers):
@@ -227,7 +227,12 @@ def read_json(path: Path, kind: type[Record]) -> Record:
     return _decode(_read_bytes(path), kind, str(path))
 
 
-def _read_lines(path: Path, kind: type[Record]) -> Iterator[Record]:
+def read_lines(path: Path, kind: type[Record]) -> Iterator[Record]:
+    """Yield the lines of a JSONL file as records, their types checked.
+
+    Raises:
+        DataError: the file is missing, or a line is broken; names `file:line`.
+    """
     for number, line in enumerate(_read_bytes(path).splitlines(), 1):
         yield _decode(line, kind, f"{path}:{number}")
 

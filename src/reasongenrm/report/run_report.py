@@ -11,8 +11,15 @@ from typing import Any
 from reasongenrm.report.charts import Estimate, bias_chart, interval_bars, reliability_diagram
 from reasongenrm.report.explorer import OUTCOME_NOTES, payload
 from reasongenrm.report.pages import render
-from reasongenrm.report.run_files import BenchmarkRun, Manifest, read_run
+from reasongenrm.report.run_files import BenchmarkRun, Manifest, RunFiles, read_run
 from reasongenrm.report.run_table import facts, metric_lines, protocol_table, run_table, sections_and_subsets
+from reasongenrm.report.training_steps import (
+    read_steps,
+    speed_table,
+    step_curves,
+    step_table,
+    training_alarms,
+)
 from reasongenrm.store import atomic_writer, write_text
 
 Plots = Mapping[str, tuple[str, bytes]]
@@ -35,11 +42,12 @@ def write_report(folder: Path) -> Path:
         "name": run.name,
         "student": run.manifest.recipe.get("model", {}),
         "benchmarks": list(map(_section, run.benchmarks)),
+        "training": _training(folder, run),
         "outcomes": OUTCOME_NOTES,
         "facts": list(_run_facts(run.manifest)),
         "recipe": json.dumps(run.manifest.recipe, indent=2, sort_keys=True, ensure_ascii=False),
     }
-    for section in view["benchmarks"]:
+    for section in (*view["benchmarks"], view["training"]):
         for name, (_, png) in section["plots"].items():
             with atomic_writer(folder / "plots" / f"{name}.png") as out:
                 out.write(png)
@@ -47,6 +55,18 @@ def write_report(folder: Path) -> Path:
     path = folder / "report.html"
     write_text(path, render("judge_report.html.jinja", **view))
     return path
+
+
+def _training(folder: Path, run: RunFiles) -> dict[str, Any]:
+    """Return what the report shows of the training steps."""
+    steps = read_steps(folder, list(run.manifest.recipe.get("judges", {})))
+    trained = list(steps.values())
+    return {
+        "table": step_table(trained, run.benchmarks),
+        "speed": speed_table([step for step in trained if step.rows]),
+        "alarms": training_alarms(run, steps),
+        "plots": step_curves(trained),
+    }
 
 
 def plots(benchmark: BenchmarkRun) -> Plots:
