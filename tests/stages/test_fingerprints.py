@@ -53,6 +53,7 @@ FULL: dict[str, Any] = {
         "genrm": {"template": "direct"},
         "lists": {"template": "listwise"},
         "reasoned": {"template": "listwise-reason"},
+        "rater": {"template": "pointwise"},
     },
     "train": {
         "launch": "configs/accelerate/cpu-2proc.yaml",
@@ -67,6 +68,9 @@ FULL: dict[str, Any] = {
         "args": {"weight_decay": 0.1, "logging_steps": 2, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
     },
     "scalar": {
+        "revision": "main", "validation": 0.1, "patience": 3, "lora": {"r": 8}, "args": {"max_steps": 4},
+    },
+    "meta": {
         "revision": "main", "validation": 0.1, "patience": 3, "lora": {"r": 8}, "args": {"max_steps": 4},
     },
     "evaluate": {
@@ -101,12 +105,13 @@ OTHER: dict[str, Any] = {
     "evaluate.benchmarks.styles.safety": "pooled",
     "evaluate.benchmarks.toy.max_messages": 4,
     "scalar.validation": 0.2,
+    "meta.validation": 0.2,
     "train.packing": False,
     "train.steps": ["sft", "dpo", "round", "grpo"],
     "judges.thinker.steps": ["sft", "round"],
     "judges.reasongenrm.steps": ["sft"],
     **dict.fromkeys(
-        f"judges.{name}.steps" for name in ("genrm", "lists", "reasoned")
+        f"judges.{name}.steps" for name in ("genrm", "lists", "reasoned", "rater")
     ),  # these have SFT alone
     "train.grpo.both_orders": None,  # the consistency reward needs it
     "train.grpo.batch": 16,

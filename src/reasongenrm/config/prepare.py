@@ -180,6 +180,26 @@ class GeneralConfig(DatasetConfig):
     weight: float = Field(gt=0)
 
 
+class RatingsConfig(Strict):
+    """Ratings in the records of judges with the template `pointwise`; see `reasons/ratings.py`.
+
+    The defaults are of the scale in `configs/prompts/judge.yaml`: 3 misses what matters, and 7 is good with small faults.
+
+    Attributes:
+        low: of an answer that is never preferred.
+        high: of an answer that is always preferred.
+    """
+
+    low: int = Field(3, ge=1, le=10)
+    high: int = Field(8, ge=1, le=10)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RatingsConfig:
+        if self.low >= self.high:
+            raise ValueError("low must be below high")
+        return self
+
+
 class RecordsConfig(Strict):
     """Training records besides `sft.jsonl` and `genrm.jsonl`.
 
@@ -187,8 +207,10 @@ class RecordsConfig(Strict):
         dpo: settings of `dpo.jsonl`; null: not written.
         grpo: settings of `grpo.jsonl`, which needs the student as a blind teacher; null: not written.
         general: `general.jsonl`, for judges with `general: true` (the wGen models).
+        ratings: of the answers in `pointwise.jsonl`, for judges with the template `pointwise`.
     """
 
     dpo: DPOConfig | None = None
     grpo: GRPOConfig | None = None
     general: list[GeneralConfig] = []
+    ratings: RatingsConfig = RatingsConfig()

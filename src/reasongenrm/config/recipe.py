@@ -18,8 +18,10 @@ from reasongenrm.config.prepare import DataConfig, RecordsConfig, SelectConfig, 
 from reasongenrm.config.scalar import ScalarConfig
 from reasongenrm.config.steps import DPOStep, GRPOStep, MarginConfig, RoundStep, StepKind
 
-Template = Literal["reason", "think", "direct", "listwise", "listwise-reason"]
-VERDICT_ONLY: tuple[Template, ...] = ("direct", "listwise")
+Template = Literal["reason", "think", "direct", "listwise", "listwise-reason", "pointwise"]
+POINTWISE: Template = "pointwise"
+"""The template of judges that rate one answer, without a reason."""
+VERDICT_ONLY: tuple[Template, ...] = ("direct", "listwise", POINTWISE)
 """Templates without a reason."""
 LISTWISE: tuple[Template, ...] = ("listwise", "listwise-reason")
 """Templates of judges that name the best of two to eight answers."""
@@ -45,7 +47,7 @@ class JudgeConfig(Strict):
     Attributes:
         template: `reason` (a reason turn, then a verdict turn), `think` (the reason between think tags, for the
             reasoning parsers of servers), `direct` (verdict only, GenRM), `listwise` (verdict only, on the best of two to
-            eight answers) or `listwise-reason` (the same with a reason turn).
+            eight answers), `listwise-reason` (the same with a reason turn) or `pointwise` (a rating of one answer alone).
         general: also train on `general.jsonl` (a wGen model).
         steps: of its training; null: `train.steps` for the templates `reason` and `think`, and `sft` for the others.
         args: `trl.SFTConfig` keys that override `train.args` for this judge.
@@ -140,6 +142,7 @@ TEMPLATES: dict[Template, str] = {
     "direct": "configs/prompts/direct.jinja",
     "listwise": "configs/prompts/direct.jinja",
     "listwise-reason": "configs/prompts/reason.jinja",
+    "pointwise": "configs/prompts/direct.jinja",
 }
 """Chat template file of each judge template."""
 

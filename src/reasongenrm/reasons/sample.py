@@ -10,7 +10,7 @@ from reasongenrm.chat.lists import list_hindsight
 from reasongenrm.chat.prompts import PromptFile, hindsight_prompt, judge_prompt
 from reasongenrm.chat.thoughts import split_thoughts
 from reasongenrm.config.prepare import TeacherConfig
-from reasongenrm.config.recipe import Recipe
+from reasongenrm.config.recipe import POINTWISE, Recipe
 from reasongenrm.engines.base import Engine, Request, complete_missing, request_seed
 from reasongenrm.errors import EngineError
 from reasongenrm.records import (
@@ -174,7 +174,8 @@ class LengthPolicy:
     def __init__(self, recipe: Recipe, prompt_file: PromptFile) -> None:
         self._recipe, self._prompt_file = recipe, prompt_file
         tokenizer = load_tokenizer(recipe.model)
-        templates = sorted({judge.template for judge in recipe.judges.values()})
+        # A judge that rates reads no pairs; its records are measured when they are written.
+        templates = sorted({judge.template for judge in recipe.judges.values()} - {POINTWISE})
         self._wordings: dict[str, PromptFile] = {
             template: template_wording(prompt_file, template) for template in templates
         }
@@ -191,6 +192,8 @@ class LengthPolicy:
 
     def tokens(self, pair: PreferencePair, prompts: Sequence[JudgePrompt]) -> dict[str, int]:
         """Return the length of the longest of a pair's judge prompts in tokens, per judge template."""
+        if not self._judge_encoders:
+            return {}
         first = next(iter(self._judge_encoders.values()))
         content: dict[str, int] = {}  # by the wording's template for pairs
         for wording in self._wordings.values():

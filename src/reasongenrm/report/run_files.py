@@ -165,11 +165,11 @@ def read_run(folder: Path) -> RunFiles:
 
 def _read_benchmark(folder: Path, entry: BenchmarkRun) -> BenchmarkRun:
     rows = _read_rows(folder / "rows.jsonl", entry.rows)
-    rates = entry.mode == "ratings"
     # The keys of scores.json are sorted, which is not the order of the models.
     names = sorted(entry.models, key=lambda name: (name not in BASES, name == SCALAR, name))
     models = {
-        name: _read_model(folder / name, entry.models[name], rows, rates and name != SCALAR) for name in names
+        name: _read_model(folder / name, entry.models[name], rows, _rates(entry, folder / name))
+        for name in names
     }
     # The score has the name of a toy benchmark, whose sections are another benchmark's.
     title = models[names[0]].score.benchmark if models else entry.name
@@ -182,6 +182,11 @@ def _read_benchmark(folder: Path, entry: BenchmarkRun) -> BenchmarkRun:
         judged_rows=rows,
         drops=tuple(read_lines(folder / "dropped.jsonl", Drop)),
     )
+
+
+def _rates(entry: BenchmarkRun, model: Path) -> bool:
+    """Whether a model has rated the answers: all do in the mode `ratings`, and judges that can only rate in any."""
+    return model.name != SCALAR and (entry.mode == "ratings" or (model / "ratings.jsonl").exists())
 
 
 def _read_rows(path: Path, count: int) -> tuple[Row, ...]:

@@ -38,6 +38,7 @@ from reasongenrm.scalar.model import ScalarRewardModel
 from reasongenrm.stages.fingerprints import evaluate_steps
 from reasongenrm.stages.fourway import check_fourway, list_results
 from reasongenrm.stages.judges import SCALAR, Models, ServedJudge, leaderboard_entry, load_judges
+from reasongenrm.stages.pointwise import check_pointwise
 from reasongenrm.stages.rating import UNREAD_RATING, check_rating, rating_counts, rating_result, uncalibrated
 from reasongenrm.store import PartStore, read_jsonl, to_json, write_json, write_jsonl, write_text
 
@@ -63,6 +64,7 @@ def evaluate(recipe: Recipe, redo: Sequence[str] = ()) -> None:
     """
     _check_models(recipe)
     check_rating(recipe)
+    check_pointwise(recipe)
     check_fourway(recipe)
     run = Run(recipe, "evaluate")
     head = run.path("scalar") if recipe.scalar is not None else None
@@ -89,7 +91,7 @@ def judge_benchmarks(
         for judge in judges:
             if judge.own_engine:  # which starts once for all benchmarks; below, all its completions are there
                 for name, (good, _) in rows.items():
-                    _judging(settings, name)(settings, run, judge, name, good)
+                    _judging(settings, name, judge)(settings, run, judge, name, good)
         for name, (good, unreadable) in rows.items():
             benchmarks[name], scores[name] = _evaluate_benchmark(settings, run, models, judges, name, good)
             benchmarks[name]["unreadable_rows"] = unreadable
@@ -290,10 +292,10 @@ def _scalar_results(run: Run, head: Path, benchmark: str, rows: Sequence[Row]) -
     return {pair.id: scalar_result(pair.id, pair.source, *scores[pair.id]) for pair in pairs}
 
 
-def _judging(recipe: EvaluationSettings, name: str) -> Callable[..., Judged]:
-    """Return the function that has a model judge a benchmark in its mode."""
+def _judging(recipe: EvaluationSettings, name: str, judge: ServedJudge) -> Callable[..., Judged]:
+    """Return the function that has a model judge a benchmark: in the benchmark's mode, unless the model can only rate."""
     modes: dict[str, Callable[..., Judged]] = {"pairs": _judge, "ratings": _rate, "fourway": _choose}
-    return modes[recipe.evaluate.benchmarks[name].mode]
+    return _rate if judge.rates else modes[recipe.evaluate.benchmarks[name].mode]
 
 
 def _evaluate_benchmark(
@@ -309,10 +311,11 @@ def _evaluate_benchmark(
     benchmark = configured_benchmark(config)
     models: dict[str, dict[str, Any]] = {}
     scores: dict[str, BenchmarkScore] = {}
+    raters = {judge.name for judge in judges if judge.rates}
 
     def all_results() -> Iterator[tuple[str, Results, Cost | None]]:
         for judge in judges:
-            yield judge.name, *_judging(recipe, name)(recipe, run, judge, name, rows)
+            yield judge.name, *_judging(recipe, name, judge)(recipe, run, judge, name, rows)
         if all_models.head is not None:
             yield SCALAR, _scalar_results(run, all_models.head, name, rows), None
 
@@ -327,7 +330,7 @@ def _evaluate_benchmark(
             for path, content in files.items():
                 write_text(folder / "leaderboard" / path, json_text(content))
         diagnostics = diagnose(rows, results)
-        if config.mode != "pairs" and model != SCALAR:
+        if (config.mode != "pairs" and model != SCALAR) or model in raters:
             diagnostics = uncalibrated(diagnostics)
         models[model] = {
             "score": asdict(scores[model]),

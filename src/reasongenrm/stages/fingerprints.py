@@ -12,7 +12,15 @@ from typing import Any
 from reasongenrm.chat.own_template import base_template
 from reasongenrm.config.evaluate import BenchmarkConfig, EvaluateConfig
 from reasongenrm.config.models import ModelsRecipe
-from reasongenrm.config.recipe import REASONED, TEMPLATES, Recipe, Template, TrainStep, list_templates
+from reasongenrm.config.recipe import (
+    POINTWISE,
+    REASONED,
+    TEMPLATES,
+    Recipe,
+    Template,
+    TrainStep,
+    list_templates,
+)
 from reasongenrm.config.steps import CADENCE_ARGS, MEMORY_ARGS
 from reasongenrm.redaction import MASK
 from reasongenrm.run import file_hash
@@ -82,7 +90,8 @@ CHOICE_KEYS = ("selector", "formula", "threshold", "giveaway_words", "min_kept")
 """Keys of `select` that only choose among scored reasons."""
 
 RECORDS = (
-    "sft", "genrm", "dpo", "grpo", "listwise", "listwise-reason", "general", "general_dropped", "reasons_dropped"
+    "sft", "genrm", "dpo", "grpo", "listwise", "listwise-reason", "pointwise", "general", "general_dropped",
+    "reasons_dropped",
 )  # fmt: skip
 
 
@@ -170,12 +179,15 @@ def prepare_steps(recipe: Recipe) -> dict[str, Step]:
             tuple(f"lists/{name}.jsonl" for name in files),
             after=tuple(steps),
         )
+    judges = sorted({judge.template for judge in recipe.judges.values()})
     records = common | {
         "select": choices,
-        "records": values["records"],
+        "records": {
+            key: value for key, value in values["records"].items() if key != "ratings" or POINTWISE in judges
+        },
         "data": {"max_tokens": recipe.data.max_tokens},
         "teachers": sorted(recipe.teachers),
-        "judges": sorted({judge.template for judge in recipe.judges.values()}),
+        "judges": judges,
         "templates": lists,
     }
     files_read = [recipe.prompts, *(general.path for general in recipe.records.general), *lists.values()]

@@ -14,7 +14,7 @@ from reasongenrm.chat.own_template import base_encoder
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.engines import ModelConfig
 from reasongenrm.config.evaluate import EvaluateConfig
-from reasongenrm.config.recipe import Recipe, Template
+from reasongenrm.config.recipe import POINTWISE, Recipe, Template
 from reasongenrm.console import say
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.loading import load_engine, open_server, server_encoder
@@ -40,6 +40,7 @@ class ServedJudge:
         max_model_len: tokens of prompt and completion together.
         adapter: its LoRA folder, if it has one.
         own_engine: whether it is a whole model, on an engine of its own.
+        rates: whether it rates answers, whatever the mode of a benchmark.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ServedJudge:
     max_model_len: int
     adapter: str | None = None
     own_engine: bool = False
+    rates: bool = False
 
 
 class EngineSlot:
@@ -130,8 +132,8 @@ def load_judges(recipe: Recipe, run: Run, stack: ExitStack) -> list[ServedJudge]
             return slot.engine(model)
 
         limit, folder = recipe.engine.max_model_len, str(adapter) if adapter else None
-        own_engine = model != recipe.model
-        judges.append(ServedJudge(name, engine, encoder, own, limit, folder, own_engine))
+        own_engine, rates = model != recipe.model, templates.get(name) == POINTWISE
+        judges.append(ServedJudge(name, engine, encoder, own, limit, folder, own_engine, rates))
     return [*judges, *other_judges(recipe.evaluate, recipe.templates, wording, stack)]
 
 

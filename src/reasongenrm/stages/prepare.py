@@ -18,6 +18,7 @@ from reasongenrm.run import Run
 from reasongenrm.stages.fingerprints import prepare_steps
 from reasongenrm.stages.lists import reason_lists, write_list_records
 from reasongenrm.stages.pairs import compare_new_benchmarks, write_pairs
+from reasongenrm.stages.pointwise import check_pointwise, write_rating_records
 from reasongenrm.stages.reasons import check_teachers, sample_all, score_all, write_records
 from reasongenrm.store import check_end_mark, read_json, write_end_mark, write_json
 from reasongenrm.train.process import check_training
@@ -40,6 +41,7 @@ def prepare(recipe: Recipe, redo: Sequence[str] = ()) -> None:
     if recipe.needs_reasons():
         check_teachers(recipe)
     compile_formula(recipe.select.formula)
+    check_pointwise(recipe)
     run = Run(recipe, "prepare")
     with run.claim(prepare_steps(recipe), redo):
         report_file, pairs_file = run.path("data_report.json"), run.path("pairs_report.json")
@@ -82,7 +84,7 @@ def _records(recipe: Recipe, run: Run, prompt_count: int) -> dict[str, Any]:
         reasons = sections["reasons"]
         say(f"{reasons['sampled']} reasons sampled, {reasons['kept']} kept; dropped: {reasons['dropped']}")
     records = sections["records"]
-    records |= write_list_records(recipe, run, prompt_file)
+    records |= write_list_records(recipe, run, prompt_file) | write_rating_records(recipe, run, prompt_file)
     if recipe.records.general:
         general = write_general(recipe, run, encoder, records.get("sft", prompt_count))
         records["general"] = general["records"]

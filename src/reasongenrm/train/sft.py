@@ -9,7 +9,7 @@ from typing import Any
 from reasongenrm.chat.encoder import load_tokenizer, template_text
 from reasongenrm.checkpoints import load_checkpoint
 from reasongenrm.config.arguments import library_arguments
-from reasongenrm.config.recipe import Recipe, TrainStep
+from reasongenrm.config.recipe import POINTWISE, Recipe, TrainStep
 from reasongenrm.train.attention import register_packed_attention
 from reasongenrm.train.batches import FILLER, PER_DEVICE, batch_sizes, epoch_callback, step_sampler
 from reasongenrm.train.margin import margin_trainer, verdict_pattern
@@ -99,7 +99,8 @@ def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
             return super()._get_train_sampler(train_dataset) if sampler is None else sampler
 
     trainer_class: Any = Trainer
-    if margin := recipe.train.margin:
+    margin = recipe.train.margin
+    if margin and template != POINTWISE:  # a rating is right or wrong by degrees
         trainer_class = margin_trainer(Trainer, margin, verdict_pattern(recipe, step, tokenizer))
     adapter = None
     if recipe.train.parameters == "lora" and step.previous is None:

@@ -19,6 +19,7 @@ RECORDS: dict[Template, str] = {
     "direct": "genrm.jsonl",
     "listwise": "listwise.jsonl",
     "listwise-reason": "listwise-reason.jsonl",
+    "pointwise": "pointwise.jsonl",
 }
 """Record files by template; those of the other templates are in sft.jsonl."""
 
