@@ -94,6 +94,7 @@ TYPOS = [
     ("teachers.fleet.server.url", "urls"),
     ("teachers.claude.server.poll_second", "poll_seconds"),
     ("records.dpoo", "dpo"),
+    ("meta.max_lenght", "max_length"),
     ("records.dpo.choosen", "chosen"),
     ("records.general.0.wieght", "weight"),
     ("select.treshold", "threshold"),

@@ -73,6 +73,9 @@ FULL: dict[str, Any] = {
     "meta": {
         "revision": "main", "validation": 0.1, "patience": 3, "lora": {"r": 8}, "args": {"max_steps": 4},
     },
+    "meta": {
+        "revision": "main", "validation": 0.1, "patience": 3, "lora": {"r": 8}, "args": {"max_steps": 4},
+    },
     "evaluate": {
         "benchmarks": {
             "toy": {"path": "toy.jsonl", "split": "test", "revision": "main", "limit": 9},
@@ -102,6 +105,7 @@ OTHER: dict[str, Any] = {
     "evaluate.benchmarks.styles.kind": None,
     "evaluate.benchmarks.styles.prior_sets": None,
     "evaluate.benchmarks.styles.max_messages": None,
+    "meta.validation": 0.2,
     "evaluate.benchmarks.styles.safety": "pooled",
     "evaluate.benchmarks.toy.max_messages": 4,
     "scalar.validation": 0.2,

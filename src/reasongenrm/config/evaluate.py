@@ -83,7 +83,9 @@ class JudgingConfig(Strict):
         max_tokens: token limit of a reason; of a chat API, of reason and verdict together.
         temperature: of sampling; 0 is greedy.
         votes: completions per prompt; more than one need a temperature above 0.
-        combine: `mean` takes the mean P(A) of the votes, `majority` counts their letters.
+        combine: `mean` takes the mean P(A) of the votes, `majority` counts their letters, `meta` takes the mean of the
+            better half of the votes, by the scores of the judge of judges.
+        meta: folder of the judge of judges; in a recipe with the section `meta`, by default the one that stage 2 trains.
         margin: a verdict whose P(A) differs from 0.5 by less than this is a tie.
         rescue: after a completion that cannot be read, request only the verdict.
     """
@@ -92,7 +94,8 @@ class JudgingConfig(Strict):
     max_tokens: int = Field(1024, ge=1)
     temperature: float = Field(0.0, ge=0, le=2)
     votes: int = Field(1, ge=1)
-    combine: Literal["mean", "majority"] = "mean"
+    combine: Literal["mean", "majority", "meta"] = "mean"
+    meta: str | None = None
     margin: float = Field(0.0, ge=0, lt=0.5)
     rescue: bool = True
 
@@ -150,3 +153,5 @@ class EvaluationSettings(Protocol):
     def prompts(self) -> str: ...
     @property
     def evaluate(self) -> EvaluateConfig: ...
+    @property
+    def judging(self) -> EvaluateConfig: ...

@@ -50,6 +50,8 @@ class ModelsRecipe(Strict):
             raise ValueError("there is no model to evaluate: give --model, --server or --scalar")
         if self.model is not None and self.evaluate.max_tokens >= self.engine.max_model_len:
             raise ValueError("evaluate.max_tokens must be below engine.max_model_len")
+        if self.evaluate.combine == "meta" and self.evaluate.meta is None:
+            raise ValueError("evaluate.combine: meta needs the folder of a trained head: evaluate.meta")
         names = [*self.local_names, *(["scalar"] if self.scalar else []), *self.evaluate.others]
         if len(set(names)) < len(names):
             raise ValueError(f"two models have one name: {', '.join(names)}")
@@ -59,6 +61,11 @@ class ModelsRecipe(Strict):
     def folder(self) -> Path:
         """The run folder."""
         return Path("runs") / self.name
+
+    @property
+    def judging(self) -> EvaluateConfig:
+        """The section `evaluate`."""
+        return self.evaluate
 
     @property
     def base_names(self) -> tuple[str, str] | None:

@@ -170,6 +170,8 @@ class Recipe(Strict):
         templates: chat template file for each judge template; the shipped ones are the default.
         teachers: the models that write reasons, by name; the reasons of several teachers compete for each prompt.
         judges: the judges to train, by name.
+        meta: the judge of judges, a head that learns right from wrong judgements from the blind teachers of stage 1; for
+            `evaluate.combine: meta`.
     """
 
     name: FolderName
@@ -186,6 +188,7 @@ class Recipe(Strict):
     judges: Annotated[dict[FolderName, JudgeConfig], Field(min_length=1)]
     train: TrainConfig
     scalar: ScalarConfig | None = ScalarConfig()
+    meta: ScalarConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")
@@ -202,6 +205,10 @@ class Recipe(Strict):
             raise ValueError(f"evaluate.others: the name {min(names)!r} is in use")
         if self.records.grpo and not any(map(is_blind_student, self.teachers.values())):
             raise ValueError("records.grpo needs the solve rate of the student: add a teacher {mode: blind}")
+        if self.meta is not None and all(teacher.mode != "blind" for teacher in self.teachers.values()):
+            raise ValueError("meta learns from right and wrong judgements: add a teacher {mode: blind}")
+        if self.evaluate.combine == "meta" and self.meta is None and self.evaluate.meta is None:
+            raise ValueError("evaluate.combine: meta needs the section meta: {}, or evaluate.meta")
         kinds = {step.kind for step in self.trained.values()}
         if "dpo" in kinds and self.records.dpo is None and self.train.dpo.refresh is None:
             raise ValueError("the step dpo needs records.dpo: {}, or train.dpo.refresh")
@@ -260,6 +267,13 @@ class Recipe(Strict):
         """Return the kinds of the steps up to a step of its judge."""
         before = self.chain(self.trained[step.previous]) if step.previous else []
         return [*before, step.kind]
+
+    @property
+    def judging(self) -> EvaluateConfig:
+        """The section `evaluate`, with the folder of this run's judge of judges where it combines votes."""
+        if self.evaluate.combine != "meta" or self.evaluate.meta is not None:
+            return self.evaluate
+        return self.evaluate.model_copy(update={"meta": str(self.folder / "meta")})
 
     def needs_reasons(self) -> bool:
         """Whether any judge writes reasons, so that reasons have to be sampled."""

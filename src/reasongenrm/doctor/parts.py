@@ -258,7 +258,8 @@ def judging(job: Job) -> None:
     prompts = judge_prompts(recipe, sizes.judgements, sizes.prompt_words)
     adapter = str(job.adapter)
     with closing(open_engine(job, recipe, rank=rank)) as engine:
-        task = VerdictTask(recipe.evaluate, encoder, engine.max_model_len, seed=recipe.seed)
+        config = recipe.evaluate.model_copy(update={"combine": "mean"})  # `meta` would need a trained head
+        task = VerdictTask(config, encoder, engine.max_model_len, seed=recipe.seed)
         ask_in_memory(prompts[:2], engine, task, adapter=adapter)
         orders = [list(prompts), random.Random(1).sample(prompts, len(prompts))]
         by_order, seconds = [], []

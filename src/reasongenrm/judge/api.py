@@ -150,7 +150,7 @@ class Judge:
             check_judge(recipe, name)
             template = recipe.judges[recipe.trained[name].judge].template
             encoder = judge_encoder(recipe, template, tokenizer)
-        prompt_file, config, seed = PromptFile.load(recipe.prompts), recipe.evaluate, recipe.seed
+        prompt_file, config, seed = PromptFile.load(recipe.prompts), recipe.judging, recipe.seed
         if name in recipe.trained:
             prompt_file = template_wording(prompt_file, recipe.judges[recipe.trained[name].judge].template)
         adapters = [adapter] if adapter else []

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from statistics import fmean
 from typing import Generic, TypeVar
 
@@ -21,6 +22,7 @@ from reasongenrm.chat.verdict import (
 )
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.base import Engine, Request, complete_missing, request_seed
+from reasongenrm.errors import ConfigError
 from reasongenrm.judge.turns import JudgingEngine, Turns
 from reasongenrm.records import (
     Comparison,
@@ -34,6 +36,7 @@ from reasongenrm.records import (
     Verdict,
     Winner,
 )
+from reasongenrm.scalar.meta import MetaScores
 from reasongenrm.store import PartStore, completion_from_json
 
 RESCUE = "#rescue"
@@ -43,6 +46,9 @@ RESCUE_TOKENS = 16
 
 RESCUE_PROMPT = "Now write the closing verdict alone, in the form that was asked for."
 """User turn of a rescue by text. It holds no verdict, so that an answer which repeats it has none."""
+
+WINDOW = 256
+"""Prompts whose votes are scored together."""
 
 _POINTS = {"A": 1.0, "tie": 0.5, "B": 0.0}
 
@@ -145,6 +151,10 @@ class JudgeTask(ABC, Generic[P, J]):
     def combine(self, prompt: P, votes: Sequence[J]) -> J:
         """Combine the votes on a prompt."""
 
+    def combine_all(self, votes: Iterable[tuple[P, Sequence[J]]]) -> Iterator[J]:
+        """Combine the votes on each of several prompts."""
+        return (self.combine(prompt, some) for prompt, some in votes)
+
 
 V = TypeVar("V", Verdict, ListVerdict)
 
@@ -160,12 +170,28 @@ def without_winner(prompt_id: str, read: Sequence[V], votes: Sequence[V]) -> V:
     )
 
 
+def meta_folder(config: JudgingConfig) -> str:
+    """Return the folder of the head that scores votes.
+
+    Raises:
+        ConfigError: none is named.
+    """
+    if config.meta is None:
+        problem = "no head is named that scores votes"
+        raise ConfigError(problem, location="judging.meta", hint="give its folder, such as runs/<run>/meta")
+    return config.meta
+
+
 class VerdictTask(JudgeTask[JudgePrompt, Verdict]):
     """Verdicts on pairs of answers: requests, and how completions are read.
 
     Args:
         config, encoder, max_model_len, seed: see `JudgeTask`.
         grammar: the verdict grammar of a judge without an encoder.
+        scores: store for the scores of votes, where `config.combine` is `meta`; None: they are not kept.
+
+    Raises:
+        ConfigError: `config.combine` is `meta`, and `config.meta` names no head.
     """
 
     def __init__(
@@ -176,9 +202,13 @@ class VerdictTask(JudgeTask[JudgePrompt, Verdict]):
         grammar: Grammar = DEFAULT_GRAMMAR,
         *,
         seed: int,
+        scores: PartStore | None = None,
     ) -> None:
         super().__init__(config, encoder, max_model_len, seed=seed)
         self.grammar = encoder.grammar if encoder else grammar
+        self.meta = (
+            MetaScores(meta_folder(config), self.grammar, scores) if config.combine == "meta" else None
+        )
 
     def forced_choice_request(self, encoder: ChatEncoder) -> Request:
         """Return the request that holds the verdict's opening, and allows A or B."""
@@ -201,10 +231,21 @@ class VerdictTask(JudgeTask[JudgePrompt, Verdict]):
 
         Votes that cannot be read do not count; if none can be read, the verdict is the first vote's. `mean` takes the
         mean P(A) of the votes, in which a vote without log-probabilities counts as 1 for A and 0 for B. `majority`
-        takes the letter that most votes name. An exactly even result is a tie, and so is one that is nearer to 0.5 than
-        the margin (for `majority`, the share of A).
+        takes the letter that most votes name. `meta` takes the mean of the better half of the votes (see `MetaScores`). An
+        exactly even result is a tie, and so is one that is nearer to 0.5 than the margin (for `majority`, the share of A).
         """
-        read = [vote for vote in votes if vote.winner is not None]
+        return next(self.combine_all([(prompt, votes)]))
+
+    def combine_all(self, votes: Iterable[tuple[JudgePrompt, Sequence[Verdict]]]) -> Iterator[Verdict]:
+        """Combine the votes on each of several prompts; see `combine`."""
+        source = iter(votes)
+        while window := list(islice(source, WINDOW)):
+            counted = self.meta.better_halves(window) if self.meta else [some for _, some in window]
+            for (prompt, some), half in zip(window, counted, strict=True):
+                yield self._combined(prompt, some, half)
+
+    def _combined(self, prompt: JudgePrompt, votes: Sequence[Verdict], counted: Sequence[Verdict]) -> Verdict:
+        read = [vote for vote in counted if vote.winner is not None]
         total = without_winner(prompt.id, read, votes)
         if not read:
             return total
@@ -284,7 +325,7 @@ def read_votes(prompt: P, task: JudgeTask[P, J], store: PartStore) -> list[J]:
 
 def read_all(prompts: Sequence[P], task: JudgeTask[P, J], store: PartStore) -> list[J]:
     """Read one judgement per prompt from stored completions, in the order of the prompts; send no request."""
-    return [task.combine(prompt, read_votes(prompt, task, store)) for prompt in prompts]
+    return list(task.combine_all((prompt, read_votes(prompt, task, store)) for prompt in prompts))
 
 
 def ask_in_memory(
@@ -312,12 +353,17 @@ def ask_in_memory(
         votes[name] = task.read_rescue(prompt_by_request_id[name], votes[name], completion)
         completions[completion.id] = completion
 
-    def result(prompt: P) -> tuple[J, list[Completion]]:
-        names = task.request_ids(prompt)
-        read_from = [completions.get(name + suffix) for name in names for suffix in ("", RESCUE)]
-        return task.combine(prompt, [votes[name] for name in names]), [c for c in read_from if c]
+    def read_from(prompt: P) -> list[Completion]:
+        names = [name + suffix for name in task.request_ids(prompt) for suffix in ("", RESCUE)]
+        return [completions[name] for name in names if name in completions]
 
-    results = {name: result(prompt) for name, prompt in distinct.items()}
+    combined = task.combine_all(
+        (prompt, [votes[name] for name in task.request_ids(prompt)]) for prompt in distinct.values()
+    )
+    results = {
+        prompt.id: (judgement, read_from(prompt))
+        for prompt, judgement in zip(distinct.values(), combined, strict=True)
+    }
     return [results[prompt.id] for prompt in prompts]
 
 

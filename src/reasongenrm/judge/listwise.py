@@ -19,6 +19,7 @@ from reasongenrm.chat.verdict import (
 )
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.base import Request
+from reasongenrm.errors import ConfigError
 from reasongenrm.judge.ask import JudgeTask, without_winner
 from reasongenrm.records import Completion, ListPrompt, ListVerdict
 
@@ -33,7 +34,7 @@ class ListTask(JudgeTask[ListPrompt, ListVerdict]):
         prompts: the wording, whose `listwise_verdict` is the grammar.
 
     Raises:
-        ConfigError: the verdicts `A` to `H` do not differ in one token of the tokenizer.
+        ConfigError: the verdicts `A` to `H` do not differ in one token of the tokenizer, or `config.combine` is `meta`.
     """
 
     def __init__(
@@ -46,6 +47,9 @@ class ListTask(JudgeTask[ListPrompt, ListVerdict]):
         seed: int,
     ) -> None:
         self.prompts = prompts
+        if config.combine == "meta":
+            problem, hint = "meta scores votes on two answers", "set mean or majority for lists"
+            raise ConfigError(problem, location="combine", hint=hint)
         super().__init__(config, encoder, max_model_len, seed=seed)
 
     def find_tokens(self, encoder: ChatEncoder) -> VerdictTokens:

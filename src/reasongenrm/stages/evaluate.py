@@ -20,7 +20,7 @@ from reasongenrm.benchmarks.rewardbench2 import TIES
 from reasongenrm.chat.encoder import check_judge
 from reasongenrm.chat.lists import list_prompt
 from reasongenrm.chat.prompts import PromptFile, placed_prompts, rating_prompt
-from reasongenrm.config.evaluate import EvaluationSettings
+from reasongenrm.config.evaluate import EvaluateConfig, EvaluationSettings
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import bar, say, stdout
 from reasongenrm.errors import ConfigError
@@ -33,7 +33,7 @@ from reasongenrm.records import Drop, JudgePrompt, PairResult, PreferencePair, R
 from reasongenrm.report.model_card import write_model_card
 from reasongenrm.report.run_report import write_report
 from reasongenrm.report.tables import score_table
-from reasongenrm.run import Run
+from reasongenrm.run import Run, file_hash
 from reasongenrm.scalar.model import ScalarRewardModel
 from reasongenrm.stages.fingerprints import evaluate_steps
 from reasongenrm.stages.fourway import check_fourway, list_results
@@ -119,6 +119,8 @@ def _check_models(recipe: Recipe) -> None:
     hints = dict.fromkeys(folders, "run 2_train.sh first")
     if recipe.scalar is not None:
         hints[recipe.folder / "scalar"] = "run 2_train.sh, or set scalar=null"
+    if recipe.judging.combine == "meta" and recipe.judging.meta is not None:
+        hints[Path(recipe.judging.meta)] = "run 2_train.sh, or set evaluate.combine=mean"
     for folder, hint in hints.items():
         if not folder.is_dir():
             raise ConfigError("directory not found", location=str(folder), hint=hint)
@@ -164,14 +166,24 @@ def _judge(
     pairs = [pair for row in rows for pair in row.pairs]
     prompts = benchmark_prompts(recipe, pairs, judge.wording)
     grammar = judge.wording.verdict
-    task = VerdictTask(recipe.evaluate, judge.encoder, judge.max_model_len, grammar, seed=recipe.seed)
-    folder = run.path("evaluate", name, judge.name)
+    judging, folder = recipe.judging, run.path("evaluate", name, judge.name)
+    scores = _meta_store(judging, folder)
+    task = VerdictTask(judging, judge.encoder, judge.max_model_len, grammar, seed=recipe.seed, scores=scores)
     verdicts, cost = _ask(recipe, folder, judge, f"{name}: judging with {judge.name}", prompts, task)
+    if task.meta is not None:
+        task.meta.finish()
     write_jsonl(folder / "verdicts.jsonl", map(to_json, verdicts))
     verdicts_by_pair: defaultdict[str, list[Verdict]] = defaultdict(list)
     for verdict in verdicts:
         verdicts_by_pair[verdict.pair_id].append(verdict)
     return {pair.id: judge_result(pair.id, pair.source, verdicts_by_pair[pair.id]) for pair in pairs}, cost
+
+
+def _meta_store(judging: EvaluateConfig, folder: Path) -> PartStore | None:
+    """Return the store of the votes' scores by the judge of judges; a head of other weights has another file."""
+    if judging.combine != "meta" or judging.meta is None:
+        return None
+    return PartStore(folder / f"meta_scores-{file_hash(judging.meta)}.jsonl")
 
 
 def _choose(

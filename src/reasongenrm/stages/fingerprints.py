@@ -76,6 +76,7 @@ NEUTRAL: dict[str, str] = {
     ),
     "evaluate.base": "adds or leaves out a judge",
     "evaluate.combine": "completions are read again at every start",
+    "evaluate.meta": "completions are read again at every start",
     "evaluate.benchmarks.*.safety": "scores are computed again at every start",
     "evaluate.margin": "completions are read again at every start",
 }  # fmt: skip
@@ -217,6 +218,12 @@ def _reasons_step(recipe: Recipe, values: Mapping[str, Any], name: str) -> Step:
     return Step(settings(own, files), outputs, after=("pairs",))
 
 
+def blind_reasons(recipe: Recipe) -> list[Path]:
+    """Return the files of reasons by blind teachers, which judge."""
+    blind = [name for name, teacher in recipe.teachers.items() if teacher.mode == "blind"]
+    return [recipe.folder / "reasons" / f"{name}.jsonl" for name in blind]
+
+
 def train_steps(recipe: Recipe) -> dict[str, Step]:
     """Return the steps of stage 2."""
     values = recipe.model_dump(mode="json")
@@ -225,6 +232,10 @@ def train_steps(recipe: Recipe) -> dict[str, Step]:
         own = {"seed": recipe.seed, "scalar": values["scalar"]}
         files = [recipe.scalar.model, recipe.folder / "pairs.jsonl"]
         steps["scalar"] = Step(settings(own, files), ("scalar", "scalar.partial"))
+    if recipe.meta is not None:
+        own = {"seed": recipe.seed, "meta": values["meta"]}
+        files = [recipe.meta.model, recipe.prompts, recipe.folder / "prompts.jsonl", *blind_reasons(recipe)]
+        steps["meta"] = Step(settings(own, files), ("meta", "meta.partial"))
     return hashed(steps, recipe.folder)
 
 

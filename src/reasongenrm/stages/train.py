@@ -6,22 +6,26 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import yaml
 
 from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
+from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.arguments import library_arguments
 from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.config.scalar import ScalarConfig
 from reasongenrm.console import TrainingStep, say, training_bar
-from reasongenrm.errors import ConfigError
+from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.processes import die_with_parent
-from reasongenrm.records import PreferencePair
+from reasongenrm.records import JudgePrompt, PreferencePair, Reason
 from reasongenrm.run import Run
-from reasongenrm.stages.fingerprints import train_steps
+from reasongenrm.scalar.meta import judgement_pairs
+from reasongenrm.stages.fingerprints import blind_reasons, train_steps
 from reasongenrm.stages.rounds import refresh_records
 from reasongenrm.store import read_json, read_jsonl
 from reasongenrm.train.builds import clear_build_locks
@@ -57,6 +61,8 @@ def train(recipe: Recipe, redo: Sequence[str] = ()) -> None:
     launch = read_launch(recipe.train)
     steps = recipe.trained
     files = {file for step in steps.values() for file in input_files(recipe, step)}
+    if recipe.meta is not None:
+        files |= {recipe.folder / "prompts.jsonl", *blind_reasons(recipe)}
     for path in sorted(files | {recipe.folder / "pairs.jsonl"}):
         if not path.exists():
             raise ConfigError("file not found", location=str(path), hint="run 1_prepare.sh first")
@@ -80,6 +86,8 @@ def train(recipe: Recipe, redo: Sequence[str] = ()) -> None:
         if recipe.scalar is not None:
             pairs = [msgspec.convert(row, PreferencePair) for row in read_jsonl(run.path("pairs.jsonl"))]
             train_head(pairs, recipe.scalar, run, seed=recipe.seed)
+        if recipe.meta is not None:
+            train_meta(recipe, recipe.meta, run)
         say(f"stage 2 done: {run.folder}")
 
 
@@ -187,8 +195,33 @@ def _show_steps(
 def train_head(pairs: Sequence[PreferencePair], config: ScalarConfig, run: Run, *, seed: int) -> None:
     """Train the scalar head of a run, and print a line about it."""
     report = train_scalar(pairs, config, output_dir=run.path("scalar"), seed=seed)
+    say(head_line("scalar", report, config))
+
+
+def train_meta(recipe: Recipe, config: ScalarConfig, run: Run) -> None:
+    """Train the judge of judges on the blind judgements of stage 1, and print a line about it.
+
+    Raises:
+        DataError: no prompt has a right and a wrong judgement.
+    """
+    reasons: defaultdict[str, list[Reason]] = defaultdict(list)
+    for path in blind_reasons(recipe):
+        for row in read_jsonl(path):
+            reasons[row["prompt_id"]].append(msgspec.convert(row, Reason))
+    prompts = (msgspec.convert(row, JudgePrompt) for row in read_jsonl(run.path("prompts.jsonl")))
+    grammar = PromptFile.load(recipe.prompts).verdict
+    pairs = list(judgement_pairs(prompts, reasons, grammar))
+    if not pairs:
+        hint = "sample more of them: teachers.<a blind one>.samples"
+        raise DataError("no prompt has both a right and a wrong blind judgement", location="meta", hint=hint)
+    report = train_scalar(pairs, config, output_dir=run.path("meta"), seed=recipe.seed, key="meta")
+    say(head_line("meta", report, config))
+
+
+def head_line(name: str, report: Mapping[str, Any], config: ScalarConfig) -> str:
+    """Return the line about a trained head."""
     line = (
-        f"scalar: {report['steps']} steps on {report['trained']} of {report['pairs']} pairs, {report['truncated']} cut to "
+        f"{name}: {report['steps']} steps on {report['trained']} of {report['pairs']} pairs, {report['truncated']} cut to "
         f"{config.max_length} tokens, {len(report['dropped_identical'])} dropped, final loss {report['final_loss']}"
     )
     if validation := report["validation"]:
@@ -196,4 +229,4 @@ def train_head(pairs: Sequence[PreferencePair], config: ScalarConfig, run: Run, 
             f"; of {validation['pairs']} held-out pairs ({validation['prompts']} prompts) "
             f"{100 * validation['accuracy']:.1f}% right, loss {validation['loss']:.4f}"
         )
-    say(line)
+    return line

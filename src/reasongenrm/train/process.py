@@ -80,6 +80,8 @@ def check_training(recipe: Recipe) -> None:
     check_tracking(train.report_to)
     if recipe.scalar is not None:
         check_config(recipe.scalar)
+    if recipe.meta is not None:
+        check_config(recipe.meta, "meta")
     for name, judge in recipe.judges.items():
         check_args(SFTConfig, judge.args, location=f"judges.{name}.args", reserved=sft.RESERVED)
 

@@ -24,9 +24,6 @@ from reasongenrm.scalar.model import encode, load_base_tokenizer
 from reasongenrm.store import read_json, to_json, write_json, write_jsonl, write_text
 from reasongenrm.train.trainer import check_args, library_config, run_training
 
-LOCATION = "scalar.args"
-"""Dotted key of the trainer's arguments in a recipe."""
-
 DEFAULTS: dict[str, Any] = {
     "learning_rate": 5e-5,
     "per_device_train_batch_size": 4,
@@ -65,7 +62,7 @@ Rows = list[dict[str, Any]]
 
 
 def train_scalar(
-    pairs: Sequence[PreferencePair], config: ScalarConfig, *, output_dir: Path, seed: int
+    pairs: Sequence[PreferencePair], config: ScalarConfig, *, output_dir: Path, seed: int, key: str = "scalar"
 ) -> dict[str, Any]:
     """Train a scalar head into `output_dir`, and return a report.
 
@@ -83,6 +80,7 @@ def train_scalar(
             the head, and is the limit wherever it scores.
         output_dir: folder of the head.
         seed: of the head's initial weights, the order of the pairs and the held-out prompts.
+        key: section of the recipe, named in errors.
 
     Returns:
         `pairs`: their number; `trained`: pairs trained on; `truncated`: pairs cut to `max_length`, trained on or held
@@ -96,10 +94,10 @@ def train_scalar(
         DataError: no pairs are left.
         EngineError: the base cannot be loaded, or the loss is no longer a finite number.
     """
-    check_config(config)
+    check_config(config, key)
     if config.margin and not any(pair.distance for pair in pairs):
         raise ConfigError(
-            "no pair comes from ranks", location="scalar.margin", hint="set 0, or give ranked answers"
+            "no pair comes from ranks", location=f"{key}.margin", hint="set 0, or give ranked answers"
         )
     arguments = DEFAULTS | library_arguments(config.args)
     if "num_train_epochs" in config.args and "max_steps" not in config.args:
@@ -113,17 +111,17 @@ def train_scalar(
     _open_partial(partial, fingerprint)
 
     tokenizer = load_base_tokenizer(config.model, config.revision, config.max_length)
-    report, rows, held_out = _prepare(pairs, config, tokenizer, seed)
-    args = _reward_config(config, arguments, partial / "checkpoints", seed)
-    trainer = _reward_trainer(config, args, rows, held_out, tokenizer)
-    log = _fit(trainer, config, partial / "final", report)
+    report, rows, held_out = _prepare(pairs, config, tokenizer, seed, key)
+    args = _reward_config(config, arguments, partial / "checkpoints", seed, key)
+    trainer = _reward_trainer(config, args, rows, held_out, tokenizer, key)
+    log = _fit(trainer, config, partial / "final", report, key)
     _write_records(partial / "final", config, settings | {"seed": seed}, report, log, fingerprint)
     (partial / "final").rename(output_dir)
     shutil.rmtree(partial)
     return report
 
 
-def check_config(config: ScalarConfig) -> None:
+def check_config(config: ScalarConfig, key: str = "scalar") -> None:
     """Check the names of the trainer's and peft's keys, and that numbers are numbers; loads no model.
 
     Raises:
@@ -131,11 +129,11 @@ def check_config(config: ScalarConfig) -> None:
     """
     from trl import RewardConfig
 
-    check_args(RewardConfig, config.args, location=LOCATION, reserved=RESERVED)
+    check_args(RewardConfig, config.args, location=f"{key}.args", reserved=RESERVED)
     if config.lora is not None:
         from peft import LoraConfig
 
-        check_args(LoraConfig, config.lora, location="scalar.lora", reserved={"task_type": "remove it here"})
+        check_args(LoraConfig, config.lora, location=f"{key}.lora", reserved={"task_type": "remove it here"})
 
 
 def _finished_report(output_dir: Path, fingerprint: str) -> dict[str, Any]:
@@ -162,7 +160,7 @@ def _open_partial(partial: Path, fingerprint: str) -> None:
 
 
 def _prepare(
-    pairs: Sequence[PreferencePair], config: ScalarConfig, tokenizer: Any, seed: int
+    pairs: Sequence[PreferencePair], config: ScalarConfig, tokenizer: Any, seed: int, key: str
 ) -> tuple[dict[str, Any], Rows, Rows]:
     """Return the report without training results, and the trainer's rows: for training and held out."""
     train_pairs, held_out_pairs = split_pairs(pairs, config.validation, seed)
@@ -171,12 +169,12 @@ def _prepare(
     if not rows:
         raise DataError(
             "no pairs are left to train on",
-            location="scalar",
-            hint="give pairs whose answers differ, or raise scalar.max_length",
+            location=key,
+            hint=f"give pairs whose answers differ, or raise {key}.max_length",
         )
     if config.validation and not held_out:
         raise DataError(
-            "no held-out pair is left", location="scalar.validation", hint="hold out more prompts"
+            "no held-out pair is left", location=f"{key}.validation", hint="hold out more prompts"
         )
     validation = {
         "pairs": len(held_out),
@@ -218,7 +216,9 @@ def _tokenise(
     return rows, truncated, dropped
 
 
-def _reward_config(config: ScalarConfig, arguments: dict[str, Any], checkpoints: Path, seed: int) -> Any:
+def _reward_config(
+    config: ScalarConfig, arguments: dict[str, Any], checkpoints: Path, seed: int, key: str
+) -> Any:
     """Return RewardConfig with the recipe's keys and those that the suite sets itself.
 
     Raises:
@@ -231,7 +231,7 @@ def _reward_config(config: ScalarConfig, arguments: dict[str, Any], checkpoints:
     if loading.setdefault("trust_remote_code", False):
         raise ConfigError(
             "a head runs no code of its base",
-            location=f"{LOCATION}.model_init_kwargs.trust_remote_code",
+            location=f"{key}.args.model_init_kwargs.trust_remote_code",
             hint="give a base that transformers has a class for",
         )
     # The rows are cut already, and with a `max_length` RewardTrainer silently drops longer ones.
@@ -245,13 +245,15 @@ def _reward_config(config: ScalarConfig, arguments: dict[str, Any], checkpoints:
             "greater_is_better": False,
             "restore_callback_states_from_checkpoint": True,  # a resumed run keeps counting
         }
-    settings = library_config(RewardConfig, LOCATION, output_dir=str(checkpoints), seed=seed, **arguments)
+    settings = library_config(
+        RewardConfig, f"{key}.args", output_dir=str(checkpoints), seed=seed, **arguments
+    )
     # On a machine with several GPUs, one process would multiply the batch size by their number.
     settings._n_gpu = min(settings.n_gpu, 1)
     return settings
 
 
-def _lora(config: ScalarConfig) -> Any:
+def _lora(config: ScalarConfig, key: str) -> Any:
     """Return peft's configuration; the new head is trained without LoRA: DistilBERT's has two layers.
 
     Raises:
@@ -269,10 +271,12 @@ def _lora(config: ScalarConfig) -> Any:
     parts = [name for name, part in shape.named_children() if list(part.parameters())]
     heads = [name for name in parts if name != shape.base_model_prefix]
     keys = {"modules_to_save": heads} | config.lora | {"task_type": "SEQ_CLS"}
-    return library_config(LoraConfig, "scalar.lora", **keys)
+    return library_config(LoraConfig, f"{key}.lora", **keys)
 
 
-def _reward_trainer(config: ScalarConfig, args: Any, rows: Rows, held_out: Rows, tokenizer: Any) -> Any:
+def _reward_trainer(
+    config: ScalarConfig, args: Any, rows: Rows, held_out: Rows, tokenizer: Any, key: str
+) -> Any:
     """Return RewardTrainer with the base loaded."""
     from datasets import Dataset
     from transformers import EarlyStoppingCallback, PrinterCallback
@@ -285,13 +289,13 @@ def _reward_trainer(config: ScalarConfig, args: Any, rows: Rows, held_out: Rows,
             train_dataset=Dataset.from_list(rows),
             eval_dataset=Dataset.from_list(held_out) if held_out else None,
             processing_class=tokenizer,
-            peft_config=_lora(config),
+            peft_config=_lora(config, key),
         )
     except (OSError, ValueError) as error:
         raise EngineError(
             f"the trainer cannot start: {first_line(error)}",
             location=config.model,
-            hint="check scalar.model, scalar.lora and scalar.args",
+            hint=f"check {key}.model, {key}.lora and {key}.args",
         ) from error
     assert len(trainer.train_dataset) == len(rows), "RewardTrainer dropped pairs"
     if config.patience is not None:
@@ -300,10 +304,12 @@ def _reward_trainer(config: ScalarConfig, args: Any, rows: Rows, held_out: Rows,
     return trainer
 
 
-def _fit(trainer: Any, config: ScalarConfig, folder: Path, report: dict[str, Any]) -> list[dict[str, Any]]:
+def _fit(
+    trainer: Any, config: ScalarConfig, folder: Path, report: dict[str, Any], key: str
+) -> list[dict[str, Any]]:
     """Train, save the model, and add the results to the report; return the loss log."""
     with training_bar("scalar head") as show_step:
-        log = run_training(trainer, LOCATION, show_step)
+        log = run_training(trainer, f"{key}.args", show_step)
     losses = [entry["loss"] for entry in log if "loss" in entry]
     report |= {"steps": trainer.state.global_step, "final_loss": losses[-1] if losses else None}
     if report["validation"] is not None:
