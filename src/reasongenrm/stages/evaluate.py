@@ -31,8 +31,10 @@ from reasongenrm.metrics.diagnostics import diagnose
 from reasongenrm.metrics.scores import BenchmarkScore
 from reasongenrm.records import Drop, JudgePrompt, PairResult, PreferencePair, Row, Verdict
 from reasongenrm.report.model_card import write_model_card
+from reasongenrm.report.run_files import read_run
 from reasongenrm.report.run_report import write_report
 from reasongenrm.report.tables import score_table
+from reasongenrm.report.training_steps import read_steps, training_alarms
 from reasongenrm.run import Run, file_hash
 from reasongenrm.scalar.model import ScalarRewardModel
 from reasongenrm.stages.fingerprints import evaluate_steps
@@ -75,6 +77,8 @@ def evaluate(recipe: Recipe, redo: Sequence[str] = ()) -> None:
         for name in recipe.trained:
             write_model_card(run.folder, name)
         show_tables(scores)
+        for alarm in training_alarms(read_run(run.folder), read_steps(run.folder, [*recipe.judges])):
+            say(f"alarm: {alarm}")
         say(f"stage 3 done: {page}")
 
 
