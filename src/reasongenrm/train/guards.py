@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ from reasongenrm.metrics.curves import diverged_since
 
 WHOLE = "whole"
 """Name of the file that marks a checkpoint as completely written."""
+
+REFERENCE = "ref"
+"""Name of TRL's frozen copy of the adapter that a step starts from, and of its folder in a checkpoint. Where transformers finds
+such a folder, it loads that adapter alone, and a resumed training starts from the first step's weights. TRL makes the copy again."""
 
 
 def last_checkpoint(folder: Path, before: int | None = None) -> str | None:
@@ -68,8 +73,10 @@ def guard_callback(location: str) -> Any:
             if dist.is_available() and dist.is_initialized():
                 dist.barrier()  # now every process has written its part
             ended = control.should_training_stop or state.global_step >= state.max_steps
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             if state.is_world_process_zero and not ended:
-                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE).touch()
+                shutil.rmtree(checkpoint / REFERENCE, ignore_errors=True)
+                (checkpoint / WHOLE).touch()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **_: Any) -> None:
             # The history, the loss and the norm are the same in every process, so that all of them stop.

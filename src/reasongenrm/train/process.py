@@ -19,7 +19,7 @@ from reasongenrm.config.steps import StepKind
 from reasongenrm.errors import ReasonGenRMError
 from reasongenrm.processes import die_with_parent, has_ended
 from reasongenrm.store import write_text
-from reasongenrm.train import dpo, sft
+from reasongenrm.train import dpo, grpo, sft
 from reasongenrm.train.launch import STAGE_PROCESS, record_failure
 from reasongenrm.train.scalar import check_config
 from reasongenrm.train.tracking import (
@@ -60,6 +60,9 @@ KINDS: dict[StepKind, StepTraining] = {
     "dpo": StepTraining(
         dpo.step_args, dpo.step_batch, dpo.build_trainer, dpo.training_summary, "train.dpo.args"
     ),
+    "grpo": StepTraining(
+        grpo.step_args, grpo.step_batch, grpo.build_trainer, grpo.training_summary, "train.grpo.args"
+    ),
 }
 
 
@@ -70,13 +73,14 @@ def check_training(recipe: Recipe) -> None:
         ConfigError: an unknown or reserved key.
     """
     from peft import LoraConfig
-    from trl import DPOConfig, SFTConfig
+    from trl import DPOConfig, GRPOConfig, SFTConfig
 
     train = recipe.train
     check_args(LoraConfig, train.lora, location="train.lora")
     check_args(SFTConfig, train.args, location="train.args", reserved=sft.RESERVED)
     check_args(SFTConfig, train.round.args, location="train.round.args", reserved=sft.RESERVED)
     check_args(DPOConfig, train.dpo.args, location="train.dpo.args", reserved=dpo.RESERVED)
+    check_args(GRPOConfig, train.grpo.args, location="train.grpo.args", reserved=grpo.RESERVED)
     check_tracking(train.report_to)
     if recipe.scalar is not None:
         check_config(recipe.scalar)
