@@ -108,6 +108,7 @@ OTHER: dict[str, Any] = {
     "meta.validation": 0.2,
     "evaluate.benchmarks.styles.safety": "pooled",
     "evaluate.benchmarks.toy.max_messages": 4,
+    "train.report_to": "tensorboard",
     "scalar.validation": 0.2,
     "meta.validation": 0.2,
     "train.packing": False,
