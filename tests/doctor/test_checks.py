@@ -108,6 +108,21 @@ def test_more_processes_than_gpus_are_named(use: Use) -> None:
     check_machine(recipe_of('train.launch_args="--num_processes 16 --num_machines 16"'), "train")
 
 
+def test_the_strongest_plan_fits_into_eight_gpus_of_80_gb(use: Use) -> None:
+    use(machine_of(*[H100] * 8))
+    recipe = load_recipe("configs/qwen2.5-7b-best.yaml")
+    check_machine(recipe, "train")
+    lines = [line for line in map(str, all_checks(recipe)) if " training: " in line]
+    assert [line.split(":")[1] for line in lines[1:]] == [" sft", " round", " grpo"]
+    assert all(line.startswith("ok") for line in lines)
+
+
+def test_grpo_is_checked_with_the_processes_of_this_machine(use: Use) -> None:
+    use(machine_of(*[H100] * 3))
+    lines = failures(load_recipe("configs/qwen2.5-7b-best.yaml"))
+    assert any("train.grpo.batch: 1024 records cannot be divided evenly among 3" in line for line in lines)
+
+
 def test_teachers_on_servers_need_no_gpu_here(use: Use) -> None:
     use(machine_of())
     server = "{kind: openai, urls: [http://127.0.0.1:1/v1], model: m}"

@@ -30,7 +30,6 @@ from reasongenrm.report.tables import MISSING, TextTable
 from reasongenrm.train.batches import PER_DEVICE, even_batch_sizes
 from reasongenrm.train.process import KINDS
 from reasongenrm.train.tokens import is_on_policy
-from reasongenrm.train.trainer import inherited_args
 
 VLLM_SHARE = 0.3
 """Share of a GPU for vLLM in a training process, where `vllm_gpu_memory_utilization` is not set (TRL's default)."""
@@ -43,7 +42,7 @@ PROMPT_TOKENS = 1500
 
 CHAIN_ASSUMED = (
     f"{ASSUMED}; each prompt of a round gives a record; GRPO samples in the training processes, all completions of a step at "
-    "once; loading of models and synchronisation of weights are left out"
+    "once, and trains on all of them (skip_equal trains on fewer); loading of models and synchronisation of weights are left out"
 )
 
 
@@ -88,9 +87,7 @@ def assumed_inputs(recipe: Recipe) -> dict[str, Input]:
 
 
 def step_args(recipe: Recipe, step: TrainStep) -> dict[str, Any]:
-    """Return the trainer's keys of a step, as far as they decide memory and time."""
-    if step.kind == "grpo":
-        return inherited_args(recipe, step) | recipe.train.grpo.args
+    """Return the trainer's keys of a step."""
     return KINDS[step.kind].args(recipe, step)
 
 

@@ -258,7 +258,7 @@ def training_checks(recipe: Recipe, machine: Machine, geometry: Geometry) -> Ite
         check_training(recipe)
         launch = read_launch(recipe.train)
         kernel, packed = choose_attention(recipe, read_config(recipe.model).get_text_config())
-        steps = [step for step in recipe.trained.values() if step.kind in KINDS]
+        steps = recipe.trained.values()
         sizes = {step.model: KINDS[step.kind].batch(recipe, step, launch.processes) for step in steps}
     except ReasonGenRMError as error:
         yield Check("fail", error.location, error.problem, error.hint)
