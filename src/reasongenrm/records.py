@@ -26,10 +26,29 @@ Outcome = Literal["ok", "tie", "unparsed", "truncated", "error"]
 
 
 class Message(TypedDict):
-    """One turn of a conversation: `role` (system, user, assistant, reason) and its text."""
+    """One turn of a conversation: `role` (system, user, assistant, reason; or `criteria`, see `split_criteria`) and its text."""
 
     role: str
     content: str
+
+
+CRITERIA = "criteria"
+"""Role of the turn before a conversation that holds the criteria by which its answers are compared; and the column of rows."""
+
+
+def with_criteria(history: Sequence[Message], criteria: str) -> list[Message]:
+    """Return the turns with criteria before them, if there are any."""
+    return [*[Message(role=CRITERIA, content=criteria)] * bool(criteria), *history]
+
+
+def split_criteria(history: Sequence[Message]) -> tuple[str, Sequence[Message]]:
+    """Return the criteria of a row (empty where it has none) and its conversation.
+
+    They are a part of the history, so that pairs and lists with other criteria are other ones.
+    """
+    if history and history[0]["role"] == CRITERIA:
+        return history[0]["content"], history[1:]
+    return "", history
 
 
 _CANONICAL = json.JSONEncoder(ensure_ascii=True, sort_keys=True, separators=(",", ":"), check_circular=False)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from reasongenrm.chat.grammar import LETTERS, letter
 from reasongenrm.chat.prompts import (
     PromptFile,
-    conversation_text,
+    history_texts,
     lettered,
     neutralise,
     place,
@@ -62,7 +62,7 @@ def list_prompt(
     messages = user_turn(
         wording,
         wording.judge,
-        conversation=conversation_text(history, wording.delimiters),
+        **history_texts(history, wording.judge, wording.delimiters),
         answers=lettered([neutralise(answers[index], wording.delimiters) for index in shown]),
         verdicts=f"{', '.join(others)} or {last}",
     )
@@ -105,7 +105,7 @@ def list_hindsight(answers: AnswerList, prompt: JudgePrompt, prompts: PromptFile
     return user_turn(
         prompts,
         prompts.hindsight,
-        conversation=conversation_text(answers.history, prompts.delimiters),
+        **history_texts(answers.history, prompts.hindsight, prompts.delimiters),
         answers=lettered([neutralise(text, prompts.delimiters) for _, text in in_order]),
         winner=prompt.winner,
     )

@@ -25,6 +25,7 @@ from reasongenrm.config.engines import Strict
 from reasongenrm.config.loading import read_yaml, validate
 from reasongenrm.errors import ConfigError, first_line
 from reasongenrm.records import (
+    CRITERIA,
     JudgePrompt,
     Letter,
     Message,
@@ -32,6 +33,7 @@ from reasongenrm.records import (
     PreferencePair,
     RatingPrompt,
     content_id,
+    split_criteria,
     unit_hash,
 )
 
@@ -81,7 +83,8 @@ class PromptFile(Strict):
         hindsight: the same with `winner` (A or B): the teacher's user turn.
         direct: the wording for judges without reasons: those with the template `direct`, and an untrained model that is
             asked for its verdict alone.
-        criteria: criteria with weights; if there are any, the template `judge` must show them.
+        criteria: criteria with weights; if there are any, the template `judge` must show them. Rows with a column `criteria` have
+            these instead, and a template that they are rendered with must show them.
         verdict: the verdict grammar.
         delimiters: literal strings that separate judged text from instructions: two characters or more, and no
             backslash.
@@ -232,9 +235,9 @@ def _check_template(template: str, location: str, required: Sequence[str], delim
         raise ConfigError(problem, location=location, hint="add it")
 
     def count(delimiter: str, text: str) -> int:
-        own = {"criteria": "x", "verdict_a": "x", "verdict_b": "x", "winner": "A", "verdicts": "x"}
+        own = {"verdict_a": "x", "verdict_b": "x", "winner": "A", "verdicts": "x"}
         part = neutralise(text, delimiters)
-        judged: dict[str, Any] = dict.fromkeys((*_COMPARED, *_RATED), part)
+        judged: dict[str, Any] = dict.fromkeys((*_COMPARED, *_RATED, CRITERIA), part)
         judged["answers"] = lettered([part] * len(LETTERS))
         return len(re.findall(f"(?={re.escape(delimiter)})", _render(template, **own, **judged)))
 
@@ -277,6 +280,28 @@ def neutralise(text: str, delimiters: Sequence[str]) -> str:
     return break_matches(text, delimiter_pattern(tuple(delimiters)), "\\")
 
 
+@lru_cache(maxsize=8)
+def _variables(template: str) -> frozenset[str]:
+    return frozenset(jinja2.meta.find_undeclared_variables(_JINJA.parse(template)))
+
+
+def history_texts(history: Sequence[Message], template: str, delimiters: Sequence[str]) -> dict[str, str]:
+    """Return the variables `conversation` and, where the row has them, `criteria` of a template.
+
+    Raises:
+        ConfigError: the row has criteria, and the template does not show them.
+    """
+    criteria, turns = split_criteria(history)
+    texts = {"conversation": conversation_text(turns, delimiters)}
+    if not criteria:
+        return texts
+    if CRITERIA not in _variables(template):
+        problem = "a row has criteria, and a template of the prompt file does not show them"
+        hint = "add {% if criteria %}{{ criteria }}{% endif %} to it, or remove the rows' column `criteria`"
+        raise ConfigError(problem, location="prompts", hint=hint)
+    return texts | {CRITERIA: neutralise(criteria, delimiters)}
+
+
 def conversation_text(history: Sequence[Message], delimiters: Sequence[str]) -> str:
     """Return a single user turn as its text, and several turns under the headings `[System]`, `[User]`, `[Assistant]`."""
     if len(history) == 1:
@@ -291,11 +316,13 @@ def place(pair_id: str, seed: int) -> Order:
     return "AB" if unit_hash("place", seed, pair_id) < 0.5 else "BA"
 
 
-def _pair_texts(pair: PreferencePair, order: Order, delimiters: Sequence[str]) -> dict[str, Any]:
+def _pair_texts(
+    pair: PreferencePair, order: Order, template: str, delimiters: Sequence[str]
+) -> dict[str, Any]:
     sides = (pair.chosen, pair.rejected) if order == "AB" else (pair.rejected, pair.chosen)
     first, second = (neutralise(side, delimiters) for side in sides)
     return {
-        "conversation": conversation_text(pair.history, delimiters),
+        **history_texts(pair.history, template, delimiters),
         "answer_a": first,
         "answer_b": second,
         "answers": lettered([first, second]),
@@ -327,7 +354,8 @@ def user_turn(prompts: PromptFile, template: str, **texts: Any) -> tuple[Message
 
 def judge_prompt(pair: PreferencePair, order: Order, prompts: PromptFile) -> JudgePrompt:
     """Render a pair in one order, as the judge's user turn."""
-    messages = user_turn(prompts, prompts.judge, **_pair_texts(pair, order, prompts.delimiters))
+    texts = _pair_texts(pair, order, prompts.judge, prompts.delimiters)
+    messages = user_turn(prompts, prompts.judge, **texts)
     winner: Letter = "A" if order == "AB" else "B"
     prompt_id = content_id(pair.id, order, wording_id(prompts, prompts.judge, prompts.delimiters))
     return JudgePrompt(prompt_id, pair.id, order, messages, winner, pair.source)
@@ -344,7 +372,7 @@ def placed_prompts(
 
 def hindsight_prompt(pair: PreferencePair, order: Order, prompts: PromptFile) -> tuple[Message, ...]:
     """Render a pair, and which answer is better, as the teacher's user turn."""
-    texts = _pair_texts(pair, order, prompts.delimiters)
+    texts = _pair_texts(pair, order, prompts.hindsight, prompts.delimiters)
     return user_turn(prompts, prompts.hindsight, winner="A" if order == "AB" else "B", **texts)
 
 
@@ -356,7 +384,7 @@ def rating_prompt(history: Sequence[Message], answer: str, prompts: PromptFile) 
     """
     wording = _required("rating", prompts.rating)
     delimiters = (*prompts.delimiters, *prompts.rating_delimiters)
-    texts = {"conversation": conversation_text(history, delimiters), "answer": neutralise(answer, delimiters)}
+    texts = history_texts(history, wording, delimiters) | {"answer": neutralise(answer, delimiters)}
     prompt_id = content_id(tuple(history), answer, wording_id(prompts, wording, delimiters))
     return RatingPrompt(prompt_id, user_turn(prompts, wording, **texts))
 

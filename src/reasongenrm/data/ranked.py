@@ -13,9 +13,9 @@ from statistics import fmean
 from typing import Any
 
 from reasongenrm.metrics.agreement import kendall_w, pairwise_tau_b
-from reasongenrm.records import Drop, Message, PreferencePair, content_id
+from reasongenrm.records import CRITERIA, Drop, Message, PreferencePair, content_id, with_criteria
 from reasongenrm.rows.files import RawRow, csv_rows, json_lines
-from reasongenrm.rows.turns import BadRow, check_text, is_list, kind_of, read_prompt
+from reasongenrm.rows.turns import BadRow, check_text, is_list, kind_of, read_criteria, read_prompt
 
 COLUMNS = ("prompt", "answer", "rank")
 ANNOTATOR = "annotator"
@@ -72,8 +72,8 @@ def read_ranked(path: str) -> tuple[list[RankedPrompt], list[Drop]]:
     """Read a whole file of ranked answers: its prompts in the order of the file, and the rows that cannot be used.
 
     A CSV file has a header with `prompt,answer,rank`; a line of `.jsonl` has the same keys, where `prompt` is a text
-    or a list of messages, or a whole prompt with `answers` and `ranks` (lists of one length). `annotator` is optional;
-    other columns are ignored. Prompts are the same if they are equal apart from surrounding white space; so are
+    or a list of messages, or a whole prompt with `answers` and `ranks` (lists of one length). `annotator` and
+    `criteria` are optional; other columns are ignored. Prompts are the same if they are equal apart from surrounding white space; so are
     answers, and annotators. The file is held in memory, since a prompt's answers may be anywhere in it.
 
     Raises:
@@ -112,7 +112,7 @@ def _rows(path: str, required: tuple[str, ...] = ()) -> Iterator[RawRow | Drop]:
     file = os.path.expanduser(path)
     if _is_jsonl(path):
         return (line.decode() for line in json_lines(file))
-    return csv_rows(Path(file), required, unique=(*required, ANNOTATOR))
+    return csv_rows(Path(file), required, unique=(*required, ANNOTATOR, CRITERIA))
 
 
 def _is_jsonl(path: str) -> bool:
@@ -157,7 +157,8 @@ def _add_rank(prompts: dict[str, RankedPrompt], columns: Mapping[str, Any], loca
     Raises:
         BadRow: a column is invalid, or the annotator has ranked this answer before.
     """
-    history = read_prompt(columns.get("prompt"), "prompt")
+    turns = read_prompt(columns.get("prompt"), "prompt")
+    history = with_criteria(turns, read_criteria(columns.get(CRITERIA)))
     text = check_text(columns["answer"], "answer")
     if not text.strip():
         raise BadRow("empty_answer", "The answer is empty; fill it or remove the row.")

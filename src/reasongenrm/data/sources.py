@@ -1,7 +1,8 @@
 """The sources of a recipe: preference datasets and ranked answers, mixed, as one pair or one drop per row.
 
 The columns of a preference dataset are those of Skywork-Reward-Preference-80K-v0.2: `chosen` and `rejected` contain
-the whole conversation, each with its own answer at the end, and `source` (optional) names the row's origin.
+the whole conversation, each with its own answer at the end, and `source` (optional) names the row's origin. `criteria` (optional)
+are those by which the answers of the row are compared.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any
 from reasongenrm.config.prepare import SourceConfig
 from reasongenrm.data.ranked import load_ranked
 from reasongenrm.errors import DataError
-from reasongenrm.records import Drop, Message, PreferencePair, unit_hash
+from reasongenrm.records import CRITERIA, Drop, Message, PreferencePair, unit_hash, with_criteria
 from reasongenrm.rows.files import UNKNOWN_SOURCE, JsonLine, RawRow, undecoded_rows
-from reasongenrm.rows.turns import BadRow, check_text, check_turns, read_turns
+from reasongenrm.rows.turns import BadRow, check_text, check_turns, read_criteria, read_turns
 
 SIDES = ("chosen", "rejected")
 
@@ -61,7 +62,11 @@ def _rows(source: SourceConfig) -> Iterator[SourceRow]:
         hint = "for a ranked CSV set kind: ranked; otherwise give a .jsonl or .parquet file"
         raise DataError("a .csv file cannot contain conversations", location=source.path, hint=hint)
     return undecoded_rows(
-        source.path, required=SIDES, optional=("source",), split=source.split, revision=source.revision
+        source.path,
+        required=SIDES,
+        optional=("source", CRITERIA),
+        split=source.split,
+        revision=source.revision,
     )
 
 
@@ -107,9 +112,10 @@ def read_pair(row: SourceRow) -> PreferencePair | Drop:
         source = source_of(row)
         chosen, rejected = (_conversation(row.columns, side) for side in SIDES)
         _check_pair(chosen, rejected)
+        history = with_criteria(chosen[:-1], read_criteria(row.columns.get(CRITERIA)))
     except BadRow as bad:
         return Drop(row.location, source, bad.reason, bad.detail, "load")
-    return PreferencePair.make(chosen[:-1], chosen[-1]["content"], rejected[-1]["content"], source)
+    return PreferencePair.make(history, chosen[-1]["content"], rejected[-1]["content"], source)
 
 
 def source_of(row: RawRow) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
-from reasongenrm.records import Message
+from reasongenrm.records import CRITERIA, Message
 
 ROLES = ("system", "user", "assistant")
 
@@ -122,6 +122,21 @@ def read_prompt(value: Any, name: str) -> list[Message]:
         turns = read_turns(value, name)
     check_prompt(turns, name)
     return turns
+
+
+def read_criteria(value: Any) -> str:
+    """Return a row's criteria as text: a text, or a list of texts, which becomes lines that begin with `- `; empty for none.
+
+    Raises:
+        BadRow: it is neither.
+    """
+    if value is None or (is_list(value) and not value):
+        return ""
+    texts = value if is_list(value) else [value]
+    checked = [check_text(text, CRITERIA).strip() for text in texts]
+    if is_list(value):
+        return "\n".join(f"- {text}" for text in checked)
+    return checked[0]
 
 
 def check_prompt(turns: Sequence[Message], name: str) -> None:
