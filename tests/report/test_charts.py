@@ -59,7 +59,7 @@ def drawn(rows: list[dict[str, Any]]) -> dict[str, list[str]]:
 def test_curves_of_a_training_have_a_panel_per_quantity_that_was_logged() -> None:
     panels = drawn(grpo_rows())
     assert list(panels) == [
-        "loss", "reward", "share readable", "both orders agree", "completion length (tokens)", "entropy (nats)"
+        "loss", "reward", "share of verdicts", "both orders agree", "completion length (tokens)", "entropy (nats)"
     ]  # fmt: skip
     assert panels["reward"] == ["all terms, weighted", "verdict", "format $x$"]
     rows = grpo_rows()

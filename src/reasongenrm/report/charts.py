@@ -63,7 +63,7 @@ def loss_curve(log: Sequence[Mapping[str, Any]], png_path: Path, title: str) -> 
 CURVES: tuple[tuple[str, dict[str, str]], ...] = (
     ("loss", {"loss": "training", "eval_loss": "evaluation"}),
     ("reward", {"reward": "all terms, weighted", "rewards/*/mean": "*"}),
-    ("share readable", {"readable": ""}),
+    ("share of verdicts", {"readable": "readable", "right": "right"}),
     ("both orders agree", {"consistency": "name the same answer", "both_right": "name the right one"}),
     ("completion length (tokens)", {"completions/mean_length": ""}),
     ("entropy (nats)", {"entropy": ""}),
