@@ -213,3 +213,18 @@ def test_a_card_that_cannot_be_written_is_an_error(copy: Path) -> None:
     (copy / "scores.json").unlink()
     with pytest.raises(DataError, match="file not found"):
         write_model_card(copy, "genrm")
+
+
+def test_the_card_of_a_judge_that_rates_and_of_a_whole_model(copy: Path) -> None:
+    def edit(manifest: dict[str, Any]) -> None:
+        manifest["recipe"]["judges"]["reasongenrm"]["template"] = "pointwise"
+        manifest["recipe"]["train"]["parameters"] = "all"
+
+    change(copy / "manifest" / "evaluate.json", edit)
+    front, body = front_and_body(write_model_card(copy, "reasongenrm").read_text(encoding="utf-8"))
+    assert front["base_model_relation"] == "finetune" and front["library_name"] == "transformers"
+    assert "lora" not in front["tags"]
+    assert "rates one answer to a conversation" in body and "all weights trained from" in body
+    [usage] = blocks(body, "python")
+    ast.parse(usage)
+    assert 'from_pretrained("model")' in usage and "rate_many" in usage and "compare(" not in usage
