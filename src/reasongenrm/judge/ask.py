@@ -47,7 +47,7 @@ RESCUE_TOKENS = 16
 RESCUE_PROMPT = "Now write the closing verdict alone, in the form that was asked for."
 """User turn of a rescue by text. It holds no verdict, so that an answer which repeats it has none."""
 
-WINDOW = 256
+WINDOW = 32
 """Prompts whose votes are scored together."""
 
 _POINTS = {"A": 1.0, "tie": 0.5, "B": 0.0}

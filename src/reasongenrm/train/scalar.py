@@ -308,7 +308,7 @@ def _fit(
     trainer: Any, config: ScalarConfig, folder: Path, report: dict[str, Any], key: str
 ) -> list[dict[str, Any]]:
     """Train, save the model, and add the results to the report; return the loss log."""
-    with training_bar("scalar head") as show_step:
+    with training_bar(f"{key} head") as show_step:
         log = run_training(trainer, f"{key}.args", show_step)
     losses = [entry["loss"] for entry in log if "loss" in entry]
     report |= {"steps": trainer.state.global_step, "final_loss": losses[-1] if losses else None}
