@@ -374,3 +374,42 @@ def check_files(folder: Path, answers: Sequence[str]) -> None:
     distinct = {row["id"] for row in rated}
     rescue_ids = {row["id"] + RESCUE for row in rated if row["rescued"] or row["outcome"] == "unparsed"}
     assert set(store) == distinct | rescue_ids and len(store) < len(rated) + len(rescue_ids)
+
+
+def test_a_judge_that_can_only_rate_does_so_beside_those_that_compare(
+    lend: Any, data: Path, wording: Path, student: ModelConfig, rater_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """The benchmark's mode is `pairs`: the base compares, and the judge with the template `pointwise` rates."""
+    monkeypatch.chdir(tmp_path)
+    direct = CONFIGS / "prompts" / "direct.jinja"
+    values = {
+        "name": "mixed",
+        "model.path": student.path,
+        "prompts": str(wording),
+        "templates": {name: str(direct) for name in ("direct", "pointwise")},
+        "engine.max_model_len": 512,
+        "judges": {"rater": {"template": "pointwise"}},
+        "evaluate": {"benchmarks": {"one": {"kind": "rewardbench", "path": str(data / "one.jsonl")}}, "max_tokens": TOKENS},
+        "records": {},
+        "scalar": None,
+    }  # fmt: skip
+    recipe = load_recipe(CONFIGS / "demo.yaml", [f"{key}={json.dumps(v)}" for key, v in values.items()])
+    shutil.copytree(rater_adapter, recipe.weights("rater"))
+    shutil.copy(direct, recipe.weights("rater") / "chat_template.jinja")
+    lend(IMMORTAL)
+    evaluate(recipe)
+    folder = recipe.folder / "evaluate" / "one"
+    assert (folder / "rater" / "ratings.jsonl").is_file() and not (
+        folder / "rater" / "verdicts.jsonl"
+    ).exists()
+    for base in ("base", "base-direct"):
+        assert (folder / base / "verdicts.jsonl").is_file() and not (folder / base / "ratings.jsonl").exists()
+    prompt = next(read_jsonl(folder / "rater" / "ratings.jsonl"))["id"]
+    asked = rating_prompt([Message(role="user", content=QUESTIONS[0])], "good", PromptFile.load(wording))
+    assert prompt == asked.id, "in the wording of its records"
+    [benchmark] = read_run(recipe.folder).benchmarks
+    page, rater = payload(benchmark), list(benchmark.models).index("rater")
+    assert all(len(row["rated"][rater]) == 2 for row in page["rows"])
+    assert not any(
+        row["rated"][at] for row in page["rows"] for at in range(len(benchmark.models)) if at != rater
+    )
