@@ -4,7 +4,7 @@
 
 - `sampling`: the reasons of the recipe's first teacher, sampled by one engine in its process with one core, by 2 workers with
   a core each, by 4 workers that share two cores, and by one engine with all cores. Each way runs in a process of its own.
-  The files are compared. Seconds are counted from the first engine that is loaded to the last reason.
+  The files are compared. Loading ends when every engine is loaded and has completed a block; sampling is then all of it.
 - `waiting`: 32 workers and 10,000 blocks that take a second each, without any work.
 - `kills`: the sampling again by 2 workers, while workers and drivers are killed at random moments, 20 times in all.
 
@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -47,7 +48,7 @@ def sample(recipe_path: str, folder: Path, workers: int, prompts: int) -> dict[s
 
     from reasongenrm.chat.prompts import PromptFile
     from reasongenrm.engines.loading import load_engine
-    from reasongenrm.reasons.sample import sample_reasons, teacher_encoder
+    from reasongenrm.reasons.sample import PairPrompt, sample_reasons, teacher_encoder
     from reasongenrm.run import Run
     from reasongenrm.stages.reasons import read_pair_prompts
     from reasongenrm.store import PartStore
@@ -58,11 +59,21 @@ def sample(recipe_path: str, folder: Path, workers: int, prompts: int) -> dict[s
     began = time.perf_counter()
     model = teacher.model or recipe.model
     with closing(load_engine(model, recipe.engine, seed=recipe.seed, logs=folder / "logs")) as engine:
+        encoder, wording = teacher_encoder(recipe, name), PromptFile.load(recipe.prompts)
+
+        def write(pairs: Iterable[PairPrompt], path: Path) -> None:
+            sample_reasons(
+                pairs, engine, encoder, wording, teacher, name=name, seed=recipe.seed, store=PartStore(path)
+            )
+
+        pool = getattr(engine, "_pool", None)  # of one engine in this process, there is none
+        worker_times, number = pool.times if pool else (), 0
+        while number < 1 or any(not times.blocks for times in worker_times):
+            count = -(-(engine.block or 1) * (len(worker_times) or 1) // teacher.samples)
+            write(islice(read_pair_prompts(Run(recipe, "prepare")), count), folder / f"first-{number}.jsonl")
+            number += 1
         loaded = time.perf_counter()
-        sample_reasons(
-            pairs, engine, teacher_encoder(recipe, name), PromptFile.load(recipe.prompts), teacher,
-            name=name, seed=recipe.seed, store=PartStore(folder / "reasons.jsonl"), progress=lambda done: None,
-        )  # fmt: skip
+        write(pairs, folder / "reasons.jsonl")
         ended = time.perf_counter()
     return {"loading": loaded - began, "sampling": ended - loaded}
 

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from reasongenrm.config.arguments import library_arguments
 from reasongenrm.config.engines import EngineConfig, ModelConfig, check_model
 from reasongenrm.engines.base import Engine, Request
+from reasongenrm.engines.cpu_lora import use_matrix_products
 from reasongenrm.engines.options import engine_environment, engine_options, has_gpu, memory_hint
 from reasongenrm.errors import EngineError, first_line
 from reasongenrm.records import Completion
@@ -68,6 +69,8 @@ class VLLMEngine(Engine):
             ) from None
         if not has_gpu():
             keep_freed_memory()
+            if max_lora_rank:
+                use_matrix_products()
         options = engine_options(model, config, max_lora_rank=max_lora_rank, seed=seed)
         # A request that continues a completion goes first, while the prefix cache holds that (see `Request.urgent`).
         options |= dict(scheduling_policy="priority", use_tqdm_on_load=False, disable_log_stats=True)
