@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ pytestmark = pytest.mark.unit
 def head(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head trained on judgements whose reasons hold `good` where they are right."""
     prompts = judge_prompts(150, 0)
-    pairs = list(judgement_pairs(prompts, judgements(prompts, 1), DEFAULT_GRAMMAR))
+    pairs = list(judgement_pairs(judgements(prompts, 1), DEFAULT_GRAMMAR))
     folder = tmp_path_factory.mktemp("run") / "meta"
     train_scalar(pairs, meta_config(base), output_dir=folder, seed=1, key="meta")
     return folder
@@ -72,8 +73,9 @@ def test_every_judgement_is_in_a_pair_with_one_of_the_other_kind() -> None:
     source = random.Random(0)
     right = [reason(prompt, n, right=True, source=source) for n in range(3)]
     wrong = [reason(prompt, n, right=False, source=source) for n in range(3, 5)]
-    unused = [replace(wrong[0], verdict=None), replace(wrong[0], finish_reason="length")]
-    pairs = list(judgement_pairs([prompt], {prompt.id: [*wrong, *unused, *right]}, DEFAULT_GRAMMAR))
+    changes: list[dict[str, Any]] = [{"verdict": None}, {"finish_reason": "length"}, {"mode": "hindsight"}]
+    unused = [replace(wrong[0], **change) for change in changes]
+    pairs = list(judgement_pairs([(prompt, [*wrong, *unused, *right])], DEFAULT_GRAMMAR))
     expected = [
         (f"{r.text}\n[[A]]", f"{w.text}\n[[B]]") for r, w in zip(right, [*wrong, wrong[0]], strict=True)
     ]
@@ -82,11 +84,8 @@ def test_every_judgement_is_in_a_pair_with_one_of_the_other_kind() -> None:
 
 
 def test_a_prompt_with_judgements_of_one_kind_has_no_pair() -> None:
-    prompts = judge_prompts(2, 0)
-    by_prompt = {
-        prompt.id: [one[0]] for prompt, one in zip(prompts, judgements(prompts, 1).values(), strict=True)
-    }
-    assert list(judgement_pairs(prompts, by_prompt, DEFAULT_GRAMMAR)) == []
+    right_only = [(prompt, reasons[:1]) for prompt, reasons in judgements(judge_prompts(2, 0), 1)]
+    assert list(judgement_pairs(right_only, DEFAULT_GRAMMAR)) == []
 
 
 # --- which votes count

@@ -31,6 +31,7 @@ from support.servers import ReceivedRequest, Reply, serving
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "configs" / "demo.yaml"
+MODES = {"blind": "blind", "student": "hindsight"}
 
 
 @pytest.fixture
@@ -44,17 +45,17 @@ def run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def recipe(base: Path, *overrides: str) -> Recipe:
     settings = json.dumps(meta_config(base).model_dump(mode="json"))
-    return load_recipe(DEMO, ["name=meta", f"meta={settings}", *overrides])
+    teachers = '{"student": {"samples": 2, "max_tokens": 9}, "blind": {"mode": "blind", "samples": 2, "max_tokens": 9}}'
+    return load_recipe(DEMO, ["name=meta", f"meta={settings}", f"teachers={teachers}", *overrides])
 
 
 def test_stage_2_trains_it_on_the_blind_reasons(run: Run, base: Path) -> None:
     prompts = judge_prompts(60, 3)
-    by_prompt = judgements(prompts, 4)
     write_jsonl(run.path("prompts.jsonl"), map(to_json, prompts))
-    reasons = [to_json(one) for some in by_prompt.values() for one in some]
+    reasons = [to_json(one) for _, some in judgements(prompts, 4) for one in some]
     write_jsonl(run.path("reasons", "blind.jsonl"), reasons)
     # hindsight reasons justify the verdict that they were given
-    write_jsonl(run.path("reasons", "student.jsonl"), [row | {"verdict": "A"} for row in reasons])
+    write_jsonl(run.path("reasons", "student.jsonl"), [row | {"mode": "hindsight"} for row in reasons])
     settings = recipe(base)
     assert settings.meta is not None
     train_meta(settings, settings.meta, run)
@@ -62,7 +63,7 @@ def test_stage_2_trains_it_on_the_blind_reasons(run: Run, base: Path) -> None:
     assert report["pairs"] == report["trained"] == 60
     head = ScalarRewardModel.from_pretrained(run.path("meta"))
     held_out = judge_prompts(40, 5)
-    pairs = list(judgement_pairs(held_out, judgements(held_out, 6), DEFAULT_GRAMMAR))
+    pairs = list(judgement_pairs(judgements(held_out, 6), DEFAULT_GRAMMAR))
     better = [head.score(p.history, p.chosen) > head.score(p.history, p.rejected) for p in pairs]
     assert sum(better) >= 36
     before = run.path("meta", "model.safetensors").stat().st_mtime_ns
@@ -73,7 +74,9 @@ def test_stage_2_trains_it_on_the_blind_reasons(run: Run, base: Path) -> None:
 def test_reasons_of_one_kind_are_an_error(run: Run, base: Path) -> None:
     prompts = judge_prompts(4, 3)
     write_jsonl(run.path("prompts.jsonl"), map(to_json, prompts))
-    write_jsonl(run.path("reasons", "blind.jsonl"), [to_json(r[0]) for r in judgements(prompts, 4).values()])
+    for name, right in (("blind", [0, 0]), ("student", [0, 1])):
+        rows = [to_json(some[place]) for _, some in judgements(prompts, 4) for place in right]
+        write_jsonl(run.path("reasons", f"{name}.jsonl"), [row | {"mode": MODES[name]} for row in rows])
     settings = recipe(base)
     assert settings.meta is not None
     with pytest.raises(DataError, match=r"meta: no prompt has both a right and a wrong blind judgement"):
@@ -141,7 +144,7 @@ def test_another_combination_asks_nothing_again(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     prompts = judge_prompts(150, 0)
-    pairs = list(judgement_pairs(prompts, judgements(prompts, 1), DEFAULT_GRAMMAR))
+    pairs = list(judgement_pairs(judgements(prompts, 1), DEFAULT_GRAMMAR))
     train_scalar(pairs, meta_config(base), output_dir=tmp_path / "head", seed=1)
     rows = [rewardbench_row(number, pair) for number, pair in enumerate(toy_pairs("test", 1, 17))]
     write_jsonl(tmp_path / "rows.jsonl", rows)

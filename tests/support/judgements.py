@@ -37,13 +37,13 @@ def reason(prompt: JudgePrompt, number: int, *, right: bool, source: random.Rand
     return Reason(f"{prompt.id}#blind#{number}", prompt.id, text, verdict, 9, finish, "blind", "blind")
 
 
-def judgements(prompts: list[JudgePrompt], seed: int) -> dict[str, list[Reason]]:
-    """A right and a wrong reason per prompt, by prompt id."""
+def judgements(prompts: list[JudgePrompt], seed: int) -> list[tuple[JudgePrompt, list[Reason]]]:
+    """Prompts, each with a right and a wrong reason."""
     source = random.Random(seed)
-    return {
-        prompt.id: [reason(prompt, n, right=right, source=source) for n, right in enumerate((True, False))]
+    return [
+        (prompt, [reason(prompt, n, right=right, source=source) for n, right in enumerate((True, False))])
         for prompt in prompts
-    }
+    ]
 
 
 def meta_config(base: Path) -> ScalarConfig:

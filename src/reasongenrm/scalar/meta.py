@@ -7,7 +7,7 @@ loss on single judgements; this one is the head of `scalar/model.py`, trained on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -30,20 +30,19 @@ def judgement_text(reason: str, winner: Letter | Winner | None, grammar: Grammar
 
 
 def judgement_pairs(
-    prompts: Iterable[JudgePrompt], reasons: Mapping[str, Sequence[Reason]], grammar: Grammar
+    reasons: Iterable[tuple[JudgePrompt, Sequence[Reason]]], grammar: Grammar
 ) -> Iterator[PreferencePair]:
     """Yield pairs of a right and a wrong judgement of one prompt: the training data of the head.
 
-    Every judgement of a prompt that has both kinds is in a pair; of the kind with fewer, some are in several. A judgement that was cut,
-    or that states no verdict, is in none.
+    Every judgement of a prompt that has both kinds is in a pair; of the kind with fewer, some are in several. A reason in hindsight, one
+    that was cut, or one that states no verdict, is in none.
 
     Args:
-        prompts: the judge prompts.
-        reasons: blind reasons by prompt id.
+        reasons: the judge prompts with their reasons.
         grammar: the verdict grammar of the prompts.
     """
-    for prompt in prompts:
-        stated = [one for one in reasons.get(prompt.id, ()) if one.verdict and one.finish_reason == "stop"]
+    for prompt, some in reasons:
+        stated = [one for one in some if one.mode == "blind" and one.verdict and one.finish_reason == "stop"]
         right = [one for one in stated if one.verdict == prompt.winner]
         wrong = [one for one in stated if one.verdict != prompt.winner]
         if not right or not wrong:

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,11 @@ from reasongenrm.config.scalar import ScalarConfig
 from reasongenrm.console import TrainingStep, say, training_bar
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.processes import die_with_parent
-from reasongenrm.records import JudgePrompt, PreferencePair, Reason
+from reasongenrm.records import PreferencePair
 from reasongenrm.run import Run
 from reasongenrm.scalar.meta import judgement_pairs
 from reasongenrm.stages.fingerprints import blind_reasons, train_steps
+from reasongenrm.stages.reasons import read_reasons
 from reasongenrm.stages.rounds import refresh_records
 from reasongenrm.store import read_json, read_jsonl
 from reasongenrm.train.builds import clear_build_locks
@@ -206,13 +206,8 @@ def train_meta(recipe: Recipe, config: ScalarConfig, run: Run) -> None:
     Raises:
         DataError: no prompt has a right and a wrong judgement.
     """
-    reasons: defaultdict[str, list[Reason]] = defaultdict(list)
-    for path in blind_reasons(recipe):
-        for row in read_jsonl(path):
-            reasons[row["prompt_id"]].append(msgspec.convert(row, Reason))
-    prompts = (msgspec.convert(row, JudgePrompt) for row in read_jsonl(run.path("prompts.jsonl")))
     grammar = PromptFile.load(recipe.prompts).verdict
-    pairs = list(judgement_pairs(prompts, reasons, grammar))
+    pairs = list(judgement_pairs(read_reasons(recipe, run), grammar))
     if not pairs:
         hint = "sample more of them: teachers.<a blind one>.samples"
         raise DataError("no prompt has both a right and a wrong blind judgement", location="meta", hint=hint)
