@@ -164,7 +164,7 @@ def test_a_training_of_an_earlier_version(folder: Path, tmp_path: Path) -> None:
         shutil.rmtree(old / "judges" / model)
     write_json(old / "judges" / "genrm" / "training.json", {"records": 10, "steps": 2, "final_loss": None})
     [step] = read_steps(old, ["genrm"]).values()
-    assert (step.kind, step.records, step.tokens_seen, step.rows) == ("sft", 10, None, ())
+    assert (step.kind, step.records, step.tokens_seen, step.logged) == ("sft", 10, None, ())
     write_report(old)
     assert "| genrm | sft | base | – | 10 | 2 | – | – |" in (old / "report.md").read_text(encoding="utf-8")
     assert "peak memory" not in (old / "report.md").read_text(encoding="utf-8")

@@ -63,7 +63,7 @@ def _training(folder: Path, run: RunFiles) -> dict[str, Any]:
     trained = list(steps.values())
     return {
         "table": step_table(trained, run.benchmarks),
-        "speed": speed_table([step for step in trained if step.rows]),
+        "speed": speed_table([step for step in trained if step.logged]),
         "alarms": training_alarms(run, steps),
         "plots": step_curves(trained),
     }

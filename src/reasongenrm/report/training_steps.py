@@ -24,23 +24,25 @@ class TrainedStep:
 
     Attributes:
         kind, previous: as in `config.recipe.TrainStep`; training.json of an earlier version knows only the first step.
-        records, steps, tokens_seen, final_loss: of its training; None where training.json does not say it.
+        records, prompts, steps, tokens_seen, final_loss: of its training, which learns from records or samples on prompts;
+            None where training.json does not say it.
         settings: those that matter most.
         alarms: those of its training.
         model: its name, from the folder.
-        rows: the lines of metrics.jsonl; empty for a step of an earlier version.
+        logged: the lines of metrics.jsonl; empty for a step of an earlier version.
     """
 
     kind: str = "sft"
     previous: str | None = None
     records: int | None = None
+    prompts: int | None = None
     steps: int | None = None
     tokens_seen: int | None = None
     final_loss: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     alarms: list[str] = field(default_factory=list)
     model: str = ""
-    rows: tuple[MetricRow, ...] = ()
+    logged: tuple[MetricRow, ...] = ()
 
 
 Steps = Mapping[str, TrainedStep]
@@ -70,7 +72,7 @@ def read_steps(folder: Path, judges: Sequence[str]) -> Steps:
 def _read_step(path: Path) -> TrainedStep:
     metrics = path.with_name("metrics.jsonl")
     rows = tuple(read_lines(metrics, MetricRow)) if metrics.exists() else ()
-    return replace(read_json(path, TrainedStep), model=path.parent.name, rows=rows)
+    return replace(read_json(path, TrainedStep), model=path.parent.name, logged=rows)
 
 
 def chain_of(steps: Steps, model: str) -> list[TrainedStep]:
@@ -85,14 +87,14 @@ def chain_of(steps: Steps, model: str) -> list[TrainedStep]:
 
 def step_table(steps: Sequence[TrainedStep], benchmarks: Sequence[BenchmarkRun]) -> TextTable:
     """Return what each step trained on, and its score on each benchmark."""
-    headings = ("model", "step", "from", "settings", "records", "steps", "tokens", "final loss")
+    headings = ("model", "step", "from", "settings", "records or prompts", "steps", "tokens", "final loss")
     rows = [
         (
             step.model,
             step.kind,
             step.previous or "base",
             ", ".join(f"{name} {_setting(value)}" for name, value in step.settings.items()) or MISSING,
-            *(_count(number) for number in (step.records, step.steps, step.tokens_seen)),
+            *(_count(number) for number in (step.records or step.prompts, step.steps, step.tokens_seen)),
             MISSING if step.final_loss is None else f"{step.final_loss:.4g}",
             *(
                 score_cell(benchmark.models[step.model].score) if step.model in benchmark.models else MISSING
@@ -125,9 +127,9 @@ def speed_table(steps: Sequence[TrainedStep]) -> TextTable:
 
 def step_curves(steps: Sequence[TrainedStep]) -> dict[str, tuple[str, bytes]]:
     """Return a picture of each step's curves: name of the file without its ending -> title and PNG."""
-    titles = {step.model: f"{step.model}: training" for step in steps if step.rows}
+    titles = {step.model: f"{step.model}: training" for step in steps if step.logged}
     return {
-        f"training-{step.model}": (titles[step.model], training_curves(step.rows, titles[step.model]))
+        f"training-{step.model}": (titles[step.model], training_curves(step.logged, titles[step.model]))
         for step in steps
         if step.model in titles
     }
@@ -141,7 +143,7 @@ def training_alarms(run: RunFiles, steps: Steps) -> list[str]:
 
 def _lower_scores(run: RunFiles, step: TrainedStep) -> Iterator[str]:
     """Yield the benchmarks on which a step whose reward rises is worse than the step before it, its interval below 0."""
-    if not reward_rises(step.rows):
+    if not reward_rises(step.logged):
         return
     seed = run.manifest.recipe.get("seed", 0)
     for benchmark in run.benchmarks:
@@ -157,7 +159,7 @@ def _lower_scores(run: RunFiles, step: TrainedStep) -> Iterator[str]:
 
 
 def _values(step: TrainedStep, key: str) -> list[float]:
-    return [value for row in step.rows if isinstance(value := row.get(key), float | int)]
+    return [value for row in step.logged if isinstance(value := row.get(key), float | int)]
 
 
 def _count(number: int | None) -> str:
