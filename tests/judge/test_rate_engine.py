@@ -413,3 +413,5 @@ def test_a_judge_that_can_only_rate_does_so_beside_those_that_compare(
     assert not any(
         row["rated"][at] for row in page["rows"] for at in range(len(benchmark.models)) if at != rater
     )
+    shown = [pair["results"][rater]["p"] for pair in page["pairs"]]
+    assert shown == [None] * len(BENCH1), "a difference of ratings is no log-odds"

@@ -61,12 +61,17 @@ def payload(benchmark: BenchmarkRun) -> dict[str, Any]:
         )
         for pair, (right, wrong) in zip(row.pairs, row.places, strict=True):
             results = [
-                # Only a scalar head's scores are log-odds (it has no cost): ratings and scores of four-way mode are not.
-                _result(model, pair.id, log_odds=benchmark.mode == "pairs" or model.cost is None)
+                _result(model, pair.id, log_odds=_has_log_odds(benchmark, model))
                 for model in benchmark.models.values()
             ]
             pairs.append({"id": pair.id, "row": at, "right": right, "wrong": wrong, "results": results})
     return {"models": list(benchmark.models), "rows": rows, "pairs": pairs}
+
+
+def _has_log_odds(benchmark: BenchmarkRun, model: ModelRun) -> bool:
+    """Whether the scores of a model, if it has any, are log-odds: only those of a scalar head are, which has no cost; ratings
+    and scores of the mode `fourway` are not."""
+    return model.cost is None or (benchmark.mode == "pairs" and not model.ratings)
 
 
 def _ratings(model: ModelRun, row_id: str) -> list[dict[str, Any]] | None:
