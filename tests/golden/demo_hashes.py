@@ -24,6 +24,8 @@ RECORD = Path(__file__).with_name("demo.json")
 SKIPPED = {
     "*/.lock": "an empty lock file",
     "*/seconds.json": "wall time",
+    "*/metrics.jsonl": "tokens/s and memory; loss.json beside it has the rest",
+    "*/tracking/*": "files of a tracker, with clocks in them",
     "*.log": "log of a training process: times, process ids, paths",
     "*/servers/*": "logs of servers",
     "*.partial/*": "work of a training that was interrupted: checkpoints, optimizer state",
@@ -49,9 +51,9 @@ SORTED_KEYS = {
 """Pattern of JSON files -> top-level keys with a list whose order does not count, and the reason."""
 
 DROPPED_LINES = {
-    "*/report.md": (r"\| seconds \|", "wall time"),
+    "*/report.md": (r"\| seconds \||\| speed of ", "wall time"),
     "*/report.html": (
-        r'<tr><th scope="row">(seconds<|(git|Python|packages|machine)</th>)',
+        r'<tr><th scope="row">(seconds<|speed of |(git|Python|packages|machine)</th>)',
         "wall time; the state of the checkout and of the machine",
     ),
     "*/judges/*/README.md": (

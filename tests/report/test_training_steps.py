@@ -97,7 +97,7 @@ def test_the_table_has_the_training_and_the_score_of_each_step(folder: Path) -> 
     for row in table.rows:
         assert row[3:8] == ("learning_rate 0.0001, loss_type sigmoid", "1,200", "55", "34,567", "0.09091")
         assert row[8] == score_cell(benchmark.models[row[0]].score) and len(row) == len(table.headings)
-    assert speed_table([steps["genrm"]]).rows == (("genrm", "600", "60.0", "21.0"),)
+    assert speed_table([steps["genrm"]]).rows == (("speed of genrm", "600", "60.0", "21.0"),)
 
 
 def test_a_score_that_falls_while_the_reward_rises_is_an_alarm(folder: Path, tmp_path: Path) -> None:

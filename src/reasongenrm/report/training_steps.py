@@ -109,13 +109,13 @@ def step_table(steps: Sequence[TrainedStep], benchmarks: Sequence[BenchmarkRun])
 
 def speed_table(steps: Sequence[TrainedStep]) -> TextTable:
     """Return how fast each step was: the medians of its logged values, and the most memory."""
-    headings = ("model", "tokens/s", "MFU %", "peak memory GiB")
+    headings = ("", "tokens/s", "MFU %", "peak memory GiB")
     rows = []
     for step in steps:
         speed, mfu, memory = (_values(step, key) for key in ("tokens_per_second", "mfu", "peak_memory_gib"))
         rows.append(
             (
-                step.model,
+                f"speed of {step.model}",
                 f"{median(speed):,.0f}" if speed else MISSING,
                 percent(median(mfu) if mfu else None),
                 f"{max(memory):.1f}" if memory else MISSING,

@@ -37,6 +37,7 @@ FILES = {
         judges/reasongenrm/adapter/adapter_model.safetensors judges/reasongenrm/adapter/adapter_config.json
         judges/reasongenrm/adapter/chat_template.jinja judges/reasongenrm/adapter/judge.yaml judges/reasongenrm/adapter/tokenizer.json
         judges/reasongenrm/loss.json judges/reasongenrm/loss.png judges/reasongenrm/training.json
+        judges/reasongenrm/metrics.jsonl judges/reasongenrm/curves.png
         judges/genrm/adapter/adapter_model.safetensors judges/genrm/adapter/chat_template.jinja""",
     EVALUATE: """manifest/evaluate.json scores.json table.md report.html report.md evaluate/toy/rows.jsonl
         evaluate/toy/dropped.jsonl evaluate/toy/scalar/scores.jsonl evaluate/toy/base/completions.jsonl

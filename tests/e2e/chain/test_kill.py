@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from reasongenrm.store import read_jsonl
+from reasongenrm.train.tracking import METRICS, steady_row
 from support.scripts import EVALUATE, TRAIN, Bench, Chain, kill_at, lines, snapshot, value_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -87,7 +89,11 @@ def test_stage_2_killed_leaves_no_process_and_ends_with_the_same_weights(
     bench.good(TRAIN, "killed")
     assert (folder / "judges" / "reasongenrm" / "training.json").stat().st_mtime_ns == before
     same_weights(folder, chain.folder)
-    same_files(folder, chain.folder, ["judges/*/loss.json", "judges/*/training.json", "scalar/loss.json"])
+    files = ["judges/*/loss.json", "judges/*/curves.png", "judges/*/training.json", "scalar/loss.json"]
+    same_files(folder, chain.folder, files)
+    for name in ("reasongenrm", "genrm"):
+        rows = read_jsonl(folder / "judges" / name / METRICS)
+        assert list(map(steady_row, rows)) == value_of(folder / "judges" / name / "loss.json"), name
     nothing_half_made(folder)
 
 
