@@ -216,7 +216,9 @@ def check_judge(recipe: Recipe, name: str) -> None:
         EngineError: it was trained on another base, or in another template.
     """
     template = recipe.judges[recipe.trained[name].judge].template
-    check_template(recipe.weights(name), template_text(recipe.templates[template], key=f"templates.{template}"))
+    check_template(
+        recipe.weights(name), template_text(recipe.templates[template], key=f"templates.{template}")
+    )
     _, adapter = recipe.serving(name)
     if adapter is not None:
         check_base(adapter, recipe.model.path)
