@@ -73,9 +73,6 @@ FULL: dict[str, Any] = {
     "meta": {
         "revision": "main", "validation": 0.1, "patience": 3, "lora": {"r": 8}, "args": {"max_steps": 4},
     },
-    "meta": {
-        "revision": "main", "validation": 0.1, "patience": 3, "lora": {"r": 8}, "args": {"max_steps": 4},
-    },
     "evaluate": {
         "benchmarks": {
             "toy": {"path": "toy.jsonl", "split": "test", "revision": "main", "limit": 9},
@@ -105,7 +102,6 @@ OTHER: dict[str, Any] = {
     "evaluate.benchmarks.styles.kind": None,
     "evaluate.benchmarks.styles.prior_sets": None,
     "evaluate.benchmarks.styles.max_messages": None,
-    "meta.validation": 0.2,
     "evaluate.benchmarks.styles.safety": "pooled",
     "evaluate.benchmarks.toy.max_messages": 4,
     "train.report_to": "tensorboard",
@@ -174,7 +170,7 @@ LITERALS = {
     "dtype": "float16", "mode": "ratings", "kind": "ranked", "selector": "longest_correct", "scorer": "vllm",
     "verdict_tokens": "letter", "chosen": "right_disfluent", "rejected": "wrong_disfluent", "api": "chat",
     "attention": "eager", "quantization": "nf4", "combine": "majority", "template": "think", "reference": "base",
-    "rollouts": "vllm",
+    "rollouts": "vllm", "baseline": "pair",
 }  # fmt: skip
 
 
