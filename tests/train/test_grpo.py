@@ -270,6 +270,14 @@ def test_all_passes_stay_equally_large(advantages: list[float], kept: int) -> No
 
 
 @pytest.mark.unit
+def test_a_process_keeps_as_many_completions_as_another_one() -> None:
+    """TRL gathers a value of every completion: with different numbers in two processes, gloo ends the training."""
+    advantages = [0.0, 1.0, -1.0, 0.0, 0.5, 0.0]
+    batch = keep_informative(batch_of(advantages), passes=1, least=5)
+    assert len(batch["advantages"]) == 5 and learned_tokens(batch) == 6
+
+
+@pytest.mark.unit
 def test_padding_of_all_rows_is_cut_off() -> None:
     import torch
 

@@ -58,7 +58,9 @@ def trainer_class() -> Any:
             batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
             loss_is_exact = self.loss_type in COUNTS_TOKENS and self.beta == 0 and not self.args.entropy_coef
             if self.settings.skip_equal and loss_is_exact:
-                batch = keep_informative(batch, self.args.steps_per_generation)
+                # TRL gathers values of every completion of a pass: all processes keep equally many.
+                most = max(gather_numbers([informative_count(batch)]))
+                batch = keep_informative(batch, self.args.steps_per_generation, most)
                 tokens = learned_tokens(batch)
                 batch["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
             return batch
@@ -181,7 +183,12 @@ def learned_tokens(batch: dict[str, Any]) -> Any:
     return (batch["completion_mask"] * batch["tool_mask"])[informative].sum()
 
 
-def keep_informative(batch: dict[str, Any], passes: int) -> dict[str, Any]:
+def informative_count(batch: dict[str, Any]) -> int:
+    """Return the number of completions with an advantage."""
+    return int((batch["advantages"].abs() > NO_ADVANTAGE).sum())
+
+
+def keep_informative(batch: dict[str, Any], passes: int, least: int = 0) -> dict[str, Any]:
     """Return a batch without completions that have no advantage: those of prompts whose completions are all equally good.
 
     They change no gradient, but cost as much as the others. Some are kept where the passes could not be equally large.
@@ -189,11 +196,12 @@ def keep_informative(batch: dict[str, Any], passes: int) -> dict[str, Any]:
     Args:
         batch: TRL's, with one row per completion.
         passes: into which it is divided.
+        least: keep so many at least, of those that are there.
     """
     import torch
 
     advantages = batch["advantages"].abs()
-    informative = int((advantages > NO_ADVANTAGE).sum())
+    informative = max(least, informative_count(batch))
     kept = max(1, -(-informative // passes)) * passes
     rows = torch.sort(torch.topk(advantages, kept).indices).values
     return {
