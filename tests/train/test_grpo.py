@@ -209,6 +209,16 @@ def test_keys_that_the_suite_sets(key: str) -> None:
         check_args(GRPOConfig, {key: 1}, location="train.grpo.args", reserved=grpo.RESERVED)
 
 
+@pytest.mark.unit
+def test_vllm_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    recipe = small_recipe(**{"train.grpo.rollouts": "vllm"})
+    with pytest.raises(ConfigError, match=r"^train.grpo.rollouts: .*\(set it to generate\)"):
+        build_trainer(recipe, recipe.trained["judge@grpo"], tmp_path)
+
+
 JUDGEMENTS = [
     Judgement(winner, verdict, None, "", 1)
     for winner, verdict in [("A", "A"), ("A", "B"), ("B", "B"), ("B", None)]

@@ -11,6 +11,7 @@ from reasongenrm.chat.encoder import judge_encoder, load_tokenizer, template_tex
 from reasongenrm.config.arguments import library_arguments
 from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.config.steps import GRPOStep
+from reasongenrm.errors import ConfigError
 from reasongenrm.train.batches import PER_DEVICE, even_batch_sizes
 from reasongenrm.train.grpo_rows import read_rows
 from reasongenrm.train.grpo_trainer import trainer_class
@@ -65,11 +66,12 @@ def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
         work: the folder for checkpoints.
 
     Raises:
-        ConfigError: a setting that cannot be used with this number of processes.
+        ConfigError: a setting that cannot be used with this number of processes, or vLLM without a GPU.
         DataError: there are no rows to train on, or one whose pair is missing.
     """
     from datasets import Dataset
 
+    _check_rollouts(recipe.train.grpo)
     tokenizer = load_tokenizer(recipe.model)
     template = recipe.judges[step.judge].template
     encoder = judge_encoder(recipe, template, tokenizer)
@@ -94,6 +96,16 @@ def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
     )
+
+
+def _check_rollouts(settings: GRPOStep) -> None:
+    """Raise a ConfigError where vLLM cannot take the trained weights: its CPU build packs the weights of linear layers when it
+    loads them, and keeps no copy that TRL could replace; the weights of a server travel by NCCL."""
+    import torch
+
+    if settings.rollouts == "vllm" and not torch.cuda.is_available():
+        problem = "vLLM takes the trained weights only on a GPU, and none is visible"
+        raise ConfigError(problem, location="train.grpo.rollouts", hint="set it to generate")
 
 
 def _config(recipe: Recipe, step: TrainStep, work: Path) -> Any:
