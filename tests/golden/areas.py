@@ -527,7 +527,10 @@ def evaluation() -> Outputs:
         )
     )
     for name in recipe.judges:
-        (recipe.folder / "judges" / name / "adapter").mkdir(parents=True)
+        adapter = recipe.folder / "judges" / name / "adapter"
+        adapter.mkdir(parents=True)
+        trained_on = {"base_model_name_or_path": recipe.model.path}
+        (adapter / "adapter_config.json").write_text(json.dumps(trained_on), encoding="utf-8")
     (recipe.folder / "scalar").mkdir()
 
     def load_engine(*_: Any, **__: Any) -> ScriptedEngine:
