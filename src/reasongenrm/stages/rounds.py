@@ -55,7 +55,9 @@ def refresh_records(recipe: Recipe, run: Run, step: TrainStep, encoder: ChatEnco
             logs=run.path("logs"), on_event=say,
         )  # fmt: skip
         with closing(engine), bar(f"votes of {step.previous}", len(prompts) * config.votes) as progress:
-            ask_all(prompts, engine, task, store, adapter=str(adapter) if adapter else None, progress=progress)
+            ask_all(
+                prompts, engine, task, store, adapter=str(adapter) if adapter else None, progress=progress
+            )
     records = VoteRecords(step.previous, encoder, recipe.data.max_tokens)
     to_row = records.dpo_row if step.kind == "dpo" else records.sft_row
     path = record_files(recipe, step)[0]
