@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
@@ -381,6 +384,26 @@ def test_leaving_prompts_out_changes_no_gradient(adapted: Path, tmp_path: Path) 
     for one, other in zip(gradients[0][1], gradients[1][1], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
     assert any(bool(value.abs().max() > 0) for value in gradients[0][1])
+
+
+@pytest.mark.engine
+def test_a_step_with_rollouts_of_vllm(adapted: Path, tmp_path: Path) -> None:
+    """In a process of its own, which can hold one engine; without the synchronisation of weights, see `vllm_step`."""
+    recipe = small_recipe(**{
+        "train.grpo.steps": 1, "train.grpo.rollouts": "vllm", "train.grpo.rewards": {"consistency": 1, "calibration": 1},
+        "train.grpo.args.vllm_mode": "colocate", "train.grpo.args.vllm_max_model_length": 256,
+    })  # fmt: skip
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
+    script = ROOT / "tests" / "support" / "vllm_step.py"
+    command = [sys.executable, str(script), str(path), str(tmp_path / "work")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    entry = json.loads(done.stdout.splitlines()[-1])
+    assert entry["readable"] > 0.5 and entry["rewards/calibration/mean"] > 0.1
+    # Both engines give the same log-probabilities to the sampled ids, letters included.
+    assert entry["sampling/sampling_logp_difference/mean"] < 0.02
+    assert entry["sampling/sampling_logp_difference/max"] < 0.5
 
 
 @pytest.mark.unit
