@@ -18,7 +18,8 @@ from reasongenrm.config.loading import load_recipe
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.reasons.records import direct_record
 from reasongenrm.store import to_json, write_jsonl
-from support.scripts import TRAIN, Bench, kill_at, lines, value_of
+from support.scripts import EVALUATE, PREPARE, TRAIN, Bench, kill_at, lines, rows_of, value_of
+from support.servers import ReceivedRequest, Reply, serving
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -131,6 +132,72 @@ def test_a_7b_recipe_trains_and_resumes_after_a_kill(
     for key, weights in ours.items():
         assert 64 in weights.shape and bool(weights.any()), f"{key} was not trained, or not gathered"
         torch.testing.assert_close(weights, theirs[key], rtol=1e-3, atol=1e-5)
+
+
+BEST = "configs/qwen2.5-7b-best.yaml"
+
+
+def thinking_teacher(received: ReceivedRequest) -> Reply:
+    """Answer as a model that thinks between tags, with both verdicts in turn."""
+    verdict = "AB"[received.body["seed"] % 2]
+    text = f"<think>\nis {verdict} better ? i count .\n</think>\n\nso {verdict} is better .\n\n[[{verdict}]]"
+    usage = {"prompt_tokens": 9, "completion_tokens": 20, "total_tokens": 29}
+    choice = {"index": 0, "text": text, "finish_reason": "stop"}
+    return 200, {"id": "c", "object": "x", "created": 1, "model": "m", "choices": [choice], "usage": usage}
+
+
+def test_the_strongest_plan_runs_from_stage_1_to_stage_3(
+    bench: Callable[[str, Sequence[str]], Bench], bf16_model: Path, toy_data: Path
+) -> None:
+    sizes = [
+        f"model.path={bf16_model}",
+        f"teachers.qwen3.model.path={bf16_model}",
+        "prompts=configs/prompts/toy.yaml",
+        f"data.sources=[{{path: {toy_data / 'train.jsonl'}}}]",
+        "engine={max_model_len: 512, max_num_seqs: 8}",
+        "data.max_tokens=512",
+        "teachers.qwen3.max_tokens=48",
+        "teachers.student.max_tokens=48",
+        "teachers.student.samples=4",
+        "select.threshold=-1",
+        "select.min_kept=0.2",
+        "select.giveaway_words=0",
+        f"train.launch={LAUNCH['zero2']}",
+        "train.batch=8",
+        "train.args.max_steps=2",
+        "train.round={samples: 4, max_tokens: 48, args: {max_steps: 2}}",
+        "train.grpo.batch=4",
+        "train.grpo.samples=4",
+        "train.grpo.max_tokens=48",
+        "train.grpo.steps=2",
+        "train.grpo.rollouts=generate",
+        f"evaluate.benchmarks={{toy: {{kind: rewardbench, path: {toy_data / 'rewardbench.jsonl'}}}}}",
+        "evaluate.max_tokens=16",
+        "evaluate.votes=2",
+    ]
+    made = bench("best", sizes)
+    made.recipe = BEST
+    with serving(thinking_teacher) as server:
+        made.good(PREPARE, "whole", f"teachers.qwen3.server.urls=['{server.url}/v1']")
+    folder = made.folder("whole")
+    traces = rows_of(folder / "reasons" / "qwen3.jsonl")
+    assert {row["verdict"] for row in traces} == {"A", "B"} and "<think>" not in json.dumps(traces)
+    assert 0 < lines(folder / "grpo.jsonl") < lines(folder / "prompts.jsonl")
+    made.good(TRAIN, "whole")
+    models = ("reasongenrm", "reasongenrm@round", "reasongenrm@grpo")
+    for model, steps in zip(models, (2, 2, 2), strict=True):
+        summary = value_of(folder / "judges" / model / "training.json")
+        assert (summary["steps"], summary["processes"]) == (steps, 2)
+    rewards = [
+        row
+        for row in rows_of(folder / "judges" / models[-1] / "metrics.jsonl")
+        if "rewards/consistency/mean" in row
+    ]
+    assert len(rewards) == 2, "verdict and consistency are rewarded"
+    made.good(EVALUATE, "whole")
+    rows = lines(toy_data / "rewardbench.jsonl") - 1  # one of them is bad
+    for model in models:
+        assert lines(folder / "evaluate" / "toy" / model / "results.jsonl") == rows
 
 
 def test_the_arguments_that_these_runs_use_are_those_of_the_recipe(overrides: list[str]) -> None:
