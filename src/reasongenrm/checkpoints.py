@@ -57,12 +57,13 @@ def load_checkpoint(
         raise _code_error(path, "it needs Python files of its own, which are not run", permission) from None
 
 
-def load_adapter(model: Any, folder: str | Path, *, trainable: bool = False) -> Any:
+def load_adapter(model: Any, folder: str | Path, *, trainable: bool = False, name: str = "default") -> Any:
     """Return a model with a LoRA adapter of peft on it.
 
     Args:
-        model: the base.
+        model: the base, or the result of an earlier call, which then has one adapter more.
         folder: of the adapter.
+        name: of the adapter in the model.
         trainable: whether its weights are trained further.
 
     Raises:
@@ -83,9 +84,13 @@ def load_adapter(model: Any, folder: str | Path, *, trainable: bool = False) -> 
     # TRL makes a new adapter's weights float32 unless ZeRO-3 gathers them with the base's (TRL's issue 6089); so here.
     from transformers.integrations import is_deepspeed_zero3_enabled
 
-    return PeftModel.from_pretrained(
-        model, str(folder), is_trainable=trainable, autocast_adapter_dtype=not is_deepspeed_zero3_enabled()
+    options: dict[str, Any] = dict(
+        adapter_name=name, is_trainable=trainable, autocast_adapter_dtype=not is_deepspeed_zero3_enabled()
     )
+    if isinstance(model, PeftModel):
+        model.load_adapter(str(folder), **options)
+        return model
+    return PeftModel.from_pretrained(model, str(folder), **options)
 
 
 def check_base(folder: str | Path, base: str) -> None:

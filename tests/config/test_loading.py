@@ -252,7 +252,7 @@ def test_an_unknown_template_is_named_with_the_known_ones(tmp_path: Path) -> Non
     error = refused(write(tmp_path, changed("templates.reson", "x.jinja")))
     assert (
         "templates.reson" in error.location
-        and "'reason', 'think', 'direct', 'listwise' or 'listwise-reason'" in error.problem
+        and "'reason', 'think', 'direct', 'listwise', 'listwise-reason' or 'pointwise'" in error.problem
     )
 
 
@@ -309,7 +309,7 @@ def test_overrides_are_yaml_at_dotted_keys(tmp_path: Path) -> None:
 
 def test_a_custom_template_leaves_the_other_unchanged(tmp_path: Path) -> None:
     templates = load_recipe(write(tmp_path), ["templates.direct=own.jinja"]).templates
-    files = {"reason": "reason", "think": "think", "listwise": "direct", "listwise-reason": "reason"}
+    files = {"reason": "reason", "think": "think", "listwise": "direct", "listwise-reason": "reason", "pointwise": "direct"}  # fmt: skip
     shipped = {name: f"configs/prompts/{file}.jinja" for name, file in files.items()}
     assert templates == shipped | {"direct": "own.jinja"}
     assert load_recipe(write(tmp_path)).templates["direct"] == "configs/prompts/direct.jinja"

@@ -84,7 +84,7 @@ def _reward_trainer(folder: str) -> None:
     arguments = {"save_steps": 1, "bf16": False, "report_to": "none"}
     _reward_trainer(
         config,
-        _reward_config(config, arguments, Path(folder) / "x", 1),
+        _reward_config(config, arguments, Path(folder) / "x", 1, "scalar"),
         [{"chosen_ids": [1], "rejected_ids": [2]}],
         [],
         None,
@@ -95,7 +95,7 @@ def _lora_shape(folder: str) -> None:
     from reasongenrm.config.scalar import ScalarConfig
     from reasongenrm.train.scalar import _lora
 
-    _lora(ScalarConfig(model=folder, lora={"r": 2}))
+    _lora(ScalarConfig(model=folder, lora={"r": 2}), "scalar")
 
 
 def _ways() -> dict[str, Callable[[str], Any]]:

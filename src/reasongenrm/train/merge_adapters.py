@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.checkpoints import load_checkpoint
+from reasongenrm.checkpoints import load_adapter, load_checkpoint
 from reasongenrm.config.merge import TRIMMING, MergeConfig
 from reasongenrm.errors import ConfigError, EngineError, first_line
 from reasongenrm.train.merge_inputs import MergeInput
@@ -35,7 +35,6 @@ def adapted_skeleton(base: Path, adapters: Sequence[MergeInput]) -> Any:
         EngineError: the base is unknown to transformers, or an adapter does not fit it.
     """
     import torch
-    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     try:
@@ -52,10 +51,7 @@ def adapted_skeleton(base: Path, adapters: Sequence[MergeInput]) -> Any:
             setattr(module, name, torch.nn.Parameter(zeros, requires_grad=False))
     for number, one in enumerate(adapters):
         try:
-            if number == 0:
-                model = PeftModel.from_pretrained(model, str(one.folder), adapter_name=input_name(0))
-            else:
-                model.load_adapter(str(one.folder), adapter_name=input_name(number))
+            model = load_adapter(model, one.folder, name=input_name(number))
         except (RuntimeError, ValueError, KeyError) as error:
             problem = f"it does not fit the base {base}: {first_line(error)}"
             raise EngineError(problem, location=one.name, hint="give its own base with --base") from None
