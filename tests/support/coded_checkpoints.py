@@ -88,6 +88,7 @@ def _reward_trainer(folder: str) -> None:
         [{"chosen_ids": [1], "rejected_ids": [2]}],
         [],
         None,
+        "scalar",
     )
 
 
