@@ -197,7 +197,7 @@ def test_a_batch_is_divided_evenly() -> None:
     assert step_batch(recipe, step, 1) == (16, 1)
     assert step_batch(recipe, step, 2) == (8, 1)
     assert step_batch(small_recipe(**{"train.args.per_device_train_batch_size": 3}), step, 2) == (2, 4)
-    with pytest.raises(ConfigError, match=r"^train.grpo.batch: "):
+    with pytest.raises(ConfigError, match=r"^train.grpo.batch: 16 records .* \(set train.grpo.batch=6\)"):
         step_batch(recipe, step, 3)
 
 

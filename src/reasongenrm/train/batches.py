@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -38,21 +39,28 @@ def batch_sizes(batch: int, per_device: int | None, processes: int, location: st
     return -(-batch // (processes * accumulation)), accumulation
 
 
-def even_batch_sizes(batch: int, per_device: int | None, processes: int, location: str) -> tuple[int, int]:
+def even_batch_sizes(
+    batch: int, per_device: int | None, processes: int, location: str, samples: int = 1
+) -> tuple[int, int]:
     """Return the records of a pass and the passes of a process per step, where every pass has equally many records.
 
     Args:
         batch, per_device, processes, location: see `batch_sizes`.
+        samples: records for each of the batch: the completions of a prompt.
 
     Raises:
-        ConfigError: the processes do not divide the batch.
+        ConfigError: the processes do not divide the records.
     """
-    if batch % processes:
+    records = batch * samples
+    if records % processes:
+        multiple = processes // math.gcd(processes, samples)
+        if samples > 1:
+            multiple = math.lcm(multiple, 2)  # both orders of a pair
         raise ConfigError(
-            f"{batch} records cannot be divided evenly among {processes} processes", location=location,
-            hint=f"set {location}={-(-batch // processes) * processes}",
+            f"{records} records cannot be divided evenly among {processes} processes", location=location,
+            hint=f"set {location}={-(-batch // multiple) * multiple}",
         )  # fmt: skip
-    own = batch // processes
+    own = records // processes
     size = max(size for size in range(1, (per_device or LARGEST_PASS) + 1) if own % size == 0)
     return size, own // size
 

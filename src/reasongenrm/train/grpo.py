@@ -51,8 +51,7 @@ def step_batch(recipe: Recipe, step: TrainStep, processes: int) -> tuple[int, in
     """Return the completions of a pass and the passes of a process per step; see `even_batch_sizes`."""
     settings = recipe.train.grpo
     per_device = step_args(recipe, step).get(PER_DEVICE)
-    completions = settings.batch * settings.samples
-    return even_batch_sizes(completions, per_device, processes, "train.grpo.batch")
+    return even_batch_sizes(settings.batch, per_device, processes, "train.grpo.batch", settings.samples)
 
 
 def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
