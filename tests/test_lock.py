@@ -9,10 +9,12 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from reasongenrm.errors import ConfigError, DataError
@@ -101,6 +103,8 @@ def test_the_file_of_a_killed_process_is_replaced(
     no_flock: None, folder: Path, holder: subprocess.Popen[str]
 ) -> None:
     holder.kill()
+    while psutil.Process(holder.pid).status() != psutil.STATUS_ZOMBIE:  # a kill takes a moment
+        time.sleep(0.01)
     with hold(folder):  # before its parent has looked, and after
         pass
     holder.wait(timeout=30)

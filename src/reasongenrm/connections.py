@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import socket
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ class OncePerMinute(logging.Filter):
         return fresh
 
 
+_NUMBERS = itertools.count()
+"""Order of the connections: the clock of uvloop stands still while it accepts several."""
+
+
 class LimitedProtocol(H11Protocol):
     """One connection; a subclass has other `limits`.
 
@@ -59,7 +64,7 @@ class LimitedProtocol(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Accept a connection, and close another one if there are too many."""
         super().connection_made(transport)
-        self._began = self.loop.time()
+        self._number = next(_NUMBERS)
         self._watched: tuple[str, Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._watch()
@@ -125,7 +130,7 @@ class LimitedProtocol(H11Protocol):
         others = (one for one in self.connections if isinstance(one, LimitedProtocol) and one is not self)
         idle = [one for one in others if one._phase != "answer"]
         if idle:
-            min(idle, key=lambda one: (one.cycle is not None, one._began))._drop()
+            min(idle, key=lambda one: (one.cycle is not None, one._number))._drop()
 
     def _drop(self) -> None:
         self.connections.discard(self)
