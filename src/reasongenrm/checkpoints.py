@@ -57,6 +57,23 @@ def load_checkpoint(
         raise _code_error(path, "it needs Python files of its own, which are not run", permission) from None
 
 
+def adapter_config(folder: str | Path) -> dict[str, Any]:
+    """Return the configuration of a LoRA adapter.
+
+    Raises:
+        EngineError: the adapter is of another kind, or has no safetensors weights.
+    """
+    config: dict[str, Any] = read_json(Path(folder) / "adapter_config.json")
+    problem = ""
+    if config.get("peft_type") != "LORA":
+        problem = f"it is an adapter of the kind {config.get('peft_type')}"
+    elif not (Path(folder) / "adapter_model.safetensors").is_file():
+        problem = "adapter_model.safetensors is missing"
+    if problem:
+        raise EngineError(problem, location=str(folder), hint="give a LoRA adapter that peft saved")
+    return config
+
+
 def load_adapter(model: Any, folder: str | Path, *, trainable: bool = False, name: str = "default") -> Any:
     """Return a model with a LoRA adapter of peft on it.
 
@@ -72,15 +89,7 @@ def load_adapter(model: Any, folder: str | Path, *, trainable: bool = False, nam
     from peft import PeftModel
 
     never_ask()
-    folder = Path(folder)
-    kind = read_json(folder / "adapter_config.json").get("peft_type")
-    if kind != "LORA" or not (folder / "adapter_model.safetensors").is_file():
-        problem = (
-            f"it is an adapter of the kind {kind}"
-            if kind != "LORA"
-            else "adapter_model.safetensors is missing"
-        )
-        raise EngineError(problem, location=str(folder), hint="give a LoRA adapter that peft saved")
+    adapter_config(folder)
     # TRL makes a new adapter's weights float32 unless ZeRO-3 gathers them with the base's (TRL's issue 6089); so here.
     from transformers.integrations import is_deepspeed_zero3_enabled
 

@@ -49,7 +49,7 @@ class OncePerMinute(logging.Filter):
 
 
 _NUMBERS = itertools.count()
-"""Order of the connections: the clock of uvloop stands still while it accepts several."""
+"""Order of the connections: those that uvloop accepts together have the same time."""
 
 
 class LimitedProtocol(H11Protocol):

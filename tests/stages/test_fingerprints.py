@@ -63,7 +63,10 @@ FULL: dict[str, Any] = {
         "steps": ["sft", "round", "dpo", "grpo"],
         "margin": {},
         "dpo": {"refresh": 2, "args": {"beta": 0.2, "save_steps": 4}},
-        "grpo": {"rewards": {"consistency": 1.0}, "args": {"beta": 0.1, "save_steps": 4}},
+        "grpo": {
+            "rewards": {"consistency": 1.0}, "baseline": "pair",
+            "args": {"beta": 0.1, "save_steps": 4, "scale_rewards": "none"},
+        },
         "round": {"tokens": 500, "args": {"learning_rate": 0.1, "save_steps": 4}},
         "args": {"weight_decay": 0.1, "logging_steps": 2, "gradient_checkpointing_kwargs": {"use_reentrant": False}},
     },
@@ -170,7 +173,7 @@ LITERALS = {
     "dtype": "float16", "mode": "ratings", "kind": "ranked", "selector": "longest_correct", "scorer": "vllm",
     "verdict_tokens": "letter", "chosen": "right_disfluent", "rejected": "wrong_disfluent", "api": "chat",
     "attention": "eager", "quantization": "nf4", "combine": "majority", "template": "think", "reference": "base",
-    "rollouts": "vllm", "baseline": "pair",
+    "rollouts": "vllm", "baseline": "prompt",
 }  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 
 from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
-from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import PreferencePair
@@ -21,9 +19,8 @@ from reasongenrm.train.dpo import build_trainer, step_args, step_batch, training
 from reasongenrm.train.guards import WHOLE
 from reasongenrm.train.tokens import preference_rows, tokenise
 from reasongenrm.train.trainer import run_training
+from support.training_runs import ROOT, begin_run, demo_recipe, preference_row
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "configs" / "demo.yaml"
 WORDS = ("apple", "bell", "coin", "drum")
 
 
@@ -38,29 +35,18 @@ def small_recipe(**settings: Any) -> Recipe:
         "train.args.logging_steps": 1,
         **settings,
     }
-    return load_recipe(DEMO, [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
+    return demo_recipe(overrides)
 
 
 @pytest.fixture
 def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_prompts: PromptFile) -> Path:
     """A folder with eight pairs of reasons, and the adapter that DPO starts from: random, so that it has an effect."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("configs", "data"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    folder = tmp_path / "runs" / "small"
+    folder = begin_run("small", tmp_path, monkeypatch)
     rows = []
     for word in WORDS:
         pair = PreferencePair.make([{"role": "user", "content": f"say {word}"}], word, "no", "toy-chat")
-        for order, right, wrong in (("AB", "A", "B"), ("BA", "B", "A")):
-            prompt = judge_prompt(pair, order, toy_prompts)  # type: ignore[arg-type]
-            sides = {
-                side: [
-                    {"role": "reason", "content": f"{letter} says {word} ."},
-                    {"role": "assistant", "content": f"[[{letter}]]"},
-                ]
-                for side, letter in (("chosen", right), ("rejected", wrong))
-            }
-            rows.append({"prompt": list(prompt.messages), **sides})
+        prompts = (judge_prompt(pair, "AB", toy_prompts), judge_prompt(pair, "BA", toy_prompts))
+        rows += [preference_row(prompt, f"{{}} says {word} .") for prompt in prompts]
     write_jsonl(folder / "dpo.jsonl", rows)
     return folder
 

@@ -16,7 +16,6 @@ import yaml
 from reasongenrm.chat.encoder import ChatEncoder, judge_encoder, load_tokenizer
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.chat.verdict import read_completion
-from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.config.steps import GRPOStep, RewardWeights
 from reasongenrm.errors import ConfigError, DataError
@@ -39,9 +38,8 @@ from reasongenrm.train.rewards import Judgement
 from reasongenrm.train.rollouts import TwoTurns
 from reasongenrm.train.tracking import steady_row
 from reasongenrm.train.trainer import run_training
+from support.training_runs import ROOT, begin_run, demo_recipe
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "configs" / "demo.yaml"
 WORDS = ("apple", "bell", "coin", "drum", "fork", "gate")
 
 
@@ -65,16 +63,13 @@ def small_recipe(**settings: Any) -> Recipe:
         "train.args.per_device_train_batch_size": 16,
         **settings,
     }
-    return load_recipe(DEMO, [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
+    return demo_recipe(overrides)
 
 
 @pytest.fixture
 def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_prompts: PromptFile) -> Path:
     """A folder with the files of stage 1 for six pairs, five of them worth learning, one of these in both orders."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("configs", "data"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    folder = tmp_path / "runs" / "small"
+    folder = begin_run("small", tmp_path, monkeypatch)
     pairs = toy_pairs()
     prompts = [
         judge_prompt(pair, order, toy_prompts)
@@ -89,7 +84,7 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_prompts: Pro
 
 @pytest.fixture
 def toy_encoder() -> ChatEncoder:
-    recipe = load_recipe(DEMO, [])
+    recipe = demo_recipe({})
     return judge_encoder(recipe, "reason", load_tokenizer(recipe.model))
 
 
@@ -188,6 +183,16 @@ def test_the_sampler_repeats_a_batch_for_each_of_its_passes(updates: int, accumu
     expected = [row for row in next(batch_order(10, settings, 3)) for _ in range(3)]
     for start in range(0, 6 * updates * accumulation, 6):
         assert numbers[start : start + 6] == expected
+
+
+@pytest.mark.unit
+def test_a_consistency_that_would_cancel_out_is_refused() -> None:
+    """Among the samples of one prompt all right verdicts earn the same, so that the scaling of a group undoes its weight."""
+    consistent = {"train.grpo.rewards.consistency": 1}
+    with pytest.raises(ConfigError, match=r"rewards.consistency needs baseline: pair"):
+        small_recipe(**consistent)
+    for kept in ({"train.grpo.baseline": "pair"}, {"train.grpo.args.scale_rewards": "none"}):
+        assert small_recipe(**consistent, **kept).train.grpo.rewards.consistency == 1
 
 
 @pytest.mark.unit
@@ -335,7 +340,7 @@ def test_two_steps_and_a_resumed_second_one(adapted: Path, tmp_path: Path) -> No
     weights = RewardWeights(consistency=1, format=0.5, length=0.001, calibration=0.5)
     recipe = small_recipe(**{
         "train.grpo.steps": 2, "train.grpo.rewards": weights.model_dump(), "train.grpo.args.save_steps": 1,
-        "train.grpo.args.beta": 0.01,
+        "train.grpo.args.beta": 0.01, "train.grpo.baseline": "pair",
     })  # fmt: skip
     trainer = trained(recipe, tmp_path / "whole")
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
@@ -390,7 +395,8 @@ def test_leaving_prompts_out_changes_no_gradient(adapted: Path, tmp_path: Path) 
 def test_a_step_with_rollouts_of_vllm(adapted: Path, tmp_path: Path) -> None:
     """In a process of its own, which can hold one engine; without the synchronisation of weights, see `vllm_step`."""
     recipe = small_recipe(**{
-        "train.grpo.steps": 1, "train.grpo.rollouts": "vllm", "train.grpo.rewards": {"consistency": 1, "calibration": 1},
+        "train.grpo.steps": 1, "train.grpo.rollouts": "vllm", "train.grpo.baseline": "pair",
+        "train.grpo.rewards": {"consistency": 1, "calibration": 1},
         "train.grpo.args.vllm_mode": "colocate", "train.grpo.args.vllm_max_model_length": 256,
     })  # fmt: skip
     path = tmp_path / "recipe.yaml"

@@ -10,19 +10,17 @@ import pytest
 
 from reasongenrm.chat.encoder import judge_encoder, load_tokenizer
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
-from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.reasons.records import grpo_row
-from reasongenrm.records import Letter, SFTRecord
+from reasongenrm.records import SFTRecord
 from reasongenrm.report.training_steps import chain_of, read_steps
 from reasongenrm.store import read_jsonl, to_json, write_jsonl
 from reasongenrm.train.process import train
 from reasongenrm.train.tokens import tokenise
 from reasongenrm.train.tracking import MEASURED, METRICS, steady_row
+from support.training_runs import begin_run, demo_recipe, preference_row
 
-ROOT = Path(__file__).resolve().parents[2]
-DEMO = ROOT / "configs" / "demo.yaml"
 STEPS = ["sft", "dpo", "grpo"]
 
 
@@ -41,33 +39,20 @@ def chain_recipe() -> Recipe:
         "train.dpo": {"batch": 8, "args": {"max_steps": 2}},
         "train.grpo": {"batch": 4, "samples": 2, "steps": 2, "max_tokens": 16},
     }
-    return load_recipe(DEMO, [f"{key}={json.dumps(value)}" for key, value in overrides.items()])
+    return demo_recipe(overrides)
 
 
 @pytest.fixture
 def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_prompts: PromptFile) -> Path:
     """A run folder with the records of all three steps."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("configs", "data"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    folder, pairs = tmp_path / "runs" / "chain", list(toy_pairs("train", 4, seed=2))
+    folder, pairs = begin_run("chain", tmp_path, monkeypatch), list(toy_pairs("train", 4, seed=2))
     prompts = [judge_prompt(pair, order, toy_prompts) for pair in pairs for order in ("AB", "BA")]
-    sft, dpo = [], []
-    for prompt in prompts:
-        other: Letter = "B" if prompt.winner == "A" else "A"
-        sft.append(
-            SFTRecord(prompt.messages, "count it .", f"[[{prompt.winner}]]", prompt.id, "toy").to_row()
-        )
-        sides = {
-            side: [
-                {"role": "reason", "content": "count it ."},
-                {"role": "assistant", "content": f"[[{letter}]]"},
-            ]
-            for side, letter in (("chosen", prompt.winner), ("rejected", other))
-        }
-        dpo.append({"prompt": list(prompt.messages), **sides})
+    sft = (
+        SFTRecord(prompt.messages, "count it .", f"[[{prompt.winner}]]", prompt.id, "toy").to_row()
+        for prompt in prompts
+    )
     write_jsonl(folder / "sft.jsonl", sft)
-    write_jsonl(folder / "dpo.jsonl", dpo)
+    write_jsonl(folder / "dpo.jsonl", (preference_row(prompt, "count it .") for prompt in prompts))
     write_jsonl(folder / "grpo.jsonl", (grpo_row(prompt, 1, 2) for prompt in prompts))
     write_jsonl(folder / "pairs.jsonl", map(to_json, pairs))
     write_jsonl(folder / "prompts.jsonl", map(to_json, prompts))

@@ -46,7 +46,7 @@ def run(trainer: Any) -> list[dict[str, Any]]:
 
 
 class Killed(Exception):
-    """Stands for a kill: raised inside a training."""
+    """Raised inside a training, in place of a kill."""
 
 
 def kill_at(trainer: Any, step: int) -> None:

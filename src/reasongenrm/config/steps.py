@@ -83,7 +83,8 @@ class GRPOStep(Strict):
         batch: judge prompts of an optimizer step, on all devices together.
         samples: completions per prompt.
         both_orders: put both orders of a pair into one batch; the reward `consistency` needs it.
-        baseline: the rewards that a completion's is compared with: those of its prompt, or those of both orders of its pair.
+        baseline: the rewards that a completion's is compared with: those of its prompt, or those of both orders of its pair,
+            which the reward `consistency` needs.
         skip_equal: leave out the prompts whose completions are all equally good: their gradient is zero, and the mean of
             the loss is over the others. It needs `beta` 0 and the loss type dapo or cispo, and does nothing otherwise.
         max_tokens: limit of a reason.
@@ -110,6 +111,12 @@ class GRPOStep(Strict):
     def _pairs_are_whole(self) -> GRPOStep:
         if self.rewards.consistency and not self.both_orders:
             raise ValueError("rewards.consistency needs both_orders: true")
+        scaled = self.args.get("scale_rewards", "group") in ("group", True)
+        if self.rewards.consistency and self.baseline == "prompt" and scaled:
+            raise ValueError(
+                "rewards.consistency needs baseline: pair; among the samples of one prompt it only scales the right verdicts, "
+                "which the scaling of a group undoes (args.scale_rewards: none keeps it)"
+            )
         if self.baseline == "pair" and not self.both_orders:
             raise ValueError("baseline: pair needs both_orders: true")
         if self.both_orders and self.batch % 2:

@@ -125,8 +125,9 @@ class Judge:
 
         Args:
             recipe: the recipe, or its file; the judge is loaded from its run folder.
-            judge: the judge's name in the recipe, with the step of its training as in `reasongenrm@grpo`, or `base` or `base-direct` (the untrained base in its own chat template,
-                with and without reasons); the recipe's first judge by default.
+            judge: the judge's name in the recipe, with the step of its training as in `reasongenrm@grpo`, or `base` or
+                `base-direct` (the untrained base in its own chat template, with and without reasons); the recipe's first
+                judge by default.
             overrides: `key=value` as on the command line, for a file.
 
         Raises:

@@ -17,13 +17,13 @@ def best_vote(votes: Sequence[Verdict], letter: Letter) -> Verdict | None:
     itself. None where no vote with a reason names the letter; ties go to the earlier vote.
     """
 
-    def probability(vote: Verdict) -> float:
-        if vote.prob_a is None:
-            return 1.0
-        return vote.prob_a if letter == "A" else 1 - vote.prob_a
-
     named = [vote for vote in votes if vote.winner == letter and vote.reason]
-    return max(named, key=probability, default=None)
+    return max(named, key=lambda vote: _probability(vote, letter) or 0.0, default=None)
+
+
+def _probability(vote: Verdict, letter: Letter) -> float | None:
+    """Return P(letter) of a vote; None without log-probabilities."""
+    return vote.prob_a if vote.prob_a is None or letter == "A" else 1 - vote.prob_a
 
 
 class VoteRecords:
@@ -47,10 +47,10 @@ class VoteRecords:
         """Count the votes on a prompt."""
         self.counts["prompts"] += 1
         for vote in votes:
-            readable = vote.winner in ("A", "B")
-            self.counts[
-                "unreadable" if not readable else "right" if vote.winner == prompt.winner else "wrong"
-            ] += 1
+            if vote.winner not in ("A", "B"):
+                self.counts["unreadable"] += 1
+            else:
+                self.counts["right" if vote.winner == prompt.winner else "wrong"] += 1
 
     def sft_row(self, prompt: JudgePrompt, votes: Sequence[Verdict]) -> dict[str, Any] | Drop:
         """Return the record of the best right vote, or why there is none."""
@@ -62,7 +62,7 @@ class VoteRecords:
         self.counts["records"] += 1
         record = SFTRecord(
             prompt.messages, vote.reason, self._encoder.grammar.text(prompt.winner), prompt.id, prompt.source,
-            prompt.pair_id, prompt.order, self._judge, vote.prob_a if prompt.winner == "A" else _other(vote.prob_a),
+            prompt.pair_id, prompt.order, self._judge, _probability(vote, prompt.winner),
         )  # fmt: skip
         return record.to_row()
 
@@ -103,7 +103,3 @@ class VoteRecords:
     def _drop(self, prompt: JudgePrompt, reason: str, detail: str) -> Drop:
         self.counts[reason] += 1
         return Drop(prompt.id, prompt.source, reason, detail, "round")
-
-
-def _other(probability: float | None) -> float | None:
-    return None if probability is None else 1 - probability

@@ -75,7 +75,7 @@ CURVES: tuple[tuple[str, dict[str, str]], ...] = (
     ("gradient norm", {"grad_norm": ""}),
     ("learning rate", {"learning_rate": ""}),
 )
-"""Panels of a training's curves: title, and the keys of metrics.jsonl with their labels; `*` stands for any name."""
+"""Panels of a training's curves: title, and the keys of metrics.jsonl with their labels; `*` is any name."""
 
 
 def training_curves(rows: Sequence[Mapping[str, Any]], title: str) -> bytes:
@@ -101,7 +101,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], title: str) -> bytes:
 
 
 def _filled(pattern: str, key: str) -> str | None:
-    """Return what stands in a key for the pattern's `*`, `""` without one, None where it is another key."""
+    """Return the part of a key that matches the pattern's `*` (`""` without a `*`), or None if the key does not match."""
     before, _, after = pattern.partition("*")
     if "*" not in pattern:
         return "" if key == pattern else None

@@ -253,7 +253,7 @@ def _judge_step(recipe: Recipe, values: Mapping[str, Any], step: TrainStep) -> S
     if step.kind in ("dpo", "grpo"):
         train = {key: train[key] for key in ("lora", "quantization", "parameters")}
         own["judges"] = {step.judge: {"template": judge.template}}
-    if train["parameters"] == "lora":  # as before there was a choice
+    if train["parameters"] == "lora":  # the default is in no fingerprint, so that older runs keep theirs
         del train["parameters"]
     if step.previous is not None:
         train |= {step.kind: steps[step.kind], "steps": recipe.chain(step)}

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from reasongenrm.chat.encoder import load_tokenizer
-from reasongenrm.config.arguments import library_arguments
 from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.train.batches import PER_DEVICE, even_batch_sizes
+from reasongenrm.train.guards import REFERENCE
 from reasongenrm.train.model import load_base, load_policy, unpacked_attention
-from reasongenrm.train.trainer import DEFAULTS, RESERVED_BY_ALL, common_args, inherited_args, library_config
+from reasongenrm.train.trainer import RESERVED_BY_ALL, inherited_args, process_count, trainer_config
 
 RESERVED = (
     RESERVED_BY_ALL
@@ -51,20 +50,10 @@ def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
     from trl import DPOConfig, DPOTrainer
 
     settings = recipe.train.dpo
-    args = DEFAULTS | library_arguments(step_args(recipe, step))
-    together, accumulation = step_batch(recipe, step, int(os.environ.get("WORLD_SIZE", "1")))
-    config = library_config(
-        DPOConfig,
-        "train.dpo.args",
-        **args
-        | common_args(recipe, work, args)
-        | {
-            PER_DEVICE: together,
-            "gradient_accumulation_steps": accumulation,
-            "max_length": None,  # `tokenise` has checked it
-        },
-    )
-
+    config = trainer_config(
+        DPOConfig, "train.dpo.args", recipe, work, step_args(recipe, step), step_batch(recipe, step, process_count()),
+        {"max_length": None},  # `tokenise` has checked it
+    )  # fmt: skip
     kernel, reference = unpacked_attention(recipe), None
     if recipe.train.parameters == "all":
         reference = (
@@ -83,7 +72,7 @@ def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
         processing_class=load_tokenizer(recipe.model),
     )
     if reference is None and settings.reference == "base":
-        trainer.accelerator.unwrap_model(trainer.model).delete_adapter("ref")
+        trainer.accelerator.unwrap_model(trainer.model).delete_adapter(REFERENCE)
     return trainer
 
 

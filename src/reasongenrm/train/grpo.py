@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from reasongenrm.chat.encoder import judge_encoder, load_tokenizer, template_text
-from reasongenrm.config.arguments import library_arguments
 from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.config.steps import GRPOStep
 from reasongenrm.errors import ConfigError
@@ -18,7 +16,7 @@ from reasongenrm.train.grpo_trainer import trainer_class
 from reasongenrm.train.model import load_policy, unpacked_attention
 from reasongenrm.train.rewards import used_terms
 from reasongenrm.train.rollouts import TwoTurns
-from reasongenrm.train.trainer import DEFAULTS, RESERVED_BY_ALL, common_args, inherited_args, library_config
+from reasongenrm.train.trainer import DEFAULTS, RESERVED_BY_ALL, inherited_args, process_count, trainer_config
 
 RESERVED = (
     RESERVED_BY_ALL
@@ -110,29 +108,21 @@ def _check_rollouts(settings: GRPOStep) -> None:
 def _config(recipe: Recipe, step: TrainStep, work: Path) -> Any:
     from trl import GRPOConfig
 
-    settings = recipe.train.grpo
-    args = DEFAULTS | library_arguments(step_args(recipe, step))
-    together, accumulation = step_batch(recipe, step, int(os.environ.get("WORLD_SIZE", "1")))
+    settings, args = recipe.train.grpo, DEFAULTS | step_args(recipe, step)
     updates = args.get("num_iterations") or 1
-    return library_config(
-        GRPOConfig,
-        "train.grpo.args",
-        **args
-        | common_args(recipe, work, args)
-        | {
-            PER_DEVICE: together,
-            "gradient_accumulation_steps": accumulation,
-            "max_steps": settings.steps,
-            # What TRL calls a group: the completions that are compared.
-            "num_generations": settings.samples * (2 if settings.baseline == "pair" else 1),
-            "max_completion_length": settings.max_tokens,
-            "temperature": settings.temperature,
-            "reward_weights": list(used_terms(settings.rewards).values()),
-            "use_vllm": settings.rollouts == "vllm",
-            # A resumed run samples anew: only where an undisturbed one does so, too.
-            "save_steps": -(-args["save_steps"] // updates) * updates,
-        },
-    )
+    own = {
+        "max_steps": settings.steps,
+        # What TRL calls a group: the completions that are compared.
+        "num_generations": settings.samples * (2 if settings.baseline == "pair" else 1),
+        "max_completion_length": settings.max_tokens,
+        "temperature": settings.temperature,
+        "reward_weights": list(used_terms(settings.rewards).values()),
+        "use_vllm": settings.rollouts == "vllm",
+        # A resumed run samples anew: only where an undisturbed one does so, too.
+        "save_steps": -(-args["save_steps"] // updates) * updates,
+    }
+    batch = step_batch(recipe, step, process_count())
+    return trainer_config(GRPOConfig, "train.grpo.args", recipe, work, args, batch, own)
 
 
 def training_summary(recipe: Recipe, trainer: Any) -> dict[str, Any]:

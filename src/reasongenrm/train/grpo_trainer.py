@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.verdict import read_completion
 from reasongenrm.config.steps import GRPOStep
 from reasongenrm.records import JudgePrompt, Letter
+from reasongenrm.train.grpo_rows import POINTS
 from reasongenrm.train.rewards import Judgement, reward_functions
 from reasongenrm.train.rollouts import GenerateSampler, Rollout, Sampler, TwoTurns
 from reasongenrm.train.vllm_rollouts import VLLMSampler
@@ -73,11 +75,15 @@ def trainer_class() -> Any:
                 for number in range(first, first + len(rows))
             ]
             rollouts = self.rollouts.sample(self, [row["ids"] for row in rows], keys)
-            judgements = [self._read(row, rollout) for row, rollout in zip(rows, rollouts, strict=True)]
+            judgements = [
+                read_rollout(row, rollout, self.encoder, self.turns)
+                for row, rollout in zip(rows, rollouts, strict=True)
+            ]
             every = gather_numbers([verdict_number(one) for one in judgements])
             if self.settings.both_orders:
                 judgements = with_other_order(judgements, every, first, samples)
-            self._record(every)
+            for name, value in verdict_metrics(every, samples, self.settings.both_orders).items():
+                self._metrics["train"][name].append(value)
             logprobs = [rollout.logprobs for rollout in rollouts]
             return {
                 "prompt_ids": [list(row["ids"]) for row in rows],
@@ -87,32 +93,41 @@ def trainer_class() -> Any:
                 "judgement": judgements,
             }
 
-        def _read(self, row: dict[str, Any], rollout: Rollout) -> Judgement:
-            winner: Letter = row["winner"]
-            prompt = JudgePrompt(row["id"], row["pair_id"], "", tuple(row["prompt"]), winner, row["source"])
-            verdict = read_completion(prompt, rollout.completion, self.encoder, self.turns.tokens)
-            prob_right = verdict.prob_a
-            if prob_right is not None and winner == "B":
-                prob_right = 1 - prob_right
-            letter: Letter | None = verdict.winner if verdict.winner in ("A", "B") else None
-            written, points = sum(rollout.written), tuple(row["reference_points"])
-            return Judgement(winner, letter, prob_right, verdict.reason, written, points=points)
-
-        def _record(self, verdicts: Sequence[int]) -> None:
-            """Log what the verdicts of all processes are."""
-            values = {
-                "readable": sum(map(abs, verdicts)) / len(verdicts),
-                "right": sum(one == 1 for one in verdicts) / len(verdicts),
-            }
-            if self.settings.both_orders:
-                values |= agreement(verdicts, self.settings.samples)
-            for name, value in values.items():
-                self._metrics["train"][name].append(value)
-
         def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
             return super()._compute_loss(model, without_padding(inputs))
 
     return JudgeTrainer
+
+
+def read_rollout(row: dict[str, Any], rollout: Rollout, encoder: ChatEncoder, turns: TwoTurns) -> Judgement:
+    """Return what a completion of a row's prompt says."""
+    winner: Letter = row["winner"]
+    prompt = JudgePrompt(row["id"], row["pair_id"], "", tuple(row["prompt"]), winner, row["source"])
+    verdict = read_completion(prompt, rollout.completion, encoder, turns.tokens)
+    prob_right = verdict.prob_a
+    if prob_right is not None and winner == "B":
+        prob_right = 1 - prob_right
+    letter: Letter | None = verdict.winner if verdict.winner in ("A", "B") else None
+    written, points = sum(rollout.written), tuple(row[POINTS])
+    return Judgement(winner, letter, prob_right, verdict.reason, written, points=points)
+
+
+def verdict_metrics(verdicts: Sequence[int], samples: int, both_orders: bool) -> dict[str, float]:
+    """Return the shares that are logged.
+
+    Args:
+        verdicts: `verdict_number` of all processes.
+        samples: per prompt.
+        both_orders: whether both orders of each pair are there.
+
+    Returns:
+        `readable`, `right`, and of both orders what `agreement` returns.
+    """
+    shares = {
+        "readable": sum(map(abs, verdicts)) / len(verdicts),
+        "right": sum(one == 1 for one in verdicts) / len(verdicts),
+    }
+    return shares | (agreement(verdicts, samples) if both_orders else {})
 
 
 def gather_numbers(numbers: list[int]) -> list[int]:
@@ -150,8 +165,6 @@ def with_other_order(
         first: number of the first completion of this process.
         samples: per prompt.
     """
-    from dataclasses import replace
-
     known = []
     for number, judgement in enumerate(judgements, first):
         start = other_order(number, samples) // samples * samples

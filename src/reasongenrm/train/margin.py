@@ -1,8 +1,9 @@
 """Verdict margin: a hinge loss that pushes the right letter of a verdict above every other one by `gamma` logits.
 
-After CompassJudger-2 (Zhang et al., 2025, https://arxiv.org/abs/2507.09104), which adds a margin at the verdict's token to the loss
-of SFT, over the ten highest logits there; here it is over the other letters of the grammar. TRL's SFTTrainer builds no logits: they are computed here for the letters alone, at the places of the verdicts, from the
-hidden states of the same forward pass.
+After CompassJudger-2 (Zhang et al., 2025, https://arxiv.org/abs/2507.09104), which adds a margin at the verdict's token to the
+loss of SFT, over the ten highest logits there; here it is over the other letters of the grammar. TRL's SFTTrainer builds no
+logits: they are computed here for the letters alone, at the places of the verdicts, from the hidden states of the same forward
+pass.
 """
 
 from __future__ import annotations

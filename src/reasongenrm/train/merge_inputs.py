@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reasongenrm.chat.encoder import ADAPTER_PROMPTS
-from reasongenrm.checkpoints import load_checkpoint
+from reasongenrm.checkpoints import adapter_config, load_checkpoint
 from reasongenrm.config.engines import check_model
 from reasongenrm.errors import ConfigError, EngineError, first_line
 from reasongenrm.store import read_json
@@ -18,7 +18,6 @@ MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", ADAPTER
 """Files of a model on the hub: weights as safetensors, configuration, tokenizer, wording; no code."""
 
 TEMPLATE = "chat_template.jinja"
-WEIGHTS = "adapter_model.safetensors"
 
 TEXT_FILES = (
     *(
@@ -110,17 +109,11 @@ def read_input(name: str) -> MergeInput:
 
 
 def _adapter(name: str, folder: Path) -> MergeInput:
-    config = read_json(folder / "adapter_config.json")
-    problem = ""
-    if config.get("peft_type") != "LORA":
-        problem = f"it is an adapter of the kind {config.get('peft_type')}"
-    elif not (folder / WEIGHTS).is_file():
-        problem = f"{WEIGHTS} is missing"
-    elif extra := [key for key in UNMERGED if config.get(key)] + ["bias"] * (
-        config.get("bias", "none") != "none"
-    ):
+    config = adapter_config(folder)
+    extra = [key for key in UNMERGED if config.get(key)]
+    extra += ["bias"] * (config.get("bias", "none") != "none")
+    if extra:
         problem = f"its adapter_config.json sets {extra[0]}, which adds weights that are not merged"
-    if problem:
         raise EngineError(problem, location=name, hint="give a plain LoRA adapter that peft saved")
     base = config.get("base_model_name_or_path")
     return MergeInput(name, folder, "adapter", base, config.get("revision"))

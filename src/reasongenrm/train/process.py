@@ -20,6 +20,7 @@ from reasongenrm.errors import ReasonGenRMError
 from reasongenrm.processes import die_with_parent, has_ended
 from reasongenrm.store import write_text
 from reasongenrm.train import dpo, grpo, sft
+from reasongenrm.train.guards import REFERENCE
 from reasongenrm.train.launch import STAGE_PROCESS, record_failure
 from reasongenrm.train.scalar import check_config
 from reasongenrm.train.tracking import (
@@ -119,7 +120,7 @@ def train(recipe: Recipe, step: TrainStep, work: Path) -> None:
         trainer.processing_class.save_pretrained(weights)
         write_wording(recipe, template, weights / ADAPTER_PROMPTS)
         (weights / "training_args.bin").unlink(missing_ok=True)  # a pickle, which is not safe to load
-        shutil.rmtree(weights / "ref", ignore_errors=True)  # TRL's frozen copy of the adapter it started from
+        shutil.rmtree(weights / REFERENCE, ignore_errors=True)
         write_training_files(recipe, step, trainer, log, kind.summary(recipe, trainer), final)
     trainer.accelerator.wait_for_everyone()
 

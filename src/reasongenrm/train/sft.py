@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from reasongenrm.chat.encoder import load_tokenizer, template_text
 from reasongenrm.checkpoints import load_checkpoint
-from reasongenrm.config.arguments import library_arguments
 from reasongenrm.config.recipe import POINTWISE, Recipe, TrainStep
 from reasongenrm.train.attention import register_packed_attention
 from reasongenrm.train.batches import FILLER, PER_DEVICE, batch_sizes, epoch_callback, step_sampler
 from reasongenrm.train.margin import margin_trainer, verdict_pattern
 from reasongenrm.train.model import LORA_DEFAULTS, choose_attention, load_base, load_policy
-from reasongenrm.train.trainer import DEFAULTS, RESERVED_BY_ALL, common_args, library_config
+from reasongenrm.train.trainer import RESERVED_BY_ALL, library_config, process_count, trainer_config
 
 RESERVED = RESERVED_BY_ALL | dict.fromkeys(
     ("completion_only_loss", "padding_free", "train_sampling_strategy", "chat_template_path"), "remove it here"
@@ -33,26 +31,6 @@ def step_batch(recipe: Recipe, step: TrainStep, processes: int) -> tuple[int, in
     return batch_sizes(recipe.train.batch, per_device, processes, "train.batch")
 
 
-def _config(recipe: Recipe, step: TrainStep, work: Path, packed: bool) -> Any:
-    from trl import SFTConfig
-
-    args = DEFAULTS | library_arguments(step_args(recipe, step))
-    together, accumulation = step_batch(recipe, step, int(os.environ.get("WORLD_SIZE", "1")))
-    return library_config(
-        SFTConfig,
-        "train.args",
-        **args
-        | common_args(recipe, work, args)
-        | {
-            PER_DEVICE: together,
-            "gradient_accumulation_steps": accumulation,
-            "max_length": None,  # `tokenise` has checked it
-            "padding_free": packed,
-            "completion_only_loss": True,
-        },
-    )
-
-
 def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
     """Return TRL's trainer of a step of the kind `sft` or `round`.
 
@@ -66,7 +44,7 @@ def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
     """
     from datasets import Dataset, concatenate_datasets, load_from_disk
     from peft import LoraConfig
-    from trl import SFTTrainer
+    from trl import SFTConfig, SFTTrainer
 
     register_packed_attention()
     model_config = load_checkpoint(
@@ -74,7 +52,13 @@ def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
         trust_remote_code=recipe.model.trust_remote_code, permission="model.trust_remote_code",
     )  # fmt: skip
     kernel, packed = choose_attention(recipe, model_config.get_text_config())
-    config = _config(recipe, step, work, packed)
+    own = {
+        "max_length": None,  # `tokenise` has checked it
+        "padding_free": packed,
+        "completion_only_loss": True,
+    }
+    args, batch = step_args(recipe, step), step_batch(recipe, step, process_count())
+    config = trainer_config(SFTConfig, "train.args", recipe, work, args, batch, own)
     rows = load_from_disk(str(work / "tokens"))
     lengths = [len(ids) for ids in rows["input_ids"]]
     tokens = recipe.train.round.tokens if step.kind == "round" else recipe.train.tokens

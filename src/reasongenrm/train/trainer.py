@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.config.arguments import library_arguments
 from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.config.steps import CADENCE_ARGS, MEMORY_ARGS
 from reasongenrm.console import TrainingStep
 from reasongenrm.errors import ConfigError, first_line
+from reasongenrm.train.batches import PER_DEVICE
 from reasongenrm.train.guards import divergence_error, guard_callback, last_checkpoint
 from reasongenrm.train.tracking import METRICS, is_row, metrics_callback, steady_row
 
@@ -21,14 +24,7 @@ BREAKS_RESUME = {"save_total_limit": 1, "save_only_model": True}
 newer is marked, or saves no optimizer."""
 
 RESERVED_BY_ALL = dict.fromkeys(
-    (
-        "output_dir",
-        "seed",
-        "data_seed",
-        "max_length",
-        "resume_from_checkpoint",
-        "model_init_kwargs",
-    ),
+    ("output_dir", "seed", "data_seed", "max_length", "resume_from_checkpoint", "model_init_kwargs"),
     "remove it here",
 ) | {"trust_remote_code": "set model.trust_remote_code", "report_to": "set train.report_to"}
 """Keys of every trainer that the suite sets itself, each with a hint."""
@@ -93,26 +89,51 @@ def inherited_args(recipe: Recipe, step: TrainStep) -> dict[str, Any]:
     return {key: value for key, value in args.items() if key in (*MEMORY_ARGS, *CADENCE_ARGS)}
 
 
-def common_args(recipe: Recipe, work: Path, args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments that every judge's trainer gets from the recipe.
+def process_count() -> int:
+    """Return the number of training processes that accelerate has launched."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def trainer_config(
+    config: type,
+    location: str,
+    recipe: Recipe,
+    work: Path,
+    args: Mapping[str, Any],
+    batch: tuple[int, int],
+    own: Mapping[str, Any],
+) -> Any:
+    """Return the config of a judge's trainer.
 
     Args:
+        config: such as `trl.SFTConfig`.
+        location: dotted key of the arguments in the recipe.
         recipe: the resolved recipe.
         work: the step's work folder.
-        args: the user's keys.
+        args: keys of the user, and defaults of the kind of step.
+        batch: records of a pass, and passes of a process per step.
+        own: keys that the kind of step sets itself.
+
+    Raises:
+        ConfigError: the config rejects a value.
     """
     import torch
 
-    return {
+    args = DEFAULTS | library_arguments(args)
+    together, accumulation = batch
+    suite = {
         "output_dir": str(work / "checkpoints"),
         "seed": recipe.seed,
         "data_seed": recipe.seed,
+        PER_DEVICE: together,
+        "gradient_accumulation_steps": accumulation,
         "bf16": args.get("bf16", recipe.model.dtype == "bfloat16"),
         # accelerate's launcher does not tell the trainer that a DeepSpeed run has CPU processes; without this each
         # process believes that it is the only one.
         "use_cpu": args.get("use_cpu", not torch.cuda.is_available()),
         "report_to": "none",
     }
+    return library_config(config, location, **args | suite | dict(own))
 
 
 def run_training(

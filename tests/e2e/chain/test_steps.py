@@ -19,7 +19,7 @@ STEPS = [
     "evaluate.base=false",
     "train.round={samples: 2, max_tokens: 16, tokens: 1800}",
     "train.dpo={batch: 4, refresh: 4, args: {max_steps: 6, learning_rate: 0.0002}}",
-    "train.grpo={batch: 2, samples: 2, steps: 6, max_tokens: 16, rewards: {consistency: 1.0}}",
+    "train.grpo={batch: 2, samples: 2, steps: 6, max_tokens: 16, baseline: pair, rewards: {consistency: 1.0}}",
     "records.grpo={above: 0.0, below: 1.0}",
 ]
 
