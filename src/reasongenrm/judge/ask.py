@@ -315,12 +315,11 @@ def _stored(store: PartStore, request_id: str) -> Completion:
 def read_votes(prompt: P, task: JudgeTask[P, J], store: PartStore) -> list[J]:
     """Read the votes on a prompt from stored completions."""
 
-    def votes() -> Iterator[J]:
-        for request_id in task.request_ids(prompt):
-            vote, rescue = task.read(prompt, _stored(store, request_id)), request_id + RESCUE
-            yield task.read_rescue(prompt, vote, _stored(store, rescue)) if rescue in store else vote
-
-    return list(votes())
+    votes = []
+    for request_id in task.request_ids(prompt):
+        vote, rescue = task.read(prompt, _stored(store, request_id)), request_id + RESCUE
+        votes.append(task.read_rescue(prompt, vote, _stored(store, rescue)) if rescue in store else vote)
+    return votes
 
 
 def read_all(prompts: Sequence[P], task: JudgeTask[P, J], store: PartStore) -> list[J]:

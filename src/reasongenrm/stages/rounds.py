@@ -70,12 +70,11 @@ def refresh_records(recipe: Recipe, run: Run, step: TrainStep, encoder: ChatEnco
                 write_drop(to_json(row))
             else:
                 write(row)
-    write_json(folder / REPORT, dict(records.counts))
     counts = ", ".join(f"{count} {name}" for name, count in records.counts.items())
-    say(f"{step.model}: {counts}")
     if not records.counts["records"]:
+        hint = "raise the number of samples or train.round.temperature"
         raise DataError(
-            "no record",
-            location=str(folder / "dropped.jsonl"),
-            hint="raise train.round.samples or temperature",
+            f"no prompt gives a record ({counts})", location=str(folder / "dropped.jsonl"), hint=hint
         )
+    say(f"{step.model}: {counts}")
+    write_json(folder / REPORT, dict(records.counts))

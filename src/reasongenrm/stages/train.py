@@ -128,7 +128,7 @@ def _train_step(recipe: Recipe, run: Run, step: TrainStep, launch: Launch) -> No
     say(
         f"{name}: {summary['steps']} steps, {summary['tokens_seen']} tokens, final loss {summary['final_loss']}"
     )
-    for alarm in summary.get("alarms", ()):  # a step of an earlier version has none
+    for alarm in summary["alarms"]:
         say(f"{name}: alarm: {alarm}; see {folder / 'curves.png'}")
     if recipe.train.merge and not (folder / "merged").exists():
         shutil.rmtree(folder / "merged.tmp", ignore_errors=True)
