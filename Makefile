@@ -2,13 +2,15 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-all unit coverage browser lint format demo soak lock audit clean
+.PHONY: help setup test test-slow test-all unit coverage browser lint format docs demo soak integrations trainers lock audit clean
 
 # Which pin file .venv is filled from: cpu, gpu-py311 or gpu-py312. Once set up, .venv remembers.
 INSTALLED := $(shell cat .venv/.installed 2>/dev/null)
 PINS ?= $(or $(INSTALLED),cpu)
 ACTIVATE := . .venv/bin/activate
 PYTEST_ARGS ?=
+# Where this is set, each of some hundred processes that tests start compiles the sources anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Processes that run tests side by side, each on cores of its own; a file's tests stay together, in their order, and so do
 # those of tests/e2e/chain, which share one run (see tests/conftest.py).
 TEST_WORKERS ?= 2
@@ -32,7 +34,7 @@ endif
 test: lint browser ## lint, types, and all tests but the slow ones
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
-test-slow: setup browser ## the slow tests: many kills, long chains of stages, pages in a browser (15 to 20 minutes on two cores)
+test-slow: setup browser ## the slow tests: many kills, long chains of stages, pages in a browser (about 20 minutes on two cores)
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 test-all: lint browser ## every test
@@ -54,6 +56,9 @@ lint: setup ## style and types, changing nothing
 format: setup ## put style right
 	$(ACTIVATE) && ruff check --fix . && ruff format .
 
+docs: setup ## the documentation site in build/site; open its index.html
+	$(ACTIVATE) && NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
 demo: setup ## the whole road on toy data: prepare, train, evaluate; then the classic reward model
 	$(ACTIVATE) && reasongenrm toy build --out build/toy
 	$(ACTIVATE) && ./1_prepare.sh configs/demo.yaml
@@ -64,6 +69,15 @@ demo: setup ## the whole road on toy data: prepare, train, evaluate; then the cl
 	$(ACTIVATE) && reasongenrm scalar train configs/scalar/demo.yaml
 	$(ACTIVATE) && reasongenrm scalar evaluate configs/scalar/demo.yaml
 	$(ACTIVATE) && reasongenrm scalar notebook configs/scalar/demo.yaml
+
+integrations: setup ## the judge inside inspect_ai, lm-eval and lighteval, in an environment of their own
+	requirements/integrations.sh
+	$(ACTIVATE) && python -m pytest tests/examples $(PYTEST_ARGS)
+
+trainers: setup ## the judge as a reward in verl, OpenRLHF, verifiers, ms-swift and TRL, in environments of their own
+	requirements/trainers.sh
+	$(ACTIVATE) && TRAINERS=.venv-trainers python -m pytest tests/trainers $(PYTEST_ARGS)
+	cat build/conformance.md
 
 soak: setup ## load, faults and kills, about ten minutes; the table of docs/reliability.md
 	$(ACTIVATE) && python bench/soak.py

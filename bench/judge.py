@@ -153,7 +153,7 @@ def compare_forms(
 ) -> dict[str, Any]:
     """Compare reason and verdict as two requests with one completion that has log-probabilities at every token."""
     from reasongenrm.engines.vllm import _completion
-    from reasongenrm.judge.ask import ask_in_memory
+    from reasongenrm.judge.memory import ask_in_memory
 
     assert task.encoder is not None and task.verdict_tokens is not None
     letters = task.verdict_tokens.letters

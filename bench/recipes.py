@@ -41,24 +41,42 @@ class Row(NamedTuple):
     overrides: tuple[str, ...] = ()
 
 
+SHORT = ("train.args.max_steps=10",)
+"""A deliberately under-trained judge; what the next steps gain on a well-trained one is hard to tell from chance."""
+SHORT_GRPO = (*SHORT, "train.grpo.batch=8", "train.grpo.steps=150")
+STEPS_60 = "train.grpo.steps=60"
+PLAIN = ("train.grpo.rewards.consistency=0", "train.grpo.baseline=prompt")
+
 ROWS = {
-    "verdict-only SFT": Row("verdict", "{template: direct}"),
-    "reason SFT": Row("reason", "{steps: [sft]}"),
-    "+ margin": Row("margin", "{steps: [sft]}", ("train.margin={}",)),
-    "+ DPO": Row("reason@dpo", "{steps: [sft, dpo]}"),
-    "+ two rounds": Row("reason@round-2", "{steps: [sft, round, round]}"),
-    "+ GRPO, no consistency": Row("alone@grpo", "{steps: [sft, grpo]}", ("train.grpo.rewards.consistency=0",)),
-    "+ GRPO": Row("reason@grpo", "{steps: [sft, grpo]}"),
-    "best chain": Row("best@grpo", "{steps: [sft, round, round, grpo]}"),
+    "verdict-only SFT": Row("verdict", "{template: direct}", SHORT),
+    "reason SFT": Row("reason", "{steps: [sft]}", SHORT),
+    "+ margin": Row("margin", "{steps: [sft]}", (*SHORT, "train.margin={}")),
+    "+ DPO": Row("reason@dpo", "{steps: [sft, dpo]}", SHORT),
+    "+ a round": Row("reason@round", "{steps: [sft, round]}", SHORT),
+    "+ two rounds": Row("reason@round-2", "{steps: [sft, round, round]}", SHORT),
+    "+ GRPO, verdict alone": Row("plain@grpo", "{steps: [sft, grpo]}", (*SHORT_GRPO, *PLAIN)),
+    "+ GRPO, verdict, both orders compared": Row("both@grpo", "{steps: [sft, grpo]}", (*SHORT_GRPO, PLAIN[0])),
+    "+ GRPO with consistency": Row("paired@grpo", "{steps: [sft, grpo]}", SHORT_GRPO),
+    "+ 60 steps of GRPO, verdict alone": Row("plain60@grpo", "{steps: [sft, grpo]}", (*SHORT_GRPO, *PLAIN, STEPS_60)),
+    "+ 60 steps of GRPO with consistency": Row("paired60@grpo", "{steps: [sft, grpo]}", (*SHORT_GRPO, STEPS_60)),
+    "SFT of the recipe": Row("best", "{steps: [sft]}"),
+    "best chain: the recipe": Row("best@grpo", "{steps: [sft, dpo, grpo]}"),
 }  # fmt: skip
 
 
 class Measured(NamedTuple):
-    """Results of one row and seed: accuracy and strict accuracy (both orders right) in per cent, and seconds of stage 2."""
+    """Results of one row and seed.
+
+    Attributes:
+        accuracy, strict: share of right verdicts, and of pairs with a right verdict in both orders, in per cent.
+        seconds: of the row's last training step, its start and its records included.
+        reward: mean of GRPO's reward over the first and the last tenth of its steps; None without GRPO.
+    """
 
     accuracy: float
     strict: float
     seconds: float
+    reward: tuple[float, float] | None
 
 
 def stage(script: str, recipe: str, *words: str) -> None:
@@ -70,21 +88,34 @@ def stage(script: str, recipe: str, *words: str) -> None:
 
 def measure(path: str, name: str, seed: int, row: Row, overrides: list[str]) -> Measured:
     """Train and judge one row in the run of a seed; what is done already is kept."""
-    judge = row.model.partition("@")[0]
+    judge, _, step = row.model.partition("@")
     words = [*overrides, f"name={name}", f"seed={seed}", *row.overrides]
     words += [f"judges={{{judge}: {row.judge}}}", "scalar=null", "evaluate.base=false"]
+    recipe = load_recipe(path, words)
+    if step:  # what comes before the last step is trained first, so that its time is not measured
+        steps = recipe.judges[judge].steps or recipe.train.steps
+        earlier = row.judge.replace(f", {steps[-1]}]", "]")
+        stage("2_train.sh", path, *words, f"judges={{{judge}: {earlier}}}")
     done = ROOT / "runs" / name / f"seconds-{row.model}.json"
     if not done.exists():
         began = time.perf_counter()
         stage("2_train.sh", path, *words)
         done.write_text(json.dumps(time.perf_counter() - began), encoding="utf-8")
     stage("3_eval_reward_bench.sh", path, *words)
-    benchmark = next(iter(load_recipe(path, words).evaluate.benchmarks))
+    benchmark = next(iter(recipe.evaluate.benchmarks))
     results = list(read_jsonl(ROOT / "runs" / name / "evaluate" / benchmark / row.model / "results.jsonl"))
     credits = [statistics.fmean(result["correct"]) for result in results]
     strict = statistics.fmean(credit == 1 for credit in credits)
     seconds = json.loads(done.read_text(encoding="utf-8"))
-    return Measured(100 * statistics.fmean(credits), 100 * strict, seconds)
+    rewards = rewards_of(ROOT / "runs" / name / "judges" / row.model / "metrics.jsonl")
+    return Measured(100 * statistics.fmean(credits), 100 * strict, seconds, rewards)
+
+
+def rewards_of(path: Path) -> tuple[float, float] | None:
+    """Return the mean reward of the first and the last tenth of a training's steps; None where it has no rewards."""
+    rewards = [row["reward"] for row in read_jsonl(path) if "reward" in row]
+    part = -(-len(rewards) // 10)
+    return (statistics.fmean(rewards[:part]), statistics.fmean(rewards[-part:])) if rewards else None
 
 
 def cell(values: list[float]) -> str:
@@ -110,9 +141,14 @@ def main() -> None:
             measured[name].append(measure(options.recipe, run, seed, ROWS[name], options.overrides))
             print(f"{name}, seed {seed}: {measured[name][-1]}", file=sys.stderr, flush=True)
     for name, results in measured.items():
-        rows.append([name, *(cell(list(column)) for column in zip(*results, strict=True))])
+        accuracy, strict, seconds, rewards = zip(*results, strict=True)
+        ends = [pair for pair in rewards if pair]
+        rise = " → ".join(f"{statistics.fmean(end):.2f}" for end in zip(*ends, strict=True)) or "–"
+        rows.append(
+            [name, len(results), *(cell(list(column)) for column in (accuracy, strict, seconds)), rise]
+        )
     print(f"{machine()}; seeds {', '.join(map(str, options.seeds))}: mean [lowest, highest]\n")
-    print(grid(["judge", "accuracy, %", "strict, %", "stage 2, s"], rows))
+    print(grid(["judge", "seeds", "accuracy, %", "strict, %", "last step, s", "reward"], rows))
 
 
 if __name__ == "__main__":

@@ -39,7 +39,8 @@ def serve_judge(port: Any) -> None:
     from reasongenrm.chat.prompts import PromptFile
     from reasongenrm.config.evaluate import JudgingConfig
     from reasongenrm.judge import server
-    from reasongenrm.judge.api import ComparisonInput, Judge
+    from reasongenrm.judge.api import Judge
+    from reasongenrm.judge.inputs import ComparisonInput
     from reasongenrm.records import Comparison
 
     class StandIn(Judge):

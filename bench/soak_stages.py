@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("prepare", "train", "evaluate")
+MOST_KILLS = 4
+"""Of one stage of a run: without a limit, most kills would hit the stage that takes longest to start."""
 WORLD = ROOT / "build" / "soak-world"
 
 FIRST_STAGE = ("*.jsonl", "reasons/*.jsonl", "pairs_report.json", "data_report.*")
@@ -146,9 +148,10 @@ def kills(bench: Bench, calm: Path, seconds: dict[str, float], options: argparse
     while sum(killed.values()) < options.kills and time.monotonic() < end:
         run = f"killed{runs}"
         for stage in STAGES:
+            left = MOST_KILLS
             while True:
                 child = stage_server().start([stage, *bench.words(run)])
-                wanted = sum(killed.values()) < options.kills and time.monotonic() < end
+                wanted = left > 0 and sum(killed.values()) < options.kills and time.monotonic() < end
                 moment = time.monotonic() + rng.uniform(0, seconds[stage])
                 while wanted and time.monotonic() < moment and Path(f"/proc/{child}").exists():
                     time.sleep(0.01)
@@ -160,6 +163,7 @@ def kills(bench: Bench, calm: Path, seconds: dict[str, float], options: argparse
                     failures += code != 0
                     break
                 killed[stage] += 1
+                left -= 1
         runs += 1
         different += different_files(bench.folder(run), calm, FIRST_STAGE + LATER + WEIGHTS)
     if different:

@@ -22,7 +22,8 @@ import sys, tomllib
 
 project = tomllib.load(open("pyproject.toml", "rb"))["project"]
 extras = project["optional-dependencies"]
-wanted = project["dependencies"] + extras[sys.argv[1]] + extras["api"] + extras["serve"] + extras["notebook"] + extras["dev"]
+wanted = project["dependencies"] + extras[sys.argv[1]]
+wanted += [package for extra in ("api", "serve", "app", "notebook", "docs", "dev") for package in extras[extra]]
 if sys.argv[1] == "cpu":  # a plain torch from PyPI is a CUDA build
     wanted = [w + "+cpu" if w.startswith("torch==") else w for w in wanted]
 print(*wanted, sep="\n")

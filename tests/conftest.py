@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,11 @@ settings.load_profile("no-deadline")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a test that reaches for a hub is a broken test
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# torch, transformers, gradio and vLLM make millions of objects that stay, and the garbage collector visits them again and
+# again: half of the time that it takes to collect all tests. Later collections are few, and skip what was loaded before.
+gc.disable()
+GARBAGE_THRESHOLDS = (50_000, 20, 20)
 
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):
     # Two programs that share two cores, each with two threads that wait for each other, take several times as long.
@@ -81,8 +88,28 @@ def tiny_model(toy_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
+@pytest.fixture(scope="module", autouse=True)
+def frozen_objects() -> None:
+    """Exclude from later garbage collections what earlier files and the imports of this one have left in memory."""
+    gc.freeze()
+
+
 CHAIN = "tests/e2e/chain/"
 """The folder of the tests that share one run of all stages."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Skip files without a slow test in `make test-slow`, whose imports would take longer than many of its tests."""
+    if config.option.markexpr != "slow" or not collection_path.match("test_*.py"):
+        return None
+    return "mark.slow" not in collection_path.read_text(encoding="utf-8") or None
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, from here on; at the end all of it, as libraries report what is left in memory."""
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
+    gc.enable()
+    atexit.register(gc.unfreeze)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

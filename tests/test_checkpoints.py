@@ -5,8 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from reasongenrm.checkpoints import check_base, check_template, load_adapter, lo
 from reasongenrm.config.engines import EngineConfig
 from reasongenrm.errors import EngineError
 from support.coded_checkpoints import WAYS, add_code
-from support.heads import ENVIRONMENT
+from support.scripts import Done, stage_server
 
 SOURCE = Path(reasongenrm.__file__).parent
 YES = "y\n" * 1000
@@ -35,18 +33,9 @@ OWN = {"ScalarRewardModel", "Judge"}
 """Classes of the suite that have a `from_pretrained`."""
 
 
-def run(*arguments: str, rows: str = YES) -> subprocess.CompletedProcess[str]:
-    """Run Python with a standard input that agrees to everything."""
-    environment = ENVIRONMENT | {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        [sys.executable, *arguments],
-        input=rows,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+def run(*words: str, code: str = "", rows: str = YES) -> Done:
+    """Run the command line, or Python, in a process of its own with a standard input that agrees to everything."""
+    return stage_server().run(words, rows, code=code, environment={"CUDA_VISIBLE_DEVICES": ""})
 
 
 def coded(model: Path, folder: Path, *, known: bool) -> tuple[Path, Path]:
@@ -102,7 +91,7 @@ def test_the_code_runs_where_transformers_asks_or_the_recipe_allows_it(
         "from reasongenrm.checkpoints import load_checkpoint\n"
         f"load_checkpoint('AutoConfig', {str(allowed)!r}, trust_remote_code=True)"
     )
-    done = run("-c", script)
+    done = run(code=script)
     assert ran.is_file() and ran_too.is_file(), done.stderr
 
 
@@ -110,8 +99,9 @@ def test_the_code_runs_where_transformers_asks_or_the_recipe_allows_it(
 def test_no_way_of_loading_runs_code(tiny_model: Path, tmp_path: Path) -> None:
     evil, ran = coded(tiny_model, tmp_path / "evil", known=False)
     known, ran_too = coded(tiny_model, tmp_path / "known", known=True)
-    done = run("-m", "support.coded_checkpoints", str(evil), f"{known}={','.join(WITHOUT_CODE)}")
-    assert done.returncode == 0, done.stderr[-3000:]
+    tries = (str(evil), f"{known}={','.join(WITHOUT_CODE)}")
+    done = run(code=f"from support.coded_checkpoints import main\nmain(*{tries})")
+    assert done.code == 0, done.stderr[-3000:]
     assert not ran.exists() and not ran_too.exists() and "[y/N]" not in done.stdout + done.stderr
     outcomes: dict[str, dict[str, list[str]]] = json.loads(done.stdout.splitlines()[-1])
     assert outcomes[str(known)] == {way: ["", ""] for way in WITHOUT_CODE}
@@ -132,8 +122,8 @@ def test_no_way_of_loading_runs_code(tiny_model: Path, tmp_path: Path) -> None:
 def test_rows_on_standard_input_do_not_consent(tiny_model: Path, tmp_path: Path) -> None:
     folder, mark = coded(tiny_model, tmp_path / "evil", known=False)
     row = json.dumps({"prompt": "what", "answer": "that"})
-    done = run("-m", "reasongenrm.cli", "scalar", "score", str(folder), rows=f"{row}\n{YES}")
-    assert done.returncode == 2 and not mark.exists()
+    done = run("scalar", "score", str(folder), rows=f"{row}\n{YES}")
+    assert done.code == 2 and not mark.exists()
     assert "needs Python files of its own" in done.stderr
     assert "Traceback" not in done.stderr and "[y/N]" not in done.stderr + done.stdout
 

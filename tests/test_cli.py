@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import yaml
 
-from reasongenrm import cli
 from reasongenrm.cli import main
 from reasongenrm.config.recipe import Recipe
+from reasongenrm.verbs import stages
 
 pytestmark = pytest.mark.unit
 
@@ -95,7 +95,7 @@ def test_help_answers_in_half_a_second() -> None:
         start = time.perf_counter()
         command = [sys.executable, "-m", "reasongenrm.cli", "--help"]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        assert all(verb in text for verb in cli.STAGES)
+        assert all(verb in text for verb in stages.STAGES)
         return time.perf_counter() - start
 
     assert min(seconds() for _ in range(3)) < 0.5
@@ -104,7 +104,7 @@ def test_help_answers_in_half_a_second() -> None:
 def test_the_public_face_loads_what_is_used() -> None:
     code = (
         "import sys, reasongenrm\n"
-        "assert set(reasongenrm.__all__) == {'Judge', 'ScalarRewardModel', 'load_recipe'} <= set(dir(reasongenrm))\n"
+        "assert set(reasongenrm.__all__) == {'Judge', 'ScalarRewardModel', 'load_recipe', 'load_rubric'} <= set(dir(reasongenrm))\n"
         "heavy = {'torch', 'transformers', 'pydantic', 'numpy', 'yaml', 'rich'}\n"
         "assert not heavy & sys.modules.keys()\n"
         "from reasongenrm import load_recipe\n"
@@ -138,6 +138,9 @@ ERRORS: list[tuple[str, list[str], str]] = [
     ("typo for TRL", ["prepare", "r.yaml", "model.path=hub/id", "train.args.learning_rat=1"], "train.args.learning_rat: SFTConfig has no key 'learning_rat' (did you mean 'learning_rate'?)"),
     ("typo for peft", ["train", "r.yaml", "train.lora.alpha=1"], "train.lora.alpha: LoraConfig has no key 'alpha'"),
     ("set by us", ["prepare", "r.yaml", "model.path=hub/id", "judges.mine.args.max_length=1"], "judges.mine.args.max_length: max_length is set by the suite"),
+    ("no rubric", ["judge", "rate", "r.yaml", "--rubric", "none.yaml"], "none.yaml: rubric not found (write criteria: "),
+    ("no criteria", ["judge", "compare", "r.yaml", "--rubric", "r.yaml"], "r.yaml: "),
+    ("no draft settings", ["rubric", "draft", "rows.jsonl", "none.yaml", "--out", "x.yaml"], "none.yaml: recipe not found"),
     ("text for a number", ["prepare", "r.yaml", "model.path=hub/id", "train.args.learning_rate=1e-5"], "train.args.learning_rate: '1e-5' is text, not a number"),
 ]  # fmt: skip
 
@@ -311,7 +314,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(
     def refuse(options: Any) -> None:
         raise OSError(code, os.strerror(code), "some/folder")
 
-    monkeypatch.setattr(cli, "_stage", refuse)
+    monkeypatch.setattr(stages, "_stage", refuse)
     exit_code, _, stderr = run("prepare", "r.yaml")
     assert exit_code == 2
     assert stderr == f"reasongenrm: some/folder: {words} (check the path and its permissions)\n"
@@ -348,7 +351,7 @@ def test_an_interrupt_prints_one_line(run: Cli, monkeypatch: pytest.MonkeyPatch)
     def interrupted(options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_stage", interrupted)
+    monkeypatch.setattr(stages, "_stage", interrupted)
     code, _, stderr = run("prepare", "r.yaml")
     assert code == 130 and stderr.count("\n") == 1
 
@@ -357,6 +360,6 @@ def test_a_programming_error_keeps_its_traceback(run: Cli, monkeypatch: pytest.M
     def broken(options: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "_stage", broken)
+    monkeypatch.setattr(stages, "_stage", broken)
     with pytest.raises(ZeroDivisionError):
         run("prepare", "r.yaml")

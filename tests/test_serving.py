@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
+from pydantic import BaseModel, model_validator
 
+from reasongenrm.config.rewards import RewardSettings
 from reasongenrm.serving import LOOPBACK_NAMES, Gate, OwnSite, add_error_handlers
 
 pytestmark = pytest.mark.unit
@@ -111,6 +113,87 @@ def test_all_bodies_together_have_a_limit() -> None:
     assert answer.status_code == 503 and answer.json()["hint"] == "ask again later"
     assert gate._held == 60, "what was read is given back"
     assert served.post(b"x" * 90).status_code == 200 and gate._held == 60
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ("Bearer open", 200),
+        ("bearer open", 200),
+        ("BEARER  open", 200),
+        ("Bearer Open", 401),
+        ("Bearer", 401),
+        ("Basic open", 401),
+        ("open", 401),
+        ("Beareropen", 401),
+        ("Bearer open x", 401),
+        ("Bearer \xe9", 401),
+    ],
+)
+def test_the_name_of_the_scheme_may_be_in_any_case(sent: str, status: int) -> None:
+    answer = Served(key="open").client.post(
+        "/",
+        content=b"{}",
+        headers=[
+            (b"Authorization", sent.encode("latin-1")),
+            (b"Content-Type", b"application/json"),
+        ],
+    )
+    assert answer.status_code == status, answer.text
+
+
+class Body(BaseModel):
+    text: str
+    settings: RewardSettings | None = None
+
+    @model_validator(mode="after")
+    def _no_word(self) -> Body:
+        if self.text == "word":
+            raise ValueError("not this word")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "error", "hint"),
+    [
+        (b'{"text": "word"}', 422, "not this word", "see /openapi.json"),
+        (b"", 422, "the body is empty or null", "send a JSON object"),
+        (b"null", 422, "the body is empty or null", "send a JSON object"),
+        (b"[1]", 422, "the body is not a JSON object", "see /openapi.json"),
+        (b"{}", 422, "text: Field required", "see /openapi.json"),
+        (b'{"settings": {"scheduel": 1}}', 422, "settings.scheduel: unknown key", "did you mean 'schedule'?"),
+        (
+            b'{"text": "t", "settings": {"zzz": 1}}',
+            422,
+            "settings.zzz: unknown key",
+            "known keys: schedule, degree, unread, shaping",
+        ),
+        (b"{torn", 400, "invalid JSON at character 1", "send a JSON object"),
+    ],
+)
+def test_the_hint_to_an_invalid_body_fits_its_error(
+    content: bytes, status: int, error: str, hint: str
+) -> None:
+    answer = _post_body(content, {"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()) == (status, {"error": error, "hint": hint})
+
+
+def test_a_body_that_is_not_declared_as_json_is_told_so() -> None:
+    answer = _post_body(b'{"text": "t"}', {})
+    assert answer.json() == {
+        "error": "the body is not declared as JSON",
+        "hint": "send Content-Type: application/json",
+    }
+
+
+def _post_body(content: bytes, headers: dict[str, str]) -> Any:
+    app = FastAPI()
+    add_error_handlers(app, {})
+
+    @app.post("/")
+    def post(body: Body) -> None: ...
+
+    return TestClient(app, raise_server_exceptions=False).post("/", content=content, headers=headers)
 
 
 def _chain(app: FastAPI) -> Iterator[Any]:

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reasongenrm.config.loading import load_recipe
     from reasongenrm.judge.api import Judge
+    from reasongenrm.judge.criteria import load_rubric
     from reasongenrm.scalar.model import ScalarRewardModel
 
 __version__ = "0.1.0"
-__all__ = ["Judge", "ScalarRewardModel", "load_recipe"]
+__all__ = ["Judge", "ScalarRewardModel", "load_recipe", "load_rubric"]
 
 
 def __dir__() -> list[str]:
@@ -29,4 +30,8 @@ def __getattr__(name: str) -> Any:
         from reasongenrm.config.loading import load_recipe
 
         return load_recipe
+    if name == "load_rubric":
+        from reasongenrm.judge.criteria import load_rubric
+
+        return load_rubric
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from reasongenrm import collector
 from reasongenrm.errors import EngineError
 from reasongenrm.store import read_json
 
@@ -39,6 +40,13 @@ def load_checkpoint(
         EngineError: the checkpoint needs code that may not run.
         OSError, ValueError: the checkpoint is missing or broken; see transformers.
     """
+    with collector.paused():
+        return _load(auto_class, path, trust_remote_code, permission, options)
+
+
+def _load(
+    auto_class: str, path: str | Path, trust_remote_code: bool, permission: str, options: dict[str, Any]
+) -> Any:
     import transformers
 
     never_ask()

@@ -5,8 +5,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import resource
+import signal
 import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, ClassVar
 
 from uvicorn import Config, Server
@@ -23,12 +30,31 @@ class ConnectionLimits:
         header_seconds: from the connection, or from the last answer, to the end of the next header. It is the idle time of a
             connection too, and the time in which a client must read what is sent to it.
         body_seconds: from the end of a header to the end of the body.
+        stop_seconds: how long a stop waits for answers that are still sent; None: until they end.
     """
 
     connections: int = 512
     header_bytes: int = 32 * 1024
     header_seconds: float = 20
     body_seconds: float = 120
+    stop_seconds: int | None = None
+
+
+OTHER_FILES = 512
+"""Files that a server's process may open beside its connections."""
+
+
+def connection_limits(connections: int) -> ConnectionLimits:
+    """Return the limits of a server with so many connections, or with those that the process may have open.
+
+    The soft limit of open files is raised as far as needed.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_FILES
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return ConnectionLimits(connections=max(most - OTHER_FILES, most // 2))
 
 
 class OncePerMinute(logging.Filter):
@@ -159,6 +185,73 @@ def run_server(
     server.run(sockets=[listening])
 
 
+@contextmanager
+def server_thread(
+    app: Any,
+    listening: socket.socket,
+    limits: ConnectionLimits = ConnectionLimits(),
+    *,
+    log_level: str,
+    drain: Callable[[], None] = lambda: None,
+) -> Iterator[Callable[[], None]]:
+    """Serve an ASGI app in a thread, so that the caller can load what is served; see `run_server`.
+
+    Yields a function that waits for SIGINT or SIGTERM, where the caller is the main thread. Until it is called, SIGINT raises
+    KeyboardInterrupt there, also in a process that a shell has started in the background, which would ignore it. At exit,
+    requests received before are answered.
+
+    Args:
+        app, listening, limits, log_level: see `run_server`.
+        drain: called after the signal, while the server still accepts connections; a second signal does not wait for it.
+    """
+    server = create_server(app, limits, log_level=log_level)
+    logging.getLogger("uvicorn.error").addFilter(OncePerMinute())
+    with ThreadPoolExecutor(1, "http") as pool:
+        running = pool.submit(server.run, sockets=[listening])
+
+        def wait() -> None:
+            stop = threading.Event()
+            running.add_done_callback(lambda _: stop.set())
+
+            def handle(number: int, frame: FrameType | None) -> None:
+                if stop.is_set():
+                    server.handle_exit(number, frame)
+                stop.set()
+
+            with _handled_signals(dict.fromkeys((signal.SIGINT, signal.SIGTERM), handle)):
+                stop.wait()
+                threading.Thread(target=_drain, args=(drain, server), name="drain", daemon=True).start()
+                running.result()
+
+        try:
+            with _handled_signals({signal.SIGINT: signal.default_int_handler}):
+                yield wait
+        finally:
+            server.should_exit = True
+
+
+def _drain(drain: Callable[[], None], server: Server) -> None:
+    try:
+        drain()
+    finally:
+        server.should_exit = True
+
+
+@contextmanager
+def _handled_signals(
+    handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]],
+) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
 def create_server(app: Any, limits: ConnectionLimits, *, log_level: str) -> Server:
     """Return the server of an ASGI app, to be run."""
 
@@ -174,6 +267,7 @@ def create_server(app: Any, limits: ConnectionLimits, *, log_level: str) -> Serv
         limit_concurrency=limits.connections + 1,
         h11_max_incomplete_event_size=limits.header_bytes,
         timeout_keep_alive=int(limits.header_seconds) + 1,  # the protocol's own timer comes first
+        timeout_graceful_shutdown=limits.stop_seconds,
         proxy_headers=False,
         server_header=False,
         log_level=log_level,

@@ -26,7 +26,7 @@ from reasongenrm.redaction import hide_in_message, hide_known
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from reasongenrm.records import Comparison
+    from reasongenrm.records import Comparison, Rating
 
 _user_stdout: TextIO | None = None
 _user_stderr: TextIO | None = None
@@ -292,6 +292,14 @@ def bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
+@contextmanager
+def waiting_line(title: str) -> Iterator[None]:
+    """Show that something is under way whose end is not known: on a terminal with the time so far, elsewhere as one line."""
+    with _progress(title, None):
+        (say if _live_console is None else _write_to_log)(title)
+        yield
+
+
 class TrainingStep(NamedTuple):
     """Where a training is.
 
@@ -323,10 +331,10 @@ def training_bar(title: str) -> Iterator[Callable[[TrainingStep], None]]:
 
 
 @contextmanager
-def judging_bar(title: str) -> Iterator[Callable[[int, Sequence[Comparison]], None]]:
-    """Show the progress of a judge whose input has no known length; yields `advance(rows, comparisons)`.
+def judging_bar(title: str) -> Iterator[Callable[[int, Sequence[Comparison] | Sequence[Rating]], None]]:
+    """Show the progress of a judge whose input has no known length; yields `advance(rows, judged)`.
 
-    Shown are rows done, comparisons that could not be read, comparisons that failed, and tokens sampled per second.
+    Shown are rows done, comparisons or ratings that could not be read, those that failed, and tokens sampled per second.
     """
     done = unparsed = failed = tokens = 0
     began = time.monotonic()
@@ -337,12 +345,12 @@ def judging_bar(title: str) -> Iterator[Callable[[int, Sequence[Comparison]], No
 
     with _progress(title, None) as update:
 
-        def advance(rows: int, comparisons: Sequence[Comparison]) -> None:
+        def advance(rows: int, judged: Sequence[Comparison] | Sequence[Rating]) -> None:
             nonlocal done, unparsed, failed, tokens
             done += rows
-            failed += sum(comparison.outcome == "error" for comparison in comparisons)
-            unparsed += sum(c.winner is None and c.outcome != "error" for c in comparisons)
-            tokens += sum(comparison.tokens for comparison in comparisons)
+            failed += sum(one.outcome == "error" for one in judged)
+            unparsed += sum(one.outcome in ("unparsed", "truncated") for one in judged)
+            tokens += sum(one.tokens for one in judged)
             update(done, status())
 
         yield advance

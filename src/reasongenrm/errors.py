@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
+from typing import Any
 
 from reasongenrm.redaction import hide_in_message
 
@@ -42,6 +44,20 @@ class EngineError(ReasonGenRMError):
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, or its type's name."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def first_invalid(errors: Sequence[Any], hint: str) -> tuple[tuple[Any, ...], str, str]:
+    """Return the location, the problem and the hint of pydantic's errors that a user should correct first.
+
+    Args:
+        errors: of a `ValidationError`; those of `config.engines.Strict` have the key and the hint in their context.
+        hint: for an error that has none.
+    """
+    # A misspelt key may leave a required one missing: name the former.
+    first = min(errors, key=lambda error: error["type"] != "unknown_key")
+    context = first.get("ctx", {})
+    location = (*first["loc"], *([context["key"]] if "key" in context else []))
+    return location, first["msg"].removeprefix("Value error, "), context.get("hint", hint)
 
 
 def write_hint(error: OSError) -> str:

@@ -293,6 +293,8 @@ class Completion:
         error: the error message, when `finish_reason` is `error`.
         billed: number of sampled tokens that an engine without token ids reports.
         prompt_tokens: number of tokens read; 0 if the engine does not report it.
+        cached, cache_write: of `prompt_tokens`, those that a server had in its cache, and those that it put there.
+        refused: the model, or the server's filter, declined to answer; `finish_reason` is `error`.
     """
 
     id: str
@@ -303,6 +305,9 @@ class Completion:
     error: str | None = None
     billed: int | None = None
     prompt_tokens: int = 0
+    cached: int = 0
+    cache_write: int = 0
+    refused: bool = False
 
     @property
     def tokens(self) -> int:
@@ -455,6 +460,57 @@ class Comparison:
     tokens: int
     error: str | None = None
     reasons: dict[Order, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A reply to a message, and what came before the message: the input of a judge with a rubric.
+
+    Attributes:
+        id: content hash of the other fields.
+        context: the situation or the earlier turns, as one text; may be empty.
+        message: the message that is answered.
+        response: the reply.
+    """
+
+    id: str
+    context: str
+    message: str
+    response: str
+
+    @classmethod
+    def make(cls, context: str, message: str, response: str) -> Conversation:
+        """Build a conversation; its id is the content hash of its texts."""
+        return cls(content_id(context, message, response), context, message, response)
+
+    @property
+    def history(self) -> tuple[Message, ...]:
+        """The turns before the response: the context as a system turn, unless it is empty, and the message."""
+        system = [Message(role="system", content=self.context)] if self.context else []
+        return (*system, Message(role="user", content=self.message))
+
+
+@dataclass(frozen=True, slots=True)
+class Judgment:
+    """The scores of one reply by a rubric.
+
+    Attributes:
+        id: the conversation's.
+        scores: criterion -> mean score over the samples that can be read, on the criterion's scale; empty where none can.
+        score: weighted score in [0, 1]; None where no sample can be read.
+        rationale: of the first sample that can be read.
+        samples: the scores of every sample that can be read.
+        outcomes: outcome (`ok`, `refused`, `unreadable`, `truncated` or `error`) -> number of samples; only `ok` ones are scored.
+        usage: tokens of all samples: `input`, `output`, `cached_input`, `cache_write`.
+    """
+
+    id: str
+    scores: dict[str, float]
+    score: float | None
+    rationale: str
+    samples: tuple[dict[str, float], ...]
+    outcomes: dict[str, int]
+    usage: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MASK = "***"
-"""Stands in for a key."""
+"""What is shown in place of a key."""
 
 LEAST = 12
 """Characters of the shortest key that is looked for everywhere; a shorter one could be a word of a text."""

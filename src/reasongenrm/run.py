@@ -46,6 +46,9 @@ PACKAGES = (
 HASHED_BYTES = 64 << 20
 """The content of larger files in a folder is not hashed: reading a 7B model at every start would take minutes."""
 
+SERVERS = "servers"
+"""Folder of the notes by which `reasongenrm judge` finds running servers (see `service.warm`)."""
+
 REPLACED = "replaced"
 """Folder in the run folder to which `--redo` moves files, each time into a new numbered folder."""
 

@@ -3,6 +3,7 @@
 # No `from __future__ import annotations`: FastAPI reads the annotations of nested functions.
 
 import hmac
+import os
 import signal
 import socket
 import threading
@@ -13,19 +14,26 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
-from reasongenrm.errors import ConfigError, ReasonGenRMError, first_line
+from reasongenrm.errors import ConfigError, ReasonGenRMError, first_invalid, first_line
 
 
-def error_response(status: int, error: str, hint: str = "") -> Any:
-    """Return the JSON response {"error", "hint"} to a request that failed."""
+def spawn_engine_processes() -> None:
+    """Let vLLM start processes of their own: it forks them by default, which is not safe beside the threads of a server."""
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+
+
+def error_response(status: int, error: str, hint: str = "", retry_after: int | None = None) -> Any:
+    """Return the JSON response {"error", "hint"} to a request that failed; `retry_after` is in seconds."""
     from starlette.responses import JSONResponse
 
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    if retry_after is not None:
+        headers["Retry-After"] = str(retry_after)
     return JSONResponse({"error": error, "hint": hint}, status, headers)
 
 
 def add_error_handlers(app: Any, statuses: Mapping[type[ReasonGenRMError], int]) -> None:
-    """Make an app respond to every error with {"error": problem, "hint": …}.
+    """Make an app respond to every error with {"error": problem, "hint": …}, and Retry-After where the error has `retry_after`.
 
     Args:
         app: a FastAPI app.
@@ -36,17 +44,26 @@ def add_error_handlers(app: Any, statuses: Mapping[type[ReasonGenRMError], int])
 
     async def user_error(_: Any, error: ReasonGenRMError) -> Any:
         status = next((statuses[kind] for kind in type(error).__mro__ if kind in statuses), 400)
-        return error_response(
-            status, f"{error.location}: {error.problem}" if error.location else error.problem, error.hint
-        )
+        problem = f"{error.location}: {error.problem}" if error.location else error.problem
+        return error_response(status, problem, error.hint, getattr(error, "retry_after", None))
 
-    async def invalid(_: Any, error: RequestValidationError) -> Any:
-        first = error.errors()[0]
-        location = ".".join(map(str, first["loc"][1:]))
+    async def invalid(request: Any, error: RequestValidationError) -> Any:
+        errors = error.errors()
+        first = errors[0]
         if first["type"] == "json_invalid":
-            return error_response(400, f"invalid JSON at character {location}", "send a JSON object")
-        hint = "send Content-Type: application/json" if first["loc"] == ("body",) else "see /openapi.json"
-        return error_response(422, f"{location}: {first['msg']}" if location else first["msg"], hint)
+            problem = f"invalid JSON at character {first['loc'][-1]}"
+            return error_response(400, problem, "send a JSON object")
+        if first["loc"] == ("body",) and not _says_json(request.headers.get("content-type", "")):
+            return error_response(
+                422, "the body is not declared as JSON", "send Content-Type: application/json"
+            )
+        if first["loc"] == ("body",) and first["type"] == "missing":  # FastAPI reads null as no body
+            return error_response(422, "the body is empty or null", "send a JSON object")
+        if first["loc"] == ("body",) and first["type"] == "model_attributes_type":
+            return error_response(422, "the body is not a JSON object", "see /openapi.json")
+        place, problem, hint = first_invalid(errors, "see /openapi.json")
+        location = ".".join(map(str, place[1:]))
+        return error_response(422, f"{location}: {problem}" if location else problem, hint)
 
     async def http_error(_: Any, error: HTTPException) -> Any:
         hints = {
@@ -68,6 +85,10 @@ def add_error_handlers(app: Any, statuses: Mapping[type[ReasonGenRMError], int])
     app.add_exception_handler(Exception, internal_error)
 
 
+def _says_json(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == "application/json"
+
+
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 """Names of this machine that a request may use: not those which another site's DNS may point here."""
 
@@ -86,10 +107,17 @@ class OwnSite:
         app: the ASGI app.
         hosts: host names that requests may use, against DNS rebinding; None accepts all, which is safe only with a key.
         page: path of a page that other pages may link to.
+        forms: paths that receive HTML forms, not JSON.
     """
 
-    def __init__(self, app: Any, hosts: frozenset[str] | None, page: str | None = None) -> None:
-        self.app, self.hosts, self.page = app, hosts, page
+    def __init__(
+        self,
+        app: Any,
+        hosts: frozenset[str] | None,
+        page: str | None = None,
+        forms: frozenset[str] = frozenset(),
+    ) -> None:
+        self.app, self.hosts, self.page, self.forms = app, hosts, page, forms
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -115,8 +143,8 @@ class OwnSite:
             return error_response(403, "the request comes from another web page", hint)
         if path != self.page and headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
             return error_response(403, "the request comes from another web page", hint)
-        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if method == "POST" and kind != "application/json":
+        declared = _says_json(headers.get("content-type", ""))
+        if method == "POST" and not declared and path not in self.forms:
             problem = "the body is not declared as JSON"
             return error_response(415, problem, "send Content-Type: application/json")
         return None
@@ -160,7 +188,7 @@ class Gate:
     ) -> None:
         self.app, self.max_bytes, self.larger = app, max_bytes, larger
         self.open_paths, self.memory = open_paths, memory
-        self.expected = f"Bearer {key}".encode() if key else None
+        self._key = key.encode() if key else None
         self._held = 0  # bytes of bodies
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -168,8 +196,8 @@ class Gate:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        expected = self.expected if scope["path"] not in self.open_paths else None
-        if expected and not hmac.compare_digest(headers.get(b"authorization", b""), expected):
+        needed = self._key is not None and scope["path"] not in self.open_paths
+        if needed and not self._is_key(headers.get(b"authorization", b"")):
             response = error_response(401, "no valid key", "send Authorization: Bearer KEY")
             await response(scope, receive, send)
             return
@@ -198,6 +226,11 @@ class Gate:
             await self.app(scope, receive_limited, send)
         finally:
             self._held -= size
+
+    def _is_key(self, authorization: bytes) -> bool:
+        """Whether a header holds the key; the name of its scheme may be in any case (RFC 9110, section 11.1)."""
+        scheme, _, sent = authorization.partition(b" ")
+        return hmac.compare_digest(sent.lstrip(b" "), self._key or b"") and scheme.lower() == b"bearer"
 
 
 def listen(host: str, port: int) -> socket.socket:

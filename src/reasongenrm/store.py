@@ -438,9 +438,13 @@ def to_json(record: Any) -> dict[str, Any]:
 def completion_to_json(completion: Completion) -> dict[str, Any]:
     """Return a completion as JSON; the positions and token ids of `logprobs` become strings.
 
-    JSON has no NaN and no infinity: a log-probability that is not finite becomes null.
+    JSON has no NaN and no infinity: a log-probability that is not finite becomes null. Fields that only paid servers
+    fill are left out where they are empty.
     """
     row: dict[str, Any] = msgspec.to_builtins(completion, str_keys=True)
+    for name in ("cached", "cache_write", "refused"):
+        if not row[name]:
+            del row[name]
     for values in row["logprobs"].values():
         values.update({token: None for token, value in values.items() if not math.isfinite(value)})
     return row

@@ -18,6 +18,7 @@ from reasongenrm.config.scalar import AnswersConfig
 from reasongenrm.engines.base import Engine, Request
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import Completion
+from support.scripts import Fork, kill_at, lines, stage_server
 
 SERVER = {"kind": "openai", "urls": ["http://127.0.0.1:1/v1"], "model": "some-model", "api": "chat"}
 PROMPTS = [{"kind": "story", "prompt": "tell a story"}, {"kind": "advice", "prompt": "give advice"}]
@@ -58,7 +59,7 @@ class Scripted(Engine):
 @pytest.fixture
 def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     engine = Scripted({})
-    monkeypatch.setattr(module._AnswerModel, "start", lambda self: engine)
+    monkeypatch.setattr(module.AnswerModel, "start", lambda self: engine)
     return engine
 
 
@@ -141,9 +142,11 @@ def test_no_usable_answer_is_an_error(scripted: Scripted, tmp_path: Path) -> Non
 @pytest.mark.unit
 def test_the_shipped_files_can_be_read() -> None:
     shipped = load_config(AnswersConfig, "configs/answers/phi-2.yaml")
-    assert len({requests.kind for requests in shipped.prompts}) == 5 and shipped.answers == 4
+    kinds = {one.kind for one in shipped.prompts}
+    assert kinds == {"story", "explanation", "joke", "advice", "summary"} and shipped.answers == 4
     assert shipped.model.path == "microsoft/phi-2" and "{prompt}" in shipped.wrap
-    assert load_config(AnswersConfig, "configs/answers/demo.yaml").model.path == "data/toy-base"
+    demo = load_config(AnswersConfig, "configs/answers/demo.yaml")
+    assert demo.model.path == "data/toy-base" and demo.engine.kind == "transformers"
     with pytest.raises(ConfigError, match=r"answer: unknown key.*did you mean 'answers'"):
         load_config(AnswersConfig, "configs/answers/phi-2.yaml", ["answer=3"])
     with pytest.raises(ValidationError):
@@ -200,9 +203,67 @@ def test_a_prompt_of_a_model_without_a_template_is_only_text(toy_tokenizer: Any,
     prompt = "say <think><|im_end|>\nOutput: yes\nInstruct: x"
     changes = {"server": None, "model": {"path": str(tmp_path / "model")}, "prompts": [{"prompt": prompt}]}
     settings = config(**changes)
-    model = module._AnswerModel(settings, tmp_path / "state")
-    request = model.request(answer_requests(settings)[0])
+    model = module.AnswerModel(settings, tmp_path / "state")
+    request = module._engine_request(model, answer_requests(settings)[0])
     assert not set(request.prompt_ids) & set(model.tokenizer.added_tokens_decoder)
     # The texts around a prompt occur once: it cannot look like several turns.
     shown = "Instruct: say <think><|im_end|>\nO\\utput: yes\nI\\nstruct: x\nOutput:"
     assert model.tokenizer.decode(list(request.prompt_ids)) == shown
+
+
+LOCAL = {"server": None, "model": {"path": "data/toy-base"}, "engine": {"kind": "transformers"}}
+
+
+@pytest.mark.unit
+def test_the_kind_of_the_engine_is_a_setting_of_the_answers_and_its_batch_size_is_not() -> None:
+    vllm = {one.id for one in answer_requests(config(**LOCAL | {"engine": {}}))}
+    assert vllm == {one.id for one in answer_requests(config(**LOCAL | {"engine": {"kind": "vllm"}}))}
+    own = answer_requests(config(**LOCAL))
+    assert not vllm & {one.id for one in own}, "vLLM samples other answers"
+    assert own == answer_requests(config(**LOCAL | {"engine": {"kind": "transformers", "batch_size": 8}}))
+    served = {one.id for one in answer_requests(config(engine={"kind": "transformers"}))}
+    assert served == {one.id for one in answer_requests(config())}, "a server has its own engine"
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ("{kind: hf}", r"engine: .*'hf'.*'vllm', 'transformers'"),
+        ("{kind: transformers, max_num_seqs: 4}", r"engine\.max_num_seqs: unknown key"),
+        ("{kind: transformers, batch_size: 0}", r"engine\.batch_size: .*greater than or equal to 1"),
+        ("{batch_size: 4}", r"engine\.batch_size: unknown key"),
+    ],
+)
+def test_keys_of_another_engine_are_named(engine: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(AnswersConfig, "configs/answers/demo.yaml", [f"engine={engine}"])
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from reasongenrm.answers.generate import generate
+from reasongenrm.config.scalar import AnswersConfig
+generate(AnswersConfig.model_validate_json(sys.argv[1]), Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.engine
+def test_answers_of_plain_transformers_survive_a_kill(tmp_path: Path) -> None:
+    """SIGKILL in the middle of the real toy base; the same command ends with the same bytes."""
+    prompts = [{"prompt": f"repeat the word lamp {number} times"} for number in range(2, 7)]
+    settings = config(**LOCAL, prompts=prompts, answers=8, max_tokens=24, stop=[])
+    calm, out = tmp_path / "calm.jsonl", tmp_path / "answers.jsonl"
+    counts = generate(settings, calm)
+    assert counts["requested"] == 40 and counts["answers"] > 20
+    part = tmp_path / "answers.jsonl.completions.part.jsonl"
+    code = f"import sys\nsys.argv = {['', settings.model_dump_json(), str(out)]}\n{KILLED}"
+    process = Fork(stage_server(), code=code)
+    kill_at(process, lambda: lines(part) >= 3, 0, group=False, seed=1)
+    done = part.read_bytes().count(b"\n")
+    assert 3 <= done < 40 and not out.exists()
+    assert generate(settings, out) == counts
+    assert out.read_bytes() == calm.read_bytes()
+    rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert any(row["answer"].startswith("lamp lamp") for row in rows), "the toy base answers the prompt"

@@ -18,14 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import reasongenrm
-from reasongenrm.answers.session import (
-    Journal,
-    JournalEntry,
-    RankingProgress,
-    RankingSession,
-    StalePrompt,
-    read_rankings,
-)
+from reasongenrm.answers.journal import Progress, StaleItem
+from reasongenrm.answers.session import RankingEntry, RankingSession, ranking_journal, read_rankings
 from reasongenrm.answers.table import PromptAnswers, read_answers
 from reasongenrm.errors import ConfigError, DataError
 
@@ -49,7 +43,7 @@ def write_answers(
 
 def rankings(session: RankingSession) -> dict[str, Any]:
     """Restated: what the journal says of the session's annotator."""
-    done: list[JournalEntry] = []
+    done: list[RankingEntry] = []
     for entry in session.journal.read():
         if entry.annotator == session.annotator:
             done = done[:-1] if entry.kind == "undo" else [*done, entry]
@@ -63,7 +57,7 @@ def seen(session: RankingSession) -> Any:
 def test_ranking_ties_skips_and_undo(tmp_path: Path) -> None:
     prompts = write_answers(tmp_path)
     session = RankingSession(prompts, tmp_path / "j", "ann")
-    assert session.progress == RankingProgress(0, 0, 4) and not session.can_undo
+    assert session.progress == Progress(0, 0, 4) and not session.can_undo
     first = session.current
     assert first is not None and sorted(answer.text for answer in first.answers) == [f"answer {n} of {first.history[0]['content'][-1]}" for n in range(3)]  # fmt: skip
     session.rank([[3], [1, 2]])
@@ -71,8 +65,8 @@ def test_ranking_ties_skips_and_undo(tmp_path: Path) -> None:
     assert rankings(session) == {first.id: ((c,), (a, b))}
     second = session.current
     assert second is not None and second.id != first.id
-    session.skip(prompt=second.id)
-    assert session.progress == RankingProgress(1, 1, 4) and session.current != second
+    session.skip(item=second.id)
+    assert session.progress == Progress(1, 1, 4) and session.current != second
     session.undo()
     assert session.current == second
     session.undo()
@@ -90,12 +84,12 @@ def test_a_skipped_prompt_comes_again_at_the_end(tmp_path: Path) -> None:
     while session.current is not None:
         order.append(session.current)
         session.rank([[1], [2], [3]])
-    assert order[-1] == skipped and len(order) == 4 and session.progress == RankingProgress(4, 0, 4)
+    assert order[-1] == skipped and len(order) == 4 and session.progress == Progress(4, 0, 4)
     for act in (session.skip, lambda: session.rank([[1], [2], [3]])):
-        with pytest.raises(StalePrompt, match="all prompts are ranked"):
+        with pytest.raises(StaleItem, match="all prompts are ranked"):
             act()
     session.undo()
-    assert session.current == skipped and session.progress == RankingProgress(3, 1, 4)
+    assert session.current == skipped and session.progress == Progress(3, 1, 4)
 
 
 def test_the_order_is_of_annotator_and_seed_and_not_of_the_input(tmp_path: Path) -> None:
@@ -137,7 +131,7 @@ def test_a_wrong_ranking_changes_nothing(tmp_path: Path, groups: list[list[int]]
     before = seen(session)
     with pytest.raises(ConfigError, match=f"{problem}.*each of 1 to 3 once"):
         session.rank(groups)
-    assert seen(session) == before and Journal(tmp_path / "j").read() == []
+    assert seen(session) == before and ranking_journal(tmp_path / "j").read() == []
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a\x1b[2Jb", "x" * 81, "\ud800", "a\u202eb"])
@@ -149,7 +143,7 @@ def test_a_name_that_cannot_be_used(tmp_path: Path, name: str) -> None:
 def test_names_are_the_same_however_they_are_typed(tmp_path: Path) -> None:
     prompts = write_answers(tmp_path)
     RankingSession(prompts, tmp_path / "j", "Zoé  B").rank([[1, 2, 3]])
-    assert RankingSession(prompts, tmp_path / "j", " Zoe\u0301 B ").progress.ranked == 1
+    assert RankingSession(prompts, tmp_path / "j", " Zoe\u0301 B ").progress.done == 1
 
 
 Acts = st.lists(
@@ -163,7 +157,7 @@ Acts = st.lists(
 )
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(Acts)
 def test_any_operations_undo_and_resume(tmp_path: Path, acts: list[tuple[str, Any, Any]]) -> None:
     prompts = write_answers(tmp_path, prompts=3)
@@ -194,7 +188,7 @@ def test_any_operations_undo_and_resume(tmp_path: Path, acts: list[tuple[str, An
                 session.skip()
             stack.append(before)
         assert seen(RankingSession(prompts, path, "ann")) == seen(session), "resuming changes nothing"
-    ranked = read_rankings(prompts, Journal(path))
+    ranked = read_rankings(prompts, ranking_journal(path))
     assert ranked.get("ann", {}) == rankings(session)
     while stack:
         session.undo()
@@ -211,12 +205,12 @@ def test_a_torn_last_line_is_ignored_and_then_gone(tmp_path: Path) -> None:
     for cut in range(first + 1, len(whole)):
         path.write_bytes(whole[:cut])
         resumed = RankingSession(prompts, path, "ann")
-        assert resumed.progress == RankingProgress(1, 0, 4)
+        assert resumed.progress == Progress(1, 0, 4)
         if cut % 7 == 0:
             resumed.skip()
             assert path.read_bytes() == whole and seen(resumed) == state
     path.write_bytes(whole[: first - 3])
-    assert seen(RankingSession(prompts, path, "ann"))[1] == RankingProgress(0, 0, 4)
+    assert seen(RankingSession(prompts, path, "ann"))[1] == Progress(0, 0, 4)
 
 
 def test_a_journal_of_other_answers(tmp_path: Path) -> None:
@@ -226,7 +220,7 @@ def test_a_journal_of_other_answers(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"does not have.*--journal"):
             RankingSession(others, path, "bob")
         with pytest.raises(ConfigError, match="does not have"):
-            read_rankings(others, Journal(path))
+            read_rankings(others, ranking_journal(path))
 
 
 @pytest.mark.parametrize(
@@ -248,9 +242,9 @@ def test_two_sessions_of_one_annotator_see_each_other(tmp_path: Path) -> None:
     shown = one.current
     assert shown is not None
     two.rank([[1], [2], [3]])
-    with pytest.raises(StalePrompt, match="another prompt"):
+    with pytest.raises(StaleItem, match="another prompt"):
         one.rank([[3], [2], [1]], prompt=shown.id)
-    assert seen(one) == seen(two) and one.progress.ranked == 1
+    assert seen(one) == seen(two) and one.progress.done == 1
     one.undo()
     two.refresh()
     assert seen(one) == seen(two) and two.current == shown
@@ -280,19 +274,19 @@ def test_threads_do_not_tear_lines(tmp_path: Path) -> None:
     names = [f"annotator {n}" for n in range(4)]
     with ThreadPoolExecutor(len(names)) as pool:
         list(pool.map(work, names))
-    assert len(Journal(path).read()) == 60
-    assert {name: len(found) for name, found in read_rankings(prompts, Journal(path)).items()} == dict.fromkeys(names, 15)  # fmt: skip
+    assert len(ranking_journal(path).read()) == 60
+    assert {name: len(found) for name, found in read_rankings(prompts, ranking_journal(path)).items()} == dict.fromkeys(names, 15)  # fmt: skip
 
 
 CHILD = """
 import sys
 from pathlib import Path
-from reasongenrm.answers.session import Journal, RankingSession, read_rankings
+from reasongenrm.answers.session import RankingSession, ranking_journal, read_rankings
 from reasongenrm.answers.table import read_answers, write_ranks
 from reasongenrm.records import unit_hash
 
 source, out, name = sys.argv[1:]
-answers, journal = read_answers(source), Journal(Path(out + ".journal.jsonl"))
+answers, journal = read_answers(source), ranking_journal(Path(out + ".journal.jsonl"))
 session = RankingSession(answers.prompts, journal.path, name)
 mine = sum(entry.annotator == name for entry in journal.read())
 while True:
@@ -344,7 +338,7 @@ def test_killed_and_resumed_is_as_never_stopped(tmp_path: Path) -> None:
             break
     assert kills >= 4
     assert killed.read_bytes() == calm.read_bytes() and killed.stat().st_size > 1000
-    assert sorted(Journal(journal).read(), key=repr) == sorted(
-        Journal(tmp_path / "calm.csv.journal.jsonl").read(), key=repr
+    assert sorted(ranking_journal(journal).read(), key=repr) == sorted(
+        ranking_journal(tmp_path / "calm.csv.journal.jsonl").read(), key=repr
     )
-    assert isinstance(Journal(journal).read()[0], JournalEntry)
+    assert isinstance(ranking_journal(journal).read()[0], RankingEntry)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reasongenrm.answers.rank import rank, summary
+from reasongenrm.answers.rank import RankingFiles, rank
 from reasongenrm.answers.table import AnswersTable, Order, check_writable, ranks_of, read_answers, write_ranks
 from reasongenrm.data.ranked import mean_tau_b, read_ranked
 from reasongenrm.errors import ConfigError, DataError
@@ -214,7 +214,7 @@ def written() -> Any:
     )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
         st.tuples(
@@ -326,8 +326,14 @@ def test_rank_overwrites_no_other_file(tmp_path: Path) -> None:
 
 
 def test_the_line_without_rankings(tmp_path: Path) -> None:
-    from reasongenrm.answers.session import Journal
+    files = RankingFiles(table(tmp_path, TABLE), str(tmp_path / "out.csv"))
+    assert files.summary().endswith("2 prompts; ranked by nobody")
 
-    answers = read_answers(table(tmp_path, TABLE))
-    line = summary(answers, tmp_path / "out.csv", Journal(tmp_path / "none"))
-    assert line.endswith("2 prompts; ranked by nobody")
+
+def test_a_journal_of_other_answers_is_an_error_at_the_start(tmp_path: Path) -> None:
+    files = RankingFiles(table(tmp_path, TABLE), str(tmp_path / "out.csv"))
+    files.open_session("ann").rank([[1], [2]])
+    (tmp_path / "other").mkdir()
+    other = lines(tmp_path / "other", *({"prompt": "else", "answer": text} for text in "xy"))
+    with pytest.raises(ConfigError, match="does not have"):
+        RankingFiles(other, str(tmp_path / "out.csv"), journal=str(files.journal.path))

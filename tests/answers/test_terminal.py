@@ -67,7 +67,7 @@ class Terminal:
 def test_skip_rank_undo_and_help(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, "one", "two", "three")
     output = terminal.type("s", " 3 1=2 ", "u", "u", "?", "2 = 1 3", "1 2 3", "never read"[:0])
-    assert terminal.session.progress.ranked == 2 and terminal.changes == 6
+    assert terminal.session.progress.done == 2 and terminal.changes == 6
     orders = [entry.order for entry in terminal.session.journal.read() if entry.kind == "rank"]
     assert [[len(group) for group in order] for order in orders] == [[1, 2], [2, 1], [1, 1, 1]]
     for text in ("ann: 0 of 2 ranked", "0 of 2 ranked, 1 skipped", "ann: 2 of 2 ranked", "answer 3", "user"):
@@ -104,10 +104,10 @@ def test_an_invalid_line_gets_a_message_and_a_new_input_prompt(
 def test_quitting_and_the_end_of_input_keep_the_rankings(tmp_path: Path) -> None:
     terminal = Terminal(tmp_path, "one", "two")
     terminal.type("1 2", "q", "2 1")
-    assert terminal.session.progress.ranked == 1
+    assert terminal.session.progress.done == 1
     assert "1 of 2 ranked" in terminal.type()
     terminal.type("2 1", "", "u")
-    assert terminal.session.progress.ranked == 2, "an empty line ends it when all is ranked"
+    assert terminal.session.progress.done == 2, "an empty line ends it when all is ranked"
 
 
 @pytest.mark.parametrize("colours", [False, True])

@@ -236,6 +236,8 @@ def test_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     _, drop = RewardBench().rows("allenai/reward-bench", revision="abc")
     assert isinstance(drop, Drop)
     assert calls == [("allenai/reward-bench", {"split": "filtered", "revision": "abc"})]
+    list(RewardBench().rows("owner/many:one", limit=1))
+    assert calls[-1] == ("owner/many", {"name": "one", "split": "filtered", "revision": None})
     assert drop.location == "allenai/reward-bench[1]"
 
     def offline(*_: Any, **__: Any) -> None:

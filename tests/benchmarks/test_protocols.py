@@ -155,10 +155,14 @@ def rows_of(kind: str, count: int) -> list[Row]:
         "judgebench": {"split": "gpt"},
         "ppe": {"part": "Human preference", "flags": []},
         "rmb": {"kind": "Pairwise", "section": "Helpfulness Pairwise"},
+        "rubricbench": {"pair": "p"},
     }.get(kind, {})
     subsets = {
         "rewardbench": ("hep-go", "donotanswer"), "rewardbench2": ("Math", "Focus"), "rmbench": ("chat", "safety-refuse"),
         "judgebench": ("Math", "Coding"), "llmbar": ("Natural", "Manual"),
+        "mrewardbench": ("deu_Latn/hep-go", "fra_Latn/donotanswer"), "ifrewardbench": ("Single_Turn", "Multi_Turn"),
+        "contextualjudgebench": ("faithfulness_qa", "refusal_answerable"),
+        "rubricbench": ("Own criteria/Chat", "Given rubric/Chat"),
     }.get(kind, ("x", "y"))  # fmt: skip
     right, wrong = {"rmbench": (3, 3), "rewardbench2": (1, 3)}.get(kind, (1, 1))
     return [

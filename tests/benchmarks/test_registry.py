@@ -42,7 +42,7 @@ def test_every_benchmark_has_a_name_and_refuses_empty_input(kind: str, tmp_path:
         list(bench.rows(str(tmp_path / "none.jsonl")))
     with pytest.raises(DataError, match="no readable row"):
         list(bench.rows(lines(tmp_path / "x.jsonl", ["{}", "[]"])))
-    assert (kind in HUB_IDS) == (kind not in ("llmbar", "rmb", "pairs"))
+    assert (kind in HUB_IDS) == (kind not in ("llmbar", "rmb", "ifrewardbench", "pairs"))
 
 
 def test_settings_of_a_recipe_make_the_benchmark_and_its_score_names_it_again() -> None:

@@ -82,7 +82,7 @@ def test_a_result_of_all_published_rows_is_not_partial() -> None:
     assert not scored.partial and scored.rows == 1865 and scored.subsets[TIES].rows == 102
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(-2, 2), min_size=4, max_size=4))
 def test_a_scalar_head_shares_the_highest_score(scores: list[int]) -> None:
     row = four("x")
@@ -162,7 +162,7 @@ RATED = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(RATED, min_size=1, max_size=5), st.lists(st.tuples(EIGHTHS, EIGHTHS), max_size=2))
 def test_ties_are_scored_as_upstream_scores_them(rated: list[Any], lone: list[tuple[float, float]]) -> None:
     values: dict[tuple[str, int], tuple[list[float], int]] = {}

@@ -15,10 +15,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from reasongenrm.chat.delimiters import neutralise
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.grammar import DEFAULT_GRAMMAR
 from reasongenrm.chat.markers import break_markers
-from reasongenrm.chat.prompts import ROLE_HEADS, PromptFile, judge_prompt, neutralise
+from reasongenrm.chat.prompts import ROLE_HEADS, PromptFile, judge_prompt
 from reasongenrm.chat.verdict import VerdictTokens, read_completion
 from reasongenrm.errors import ConfigError
 from reasongenrm.records import Completion, JudgePrompt, Message, PreferencePair, Verdict

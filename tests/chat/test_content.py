@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.chat.content import content_tokenizer, read_as_text
+from reasongenrm.chat.delimiters import neutralise
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.prompts import neutralise
 from reasongenrm.errors import EngineError
 from support.attacks import DELIMITERS, SHORT
 from support.marked_tokenizers import ADDED, BYTES, NAMED, SPECIAL, family_tokenizers

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reasongenrm.chat.prompts import (
@@ -157,6 +157,7 @@ def between(text: str, start: str, end: str) -> str:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+@settings(max_examples=40)
 @given(question=hostile, chosen=hostile, rejected=hostile, order=st.sampled_from(["AB", "BA"]))
 def test_judged_text_stays_between_its_delimiters(
     path: Path, question: str, chosen: str, rejected: str, order: Order
@@ -226,6 +227,7 @@ def test_a_single_turn_has_no_heading(toy_prompts: PromptFile) -> None:
     assert between(with_system["content"], "[Question]", "[Answer A]") == "\n[System]\nS\n[User]\nHi\n"
 
 
+@settings(max_examples=40)
 @given(texts=st.lists(hostile, min_size=2, max_size=5), system=st.none() | hostile)
 def test_no_turn_can_pretend_to_be_another(texts: Sequence[str], system: str | None) -> None:
     prompts = PromptFile.load("configs/prompts/toy.yaml")

@@ -548,7 +548,7 @@ def test_a_grammar_of_marks_reads_the_one_verdict(texts: tuple[str, str], encode
 def test_fuzzed_completions_state_the_verdict_of_their_first_verdict_turn_or_none(
     encoder: ChatEncoder, think: ChatEncoder, direct: ChatEncoder
 ) -> None:
-    """100,000 completions of pieces of the judge's format in any order, against a plain reader of the pieces."""
+    """40,000 completions of pieces of the judge's format in any order, against a plain reader of the pieces."""
     rng = random.Random(17)
     for judge in map(with_cached_decode, (encoder, think, direct)):
         tokens, end = VerdictTokens.from_encoder(judge), judge.structure("<|im_end|>")
@@ -563,7 +563,7 @@ def test_fuzzed_completions_state_the_verdict_of_their_first_verdict_turn_or_non
             "user": judge.structure("\n<|im_start|>user\n"),
         }
         names = [*pieces, "text", "A", "B", "header", "end"]
-        for number in range(100_000 // 3 + 1):
+        for number in range(40_000 // 3 + 1):
             row = rng.choices(names, k=rng.randint(0, 6))
             ids = [token for name in row for token in pieces[name]]
             places = {at: rng.choice(VALUES) for at, token in enumerate(ids) if token in tokens.letters}

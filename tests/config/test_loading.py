@@ -14,6 +14,7 @@ from reasongenrm.config.loading import load_config, load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.config.scalar import ScalarRecipe
 from reasongenrm.errors import ConfigError
+from reasongenrm.stages.distil import load_distil_recipe
 
 pytestmark = pytest.mark.unit
 
@@ -462,3 +463,9 @@ def test_a_key_that_occurs_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         load_recipe(path)
     assert refused.value.location == f"{path}:4" and "'seed' occurs twice" in str(refused.value)
+
+
+def test_the_shipped_recipe_of_distil_has_levels_with_whole_numbers() -> None:
+    recipe = load_distil_recipe("configs/distil/reward_model.yaml", ["head.patience=null"])
+    assert recipe.judge.rubric.criteria[0].levels.keys() == {1, 2, 3, 4, 5}
+    assert recipe.head.patience is None

@@ -86,7 +86,7 @@ benchmark_words = st.integers(0, 5).map(lambda at: f"b{at}")
 own_words = st.integers(0, 5).map(lambda at: f"own{at}")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.lists(benchmark_words, min_size=13, max_size=40), min_size=1, max_size=5),
     st.lists(own_words, max_size=30),

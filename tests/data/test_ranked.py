@@ -160,7 +160,7 @@ odd_texts = texts | st.sampled_from(
     ['"', ",", '",\n"', "a\r\nb", "\ufeff", "#", "=1+1", "x\x00y", "'", "\u2028x"]
 )
 odd_texts = odd_texts.filter(str.strip)
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @quick

@@ -36,7 +36,7 @@ items = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(items, max_size=20))
 def test_sums_hold_and_no_pair_is_kept_twice_or_both_ways(rows: list[PreferencePair | Drop]) -> None:
     report = DataReport()

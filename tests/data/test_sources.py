@@ -178,7 +178,7 @@ lines = st.one_of(
     (almost_rows | json_values).map(lambda value: json.dumps(value).encode()),
     st.binary(max_size=40).map(lambda raw: raw.replace(b"\n", b"")),
 )
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @quick

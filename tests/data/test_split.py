@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasongenrm.data.split import split_pairs
+from reasongenrm.data.split import conversation_key, split_conversations, split_pairs
 from reasongenrm.errors import ConfigError
-from reasongenrm.records import Message, PreferencePair, content_id
+from reasongenrm.records import Conversation, Message, PreferencePair, content_id
 
 pytestmark = pytest.mark.unit
 
@@ -60,3 +60,57 @@ def test_one_prompt_cannot_be_split() -> None:
     with pytest.raises(ConfigError, match=r"scalar\.validation: .*too few to hold one out"):
         split_pairs(pairs, 0.25, 17)
     assert split_pairs(pairs, 0, 17) == (pairs, [])
+
+
+def rows(contexts: int, replies: int) -> list[Conversation]:
+    return [Conversation.make(f"c{n}", "m", f"r{k}") for k in range(replies) for n in range(contexts)]
+
+
+@given(
+    contexts=st.integers(5, 40),  # of four, the shares below may hold out all
+    validation=st.floats(0, 0.4),
+    test=st.floats(0.01, 0.4),
+    seed=st.integers(0, 9),
+)
+def test_all_replies_to_a_message_are_in_one_part(
+    contexts: int, validation: float, test: float, seed: int
+) -> None:
+    every = rows(contexts, 3)
+    split = split_conversations(every, validation, test, seed)
+    assert sorted(row.id for part in split for row in part) == sorted(row.id for row in every)
+    keys = [{conversation_key(row) for row in part} for part in split]
+    assert not (keys[0] & keys[1] or keys[0] & keys[2] or keys[1] & keys[2])
+    assert len(keys[2]) == max(1, round(test * contexts)) and keys[0]
+    assert len(keys[1]) == (max(1, round(validation * contexts)) if validation else 0)
+    turned = split_conversations(every[::-1], validation, test, seed)
+    assert [part[::-1] for part in turned] == list(split)
+
+
+def test_other_replies_do_not_move_a_conversation() -> None:
+    one, more = split_conversations(rows(20, 1), 0.2, 0.2, 3), split_conversations(rows(20, 4), 0.2, 0.2, 3)
+    for part, larger in zip(one, more, strict=True):
+        assert {row.context for row in part} == {row.context for row in larger}
+    assert {row.context for row in split_conversations(rows(20, 1), 0.2, 0.2, 4).test} != {
+        row.context for row in one.test
+    }
+
+
+def test_the_message_and_the_context_name_a_conversation() -> None:
+    texts = [("a", "b"), ("ab", ""), ("", "ab"), ("a", "b ")]
+    assert len({conversation_key(Conversation.make(*pair, "r")) for pair in texts}) == 4
+
+
+def test_conversations_that_differ_in_white_space_are_in_one_part() -> None:
+    spaced = [
+        Conversation.make(context, f"q {number}", "a")
+        for number in range(40)
+        for context in (f"a text {number}", f"a  text {number}\n", f" a\ttext {number}")
+    ]
+    parts = [{row.message for row in part} for part in split_conversations(spaced, 0.2, 0.3, 3)]
+    assert list(map(len, parts)) == [20, 8, 12] and len(set().union(*parts)) == 40
+
+
+def test_too_few_conversations_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"2 conversation\(s\): too few to hold out 2"):
+        split_conversations(rows(2, 5), 0.1, 0.1, 0)
+    assert [len(part) for part in split_conversations(rows(2, 5), 0, 0.1, 0)] == [5, 0, 5]

@@ -5,23 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.scripts import ENVIRONMENT, ROOT, Done, stage_server
+from support.scripts import ROOT, Done, Fork, kill_at, stage_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
-COMMAND = str(Path(sys.prefix) / "bin" / "reasongenrm")
 NAME = f"test-{os.getpid()}-scalar"
 
 
@@ -90,9 +84,15 @@ def test_train_and_evaluate_in_the_toy_world(trained: Path, recipe: list[str]) -
     }
     stderr_text = run("scalar", "evaluate", *recipe).stderr
     out = trained / "evaluation"
-    assert {file.name for file in out.iterdir()} == {
+    names = {file.name for file in out.iterdir()}
+    assert {name for name in names if "answers-" not in name} == {
         "evaluation_results.csv", "reward_scores.png", "summary.md", "metrics.json", "dropped.jsonl",
     }  # fmt: skip
+    with (out / "evaluation_results.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    new = [row for row in rows if row["origin"] == "generated"]
+    assert 8 <= len(new) <= 24 and len({row["prompt"] for row in new}) == 6, "new answers to six prompts"
+    assert not any(row["rank"] for row in new) and "are in the training" not in stderr_text
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["metrics"]
     assert metrics["accuracy"]["value"] >= 0.9 and metrics["pairs"] >= 100, stderr_text
     before = {file.name: file.read_bytes() for file in out.iterdir()}
@@ -109,11 +109,11 @@ def test_evaluate_on_a_file_and_on_new_answers(
     answers.write_text("prompt,answer\nsay hi,hi\nsay hi,no\nsay bye,bye\n", encoding="utf-8")
     for number, words in enumerate(
         [
-            [f"evaluate.answers={answers}"],
+            [f"evaluate.answers={answers}", "evaluate.generate=null"],
             [f"evaluate.generate={{prompts: [{{prompt: say hi}}], model: {{path: {tiny_model}}}, max_tokens: 8, engine: {{max_model_len: 256, cpu_kv_gib: 1, enforce_eager: true}}}}"],
         ]
     ):  # fmt: skip
-        run("scalar", "evaluate", *recipe, *words)
+        run("scalar", "evaluate", *recipe, "evaluate.held_out=false", *words)
         with (trained / "evaluation" / "evaluation_results.csv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         assert [row["answer"] for row in rows] == ["hi", "no", "bye"] if number == 0 else 1 <= len(rows) <= 4
@@ -158,19 +158,16 @@ def test_the_notebook_runs_with_the_trained_head(trained: Path, recipe: list[str
     assert code and all(cell["execution_count"] for cell in code)
 
 
-def test_a_killed_training_ends_with_the_same_head(trained: Path, recipe: list[str]) -> None:
-    name, draw = f"{NAME}-killed", random.Random(5)
-    words = [COMMAND, "scalar", "train", *recipe, f"name={name}"]
-    folder = ROOT / "runs" / name
-    process = subprocess.Popen(words, cwd=ROOT, env=os.environ | ENVIRONMENT, stderr=subprocess.DEVNULL)
-    while process.poll() is None and not [*folder.glob("scalar.partial/checkpoints/*/whole")]:
-        time.sleep(0.02)
-    time.sleep(draw.uniform(0, 1))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    run("scalar", "train", *recipe, f"name={name}")
+def test_a_killed_training_ends_with_the_same_head(recipe: list[str]) -> None:
+    calm, killed = (ROOT / "runs" / f"{NAME}-{name}" for name in ("calm", "killed"))
+    words = ["scalar", "train", *recipe, "scalar.args.max_steps=40", "scalar.args.save_steps=10"]
+    run(*words, f"name={calm.name}")
+    process = Fork(stage_server(), [*words, f"name={killed.name}"])
+    kill_at(process, lambda: any(killed.glob("scalar.partial/checkpoints/*/whole")), 0.2, group=False, seed=5)
+    assert not (killed / "scalar").exists()
+    run(*words, f"name={killed.name}")
     for file in ("model.safetensors", "loss.json", "README.md"):
-        assert (folder / "scalar" / file).read_bytes() == (trained / "scalar" / file).read_bytes(), file
+        assert (killed / "scalar" / file).read_bytes() == (calm / "scalar" / file).read_bytes(), file
 
 
 def test_long_and_odd_files_are_read_completely(toy: Path, recipe: list[str], tmp_path: Path) -> None:

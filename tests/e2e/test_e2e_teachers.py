@@ -121,7 +121,7 @@ def test_a_kill_while_sampling_repeats_no_finished_request(served: Bench) -> Non
 
     with serving(slowly) as server:
         part = served.folder("killed") / "reasons" / "fleet.part.jsonl"
-        process = served.start(PREPARE, "killed", *fleet(server))
+        process = served.fork(PREPARE, "killed", *fleet(server))
         kill_at(process, lambda: lines(part) >= 8, 0.3, group=True, seed=8)
         stored = rows_of(part)[: lines(part)]
         assert 8 <= len(stored) < REASONS

@@ -182,7 +182,10 @@ def test_every_end_of_a_message(tmp_path: Path) -> None:
         ),
         (stopped, Completion("", "so END", "stop", billed=2, prompt_tokens=1)),
         (succeeded(""), Completion("", "", "stop", billed=2, prompt_tokens=1)),
-        (succeeded("", "refusal"), Completion("", "", "error", error="stop_reason refusal")),
+        (
+            succeeded("", "refusal"),
+            Completion("", "", "error", error="stop_reason refusal", billed=2, prompt_tokens=1, refused=True),
+        ),
         (
             errored("invalid_request_error", "too long"),
             Completion("", "", "error", error="invalid_request_error: too long"),
@@ -351,6 +354,24 @@ def test_a_batch_that_was_not_created_is_created_again(tmp_path: Path) -> None:
         assert [received.path for received in older if "after_id" not in received.path] == [], (
             "it cannot be ours"
         )
+
+
+@pytest.mark.parametrize(
+    ("header", "pause"), [("7", 7), ("1000", 60), ("soon", 0.5), ("-3", 0.5), ("nan", 0.5), ("0.1", 0.5)]
+)
+def test_a_rate_limit_says_how_long_to_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, header: str, pause: float
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(anthropic, "sleep", pauses.append)
+    limits = iter([(*failing(429, "slow down"), {"retry-after": header})])
+    requests = make_requests(3)
+    with Service() as service:
+        service.fault = lambda received, reply: (
+            next(limits, None) or reply() if received.method == "POST" else reply()
+        )
+        check_answered(by_id(claude(service.server.url, tmp_path / "s").complete(requests)), requests)
+    assert pauses[0] == pause and max(pauses[1:]) < 0.5, "then it polls"
 
 
 def test_interrupted_results_are_fetched_again(tmp_path: Path) -> None:

@@ -729,3 +729,22 @@ def test_thoughts_that_a_server_cut_out_come_back_where_they_are_requested(
     with serving(lambda received: (200, {"choices": [choice]})) as server:
         done = by_id(fleet(server.url, api="chat").complete(requests))
     assert (done["c0"].text, done["c1"].text) == (content or "", text)
+
+
+@pytest.mark.parametrize(
+    ("choice", "error"),
+    [
+        ({"message": {"content": None, "refusal": "I\ncannot"}}, "refusal: I"),
+        ({"message": {"content": None}, "finish_reason": "content_filter"}, "finish_reason content_filter"),
+    ],
+)
+def test_a_refusal_is_an_answer_with_its_tokens(choice: dict[str, Any], error: str) -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 6}}
+    body = {"choices": [{"finish_reason": "stop"} | choice], "usage": usage}
+    with serving(lambda received: (200, body)) as server:
+        requests = [Request(f"r{n}", (), max_tokens=5, messages=CHAT) for n in range(40)]
+        done = by_id(fleet(server.url, api="chat").complete(requests))
+        assert len(server.received) == 40, "it is not asked again, and the server works"
+    assert done["r3"] == Completion(
+        "r3", "", "error", error=error, billed=4, prompt_tokens=9, cached=6, refused=True
+    )

@@ -18,7 +18,9 @@ from reasongenrm.engines.loading import load_engine
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.engines.workers import EngineWorkers, needs_workers, worker_count
 from reasongenrm.errors import EngineError
+from reasongenrm.judge.api import Judge
 from reasongenrm.judge.ask import VerdictTask
+from reasongenrm.judge.sharing import SharedJudge
 from reasongenrm.records import Completion
 
 engine_test = pytest.mark.engine
@@ -116,3 +118,21 @@ def test_two_workers_give_the_completions_of_one_engine(
     with pytest.raises(EngineError, match="directory not found: /nowhere/adapter"):
         list(workers.complete(requests[:1], adapter="/nowhere/adapter"))
     assert os.environ.get("RAY_AUTH_MODE") == "token"
+
+
+@engine_test
+@pytest.mark.slow
+def test_workers_judge_requests_that_come_one_after_the_other(
+    workers: EngineWorkers, engine: VLLMEngine, toy_prompts: PromptFile, encoders: dict[str, ChatEncoder]
+) -> None:
+    rows = [
+        (pair.history[0]["content"], pair.chosen, pair.rejected) for pair in toy_pairs("test", 12, seed=3)
+    ]
+    config = JudgingConfig(max_tokens=12)
+    own = list(Judge(engine, encoders["reason"], toy_prompts, config).compare_many(rows))
+    with SharedJudge(Judge(workers, encoders["reason"], toy_prompts, config)) as shared:
+        futures = [shared.submit([row]) for row in rows]
+        results = [future.result(120)[0] for future in futures]
+    for joined, alone in zip(results, own, strict=True):
+        assert joined.reasons == alone.reasons and joined.outcome == alone.outcome
+        assert joined.prob_a == pytest.approx(alone.prob_a, abs=1e-4)

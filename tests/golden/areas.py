@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from golden import inputs
 from golden.engine import ScriptedEngine, ScriptedHead, draw
-from reasongenrm.answers import generate as generate_module
+from reasongenrm.answers import model as answer_model_module
 from reasongenrm.answers.generate import generate
 from reasongenrm.benchmarks.leaderboard import Entry, leaderboard_files
 from reasongenrm.benchmarks.registry import BENCHMARKS
@@ -35,15 +35,16 @@ from reasongenrm.demo.build import rewardbench_row, skywork_row, toy_general
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.errors import ReasonGenRMError
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.rewards import GroupReward, verl_score
-from reasongenrm.judge.server import Limits, create_app
 from reasongenrm.judge.sharing import SharedJudge
 from reasongenrm.reasons.records import dpo_row, grpo_row, write_general
 from reasongenrm.reasons.sample import sample_reasons, teacher_encoder
 from reasongenrm.records import Drop, JudgePrompt, Row, ScoredReason, SFTRecord
 from reasongenrm.report.data_page import write_report as write_data_report
+from reasongenrm.rewards.group import GroupReward
 from reasongenrm.run import Run
 from reasongenrm.scalar.model import ScalarRewardModel
+from reasongenrm.service.bodies import Limits
+from reasongenrm.service.server import create_app
 from reasongenrm.stages import judges as judges_stage
 from reasongenrm.stages import scalar as scalar_stage
 from reasongenrm.stages.ask import ask
@@ -51,13 +52,14 @@ from reasongenrm.stages.evaluate import evaluate
 from reasongenrm.stages.pairs import write_pairs
 from reasongenrm.stages.reasons import fit_reasons, read_pair_prompts, reasons_file, write_records
 from reasongenrm.stages.scalar import score_rows
+from reasongenrm.stages.scalar_answers import load
 from reasongenrm.store import PartStore, to_json, write_json, write_jsonl
 
 Outputs = dict[str, bytes]
 ROOT = Path(__file__).resolve().parents[2]
 TOY_BASE = {"path": "data/toy-base", "dtype": "float32"}
 STATE = {"versions": {"torch": "0"}, "git": "0" * 40, "python": "3", "machine": {"cores": 1}}
-"""What stands in a manifest in place of the state of this checkout and machine."""
+"""What a manifest has in place of the state of this checkout and machine."""
 
 
 # ---- helpers
@@ -217,13 +219,13 @@ def judge_api() -> Outputs:
     for method in ("round_robin", "knockout"):
         ranking = judge().rank("which", answers, method=method)
         games = [(g.first, g.second, g.comparison.winner) for g in ranking.games]
-        told = {
+        values = {
             "order": ranking.order,
             "ratings": ranking.ratings,
             "unread": ranking.unread,
             "games": games,
         }
-        found[f"rank-{method}-bradley_terry.json"] = text(told)
+        found[f"rank-{method}-bradley_terry.json"] = text(values)
     best = [judge().best_of_n(inputs.TURNS, answers[:n]) for n in range(1, 6)]
     found["best_of_n.json"] = text([(one.index, one.answer) for one in best])
     found["score.json"] = text([judge().score("which", answer, answers[0]) for answer in answers])
@@ -236,18 +238,17 @@ def judge_api() -> Outputs:
     found["ratings-votes.json"] = text(
         [to_json(one) for one in voting.rate_many([("q", a) for a in answers])]
     )
-    grouped = GroupReward(judge(), against="group")(["p", "p", "p", "q", "q"], ["a", "b", "b", "c", "d"])
-    referred = GroupReward(judge(), reference="best", against="reference")
+    grouped = GroupReward(judge())(["p", "p", "p", "q", "q"], ["a", "b", "b", "c", "d"])
+    referred = GroupReward(judge(), {"schedule": "reference"}, reference="best")
     messages = [[{"role": "assistant", "content": answer}] for answer in answers]
     rewards = referred([inputs.TURNS] * 6, messages, best=answers[::-1])
-    verl = verl_score(judge())(data_sources=["s"] * 2, solution_strs=["a", "b"], ground_truths=["c", "b"], extra_infos=[{"question": "q"}] * 2)  # fmt: skip
-    found["rewards.json"] = text([grouped, rewards, verl])
+    found["rewards.json"] = text([grouped, rewards])
     errors = [
         problem(lambda: judge().compare([], "a", "b")),
         problem(lambda: judge().compare("q", 3, "b")),
         problem(lambda: judge().rank("q", [])),
         problem(lambda: judge().score("q", "a")),
-        problem(lambda: GroupReward(judge(), against="group", reference="x")),
+        problem(lambda: GroupReward(judge(), reference="x")),
         problem(lambda: referred(["p"], ["a"])),
     ]
     return found | {"errors.json": text(errors)}
@@ -317,7 +318,7 @@ def http() -> Outputs:
             assert answer.status_code == 200, answer.text
             answers.setdefault(path, []).append([answer.status_code, answer.json()])
         answers["/health"] = [[200, client.get("/health").json()]]
-        found |= {f"{path[1:]}.json": text(told) for path, told in answers.items()}
+        found |= {f"{path[1:]}.json": text(values) for path, values in answers.items()}
         bad = []
         for path, body in HTTP_BAD:
             sent = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -479,7 +480,7 @@ def prepare() -> Outputs:
     lines("bench.jsonl", [*toys, leaked])
     recipe = Recipe.model_validate(_recipe())
     run = Run(recipe, "prepare")
-    told = write_pairs(recipe, run)
+    values = write_pairs(recipe, run)
     prompts = PromptFile.load(recipe.prompts)
     for name, teacher in recipe.teachers.items():
         encoder = teacher_encoder(recipe, name)
@@ -493,7 +494,7 @@ def prepare() -> Outputs:
     records = sections["records"]
     sections["general"] = write_general(recipe, run, encoder, records["sft"])
     sections["agreement"] = {"ranked.csv": agreement("ranked.csv")}
-    write_data_report(told | sections, run.path("data_report.json"), run.path("data_report.html"))
+    write_data_report(values | sections, run.path("data_report.json"), run.path("data_report.html"))
     found = files(run.folder, "*.json", "*.html", "*.jsonl", "reasons/*.jsonl")
     for name in ("dropped", "reasons_dropped", "general_dropped"):
         del found[f"{name}.jsonl"]
@@ -604,7 +605,7 @@ def scalar() -> Outputs:
             score_rows(verb, "head", lines("in.jsonl", rows), f"{verb}.jsonl")
             found[f"{verb}.jsonl"] = Path(f"{verb}.jsonl").read_bytes()
             found |= drops(f"{verb}-dropped", read(f"{verb}.jsonl.dropped.jsonl"))
-    pairs, left_out = scalar_stage.load(recipe)
+    pairs, left_out = load(recipe)
     found["pairs.json"] = text([to_json(pair) for pair in pairs])
     return found | drops("dropped", [to_json(drop) for drop in left_out])
 
@@ -622,7 +623,7 @@ def answers() -> Outputs:
     )
     encoder = ChatEncoder(tokenizer(), tokenizer().chat_template)
     engine = ScriptedEngine(encoder, writes="answers")
-    with patch.object(generate_module, "load_engine", lambda *_, **__: engine):
+    with patch.object(answer_model_module, "load_engine", lambda *_, **__: engine):
         counts = generate(config, Path("answers.jsonl"))
     found = files(Path(), "answers.jsonl", "answers.jsonl.completions.jsonl") | {"counts.json": text(counts)}
     return found | drops("dropped", read("answers.jsonl.dropped.jsonl"))

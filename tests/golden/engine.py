@@ -191,11 +191,11 @@ class ScriptedHead:
     """Stands for `ScalarRewardModel`: scores and lengths are functions of the texts."""
 
     def score_batch(
-        self, prompts: Sequence[Any], responses: Sequence[str], batch_size: int = 32
+        self, contexts: Sequence[Any], responses: Sequence[str], batch_size: int = 32
     ) -> list[float]:
-        """Return one score per prompt and response."""
-        return [draw(p, r) % 401 / 100 - 2 for p, r in zip(prompts, responses, strict=True)]
+        """Return one score per context and response."""
+        return [draw(c, r) % 401 / 100 - 2 for c, r in zip(contexts, responses, strict=True)]
 
-    def lengths(self, prompt: Any, response: str) -> tuple[int, bool]:
+    def lengths(self, context: Any, response: str) -> tuple[int, bool]:
         """Return the words of a response, and whether it is cut."""
         return len(response.split()), len(response) > 60

@@ -16,8 +16,9 @@ from reasongenrm.chat.lists import list_prompt
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.base import Engine, Request
-from reasongenrm.judge.ask import RESCUE, RESCUE_PROMPT, ask_all, ask_in_memory, read_all
+from reasongenrm.judge.ask import RESCUE, RESCUE_PROMPT, ask_all, read_all
 from reasongenrm.judge.listwise import ListTask
+from reasongenrm.judge.memory import ask_in_memory
 from reasongenrm.judge.turns import VERDICT
 from reasongenrm.records import Completion, ListPrompt, ListVerdict, Message
 from reasongenrm.store import PartStore

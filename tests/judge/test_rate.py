@@ -23,7 +23,8 @@ from reasongenrm.engines.base import Engine, Request
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.ask import RESCUE, ask_all, ask_in_memory, read_all
+from reasongenrm.judge.ask import RESCUE, ask_all, read_all
+from reasongenrm.judge.memory import ask_in_memory
 from reasongenrm.judge.rate import RATINGS, RESCUE_PROMPT, RatingTask
 from reasongenrm.judge.turns import VERDICT
 from reasongenrm.metrics.diagnostics import diagnose
@@ -395,9 +396,8 @@ def test_requests_carry_what_the_judge_needs(encoders: dict[str, ChatEncoder]) -
             ids = tuple(encoder.encode(prompt.messages, generation=True))
             tokens = VerdictTokens.from_encoder(encoder)
             marker = tokens.reason_end[-1]
-            assert request == Request(
-                prompt.id, ids, 64, stop_ids=(tokens.end,) if marker == tokens.end else (marker, tokens.end)
-            )
+            stop_ids = (tokens.end,) if marker == tokens.end else (marker, tokens.end)
+            assert request == Request(prompt.id, ids, 64, stop_ids=stop_ids, task="rating")
     for request, prompt in zip(RatingTask(CONFIG, None, 4096, seed=17).requests(RATED), RATED, strict=True):
         assert request == Request(prompt.id, (), 64, messages=prompt.messages)
 

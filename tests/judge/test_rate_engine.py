@@ -21,7 +21,8 @@ from reasongenrm.config.recipe import Recipe
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.judge import api
 from reasongenrm.judge.api import Judge
-from reasongenrm.judge.ask import RESCUE, ask_in_memory
+from reasongenrm.judge.ask import RESCUE
+from reasongenrm.judge.memory import ask_in_memory
 from reasongenrm.judge.rate import RatingTask
 from reasongenrm.metrics.scores import OUTCOMES
 from reasongenrm.records import Message, Rating
@@ -32,6 +33,7 @@ from reasongenrm.stages.evaluate import evaluate
 from reasongenrm.stages.rating import rating_counts
 from reasongenrm.store import PartStore, read_jsonl, write_jsonl
 from support.dying import IMMORTAL, DyingEngine, Killed, tear
+from support.raters import fitted_adapter
 
 pytestmark = pytest.mark.engine
 
@@ -77,10 +79,6 @@ def rater_adapter(
     student: ModelConfig, encoders: dict[str, ChatEncoder], prompts: PromptFile, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:  # fmt: skip
     """A LoRA of the tiny model that rates: fitted, in some seconds, to what `said_of` has it say of four answers."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
     encoder = encoders["reason"]
     rows: list[tuple[list[int], list[int]]] = []
     for question in QUESTIONS:
@@ -89,27 +87,7 @@ def rater_adapter(
             prompt_ids = encoder.encode(rating_prompt(history, answer, prompts).messages, generation=True)
             own = [-100 if place in masked_places else token for place, token in enumerate(completion_ids)]
             rows.append((prompt_ids + completion_ids, [-100] * len(prompt_ids) + own))
-    longest = max(len(ids) for ids, _ in rows)
-    ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in rows])
-    labels = torch.tensor([own + [-100] * (longest - len(own)) for _, own in rows])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(17)
-        base = AutoModelForCausalLM.from_pretrained(student.path, dtype=torch.float32)
-        lora = LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules="all-linear")
-        tuned = get_peft_model(base, lora)
-        optimizer = torch.optim.AdamW([p for p in tuned.parameters() if p.requires_grad], lr=0.01)
-        for _ in range(400):
-            out = tuned(input_ids=ids, labels=labels)
-            wrong = (out.logits.argmax(-1)[:, :-1] != labels[:, 1:]) & (labels[:, 1:] != -100)
-            if not wrong.any():
-                break
-            out.loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-    assert not wrong.any(), "it says greedily what it is to say"
-    folder = tmp_path_factory.mktemp("rater") / "adapter"
-    tuned.save_pretrained(folder)
-    return folder
+    return fitted_adapter(student, rows, tmp_path_factory.mktemp("rater") / "adapter")
 
 
 EXPECTED = {"good": (10.0, "ok", False), "bad": (2.0, "ok", False), "long": (6.0, "ok", True), "mute": (None, "unparsed", False)}  # fmt: skip

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from reasongenrm.errors import DataError, EngineError
+from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.judge.remote import RemoteJudge
 from reasongenrm.records import Comparison
 from support.hostile import (
@@ -132,3 +132,17 @@ def test_the_first_failure_ends_the_other_requests() -> None:
     with listening(slow_header) as server, pytest.raises(EngineError):
         list(RemoteJudge(server.url, timeout=0.3, concurrency=2).compare_many([ROW] * 50))
     assert time.monotonic() - began < 5 and len(server.requests) <= 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "location"),
+    [
+        *(({"url": url}, "url") for url in (None, "", "localhost:8080", "ftp://h", "http://", "http://[", 7)),
+        *(({"timeout": value}, "timeout") for value in (0, -1.0, float("nan"), "5", None)),
+        *(({"concurrency": value}, "concurrency") for value in (0, 1.5, None)),
+    ],
+)
+def test_what_a_remote_judge_cannot_use_is_refused_at_once(arguments: dict[str, Any], location: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        RemoteJudge(**({"url": "http://127.0.0.1:9"} | arguments))
+    assert caught.value.location == location and caught.value.hint

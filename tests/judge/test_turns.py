@@ -17,7 +17,8 @@ from reasongenrm.chat.own_template import own_encoder
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.base import Engine, Request, Unanswered
-from reasongenrm.judge.ask import RESCUE, VerdictTask, ask_in_memory
+from reasongenrm.judge.ask import RESCUE, VerdictTask
+from reasongenrm.judge.memory import ask_in_memory
 from reasongenrm.judge.turns import VERDICT, JudgingEngine, Turns
 from reasongenrm.records import Completion, JudgePrompt, PreferencePair
 from support.asked import in_turns
@@ -106,7 +107,7 @@ def test_both_turns_are_the_completion_that_a_judge_writes_in_one_go(
     assert turns is not None
     [request] = task.requests(prompts[:1])
     expected = whole(turns, request, reason, letter)
-    [completion] = JudgingEngine(Lazy(answers(turns, expected)), turns).complete([request])
+    [completion] = JudgingEngine(Lazy(answers(turns, expected)), [turns]).complete([request])
     assert completion == expected
     verdict = task.read(prompts[0], completion)
     assert (verdict.winner, verdict.outcome) == (letter, "ok")
@@ -117,7 +118,7 @@ def test_the_verdict_is_requested_right_after_its_reason(
 ) -> None:
     direct = not turns.encoder.reasons_first
     engine = Lazy(lambda request: answers(turns, whole(turns, request))(request))
-    done = list(JudgingEngine(engine, turns).complete(task.requests(prompts)))
+    done = list(JudgingEngine(engine, [turns]).complete(task.requests(prompts)))
     ids = [prompt.id for prompt in prompts]
     assert sorted(completion.id for completion in done) == sorted(ids)
     order = [request.id for request in engine.request_log]

@@ -23,7 +23,7 @@ def test_no_w_when_every_annotator_ties_all_answers() -> None:
     assert kendall_w([[1.5, 1.5], [1.5, 1.5]]) is None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data(), st.integers(3, 6), st.integers(2, 6))
 def test_w_follows_from_the_friedman_statistic(data: st.DataObject, n: int, m: int) -> None:
     raw = data.draw(

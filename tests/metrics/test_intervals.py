@@ -7,6 +7,7 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,9 +15,13 @@ from hypothesis import strategies as st
 from reasongenrm.metrics.intervals import (
     McNemar,
     bootstrap_interval,
+    clustered_interval,
+    clustered_pair_interval,
+    clustered_weights,
     holm,
     mcnemar,
     paired_interval,
+    percentile_interval,
     wilson_interval,
 )
 
@@ -142,3 +147,45 @@ def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float]
             break
         rejected.add(place)
     assert {place for place, p in enumerate(holm(p_values)) if p <= level} == rejected
+
+
+def test_cluster_weights_give_the_interval_of_the_cluster_bootstrap() -> None:
+    rng = np.random.default_rng(5)
+    clusters = np.repeat(np.arange(40), 3)
+    values = np.repeat(rng.normal(size=40), 3) + 0.1 * rng.normal(size=120)
+    weights = clustered_weights(list(clusters), seed=1, resamples=4000)
+    assert weights.shape == (4000, 120)
+    assert (weights.sum(axis=1) == 120).all(), "clusters of one size"
+    assert (weights.reshape(4000, 40, 3) == weights.reshape(4000, 40, 3)[:, :, :1]).all()
+    low, high = percentile_interval(weights @ values / 120)  # type: ignore[misc]
+    totals = values.reshape(40, 3).sum(axis=1)
+    expected = clustered_interval(list(totals), [3] * 40, seed=2, resamples=4000)
+    assert (low, high) == pytest.approx(expected, abs=0.02)
+    # Rows of a cluster are alike: as if they were independent, the interval would be too narrow.
+    alone = percentile_interval(clustered_weights(range(120), seed=1) @ values / 120)
+    assert alone is not None and high - low > 1.5 * (alone[1] - alone[0])
+
+
+def test_an_interval_that_is_undefined_in_half_of_the_resamples() -> None:
+    assert percentile_interval(np.array([1.0, np.nan, np.nan])) is None
+    assert percentile_interval(np.array([1.0, 1.0, np.nan])) == (1.0, 1.0)
+
+
+def test_pairs_of_clusters_count_as_often_as_both_are_drawn() -> None:
+    pairs = [(0, 1), (0, 2), (1, 2), (2, 2)]
+    interval = clustered_pair_interval(pairs, [1, 1, 1, 1], seed=0)
+    assert interval == (1.0, 1.0)
+    assert clustered_pair_interval([(4, 4), (4, 4)], [0, 1], seed=0) is None
+    rng = np.random.default_rng(0)
+    inside = [(n, n) for n in range(50) for _ in range(4)]
+    values = [float(v) for v in rng.integers(2, size=200)]
+    ours = clustered_pair_interval(inside, values, seed=3, resamples=4000)
+    sums = np.reshape(values, (50, 4)).sum(axis=1)
+    assert ours == pytest.approx(clustered_interval(list(sums), [4] * 50, seed=4, resamples=4000), abs=0.02)
+    # A draw of two clusters, twice and once, holds their pair twice, and the pair inside the first one twice.
+    drawn = clustered_weights(range(2), seed=9, resamples=50)
+    sums = np.array([w[0] * w[1] * 1.0 + w[0] * 0.0 for w in drawn])
+    counts = np.array([w[0] * w[1] + w[0] for w in drawn])
+    with np.errstate(invalid="ignore"):
+        expected = percentile_interval(sums / counts)
+    assert clustered_pair_interval([(0, 1), (0, 0)], [1, 0], seed=9, resamples=50) == expected

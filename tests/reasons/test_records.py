@@ -96,7 +96,7 @@ reasons = st.lists(
     st.sampled_from(get_args(Corner)),
     st.sampled_from(get_args(Corner)),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_pairs_are_optimal_and_no_order_matters(
     group: list[ScoredReason], rng: random.Random, chosen: Corner, rejected: Corner
 ) -> None:

@@ -48,16 +48,29 @@ def test_records_and_drops_add_up(encoders: dict[str, ChatEncoder], toy_prompts:
     prompt = judge_prompt(pair, "BA", toy_prompts)
     writer = VoteRecords("judge", encoders["reason"], 1000)
     votes = [vote("B", 0.2, "b is right"), vote("A", 0.8, "a is right"), vote(None, None)]
-    writer.add_votes(prompt, votes)
-    sft, dpo = writer.sft_row(prompt, votes), writer.dpo_row(prompt, votes)
+    [sft], [dpo] = writer.sft_rows([(prompt, votes)]), writer.dpo_rows([(prompt, votes)])
     assert isinstance(sft, dict) and isinstance(dpo, dict)
     assert (sft["reason"], sft["response"], sft["score"]) == ("b is right", "[[B]]", 0.8)
     assert [turn["content"] for turn in dpo["chosen"]] == ["b is right", "[[B]]"]
     assert [turn["content"] for turn in dpo["rejected"]] == ["a is right", "[[A]]"]
-    for row, reason in ((writer.sft_row(prompt, votes[1:]), "no_right_reason"), (writer.dpo_row(prompt, votes[:1]), "no_rejected_reason")):  # fmt: skip
+    for rows, reason in ((writer.sft_rows([(prompt, votes[1:])]), "no_right_reason"), (writer.dpo_rows([(prompt, votes[:1])]), "no_rejected_reason")):  # fmt: skip
+        [row] = rows
         assert isinstance(row, Drop) and row.reason == reason
-    short = VoteRecords("judge", encoders["reason"], 10).sft_row(prompt, votes)
+    [short] = VoteRecords("judge", encoders["reason"], 10).sft_rows([(prompt, votes)])
     assert isinstance(short, Drop) and short.reason == "record_too_long"
     assert dict(writer.counts) == {
-        "prompts": 1, "right": 1, "wrong": 1, "unreadable": 1, "records": 2, "no_right_reason": 1, "no_rejected_reason": 1,
+        "prompts": 4, "right": 3, "wrong": 3, "unreadable": 3, "records": 2, "no_right_reason": 1, "no_rejected_reason": 1,
     }  # fmt: skip
+
+
+def test_a_judge_that_prefers_a_letter_does_not_learn_from_it(
+    encoders: dict[str, ChatEncoder], toy_prompts: PromptFile
+) -> None:
+    pair = PreferencePair.make([Message(role="user", content="red")], "red", "blue", "toy")
+    first, second = judge_prompt(pair, "AB", toy_prompts), judge_prompt(pair, "BA", toy_prompts)
+    writer = VoteRecords("judge", encoders["reason"], 1000)
+    always_a, right = [vote("A", 0.9)], [vote("B", 0.1)]
+    rows = [*writer.sft_rows([(first, always_a), (second, always_a)])]
+    assert [row.reason for row in rows if isinstance(row, Drop)] == ["other_order_wrong", "no_right_reason"]
+    rows = [*writer.sft_rows([(first, always_a), (second, right)])]
+    assert [row["response"] for row in rows if isinstance(row, dict)] == ["[[A]]", "[[B]]"]

@@ -228,3 +228,11 @@ def test_the_card_of_a_judge_that_rates_and_of_a_whole_model(copy: Path) -> None
     [usage] = blocks(body, "python")
     ast.parse(usage)
     assert 'from_pretrained("model")' in usage and "rate_many" in usage and "compare(" not in usage
+
+
+def test_it_shows_the_recipe_of_the_training_and_not_that_of_stage_3(copy: Path) -> None:
+    manifest = json.loads((copy / "manifest" / "evaluate.json").read_text(encoding="utf-8"))
+    manifest["recipe"]["train"] = manifest["recipe"]["train"] | {"batch": 12345}
+    write_json(copy / "manifest" / "train.json", manifest)
+    _, body = front_and_body(write_model_card(copy, "reasongenrm").read_text(encoding="utf-8"))
+    assert "batch: 12345" in body

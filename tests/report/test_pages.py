@@ -33,7 +33,7 @@ def test_every_page_has_a_policy_that_loads_nothing() -> None:
     pages = [name for name in environment().list_templates() if name.endswith(".html.jinja")]
     sources = {name: environment().loader.get_source(environment(), name)[0] for name in pages}  # type: ignore[union-attr]
     documents = {name for name, source in sources.items() if "<head>" in source}
-    assert documents == {"report/page.html.jinja", "answers/rank.html.jinja"}
+    assert documents == {"report/page.html.jinja"}
     for name in documents:
         policy = re.findall(r'Content-Security-Policy" content="([^>]*)">', sources[name])
         assert len(policy) == 1 and policy[0].startswith("default-src 'none'; ") and "unsafe" not in policy[0]

@@ -12,31 +12,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from reasongenrm.errors import DataError
 from reasongenrm.scalar.explain import (
-    PAIR_COUNTS,
     difference_table,
-    error_curve,
-    error_figure,
-    gradient,
-    log_slope,
-    loss,
+    example_sequences,
+    families_figure,
+    logarithm_figure,
     loss_figure,
-    loss_table,
     margin_figure,
-    probability,
-    reward_error,
     write_figures,
 )
-from reasongenrm.scalar.notebook import check_outputs, scalar_folder
+from reasongenrm.scalar.losses import families_table, gradient, loss, loss_table, probability
+from reasongenrm.scalar.notebook import base_name, check_outputs, scalar_folder
+from reasongenrm.scalar.simulation import PAIR_COUNTS, error_curve, error_figure, log_slope
 
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = ROOT / "notebooks" / "analyse.ipynb"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGE = ROOT / "docs" / "reward-modeling.md"
 
 differences = st.floats(-500, 500)
@@ -88,21 +84,11 @@ def test_the_difference_table_holds_every_pair_once() -> None:
     ]
 
 
-def test_the_simulation_recovers_the_reward() -> None:
-    errors = error_curve(PAIR_COUNTS, repeats=20, seed=0)
-    assert -0.6 < log_slope(PAIR_COUNTS, errors) < -0.4
-    assert f"−{-log_slope(PAIR_COUNTS, errors):.2f}" in PAGE.read_text(encoding="utf-8")
-    assert errors[-1] < 0.05  # of a reward of length 1
-    assert errors[:1] == error_curve(PAIR_COUNTS[:1], repeats=20, seed=0)
-    assert reward_error(500, seed=1) != reward_error(500, seed=2)
-
-
-@given(st.floats(-2, 2), st.floats(0.1, 10))
-@settings(max_examples=20)
-def test_the_slope_of_a_power(exponent: float, scale: float) -> None:
-    assert log_slope(PAIR_COUNTS, [scale * n**exponent for n in PAIR_COUNTS]) == pytest.approx(
-        exponent, abs=1e-9
-    )
+def test_the_page_has_the_tables_and_numbers_of_the_code() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert families_table() in page
+    slope = log_slope(PAIR_COUNTS, error_curve(PAIR_COUNTS, repeats=20, seed=0))
+    assert f"−{-slope:.2f}" in page
 
 
 def pixels(content: bytes) -> np.ndarray:
@@ -116,6 +102,9 @@ def test_figures_are_functions_of_their_numbers() -> None:
     for draw in (
         loss_figure,
         margin_figure,
+        logarithm_figure,
+        families_figure,
+        example_sequences,
         lambda: error_figure([500, 2000, 8000], errors),
     ):
         content = draw()
@@ -140,8 +129,11 @@ def test_the_committed_pictures_equal_the_drawn_ones(tmp_path: Path) -> None:
         assert f"images/{file.name}" in PAGE.read_text(encoding="utf-8")
 
 
-def cells(kind: str) -> list[dict[str, Any]]:
-    return [cell for cell in json.loads(NOTEBOOK.read_text("utf-8"))["cells"] if cell["cell_type"] == kind]
+def cells(notebook: Path, kind: str) -> list[dict[str, Any]]:
+    return [cell for cell in json.loads(notebook.read_text("utf-8"))["cells"] if cell["cell_type"] == kind]
+
+
+every_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 LOGIC: tuple[type[ast.AST], ...] = (
@@ -157,8 +149,9 @@ LOGIC: tuple[type[ast.AST], ...] = (
 LOGIC += (ast.Try, ast.With, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
-def test_the_notebook_imports_calls_and_shows() -> None:
-    for number, cell in enumerate(cells("code"), 1):
+@every_notebook
+def test_a_notebook_imports_calls_and_shows(notebook: Path) -> None:
+    for number, cell in enumerate(cells(notebook, "code"), 1):
         body = ast.parse("".join(cell["source"])).body
         logic = [type(node).__name__ for one in body for node in ast.walk(one) if isinstance(node, LOGIC)]
         assert logic == [], cell["id"]
@@ -167,16 +160,35 @@ def test_the_notebook_imports_calls_and_shows() -> None:
         imports = all(isinstance(one, ast.Import | ast.ImportFrom) for one in body)
         assert cell["outputs"] or imports, cell["id"]
         assert all(output["output_type"] == "execute_result" for output in cell["outputs"]), cell["id"]
-    ids = [cell["id"] for cell in cells("code") + cells("markdown")]
+    ids = [cell["id"] for cell in cells(notebook, "code") + cells(notebook, "markdown")]
     assert len(set(ids)) == len(ids)
     assert not any(re.fullmatch("[0-9a-f]{8}", one) for one in ids)  # as nbformat draws them
 
 
+@every_notebook
+def test_the_sections_of_a_notebook_are_numbered(notebook: Path) -> None:
+    texts = ["".join(cell["source"]) for cell in cells(notebook, "markdown")]
+    numbers = [int(n) for text in texts for n in re.findall(r"^## (\d+)\.", text, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1)) and numbers
+
+
+def test_the_command_knows_every_notebook() -> None:
+    from reasongenrm.cli import command_parser
+
+    parser = command_parser()
+    for notebook in NOTEBOOKS:
+        words = ["scalar", "notebook", "configs/scalar/demo.yaml", "--notebook", notebook.stem]
+        assert parser.parse_args(words).notebook == notebook.stem
+    assert parser.parse_args(words[:3]).notebook == "analyse"
+
+
 def test_the_notebook_explains_that_the_demo_is_a_toy() -> None:
-    text = "\n".join("".join(cell["source"]) for cell in cells("markdown"))
+    notebook = ROOT / "notebooks" / "analyse.ipynb"
+    text = "\n".join("".join(cell["source"]) for cell in cells(notebook, "markdown"))
     for phrase in ("head is a toy", "need not be right", r"[\omega;\hat\omega]", r"-\log \sigma(Z_a - Z_b)"):
         assert phrase in text
-    assert "Which country owns Antarctica?" in "".join("".join(cell["source"]) for cell in cells("code"))
+    code = "".join("".join(cell["source"]) for cell in cells(notebook, "code"))
+    assert "Which country owns Antarctica?" in code
 
 
 def notebook_with_output(text: str, kind: str = "text/plain") -> Any:
@@ -203,10 +215,18 @@ def test_other_slashes_are_accepted(text: str) -> None:
     check_outputs(notebook_with_output("/srv/somebody/x", "image/png"))
 
 
-def test_the_committed_notebook_holds_no_path() -> None:
+@every_notebook
+def test_a_committed_notebook_holds_no_path(notebook: Path) -> None:
     nbformat = pytest.importorskip("nbformat")
-    check_outputs(nbformat.read(NOTEBOOK, as_version=4))
-    assert str(Path.home()) + "/" not in NOTEBOOK.read_text("utf-8")
+    check_outputs(nbformat.read(notebook, as_version=4))
+    assert str(Path.home()) + "/" not in notebook.read_text("utf-8")
+
+
+def test_the_base_of_the_practice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REASONGENRM_BASE", raising=False)
+    assert base_name() is None
+    monkeypatch.setenv("REASONGENRM_BASE", "distilbert-base-uncased")
+    assert base_name() == "distilbert-base-uncased"
 
 
 def test_the_folder_of_the_notebooks_head(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -215,7 +235,7 @@ def test_the_folder_of_the_notebooks_head(monkeypatch: pytest.MonkeyPatch, tmp_p
     (tmp_path / "notebooks").mkdir()
     for folder in (tmp_path, tmp_path / "notebooks"):
         monkeypatch.chdir(folder)
-        assert scalar_folder() == tmp_path / "runs" / "demo" / "scalar"
+        assert scalar_folder() == tmp_path / "runs" / "scalar-demo" / "scalar"
     monkeypatch.setenv("REASONGENRM_SCALAR", "runs/mine/scalar")
     assert scalar_folder() == tmp_path / "runs" / "mine" / "scalar"
     monkeypatch.setenv("REASONGENRM_SCALAR", "/elsewhere/scalar")

@@ -15,9 +15,11 @@ import pytest
 from reasongenrm.config.scalar import ScalarConfig
 from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.records import PreferencePair
-from reasongenrm.scalar.model import ScalarRewardModel, prompt_text
+from reasongenrm.scalar.inputs import prompt_text
+from reasongenrm.scalar.model import ScalarRewardModel
 from reasongenrm.train.scalar import check_config
 from support.heads import ARGS, ENVIRONMENT, FOLDER, WORDS, easy_pairs, plain_score, train
+from support.scripts import Done, stage_server
 
 
 @pytest.fixture(scope="module")
@@ -186,12 +188,9 @@ print(json.dumps([len(steps), report]))
 """
 
 
-def _run(script: str, base: Path, output: Path) -> subprocess.CompletedProcess[str]:
+def _run(script: str, base: Path, output: Path) -> Done:
     """Train in a process of its own: an engine that other tests started in this one changes the last bits."""
-    filled = script.format(base=str(base), output=str(output))
-    return subprocess.run(
-        [sys.executable, "-c", filled], env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
+    return stage_server().run([], code=script.format(base=str(base), output=str(output)))
 
 
 @pytest.mark.engine
@@ -201,7 +200,7 @@ def test_kill_and_start_again(base: Path, tmp_path: Path) -> None:
 
     output, whole = tmp_path / "scalar", tmp_path / "whole"
     killed = _run(KILLED, base, output)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-2000:]
+    assert killed.code == -signal.SIGKILL, killed.stderr[-2000:]
     checkpoints = tmp_path / "scalar.partial" / "checkpoints"
     assert {folder.name for folder in checkpoints.glob("checkpoint-*")} == {"checkpoint-10", "checkpoint-20"}
     assert not output.exists()
@@ -232,7 +231,7 @@ def test_killed_after_the_last_step(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("reasongenrm.train.scalar.loss_curve", die)
+        patch.setattr("reasongenrm.train.head.loss_curve", die)
         with pytest.raises(KeyboardInterrupt):
             train(base, tmp_path / "killed", args=args)
     assert not (tmp_path / "killed.partial" / "checkpoints" / "checkpoint-10").exists()
@@ -330,7 +329,7 @@ def test_folders_that_are_no_heads(base: Path, head: Path, tmp_path: Path) -> No
 def test_the_tiny_base_is_a_function_of_its_inputs(base: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path\n"
-        "from support.heads import easy_pairs; from reasongenrm.demo.build import build_tiny_distilbert as b\n"
+        "from support.heads import easy_pairs; from reasongenrm.scalar.tiny import build_tiny_distilbert as b\n"
         "b(Path(sys.argv[1]), [p.chosen + ' ' + p.rejected for p in easy_pairs(150, 0)], seed=0)"
     )
     # Another process: hash seeds are where such a thing goes wrong.
@@ -372,3 +371,19 @@ def test_a_head_whose_tokenizer_has_a_chat_template_reads_the_chat(
     head.tokenizer.model_max_length = 8
     own = len(toy_tokenizer("fox fox fox", add_special_tokens=False)["input_ids"])
     assert head.lengths("say fox 3 times", "fox fox fox") == (own, True)
+
+
+def test_a_pair_without_a_token_is_refused(tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    toy = Path(__file__).parents[2] / "data" / "toy-base"
+    model = AutoModelForSequenceClassification.from_pretrained(toy, num_labels=1)
+    tokenizer = AutoTokenizer.from_pretrained(toy)
+    tokenizer.chat_template = None  # a template would add tokens
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    head = ScalarRewardModel.from_pretrained(tmp_path, device="cpu")
+    with pytest.raises(DataError, match="no token"):
+        head.score_batch(["", "what"], ["", "a"])
+    assert head.score_batch(["", "what"], ["a", ""])

@@ -10,19 +10,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from reasongenrm.errors import DataError, EngineError
 from reasongenrm.processes import has_ended
-from reasongenrm.scalar.explain import sequence_table, token_runs
-from reasongenrm.scalar.model import ScalarRewardModel, encode
+from reasongenrm.scalar.inputs import encode
+from reasongenrm.scalar.model import ScalarRewardModel
 from reasongenrm.scalar.notebook import execute
+from reasongenrm.scalar.sequence import sequence_figure, sequence_table, token_runs
 from support.heads import ENVIRONMENT, train
 
 pytestmark = pytest.mark.engine
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "analyse.ipynb"
+PRACTICE = NOTEBOOK.with_name("practice.ipynb")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,36 @@ def test_the_notebook_runs_with_any_head(head: Path, tmp_path: Path, monkeypatch
     assert f"'Z = {score:+.3f}'" in json.dumps(ran["cells"])
 
 
+def table_of(notebook: Any, cell_id: str) -> list[list[str]]:
+    """The cells of the rows of the Markdown table that a code cell shows."""
+    [cell] = [cell for cell in notebook.cells if cell.id == cell_id]
+    lines = cell.outputs[0].data["text/markdown"].splitlines()
+    return [[text.strip() for text in line.strip("|").split(" | ")] for line in lines[2:]]
+
+
+def first_number(cell: str) -> float:
+    return float(cell.split()[0])
+
+
+@pytest.mark.slow
+def test_the_practice_trains_heads_that_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("REASONGENRM_BASE", raising=False)
+    before = PRACTICE.read_bytes()
+    out = tmp_path / "practice.ipynb"
+    notebook = execute(PRACTICE, scalar=tmp_path, out=out)  # needs no head
+    assert PRACTICE.read_bytes() == before
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    kinds = {output.output_type for cell in code for output in cell.outputs}
+    assert kinds == {"execute_result"}, "no progress and no warning"
+    (_, _, by_heart, _), (_, pairs, _, guesses) = table_of(notebook, "train-answers")
+    assert first_number(by_heart) > 80 and pairs == "12" and guesses == "25.0 – 75.0"
+    _, (_, _, accuracy, guesses) = table_of(notebook, "train-refusals")
+    assert first_number(accuracy) > float(guesses.split(" – ")[1])
+    rows = {row[0]: first_number(row[3]) for row in table_of(notebook, "summary")}
+    assert rows["second head, new answers"] > rows["first head, new answers"]
+
+
 def test_the_tokens_that_the_model_reads(head: Path) -> None:
     tokenizer = ScalarRewardModel.from_pretrained(head, device="cpu").tokenizer
     runs = token_runs(tokenizer, "The good [SEP]", "of it")
@@ -80,6 +113,10 @@ def test_the_tokens_that_the_model_reads(head: Path) -> None:
     assert (sum(len(part) for _, part in long), long[3]) == (512, ("response", ["the", "good"]))
     turns = token_runs(tokenizer, [{"role": "user", "content": "of it"}], "the")
     assert turns[1] == ("query", ["of", "it"])
+    responses = {"a": "of it", "b": "the " * 60}
+    plain = sequence_figure(tokenizer, "The good [SEP]", responses)
+    scored = sequence_figure(tokenizer, "The good [SEP]", responses, {"a": 1.0, "b": -1.0})
+    assert plain == sequence_figure(tokenizer, "The good [SEP]", responses) != scored
     slow_tokenizer = type("Slow", (), {"is_fast": False, "name_or_path": "slow"})()
     with pytest.raises(EngineError, match="fast tokenizer"):
         token_runs(slow_tokenizer, "a", "b")

@@ -16,7 +16,8 @@ from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.judge.api import Judge, PromptInput
+from reasongenrm.judge.api import Judge
+from reasongenrm.judge.inputs import PromptInput
 from reasongenrm.lock import open_locked
 from reasongenrm.records import Comparison
 from reasongenrm.stages import ask as ask_module

@@ -92,6 +92,11 @@ FULL: dict[str, Any] = {
 BENCHMARKS = tuple(FULL["evaluate"]["benchmarks"])
 OTHER: dict[str, Any] = {
     "engine.workers": 2,
+    **{
+        f"{place}.claude.server.{key}": value
+        for place in ("teachers", "evaluate.others")
+        for key, value in (("mode", "direct"), ("effort", "low"))
+    },
     "judges.thinker.template": "reason",
     "judges.genrm.template": "reason",
     "data.decontaminate.ngrams": [8, 13, 20],
@@ -315,6 +320,25 @@ def test_the_pass_through_keys_of_the_table_are_keys_of_the_libraries() -> None:
 )
 def test_a_key_belongs_to_the_steps_whose_results_it_changes(key: str, value: Any, steps: set[str]) -> None:
     assert changed(full(), full({tuple(key.split(".")): value})) == steps
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kinds"),
+    [
+        ("engine.max_model_len", 2048, ("round", "dpo", "grpo")),
+        ("engine.args", {"dtype": "float32"}, ("round", "dpo")),
+        ("data.max_tokens", 4000, ("round", "dpo")),
+        ("prompts", "other.yaml", ("round", "dpo", "grpo")),
+    ],
+)
+def test_what_a_training_step_samples_and_renders_with_belongs_to_it(
+    key: str, value: Any, kinds: tuple[str, ...]
+) -> None:
+    trained = full().trained
+    steps = changed(full(), full({tuple(key.split(".")): value}))
+    assert {name for name in trained if f"judges.{name}" in steps} == {
+        name for name, step in trained.items() if step.kind in kinds
+    }
 
 
 def test_judging_changes_all_steps_of_judges_but_no_scores_of_the_scalar_head() -> None:

@@ -14,7 +14,6 @@ from reasongenrm.chat.encoder import judge_encoder, load_tokenizer, template_wor
 from reasongenrm.chat.prompts import PromptFile, judge_prompt, placed_prompts
 from reasongenrm.config.engines import ModelConfig
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.engines.base import Engine
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.errors import ConfigError
 from reasongenrm.judge.ask import VerdictTask
@@ -25,6 +24,7 @@ from reasongenrm.stages.lists import LISTS, ListPolicy, list_run, reason_lists, 
 from reasongenrm.store import read_jsonl, to_json, write_jsonl
 from reasongenrm.train.process import write_wording
 from reasongenrm.train.tokens import record_files, training_rows
+from support.engine_fixtures import LentEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 JUDGES = {"lists": {"template": "listwise"}, "reasoned": {"template": "listwise-reason"}, "judge": {}}
@@ -188,22 +188,12 @@ def test_the_wording_beside_an_adapter(tmp_path: Path) -> None:
     assert (tmp_path / "judge.yaml").read_text() == Path(recipe.prompts).read_text()
 
 
-class Lent(Engine):
-    """The tests' engine, which stays open; its untrained model ends no turn, so a cut reason counts as a whole one."""
-
-    def __init__(self, engine: VLLMEngine) -> None:
-        self._engine = engine
-        self.max_model_len, self.block = engine.max_model_len, engine.block
-
-    def reset_prefix_cache(self) -> None:
-        self._engine.reset_prefix_cache()
+class Lent(LentEngine):
+    """An untrained model ends no turn: a cut reason counts as a whole one."""
 
     def complete(self, requests: Any, *, adapter: str | None = None) -> Iterator[Completion]:
-        for completion in self._engine.complete(requests, adapter=adapter):
+        for completion in super().complete(requests, adapter=adapter):
             yield replace(completion, finish_reason="stop")
-
-    def close(self) -> None:
-        pass
 
 
 @pytest.mark.engine

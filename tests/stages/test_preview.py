@@ -101,6 +101,17 @@ def test_records_with_a_text_prompt_are_shown(
         preview(recipe, "train")
 
 
+@pytest.mark.parametrize("value", ["many", None])
+def test_a_key_of_a_trainer_that_is_no_number_is_named(recipe: Recipe, value: str | None) -> None:
+    chain = {"teachers": {"student": {"mode": "blind"}}, "records": {"dpo": {}}}
+    for key in ("beta", "max_steps"):  # a float and an int of trl.DPOConfig
+        args = {"steps": ["sft", "dpo"], "dpo": {"args": {key: value}}}
+        values = recipe.model_dump(mode="json")
+        wrong = Recipe.model_validate(values | chain | {"train": values["train"] | args})
+        with pytest.raises(ConfigError, match=rf"train.dpo.args.{key}: .*not a number"):
+            preview(wrong, "train")
+
+
 def test_every_training_step_has_the_size_of_its_input(
     recipe: Recipe, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

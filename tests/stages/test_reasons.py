@@ -105,8 +105,8 @@ def test_records_come_from_one_pass_over_the_prompts(
     rows = [json.loads(line) for line in run.path("genrm.jsonl").read_text(encoding="utf-8").splitlines()]
     prompts = list(stage.read_prompts(run))
     assert [(row["pair_id"], row["order"]) for row in rows] == [(one.pair_id, one.order) for one in prompts]
-    asked, told = prompts[0].messages[0]["content"], rows[0]["prompt"][0]["content"]
-    assert asked.removesuffix(" explain why .") == told, "a judge without reasons is not asked to explain"
+    asked, direct = prompts[0].messages[0]["content"], rows[0]["prompt"][0]["content"]
+    assert asked.removesuffix(" explain why .") == direct, "a judge without reasons is not asked to explain"
 
 
 def with_select(run: Run, **select: Any) -> Run:

@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 
 from reasongenrm.config.loading import load_config
-from reasongenrm.config.scalar import ScalarRecipe
+from reasongenrm.config.scalar import AnswersConfig, ScalarRecipe
+from reasongenrm.demo.world import toy_pairs
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.stages.scalar import evaluate, load, read_evaluation_answers, train
+from reasongenrm.stages.scalar import evaluate, train
+from reasongenrm.stages.scalar_answers import (
+    EvaluationAnswer,
+    EvaluationAnswers,
+    known_prompts,
+    load,
+    read_evaluation_answers,
+)
 from reasongenrm.store import write_json
 
 pytestmark = pytest.mark.unit
@@ -105,9 +113,45 @@ def test_an_evaluation_of_other_held_out_prompts_names_the_training(
     )
 
 
+def test_the_demo_answers_prompts_that_its_training_does_not_have() -> None:
+    demo = load_config(ScalarRecipe, "configs/scalar/demo.yaml")
+    assert demo.evaluate.generate is not None and demo.evaluate.held_out
+    prompts = [one.prompt for one in demo.evaluate.generate.prompts]
+    trained = {pair.history[-1]["content"] for pair in toy_pairs("train", 700, 17)}
+    for prompt in prompts:
+        assert prompt.startswith("how do i "), "of the family that the head learns"
+        assert prompt not in trained
+    assert len({prompt.rsplit(" ", 1)[-1] for prompt in prompts}) == len(prompts)
+
+
+def test_prompts_that_the_head_was_trained_on_are_counted(tmp_path: Path) -> None:
+    path = tmp_path / "ranked.csv"
+    rows = [f"question {n},{answer},{rank}" for n in range(8) for rank, answer in ((1, "a"), (2, "b"))]
+    path.write_text("prompt,answer,rank\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    prompts = [{"prompt": f"question {n}"} for n in (*range(8), 99)]
+    held = recipe(path, scalar={"validation": 0.25}, evaluate={"generate": {"prompts": prompts}})
+    assert held.evaluate.generate is not None
+    known = known_prompts(held, held.evaluate.generate)
+    assert len(known) == 6 and "question 99" not in known, "two of the eight are held out"
+
+
+def test_answers_of_two_parts_name_theirs(tmp_path: Path) -> None:
+    one, two = EvaluationAnswer((), "a", 1.0, {"x": 1}), EvaluationAnswer((), "b", None, {})
+    both = EvaluationAnswers({"first": [one], "second": [two]})
+    assert both.origin == "first and second"
+    assert [row.extra for row in both.rows()] == [{"x": 1, "origin": "first"}, {"origin": "second"}]
+    assert EvaluationAnswers({"first": [one]}).rows() == [one]
+
+
 def test_the_shipped_recipes_can_be_read() -> None:
     shipped = load_config(ScalarRecipe, "configs/scalar/distilbert.yaml")
     assert shipped.scalar.model == "distilbert-base-uncased" and shipped.scalar.args["max_steps"] == 100
+    kinds = {one.kind for one in shipped.evaluate.generate.prompts}
+    assert kinds == {"story", "explanation", "joke", "advice", "summary"} and shipped.evaluate.held_out
+    assert not known_prompts(shipped, shipped.evaluate.generate), "new answers to new prompts"
+    collected = load_config(AnswersConfig, "configs/answers/phi-2.yaml").prompts
+    new = {one.prompt for one in shipped.evaluate.generate.prompts}
+    assert not new & {one.prompt for one in collected}, "a training on collected answers does not know them"
     assert load_config(ScalarRecipe, "configs/scalar/demo.yaml").drop_sources
     with pytest.raises(ConfigError, match=r"scalar\.marginn: unknown key.*did you mean 'margin'"):
         load_config(ScalarRecipe, "configs/scalar/distilbert.yaml", ["scalar.marginn=1"])
@@ -115,5 +159,5 @@ def test_the_shipped_recipes_can_be_read() -> None:
         load_config(
             ScalarRecipe,
             "configs/scalar/distilbert.yaml",
-            ["evaluate.answers=x.csv", "evaluate.generate={prompts: [{prompt: q}]}"],
+            ["evaluate.answers=x.csv"],
         )

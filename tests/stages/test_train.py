@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reasongenrm.config.loading import load_recipe
+from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import TrainingStep
-from reasongenrm.errors import ConfigError, EngineError
+from reasongenrm.errors import ConfigError, DataError, EngineError
+from reasongenrm.run import build_manifest
 from reasongenrm.stages import train
+from reasongenrm.stages.fingerprints import prepare_steps
+from reasongenrm.store import write_json
+from reasongenrm.train import builds
 from reasongenrm.train.launch import Launch
+from support.training_runs import begin_run, demo_recipe
 
 pytestmark = pytest.mark.unit
 LAUNCH = Launch(processes=2, machines=1, rank=0, zero=True, gpus=False)
@@ -96,6 +103,89 @@ def test_an_interrupt_ends_the_training_process(tmp_path: Path, monkeypatch: pyt
     assert processes[0].returncode == -9
 
 
+ERROR = {
+    "kind": "EngineError",
+    "problem": "no op.so",
+    "location": "train",
+    "hint": "see the log",
+    "rank": 0,
+    "time": 0.0,
+}
+
+BUILD = """
+import os, runpy, signal, sys
+from importlib.util import find_spec
+signal.alarm(30)  # torch would wait for ever
+[torch] = find_spec("torch").submodule_search_locations  # whose import takes seconds
+FileBaton = runpy.run_path(torch + "/utils/file_baton.py")["FileBaton"]
+folder, work, role = sys.argv[1:]
+baton, library = FileBaton(folder + "/lock"), folder + "/op.so"
+if baton.try_acquire():
+    if role == "other":
+        open(work + "/locked", "w").close()
+        signal.pause()
+    open(library, "w").close()
+    baton.release()
+else:
+    open(work + "/waits", "w").close()
+    baton.wait()
+print("loads", os.path.exists(library), flush=True)
+open(library).close()
+"""
+"""As torch builds and loads an extension."""
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_a_training_does_not_wait_for_a_build_that_is_killed(
+    machines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Another run begins to build after the launch has looked for locks, and is killed while the training waits."""
+    folder, work, log = tmp_path / "extensions" / "op", tmp_path / "work", tmp_path / "logs" / "x.log"
+    folder.mkdir(parents=True)
+    work.mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(folder.parent))
+    monkeypatch.setattr(builds, "WATCH_SECONDS", 0.2)
+    monkeypatch.setattr(builds, "_is_local", lambda path: True)
+    start, launched = subprocess.Popen, 0
+
+    def wait_for(path: Path) -> None:
+        end = time.monotonic() + 60
+        while not path.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert path.exists()
+
+    def launch(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        nonlocal launched
+        launched += 1
+        build = [sys.executable, "-c", BUILD, str(folder), str(work)]
+        if launched == 1:
+            other = start([*build, "other"])
+            wait_for(work / "locked")
+        training = start([*build, "training"], **options)
+        if launched == 1:
+            wait_for(work / "waits")
+            (work / "error.0.json").write_text(json.dumps(ERROR))
+            other.kill()
+            other.wait()
+        return training
+
+    monkeypatch.setattr(train.subprocess, "Popen", launch)
+    recipe = load_recipe(DEMO)
+    arguments = (recipe, recipe.trained["genrm"], work, log, LAUNCH._replace(machines=machines))
+    if machines > 1:  # the other machines wait for this one in vain
+        with pytest.raises(EngineError, match=r"no op\.so"):
+            train._launch(*arguments)
+        return
+    train._launch(*arguments)
+    assert launched == 2
+    assert [line for line in log.read_text().splitlines() if line.startswith("loads")] == [
+        "loads False",
+        "loads True",
+    ]
+    assert "genrm: starting again: a build that it waited for was killed" in capfd.readouterr().err
+
+
 def test_a_machine_that_follows_moves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     launch_file = DEMO.parent / "accelerate" / "cpu-2proc.yaml"
     args = "--num_processes 2 --num_machines 2 --machine_rank 1"
@@ -103,6 +193,38 @@ def test_a_machine_that_follows_moves_no_files(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     for name in ("pairs", "sft", "genrm", "general"):
         recipe.folder.mkdir(parents=True, exist_ok=True)
-        (recipe.folder / f"{name}.jsonl").touch()
+        (recipe.folder / f"{name}.jsonl").write_text("{}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="--redo: machine 0 alone moves files"):
         train.train(recipe, ["judges"])
+
+
+def begin_stage_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    """Return the recipe of a run whose stage 1 has written records for SFT, and none for DPO."""
+    folder = begin_run("small", tmp_path, monkeypatch)
+    recipe = demo_recipe({
+        "name": "small", "judges": {"judge": {"template": "reason", "steps": ["sft", "dpo"]}}, "scalar": None,
+    })  # fmt: skip
+    write_json(folder / "manifest" / "prepare.json", build_manifest(recipe, prepare_steps(recipe)))
+    for name, text in (("pairs", "{}\n"), ("prompts", "{}\n"), ("sft", "{}\n"), ("dpo", "")):
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return recipe
+
+
+def test_a_step_without_records_fails_before_the_first_one_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = begin_stage_2(tmp_path, monkeypatch)
+    with pytest.raises(DataError, match=r"dpo\.jsonl: no records to train on \(leave out the step dpo"):
+        train.train(recipe)
+    assert not (recipe.folder / "judges").exists()
+
+
+def test_another_prompt_file_than_that_of_stage_1_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = begin_stage_2(tmp_path, monkeypatch)
+    (recipe.folder / "dpo.jsonl").write_text("{}\n", encoding="utf-8")
+    path = tmp_path / "other.yaml"
+    path.write_text(Path(recipe.prompts).read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"other\.yaml: not the prompt file that stage 1 has used"):
+        train.train(recipe.model_copy(update={"prompts": str(path)}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -25,8 +26,18 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         f"user-data-dir={tmp_path_factory.mktemp('profile')}",
     ):
         options.add_argument(f"--{switch}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.ChromeService(executable_path=programs["chromedriver"])
     driver = webdriver.Chrome(options=options, service=service)
     yield driver
     driver.quit()
+
+
+def requested_urls(driver: Any) -> set[str]:
+    """Return the URLs that pages have asked for since the last call, from Chromium's performance log."""
+    messages = (json.loads(entry["message"])["message"] for entry in driver.get_log("performance"))
+    return {
+        message["params"]["request"]["url"]
+        for message in messages
+        if message["method"] == "Network.requestWillBeSent"
+    }

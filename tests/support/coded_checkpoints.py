@@ -78,38 +78,35 @@ def _train_head(folder: str, **changes: Any) -> None:
 def _reward_trainer(folder: str) -> None:
     """TRL loads the base itself."""
     from reasongenrm.config.scalar import ScalarConfig
+    from reasongenrm.train.head import HeadTask
     from reasongenrm.train.scalar import _reward_config, _reward_trainer
 
-    config = ScalarConfig(model=folder)
+    task = HeadTask(ScalarConfig(model=folder), Path(folder) / "x", 1, "scalar", {}, "")
     arguments = {"save_steps": 1, "bf16": False, "report_to": "none"}
-    _reward_trainer(
-        config,
-        _reward_config(config, arguments, Path(folder) / "x", 1, "scalar"),
-        [{"chosen_ids": [1], "rejected_ids": [2]}],
-        [],
-        None,
-        "scalar",
-    )
+    args = _reward_config(task, arguments, task.output_dir)
+    _reward_trainer(task, args, [{"chosen_ids": [1], "rejected_ids": [2]}], [], None)
 
 
 def _lora_shape(folder: str) -> None:
     from reasongenrm.config.scalar import ScalarConfig
-    from reasongenrm.train.scalar import _lora
+    from reasongenrm.train.head import lora_config
 
-    _lora(ScalarConfig(model=folder, lora={"r": 2}), "scalar")
+    lora_config(ScalarConfig(model=folder, lora={"r": 2}), "scalar")
 
 
 def _ways() -> dict[str, Callable[[str], Any]]:
-    from reasongenrm.answers.generate import _AnswerModel
+    from reasongenrm.answers.model import AnswerModel
     from reasongenrm.chat.encoder import load_tokenizer
     from reasongenrm.checkpoints import load_adapter
     from reasongenrm.config.engines import EngineConfig, ModelConfig
-    from reasongenrm.config.scalar import AnswersConfig
+    from reasongenrm.config.scalar import AnswersConfig, TransformersConfig
     from reasongenrm.doctor.geometry import read_config, read_geometry
+    from reasongenrm.engines.transformers import TransformersEngine
     from reasongenrm.engines.vllm import VLLMEngine
     from reasongenrm.judge.api import Judge
     from reasongenrm.reasons.student import Student
-    from reasongenrm.scalar.model import ScalarRewardModel, load_base_tokenizer
+    from reasongenrm.scalar.inputs import load_base_tokenizer
+    from reasongenrm.scalar.model import ScalarRewardModel
     from reasongenrm.train.merge import merge_adapter
     from reasongenrm.train.model import load_base
     from reasongenrm.train.sft import build_trainer
@@ -132,7 +129,7 @@ def _ways() -> dict[str, Callable[[str], Any]]:
     answers = {"prompts": [{"prompt": "hi"}]}
     return {
         "tokenizer of a judge": lambda folder: load_tokenizer(model(folder)),
-        "tokenizer of answers": lambda folder: _AnswerModel(AnswersConfig(model=model(folder), **answers), Path(folder)),
+        "tokenizer of answers": lambda folder: AnswerModel(AnswersConfig(model=model(folder), **answers), Path(folder)),
         "Judge.from_pretrained": lambda folder: Judge.from_pretrained(model(folder)),
         "student": lambda folder: Student(model(folder)),
         "training: model": lambda folder: load_base(_recipe(folder), "sdpa"),
@@ -150,6 +147,7 @@ def _ways() -> dict[str, Callable[[str], Any]]:
         "head: TRL": _reward_trainer,
         "head": ScalarRewardModel.from_pretrained,
         "a library by itself": processor,
+        "transformers": lambda folder: TransformersEngine(model(folder), TransformersConfig(kind="transformers")),
         "vllm": lambda folder: VLLMEngine(model(folder), EngineConfig(max_model_len=128, enforce_eager=True, cpu_kv_gib=1)).close(),
     }  # fmt: skip
 
@@ -158,7 +156,7 @@ WAYS = (
     "tokenizer of a judge", "tokenizer of answers", "Judge.from_pretrained", "student", "training: model",
     "training: trainer", "merge", "adapter", "doctor: config", "doctor: sizes", "head: base's tokenizer",
     "head: training", "head: training with LoRA", "head: LoRA", "head: TRL", "head",
-    "a library by itself", "vllm",
+    "a library by itself", "transformers", "vllm",
 )  # fmt: skip
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from reasongenrm.answers.model import AnswerModel
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.config.engines import EngineConfig, ModelConfig
+from reasongenrm.engines.base import Engine, Request
 from reasongenrm.engines.vllm import VLLMEngine
+from reasongenrm.records import Completion
 
 TEMPLATES = Path("configs/prompts")
 
@@ -37,6 +40,31 @@ def engine(student: ModelConfig) -> Iterator[VLLMEngine]:
     running = VLLMEngine(student, config, max_lora_rank=8)
     yield running
     running.close()
+
+
+class LentEngine(Engine):
+    """The tests' engine, which stays open for others."""
+
+    def __init__(self, engine: VLLMEngine) -> None:
+        self._engine = engine
+        self.max_model_len, self.block = engine.max_model_len, engine.block
+
+    def reset_prefix_cache(self) -> None:
+        self._engine.reset_prefix_cache()
+
+    def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
+        yield from self._engine.complete(requests, adapter=adapter)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def engine_of_answers(engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch) -> LentEngine:
+    """The tests' engine as that of every answer model without a server."""
+    lent, start = LentEngine(engine), AnswerModel.start
+    monkeypatch.setattr(AnswerModel, "start", lambda self: start(self) if self.config.server else lent)
+    return lent
 
 
 @pytest.fixture(scope="session")

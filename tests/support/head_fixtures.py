@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reasongenrm.demo.build import build_tiny_distilbert
+from reasongenrm.scalar.tiny import build_tiny_distilbert
 from support.heads import easy_pairs
 
 

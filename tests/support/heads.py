@@ -49,6 +49,7 @@ FOLDER = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_confi
 
 
 FOLDER |= {"loss.json", "loss.png", "README.md", "done.json", "dropped.jsonl"}
+FOLDER |= {"vocab.txt", "special_tokens_map.json"}  # older tools read these
 
 
 def sentence(source: random.Random, word: str) -> str:
@@ -95,3 +96,19 @@ def noisy(base: Path, output: Path) -> dict[str, Any]:
     ]
     args = ARGS | {"max_steps": 400, "save_steps": 5, "lr_scheduler_type": "constant"}
     return train(base, output, pairs, validation=0.3, patience=2, args=args)
+
+
+def save_random_head(folder: Path, texts: list[str], seed: int = 3) -> Path:
+    """Write an untrained head over a tiny DistilBERT, whose scores are far apart, and return its folder."""
+    import torch
+    from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification
+
+    from reasongenrm.scalar.tiny import build_tiny_distilbert
+
+    build_tiny_distilbert(folder, texts, seed)
+    config = DistilBertConfig.from_pretrained(folder, num_labels=1, initializer_range=0.3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        DistilBertForSequenceClassification(config).save_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).pad_token
+    return folder

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from reasongenrm.chat.folding import folded
+from reasongenrm.chat.delimiters import folded
 from support.attacks import LATER, MARKERS, UNDOCUMENTED
 
 

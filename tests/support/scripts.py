@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -68,9 +69,31 @@ class StageServer:
         assert line and line[0] == word, (line, self.process.stderr.read() if self.process.stderr else "")
         return [int(number) for number in line[1:]]
 
-    def start(self, words: Sequence[str], streams: Sequence[str] = (os.devnull,) * 3) -> int:
-        """Start one run, the leader of a new session; return its process id."""
-        request = {"words": list(words), "streams": list(streams), "environment": os.environ | ENVIRONMENT}
+    def start(
+        self,
+        words: Sequence[str],
+        streams: Sequence[str] = (os.devnull,) * 3,
+        *,
+        code: str = "",
+        folder: Path = ROOT,
+        environment: Mapping[str, str] | None = None,
+    ) -> int:
+        """Start one run of the command line, or of a Python program; return the id of its process, which leads a session.
+
+        Args:
+            words: of the command line.
+            streams: files for its three streams.
+            code: a program to run instead.
+            folder: where it starts.
+            environment: variables besides those of this process.
+        """
+        request = {
+            "words": list(words),
+            "streams": list(streams),
+            "code": code,
+            "folder": str(folder),
+            "environment": os.environ | ENVIRONMENT | (environment or {}),
+        }
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
@@ -82,19 +105,49 @@ class StageServer:
         _, code = self._answer("ended")
         return code
 
-    def run(self, words: Sequence[str], text: str = "") -> Done:
-        """Run a command to its end, 400 seconds at most, with a text as its input."""
+    def run(self, words: Sequence[str], text: str = "", **options: Any) -> Done:
+        """Run a command to its end, 400 seconds at most, with a text as its input; for `options` see `start`."""
         begin = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             given, out, err = (Path(folder, name) for name in ("in", "out", "err"))
             given.write_text(text, encoding="utf-8")
-            child = self.start(words, [str(given), str(out), str(err)])
+            child = self.start(words, [str(given), str(out), str(err)], **options)
             limit = threading.Timer(400, os.killpg, (child, signal.SIGKILL))
             limit.start()
             code = self.ended()
             limit.cancel()
             seconds = time.monotonic() - begin
             return Done(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"), seconds)
+
+
+class Fork:
+    """A running command or program of a `StageServer`, with what `kill_at` uses of `subprocess.Popen`."""
+
+    stdout = stderr = None
+
+    def __init__(self, server: StageServer, words: Sequence[str] = (), **options: Any) -> None:
+        self._server, self._code = server, None
+        self._errors = tempfile.NamedTemporaryFile("r", encoding="utf-8")  # noqa: SIM115 (closed with this object)
+        self.pid = server.start(words, [os.devnull, os.devnull, self._errors.name], **options)
+
+    def poll(self) -> int | None:
+        """Return its exit code, or None while it runs."""
+        if self._code is None and select.select([self._server.process.stdout], [], [], 0)[0]:
+            self._code = self._server.ended()
+        return self._code
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end; return its exit code."""
+        ready, _, _ = select.select(
+            [] if self._code is not None else [self._server.process.stdout], [], [], timeout
+        )
+        assert ready or self._code is not None, "it does not end"
+        code = self.poll()
+        assert code is not None
+        return code
+
+    def communicate(self) -> tuple[str, str]:
+        return "", self._errors.read()
 
 
 @cache
@@ -137,6 +190,10 @@ class Bench:
             text=True,
             start_new_session=True,
         )
+
+    def fork(self, script: str, run: str, *words: str) -> Fork:
+        """Start a stage as a script does, the leader of a new session, without the imports."""
+        return Fork(stage_server(), [VERBS[script], *self.words(run), *words])
 
     def words(self, run: str) -> list[str]:
         """The recipe and the overrides of a run, which is removed at the end."""
@@ -187,7 +244,7 @@ class Bench:
 
 
 def wait_for(
-    what: Callable[[], bool], process: subprocess.Popen[str] | None = None, seconds: float = 200
+    what: Callable[[], bool], process: subprocess.Popen[str] | Fork | None = None, seconds: float = 200
 ) -> None:
     """Wait until something is so; fail when the process ends before."""
     end = time.monotonic() + seconds
@@ -200,10 +257,21 @@ def wait_for(
 
 
 def kill_at(
-    process: subprocess.Popen[str], moment: Callable[[], bool], jitter: float, *, group: bool, seed: int
+    process: subprocess.Popen[str] | Fork,
+    moment: Callable[[], bool],
+    jitter: float,
+    *,
+    group: bool,
+    seed: int,
 ) -> None:
     """Send SIGKILL a random time below `jitter` seconds after a moment, to the process group or to the parent alone."""
-    wait_for(moment, process)
+    try:
+        wait_for(moment, process)
+    except AssertionError:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=20)
+        raise
     time.sleep(random.Random(seed).uniform(0, jitter))
     assert process.poll() is None, "it ended before it could be killed"
     if group:
@@ -212,8 +280,8 @@ def kill_at(
         os.kill(process.pid, signal.SIGKILL)
     assert process.wait(timeout=20) == -signal.SIGKILL
     for stream in (process.stdout, process.stderr):
-        assert stream is not None
-        stream.close()
+        if stream is not None:
+            stream.close()
 
 
 def lines(path: Path) -> int:

@@ -10,14 +10,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Reply = tuple[int, Any]
-"""An HTTP status and a body: JSON, or bytes; None closes the connection without an answer."""
+Reply = tuple[int, Any] | tuple[int, Any, dict[str, str]]
+"""An HTTP status, a body (JSON, bytes, or an iterator of parts that are sent one by one) and further headers; None closes
+the connection without an answer, and a `content-length` above the body's closes it in the middle."""
 
 
 @dataclass
@@ -44,6 +45,8 @@ class HTTPServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.now = self.most = 0
         """Open requests, and their maximum so far."""
+        self.hung_up = 0
+        """Clients that closed their connection while parts were sent."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore a client that closes the connection."""
@@ -74,16 +77,41 @@ class _Handler(BaseHTTPRequestHandler):
             with server.lock:
                 server.now -= 1
         if reply is None:
-            self.close_connection = True
-            self.connection.shutdown(socket.SHUT_RDWR)
+            self._hang_up()
             return
-        status, body = reply
+        status, body, *more = reply
+        if isinstance(body, Iterator):
+            self._send_parts(status, body, more[0] if more else {})
+            return
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"content-type": "application/json", "content-length": str(len(data))}
+        headers |= more[0] if more else {}
         self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
+        if int(headers["content-length"]) > len(data):
+            self.wfile.flush()
+            self._hang_up()
+
+    def _send_parts(self, status: int, parts: Iterator[bytes], headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("connection", "close")
+        self.end_headers()
+        try:
+            for part in parts:
+                self.wfile.write(part)
+                self.wfile.flush()
+        except OSError:
+            with self.server.lock:
+                self.server.hung_up += 1
+
+    def _hang_up(self) -> None:
+        self.close_connection = True
+        self.connection.shutdown(socket.SHUT_RDWR)
 
     do_GET = do_POST = _serve
 
@@ -120,6 +148,19 @@ def answer(received: ReceivedRequest) -> Reply:
         choice = {"index": 0, "text": f"re: {ids}", "finish_reason": "length", "token_ids": ids}
         choice["logprobs"] = {"token_logprobs": [-0.25] * len(ids), "top_logprobs": [{} for _ in ids]}
     return 200, {"id": "c", "object": "x", "created": 1, "model": body["model"], "choices": [choice]}
+
+
+def event_stream(events: Iterable[dict[str, Any]], *, done: bool = True) -> Reply:
+    """Return server-sent events, one by one; OpenAI's protocol has a mark after them, Anthropic's names each by its type."""
+
+    def parts() -> Iterator[bytes]:
+        for event in events:
+            name = f"event: {event['type']}\n" if "type" in event else ""
+            yield f"{name}data: {json.dumps(event)}\n\n".encode()
+        if done:
+            yield b"data: [DONE]\n\n"
+
+    return 200, parts(), {"content-type": "text/event-stream"}
 
 
 def failing(status: int, message: str = "out of order") -> Reply:
@@ -198,9 +239,9 @@ class Batches:
         return 200, self.public_view(parts[0])
 
 
-def succeeded(text: str, stop: str = "end_turn") -> dict[str, Any]:
-    """Return a batch's result: a message."""
-    message = {
+def message(text: str, stop: str = "end_turn", usage: dict[str, int] | None = None) -> dict[str, Any]:
+    """Return a message of Anthropic's API."""
+    return {
         "id": "msg",
         "type": "message",
         "role": "assistant",
@@ -208,15 +249,34 @@ def succeeded(text: str, stop: str = "end_turn") -> dict[str, Any]:
         "content": [{"type": "text", "text": text}] if text else [],
         "stop_reason": stop,
         "stop_sequence": None,
-        "usage": {"input_tokens": 1, "output_tokens": 2},
+        "usage": usage or {"input_tokens": 1, "output_tokens": 2},
     }
-    return {"type": "succeeded", "message": message}
+
+
+def succeeded(text: str, stop: str = "end_turn", usage: dict[str, int] | None = None) -> dict[str, Any]:
+    """Return a batch's result: a message."""
+    return {"type": "succeeded", "message": message(text, stop, usage)}
 
 
 def errored(kind: str, message: str) -> dict[str, Any]:
     """Return a batch's result: an error."""
     error = {"type": "error", "error": {"type": kind, "message": message}, "request_id": None}
     return {"type": "errored", "error": error}
+
+
+def chat_reply(text: str, model: str = "m") -> Reply:
+    """Return the answer of OpenAI's chat API with one choice."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18}
+    body = {
+        "id": "c",
+        "object": "chat.completion",
+        "created": 1,
+        "model": model,
+        "choices": [choice],
+        "usage": usage,
+    }
+    return 200, body
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
-"""Run one stage and print, as JSON, the files of the suite whose functions ran until an output file was there.
-
-python tests/support/walk.py OUTPUT VERB RECIPE [key=value ...]
-"""
+"""Run one stage and print, as JSON, the files of the suite whose functions ran until an output file was there."""
 
 from __future__ import annotations
 
@@ -55,5 +52,6 @@ def files_until(output: Path, words: list[str]) -> set[str]:
     return files
 
 
-if __name__ == "__main__":
-    print(json.dumps(sorted(files_until(Path(sys.argv[1]), sys.argv[2:]))))
+def print_files(output: str, words: list[str]) -> None:
+    """Print the files that ran while a command line made an output."""
+    print(json.dumps(sorted(files_until(Path(output), words))))

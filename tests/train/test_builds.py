@@ -81,6 +81,26 @@ def test_the_lock_of_a_killed_build_is_removed_and_nothing_else(
     assert len(said) == 1
 
 
+def test_a_watch_removes_the_lock_of_a_build_that_is_killed_later(
+    lock: Path, builder: subprocess.Popen[str], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(builds, "_is_local", lambda path: True)
+    monkeypatch.setattr(builds, "WATCH_SECONDS", 0.05)
+    watch = builds.LockWatch()
+    watch.look()  # it is not time
+    time.sleep(0.1)
+    watch.look()
+    assert lock.exists() and not watch.removed and said == [], "a build that goes on is left alone, silently"
+    builder.send_signal(signal.SIGKILL)
+    builder.wait()
+    time.sleep(0.1)
+    watch.look()
+    assert not lock.exists() and watch.removed and len(said) == 1
+    time.sleep(0.1)
+    watch.look()
+    assert watch.removed, "also when there is no lock any more"
+
+
 def test_a_living_build_is_waited_for(lock: Path, builder: subprocess.Popen[str], said: list[str]) -> None:
     waiting = threading.Thread(target=builds.clear_build_locks, args=(0.02,))
     waiting.start()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -38,7 +36,9 @@ from reasongenrm.train.rewards import Judgement
 from reasongenrm.train.rollouts import TwoTurns
 from reasongenrm.train.tracking import steady_row
 from reasongenrm.train.trainer import run_training
+from support.scripts import stage_server
 from support.training_runs import ROOT, begin_run, demo_recipe
+from support.vllm_step import ENVIRONMENT
 
 WORDS = ("apple", "bell", "coin", "drum", "fork", "gate")
 
@@ -152,6 +152,18 @@ def test_a_bad_row_is_located(
 
 
 @pytest.mark.unit
+def test_a_winner_that_is_not_that_of_the_pair_is_located(run_folder: Path, toy_encoder: ChatEncoder) -> None:
+    """Its other order would be the same prompt, with the other winner."""
+    path = run_folder / "grpo.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    right = rows[2]["winner"]
+    rows[2]["winner"] = "B" if right == "A" else "A"
+    write_jsonl(path, rows)
+    with pytest.raises(DataError, match=rf"grpo.jsonl:3.*in pairs.jsonl {right} is the chosen answer"):
+        rows_of(small_recipe(), toy_encoder)
+
+
+@pytest.mark.unit
 def test_no_rows_is_an_error(run_folder: Path, toy_encoder: ChatEncoder) -> None:
     write_jsonl(run_folder / "grpo.jsonl", [])
     with pytest.raises(DataError, match=r"grpo.jsonl: no prompts to train on"):
@@ -193,6 +205,22 @@ def test_a_consistency_that_would_cancel_out_is_refused() -> None:
         small_recipe(**consistent)
     for kept in ({"train.grpo.baseline": "pair"}, {"train.grpo.args.scale_rewards": "none"}):
         assert small_recipe(**consistent, **kept).train.grpo.rewards.consistency == 1
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"train.grpo.rewards": {"verdict": 0}}, "all weights are 0"),
+        ({"train.grpo.rewards": {"verdict": -1}}, "rewards.verdict"),
+        ({"train.grpo.rewards": {"unreadable": 1}}, "rewards.unreadable"),
+        ({"train.grpo.temperature": 1e-300}, "train.grpo.temperature"),
+        ({"train.grpo.max_tokens": 1024}, "train.grpo.max_tokens must be below engine.max_model_len"),
+    ],
+)
+def test_settings_that_can_teach_nothing_are_refused_at_once(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        small_recipe(**changes)
 
 
 @pytest.mark.unit
@@ -392,6 +420,7 @@ def test_leaving_prompts_out_changes_no_gradient(adapted: Path, tmp_path: Path) 
 
 
 @pytest.mark.engine
+@pytest.mark.slow
 def test_a_step_with_rollouts_of_vllm(adapted: Path, tmp_path: Path) -> None:
     """In a process of its own, which can hold one engine; without the synchronisation of weights, see `vllm_step`."""
     recipe = small_recipe(**{
@@ -401,10 +430,9 @@ def test_a_step_with_rollouts_of_vllm(adapted: Path, tmp_path: Path) -> None:
     })  # fmt: skip
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")), encoding="utf-8")
-    script = ROOT / "tests" / "support" / "vllm_step.py"
-    command = [sys.executable, str(script), str(path), str(tmp_path / "work")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
+    code = f"from support.vllm_step import main\nmain({str(path)!r}, {str(tmp_path / 'work')!r})"
+    done = stage_server().run([], code=code, folder=Path.cwd(), environment=ENVIRONMENT)
+    assert done.code == 0, done.stderr[-3000:]
     entry = json.loads(done.stdout.splitlines()[-1])
     assert entry["readable"] > 0.5 and entry["rewards/calibration/mean"] > 0.1
     # Both engines give the same log-probabilities to the sampled ids, letters included.

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from reasongenrm.config.merge import MergeConfig
+from reasongenrm.config.merge import MergeConfig, MergeMethod
 from reasongenrm.errors import ConfigError, EngineError
 from reasongenrm.store import read_json
 from reasongenrm.train.merge import merge
@@ -166,6 +166,22 @@ def test_files_beside_the_weights(first: Path, second: Path, tmp_path: Path) -> 
     files = record["inputs"][0]["files"]
     assert {"adapter_model.safetensors", "adapter_config.json", "judge.yaml"} <= files.keys()
     assert files != record["inputs"][1]["files"] and all(len(value) == 64 for value in files.values())
+
+
+@pytest.mark.parametrize("method", ["linear", "slerp", "ties"])
+def test_weights_that_are_not_finite_are_refused(
+    first: Path, make_adapter: MakeAdapter, tmp_path: Path, method: MergeMethod
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    failed = make_adapter(3)
+    weights = load_file(failed / "adapter_model.safetensors")
+    name = next(name for name in weights if "lora_B" in name)
+    weights[name][0, 0] = math.nan
+    save_file(weights, failed / "adapter_model.safetensors")
+    with pytest.raises(EngineError, match=r"the weights of .+ are not finite"):
+        merge([str(first), str(failed)], MergeConfig(method=method), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_is_never_overwritten(first: Path, second: Path, tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ def test_the_command_writes_the_adapter(
     [
         (["--weights", "1"], "merge: 1 weights for 2 inputs (give one weight per input: --weights 0.7,0.3)"),
         (["--weights", "1,x"], "merge.weights"),
+        (["--weights", "1,nan"], "weights: not all are finite numbers"),
+        (["--weights=-inf,1"], "weights: not all are finite numbers"),
         (["--density", "2", "--method", "ties"], "merge.density"),
         (["--density", "0.5"], "density: linear keeps all"),
         (["--method", "slerp", "--weights", "0,0"], "slerp takes two"),

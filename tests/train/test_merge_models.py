@@ -158,6 +158,12 @@ def test_numbers_stay_in_16_bits(tiny_model: Path, judge: Path, chat: Path, tmp_
         assert torch.equal(result[name], ((value.float() + full[name]) / 2).bfloat16())
 
 
+def test_numbers_beyond_the_range_of_their_type_are_refused(judge: Path, chat: Path, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"the weights of .+ are not finite"):
+        merge([str(judge), str(chat)], MergeConfig(weights=[1e39, 1 - 1e39]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_linear_without_a_mean_needs_a_base(tiny_model: Path, chat: Path, tmp_path: Path) -> None:
     inputs, config = [str(chat), str(chat)], MergeConfig(weights=[1, 1])
     with pytest.raises(ConfigError, match=r"weights of a linear merge of models sum to 2 .*--base"):
@@ -272,12 +278,12 @@ print(max(peak) - start)
 
 
 def big_model(folder: Path, tokenizer: Path, seed: int) -> int:
-    """Write a model of some 150 MB, with weights of at most 6 MB each; return its size in bytes."""
+    """Write a model of some 100 MB, with weights of at most 6 MB each; return its size in bytes."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
-        vocab_size=2000, hidden_size=1024, intermediate_size=3072, num_hidden_layers=6, num_attention_heads=16,
+        vocab_size=2000, hidden_size=1024, intermediate_size=3072, num_hidden_layers=4, num_attention_heads=16,
         num_key_value_heads=2, tie_word_embeddings=True, dtype="bfloat16",
     )  # fmt: skip
     torch.manual_seed(seed)
@@ -295,6 +301,6 @@ def test_memory_is_that_of_a_weight_file(tiny_model: Path, tmp_path: Path) -> No
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     peak = int(done.stdout.splitlines()[-1])
     # A file of 10 MB twice while it is written, and a weight of 6 MB in 32 bits; measured: some 40 MB
-    assert size > 120e6 and peak < size * 0.7, f"{peak / 1e6:.0f} of {size / 1e6:.0f} MB"
+    assert size > 80e6 and peak < size * 0.7, f"{peak / 1e6:.0f} of {size / 1e6:.0f} MB"
     for folder in (*folders, tmp_path / "m"):
         shutil.rmtree(folder)

@@ -7,10 +7,10 @@ from typing import Any, get_args
 
 import pytest
 
-from reasongenrm import cli
 from reasongenrm.config.merge import MergeConfig, MergeMethod
 from reasongenrm.train import merge_tensors
 from reasongenrm.train.merge_tensors import slerp_factors
+from reasongenrm.verbs.stages import MERGE_METHODS
 
 pytestmark = pytest.mark.unit
 
@@ -26,7 +26,7 @@ def merged(
 
 
 def test_the_command_line_has_the_methods_of_the_settings() -> None:
-    assert get_args(MergeMethod) == cli.MERGE_METHODS
+    assert get_args(MergeMethod) == MERGE_METHODS
 
 
 # --- SLERP

@@ -32,7 +32,7 @@ judgements = st.builds(
 )
 weightings = st.builds(
     RewardWeights,
-    verdict=st.floats(-2, 2),
+    verdict=st.floats(0.01, 2),
     unreadable=st.floats(-100, 0),
     consistency=st.floats(0, 2),
     format=st.floats(0, 2),

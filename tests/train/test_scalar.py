@@ -16,7 +16,8 @@ from reasongenrm.data.split import split_pairs
 from reasongenrm.errors import ConfigError
 from reasongenrm.records import PreferencePair
 from reasongenrm.scalar.model import ScalarRewardModel
-from support.heads import ARGS, ENVIRONMENT, easy_pairs, plain_score, sentence, train
+from support.heads import ARGS, easy_pairs, plain_score, sentence, train
+from support.scripts import Done, stage_server
 
 TOY_BASE = Path(__file__).parents[2] / "data" / "toy-base"
 
@@ -128,16 +129,10 @@ print(noisy(Path({base!r}), Path({output!r}))["steps"])
 @pytest.mark.engine
 @pytest.mark.slow
 def test_early_stopping_keeps_the_best_weights_also_when_killed(base: Path, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     from safetensors.numpy import load_file
 
-    def run(output: Path, lives: int) -> Any:
-        script = NOISY.format(base=str(base), output=str(output), lives=lives)
-        return subprocess.run(
-            [sys.executable, "-c", script], env=ENVIRONMENT, capture_output=True, text=True, check=False
-        )
+    def run(output: Path, lives: int) -> Done:
+        return stage_server().run([], code=NOISY.format(base=str(base), output=str(output), lives=lives))
 
     calm = run(tmp_path / "calm", 10**6)
     steps = int(calm.stdout.split()[-1])
@@ -150,7 +145,7 @@ def test_early_stopping_keeps_the_best_weights_also_when_killed(base: Path, tmp_
     )
     assert losses.index(min(losses)) == len(losses) - 3, "two evaluations after the best"
     killed = run(tmp_path / "killed", steps - 2)
-    assert killed.returncode == -signal.SIGKILL and not (tmp_path / "killed").exists()
+    assert killed.code == -signal.SIGKILL and not (tmp_path / "killed").exists()
     again = run(tmp_path / "killed", 10**6)
     assert int(again.stdout.split()[-1]) == steps, again.stderr[-2000:]
     ours, whole = (load_file(tmp_path / name / "model.safetensors") for name in ("killed", "calm"))
@@ -226,7 +221,8 @@ def test_ranking_and_windows(base: Path, tmp_path: Path, monkeypatch: pytest.Mon
     ranked = head.rank(prompts[0], answers)
     assert ranked.order == (1, 0, 2), "equal ones stand in the order given"
     assert ranked.scores == pytest.approx([head.score(prompts[0], text) for text in answers], abs=1e-5)
-    assert head.best_of_n(prompts[0], answers) == (1, pairs[0].chosen)
+    best = head.best_of_n(prompts[0], answers)
+    assert (best.index, best.response) == (1, pairs[0].chosen)
     with pytest.raises(ConfigError, match="nothing to rank"):
         head.rank(prompts[0], [])
     assert head.lengths("what", "good good bad") == (3, False)

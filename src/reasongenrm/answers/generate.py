@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reasongenrm.chat.content import content_tokenizer
-from reasongenrm.chat.encoder import ChatEncoder, load_tokenizer
-from reasongenrm.chat.prompts import neutralise
+import yaml
+
+from reasongenrm.answers.model import AnswerModel
 from reasongenrm.config.scalar import AnswersConfig
-from reasongenrm.engines.base import Engine, Request, complete_missing, request_seed
-from reasongenrm.engines.loading import load_engine, open_server
+from reasongenrm.console import bar, show
+from reasongenrm.engines.base import Request, complete_missing, request_seed
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.records import Completion, Drop, Message, content_id
-from reasongenrm.rows.turns import replace_surrogates
+from reasongenrm.records import Drop, Message, content_id
 from reasongenrm.store import PartStore, completion_from_json, to_json, write_jsonl
 
 
@@ -42,7 +41,7 @@ class AnswerRequest:
 def answer_requests(config: AnswersConfig) -> list[AnswerRequest]:
     """Return one request per answer; those of one prompt follow each other."""
     model = (config.server or config.model).model_dump(mode="json")
-    settings = config.model_dump(mode="json", include={"wrap", "system", "top_p", "max_tokens", "stop"})
+    settings = config.sampling()
     requests = []
     for item in config.prompts:
         for number in range(config.answers):
@@ -53,67 +52,34 @@ def answer_requests(config: AnswersConfig) -> list[AnswerRequest]:
     return requests
 
 
-class _AnswerModel:
-    """A model that answers prompts, in its chat template, or in the text `wrap` if it has none."""
+def _engine_request(model: AnswerModel, item: AnswerRequest) -> Request:
+    turns = [Message(role="user", content=item.prompt)]
+    return model.request(item.id, turns, temperature=item.temperature, seed=item.seed)
 
-    def __init__(self, config: AnswersConfig, state: Path) -> None:
-        self.config, self._state = config, state
-        server = config.server
-        takes_messages = server is not None and (server.kind == "anthropic" or server.api == "chat")
-        self.tokenizer: Any = None if takes_messages else load_tokenizer(config.model)
-        template = getattr(self.tokenizer, "chat_template", None)
-        self._encoder = ChatEncoder(self.tokenizer, template) if template else None
-        self._plain: Any = content_tokenizer(self.tokenizer) if self.tokenizer and not template else None
 
-    def start(self) -> Engine:
-        """Load the model, or connect to its server."""
-        config, server = self.config, self.config.server
-        if server is None:
-            return load_engine(config.model, config.engine, seed=config.seed)
-        return open_server(server, max_model_len=config.engine.max_model_len, state=self._state, key="server")
+def _completions(out: Path) -> Path:
+    """Return the file of an output's completions."""
+    return out.with_name(out.name + ".completions.jsonl")
 
-    def request(self, item: AnswerRequest) -> Request:
-        """Return the engine's request for one answer."""
-        config = self.config
-        ids: tuple[int, ...] = ()
-        turns: tuple[Message, ...] = ({"role": "user", "content": item.prompt},)
-        if config.system:
-            turns = ({"role": "system", "content": config.system}, *turns)
-        if self._encoder is not None:
-            ids = tuple(self._encoder.encode(turns, generation=True))
-        elif self.tokenizer is not None:
-            ids = tuple(self._wrapped(item.prompt))
-        return Request(
-            item.id,
-            ids,
-            max_tokens=max(1, min(config.max_tokens, config.engine.max_model_len - len(ids))),
-            temperature=item.temperature,
-            top_p=config.top_p,
-            seed=item.seed if item.temperature > 0 else None,
-            stop=tuple(config.stop),
-            messages=() if ids else turns,
-        )
 
-    def _wrapped(self, prompt: str) -> list[int]:
-        def plain(text: str) -> list[int]:
-            return list(self._plain.encode(replace_surrogates(text), add_special_tokens=False).ids)
+def preview(config: AnswersConfig, out: Path) -> None:
+    """Print the settings, how many answers are requested and how many are there, and two inputs of the model; write nothing.
 
-        before, _, after = self.config.wrap.partition("{prompt}")
-        # A prompt with the texts around it would look like several turns.
-        heads = [text for text in (before.strip(), after.strip()) if len(text) > 1]
-        prompt = neutralise(prompt, heads)
-        system = f"{self.config.system}\n" if self.config.system else ""
-        first = list(self.tokenizer.encode(""))  # the begin-of-text token, if the model has one
-        return [*first, *plain(system + before), *plain(prompt), *plain(after)]
-
-    def text(self, completion: Completion) -> str:
-        """Return the answer without special tokens and without the stop text."""
-        text = completion.text
-        if self.tokenizer is not None:
-            text = self.tokenizer.decode(list(completion.token_ids), skip_special_tokens=True)
-        for stop in self.config.stop:
-            text = text.partition(stop)[0]
-        return text.strip()
+    Raises:
+        EngineError: the tokenizer cannot be loaded.
+    """
+    requests = answer_requests(config)
+    final = _completions(out)
+    files = [final, final.with_name(final.stem + ".part" + final.suffix)]
+    done = max(path.read_bytes().count(b"\n") if path.is_file() else 0 for path in files)
+    show(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    show(f"prompts: {len(config.prompts)}, answers to generate: {len(requests)}, there already: {done}")
+    model = AnswerModel(config, out.with_name(out.name + ".batches.jsonl"))
+    for item in [next(one for one in requests if one.prompt == two.prompt) for two in config.prompts[:2]]:
+        request = _engine_request(model, item)
+        show(f"--- input to {model.name}, temperature {item.temperature:g}, seed {item.seed}")
+        texts = [f"{turn['role']}: {turn['content']}" for turn in request.messages]
+        show("\n".join(texts) if texts else model.tokenizer.decode(list(request.prompt_ids)))
 
 
 def generate(config: AnswersConfig, out: Path, *, location: str = "answers") -> dict[str, int]:
@@ -129,19 +95,20 @@ def generate(config: AnswersConfig, out: Path, *, location: str = "answers") -> 
         EngineError: the model cannot be served.
     """
     requests = answer_requests(config)
-    store = PartStore(out.with_name(out.name + ".completions.jsonl"))
+    store = PartStore(_completions(out))
     if (store.finished and set(store) != {item.id for item in requests}) or (
         out.exists() and not store.finished
     ):
         hint = "name another file, or move this one and the files beside it away"
         raise ConfigError("the file holds other answers", location=str(out), hint=hint)
     out.parent.mkdir(parents=True, exist_ok=True)
-    model = _AnswerModel(config, out.with_name(out.name + ".batches.jsonl"))
+    model = AnswerModel(config, out.with_name(out.name + ".batches.jsonl"))
     if not store.finished:
-        with closing(model.start()) as engine:
-            complete_missing(engine, map(model.request, requests), store)
+        with closing(model.start()) as engine, bar("answers", len(requests)) as progress:
+            engine_requests = (_engine_request(model, item) for item in requests)
+            complete_missing(engine, engine_requests, store, progress=progress)
         store.finish(item.id for item in requests)
-    rows, drops = _rows(requests, model, store, location)
+    rows, drops = _rows(requests, model, config, store, location)
     if not rows:
         hint = "correct the settings, and name another output file"
         raise DataError(f"no answer can be used: {drops[0].detail}", location=str(store.final), hint=hint)
@@ -152,10 +119,12 @@ def generate(config: AnswersConfig, out: Path, *, location: str = "answers") -> 
 
 
 def _rows(
-    requests: Sequence[AnswerRequest], model: _AnswerModel, store: PartStore, location: str
+    requests: Sequence[AnswerRequest],
+    model: AnswerModel,
+    config: AnswersConfig,
+    store: PartStore,
+    location: str,
 ) -> tuple[list[dict[str, Any]], list[Drop]]:
-    config = model.config
-    model_name = config.server.model if config.server is not None else config.model.path
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     drops: list[Drop] = []
     for item in requests:
@@ -177,7 +146,7 @@ def _rows(
             "kind": item.kind,
             "prompt": item.prompt,
             "answer": text,
-            "model": model_name,
+            "model": model.name,
             "number": item.number,
             "temperature": item.temperature,
             "top_p": config.top_p,

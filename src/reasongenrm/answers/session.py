@@ -1,28 +1,20 @@
-"""Ranking session of one annotator: rank, skip, undo. The journal of all annotators holds the whole state."""
+"""Ranking session of one annotator. The journal of all annotators holds the whole state."""
 
 from __future__ import annotations
 
-import fcntl
-import os
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import msgspec
-
+from reasongenrm.answers.journal import AnnotationSession, Journal, annotator_name, answers_by_annotator
 from reasongenrm.answers.table import Order, PromptAnswers
-from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.errors import ConfigError
 from reasongenrm.records import content_id
-from reasongenrm.store import dump_line, explain_write_errors
-
-_LONGEST_NAME = 80
 
 
 @dataclass(frozen=True, slots=True)
-class JournalEntry:
+class RankingEntry:
     """One operation.
 
     Attributes:
@@ -37,126 +29,25 @@ class JournalEntry:
     prompt: str
     order: Order = ()
 
+    @property
+    def item(self) -> str:
+        """The prompt's id."""
+        return self.prompt
 
-def annotator_name(name: str) -> str:
-    """Return an annotator's name in its normal form: composed characters, single spaces.
-
-    Raises:
-        ConfigError: the name is empty, too long, or not printable.
-    """
-    tidy = " ".join(unicodedata.normalize("NFC", name).split())
-    if not tidy or len(tidy) > _LONGEST_NAME or not tidy.isprintable():
-        problem = "is empty" if not tidy else "is too long" if tidy.isprintable() else "cannot be printed"
-        hint = f"give a name of 1 to {_LONGEST_NAME} printable characters"
-        raise ConfigError(f"the annotator's name {problem}", location="annotator", hint=hint)
-    return tidy
+    def to_row(self) -> dict[str, Any]:
+        """Return the entry as a line of the journal."""
+        row = {"annotator": self.annotator, "kind": self.kind, "prompt": self.prompt}
+        return row | ({"order": self.order} if self.kind == "rank" else {})
 
 
-class Journal:
-    """An append-only file of entries, shared by several annotators and processes."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self, start: int = 0) -> list[JournalEntry]:
-        """Return the entries after the first `start`.
-
-        A last line without its line end was torn by a kill, and is ignored.
-
-        Raises:
-            DataError: the file has fewer entries than `start`, cannot be read, or contains a line that is not an entry.
-        """
-        try:
-            lines = self.path.read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
-            lines = []
-        except OSError as error:
-            hint = "check the path and its permissions"
-            raise DataError(f"cannot be read: {error.strerror}", location=str(self.path), hint=hint) from None
-        if len(lines) < start:
-            problem = "the journal became shorter while it was in use"
-            raise DataError(problem, location=str(self.path), hint="restore it, or start again")
-        entries = []
-        for number, line in enumerate(lines[start:], start + 1):
-            try:
-                entries.append(msgspec.json.decode(line, type=JournalEntry))
-            except (ValueError, RecursionError):
-                location, hint = f"{self.path}:{number}", "delete that line; the other lines are kept"
-                raise DataError("the line is not a journal entry", location=location, hint=hint) from None
-        return entries
-
-    @contextmanager
-    def locked(self) -> Iterator[int]:
-        """Lock the file against all other threads and processes; yields the descriptor for `append`.
-
-        Raises:
-            DataError: the file cannot be opened for writing.
-        """
-        with explain_write_errors(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)  # released with the descriptor, also after a kill
-            yield file
-        finally:
-            os.close(file)
-
-    def append(self, file: int, entry: JournalEntry) -> None:
-        """Write one entry to the disk; a failed write leaves nothing.
-
-        Args:
-            file: the descriptor from `locked`.
-            entry: the operation.
-
-        Raises:
-            DataError: the file cannot be written.
-        """
-        row = {"annotator": entry.annotator, "kind": entry.kind, "prompt": entry.prompt}
-        line = dump_line(row | ({"order": entry.order} if entry.kind == "rank" else {})).encode("utf-8")
-        with explain_write_errors(self.path):
-            size = os.pread(file, os.fstat(file).st_size, 0).rfind(b"\n") + 1
-            os.ftruncate(file, size)  # the rest was torn by a kill, since the file is locked
-            try:
-                if os.write(file, line) < len(line):  # one write: a reader sees the line or does not
-                    raise OSError("no room for a complete line")
-                os.fsync(file)
-            except BaseException:
-                os.ftruncate(file, size)
-                raise
+def ranking_journal(path: Path) -> Journal[RankingEntry]:
+    """Return the journal of rankings at a path."""
+    return Journal(path, RankingEntry)
 
 
-class StalePrompt(ConfigError):
-    """The annotator saw another prompt than the current one."""
-
-
-@dataclass(frozen=True, slots=True)
-class RankingProgress:
-    """Progress of an annotator.
-
-    Attributes:
-        ranked: prompts with a ranking.
-        skipped: skipped prompts, which come again at the end.
-        total: all prompts.
-    """
-
-    ranked: int
-    skipped: int
-    total: int
-
-
-def _apply(done: list[JournalEntry], entry: JournalEntry) -> None:
-    """Add an operation to an annotator's operations, or remove the last one if it is undone."""
-    if entry.kind != "undo":
-        done.append(entry)
-    elif done:
-        done.pop()
-
-
-def _rankings(done: Sequence[JournalEntry]) -> dict[str, Order]:
-    return {entry.prompt: entry.order for entry in done if entry.kind == "rank"}
-
-
-def read_rankings(prompts: Sequence[PromptAnswers], journal: Journal) -> dict[str, dict[str, Order]]:
+def read_rankings(
+    prompts: Sequence[PromptAnswers], journal: Journal[RankingEntry]
+) -> dict[str, dict[str, Order]]:
     """Return annotator -> prompt id -> order, for annotators with a ranking.
 
     Raises:
@@ -164,14 +55,16 @@ def read_rankings(prompts: Sequence[PromptAnswers], journal: Journal) -> dict[st
         DataError: the journal cannot be read.
     """
     known = {prompt.id: prompt for prompt in prompts}
-    done_by_annotator: dict[str, list[JournalEntry]] = {}
-    for entry in journal.read():
+    entries = journal.read()
+    for entry in entries:
         _check(entry, known, journal.path)
-        _apply(done_by_annotator.setdefault(entry.annotator, []), entry)
-    return {name: rankings for name, done in done_by_annotator.items() if (rankings := _rankings(done))}
+    return {
+        name: {prompt: entry.order for prompt, entry in rankings.items()}
+        for name, rankings in answers_by_annotator(entries).items()
+    }
 
 
-def _check(entry: JournalEntry, known: Mapping[str, PromptAnswers], path: Path) -> None:
+def _check(entry: RankingEntry, known: Mapping[str, PromptAnswers], path: Path) -> None:
     prompt = known.get(entry.prompt)
     ids = sorted(answer for group in entry.order for answer in group)
     if prompt and (entry.kind != "rank" or ids == sorted(answer.id for answer in prompt.answers)):
@@ -184,12 +77,10 @@ def _check(entry: JournalEntry, known: Mapping[str, PromptAnswers], path: Path) 
     )
 
 
-class RankingSession:
-    """An annotator's session. A session on the same journal resumes an earlier one.
+class RankingSession(AnnotationSession[PromptAnswers, RankingEntry]):
+    """An annotator's session of ranking.
 
-    The order of the prompts, and of the answers within a prompt, is a function of their ids, the annotator
-    and the seed. Other processes, and other sessions of the same annotator, may use the journal at the same
-    time. A session itself is used by one thread at a time.
+    The order of the prompts, and of the answers within a prompt, is a function of their ids, the annotator and the seed.
 
     Args:
         prompts: with the answers to rank.
@@ -202,47 +93,32 @@ class RankingSession:
         DataError: the journal cannot be read.
     """
 
+    noun, participle = "prompt", "ranked"
+
     def __init__(
         self, prompts: Sequence[PromptAnswers], journal_path: Path, annotator: str, seed: int = 17
     ) -> None:
-        self.annotator = annotator_name(annotator)
-        self.journal = Journal(journal_path)
+        name = annotator_name(annotator)
 
         def place(kind: str, *ids: str) -> str:
-            return content_id(kind, *ids, self.annotator, seed)
+            return content_id(kind, *ids, name, seed)
 
-        self._prompts: dict[str, PromptAnswers] = {}
-        for prompt in sorted(prompts, key=lambda prompt: place("prompt", prompt.id)):
-            answers = sorted(prompt.answers, key=lambda answer: place("answer", prompt.id, answer.id))
-            self._prompts[prompt.id] = replace(prompt, answers=tuple(answers))
-        self._read = 0
-        self._done: list[JournalEntry] = []
-        self.refresh()
+        shuffled = [
+            replace(
+                prompt,
+                answers=tuple(
+                    sorted(prompt.answers, key=lambda answer: place("answer", prompt.id, answer.id))
+                ),
+            )
+            for prompt in sorted(prompts, key=lambda prompt: place("prompt", prompt.id))
+        ]
+        super().__init__(shuffled, ranking_journal(journal_path), name)
 
-    @property
-    def current(self) -> PromptAnswers | None:
-        """The prompt to rank now, its answers in the order in which they are shown; None when all are ranked."""
-        queue = self._queue()
-        return self._prompts[queue[0]] if queue else None
+    def _check(self, entry: RankingEntry) -> None:
+        _check(entry, self._items, self.journal.path)
 
-    def _queue(self) -> list[str]:
-        """Return the ids of the prompts without a ranking, skipped ones last."""
-        ranked = _rankings(self._done)
-        waiting = [prompt for prompt in self._prompts if prompt not in ranked]
-        last_skip = {entry.prompt: place for place, entry in enumerate(self._done)}
-        return sorted(waiting, key=lambda prompt: last_skip.get(prompt, -1))
-
-    @property
-    def progress(self) -> RankingProgress:
-        """Progress of this annotator."""
-        queue = self._queue()
-        skipped = {entry.prompt for entry in self._done}.intersection(queue)
-        return RankingProgress(len(self._prompts) - len(queue), len(skipped), len(self._prompts))
-
-    @property
-    def can_undo(self) -> bool:
-        """Whether there is a ranking or a skip to undo."""
-        return bool(self._done)
+    def _operation(self, kind: str, item: str) -> RankingEntry:
+        return RankingEntry(self.annotator, "skip" if kind == "skip" else "undo", item)
 
     def rank(self, groups: Sequence[Sequence[int]], *, prompt: str | None = None) -> None:
         """Rank the current prompt.
@@ -252,76 +128,18 @@ class RankingSession:
             prompt: id of the prompt that the annotator saw, checked if given.
 
         Raises:
-            StalePrompt: another prompt is current, or none.
+            StaleItem: another prompt is current, or none.
             ConfigError: an answer is missing, repeated, or does not exist, or the journal cannot be used.
             DataError: the journal cannot be used.
         """
 
-        def ranking() -> JournalEntry:
+        def ranking() -> RankingEntry:
             shown = self._expect(prompt)
             _check_groups(groups, len(shown.answers))
             order = tuple(tuple(shown.answers[number - 1].id for number in sorted(group)) for group in groups)
-            return JournalEntry(self.annotator, "rank", shown.id, order)
+            return RankingEntry(self.annotator, "rank", shown.id, order)
 
         self._write(ranking)
-
-    def skip(self, *, prompt: str | None = None) -> None:
-        """Move the current prompt to the end of the queue.
-
-        Raises:
-            StalePrompt: another prompt than the given one is current, or none.
-            ConfigError, DataError: the journal cannot be used.
-        """
-        self._write(lambda: JournalEntry(self.annotator, "skip", self._expect(prompt).id))
-
-    def undo(self) -> None:
-        """Undo this annotator's last ranking or skip.
-
-        Raises:
-            ConfigError: there is none, or the journal cannot be used.
-            DataError: the journal cannot be used.
-        """
-
-        def undo_entry() -> JournalEntry:
-            if not self._done:
-                raise ConfigError(
-                    "there is nothing to undo", location="ranking", hint="rank or skip a prompt first"
-                )
-            return JournalEntry(self.annotator, "undo", self._done[-1].prompt)
-
-        self._write(undo_entry)
-
-    def _write(self, make_entry: Callable[[], JournalEntry]) -> None:
-        """Append an operation that is made from the current journal, and apply it."""
-        with self.journal.locked() as file:
-            self.refresh()
-            self.journal.append(file, make_entry())
-            self.refresh()
-
-    def refresh(self) -> None:
-        """Apply the new entries of other sessions of this annotator.
-
-        Raises:
-            ConfigError, DataError: the journal cannot be used.
-        """
-        entries = self.journal.read(self._read)
-        for entry in entries:
-            _check(entry, self._prompts, self.journal.path)
-        self._read += len(entries)
-        for entry in entries:
-            if entry.annotator == self.annotator:
-                _apply(self._done, entry)
-
-    def _expect(self, prompt: str | None) -> PromptAnswers:
-        current = self.current
-        if current is None:
-            raise StalePrompt(
-                "all prompts are ranked", location="ranking", hint="undo removes the last ranking"
-            )
-        if prompt not in (None, current.id):
-            hint = "look at the current prompt, then rank it"
-            raise StalePrompt("another prompt is current", location="ranking", hint=hint)
-        return current
 
 
 def _check_groups(groups: Sequence[Sequence[int]], count: int) -> None:

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from reasongenrm.answers.session import RankingSession, StalePrompt
+from reasongenrm.answers.journal import StaleItem
+from reasongenrm.answers.session import RankingSession
 from reasongenrm.answers.table import PromptAnswers
 from reasongenrm.errors import ConfigError, DataError, ReasonGenRMError
 
@@ -106,10 +107,10 @@ def _execute(console: Any, session: RankingSession, question: PromptAnswers | No
         if typed.lower() == "u":
             session.undo()
         elif typed.lower() == "s":
-            session.skip(prompt=prompt)
+            session.skip(item=prompt)
         else:
             session.rank(parse_ranking(typed), prompt=prompt)
-    except StalePrompt as error:  # the same annotator also works elsewhere
+    except StaleItem as error:  # the same annotator also works elsewhere
         _say(console, str(error))
         return True
     except DataError:  # of the journal, not of the line
@@ -130,9 +131,7 @@ def _show(console: Any, session: RankingSession, question: PromptAnswers | None)
     from rich.rule import Rule
     from rich.text import Text
 
-    now = session.progress
-    counts = f"{now.ranked} of {now.total} ranked" + (f", {now.skipped} skipped" if now.skipped else "")
-    console.print(Rule(Text(f"{visible(session.annotator)}: {counts}")))
+    console.print(Rule(Text(f"{visible(session.annotator)}: {session.progress.text('ranked')}")))
     if question is None:
         _say(console, "All prompts are ranked: q quits, u undoes the last ranking.")
         return

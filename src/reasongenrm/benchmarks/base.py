@@ -43,14 +43,16 @@ class Table:
         section_weights: section -> weight within the score; 1 for sections without an entry.
         toy: whether it is the suite's own toy benchmark.
         published_section_rows: section -> number of published rows, where only that is known.
+        published_total: number of published rows, where only that is known; else 0.
     """
 
     name: str
-    sections: Mapping[str, Mapping[str, int]]
+    sections: Mapping[str, Mapping[str, float]]
     published_rows: Mapping[str, int] = field(default_factory=dict)
     section_weights: Mapping[str, float] = field(default_factory=dict)
     toy: bool = False
     published_section_rows: Mapping[str, int] = field(default_factory=dict)
+    published_total: int = 0
 
     @property
     def subsets(self) -> list[str]:
@@ -70,6 +72,9 @@ class Table:
             or sum(judged.get(s, 0) for s in subsets) < self.published_section_rows.get(section, 0)
         ]
         few += [name for name in self.subsets if judged.get(name, 0) < self.published_rows.get(name, 1)]
+        total = sum(judged.values())
+        if not few and total < self.published_total:
+            few.append(f"{self.published_total - total:,} of {self.published_total:,} rows")
         return tuple(few)
 
 
@@ -99,6 +104,7 @@ class Benchmark(ABC):
         row_hint: the columns that a row needs, for the error when no row can be read.
         array_file: the name of the files to read in a folder that has such files; all other files are ignored.
         fixed_table: the sections of a benchmark whose sections do not depend on its rows.
+        split_column: the column that gets the name of a row's split, where a row lacks it and its metric needs it.
     """
 
     name: str
@@ -108,6 +114,7 @@ class Benchmark(ABC):
     row_hint: str
     array_file: str | None = None
     fixed_table: Table
+    split_column: str = ""
 
     def rows(
         self, path: str, *, split: str | None = None, revision: str | None = None, limit: int | None = None
@@ -128,17 +135,28 @@ class Benchmark(ABC):
     ) -> Iterator[RawRow | Drop]:
         """Stream the rows before they are checked; see `read_rows`, and `source_files` for folders of `.json` files."""
         rows = [
-            read_rows(
-                file,
-                required=self.required,
-                optional=self.columns,
-                split=name,
-                revision=revision,
-                limit=limit,
+            self._with_split(
+                read_rows(
+                    file,
+                    required=self.required,
+                    optional=self.columns,
+                    split=name,
+                    revision=revision,
+                    limit=limit,
+                ),
+                name,
             )
             for file, name in self.sources(path, split)
         ]
         return islice(chain.from_iterable(rows), limit)
+
+    def _with_split(self, rows: Iterator[RawRow | Drop], name: str) -> Iterator[RawRow | Drop]:
+        if not self.split_column:
+            return rows
+        return (
+            raw if isinstance(raw, Drop) else replace(raw, columns={self.split_column: name} | raw.columns)
+            for raw in rows
+        )
 
     def sources(self, path: str, split: str | None) -> list[tuple[str, str]]:
         """Return the files (or the hub dataset) to read, each with its split; see `source_files`."""

@@ -12,7 +12,16 @@ from typing import Any
 from reasongenrm.errors import DataError
 from reasongenrm.records import Drop, Message, Row
 from reasongenrm.rows.files import UNKNOWN_SOURCE, RawRow
-from reasongenrm.rows.turns import BadRow, check_text, is_list, is_text, kind_of, quoted, read_turns
+from reasongenrm.rows.turns import (
+    BadRow,
+    check_text,
+    is_list,
+    is_text,
+    kind_of,
+    quoted,
+    read_turns,
+    turn_name,
+)
 
 LONGEST_NAME = 200
 """Largest number of characters of a subset's name."""
@@ -131,7 +140,7 @@ def prompt(row: RawRow, *names: str) -> list[Message]:
         return [Message(role="user", content=check_text(value, names[0]))]
     turns = read_turns(value, names[0])
     if turns[-1]["role"] != "user":
-        problem = f"`{names[0]}` ends in a {turns[-1]['role']} turn; it must end in the user's."
+        problem = f"`{names[0]}` ends in {turn_name(turns[-1]['role'])}; it must end in the user's."
         raise BadRow("no_final_question", problem)
     return turns
 

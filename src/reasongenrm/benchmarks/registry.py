@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from reasongenrm.benchmarks import judgebench, llmbar, pairs, ppe, rewardbench, rewardbench2, rmb, rmbench
+from reasongenrm.benchmarks import (
+    contextualjudgebench,
+    helpsteer3,
+    ifrewardbench,
+    judgebench,
+    llmbar,
+    mrewardbench,
+    pairs,
+    ppe,
+    rewardbench,
+    rewardbench2,
+    rmb,
+    rmbench,
+    rubricbench,
+)
 from reasongenrm.benchmarks.base import Benchmark
 from reasongenrm.config.evaluate import BenchmarkConfig
 
@@ -14,6 +28,11 @@ BENCHMARKS: dict[str, Benchmark] = {
     "llmbar": llmbar.LLMBar(),
     "ppe": ppe.PPE(),
     "rmb": rmb.RMB(),
+    "mrewardbench": mrewardbench.MRewardBench(),
+    "contextualjudgebench": contextualjudgebench.ContextualJudgeBench(),
+    "ifrewardbench": ifrewardbench.IFRewardBench(),
+    "rubricbench": rubricbench.RubricBench(),
+    "helpsteer3": helpsteer3.HelpSteer3(),
     "pairs": pairs.Pairs(),
 }
 """Kind -> benchmark with its default settings."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from reasongenrm.chat.folding import folded
+from reasongenrm.chat.delimiters import folded
 from reasongenrm.errors import EngineError
 
 LOCATION = "tokenizer"
@@ -40,7 +40,7 @@ def content_tokenizer(tokenizer: Any) -> Any:
 
     Raises:
         EngineError: it is not a fast tokenizer, a text can spell one of its special tokens, or its normaliser changes more
-            than `folding.py` knows, so that a text could form a delimiter.
+            than `delimiters.py` knows, so that a text could form a delimiter.
     """
     from tokenizers import Tokenizer
 
@@ -183,7 +183,7 @@ def _check_reading(
 
 
 def _check_normalizer(normalize: Callable[[str], str]) -> None:
-    """Check that a normaliser makes no more of a character than `folding.py` expects.
+    """Check that a normaliser makes no more of a character than `delimiters.py` expects.
 
     Raises:
         EngineError: it does, as lower-casing ones do.

@@ -9,14 +9,14 @@ public tokenizers and chat templates of instruction models use, by family. Sourc
 - for families that both lack (Falcon, LongCat, StarCoder, Gemma's and Mistral's rarer tokens), the models' own tokenizer
   files as public repositories quote them.
 
-Turns marked by plain words (`### Instruction:`, `Human:`, ChatGLM's bare `sop`) cannot be told from text.
+Turns marked by plain words (`### Instruction:`, `Human:`, ChatGLM's bare `sop`) look like any other text.
 """
 
 from __future__ import annotations
 
 import re
 
-from reasongenrm.chat.folding import break_matches
+from reasongenrm.chat.delimiters import break_matches
 
 MARKERS: dict[str, tuple[str, ...]] = {
     "chatml (Qwen, Yi, InternLM2)": ("<|im_start|>", "<|im_end|>", "<|im_sep|>", "<|endoftext|>"),

@@ -16,13 +16,13 @@ from typing import Annotated, Any
 import jinja2
 import jinja2.meta
 import yaml
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator
 
-from reasongenrm.chat.folding import break_matches, delimiter_pattern
+from reasongenrm.chat.delimiters import SANDBOX, check_delimiters, neutralise
 from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, LETTERS, Grammar, ListGrammar, VerdictTexts
 from reasongenrm.config.engines import Strict
 from reasongenrm.config.loading import read_yaml, validate
+from reasongenrm.config.rubric import Criterion
 from reasongenrm.errors import ConfigError, first_line
 from reasongenrm.records import (
     CRITERIA,
@@ -36,24 +36,6 @@ from reasongenrm.records import (
     split_criteria,
     unit_hash,
 )
-
-_JINJA = ImmutableSandboxedEnvironment(
-    undefined=jinja2.StrictUndefined, keep_trailing_newline=False, autoescape=False
-)
-
-
-class Criterion(Strict):
-    """A criterion that a judge compares answers by.
-
-    Attributes:
-        name: one or two words.
-        text: its explanation; may be empty.
-        weight: relative weight, shown to the judge.
-    """
-
-    name: str
-    text: str = ""
-    weight: float = Field(1.0, gt=0)
 
 
 def _check_list_verdict(text: str) -> str:
@@ -81,8 +63,8 @@ class PromptFile(Strict):
         judge: Jinja2 template with `conversation`, `answer_a` and `answer_b`: the judge's user turn. It may also use
             `criteria`, `verdict_a` and `verdict_b`. In the file beside a judge of lists it is the template `listwise`.
         hindsight: the same with `winner` (A or B): the teacher's user turn.
-        direct: the wording for judges without reasons: those with the template `direct`, and an untrained model that is
-            asked for its verdict alone.
+        direct: the wording for judges without reasons: those with the template `direct`, and an
+            untrained model that judges without reasons.
         criteria: criteria with weights; if there are any, the template `judge` must show them. Rows with a column `criteria` have
             these instead, and a template that they are rendered with must show them.
         verdict: the verdict grammar.
@@ -206,7 +188,7 @@ _LISTED = ("conversation", "answers")
 
 def _compared(template: str) -> tuple[str, ...]:
     """Return the variables that a template for pairs must show; in the file beside a judge of lists it shows a list."""
-    listed = "answers" in jinja2.meta.find_undeclared_variables(_JINJA.parse(template))
+    listed = "answers" in jinja2.meta.find_undeclared_variables(SANDBOX.parse(template))
     return _LISTED if listed else _COMPARED
 
 
@@ -234,25 +216,18 @@ def _check_template(template: str, location: str, required: Sequence[str], delim
         problem = f"the template does not show {', '.join(missing)}"
         raise ConfigError(problem, location=location, hint="add it")
 
-    def count(delimiter: str, text: str) -> int:
+    def render(text: str) -> str:
         own = {"verdict_a": "x", "verdict_b": "x", "winner": "A", "verdicts": "x"}
-        part = neutralise(text, delimiters)
-        judged: dict[str, Any] = dict.fromkeys((*_COMPARED, *_RATED, CRITERIA), part)
-        judged["answers"] = lettered([part] * len(LETTERS))
-        return len(re.findall(f"(?={re.escape(delimiter)})", _render(template, **own, **judged)))
+        judged: dict[str, Any] = dict.fromkeys((*_COMPARED, *_RATED, CRITERIA), text)
+        judged["answers"] = lettered([text] * len(LETTERS))
+        return _render(template, **own, **judged)
 
-    for delimiter in delimiters:
-        expected = count(delimiter, "x")
-        for part in [p for at in range(1, len(delimiter)) for p in (delimiter[:at], delimiter[at:])]:
-            if count(delimiter, part) != expected:
-                problem = f"the judged text {part!r} would complete the delimiter {delimiter!r}"
-                hint = "put every delimiter on a separate line, and let it begin and end in brackets"
-                raise ConfigError(problem, location=location, hint=hint)
+    check_delimiters(delimiters, render, location)
 
 
 @lru_cache(maxsize=8)
 def _compiled(template: str) -> jinja2.Template:
-    compiled = _JINJA.from_string(template)
+    compiled = SANDBOX.from_string(template)
     # Rendering copies the globals, and a copy of Jinja2's ChainMap is slow.
     compiled.globals = dict(compiled.globals)
     return compiled
@@ -271,18 +246,9 @@ ROLE_HEADS = {"system": "[System]", "user": "[User]", "assistant": "[Assistant]"
 """Headings of the turns of a conversation; delimiters of every prompt file."""
 
 
-def neutralise(text: str, delimiters: Sequence[str]) -> str:
-    """Break up every delimiter inside judged text by a backslash after its first character.
-
-    What a tokenizer's normaliser would make a delimiter of is one, too (see `folding.py`). The rest of a delimiter is
-    matched by a lookahead, so that `###` in `####` is broken up at both places.
-    """
-    return break_matches(text, delimiter_pattern(tuple(delimiters)), "\\")
-
-
 @lru_cache(maxsize=8)
 def _variables(template: str) -> frozenset[str]:
-    return frozenset(jinja2.meta.find_undeclared_variables(_JINJA.parse(template)))
+    return frozenset(jinja2.meta.find_undeclared_variables(SANDBOX.parse(template)))
 
 
 def history_texts(history: Sequence[Message], template: str, delimiters: Sequence[str]) -> dict[str, str]:

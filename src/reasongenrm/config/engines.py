@@ -174,15 +174,18 @@ class OpenAIConfig(Strict):
 
 
 class AnthropicConfig(Strict):
-    """Anthropic's Message Batches: half the price, results within a day.
+    """Anthropic's API: Message Batches at half the price with results within a day, or single calls at once.
 
     Attributes:
         kind: `anthropic`.
         model: the model's name.
         url: base URL; null is Anthropic's.
         api_key_env: environment variable with the key.
+        mode: `batches`, or `direct` for single calls.
+        effort: how much the model thinks and writes; null: its default. Only for models that have this setting.
         batch: requests per message batch.
         poll_seconds: time between two polls of a batch.
+        max_concurrent: open single calls.
         timeout: seconds until a call counts as failed.
         max_retries: retries of a failed call by the SDK, with exponential backoff.
     """
@@ -191,8 +194,11 @@ class AnthropicConfig(Strict):
     model: str
     url: str | None = None
     api_key_env: str = "ANTHROPIC_API_KEY"
+    mode: Literal["batches", "direct"] = "batches"
+    effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     batch: int = Field(10_000, ge=1, le=100_000)
     poll_seconds: float = Field(30, gt=0)
+    max_concurrent: int = Field(8, ge=1, le=1000)
     timeout: float = Field(600, gt=0)
     max_retries: int = Field(4, ge=0)
 

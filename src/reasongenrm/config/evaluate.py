@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 from reasongenrm.config.engines import APIConfig, FolderName, ModelConfig, Strict
 
 BenchmarkKind = Literal[
-    "rewardbench", "rewardbench2", "rmbench", "judgebench", "llmbar", "ppe", "rmb", "pairs"
-]
+    "rewardbench", "rewardbench2", "rmbench", "judgebench", "llmbar", "ppe", "rmb", "mrewardbench", "contextualjudgebench",
+    "ifrewardbench", "rubricbench", "helpsteer3", "pairs",
+]  # fmt: skip
 
 
 HUB_IDS: dict[BenchmarkKind, str] = {
@@ -19,8 +20,12 @@ HUB_IDS: dict[BenchmarkKind, str] = {
     "rmbench": "THU-KEG/RM-Bench",
     "judgebench": "ScalerLab/JudgeBench",
     "ppe": "lmarena-ai/PPE-Human-Preference-V1",
+    "mrewardbench": "CohereLabsCommunity/multilingual-reward-bench",
+    "contextualjudgebench": "Salesforce/ContextualJudgeBench",
+    "rubricbench": "DonJoey/rubricbench",
+    "helpsteer3": "Qwen/RationaleRM:test",
 }
-"""Default path of each kind; LLMBar and RMB are files on GitHub, and `pairs` are local files."""
+"""Default path of each kind; LLMBar, RMB and IF-RewardBench are files on GitHub, and `pairs` are local files."""
 
 
 class BenchmarkConfig(Strict):

@@ -14,13 +14,16 @@ from pydantic import ValidationError
 
 from reasongenrm.config.engines import Strict
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.errors import ConfigError, first_line
+from reasongenrm.errors import ConfigError, first_invalid, first_line
 from reasongenrm.redaction import MASK, is_secret_name, keep_secret, keep_secrets_of
 
 Config = TypeVar("Config", bound=Strict)
 
 _NO_TEXT = re.compile("[\0\ud800-\udfff]")
 """Characters that no path and no UTF-8 can hold."""
+
+RECIPE = "recipe"
+"""What most files of settings are, as errors name them."""
 
 DEEPEST, MOST_VALUES = 40, 100_000
 """Limits of a recipe: levels of nesting, and values."""
@@ -92,11 +95,12 @@ def _dotted_key(location: Sequence[Any], raw: Any) -> list[str]:
     key: list[str] = []
     for part in location:
         if isinstance(raw, Mapping):
-            if part == raw.get("kind") and part not in raw:
+            if part == raw.get("kind", "vllm") and part not in raw:  # an engine without a kind is vLLM
                 continue
             raw = raw.get(part)
         else:
-            raw = raw[part] if isinstance(raw, Sequence) and isinstance(part, int) else None
+            inside = isinstance(raw, Sequence) and isinstance(part, int) and part < len(raw)
+            raw = raw[part] if inside else None  # a missing item is beyond its list
         key.append(_one_line(part))
     return [part for part in key if part != "[key]"]
 
@@ -112,7 +116,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), *, limit: int |
 
 
 def load_config(
-    kind: type[Config], path: str | Path, overrides: Sequence[str] = (), *, limit: int | None = None
+    kind: type[Config],
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    limit: int | None = None,
+    name: str = RECIPE,
+    hint: str = "see configs/ for examples",
 ) -> Config:
     """Read a recipe, apply `key=value` overrides, and validate it.
 
@@ -121,24 +131,31 @@ def load_config(
         path: the YAML file.
         overrides: dotted keys and their values.
         limit: value for the key `limit`.
+        name: what the file is, for errors.
+        hint: what to do where there is no such file.
 
     Raises:
         ConfigError: missing or unreadable file, broken YAML, unknown key, or a value out of range; names the dotted key.
     """
     path = Path(path)
-    raw = read_yaml(path, "recipe", "see configs/ for examples")
+    raw = read_yaml(path, name, hint)
     if limit is not None:
         overrides = [*overrides, f"limit={limit}"]
-    return overridden(kind, raw, overrides, f"{path}: ", "correct the recipe")
+    return overridden(kind, raw, overrides, f"{path}: ", f"correct the {name}", name)
 
 
 def overridden(
-    kind: type[Config], raw: dict[str, Any], overrides: Sequence[str], prefix: str, hint: str
+    kind: type[Config],
+    raw: dict[str, Any],
+    overrides: Sequence[str],
+    prefix: str,
+    hint: str,
+    name: str = RECIPE,
 ) -> Config:
     """Apply `key=value` overrides to keys and values, and return them as a model; see `validate`."""
     for assignment in overrides:
         _override(raw, assignment)
-    return validate(kind, raw, prefix, hint)
+    return validate(kind, raw, prefix, hint, name)
 
 
 def read_yaml(path: Path, name: str, hint: str) -> dict[str, Any]:
@@ -153,22 +170,41 @@ def read_yaml(path: Path, name: str, hint: str) -> dict[str, Any]:
         ConfigError: missing or unreadable file, broken YAML, a key that occurs twice, or no mapping of keys.
     """
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)  # a SafeLoader
+        text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, IsADirectoryError):
         raise ConfigError(f"{name} not found", location=str(path), hint=hint) from None
     except OSError as error:
         problem, hint = f"cannot be read: {error.strerror}", "check the path and its permissions"
         raise ConfigError(problem, location=str(path), hint=hint) from None
-    except _YAML_ERRORS as error:
-        mark = getattr(error, "problem_mark", None)
-        location = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError("invalid YAML", location=location, hint=_yaml_problem(error)) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError("invalid YAML", location=str(path), hint=first_line(error)) from None
+    raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError("not a mapping of keys", location=str(path), hint="write key: value")
     return raw
 
 
-def validate(kind: type[Config], raw: Mapping[str, Any], prefix: str, hint: str) -> Config:
+def parse_yaml(text: str, location: str) -> Any:
+    """Return the value of a YAML text.
+
+    Args:
+        text: the text.
+        location: file or field that it comes from, for errors.
+
+    Raises:
+        ConfigError: broken YAML, or a key that occurs twice.
+    """
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)  # a SafeLoader
+    except _YAML_ERRORS as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{location}:{mark.line + 1}" if mark else location
+        raise ConfigError("invalid YAML", location=place, hint=_yaml_problem(error)) from None
+
+
+def validate(
+    kind: type[Config], raw: Mapping[str, Any], prefix: str, hint: str, name: str = RECIPE
+) -> Config:
     """Return keys and values as a model.
 
     Args:
@@ -176,23 +212,21 @@ def validate(kind: type[Config], raw: Mapping[str, Any], prefix: str, hint: str)
         raw: keys and values.
         prefix: text before the dotted key in the location of an error, such as the file.
         hint: how to correct a value.
+        name: what holds them, for errors.
 
     Raises:
         ConfigError: an unknown key, or an invalid value.
     """
-    _check_values(raw, prefix)
+    _check_values(raw, prefix, f"correct the {name}")
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        # A misspelt key may leave a required one missing: name the former.
-        first = min(error.errors(), key=lambda e: e["type"] != "unknown_key")
-        context, problem = first.get("ctx", {}), first["msg"].removeprefix("Value error, ")
-        key = _dotted_key(first["loc"], raw) + ([context["key"]] if "key" in context else [])
-        location = prefix + (".".join(key) or "recipe")
-        raise ConfigError(problem, location=location, hint=context.get("hint", hint)) from None
+        place, problem, hint = first_invalid(error.errors(), hint)
+        location = prefix + (".".join(_dotted_key(place, raw)) or name)
+        raise ConfigError(problem, location=location, hint=hint) from None
 
 
-def _check_values(raw: Mapping[str, Any], prefix: str) -> None:
+def _check_values(raw: Mapping[str, Any], prefix: str, correct: str) -> None:
     """Check that every value can be saved as YAML and JSON, and that every text can be part of a path; register the keys
     and passwords inside URLs, which are hidden from here on.
 
@@ -204,14 +238,14 @@ def _check_values(raw: Mapping[str, Any], prefix: str) -> None:
     while waiting:
         key, value, depth = waiting.pop()
         count += 1
-        problem, hint = "", "correct the recipe"
+        problem, hint = "", correct
         if depth > DEEPEST or count > MOST_VALUES:
             problem, hint = (
                 "nested too deeply, or too large",
                 "write fewer values, and no anchor inside itself",
             )
         elif isinstance(value, Mapping):
-            others = [name for name in value if not isinstance(name, str) or _NO_TEXT.search(name)]
+            others = [name for name in value if not _is_key(name, key)]
             if others:
                 problem, hint = f"the key {others[0]!r} is not a text", "put quotes around it"
             names = [(f"{key}.{_one_line(name)}".removeprefix("."), item) for name, item in value.items()]
@@ -228,6 +262,13 @@ def _check_values(raw: Mapping[str, Any], prefix: str) -> None:
             problem, hint = f"YAML reads this value as {type(value).__name__}", "put quotes around it"
         if problem:
             raise ConfigError(problem, location=f"{prefix}{key}" if key else prefix.rstrip(": "), hint=hint)
+
+
+def _is_key(name: Any, parent: str) -> bool:
+    """Whether a name is that of a key: a text, or a whole number for the levels of a criterion."""
+    if type(name) is int and parent.rpartition(".")[2] == "levels":
+        return True
+    return isinstance(name, str) and not _NO_TEXT.search(name)
 
 
 def section(kind: type[Config], keys: Mapping[str, Any] | Strict, location: str) -> Config:

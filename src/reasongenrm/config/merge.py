@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -42,6 +43,8 @@ class MergeConfig(Strict):
     def _consistent(self) -> MergeConfig:
         if self.density is not None and self.method not in TRIMMING:
             raise ValueError(f"density: {self.method} keeps all; only {', '.join(TRIMMING)} trim")
+        if self.weights is not None and not isfinite(sum(self.weights)):
+            raise ValueError("weights: not all are finite numbers")
         if self.factors and self.method == "slerp":
             raise ValueError("factors: slerp merges the products of the factors")
         if self.factors and self.rank is not None:

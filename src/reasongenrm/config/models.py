@@ -125,7 +125,7 @@ def models_recipe(
             raise ConfigError(
                 "no model is named", location="--server", hint="give --model NAME, as the server calls it"
             )
-        served = {"server": _server(server, model, api_key_env)}
+        served = {"server": server_keys(server, model, api_key_env)}
         name = row_name(model)
         evaluate["others"] = {name: served, f"{name}-direct": served | {"reasons": False}}
     elif model is not None:
@@ -134,7 +134,8 @@ def models_recipe(
     return overridden(ModelsRecipe, raw, overrides, "evaluate: ", "see reasongenrm evaluate --help")
 
 
-def _server(server: str, model: str, api_key_env: str | None) -> dict[str, Any]:
+def server_keys(server: str, model: str, api_key_env: str | None) -> dict[str, Any]:
+    """Return the keys of a server's settings; see `models_recipe`."""
     key = {"api_key_env": api_key_env} if api_key_env else {}
     if server == "anthropic":
         return {"kind": "anthropic", "model": model} | key

@@ -210,6 +210,8 @@ class Recipe(Strict):
         if self.evaluate.combine == "meta" and self.meta is None and self.evaluate.meta is None:
             raise ValueError("evaluate.combine: meta needs the section meta: {}, or evaluate.meta")
         kinds = {step.kind for step in self.trained.values()}
+        if "grpo" in kinds and self.train.grpo.max_tokens >= self.engine.max_model_len:
+            raise ValueError("train.grpo.max_tokens must be below engine.max_model_len")
         if "dpo" in kinds and self.records.dpo is None and self.train.dpo.refresh is None:
             raise ValueError("the step dpo needs records.dpo: {}, or train.dpo.refresh")
         if "grpo" in kinds and self.records.grpo is None:

@@ -57,7 +57,7 @@ class RewardWeights(Strict):
 
     Attributes:
         verdict: the verdict is right (1) or wrong (-1).
-        unreadable: the term `verdict` of a completion without a readable verdict.
+        unreadable: the term `verdict` of a completion without a readable verdict; below that of a right one.
         consistency: of a right verdict, the share of right verdicts on the other order of its pair.
         format: the completion has a reason and a verdict, and ends with its turn.
         length: cost per token beyond `length_free` tokens.
@@ -66,14 +66,22 @@ class RewardWeights(Strict):
         rationale: share of the reference reason's points that the reason covers, where the data has them.
     """
 
-    verdict: float = 1.0
-    unreadable: float = -1.5
+    verdict: float = Field(1.0, ge=0)
+    unreadable: float = Field(-1.5, lt=1)
     consistency: float = Field(0.0, ge=0)
     format: float = Field(0.0, ge=0)
     length: float = Field(0.0, ge=0)
     length_free: int = Field(0, ge=0)
     calibration: float = Field(0.0, ge=0)
     rationale: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _rewards_something(self) -> RewardWeights:
+        if not any(
+            (self.verdict, self.consistency, self.format, self.length, self.calibration, self.rationale)
+        ):
+            raise ValueError("all weights are 0, so that every completion earns the same; set verdict: 1")
+        return self
 
 
 class GRPOStep(Strict):
@@ -101,7 +109,7 @@ class GRPOStep(Strict):
     baseline: Literal["prompt", "pair"] = "prompt"
     skip_equal: bool = True
     max_tokens: int = Field(1024, ge=1)
-    temperature: float = Field(1.0, gt=0, le=2)
+    temperature: float = Field(1.0, ge=0.01, le=2)
     steps: int = Field(200, ge=1)
     rewards: RewardWeights = RewardWeights()
     rollouts: Literal["generate", "vllm"] = "generate"

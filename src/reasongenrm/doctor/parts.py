@@ -250,7 +250,8 @@ def judging(job: Job) -> None:
     import peft
 
     from reasongenrm.engines.base import Request
-    from reasongenrm.judge.ask import VerdictTask, ask_in_memory
+    from reasongenrm.judge.ask import VerdictTask
+    from reasongenrm.judge.memory import ask_in_memory
 
     recipe, sizes = job.recipe, job.sizes
     encoder = encoder_of(recipe)

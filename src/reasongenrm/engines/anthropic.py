@@ -14,9 +14,10 @@ import anthropic
 from reasongenrm.config.engines import AnthropicConfig
 from reasongenrm.engines.base import Engine, Request, Unanswered
 from reasongenrm.engines.batch_api import NO_ANSWER, BatchAPI
-from reasongenrm.engines.batches import Batch, Ledger, message_params, read_result
+from reasongenrm.engines.batches import Batch, Ledger, read_result
 from reasongenrm.engines.http import LONGEST_TEXT, one_line, redirect_text
 from reasongenrm.engines.keys import Secret
+from reasongenrm.engines.messages import message_params
 from reasongenrm.errors import EngineError
 from reasongenrm.records import Completion
 
@@ -25,6 +26,9 @@ IN_FLIGHT = 4
 
 MAX_BYTES = 200 * 2**20
 """Size of one batch. The service accepts 256 MB (docs.anthropic.com, Message Batches, limits)."""
+
+LONGEST_PAUSE = 60.0
+"""Seconds that the service may ask to wait for before a batch is sent again."""
 
 ALL_REFUSED = 32
 """Where at least so many requests are all refused, the recipe is wrong, and none of them is recorded."""
@@ -119,7 +123,7 @@ class AnthropicEngine(Engine):
                 location=self._key,
                 hint="set the temperature to 1 or less",
             )
-        return {"model": self._config.model} | message_params(request)
+        return message_params(request, self._config)
 
     def _earlier_batch(self, request: Request) -> Batch | None:
         """Return the batch that holds a request already, once it is certain that the server has that batch."""
@@ -159,16 +163,19 @@ class AnthropicEngine(Engine):
             except (*NO_ANSWER, anthropic.RateLimitError, anthropic.ConflictError) as error:
                 may_exist = may_exist or isinstance(error, NO_ANSWER)
                 last: Exception = error
+                self._asked_pause = _retry_after(error)
             except anthropic.APIStatusError as error:
                 self._ledger.discard(batch, f"HTTP {error.status_code}")
                 raise
         raise last
 
     def _attempts(self) -> Iterator[None]:
-        """Yield once per attempt, with growing pauses between them."""
+        """Yield once per attempt, with growing pauses between them, or longer ones that the service requests."""
+        self._asked_pause = 0.0
         yield
         for retry in range(self._config.max_retries):
-            sleep(min(0.5 * 2**retry, 8))
+            sleep(max(min(0.5 * 2**retry, 8), self._asked_pause))
+            self._asked_pause = 0.0
             yield
 
     def _find(self, batch: Batch) -> str | None:
@@ -293,6 +300,16 @@ class AnthropicEngine(Engine):
         elif isinstance(error, anthropic.APIStatusError) and 300 <= error.status_code < 400:
             problem, hint = f"{host} fails: {redirect_text(error.response)}", "check url"
         return EngineError(problem, location=location, hint=hint)
+
+
+def _retry_after(error: Exception) -> float:
+    """Return the seconds of the header `retry-after`, at most LONGEST_PAUSE; 0 without one."""
+    headers = error.response.headers if isinstance(error, anthropic.APIStatusError) else {}
+    try:
+        seconds = float(headers.get("retry-after", 0))
+    except ValueError:  # a date
+        return 0.0
+    return min(seconds, LONGEST_PAUSE) if seconds > 0 else 0.0  # NaN is not
 
 
 def _total(counts: Any) -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
-from typing import Protocol
+from itertools import islice, takewhile
+from typing import Any, Protocol
 
 from reasongenrm.errors import EngineError
 from reasongenrm.records import Completion, Message, content_id
@@ -33,6 +33,10 @@ class Request:
             cost time on every token: ask for them only where they are read.
         urgent: start it before waiting requests, because its prompt is in the prefix cache (vLLM in this process).
         messages: the same prompt as a conversation, for servers that take no token ids.
+        schema: JSON schema of the completion, for servers that take messages; one that does not know such schemas writes
+            free text.
+        cache_system: the system turn is shared with many requests: ask the server to keep it in its prompt cache.
+        task: name of the task of a judge, where another request follows the completion (see `judge.turns`).
         thoughts: whether the text begins with the model's thoughts between think tags, also where a server's reasoning
             parser cuts them out of a chat answer.
     """
@@ -51,11 +55,33 @@ class Request:
     urgent: bool = False
     messages: tuple[Message, ...] = ()
     thoughts: bool = False
+    schema: Mapping[str, Any] | None = None
+    cache_system: bool = False
+    task: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """Ids of requests whose completions nobody waits for any more."""
+
+    ids: frozenset[str]
+
+
+LiveRequest = Request | Withdrawal | None
+"""What a live source of requests has next; None where it has nothing now."""
+
+POLL_SECONDS = 0.01
+"""How often an engine that waits for others looks into a live source."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unanswered(Completion):
     """An error that a server caused, not the request: `complete_missing` does not store it the first time."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartialCompletion(Completion):
+    """What a request has so far: its text and token ids. Its `finish_reason` is `length`; it is never stored."""
 
 
 UNANSWERED = "#unanswered"
@@ -81,6 +107,30 @@ class Engine(Protocol):
         """
         ...
 
+    def complete_live(
+        self, requests: Iterable[LiveRequest], *, adapter: str | None = None
+    ) -> Generator[Completion, None, None]:
+        """Yield completions as they are done, of requests that may come while others are completed.
+
+        The source is asked again and again, also after it had nothing; the call ends where it has nothing and all is done.
+        A withdrawn request is ended where the engine can; its completion may come all the same.
+
+        An engine that takes no requests while it works completes together what is there, as this default does.
+        """
+        source = iter(requests)
+        while now := requests_now(source):
+            yield from self.complete(now, adapter=adapter)
+
+    def stream(
+        self, requests: Iterable[Request], *, adapter: str | None = None
+    ) -> Generator[Completion, None, None]:
+        """Yield the completions of `complete`, and before each any number of `PartialCompletion`s of its growing text.
+
+        An engine that cannot stream yields no partial ones. Closing the generator ends the requests in progress. After a
+        failed attempt on a server, a text may begin again.
+        """
+        yield from self.complete(requests, adapter=adapter)
+
     def complete_blocks(
         self, blocks: Iterable[Sequence[Request]], *, adapter: str | None = None
     ) -> Generator[list[Completion], None, None]:
@@ -104,6 +154,12 @@ class Engine(Protocol):
     def close(self) -> None:
         """Free memory and connections."""
         return
+
+
+def requests_now(source: Iterator[LiveRequest], limit: int | None = None) -> list[Request]:
+    """Return the requests that a live source has now, at most `limit`."""
+    now = islice(takewhile(lambda item: item is not None, source), limit)
+    return [item for item in now if isinstance(item, Request)]
 
 
 def complete_missing(

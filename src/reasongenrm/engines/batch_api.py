@@ -39,21 +39,37 @@ NO_ANSWER = (
 _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
-class _Block(msgspec.Struct):
+class Block(msgspec.Struct):
+    """One part of a message's content."""
+
     type: str
     text: str = ""
 
 
-class _Usage(msgspec.Struct):
-    input_tokens: _Count = 0
+class Usage(msgspec.Struct):
+    """Tokens of a message, as they are billed."""
+
+    input_tokens: _Count = 0  # besides those of the cache
     output_tokens: _Count = 0
+    cache_read_input_tokens: _Count | None = None
+    cache_creation_input_tokens: _Count | None = None
 
 
-class _Message(msgspec.Struct):
-    content: list[_Block]
+class StopDetails(msgspec.Struct):
+    """Why a message was refused."""
+
+    category: str | None = None
+    explanation: str | None = None
+
+
+class Message(msgspec.Struct):
+    """The parts of a message that are read."""
+
+    content: list[Block]
     stop_reason: str | None = None
     stop_sequence: str | None = None
-    usage: _Usage = msgspec.field(default_factory=_Usage)
+    stop_details: StopDetails | None = None
+    usage: Usage = msgspec.field(default_factory=Usage)
 
 
 class _Problem(msgspec.Struct):
@@ -68,7 +84,7 @@ class _Error(msgspec.Struct):
 class Succeeded(msgspec.Struct, tag="succeeded"):
     """A request's message."""
 
-    message: _Message
+    message: Message
 
 
 class Errored(msgspec.Struct, tag="errored"):

@@ -1,4 +1,4 @@
-"""Anthropic message batches: the ledger of sent batches, and the format of requests and results."""
+"""Anthropic message batches: the ledger of sent batches, and the results of a batch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from reasongenrm.chat.markers import break_markers
 from reasongenrm.engines.base import Request
 from reasongenrm.engines.batch_api import Errored, Expired, Result, Succeeded
 from reasongenrm.engines.http import one_line
+from reasongenrm.engines.messages import read_message
 from reasongenrm.records import Completion
 from reasongenrm.store import dump_line, explain_write_errors
 
@@ -131,62 +131,14 @@ SERVER_FAULTS = ("api_error", "overloaded_error", "timeout_error", "rate_limit_e
 """Types of errors that the request did not cause."""
 
 
-def message_params(request: Request) -> dict[str, Any]:
-    """Return the body of one message, without the model.
-
-    Chat markers in texts are broken up (`break_markers`): the URL may be that of any server. System turns become `system`;
-    roles other than `user` become `assistant`. Temperature and top_p are omitted where they have the service's default (1):
-    some models accept only one of them, or none.
-    """
-    turns = [(turn["role"], break_markers(turn["content"])) for turn in request.messages]
-    params: dict[str, Any] = {
-        "max_tokens": request.max_tokens,
-        "messages": [
-            {"role": "user" if role == "user" else "assistant", "content": content}
-            for role, content in turns
-            if role != "system"
-        ],
-    }
-    if system := "\n\n".join(content for role, content in turns if role == "system"):
-        params["system"] = system
-    if request.stop:
-        params["stop_sequences"] = list(request.stop)
-    if request.temperature != 1:
-        params["temperature"] = request.temperature
-    if request.top_p != 1:
-        params["top_p"] = request.top_p
-    return params
-
-
-def error_completion(request: Request, error: str) -> Completion:
-    """Return the completion of a request that failed."""
-    return Completion(request.id, "", "error", error=error)
-
-
 def read_result(request: Request, result: Result) -> tuple[Completion, bool]:
     """Return the completion in one result of a batch, and whether it failed by a fault of the server."""
     if isinstance(result, Succeeded):
-        message = result.message
-        text = "".join(block.text for block in message.content if block.type == "text")
-        reason = message.stop_reason
-        if reason == "stop_sequence":
-            text += message.stop_sequence or ""  # a completion's text keeps its stop string
-        finish = {
-            "end_turn": "stop",
-            "stop_sequence": "stop",
-            "max_tokens": "length",
-            "model_context_window_exceeded": "length",
-        }.get(reason or "")
-        if finish is None:
-            return error_completion(request, one_line(f"stop_reason {reason}")), False
-        billed, read = message.usage.output_tokens, message.usage.input_tokens
-        return Completion(request.id, text, finish, billed=billed, prompt_tokens=read), False
+        return read_message(request, result.message), False
     if isinstance(result, Errored):
         error = result.error.error
-        return error_completion(
-            request, one_line(f"{error.type}: {error.message}")
-        ), error.type in SERVER_FAULTS
-    expired = isinstance(result, Expired)
-    return error_completion(
-        request, f"the batch's request is {'expired' if expired else 'canceled'}"
-    ), expired
+        text, server_fault = one_line(f"{error.type}: {error.message}"), error.type in SERVER_FAULTS
+    else:
+        server_fault = isinstance(result, Expired)
+        text = f"the batch's request is {'expired' if server_fault else 'canceled'}"
+    return Completion(request.id, "", "error", error=text), server_fault

@@ -7,7 +7,10 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
+
+import psutil
 
 from reasongenrm.errors import EngineError, first_line
 from reasongenrm.processes import cores
@@ -39,10 +42,15 @@ class Session:
 
     Attributes:
         local: whether the session is on this machine and ends with this process.
+
+    Args:
+        local: see above.
+        roots: of a local session, the processes that Ray has started here; all its others descend from them.
     """
 
-    def __init__(self, local: bool) -> None:
+    def __init__(self, local: bool, roots: Iterable[psutil.Process] = ()) -> None:
         self.local = local
+        self._roots = tuple(roots)
         self._guard: subprocess.Popen[bytes] | None = None
 
     def guard(self, processes: Iterable[int] = ()) -> None:
@@ -53,17 +61,16 @@ class Session:
         """
         if not self.local:
             return
-        import psutil
-
         if self._guard is None:
             # In its own session: a signal to this process's group must not end it first.
             self._guard = subprocess.Popen(
                 [sys.executable, "-c", KILL_ORPHANS], stdin=subprocess.PIPE, start_new_session=True
             )
         assert self._guard.stdin is not None
-        # `gcs_server` and `raylet` end with this process by themselves.
-        children = psutil.Process().children(recursive=True)
-        ids = {child.pid for child in children if child.pid != self._guard.pid} | set(processes)
+        ids = set(processes)
+        for root in self._roots:
+            with suppress(psutil.NoSuchProcess):
+                ids |= {root.pid, *(child.pid for child in root.children(recursive=True))}
         self._guard.stdin.write(" ".join(map(str, sorted(ids))).encode() + b"\n")
         self._guard.stdin.flush()
 
@@ -119,6 +126,7 @@ def connect(address: str | None, slots: int) -> Session:
         Config.initialize("")
         AuthenticationTokenLoader.instance().reset_cache()
         options |= dict(include_dashboard=False, object_store_memory=OBJECTS, num_cpus=max(cores(), slots))
+    others = set(psutil.Process().children())
     try:
         ray.init(address=address or "local", **options)
     except Exception as error:  # Ray raises many types
@@ -129,7 +137,7 @@ def connect(address: str | None, slots: int) -> Session:
             if address
             else "set engine.workers=1",
         ) from error
-    session = Session(local=address is None)
+    session = Session(address is None, set(psutil.Process().children()) - others)
     session.guard()
     return session
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-import openai
-
-from reasongenrm.config.engines import OpenAIConfig
+from reasongenrm.config.engines import AnthropicConfig, OpenAIConfig
 from reasongenrm.engines.base import Request, Unanswered
-from reasongenrm.engines.http import LONGEST_TEXT, LimitedClient, one_line, redirect_text
+from reasongenrm.engines.http import LONGEST_TEXT, one_line, redirect_text
 from reasongenrm.engines.keys import Secret
 from reasongenrm.errors import EngineError, first_line
 from reasongenrm.records import Completion
@@ -33,8 +31,18 @@ CONNECT_SECONDS = 10.0
 """Limit for a new connection; an answer may take longer."""
 
 
-class _Client(LimitedClient, openai.DefaultAsyncHttpxClient):
-    """The SDK's HTTP client, which reads answers of limited size."""
+class SDK(NamedTuple):
+    """The client library of a protocol: OpenAI's or Anthropic's, whose errors have the same names.
+
+    Attributes:
+        errors: the module.
+        client: its asynchronous client.
+        http: its HTTP client, which reads answers of limited size.
+    """
+
+    errors: Any
+    client: Any
+    http: Any
 
 
 class AttemptFailed(Exception):
@@ -99,19 +107,21 @@ class Fleet:
             answer, `AttemptFailed` or `InvalidRequest`.
         key: the recipe key of `config`.
         on_event: called with one line when a server is given up.
+        sdk: the client library.
     """
 
     def __init__(
         self,
         servers: list[Server],
-        config: OpenAIConfig,
+        config: OpenAIConfig | AnthropicConfig,
         secret: Secret,
         send: Callable[[Server, Request], Awaitable[Completion]],
         key: str,
         on_event: Callable[[str], None],
+        sdk: SDK,
     ) -> None:
         self._servers, self._config, self._secret = servers, config, secret
-        self._send, self._key, self._on_event = send, key, on_event
+        self._send, self._key, self._on_event, self._sdk = send, key, on_event, sdk
 
     async def __aenter__(self) -> Fleet:
         self._freed = asyncio.Condition()
@@ -120,13 +130,13 @@ class Fleet:
             server.calls.clear()
             server.check = None
             # `_ask` limits the time of a request: a limit per read never ends a server that sends byte by byte.
-            timeout = openai.Timeout(None, connect=min(seconds, CONNECT_SECONDS))
-            server.client = openai.AsyncOpenAI(
+            timeout = self._sdk.errors.Timeout(None, connect=min(seconds, CONNECT_SECONDS))
+            server.client = self._sdk.client(
                 api_key=self._secret.reveal("none"),
                 base_url=server.url,
                 timeout=timeout,
                 max_retries=self._config.max_retries,
-                http_client=_Client(timeout=timeout, follow_redirects=False),
+                http_client=self._sdk.http(timeout=timeout, follow_redirects=False),
             )
         return self
 
@@ -248,22 +258,23 @@ class Fleet:
         servers = "; ".join(f"{server.url}: {server.last}" for server in self._servers)
         return EngineError(
             f"no server is left ({servers})",
-            location=f"{self._key}.urls",
+            location=f"{self._key}.{'urls' if self._config.kind == 'openai' else 'url'}",
             hint="restart the servers, then run the same command: completed requests are kept",
         )
 
     async def _ask(self, server: Server, request: Request, seconds: float) -> Completion:
         """Ask one server; errors of the SDK become `AttemptFailed`, `InvalidRequest` or EngineError."""
+        errors = self._sdk.errors
         try:
             async with asyncio.timeout(seconds):
                 return await self._send(server, request)
-        except (TimeoutError, openai.APITimeoutError):
+        except (TimeoutError, errors.APITimeoutError):
             raise AttemptFailed(f"no answer within {seconds:g} s", count=SLOW_ATTEMPTS) from None
-        except openai.APIConnectionError as error:
+        except errors.APIConnectionError as error:
             cause = error.__cause__ or error
             gone = type(cause).__name__ == "ConnectError"
             raise AttemptFailed(self._line(f"no connection: {first_line(cause)}"), gone=gone) from None
-        except openai.APIStatusError as error:
+        except errors.APIStatusError as error:
             raise self._status_error(server, error) from None
         except (ValueError, RecursionError) as error:
             raise AttemptFailed(self._line(f"invalid answer: {first_line(error)}")) from None
@@ -278,7 +289,9 @@ class Fleet:
         status = error.status_code
         if 300 <= status < 400:
             return AttemptFailed(self._line(redirect_text(error.response)), gone=True)
-        message = error.body.get("message") if isinstance(error.body, dict) else None
+        body = error.body if isinstance(error.body, dict) else {}
+        inner = body.get("error")  # of Anthropic's
+        message = body.get("message") or (inner.get("message") if isinstance(inner, dict) else None)
         text = self._line(str(message or error.message))
         if status in (400, 413, 422):
             return InvalidRequest(text)
@@ -295,7 +308,8 @@ class Fleet:
             return EngineError(
                 f"{server.url} knows no model {self._config.model!r} (HTTP 404: {text})",
                 location=f"{self._key}.model",
-                hint="check the model's name and the URL, which usually ends in /v1",
+                hint="check the model's name and the URL"
+                + ", which usually ends in /v1" * (self._config.kind == "openai"),
             )
         return EngineError(
             f"{server.url} answers HTTP {status}: {text}", location=self._key, hint="check the URL"

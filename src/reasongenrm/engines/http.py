@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
+
+from reasongenrm.errors import first_line
 
 MAX_BYTES = 16 * 2**20
 """Largest answer, decompressed: a completion of 32,768 tokens with their ids and text has less than 1 MiB."""
@@ -22,6 +25,10 @@ class AnswerTooLarge(ValueError):
     """An answer is larger than the limit; the rest of it is not read."""
 
 
+class BrokenStream(ValueError):
+    """A streamed answer has an error, or ends too early."""
+
+
 async def read_body(response: Any, limit: int = MAX_BYTES) -> bytes:
     """Read the body of an httpx response that is not read yet, decompressed.
 
@@ -29,14 +36,38 @@ async def read_body(response: Any, limit: int = MAX_BYTES) -> bytes:
         AnswerTooLarge: it has more bytes than the limit, or was compressed more than once: one piece of it may then
             have any size.
     """
+    return b"".join([part async for part in _limited_parts(response, limit)])
+
+
+async def read_events(response: Any, limit: int = MAX_BYTES) -> AsyncIterator[bytes]:
+    """Yield the data of every server-sent event of an httpx response that is not read yet, each of one line, as JSON has it.
+
+    Raises:
+        AnswerTooLarge: see `read_body`.
+        BrokenStream: the connection ended.
+    """
+    line = b""
+    try:
+        async for part in _limited_parts(response, limit):
+            *lines, line = (line + part).split(b"\n")
+            for whole in lines:
+                if whole.startswith(b"data:"):
+                    yield whole.removeprefix(b"data:").strip()
+    except AnswerTooLarge:
+        raise
+    except Exception as error:  # of the SDK's HTTP library, whichever it is
+        raise BrokenStream(f"the connection ended: {first_line(error)}") from None
+
+
+async def _limited_parts(response: Any, limit: int) -> AsyncIterator[bytes]:
     if "," in response.headers.get("content-encoding", ""):
         raise AnswerTooLarge("the answer is compressed more than once")
-    body = bytearray()
+    size = 0
     async for part in response.aiter_bytes():
-        body += part
-        if len(body) > limit:
+        size += len(part)
+        if size > limit:
             raise AnswerTooLarge(f"the answer has more than {limit >> 20} MiB")
-    return bytes(body)
+        yield part
 
 
 class LimitedClient:

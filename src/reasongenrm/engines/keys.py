@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from functools import partial
+from typing import Any
 
 from reasongenrm.errors import EngineError
 from reasongenrm.redaction import MASK, hide_in_message, keep_secret
@@ -21,6 +23,7 @@ class Secret:
 
     def __init__(self, variable: str | None, *, location: str) -> None:
         self._value: str | None = None
+        self._variable, self._location = variable, location
         if variable is None:
             return
         value = os.environ.get(variable, "").strip()
@@ -33,6 +36,10 @@ class Secret:
             raise EngineError(f"the environment variable {variable} {problem}", location=location, hint=hint)
         self._value = value
         keep_secret(value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the variable's name and never the key: a trainer's other process reads its own environment."""
+        return partial(Secret, location=self._location), (self._variable,)
 
     def reveal(self, otherwise: str = "") -> str:
         """Return the key for a client, or `otherwise` when there is none."""

@@ -75,6 +75,10 @@ def open_server(
         EngineError: the SDK is not installed, or the API key is not in the environment.
     """
     try:
+        if server.kind == "anthropic" and server.mode == "direct":
+            from reasongenrm.engines.anthropic_direct import AnthropicDirectEngine
+
+            return AnthropicDirectEngine(server, max_model_len=max_model_len, key=key, on_event=on_event)
         if server.kind == "anthropic":
             from reasongenrm.engines.anthropic import AnthropicEngine
 

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
-from queue import SimpleQueue
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import httpx
-import msgspec
 import openai
 
 from reasongenrm.chat.markers import break_markers
 from reasongenrm.chat.thoughts import with_thoughts
 from reasongenrm.config.engines import OpenAIConfig
-from reasongenrm.engines.base import Engine, Request
-from reasongenrm.engines.fleet import AttemptFailed, Fleet, InvalidRequest, Server
-from reasongenrm.engines.keys import Secret
-from reasongenrm.errors import EngineError
+from reasongenrm.engines.base import PartialCompletion, Request
+from reasongenrm.engines.fleet import SDK, AttemptFailed, InvalidRequest, Server
+from reasongenrm.engines.http import LimitedClient, one_line
+from reasongenrm.engines.openai_answers import (
+    ChatMessage,
+    Choice,
+    PromptDetails,
+    ShowChoice,
+    Usage,
+    post,
+)
+from reasongenrm.engines.served import ServedEngine, ShowPartial
 from reasongenrm.records import Completion
-
-FIRST_FAILURES = 32
-"""Failed requests that are held back until one succeeds: where all fail, the recipe or the server is wrong, and none of
-them may be recorded as done."""
 
 TOP_LOGPROBS = 20
 """Number of most likely tokens whose log-probabilities a server returns if it does not know `logprob_token_ids`, such as
 vLLM 0.24; a letter that is not among them has no P(A)."""
 
 
-class OpenAIEngine(Engine):
-    """Sends each request to the live server with the fewest open requests; the others take over a dead server's work.
+class _Client(LimitedClient, openai.DefaultAsyncHttpxClient):
+    """The SDK's HTTP client, which reads answers of limited size."""
+
+
+class OpenAIEngine(ServedEngine):
+    """OpenAI-compatible servers of one model.
 
     `api: completions` posts token ids. A request gets the same completion as from vLLM in this process: text
     with special tokens and stop string, token ids, log-probabilities. This needs some fields of vLLM in every request;
@@ -38,17 +42,26 @@ class OpenAIEngine(Engine):
 
     `api: chat` posts the messages with broken markers (`break_markers`) and the role `reason` as `assistant`. Of
     vLLM's fields it sends only `stop_token_ids`, `ignore_eos` and `allowed_token_ids`, where a request uses them. The completion has no
-    token ids or log-probabilities. What a request does not set is the server's default.
+    token ids or log-probabilities. What a request does not set is the server's default. A schema becomes `response_format`; a
+    server that refuses that gets `json_object`, and then none.
+
+    A stream has the same completions. A server that refuses to stream, or does not know how, gives whole answers.
 
     Args:
         config: servers, model, limits.
         max_model_len: tokens of prompt and completion together, of the servers.
         key: the recipe key of `config`, named in errors.
-        on_event: called with one line when a server is given up.
+        on_event: called with one line when a server is given up, or refuses schemas.
 
     Raises:
         EngineError: the API key is not in the environment.
     """
+
+    sdk = SDK(openai, openai.AsyncOpenAI, _Client)
+    adapter_refusal = (
+        "OpenAI-compatible servers have models by name, and no adapter folders",
+        "serve the adapter under its own name (vLLM: --lora-modules) and set model to that name",
+    )
 
     def __init__(
         self,
@@ -58,81 +71,15 @@ class OpenAIEngine(Engine):
         key: str,
         on_event: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self.max_model_len = max_model_len
-        self._config, self._key, self._on_event = config, key, on_event
-        self._secret = Secret(config.api_key_env, location=f"{key}.api_key_env")
-        self._servers = [Server(url) for url in dict.fromkeys(url.rstrip("/") for url in config.urls)]
-        self._any_success = False
+        super().__init__(config, config.urls, max_model_len=max_model_len, key=key, on_event=on_event)
+        self._takes_messages = config.api == "chat"
         self._limit_name = "max_tokens"  # of the chat servers
+        self._format = "json_schema"  # the best `response_format` of the chat servers
 
-    def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
-        """Yield completions as they are done, each request's exactly once; the caller may stop at any time.
-
-        Requests are taken from the iterable as servers become free. A request that the servers refuse, or that fails
-        ten times while others succeed (`Unanswered`), comes back with `finish_reason` error.
-
-        Raises:
-            EngineError: no server is left; a key, a model or all requests are refused; `adapter` is set.
-        """
-        if adapter is not None:
-            raise EngineError(
-                "OpenAI-compatible servers have models by name, and no adapter folders",
-                location=self._key,
-                hint="serve the adapter under its own name (vLLM: --lora-modules) and set model to that name",
-            )
-        from anyio.from_thread import start_blocking_portal
-
-        source = iter(requests)
-        results: SimpleQueue[Future[Completion] | str] = SimpleQueue()  # also lines for `on_event`
-        in_flight: set[Future[Completion]] = set()
-        held_back: list[Completion] = []
-        fleet = Fleet(self._servers, self._config, self._secret, self._send, self._key, results.put)
-        with start_blocking_portal() as portal, portal.wrap_async_context_manager(fleet):
-            try:
-                while True:
-                    while len(in_flight) < self._max_in_flight(len(held_back)):
-                        request = next(source, None)
-                        if request is None:
-                            break
-                        future = portal.start_task_soon(fleet.answer, request)
-                        in_flight.add(future)
-                        future.add_done_callback(results.put)
-                    if not in_flight:
-                        break
-                    result = results.get()
-                    if isinstance(result, str):
-                        self._on_event(result)
-                        continue
-                    in_flight.remove(result)
-                    completion = result.result()
-                    if completion.finish_reason == "error" and not self._any_success:
-                        held_back.append(completion)
-                        continue
-                    self._any_success = True
-                    yield from held_back
-                    held_back.clear()
-                    yield completion
-                if next(source, None) is not None:
-                    raise EngineError(
-                        f"all of the first {len(held_back)} requests failed, the last one with: {held_back[-1].error}",
-                        location=self._key,
-                        hint="correct the recipe or the servers and run again: none of them was recorded",
-                    )
-                yield from held_back
-            finally:
-                for future in in_flight:
-                    future.cancel()
-
-    def _max_in_flight(self, held_back: int) -> int:
-        live = sum(not server.dead for server in self._servers)
-        # Where none is left, the next request raises the error.
-        limit = self._config.max_concurrent * max(live, 1)
-        return limit if self._any_success else min(limit, max(limit, FIRST_FAILURES) - held_back)
-
-    async def _send(self, server: Server, request: Request) -> Completion:
-        """Send a request to one server (the SDK retries); see `Fleet` for its exceptions."""
-        if self._config.api == "chat":
-            return await self._send_chat(server, request)
+    async def _send(self, server: Server, request: Request, *, show: ShowPartial | None = None) -> Completion:
+        """Send a request to one server (the SDK retries), with `show` as a stream; see `Fleet` for its exceptions."""
+        if self._takes_messages:
+            return await self._send_chat(server, request, show)
         room = self.max_model_len - len(request.prompt_ids)
         if room <= 0:
             raise InvalidRequest(
@@ -157,28 +104,40 @@ class OpenAIEngine(Engine):
                 "logprobs": TOP_LOGPROBS,
                 "return_tokens_as_token_ids": True,
             }
-        return _read_completion(*await _post(server, "/completions", body), request)
+        return _read_completion(
+            *await post(server, "/completions", body, _choices_to(show, request)), request
+        )
 
-    async def _send_chat(self, server: Server, request: Request) -> Completion:
+    async def _send_chat(self, server: Server, request: Request, show: ShowPartial | None) -> Completion:
         role_names = {"reason": "assistant"}
         messages = [
             {"role": role_names.get(turn["role"], turn["role"]), "content": break_markers(turn["content"])}
             for turn in request.messages
         ]
-        limit = self._limit_name
+        limit, response_format = self._limit_name, self._format
         body = self._fields(request) | {"messages": messages, limit: request.max_tokens}
+        if request.schema is not None and response_format:
+            body["response_format"] = _response_format(response_format, request.schema)
         try:
-            choice, usage = await _post(server, "/chat/completions", body)
-        except openai.BadRequestError as error:
-            if limit == "max_completion_tokens" or "max_completion_tokens" not in str(error):
+            choice, usage = await post(server, "/chat/completions", body, _choices_to(show, request))
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            problem = str(error)
+            if limit == "max_tokens" and "max_completion_tokens" in problem:
+                self._limit_name = "max_completion_tokens"  # the only name that OpenAI's newer models accept
+            elif "response_format" in body and any(word in problem for word in FORMAT_WORDS):
+                if self._format == response_format:  # else another request has changed it
+                    self._format = LESS_STRICT[response_format]
+                    self._announce(
+                        f"{self._key}: {server.url} refuses response_format {response_format}: {one_line(problem)}"
+                    )
+            else:
                 raise
-            self._limit_name = "max_completion_tokens"  # the only name that OpenAI's newer models accept
-            return await self._send_chat(server, request)
-        message = choice.message or _Message()
-        text = message.content
-        if request.thoughts and (thoughts := message.reasoning or message.reasoning_content):
-            text = with_thoughts(thoughts, text)
-        return _checked(choice, usage, request, text, billed=usage.completion_tokens)
+            return await self._send_chat(server, request, show)
+        message = choice.message or ChatMessage()
+        if message.refusal and not message.content:
+            refusal = one_line(f"refusal: {message.refusal}")
+            return _failed(request, refusal, usage, refused=True)
+        return _checked(choice, usage, request, _text(choice, request), billed=usage.completion_tokens)
 
     def _fields(self, request: Request) -> dict[str, Any]:
         """Return the fields that both APIs have, and those of vLLM that the request uses."""
@@ -193,58 +152,42 @@ class OpenAIEngine(Engine):
         return fields | {name: value for name, value in optional.items() if value is not None}
 
 
-_Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+FORMAT_WORDS = ("response_format", "json_schema", "json_object", "guided", "grammar")
+"""One of these is in a server's message that refuses a response format."""
+
+LESS_STRICT = {"json_schema": "json_object", "json_object": ""}
+"""The next format to try after one that a server refuses; empty for none."""
 
 
-class _Usage(msgspec.Struct):
-    completion_tokens: _Count | None = None
-    prompt_tokens: _Count | None = None
+def _response_format(kind: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    if kind == "json_object":
+        return {"type": kind}
+    return {"type": kind, kind: {"name": "answer", "strict": True, "schema": schema}}
 
 
-class _Message(msgspec.Struct):
-    content: str | None = None
-    reasoning: str | None = None  # of vLLM's reasoning parsers
-    reasoning_content: str | None = None  # the same of SGLang and DeepSeek
+def _choices_to(show: ShowPartial | None, request: Request) -> ShowChoice | None:
+    """Return a function that shows a request's choice so far as a partial completion; None where nobody looks."""
+    if show is None:
+        return None
+
+    def show_choice(choice: Choice) -> None:
+        text, ids = _text(choice, request) or "", tuple(choice.token_ids or ())
+        show(PartialCompletion(request.id, text, "length", ids))
+
+    return show_choice
 
 
-class _Logprobs(msgspec.Struct):
-    top_logprobs: list[dict[str, float] | None] | None = None
+def _text(choice: Choice, request: Request) -> str | None:
+    """Return the text of a choice of either API, with the thoughts of the chat API where the request has such."""
+    if choice.message is None:
+        return choice.text
+    message, text = choice.message, choice.message.content
+    if request.thoughts and (thoughts := message.reasoning or message.reasoning_content):
+        return with_thoughts(thoughts, text)
+    return text
 
 
-class _Choice(msgspec.Struct):
-    finish_reason: str | None = None
-    text: str | None = None  # of the completions API
-    message: _Message | None = None  # of the chat API
-    token_ids: list[_Count] | None = None
-    logprobs: _Logprobs | None = None
-
-
-class _Answer(msgspec.Struct):
-    """The parts of a server's answer that are read; anything of another type is an invalid answer."""
-
-    choices: list[_Choice]
-    usage: _Usage | None = None
-
-
-_ANSWER = msgspec.json.Decoder(_Answer)
-
-
-async def _post(server: Server, path: str, body: dict[str, Any]) -> tuple[_Choice, _Usage]:
-    """Return the first choice of the answer, and the answer's usage.
-
-    Raises:
-        ValueError, RecursionError: the answer is not a completion.
-        AttemptFailed: it has no choice.
-    """
-    # Not `create`: it checks every token of the prompt, which takes longer than the rest of the client.
-    reply = await server.client.post(path, cast_to=httpx.Response, body=body)
-    answer = _ANSWER.decode(reply.content)
-    if not answer.choices:
-        raise AttemptFailed("an answer without a choice", empty=True)
-    return answer.choices[0], answer.usage or _Usage()
-
-
-def _read_completion(choice: _Choice, usage: _Usage, request: Request) -> Completion:
+def _read_completion(choice: Choice, usage: Usage, request: Request) -> Completion:
     """Return the same completion as vLLM in this process, where the server gives token ids."""
     token_ids = tuple(choice.token_ids or ())
     logprobs: dict[int, dict[int, float]] = {}
@@ -257,7 +200,7 @@ def _read_completion(choice: _Choice, usage: _Usage, request: Request) -> Comple
     return _checked(choice, usage, request, choice.text, token_ids=token_ids, logprobs=logprobs)
 
 
-def _checked(choice: _Choice, usage: _Usage, request: Request, text: str | None, **fields: Any) -> Completion:
+def _checked(choice: Choice, usage: Usage, request: Request, text: str | None, **fields: Any) -> Completion:
     """Return the completion, or one with an error where the server reports another end than stop and length.
 
     Raises:
@@ -266,8 +209,29 @@ def _checked(choice: _Choice, usage: _Usage, request: Request, text: str | None,
     finish = choice.finish_reason
     if text is None and finish == "length":
         text = ""  # a reasoning model that was truncated before its answer
+    if finish == "content_filter":
+        return _failed(request, "finish_reason content_filter", usage, refused=True)
     if text is None:
         raise AttemptFailed("a choice without text", empty=True)
     if finish not in ("stop", "length"):
-        return Completion(request.id, text, "error", error=f"finish_reason {str(finish)[:40]}")
-    return Completion(request.id, text, finish, prompt_tokens=usage.prompt_tokens or 0, **fields)
+        return _failed(request, f"finish_reason {str(finish)[:40]}", usage, text=text)
+    return Completion(request.id, text, finish, **_input_tokens(usage), **fields)
+
+
+def _failed(
+    request: Request, error: str, usage: Usage, *, text: str = "", refused: bool = False
+) -> Completion:
+    billed = usage.completion_tokens
+    return Completion(
+        request.id, text, "error", error=error, billed=billed, refused=refused, **_input_tokens(usage)
+    )
+
+
+def _input_tokens(usage: Usage) -> dict[str, Any]:
+    """Return what a completion says of the tokens of its prompt."""
+    details = usage.prompt_tokens_details or PromptDetails()
+    return {
+        "prompt_tokens": usage.prompt_tokens or 0,
+        "cached": details.cached_tokens or 0,
+        "cache_write": details.cache_write_tokens or 0,
+    }

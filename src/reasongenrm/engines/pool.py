@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from reasongenrm.engines.base import POLL_SECONDS
 from reasongenrm.engines.cluster import Session, connect, total
 from reasongenrm.engines.worker import Worker, versions
 from reasongenrm.errors import EngineError, first_line
@@ -93,7 +94,7 @@ class WorkerPool(Generic[Resource]):
         times: per worker.
 
     Raises:
-        EngineError: Ray cannot start, there are fewer GPUs than asked for, or no worker can load the resource.
+        EngineError: Ray cannot start, there are fewer GPUs than the workers need, or no worker can load the resource.
     """
 
     def __init__(
@@ -254,7 +255,7 @@ class WorkerPool(Generic[Resource]):
         self._say(f"worker {seat.number} died and is replaced; its block is computed again{where}")
 
     def map(
-        self, work: Callable[[Resource, Block], Result], blocks: Iterable[Block]
+        self, work: Callable[[Resource, Block], Result], blocks: Iterable[Block | None]
     ) -> Generator[tuple[Block, Result], None, None]:
         """Yield each block with `work(resource, block)`, as they are done.
 
@@ -263,7 +264,8 @@ class WorkerPool(Generic[Resource]):
 
         Args:
             work: is pickled once, and run in the workers.
-            blocks: are pickled.
+            blocks: are pickled. None: there is none now; they are asked again while others are computed, and where none is, the call
+                ends.
 
         Raises:
             EngineError: workers died three times on one block, or `work` raised an error for the user.
@@ -276,7 +278,7 @@ class WorkerPool(Generic[Resource]):
         handle = self._works[key][1]
         source = iter(blocks)
         ahead: deque[_Lease] = deque()
-        exhausted = False
+        exhausted = idle = False
 
         def lease(most: int) -> None:
             """Give every worker that has fewer than `most` blocks one more."""
@@ -289,19 +291,21 @@ class WorkerPool(Generic[Resource]):
 
         def lease_all() -> None:
             lease(1)
-            if not exhausted:  # the last blocks go to whoever is free first
+            if not (exhausted or idle):  # the last blocks go to whoever is free first
                 lease(2)
 
         try:
             while True:
                 lease_all()
                 leased = any(not lease.dropped for seat in self._seats for lease in seat.leases)
-                if exhausted and not leased and not ahead and not self._returned:
+                if (exhausted or idle) and not leased and not ahead and not self._returned:
                     return
                 results = []
                 can_wait = exhausted or len(ahead) >= self._count
                 for seat, computed, result in (
-                    self._arrivals(timeout=None if can_wait else 0) if self._pending else ()
+                    self._arrivals(timeout=None if can_wait else POLL_SECONDS if idle else 0)
+                    if self._pending
+                    else ()
                 ):
                     if computed and seat.leases:
                         done = seat.leases.popleft()
@@ -312,7 +316,10 @@ class WorkerPool(Generic[Resource]):
                 yield from results
                 if not exhausted and len(ahead) < self._count:
                     try:
-                        ahead.append(_Lease(next(source)))
+                        block = next(source)
+                        idle = block is None
+                        if block is not None:
+                            ahead.append(_Lease(block))
                     except StopIteration:
                         exhausted = True
         finally:

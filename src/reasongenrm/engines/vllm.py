@@ -6,15 +6,17 @@ import ctypes
 import gc
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
+from reasongenrm import collector
 from reasongenrm.config.arguments import library_arguments
 from reasongenrm.config.engines import EngineConfig, ModelConfig, check_model
-from reasongenrm.engines.base import Engine, Request
+from reasongenrm.engines.base import Engine, LiveRequest, PartialCompletion, Request, Withdrawal
 from reasongenrm.engines.cpu_lora import use_matrix_products
+from reasongenrm.engines.cpu_ranks import use_plain_ranks
 from reasongenrm.engines.options import engine_environment, engine_options, has_gpu, memory_hint
 from reasongenrm.errors import EngineError, first_line
 from reasongenrm.records import Completion
@@ -56,31 +58,8 @@ class VLLMEngine(Engine):
         self, model: ModelConfig, config: EngineConfig, *, max_lora_rank: int = 0, seed: int = 0
     ) -> None:
         check_model(model.path, key="model.path")
-        # One process: a SIGKILL ends all of vLLM, and results do not depend on timing.
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        try:
-            os.environ |= engine_environment(config, os.environ)
-            from vllm import LLM
-        except ImportError as error:
-            raise EngineError(
-                f"vLLM cannot be imported: {error}",
-                location="engine",
-                hint="run `make setup`, or pip install .[gpu]",
-            ) from None
-        if not has_gpu():
-            keep_freed_memory()
-            if max_lora_rank:
-                use_matrix_products()
-        options = engine_options(model, config, max_lora_rank=max_lora_rank, seed=seed)
-        # A request that continues a completion goes first, while the prefix cache holds that (see `Request.urgent`).
-        options |= dict(scheduling_policy="priority", use_tqdm_on_load=False, disable_log_stats=True)
-        try:
-            self._llm = LLM(**(options | library_arguments(config.args)))
-        except Exception as error:  # vLLM raises many types
-            problem, hint = _explain(error)
-            raise EngineError(
-                f"vLLM cannot serve {model.path}: {problem}", location="model", hint=hint
-            ) from error
+        with collector.paused():
+            self._llm = _start(model, config, max_lora_rank=max_lora_rank, seed=seed)
         self._engine = self._llm.llm_engine
         self._sequences: int = self._engine.vllm_config.scheduler_config.max_num_seqs
         self.max_model_len = config.max_model_len
@@ -91,10 +70,21 @@ class VLLMEngine(Engine):
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
         """Yield completions as they are done; that of a request that vLLM refuses has `finish_reason` error."""
         for request, output in self._outputs(requests, self._lora(adapter)):
-            if isinstance(output, Exception):
-                yield Completion(request.id, "", "error", error=first_line(output))
-            else:
-                yield _completion(output, request)
+            yield _completion(output, request)
+
+    def complete_live(
+        self, requests: Iterable[LiveRequest], *, adapter: str | None = None
+    ) -> Generator[Completion, None, None]:
+        """Yield completions as they are done; the source is asked before every step of the engine."""
+        for request, output in self._outputs(requests, self._lora(adapter)):
+            yield _completion(output, request)
+
+    def stream(
+        self, requests: Iterable[Request], *, adapter: str | None = None
+    ) -> Generator[Completion, None, None]:
+        """Yield partial completions after every step of the engine, and completions as they are done."""
+        for request, output in self._outputs(requests, self._lora(adapter), stream=True):
+            yield _completion(output, request)
 
     def prompt_logprobs(self, sequences: Iterable[Sequence[int]]) -> Iterator[tuple[int, int, list[float]]]:
         """Yield log-probabilities of given tokens: the sequence's number, `first`, and log p of `sequence[first:]`.
@@ -133,9 +123,13 @@ class VLLMEngine(Engine):
             yield int(request.id), first, [*values, last]
 
     def _outputs(
-        self, requests: Iterable[Request], lora: Any = None, **options: Any
+        self, requests: Iterable[LiveRequest], lora: Any = None, **options: Any
     ) -> Iterator[tuple[Request, Any]]:
-        """Yield each request with vLLM's output as it is done, or with the error where vLLM refuses the request."""
+        """Yield each request with vLLM's output as it is done, or with the error where vLLM refuses the request.
+
+        With the option `stream`, also with unfinished outputs, which hold all tokens so far. Requests may come from a live source
+        (see `complete_live`).
+        """
         refusals = _refusals()
         source = iter(requests)
         pending: dict[str, Request] = {}
@@ -143,6 +137,10 @@ class VLLMEngine(Engine):
             while True:
                 # No more than fill two batches: the caller may have requests that follow from completions.
                 while len(pending) < 2 * self._sequences and (request := next(source, None)):
+                    if isinstance(request, Withdrawal):
+                        withdrawn = [name for name in request.ids if pending.pop(name, None)]
+                        self._engine.abort_request(withdrawn)
+                        continue
                     prompt = {"prompt_token_ids": list(request.prompt_ids)}
                     params = sampling_params(request, **options)
                     priority = -1 if request.urgent else 0
@@ -156,8 +154,10 @@ class VLLMEngine(Engine):
                 if not pending:
                     return
                 for output in self._step():
+                    request = pending[output.request_id]
                     if output.finished:
-                        yield pending.pop(output.request_id), output
+                        del pending[output.request_id]
+                    yield request, output
         finally:  # where the caller stops early, its requests must not be in the next call's results
             self._engine.abort_request(list(pending))
 
@@ -204,6 +204,37 @@ class VLLMEngine(Engine):
             torch.cuda.empty_cache()
 
 
+def _start(model: ModelConfig, config: EngineConfig, *, max_lora_rank: int, seed: int) -> Any:
+    """Import vLLM and return its `LLM`; see `VLLMEngine`."""
+    # One process: a SIGKILL ends all of vLLM, and results do not depend on timing.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    try:
+        os.environ |= engine_environment(config, os.environ)
+        from vllm import LLM
+    except ImportError as error:
+        raise EngineError(
+            f"vLLM cannot be imported: {error}",
+            location="engine",
+            hint="run `make setup`, or pip install .[gpu]",
+        ) from None
+    if not has_gpu():
+        keep_freed_memory()
+        use_plain_ranks()
+        if max_lora_rank:
+            use_matrix_products()
+    options = engine_options(model, config, max_lora_rank=max_lora_rank, seed=seed)
+    # A request that continues a completion goes first, while the prefix cache holds that (see `Request.urgent`).
+    options |= dict(scheduling_policy="priority", use_tqdm_on_load=False, disable_log_stats=True)
+    collector.skip_loaded()  # vLLM collects five times while it starts
+    try:
+        return LLM(**(options | library_arguments(config.args)))
+    except Exception as error:  # vLLM raises many types
+        problem, hint = _explain(error)
+        raise EngineError(
+            f"vLLM cannot serve {model.path}: {problem}", location="model", hint=hint
+        ) from error
+
+
 def _explain(error: Exception) -> tuple[str, str]:
     """Return the first line that says what is wrong, and a hint."""
     problem = first_line(error)
@@ -220,8 +251,8 @@ def _refusals() -> tuple[type[Exception], ...]:
     return ValueError, getattr(exceptions, "VLLMClientError", ValueError)
 
 
-def sampling_params(request: Request, **options: Any) -> Any:
-    """Return a request's options, and others of vLLM, as `SamplingParams`."""
+def sampling_params(request: Request, *, stream: bool = False, **options: Any) -> Any:
+    """Return a request's options, and others of vLLM, as `SamplingParams`; with `stream`, each step gives all tokens so far."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     return SamplingParams(
@@ -237,14 +268,18 @@ def sampling_params(request: Request, **options: Any) -> Any:
         ignore_eos=request.ignore_eos,
         allowed_token_ids=list(request.allowed) or None,
         logprob_token_ids=list(request.logprob_token_ids) or None,
-        output_kind=RequestOutputKind.FINAL_ONLY,
+        output_kind=RequestOutputKind.CUMULATIVE if stream else RequestOutputKind.FINAL_ONLY,
         **options,
     )
 
 
 def _completion(output: Any, request: Request) -> Completion:
+    if isinstance(output, Exception):
+        return Completion(request.id, "", "error", error=first_line(output))
     [sample] = output.outputs
     token_ids = tuple(sample.token_ids)
+    if not output.finished:
+        return PartialCompletion(request.id, sample.text, "length", token_ids)
     ids = request.logprob_token_ids
     logprobs = {
         position: {t: round(entry[t].logprob, 6) for t in ids if t in entry}

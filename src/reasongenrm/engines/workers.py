@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from reasongenrm.config.engines import EngineConfig, ModelConfig
-from reasongenrm.engines.base import Engine, Request
+from reasongenrm.engines.base import Engine, LiveRequest, Request, requests_now
 from reasongenrm.engines.pool import WorkerPool
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.records import Completion
@@ -98,10 +98,28 @@ class EngineWorkers(Engine):
         """Yield completions, the requests divided evenly among the workers; they are taken a block per worker at a time."""
         source = iter(requests)
         while window := list(islice(source, self.block * len(self._pool))):
-            share = -(-len(window) // len(self._pool))
-            blocks = (window[start : start + share] for start in range(0, len(window), share))
-            for completions in self.complete_blocks(blocks, adapter=adapter):
+            for completions in self.complete_blocks(self._shares(window), adapter=adapter):
                 yield from completions
+
+    def complete_live(
+        self, requests: Iterable[LiveRequest], *, adapter: str | None = None
+    ) -> Generator[Completion, None, None]:
+        """Yield completions as a worker is done with a block; what is there now goes to the workers that are free."""
+        source = iter(requests)
+
+        def blocks() -> Iterator[Sequence[Request] | None]:
+            while True:
+                yield from self._shares(requests_now(source, self.block * len(self._pool)))
+                yield None
+
+        with closing(self._pool.map(self._task(adapter), blocks())) as results:
+            for _, completions in results:
+                yield from completions
+
+    def _shares(self, window: list[Request]) -> Iterator[list[Request]]:
+        """Divide requests evenly among the workers."""
+        share = -(-len(window) // len(self._pool)) or 1
+        return (window[start : start + share] for start in range(0, len(window), share))
 
     def close(self) -> None:
         """End the workers."""

@@ -6,13 +6,12 @@ judge.compare("What is 2 + 2?", "4", "5").winner  # "A"
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from reasongenrm.chat.encoder import (
     ADAPTER_PROMPTS,
@@ -22,55 +21,50 @@ from reasongenrm.chat.encoder import (
     load_tokenizer,
     template_wording,
 )
-from reasongenrm.chat.lists import list_prompt
 from reasongenrm.chat.own_template import base_encoder, file_or_own_encoder
-from reasongenrm.chat.prompts import PromptFile, placed_prompts, rating_prompt
+from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.checkpoints import check_base, check_template
 from reasongenrm.config.engines import AnthropicConfig, EngineConfig, ModelConfig, OpenAIConfig
 from reasongenrm.config.evaluate import JudgingConfig, OtherJudge
 from reasongenrm.config.loading import load_recipe, section
 from reasongenrm.config.recipe import TEMPLATES, Recipe, Template
+from reasongenrm.config.rubric import Rubric
 from reasongenrm.console import say
 from reasongenrm.engines.base import Engine
 from reasongenrm.engines.loading import load_engine, open_server, server_encoder
-from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.judge.ask import VerdictTask, ask_in_memory, compare_orders, preference
+from reasongenrm.errors import ConfigError
+from reasongenrm.judge.ask import VerdictTask, preference
+from reasongenrm.judge.batches import Batch, ListInput, list_batch, rating_batch
+from reasongenrm.judge.comparisons import ComparisonBatch
+from reasongenrm.judge.criteria import rating_score
+from reasongenrm.judge.inputs import (
+    ComparisonInput,
+    PlacedRow,
+    PromptInput,
+    RatingInput,
+    with_rubric,
+)
 from reasongenrm.judge.listwise import ListTask
-from reasongenrm.judge.rate import HIGHEST, LOWEST, RatingTask
+from reasongenrm.judge.memory import ask_in_memory
+from reasongenrm.judge.rate import RatingTask
 from reasongenrm.judge.tournament import Method, Ranking, rank
-from reasongenrm.records import Comparison, ListVerdict, Message, PreferencePair, Rating
-from reasongenrm.rows.turns import BadRow, check_text, read_prompt, replace_surrogates
+from reasongenrm.records import (
+    Comparison,
+    JudgePrompt,
+    ListPrompt,
+    ListVerdict,
+    Rating,
+    RatingPrompt,
+    Verdict,
+)
 
 WINDOW = 1024
 """Comparisons that are sent to the engine together."""
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 DEFAULT_PROMPTS = "configs/prompts/judge.yaml"
-
-PromptInput = str | Sequence[Message]
-"""A prompt passed by a caller: one user turn, or the turns up to and including the last user turn."""
-
-ComparisonInput = tuple[PromptInput, str, str]
-"""A prompt and two answers passed by a caller."""
-
-
-@contextmanager
-def input_errors(location: str) -> Iterator[None]:
-    """Raise a DataError with this location for a caller's input that cannot be judged."""
-    try:
-        yield
-    except BadRow as error:
-        raise DataError(error.reason.replace("_", " "), location=location, hint=error.detail) from None
-
-
-def read_input(number: int, prompt: PromptInput, **answers: str) -> tuple[list[Message], list[str]]:
-    """Check a caller's prompt and answers, with a question mark for every lone surrogate.
-
-    Raises:
-        DataError: the prompt or an answer is not a text, or the turns do not end in the user's; names the row.
-    """
-    prompt, answers = replace_surrogates([prompt, answers])
-    with input_errors(f"row {number}"):
-        return read_prompt(prompt, "prompt"), [check_text(text, name) for name, text in answers.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +109,8 @@ class Judge:
         self.engine, self.encoder, self.prompt_file, self.config = engine, encoder, prompt_file, config
         self.seed, self.adapter = seed, str(adapter) if adapter else None
         self.task = VerdictTask(config, encoder, engine.max_model_len, prompt_file.verdict, seed=seed)
-        self._rating_task = RatingTask(config, encoder, engine.max_model_len, seed=seed)
+        self.rating_task = RatingTask(config, encoder, engine.max_model_len, seed=seed)
+        self._list_task: ListTask | None = None
 
     @classmethod
     def from_recipe(
@@ -263,6 +258,22 @@ class Judge:
         engine = open_server(checked.server, max_model_len=checked.max_model_len, state=batches, key=key)
         return cls(engine, encoder, prompt_file, config, seed=seed)
 
+    @classmethod
+    def from_other(
+        cls,
+        other: OtherJudge,
+        *,
+        prompts: str | Path = DEFAULT_PROMPTS,
+        judging: JudgingConfig | None = None,
+        state: Path | None = None,
+        seed: int = 17,
+    ) -> Judge:
+        """Use a judge of a recipe's `evaluate.others`; see `from_server`."""
+        return cls.from_server(
+            other.server, model=other.model, template=other.template, reasons=other.reasons, prompts=prompts,
+            judging=judging, max_model_len=other.max_model_len, state=state, seed=seed,
+        )  # fmt: skip
+
     def __enter__(self) -> Self:
         return self
 
@@ -273,104 +284,139 @@ class Judge:
         """Stop the engine."""
         self.engine.close()
 
-    def compare(self, prompt: PromptInput, a: str, b: str) -> Comparison:
-        """Compare two answers to one prompt.
+    def compare(self, prompt: PromptInput, a: str, b: str, *, rubric: Rubric | None = None) -> Comparison:
+        """Compare two answers to one prompt; with a rubric the result is a `RubricComparison`.
 
         Raises:
+            ConfigError: a rubric, and the prompt file does not show criteria.
             DataError: the prompt or an answer is not a text, or the turns do not end in the user's.
         """
-        return next(self.compare_many([(prompt, a, b)]))
+        return next(self.compare_many([with_rubric((prompt, a, b), rubric)]))
 
     def compare_many(self, rows: Iterable[ComparisonInput]) -> Iterator[Comparison]:
-        """Yield a comparison for each (prompt, first answer, second answer), in their order.
+        """Yield a comparison for each (prompt, first answer, second answer) or (…, rubric), in their order.
 
-        Rows are read from the iterable 1,024 at a time; all their requests go to the engine at once. A row that occurs
-        several times among them is judged once.
+        With a rubric the answers are compared by each criterion alone, in place of criteria before the prompt. Rows are read
+        from the iterable 1,024 at a time; all their requests go to the engine at once. A row that occurs several times
+        among them is judged once.
 
         Raises:
-            DataError: see `compare`; the message counts rows from 0.
+            ConfigError, DataError: see `compare`; the message counts rows from 0.
         """
+        return self._judged(rows, self.comparisons)
+
+    def _judged(
+        self, rows: Iterable[T], batch_of: Callable[[Iterable[tuple[int, T]]], Batch[Any, Any, R]]
+    ) -> Iterator[R]:
         numbered = enumerate(rows)
         while window := list(islice(numbered, WINDOW)):
-            inputs = [read_input(number, prompt, a=a, b=b) for number, (prompt, a, b) in window]
-            pairs = [PreferencePair.make(turns, a, b, "") for turns, [a, b] in inputs]
-            orders = [
-                placed_prompts(pair, self.prompt_file, seed=self.seed, both_orders=self.config.both_orders)
-                for pair in pairs
-            ]
-            prompts = [*chain.from_iterable(orders)]
-            results = iter(ask_in_memory(prompts, self.engine, self.task, adapter=self.adapter))
-            for pair, placed in zip(pairs, orders, strict=True):
-                verdicts = list(islice(results, len(placed)))
-                yield compare_orders(pair.id, verdicts, margin=self.config.margin)
+            batch = batch_of(window)
+            yield from batch.records(
+                ask_in_memory(batch.prompts, self.engine, batch.task, adapter=self.adapter)
+            )
 
-    def rank(self, prompt: PromptInput, answers: Sequence[str], *, method: Method = "round_robin") -> Ranking:
-        """Rank several answers to one prompt by comparing them; see `tournament.rank`.
+    def comparisons(
+        self, rows: Iterable[tuple[int, ComparisonInput]]
+    ) -> Batch[JudgePrompt, Verdict, Comparison]:
+        """Return the prompts of numbered rows, and how their verdicts become comparisons.
 
         Raises:
-            ConfigError: no answers, or an unknown method.
+            ConfigError, DataError: see `compare`.
+        """
+        batch = self.comparison_batch(rows)
+        return Batch(batch.prompts, self.task, batch.comparisons)
+
+    def comparison_batch(self, rows: Iterable[tuple[int, ComparisonInput]]) -> ComparisonBatch:
+        """Return the prompts of numbered rows, with this judge's wording and orders.
+
+        Raises:
+            ConfigError, DataError: see `compare`.
+        """
+        return ComparisonBatch(rows, self.prompt_file, self.config, seed=self.seed)
+
+    def rank(
+        self,
+        prompt: PromptInput,
+        answers: Sequence[str],
+        *,
+        method: Method = "round_robin",
+        rubric: Rubric | None = None,
+    ) -> Ranking:
+        """Rank several answers to one prompt by comparing them, by a rubric if one is given; see `tournament.rank`.
+
+        Raises:
+            ConfigError: no answers, an unknown method, or see `compare`.
             DataError: see `compare`.
         """
 
         def compare(games: Sequence[tuple[int, int]]) -> list[Comparison]:
-            return list(self.compare_many([(prompt, answers[i], answers[j]) for i, j in games]))
+            rows = [PlacedRow(with_rubric((prompt, answers[i], answers[j]), rubric)) for i, j in games]
+            return list(self.compare_many(rows))
 
         return rank(len(answers), compare, method=method, seed=self.seed)
 
-    def best_of_n(self, prompt: PromptInput, answers: Sequence[str]) -> Best:
+    def best_of_n(self, prompt: PromptInput, answers: Sequence[str], *, rubric: Rubric | None = None) -> Best:
         """Return the best of several answers to one prompt: the winner of a knockout of n - 1 comparisons.
 
         Raises:
-            ConfigError: no answers.
+            ConfigError: no answers, or see `compare`.
             DataError: see `compare`.
         """
-        ranking = self.rank(prompt, answers, method="knockout")
+        ranking = self.rank(prompt, answers, method="knockout", rubric=rubric)
         return Best(ranking.order[0], answers[ranking.order[0]], ranking)
 
-    def choose_many(self, rows: Iterable[tuple[PromptInput, Sequence[str]]]) -> Iterator[ListVerdict]:
+    def choose_many(self, rows: Iterable[ListInput]) -> Iterator[ListVerdict]:
         """Yield which of two to eight answers is best for each (prompt, answers), judged in one prompt.
 
         Raises:
             ConfigError: too few or too many answers, or the prompt file has no template `listwise`.
             DataError: see `compare`; the message counts rows from 0.
         """
-        config, length = self.config, self.engine.max_model_len
-        task = ListTask(config, self.encoder, length, self.prompt_file, seed=self.seed)
-        numbered = enumerate(rows)
-        while window := list(islice(numbered, WINDOW)):
-            prompts = []
-            for number, (prompt, answers) in window:
-                named = {f"answer {n}": answer for n, answer in enumerate(answers)}
-                turns, texts = read_input(number, prompt, **named)
-                prompts.append(list_prompt(turns, texts, self.prompt_file, seed=self.seed))
-            results = ask_in_memory(prompts, self.engine, task, adapter=self.adapter)
-            yield from (verdict for verdict, _ in results)
+        return self._judged(rows, self.choices)
 
-    def score(self, prompt: PromptInput, answer: str, reference: str | None = None) -> float | None:
+    def choices(self, rows: Iterable[tuple[int, ListInput]]) -> Batch[ListPrompt, ListVerdict, ListVerdict]:
+        """Return the prompts of numbered rows for `choose_many`, and its errors."""
+        return list_batch(rows, self.prompt_file, self.list_task(), seed=self.seed)
+
+    def list_task(self) -> ListTask:
+        """Return the task of `choose_many`.
+
+        Raises:
+            ConfigError: see `ListTask`.
+        """
+        if self._list_task is None:
+            length = self.engine.max_model_len
+            self._list_task = ListTask(self.config, self.encoder, length, self.prompt_file, seed=self.seed)
+        return self._list_task
+
+    def score(
+        self, prompt: PromptInput, answer: str, reference: str | None = None, *, rubric: Rubric | None = None
+    ) -> float | None:
         """Return the quality of an answer in [0, 1], or None if nothing can be read.
 
         With a reference it is P(the answer is better than the reference), or 1, 0.5 or 0 without log-probabilities.
-        Without one it is the answer's rating of 1 to 10, rescaled to [0, 1] (see `rate_many`).
+        Without one it is the answer's rating of 1 to 10, rescaled to [0, 1], or the weighted score by the rubric (see
+        `rate_many`).
 
         Raises:
-            ConfigError: no reference, and the prompt file has no template `rating`.
+            ConfigError: no reference, and the prompt file has no template `rating`; or see `compare`.
             DataError: see `compare`.
         """
         if reference is not None:
-            return preference(self.compare(prompt, answer, reference))
-        rating = next(self.rate_many([(prompt, answer)])).rating
-        return None if rating is None else (rating - LOWEST) / (HIGHEST - LOWEST)
+            return preference(self.compare(prompt, answer, reference, rubric=rubric))
+        return rating_score(next(self.rate_many([with_rubric((prompt, answer), rubric)])))
 
-    def rate_many(self, rows: Iterable[tuple[PromptInput, str]]) -> Iterator[Rating]:
-        """Yield a rating of 1 to 10 for each (prompt, answer); each answer is judged alone. See `compare_many`.
+    def rate_many(self, rows: Iterable[RatingInput]) -> Iterator[Rating]:
+        """Yield a rating of 1 to 10 for each (prompt, answer), and a `RubricRating` for each (prompt, answer, rubric).
+
+        Each answer is judged alone, and by each criterion of its rubric alone. See `compare_many`.
 
         Raises:
-            ConfigError: the prompt file has no template `rating`.
+            ConfigError: the prompt file has no template `rating`; or a rubric, and the template does not show criteria.
             DataError: see `compare`; the message counts rows from 0.
         """
-        numbered = enumerate(rows)
-        while window := list(islice(numbered, WINDOW)):
-            inputs = [read_input(number, prompt, answer=answer) for number, (prompt, answer) in window]
-            prompts = [rating_prompt(turns, answer, self.prompt_file) for turns, [answer] in inputs]
-            results = ask_in_memory(prompts, self.engine, self._rating_task, adapter=self.adapter)
-            yield from (rating for rating, _ in results)
+        return self._judged(rows, self.ratings)
+
+    def ratings(self, rows: Iterable[tuple[int, RatingInput]]) -> Batch[RatingPrompt, Rating, Rating]:
+        """Return the prompts of numbered rows for `rate_many`, and its errors."""
+        return rating_batch(rows, self.prompt_file, self.rating_task)

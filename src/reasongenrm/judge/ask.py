@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from statistics import fmean
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.grammar import DEFAULT_GRAMMAR, Grammar
@@ -69,6 +69,7 @@ class JudgeTask(ABC, Generic[P, J]):
         ConfigError: see `VerdictTokens.from_encoder`.
     """
 
+    name: ClassVar[str]
     rescue_prompt = RESCUE_PROMPT
 
     def __init__(
@@ -79,9 +80,11 @@ class JudgeTask(ABC, Generic[P, J]):
         self.forced_choice = self.forced_choice_request(encoder) if encoder else None
         self.turns: Turns | None = None
         if encoder and self.verdict_tokens and self.forced_choice:
-            self.turns = Turns(encoder, self.verdict_tokens, self.forced_choice, max_model_len, seed)
+            self.turns = Turns(
+                encoder, self.verdict_tokens, self.forced_choice, max_model_len, seed, self.name
+            )
         # One object for all calls: workers are sent it once.
-        self._both_turns = partial(JudgingEngine, turns=self.turns) if self.turns else None
+        self._both_turns = partial(JudgingEngine, turns=(self.turns,)) if self.turns else None
 
     def engine(self, engine: Engine) -> Engine:
         """Return an engine that completes `requests`."""
@@ -193,6 +196,8 @@ class VerdictTask(JudgeTask[JudgePrompt, Verdict]):
     Raises:
         ConfigError: `config.combine` is `meta`, and `config.meta` names no head.
     """
+
+    name = "verdict"
 
     def __init__(
         self,
@@ -325,45 +330,6 @@ def read_votes(prompt: P, task: JudgeTask[P, J], store: PartStore) -> list[J]:
 def read_all(prompts: Sequence[P], task: JudgeTask[P, J], store: PartStore) -> list[J]:
     """Read one judgement per prompt from stored completions, in the order of the prompts; send no request."""
     return list(task.combine_all((prompt, read_votes(prompt, task, store)) for prompt in prompts))
-
-
-def ask_in_memory(
-    prompts: Sequence[P], engine: Engine, task: JudgeTask[P, J], *, adapter: str | None = None
-) -> list[tuple[J, list[Completion]]]:
-    """Send all requests to the engine, then all rescues; store nothing.
-
-    A prompt that occurs twice is asked once.
-
-    Returns:
-        Per prompt the judgement of all its votes, and the completions of its votes and rescues.
-    """
-    distinct = {prompt.id: prompt for prompt in prompts}
-    prompt_by_request_id = {name: prompt for prompt in distinct.values() for name in task.request_ids(prompt)}
-    requests = task.requests([*distinct.values()])
-    completions = {c.id: c for c in task.engine(engine).complete(requests, adapter=adapter)}
-    votes = {name: task.read(prompt, completions[name]) for name, prompt in prompt_by_request_id.items()}
-    rescues = [
-        task.rescue(prompt, completions[name])
-        for name, prompt in prompt_by_request_id.items()
-        if task.needs_rescue(votes[name])
-    ]
-    for completion in engine.complete(rescues, adapter=adapter) if rescues else ():
-        name = completion.id.removesuffix(RESCUE)
-        votes[name] = task.read_rescue(prompt_by_request_id[name], votes[name], completion)
-        completions[completion.id] = completion
-
-    def read_from(prompt: P) -> list[Completion]:
-        names = [name + suffix for name in task.request_ids(prompt) for suffix in ("", RESCUE)]
-        return [completions[name] for name in names if name in completions]
-
-    combined = task.combine_all(
-        (prompt, [votes[name] for name in task.request_ids(prompt)]) for prompt in distinct.values()
-    )
-    results = {
-        prompt.id: (judgement, read_from(prompt))
-        for prompt, judgement in zip(distinct.values(), combined, strict=True)
-    }
-    return [results[prompt.id] for prompt in prompts]
 
 
 def compare_orders(

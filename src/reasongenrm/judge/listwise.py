@@ -37,6 +37,8 @@ class ListTask(JudgeTask[ListPrompt, ListVerdict]):
         ConfigError: the verdicts `A` to `H` do not differ in one token of the tokenizer, or `config.combine` is `meta`.
     """
 
+    name = "list"
+
     def __init__(
         self,
         config: JudgingConfig,

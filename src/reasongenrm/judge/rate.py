@@ -29,6 +29,7 @@ RESCUE_PROMPT = "Now write the closing rating alone, in the form that was asked 
 class RatingTask(JudgeTask[RatingPrompt, Rating]):
     """Ratings of single answers: requests, and how completions are read; `combine` and `margin` are not used."""
 
+    name = "rating"
     rescue_prompt = RESCUE_PROMPT
 
     def forced_choice_request(self, encoder: ChatEncoder) -> Request:

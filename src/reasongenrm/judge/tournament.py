@@ -10,10 +10,8 @@ from typing import Literal, get_args
 from reasongenrm.chat.verdict import winner_by_share
 from reasongenrm.errors import ConfigError
 from reasongenrm.judge.ask import preference
+from reasongenrm.judge.strengths import SAME, fit_pairs
 from reasongenrm.records import Comparison, unit_hash
-
-SAME = 1e-9
-"""Ratings that differ by no more are tied: above the rounding error of a rating, and below the effect of one game."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,47 +37,15 @@ class Game:
 
 
 def bradley_terry(games: Sequence[Game], n: int, *, prior: float = 0.5) -> list[float]:
-    """Return each answer's log-strength θ in nats, with mean 0: P(i beats j) = 1 / (1 + exp(θj − θi)).
-
-    Maximises Σ points · log P over the games (an answer's points: see `preference`) plus, for each answer, `prior` virtual games, half won and half
-    lost, against an opponent of strength 0. The prior keeps an unbeaten answer finite, gives an answer without games
-    strength 0, and connects groups that never met; up to a prior of 1, an answer that wins all its games
-    outright still ranks above all its opponents. As the prior goes to 0 this becomes maximum likelihood, where that
-    exists (Hunter 2004 gives the condition).
-
-    Sources: R. A. Bradley and M. E. Terry, "Rank Analysis of Incomplete Block Designs: I. The Method of Paired
-    Comparisons", Biometrika 39 (1952); D. R. Hunter, "MM Algorithms for Generalized Bradley-Terry Models", Annals of
-    Statistics 32 (2004). Hunter's MM steps converge slowly where only the prior limits an answer; these are Newton's.
+    """Return each answer's log-strength θ in nats, with mean 0; see `strengths.fit_pairs`.
 
     Args:
         games: in any order; games that could not be read are left out.
         n: number of answers.
-        prior: virtual games per answer, above 0: without them an unbeaten answer has no finite strength.
+        prior: virtual games per answer, above 0.
     """
-    import numpy as np
-
-    won = np.zeros((n, n))
-    for game in games:
-        points = preference(game.comparison)
-        if points is not None:
-            won[game.first, game.second] += points
-            won[game.second, game.first] += 1 - points
-    played, total = won + won.T, won.sum(axis=1) + prior / 2
-    strengths = np.zeros(n)
-    for _ in range(1000):  # at most 500 nats: the likelihood is flat beyond that
-        # The logistic function, without overflow.
-        chance = (1 + np.tanh((strengths[:, None] - strengths) / 2)) / 2
-        virtual = (1 + np.tanh(strengths / 2)) / 2
-        gradient = total - (played * chance).sum(axis=1) - prior * virtual
-        curvature = played * chance * (1 - chance)
-        hessian = np.diag(curvature.sum(axis=1) + prior * virtual * (1 - virtual)) - curvature
-        step = np.linalg.solve(hessian, gradient)
-        # Within half a nat the curvature changes too little for Newton's step to overshoot: the likelihood always
-        # grows (F. Bach, "Self-concordant analysis for logistic regression", Electronic Journal of Statistics 4, 2010).
-        strengths = strengths + step / max(1, 2 * np.abs(step).max())
-        if np.ptp(step) < SAME:  # a common shift does not count: it is subtracted below
-            break
-    return [float(value) for value in strengths - strengths.mean()]
+    pairs = [(game.first, game.second) for game in games]
+    return list(fit_pairs(pairs, [preference(game.comparison) for game in games], n, prior=prior).values)
 
 
 Compare = Callable[[Sequence[tuple[int, int]]], Sequence[Comparison]]

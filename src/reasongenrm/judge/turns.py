@@ -11,13 +11,22 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.verdict import VerdictTokens, reason_ids
-from reasongenrm.engines.base import Engine, Request, Unanswered, request_seed
+from reasongenrm.engines.base import (
+    Engine,
+    LiveRequest,
+    PartialCompletion,
+    Request,
+    Unanswered,
+    Withdrawal,
+    request_seed,
+)
 from reasongenrm.records import Completion
 
 VERDICT = "#verdict"
@@ -33,6 +42,7 @@ class Turns:
         choice: request for a verdict, or a rating, without prompt and reason: the ids that each begins with.
         max_model_len: tokens of prompt and completion together.
         seed: of the run.
+        task: name of the task, which its requests for reasons carry.
     """
 
     encoder: ChatEncoder
@@ -40,6 +50,7 @@ class Turns:
     choice: Request
     max_model_len: int
     seed: int
+    task: str
 
     @property
     def _between(self) -> tuple[int, ...]:
@@ -51,7 +62,9 @@ class Turns:
         """Return the request for a reason; a long prompt leaves less room for it, at least one token."""
         room = self.max_model_len - len(prompt_ids) - len(self._between) - self.choice.max_tokens
         stop_ids = tuple(dict.fromkeys((*self.tokens.reason_end[-1:], self.tokens.end)))
-        return Request(prompt_id, prompt_ids, max(1, min(limit, room)), temperature, stop_ids=stop_ids)
+        return Request(
+            prompt_id, prompt_ids, max(1, min(limit, room)), temperature, stop_ids=stop_ids, task=self.task
+        )
 
     def verdict(self, request: Request, reason: Completion) -> Request | None:
         """Return the request for the verdict after a reason; None where the judge did not end its reason.
@@ -132,51 +145,113 @@ class Turns:
 class JudgingEngine(Engine):
     """Completes requests for reasons with reason and verdict; the verdict's request is the next one after its reason.
 
+    A request without a task, or of another one, has no second turn, and is completed as it is.
+
     Args:
         engine: completes both requests.
-        turns: of the judge.
+        turns: of the judge, per task.
     """
 
-    def __init__(self, engine: Engine, turns: Turns) -> None:
-        self._engine, self._turns = engine, turns
+    def __init__(self, engine: Engine, turns: Sequence[Turns]) -> None:
+        self._engine, self._turns = engine, {one.task: one for one in turns}
         self.max_model_len, self.block = engine.max_model_len, engine.block
 
     def complete(self, requests: Iterable[Request], *, adapter: str | None = None) -> Iterator[Completion]:
-        """Yield one completion per request for a reason."""
-        source = iter(requests)
-        unwritten: dict[str, Request] = {}  # the requests for reasons that are being written, by id
-        reasons: dict[str, Completion] = {}  # the reasons whose verdict is being written, by its request's id
-        verdicts: deque[Request] = deque()
+        """Yield one completion per request."""
+        return self._complete(requests, partial(self._engine.complete, adapter=adapter))
 
-        def ask_verdict(request: Request, reason: Completion) -> bool:
-            verdict = self._turns.verdict(request, reason)
-            if verdict:
-                reasons[verdict.id] = reason
-                verdicts.append(verdict)
-            return verdict is not None
+    def complete_live(
+        self, requests: Iterable[LiveRequest], *, adapter: str | None = None
+    ) -> Generator[Completion, None, None]:
+        """Yield one completion per request of a live source."""
+        yield from self._complete(requests, partial(self._engine.complete_live, adapter=adapter))
 
-        def waiting() -> Iterator[Request]:
-            for request in source:
-                while verdicts:
-                    yield verdicts.popleft()
-                if self._turns.encoder.reasons_first:
-                    unwritten[request.id] = request
-                    yield request
-                else:
-                    no_reason = Completion(request.id, "", "stop", prompt_tokens=len(request.prompt_ids))
-                    ask_verdict(request, no_reason)
-            while verdicts:
-                yield verdicts.popleft()
+    def stream(
+        self, requests: Iterable[Request], *, adapter: str | None = None
+    ) -> Generator[Completion, None, None]:
+        """Yield the same completions, and before each the partial ones of its reason."""
+        yield from self._complete(requests, partial(self._engine.stream, adapter=adapter))
 
+    def _complete(
+        self, requests: Iterable[LiveRequest], send: Callable[[Iterable[Any]], Iterator[Completion]]
+    ) -> Iterator[Completion]:
+        flow = _Flow(self._turns, iter(requests))
         while True:
-            for completion in self._engine.complete(waiting(), adapter=adapter):
-                if completion.id in reasons:
-                    yield self._turns.join(reasons.pop(completion.id), completion)
-                elif not ask_verdict(unwritten.pop(completion.id), completion):
-                    yield completion
-            if not verdicts:  # of the last reasons
+            for completion in send(flow.requests()):
+                if isinstance(completion, PartialCompletion):
+                    if completion.id in flow.unwritten:
+                        yield completion
+                elif whole := flow.read(completion):
+                    yield whole
+            if not flow.verdicts:  # of the last reasons
                 return
 
     def reset_prefix_cache(self) -> None:
         """Empty the engine's prefix cache."""
         self._engine.reset_prefix_cache()
+
+
+class _Flow:
+    """The requests of one call of a `JudgingEngine`, with those that follow from its completions.
+
+    Args:
+        turns: by the name of their task.
+        source: of requests.
+
+    Attributes:
+        unwritten: the requests for reasons that are being written, by id.
+        verdicts: the requests for verdicts that wait.
+    """
+
+    def __init__(self, turns: Mapping[str, Turns], source: Iterator[LiveRequest]) -> None:
+        self._turns, self._source = turns, source
+        self.unwritten: dict[str, Request] = {}
+        self.verdicts: deque[Request] = deque()
+        # By the id of the verdict that is being written.
+        self._reasons: dict[str, tuple[Turns, Completion]] = {}
+
+    def requests(self) -> Iterator[LiveRequest]:
+        """Yield those of the source, and before each the verdicts that wait."""
+        for item in self._source:
+            while self.verdicts:
+                yield self.verdicts.popleft()
+            if isinstance(item, Withdrawal):
+                yield self._withdrawn(item.ids)
+                continue
+            turns = self._turns.get(item.task) if item else None
+            if item is None or turns is None:
+                yield item
+            elif turns.encoder.reasons_first:
+                self.unwritten[item.id] = item
+                yield item
+            else:
+                no_reason = Completion(item.id, "", "stop", prompt_tokens=len(item.prompt_ids))
+                self._ask_verdict(turns, item, no_reason)
+        while self.verdicts:
+            yield self.verdicts.popleft()
+
+    def read(self, completion: Completion) -> Completion | None:
+        """Return a request's whole completion; None where its verdict follows."""
+        if completion.id in self._reasons:
+            turns, reason = self._reasons.pop(completion.id)
+            return turns.join(reason, completion)
+        request = self.unwritten.pop(completion.id, None)
+        if request and self._ask_verdict(self._turns[request.task], request, completion):
+            return None
+        return completion
+
+    def _ask_verdict(self, turns: Turns, request: Request, reason: Completion) -> bool:
+        verdict = turns.verdict(request, reason)
+        if verdict:
+            self._reasons[verdict.id] = turns, reason
+            self.verdicts.append(verdict)
+        return verdict is not None
+
+    def _withdrawn(self, ids: frozenset[str]) -> Withdrawal:
+        """Forget requests; return them, and those for their verdicts."""
+        followers = {name for name, (_, reason) in self._reasons.items() if reason.id in ids}
+        for name in followers:
+            del self._reasons[name]
+        for name in ids:
+            self.unwritten.pop(name, None)
+        return Withdrawal(ids | followers)

@@ -132,6 +132,68 @@ def clustered_interval(
     return _percentiles(drawn[:, 0] / drawn[:, 1], level)
 
 
+def clustered_weights(clusters: Sequence[Any], *, seed: int, resamples: int = 1000) -> Any:
+    """Return how often each row occurs in each resample of whole clusters, shape (resamples, rows).
+
+    With it the interval of any weighted statistic is that of the cluster bootstrap, see `clustered_interval`.
+
+    Args:
+        clusters: the cluster of each row.
+        seed: the same clusters and seed give the same weights.
+    """
+    import numpy as np
+
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(clusters))}
+    count = len(numbers)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(float)
+    return drawn[:, [numbers[cluster] for cluster in clusters]]
+
+
+def percentile_interval(values: Any) -> Interval | None:
+    """Return the 95% interval of a statistic's values in resamples; None if half of them are NaN: it is undefined there."""
+    import numpy as np
+
+    defined = values[~np.isnan(values)]
+    return _percentiles(defined) if 2 * len(defined) > len(values) else None
+
+
+def clustered_pair_interval(
+    clusters: Sequence[tuple[int, int]], values: Sequence[float], *, seed: int, resamples: int = 1000
+) -> Interval | None:
+    """Return the 95% percentile bootstrap interval of a mean over pairs of rows, whose rows are in the same or two clusters.
+
+    Whole clusters are drawn with replacement: a pair of two clusters counts as often as both are drawn together, one inside a cluster
+    as often as that one.
+
+    Args:
+        clusters: the clusters of the two rows of each pair, numbered from 0, shape (pairs, 2).
+        values: one per pair.
+
+    Returns:
+        None with fewer than two clusters.
+    """
+    import numpy as np
+
+    table = np.asarray(clusters, dtype=int).reshape(-1, 2)
+    names, numbers = np.unique(table, return_inverse=True)
+    count = len(names)
+    if count < 2:
+        return None
+    first, second = numbers.reshape(-1, 2).T
+    sums, sizes = np.zeros((count, count)), np.zeros((count, count))
+    np.add.at(sums, (first, second), np.asarray(values, dtype=float))
+    np.add.at(sizes, (first, second), 1.0)
+    weights = clustered_weights(range(count), seed=seed, resamples=resamples)
+
+    def totals(matrix: Any) -> Any:
+        own = np.diag(matrix)
+        return ((weights @ (matrix - np.diag(own))) * weights).sum(axis=1) + weights @ own
+
+    with np.errstate(invalid="ignore"):
+        return percentile_interval(totals(sums) / totals(sizes))
+
+
 def paired_interval(
     ours: Mapping[str, Sequence[float]],
     theirs: Mapping[str, Sequence[float]],

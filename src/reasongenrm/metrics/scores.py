@@ -56,7 +56,7 @@ class SubsetScore:
 
     Attributes:
         section: the section it belongs to.
-        weight: its weight within the section (an integer, not normalised).
+        weight: its weight within the section, not normalised.
         rows: rows judged.
         accuracy: mean credit of the rows, in [0, 1].
         strict: share of the rows that are right in every order, in [0, 1].
@@ -65,7 +65,7 @@ class SubsetScore:
     """
 
     section: str
-    weight: int
+    weight: float
     rows: int
     accuracy: float
     strict: float

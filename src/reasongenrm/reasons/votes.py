@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.records import Drop, JudgePrompt, Letter, Message, SFTRecord, Verdict
+
+PromptVotes = tuple[JudgePrompt, Sequence[Verdict]]
+"""A judge prompt, and the votes on it."""
 
 
 def best_vote(votes: Sequence[Verdict], letter: Letter) -> Verdict | None:
@@ -27,7 +30,7 @@ def _probability(vote: Verdict, letter: Letter) -> float | None:
 
 
 class VoteRecords:
-    """Records of one prompt after the other, each from the judge's votes on it.
+    """Records of one pair after the other, each from the judge's votes on a prompt of it.
 
     Args:
         judge: name of the model that voted, written as the records' teacher.
@@ -43,31 +46,53 @@ class VoteRecords:
         self._judge, self._encoder, self._max_tokens = judge, encoder, max_tokens
         self.counts: Counter[str] = Counter()
 
-    def add_votes(self, prompt: JudgePrompt, votes: Sequence[Verdict]) -> None:
-        """Count the votes on a prompt."""
-        self.counts["prompts"] += 1
-        for vote in votes:
-            if vote.winner not in ("A", "B"):
-                self.counts["unreadable"] += 1
+    def sft_rows(self, orders: Sequence[PromptVotes]) -> Iterator[dict[str, Any] | Drop]:
+        """Yield for each prompt of a pair the record of the best right vote, or why there is none.
+
+        A pair in both orders gives records only if both have a right vote. A judge that prefers a letter is right wherever that letter
+        is: from one order alone it would learn to prefer it more.
+
+        Args:
+            orders: the prompts of one pair, with the votes on each.
+        """
+        self._count_votes(orders)
+        best = [best_vote(votes, prompt.winner) for prompt, votes in orders]
+        for (prompt, votes), vote in zip(orders, best, strict=True):
+            if vote is None:
+                yield self._drop(prompt, "no_right_reason", f"none of {len(votes)} votes is right")
+            elif None in best:
+                yield self._drop(
+                    prompt, "other_order_wrong", "no vote on the other order of its pair is right"
+                )
+            elif drop := self._too_long(prompt, vote):
+                yield drop
             else:
-                self.counts["right" if vote.winner == prompt.winner else "wrong"] += 1
+                self.counts["records"] += 1
+                yield SFTRecord(
+                    prompt.messages, vote.reason, self._encoder.grammar.text(prompt.winner), prompt.id, prompt.source,
+                    prompt.pair_id, prompt.order, self._judge, _probability(vote, prompt.winner),
+                ).to_row()  # fmt: skip
 
-    def sft_row(self, prompt: JudgePrompt, votes: Sequence[Verdict]) -> dict[str, Any] | Drop:
-        """Return the record of the best right vote, or why there is none."""
-        vote = best_vote(votes, prompt.winner)
-        if vote is None:
-            return self._drop(prompt, "no_right_reason", f"none of {len(votes)} votes is right")
-        if drop := self._too_long(prompt, vote):
-            return drop
-        self.counts["records"] += 1
-        record = SFTRecord(
-            prompt.messages, vote.reason, self._encoder.grammar.text(prompt.winner), prompt.id, prompt.source,
-            prompt.pair_id, prompt.order, self._judge, _probability(vote, prompt.winner),
-        )  # fmt: skip
-        return record.to_row()
+    def dpo_rows(self, orders: Sequence[PromptVotes]) -> Iterator[dict[str, Any] | Drop]:
+        """Yield for each prompt of a pair its best right and its best wrong vote as a pair for DPO, or why there is none.
 
-    def dpo_row(self, prompt: JudgePrompt, votes: Sequence[Verdict]) -> dict[str, Any] | Drop:
-        """Return the pair of the best right and the best wrong vote, or why there is none."""
+        Args:
+            orders: see `sft_rows`.
+        """
+        self._count_votes(orders)
+        for prompt, votes in orders:
+            yield self._dpo_row(prompt, votes)
+
+    def _count_votes(self, orders: Sequence[PromptVotes]) -> None:
+        for prompt, votes in orders:
+            self.counts["prompts"] += 1
+            for vote in votes:
+                if vote.winner not in ("A", "B"):
+                    self.counts["unreadable"] += 1
+                else:
+                    self.counts["right" if vote.winner == prompt.winner else "wrong"] += 1
+
+    def _dpo_row(self, prompt: JudgePrompt, votes: Sequence[Verdict]) -> dict[str, Any] | Drop:
         loser: Letter = "B" if prompt.winner == "A" else "A"
         sides = {
             "chosen": (prompt.winner, best_vote(votes, prompt.winner)),

@@ -54,7 +54,7 @@ def compare_runs(runs: list[Path], out: Path) -> None:
     from rich.console import Console
 
     comparison = compare_all(runs)
-    numbers, tables = _numbers(comparison), list(_benchmark_tables(comparison.comparisons))
+    numbers, tables = _numbers(comparison), list(benchmark_tables(comparison.comparisons))
     view = _view(numbers, tables)
     write_jsonl(out / "changes.jsonl", _changed_rows(comparison.comparisons))
     write_json(out / "compare.json", numbers)
@@ -121,7 +121,7 @@ def _changed_rows(comparisons: Sequence[ModelComparison]) -> Iterator[dict[str, 
             yield {"benchmark": one.reference.benchmark.key, **models, **change}
 
 
-def _benchmark_tables(
+def benchmark_tables(
     comparisons: Sequence[ModelComparison],
 ) -> Iterator[tuple[TextTable, list[ModelComparison]]]:
     """Yield one table per benchmark, with the comparisons in it."""
@@ -211,7 +211,7 @@ def _changed_view(one: ModelComparison, html_id: str) -> dict[str, Any]:
             ("with the reference", "with the model", "rows"), tuple(transitions), text_columns=2
         ),
         "listed": list(_changed_tables(one)),
-        "payload": _changed_payload(one) if one.changes else None,
+        "payload": changed_payload(one) if one.changes else None,
     }
 
 
@@ -230,8 +230,8 @@ def _changed_tables(one: ModelComparison) -> Iterator[TextTable]:
             yield TextTable(headings, rows, text_columns=5, title=title)
 
 
-def _changed_payload(one: ModelComparison) -> dict[str, Any]:
-    """Return the comparisons that changed, as the page's script reads them."""
+def changed_payload(one: ModelComparison) -> dict[str, Any]:
+    """Return the comparisons that changed, as the page's script reads them: see `explorer.payload`; each has its `change`."""
     models = {compared.label: compared.model for compared in (one.reference, one.model)}
     row_by_id = {row.id: row for row in one.reference.benchmark.judged_rows}
     rows = tuple(row_by_id[change["id"]] for change in one.changes)

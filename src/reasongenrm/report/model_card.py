@@ -12,7 +12,16 @@ import yaml
 
 from reasongenrm.errors import ConfigError
 from reasongenrm.report.pages import printable, render
-from reasongenrm.report.run_files import BASES, SCALAR, BenchmarkRun, ModelRun, RunFiles, read_run
+from reasongenrm.report.run_files import (
+    BASES,
+    SCALAR,
+    BenchmarkRun,
+    Manifest,
+    ModelRun,
+    RunFiles,
+    read_json,
+    read_run,
+)
 from reasongenrm.report.run_table import facts, run_table, sections_and_subsets
 from reasongenrm.report.tables import one_line
 from reasongenrm.report.training_steps import Steps, chain_of, read_steps, step_table, training_alarms
@@ -21,7 +30,15 @@ from reasongenrm.store import write_text
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-_RECIPE_PARTS = ("seed", "model", "data", "teachers", "select", "train")
+_RECIPE_PARTS = {
+    "seed": "train",
+    "model": "train",
+    "data": "prepare",
+    "teachers": "prepare",
+    "select": "prepare",
+    "train": "train",
+}
+"""Parts of the recipe, and the stage that has used each; the recipe of stage 3 may say something else by then."""
 _PRIVATE_KEYS = {"url", "urls", "api_key_env"}
 """Keys that name servers, and say nothing about the judge."""
 
@@ -43,15 +60,22 @@ def write_model_card(folder: Path, judge: str) -> Path:
         hint = f"its judges are: {', '.join(judges) or 'none'}"
         raise ConfigError(f"the run has no judge {judge!r}", location=str(folder), hint=hint)
     path = folder / "judges" / judge / "README.md"
-    write_text(path, printable(_card(run, judge, read_steps(folder, list(judges)))))
+    write_text(path, printable(_card(folder, run, judge, read_steps(folder, list(judges)))))
     return path
 
 
-def _card(run: RunFiles, judge: str, steps: Steps) -> str:
+def _recipe_of_training(folder: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return the recipe of stage 3 with what the stages before it have used."""
+    paths = {stage: folder / "manifest" / f"{stage}.json" for stage in _RECIPE_PARTS.values()}
+    used = {stage: read_json(path, Manifest).recipe for stage, path in paths.items() if path.exists()}
+    return recipe | {key: used[s][key] for key, s in _RECIPE_PARTS.items() if key in used.get(s, {})}
+
+
+def _card(folder: Path, run: RunFiles, judge: str, steps: Steps) -> str:
     """Return the card; huggingface_hub writes its metadata, and reads them again to check them."""
     from huggingface_hub import ModelCard, ModelCardData
 
-    recipe, name = run.manifest.recipe, f"{run.name}-{judge}"
+    recipe, name = _recipe_of_training(folder, run.manifest.recipe), f"{run.name}-{judge}"
     path, revision = recipe["model"]["path"], recipe["model"].get("revision")
     base = _public(path)
     settings = recipe["judges"][_owner(judge)]

@@ -21,15 +21,14 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def render(template: str, /, *, room: str = "report", **values: Any) -> str:
+def render(template: str, /, **values: Any) -> str:
     """Return a template as a document, ending in a newline.
 
     Args:
         template: its file name. All values are escaped as HTML; in `*.md.jinja`, the filters `md` and `code` escape.
-        room: the folder of the package that holds the template.
         values: what it shows; markup in them is shown as text.
     """
-    return printable(environment().get_template(f"{room}/{template}").render(**values)).rstrip("\n") + "\n"
+    return printable(environment().get_template(f"report/{template}").render(**values)).rstrip("\n") + "\n"
 
 
 @cache

@@ -151,37 +151,59 @@ def read_run(folder: Path) -> RunFiles:
     Raises:
         DataError: a file is missing, is broken, or does not fit the others.
     """
+    run = read_scores(folder)
+    return replace(run, benchmarks=tuple(read_judged(folder, benchmark) for benchmark in run.benchmarks))
+
+
+def read_scores(folder: Path) -> RunFiles:
+    """Read scores.json, times and the manifest; rows, drops, results and ratings stay empty.
+
+    Raises:
+        DataError: a file is missing or broken.
+    """
     path = folder / "scores.json"
     scores = read_json(path, _Scores)
     for name in (*scores.benchmarks, *(m for b in scores.benchmarks.values() for m in b.models)):
         if not _NAME.fullmatch(name):
             raise DataError(f"{name!r} cannot be the name of a folder", location=str(path), hint=_HINT)
-    benchmarks = [
-        _read_benchmark(folder / "evaluate" / key, entry) for key, entry in scores.benchmarks.items()
-    ]
-    manifest = read_json(folder / "manifest" / "evaluate.json", Manifest)
-    return RunFiles(scores.run, manifest, tuple(benchmarks))
+    entries = scores.benchmarks.items()
+    benchmarks = tuple(_named(folder / "evaluate" / key, entry) for key, entry in entries)
+    return RunFiles(scores.run, read_json(folder / "manifest" / "evaluate.json", Manifest), benchmarks)
 
 
-def _read_benchmark(folder: Path, entry: BenchmarkRun) -> BenchmarkRun:
-    rows = _read_rows(folder / "rows.jsonl", entry.rows)
+def _named(folder: Path, entry: BenchmarkRun) -> BenchmarkRun:
+    """Return an entry of scores.json with its name in tables, and its models in their order, with their times."""
+    key = folder.name
     # The keys of scores.json are sorted, which is not the order of the models.
     names = sorted(entry.models, key=lambda name: (name not in BASES, name == SCALAR, name))
-    models = {
-        name: _read_model(folder / name, entry.models[name], rows, _rates(entry, folder / name))
-        for name in names
-    }
+    models = {name: _timed(entry.models[name], folder / name / "seconds.json") for name in names}
     # The score has the name of a toy benchmark, whose sections are another benchmark's.
     title = models[names[0]].score.benchmark if models else entry.name
-    title += f", {folder.name}" if folder.name != entry.kind else ""
-    return replace(
-        entry,
-        key=folder.name,
-        name=title + {"ratings": ", ratings", "fourway": ", four-way"}.get(entry.mode, ""),
-        models=models,
-        judged_rows=rows,
-        drops=tuple(read_lines(folder / "dropped.jsonl", Drop)),
-    )
+    title += f", {key}" if key != entry.kind else ""
+    title += {"ratings": ", ratings", "fourway": ", four-way"}.get(entry.mode, "")
+    return replace(entry, key=key, name=title, models=models)
+
+
+def read_judged(folder: Path, benchmark: BenchmarkRun, names: Sequence[str] | None = None) -> BenchmarkRun:
+    """Return a benchmark of `read_scores` with its rows, its drops, and what models judged.
+
+    Args:
+        folder: the run folder.
+        benchmark: from scores.json.
+        names: the models to read, which the result has alone; all by default.
+
+    Raises:
+        DataError: a file is missing, is broken, or does not fit the others.
+    """
+    folder = folder / "evaluate" / benchmark.key
+    rows = _read_rows(folder / "rows.jsonl", benchmark.rows)
+    models = {
+        name: _read_model(folder / name, model, rows, _rates(benchmark, folder / name))
+        for name, model in benchmark.models.items()
+        if names is None or name in names
+    }
+    drops = tuple(read_lines(folder / "dropped.jsonl", Drop))
+    return replace(benchmark, models=models, judged_rows=rows, drops=drops)
 
 
 def _rates(entry: BenchmarkRun, model: Path) -> bool:
@@ -201,10 +223,7 @@ def _read_rows(path: Path, count: int) -> tuple[Row, ...]:
 
 
 def _read_model(folder: Path, model: ModelRun, rows: Sequence[Row], rates: bool) -> ModelRun:
-    """Return a model with its time, results and ratings."""
-    cost, path = model.cost, folder / "seconds.json"
-    if cost is not None and path.exists():
-        cost = replace(cost, seconds=read_json(path, float))
+    """Return a model with its results and ratings."""
     path = folder / "results.jsonl"
     results = {result.pair_id: result for result in read_lines(path, PairResult)}
     pair_ids = {pair.id for row in rows for pair in row.pairs}
@@ -220,7 +239,14 @@ def _read_model(folder: Path, model: ModelRun, rows: Sequence[Row], rates: bool)
         for row in rows:
             if len(ratings.get(row.id, ())) != len(row.answers):
                 raise DataError(f"ratings of row {row.id} are missing", location=str(path), hint=_HINT)
-    return replace(model, cost=cost, results=results, ratings=ratings)
+    return replace(model, results=results, ratings=ratings)
+
+
+def _timed(model: ModelRun, path: Path) -> ModelRun:
+    """Return a model with the time of its cost, where a file has it."""
+    if model.cost is None or not path.exists():
+        return model
+    return replace(model, cost=replace(model.cost, seconds=read_json(path, float)))
 
 
 def read_json(path: Path, kind: type[Record]) -> Record:

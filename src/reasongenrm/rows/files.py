@@ -29,7 +29,9 @@ UNKNOWN_SOURCE = "?"
 """The source of a Drop whose row has no readable source."""
 
 _ROWS_PER_BATCH = 256
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # owner/name
+_HUB_ID = re.compile(
+    r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(:[\w.-]+)?", re.ASCII
+)  # owner/name or owner/name:configuration
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(-\w+)?")  # the hub's file name of one part: train-00000-of-00004
 _ROW_NUMBER = re.compile(r":\d+$|\[\d+\]$")
 _FILE_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv", ".gz", ".zip", ".txt")  # never part of a hub id
@@ -108,6 +110,7 @@ def undecoded_rows(
     *,
     required: Sequence[str] = (),
     optional: Sequence[str] = (),
+    whole: bool = False,
     split: str = "train",
     revision: str | None = None,
     limit: int | None = None,
@@ -119,10 +122,11 @@ def undecoded_rows(
 
     Args:
         path: a `.jsonl` or `.parquet` file, a folder of such files (read in order of their names), a `.json`
-            file with one array of objects, or a dataset id of the Hugging Face hub, `owner/name`. A local path
-            takes precedence over the hub.
+            file with one array of objects, or a dataset id of the Hugging Face hub, `owner/name`, or
+            `owner/name:configuration`. A local path takes precedence over the hub.
         required: columns that must exist in Parquet and hub datasets; for JSON the caller checks each row.
         optional: columns to read if they exist.
+        whole: read all columns of Parquet files and the hub, not only the required and optional ones.
         split: split of a hub dataset. In a folder, files named like the hub's shards of another split
             (`test-00000-of-00001.parquet`) are skipped; a file is read whole.
         revision: commit, tag or branch of a hub dataset.
@@ -137,7 +141,7 @@ def undecoded_rows(
         raise ConfigError(f"limit is negative: {limit}", location="limit", hint=hint)
     if not path.strip():
         raise ConfigError("the path is empty", location="path", hint="give a file, a folder or a hub id")
-    select = partial(_select, required, optional)
+    select = partial(_select, required, None if whole else optional)
     with explain_read_errors(path):
         local = Path(os.path.expanduser(path))
         files = []
@@ -153,14 +157,16 @@ def undecoded_rows(
 
 
 def _select(
-    required: Sequence[str], optional: Sequence[str], present: Sequence[str], location: str
+    required: Sequence[str], optional: Sequence[str] | None, present: Sequence[str], location: str
 ) -> list[str]:
-    """Return the columns to read."""
+    """Return the columns to read: the required and the optional ones that are present, or all where `optional` is None."""
     missing = [name for name in required if name not in present]
     if missing:
         problem = f"missing column {', '.join(map(repr, missing))}"
         hint = f"name the columns {', '.join(required)}; found: {', '.join(present) or 'none'}"
         raise DataError(problem, location=location, hint=hint)
+    if optional is None:
+        return list(present)
     return [name for name in (*required, *optional) if name in present]
 
 
@@ -355,7 +361,9 @@ def _hub_rows(
     import datasets
 
     try:
-        table = datasets.load_dataset(name, split=split, revision=revision)
+        dataset, _, configuration = name.partition(":")
+        options = {"name": configuration} if configuration else {}
+        table = datasets.load_dataset(dataset, split=split, revision=revision, **options)
     except Exception as error:  # the hub, its client and the builders raise dozens of classes without a base
         message = " ".join(str(error).split())[:300]  # the cause is often in a later line
         raise DataError(

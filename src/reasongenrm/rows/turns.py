@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeGuard
 
+from pydantic import ValidationError
+
+from reasongenrm.config.rubric import Rubric
 from reasongenrm.records import CRITERIA, Message
+
+RUBRIC = "rubric"
+"""Column of rows with criteria by each of which the answers are judged alone."""
 
 ROLES = ("system", "user", "assistant")
 
@@ -32,6 +39,16 @@ def is_text(value: Any) -> TypeGuard[str]:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite number that a float can hold; true and false are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # JSON may have whole numbers of any length
+        return False
 
 
 def check_text(value: Any, name: str) -> str:
@@ -139,6 +156,46 @@ def read_criteria(value: Any) -> str:
     return checked[0]
 
 
+def read_rubric(value: Any) -> Rubric | None:
+    """Return a row's rubric: a list of criteria, each an object or a text, or an object with the key `criteria`; None for none.
+
+    A key whose value is null is as if it were left out, as in a column that a table makes of objects.
+
+    Raises:
+        BadRow: it is neither, or a criterion is not valid.
+    """
+    if value is None or (is_list(value) and not value):
+        return None
+    if not is_list(value) and not isinstance(value, Mapping):
+        detail = f"`{RUBRIC}` is {kind_of(value)}; make it a list of criteria, each a text or an object with name and text."
+        raise BadRow("bad_type", detail)
+    checked = _without_nulls(value)
+    try:
+        return Rubric.model_validate(checked)
+    except ValidationError as error:
+        first = min(
+            error.errors(), key=lambda e: len(e["loc"]) < 2
+        )  # the criterion's before that of the list
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        problem = first["msg"].removeprefix("Value error, ")
+        key = f" {quoted(first['ctx']['key'])}" if first["type"] == "unknown_key" else ""
+        raise BadRow("bad_rubric", f"`{RUBRIC}{place}`: {problem}{key}.") from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a row's rubric without null values; its texts are checked."""
+    if isinstance(value, Mapping):
+        return {name: _without_nulls(part) for name, part in value.items() if part is not None}
+    if is_list(value):
+        return [_without_nulls(part) for part in value]
+    return check_text(value, RUBRIC) if isinstance(value, str) else value
+
+
+def turn_name(role: str) -> str:
+    """Return how an error names a turn."""
+    return f"an {role} turn" if role == "assistant" else f"a {role} turn"
+
+
 def check_prompt(turns: Sequence[Message], name: str) -> None:
     """Check that turns are [system], user, assistant, user, …, user, and that no user turn is empty.
 
@@ -147,7 +204,7 @@ def check_prompt(turns: Sequence[Message], name: str) -> None:
     """
     check_turns(turns, name)
     if not turns or turns[-1]["role"] != "user":
-        problem = f"ends in a {turns[-1]['role']} turn" if turns else "has no turn"
+        problem = f"ends in {turn_name(turns[-1]['role'])}" if turns else "has no turn"
         raise BadRow("no_final_question", f"`{name}` {problem}; it must end in the user's.")
 
 

@@ -1,9 +1,11 @@
-"""The trained scalar head: one number per (prompt, response), equal to that of plain transformers.
+"""The trained scalar head: one number per (context, response), equal to that of plain transformers.
 
 Training (`train/scalar.py`) and serving both follow this contract:
 
-    tokens = tokenizer(prompt_text(prompt), response, return_tensors="pt", truncation=True)
-    score = AutoModelForSequenceClassification.from_pretrained(folder)(**tokens).logits.item()
+    tokens = tokenizer(prompt_text(context), response, return_tensors="pt", truncation=True)
+    logits = AutoModelForSequenceClassification.from_pretrained(folder)(**tokens).logits
+
+The score of a head that learned from pairs is its one logit; `scalar/scale.py` has the formulas of those that learned a judge's scores.
 
 The limit in tokens is the tokenizer's `model_max_length`, saved with the head. A head of another suite whose tokenizer has a
 chat template, such as Skywork-Reward, reads the conversation with the response as its last turn under that template.
@@ -12,7 +14,6 @@ chat template, such as Skywork-Reward, reads the conversation with the response 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,14 @@ from typing import Any
 
 from reasongenrm.chat.content import read_as_text
 from reasongenrm.chat.encoder import ChatEncoder
-from reasongenrm.chat.folding import break_matches
 from reasongenrm.checkpoints import load_checkpoint
 from reasongenrm.config.engines import check_model
-from reasongenrm.errors import ConfigError, EngineError, first_line
+from reasongenrm.errors import ConfigError, DataError, EngineError, first_line
 from reasongenrm.records import Message
+from reasongenrm.scalar.best import BestOfN, CandidateSource
+from reasongenrm.scalar.inputs import encode, encode_batch
+from reasongenrm.scalar.scale import CONFIG_KEY, ScoreScale
+from reasongenrm.store import read_json
 
 HEAD_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 """Files of a head on the hub: weights as safetensors, configuration, tokenizer; no code."""
@@ -34,64 +38,6 @@ UNLIMITED = 10**9
 
 WINDOW = 4096
 """Pairs that are tokenized and sorted together."""
-
-MODEL_INPUTS = ["input_ids", "attention_mask"]
-"""The model's inputs. RewardTrainer passes no `token_type_ids`, so the saved tokenizer must not make them either: a BERT
-base would get other inputs in serving than in training."""
-
-
-_ROLE_HEAD = re.compile(r"^(?:s(?=ystem: )|u(?=ser: )|a(?=ssistant: ))", re.MULTILINE | re.IGNORECASE)
-"""First letter of `role: ` at the start of a line; in any case, since many bases are uncased."""
-
-
-def prompt_text(prompt: str | Sequence[Message]) -> str:
-    """Return the prompt as the string that is tokenized.
-
-    A string is a single user turn, which becomes its text; a longer history becomes its turns as `role: text`, separated
-    by an empty line. A text that imitates such a turn gets a backslash behind the role's first letter.
-    """
-    turns = [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
-    texts = [(turn["role"], break_matches(turn["content"], _ROLE_HEAD, "\\")) for turn in turns]
-    if len(texts) == 1 and texts[0][0] == "user":
-        return texts[0][1]
-    return "\n\n".join(f"{role}: {text}" for role, text in texts)
-
-
-def load_base_tokenizer(model: str, revision: str | None, max_length: int) -> Any:
-    """Load a base model's tokenizer with the settings of serving; training saves it with the head.
-
-    Raises:
-        ConfigError: the base's limit is below `max_length` tokens.
-        EngineError: the base cannot be loaded, or its tokenizer reads structure in texts (`chat/content.py`).
-    """
-    try:
-        config = load_checkpoint("AutoConfig", model, revision=revision)
-        # split_special_tokens: a "[SEP]" in an answer is text. It is saved with the tokenizer, so in serving too.
-        tokenizer = load_checkpoint(
-            "AutoTokenizer",
-            model,
-            revision=revision,
-            model_input_names=MODEL_INPUTS,
-            split_special_tokens=True,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise EngineError(
-            f"cannot load the base model: {first_line(error)}",
-            location=model,
-            hint="check the id, the revision and the network, or give a local folder",
-        ) from error
-    limit = getattr(config, "max_position_embeddings", None)
-    if limit is not None and max_length > limit:
-        problem = f"{model} takes at most {limit} tokens, not {max_length}"
-        raise ConfigError(problem, location="max_length", hint=f"set {limit}")
-    if tokenizer.eos_token is None:  # BERT-like: RewardTrainer needs one
-        tokenizer.eos_token = tokenizer.sep_token
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    tokenizer.model_max_length = max_length
-    tokenizer.chat_template = None  # the head reads two texts, not a chat
-    read_as_text(tokenizer)
-    return tokenizer
 
 
 def local_head(path: str) -> Path:
@@ -115,45 +61,9 @@ def local_head(path: str) -> Path:
         ) from None
 
 
-def encode(
-    tokenizer: Any, prompt: str | Sequence[Message], response: str, max_length: int | None
-) -> dict[str, Any]:
-    """Return the tokens of one pair (lists, no padding), as training and serving use them.
-
-    A long input is cut from the end of the longer of the two texts, token by token (`longest_first`), so a short answer
-    to a long prompt stays complete.
-
-    Args:
-        max_length: limit in tokens, special tokens included; None: no limit (to see what would be cut).
-    """
-    return tokenizer(
-        prompt_text(prompt),
-        response,
-        truncation=max_length is not None,
-        max_length=max_length,
-        verbose=False,  # otherwise a long text that is not truncated causes a warning, once per process
-    )
-
-
-def _encode_batch(
-    tokenizer: Any, pairs: Sequence[tuple[str | Sequence[Message], str]]
-) -> list[dict[str, Any]]:
-    """Return `encode` of each pair; most are tokenized in one call, on all cores."""
-    # An empty response gets no separator when it is tokenized alone, but gets one in a batch.
-    limit = tokenizer.model_max_length
-    encoded = {i: dict(encode(tokenizer, *pair, limit)) for i, pair in enumerate(pairs) if not pair[1]}
-    others = [i for i, pair in enumerate(pairs) if pair[1]]
-    if others:
-        prompts, responses = [prompt_text(pairs[i][0]) for i in others], [pairs[i][1] for i in others]
-        columns = tokenizer(prompts, responses, truncation=True, max_length=limit, verbose=False)
-        for row, i in enumerate(others):
-            encoded[i] = {name: values[row] for name, values in columns.items()}
-    return [encoded[i] for i in range(len(pairs))]
-
-
 @dataclass(frozen=True, slots=True)
 class ScoreRanking:
-    """Several responses to one prompt in order.
+    """Several responses to one context in order.
 
     Attributes:
         order: indices of the responses, the best first.
@@ -164,15 +74,42 @@ class ScoreRanking:
     scores: tuple[float, ...]
 
 
+PAIRS = ScoreScale(objective="pairs")
+"""The scale of a head that records none."""
+
+
+def head_scale(folder: str | Path) -> ScoreScale:
+    """Return the scale of the head in a folder, without loading its weights.
+
+    Raises:
+        DataError: config.json is missing or broken.
+        EngineError: it records a scale that cannot be read.
+    """
+    return _saved_scale(read_json(Path(folder) / "config.json").get(CONFIG_KEY), str(folder))
+
+
+def _saved_scale(record: Any, location: str) -> ScoreScale:
+    """Return the scale of a head.
+
+    Raises:
+        EngineError: it cannot be read.
+    """
+    try:
+        return PAIRS if record is None else ScoreScale.model_validate(record)
+    except ValueError as error:
+        problem = f"config.json: {CONFIG_KEY} cannot be read: {first_line(error)}"
+        raise EngineError(problem, location=location, hint="train the head again") from None
+
+
 class ScalarRewardModel:
-    """A trained head. Of two answers to one prompt, the better has the higher score.
+    """A trained head. Of two responses to one context, the better has the higher score.
 
     In float32 on one machine a score is deterministic. Padding causes rounding differences: `score_batch` and `score`
     agree to about 1e-5.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, device: str) -> None:
-        self.model, self.tokenizer, self.device = model, tokenizer, device
+    def __init__(self, model: Any, tokenizer: Any, device: str, scale: ScoreScale = PAIRS) -> None:
+        self.model, self.tokenizer, self.device, self.scale = model, tokenizer, device, scale
         self._chat = (
             ChatEncoder(tokenizer, tokenizer.get_chat_template()) if tokenizer.chat_template else None
         )
@@ -211,8 +148,11 @@ class ScalarRewardModel:
             raise EngineError(
                 f"cannot load the model: {first_line(error)}", location=location, hint="train it again"
             ) from error
-        if model.config.num_labels != 1:
-            problem = f"the model has {model.config.num_labels} logits, a scalar head has one"
+        scale = _saved_scale(getattr(model.config, CONFIG_KEY, None), location)
+        if model.config.num_labels != scale.logits:
+            problem = (
+                f"the model has {model.config.num_labels} logits, a {scale.objective} head has {scale.logits}"
+            )
             hint = "train it with num_labels=1"
         elif loading["missing_keys"]:
             problem = f"the weights lack {', '.join(sorted(loading['missing_keys']))}"
@@ -226,67 +166,95 @@ class ScalarRewardModel:
             if model.config.pad_token_id is None:
                 model.config.pad_token_id = tokenizer.pad_token_id
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-            return cls(model.to(device).eval(), tokenizer, device)
+            return cls(model.to(device).eval(), tokenizer, device, scale)
         raise EngineError(problem, location=location, hint=hint)
 
-    def score(self, prompt: str | Sequence[Message], response: str) -> float:
-        """Return the score of one response to a prompt (a string, or the turns up to the last user turn)."""
-        return self.score_batch([prompt], [response])[0]
+    def score(self, context: str | Sequence[Message], response: str) -> float:
+        """Return the score of one response.
+
+        Args:
+            context: what is answered: a string, which is one user turn, or the turns up to the last user turn.
+            response: the answer.
+
+        Raises:
+            EngineError: the score is not finite.
+        """
+        return self.score_batch([context], [response])[0]
 
     def score_batch(
-        self, prompts: Sequence[str | Sequence[Message]], responses: Sequence[str], batch_size: int = 32
+        self, contexts: Sequence[str | Sequence[Message]], responses: Sequence[str], batch_size: int = 32
     ) -> list[float]:
-        """Return one score per (prompt, response), in the order of the input.
+        """Return one score per (context, response), in the order of the input.
 
         4,096 pairs are tokenized at a time, so memory does not grow with their number except for the scores; a batch
         holds pairs of similar length, padded to the longest.
 
         Args:
-            prompts, responses: of one length.
+            contexts, responses: of one length; see `score`.
             batch_size: pairs per forward pass.
 
         Raises:
+            DataError: a context and its response have no token.
             EngineError: a score is not finite.
         """
-        pairs = list(zip(prompts, responses, strict=True))
-        scores: list[float] = []
-        for start in range(0, len(pairs), WINDOW):
-            scores += self._score_window(pairs[start : start + WINDOW], batch_size)
-        return scores
+        return self.scale.scores(self._logits(contexts, responses, batch_size))
 
-    def _score_window(
+    def criterion_scores(
+        self, contexts: Sequence[str | Sequence[Message]], responses: Sequence[str], batch_size: int = 32
+    ) -> list[dict[str, float]]:
+        """Return criterion -> score on the criterion's scale, per response; see `score_batch`.
+
+        The mappings are empty if the head has no logit per criterion.
+        """
+        return self.scale.criterion_scores(self._logits(contexts, responses, batch_size))
+
+    def _logits(
+        self, contexts: Sequence[str | Sequence[Message]], responses: Sequence[str], batch_size: int
+    ) -> list[list[float]]:
+        pairs = list(zip(contexts, responses, strict=True))
+        logits: list[list[float]] = []
+        for start in range(0, len(pairs), WINDOW):
+            logits += self._window_logits(pairs[start : start + WINDOW], batch_size)
+        return logits
+
+    def _window_logits(
         self, pairs: Sequence[tuple[str | Sequence[Message], str]], batch_size: int
-    ) -> list[float]:
+    ) -> list[list[float]]:
         import torch
 
         encoded = (
-            [self._chat_row(*pair) for pair in pairs] if self._chat else _encode_batch(self.tokenizer, pairs)
+            [self._chat_row(*pair) for pair in pairs] if self._chat else encode_batch(self.tokenizer, pairs)
         )
         order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]))
-        scores = [math.nan] * len(encoded)
+        if order and not encoded[order[0]]["input_ids"]:
+            hint = "give a context or a response with a character"
+            raise DataError("there is nothing to score: no token", location="context", hint=hint)
+        rows: list[list[float]] = [[]] * len(encoded)
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             padded = self.tokenizer.pad([encoded[i] for i in batch], return_tensors="pt").to(self.device)
             with torch.inference_mode():
                 logits = self.model(**padded).logits
-            for i, value in zip(batch, logits.float().squeeze(-1).tolist(), strict=True):
-                scores[i] = value
-        if not all(map(math.isfinite, scores)):
+            for i, row in zip(batch, logits.float().tolist(), strict=True):
+                rows[i] = row
+        if not all(math.isfinite(value) for row in rows for value in row):
             hint = "train the head again with a lower learning rate"
             raise EngineError("the scores are not finite", location=self.model.name_or_path, hint=hint)
-        return scores
+        return rows
 
-    def _chat_row(self, prompt: str | Sequence[Message], response: str) -> dict[str, Any]:
-        ids = self._chat_ids(prompt, response)[: self.tokenizer.model_max_length]
+    def _chat_row(self, context: str | Sequence[Message], response: str) -> dict[str, Any]:
+        ids = self._chat_ids(context, response)[: self.tokenizer.model_max_length]
         return {"input_ids": ids, "attention_mask": [1] * len(ids)}
 
-    def _chat_ids(self, prompt: str | Sequence[Message], response: str) -> list[int]:
+    def _chat_ids(self, context: str | Sequence[Message], response: str) -> list[int]:
         assert self._chat is not None
-        turns: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [*prompt]
+        turns: list[Message] = (
+            [{"role": "user", "content": context}] if isinstance(context, str) else [*context]
+        )
         return self._chat.encode([*turns, {"role": "assistant", "content": response}], generation=False)
 
-    def rank(self, prompt: str | Sequence[Message], responses: Sequence[str]) -> ScoreRanking:
-        """Return several responses to one prompt, the best first; equal scores in the order of the input.
+    def rank(self, context: str | Sequence[Message], responses: Sequence[str]) -> ScoreRanking:
+        """Return several responses to one context, the best first; equal scores in the order of the input.
 
         Raises:
             ConfigError: no responses.
@@ -296,24 +264,48 @@ class ScalarRewardModel:
             hint = "give at least one response"
             raise ConfigError("there is nothing to rank", location="responses", hint=hint)
         texts = list(dict.fromkeys(responses))  # equal texts get equal scores: each is scored once
-        score_by_text = dict(zip(texts, self.score_batch([prompt] * len(texts), texts), strict=True))
+        score_by_text = dict(zip(texts, self.score_batch([context] * len(texts), texts), strict=True))
         scores = [score_by_text[text] for text in responses]
         order = sorted(range(len(responses)), key=lambda i: -scores[i])
         return ScoreRanking(tuple(order), tuple(scores))
 
-    def best_of_n(self, prompt: str | Sequence[Message], responses: Sequence[str]) -> tuple[int, str]:
-        """Return the index and the text of the best response to a prompt; of equal scores the first.
+    def best_of_n(
+        self,
+        context: str | Sequence[Message],
+        responses: Sequence[str] | None = None,
+        *,
+        n: int | None = None,
+        engine: CandidateSource | None = None,
+    ) -> BestOfN:
+        """Return the best of several responses, which are given, or sampled from a model.
+
+        Args:
+            context: what is answered; see `score`.
+            responses: the candidates.
+            n: number of candidates to sample from `engine`, instead of `responses`.
+            engine: the model, such as `AnswerEngine` (`answers/model.py`).
 
         Raises:
-            ConfigError: no responses.
-            EngineError: a score is not finite.
+            ConfigError: no candidates, or not exactly one of `responses` and `engine` with `n`.
+            EngineError: a score is not finite, or the engine fails.
         """
-        best = self.rank(prompt, responses).order[0]
-        return best, responses[best]
+        if (responses is None) == (engine is None) or (n is None) != (engine is None):
+            hint = "give responses, or n and engine"
+            raise ConfigError("the candidates are not clear", location="best_of_n", hint=hint)
+        texts = engine.candidates(context, n) if engine is not None and n is not None else responses or ()
+        ranking = self.rank(context, texts)
+        return BestOfN(tuple(texts), ranking.scores, ranking.order)
 
-    def lengths(self, prompt: str | Sequence[Message], response: str) -> tuple[int, bool]:
-        """Return how many tokens a response has, and whether it and its prompt are cut to fit."""
-        chat = self._chat_ids(prompt, response) if self._chat else None
-        pair = chat or encode(self.tokenizer, prompt, response, None)["input_ids"]
+    def lengths(self, context: str | Sequence[Message], response: str) -> tuple[int, bool]:
+        """Return how many tokens a response has, and whether it and its context are cut to fit."""
+        chat = self._chat_ids(context, response) if self._chat else None
+        pair = chat or encode(self.tokenizer, context, response, None)["input_ids"]
         response_only = self.tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"]
         return len(response_only), len(pair) > self.tokenizer.model_max_length
+
+    def tokens(self, context: str | Sequence[Message], response: str) -> int:
+        """Return how many tokens the model reads of a response and its context, special tokens included."""
+        limit = self.tokenizer.model_max_length
+        if self._chat:
+            return min(len(self._chat_ids(context, response)), limit)
+        return len(encode(self.tokenizer, context, response, limit)["input_ids"])

@@ -15,12 +15,15 @@ from reasongenrm.store import write_text
 VARIABLE = "REASONGENRM_SCALAR"
 """Environment variable with the folder of the trained head."""
 
-DEFAULT = "runs/demo/scalar"
+DEFAULT = "runs/scalar-demo/scalar"
 """The head that `make demo` trains, relative to the repository root."""
+
+BASE_VARIABLE = "REASONGENRM_BASE"
+"""Environment variable with the base of the heads that practice.ipynb trains: a folder or a hub id."""
 
 _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # a bar shows how long it took, which differs each time
-    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONWARNINGS": "ignore:IProgress not found",  # tqdm's, with the path of its file
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # the debugger's warning about frozen modules
@@ -31,14 +34,23 @@ _QUIET = {
 _ABSOLUTE = re.compile(r"(?<![\w.:/<)}])(?:/[A-Za-z_.][\w.-]*(?:/[\w.-]+)+|[A-Za-z]:\\\w[^\s\"']*)")
 
 
+def repository_root() -> Path:
+    """Return the repository that holds the current folder, or the current folder where none does."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
+
+
 def scalar_folder() -> Path:
     """Return the folder of the head for the notebook: `$REASONGENRM_SCALAR`, or the demo's.
 
     A relative path starts at the repository root, so that a notebook finds it from its own folder too.
     """
-    here = Path.cwd()
-    root = next((folder for folder in (here, *here.parents) if (folder / "pyproject.toml").is_file()), here)
-    return root / (os.environ.get(VARIABLE) or DEFAULT)
+    return repository_root() / (os.environ.get(VARIABLE) or DEFAULT)
+
+
+def base_name() -> str | None:
+    """Return `$REASONGENRM_BASE`, the base of the heads that practice.ipynb trains; None: a tiny one, made in seconds."""
+    return os.environ.get(BASE_VARIABLE) or None
 
 
 def execute(path: Path, *, scalar: Path, out: Path | None = None, timeout: float = 600) -> Any:
@@ -49,7 +61,8 @@ def execute(path: Path, *, scalar: Path, out: Path | None = None, timeout: float
 
     Args:
         path: the notebook; not changed unless `out` names it.
-        scalar: folder of the trained head, passed to the notebook as `$REASONGENRM_SCALAR`.
+        scalar: folder of the trained head, passed to the notebook as `$REASONGENRM_SCALAR`. With `$REASONGENRM_BASE` the
+            notebook may use the model hub, otherwise not.
         out: where to write the notebook with its outputs; nothing is written when a cell fails.
         timeout: seconds for each cell.
 
@@ -75,7 +88,10 @@ def execute(path: Path, *, scalar: Path, out: Path | None = None, timeout: float
         problem, hint = f"not a notebook: {first_line(error)}", "restore the file"
         raise DataError(problem, location=str(path), hint=hint) from error
     with TemporaryDirectory() as scratch:
-        _run(notebook, path, os.environ | _QUIET | {VARIABLE: str(scalar.resolve())}, scratch, timeout)
+        environment = os.environ | _QUIET | {VARIABLE: str(scalar.resolve())}
+        if not base_name():
+            environment["HF_HUB_OFFLINE"] = "1"
+        _run(notebook, path, environment, scratch, timeout)
     notebook.metadata.get("language_info", {}).pop("version", None)
     check_outputs(notebook, location=str(path))
     if out is not None:

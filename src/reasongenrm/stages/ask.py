@@ -1,4 +1,4 @@
-"""`reasongenrm judge compare | rank | best | score`: judge the rows of a JSONL file, or of stdin."""
+"""`reasongenrm judge compare | rank | best | score | rate`: judge the rows of a JSONL file, or of stdin."""
 
 from __future__ import annotations
 
@@ -11,14 +11,26 @@ from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
+from reasongenrm import collector
+from reasongenrm.config.rubric import Rubric
 from reasongenrm.console import judging_bar, say, show_line, stdout
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge.api import Judge
 from reasongenrm.judge.ask import preference
-from reasongenrm.judge.tournament import Ranking, game_order, rank
-from reasongenrm.records import Comparison, Drop, Message, content_id
+from reasongenrm.judge.columns import comparison_columns, ranking_columns, rating_columns
+from reasongenrm.judge.inputs import PlacedRow, with_rubric
+from reasongenrm.judge.tournament import game_order, rank
+from reasongenrm.records import CRITERIA, Comparison, Drop, Message, Rating, content_id, with_criteria
 from reasongenrm.rows.files import JsonLine, json_lines
-from reasongenrm.rows.turns import BadRow, check_text, is_list, read_prompt
+from reasongenrm.rows.turns import (
+    RUBRIC,
+    BadRow,
+    check_text,
+    is_list,
+    read_criteria,
+    read_prompt,
+    read_rubric,
+)
 from reasongenrm.store import PartStore, dump_line, jsonl_writer, to_json
 
 WINDOW = 512
@@ -27,8 +39,10 @@ WINDOW = 512
 MOST_ANSWERS = 256
 """Limit for one row: a round robin of 256 answers takes 32,640 comparisons."""
 
-Result = tuple[dict[str, Any], list[Comparison]]
-"""A row's result as JSON, and the comparisons behind it."""
+Judged = Sequence[Comparison] | Sequence[Rating]
+
+Result = tuple[dict[str, Any], Judged]
+"""A row's result as JSON, and the comparisons, or ratings, behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +51,15 @@ class AnswersRow:
 
     Attributes:
         id: the row's id, or a content hash; a repeated one gets `-2`, `-3`, …
-        prompt: the turns up to and including the last user turn.
+        prompt: the turns up to and including the last user turn, after the row's criteria.
         answers: one or more; for `score` the answer and its reference.
+        rubric: criteria by each of which the answers are judged alone, if there are any.
     """
 
     id: str
     prompt: list[Message]
     answers: tuple[str, ...]
+    rubric: Rubric | None = None
 
 
 def _answers(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
@@ -62,12 +78,24 @@ def _answers(row: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
     return tuple(check_text(answer, f"answers[{number}]") for number, answer in enumerate(answers))
 
 
-def read_answer_rows(lines: Iterable[JsonLine], names: Sequence[str]) -> Iterator[AnswersRow | Drop]:
+def _criteria(row: Mapping[str, Any], rubric: Rubric | None) -> tuple[str, Rubric | None]:
+    """Return the criteria that a row's prompt shows together, and the rubric; those of the row come before the caller's."""
+    criteria, own = read_criteria(row.get(CRITERIA)), read_rubric(row.get(RUBRIC))
+    if criteria and own:
+        detail = f"The row has `{CRITERIA}`, which are judged together, and `{RUBRIC}`, each of which is judged alone; keep one."
+        raise BadRow("criteria_and_rubric", detail)
+    return criteria, own or (None if criteria else rubric)
+
+
+def read_answer_rows(
+    lines: Iterable[JsonLine], names: Sequence[str], rubric: Rubric | None = None
+) -> Iterator[AnswersRow | Drop]:
     """Yield a row, or a Drop, for each line.
 
     Args:
-        lines: JSON objects with `prompt` (a text or messages), answers, and optionally `id`.
+        lines: JSON objects with `prompt` (a text or messages), answers, and optionally `id`, and `criteria` or `rubric`.
         names: the columns that hold the answers; without names, the column `answers` holds a list.
+        rubric: of rows without criteria and without a rubric of their own.
     """
     repeats: Counter[str] = Counter()
     for line in lines:
@@ -78,54 +106,57 @@ def read_answer_rows(lines: Iterable[JsonLine], names: Sequence[str]) -> Iterato
         try:
             prompt = read_prompt(row.columns.get("prompt"), "prompt")
             answers = _answers(row.columns, names)
+            criteria, own_rubric = _criteria(row.columns, rubric)
         except BadRow as bad:
             yield Drop(row.location, line.origin, bad.reason, bad.detail, "load")
             continue
         own = row.columns.get("id")
         name = str(own) if isinstance(own, (str, int)) else content_id(prompt, answers)
         repeats[name] += 1
-        yield AnswersRow(name if repeats[name] == 1 else f"{name}-{repeats[name]}", prompt, answers)
+        name = name if repeats[name] == 1 else f"{name}-{repeats[name]}"
+        yield AnswersRow(name, with_criteria(prompt, criteria), answers, own_rubric)
 
 
 def _compare(judge: Judge, rows: Sequence[AnswersRow]) -> Iterator[Result]:
-    for comparison in judge.compare_many([(row.prompt, *row.answers) for row in rows]):  # type: ignore[misc]
-        yield to_json(comparison), [comparison]
+    """Yield a comparison for each row; with a rubric, those by each criterion are in `criteria`."""
+    for comparison in judge.compare_many(
+        [with_rubric((row.prompt, *row.answers), row.rubric) for row in rows]
+    ):
+        yield comparison_columns(comparison), [comparison]
+
+
+def _rate(judge: Judge, rows: Sequence[AnswersRow]) -> Iterator[Result]:
+    """Yield a rating for each row, with its score in [0, 1]; with a rubric, those by each criterion are in `criteria`."""
+    for rating in judge.rate_many([with_rubric((row.prompt, *row.answers), row.rubric) for row in rows]):
+        yield rating_columns(rating), [rating]
 
 
 def _score(judge: Judge, rows: Sequence[AnswersRow]) -> Iterator[Result]:
     """Yield P(answer beats reference) for each row."""
-    for columns, [comparison] in _compare(judge, rows):
-        yield {"score": preference(comparison), **columns}, [comparison]
-
-
-def _ranking_columns(ranking: Ranking) -> dict[str, Any]:
-    names = ("winner", "prob_a", "outcome", "reason", "reasons")
-    games = [
-        {"first": game.first, "second": game.second}
-        | {name: getattr(game.comparison, name) for name in names}
-        for game in ranking.games
-    ]
-    return {"order": ranking.order, "ratings": ranking.ratings, "unread": ranking.unread, "games": games}
+    for comparison in judge.compare_many(
+        [with_rubric((row.prompt, *row.answers), row.rubric) for row in rows]
+    ):
+        yield {"score": preference(comparison), **comparison_columns(comparison)}, [comparison]
 
 
 def _rank(judge: Judge, rows: Sequence[AnswersRow]) -> Iterator[Result]:
     """Yield a round robin's ranking for each row; the games of all rows go to the engine together."""
     games = [
-        (row.prompt, row.answers[first], row.answers[second])
+        PlacedRow(with_rubric((row.prompt, row.answers[first], row.answers[second]), row.rubric))
         for row in rows
         for first, second in map(game_order, combinations(range(len(row.answers)), 2))
     ]
     comparisons = judge.compare_many(games)
     for row in rows:
         ranking = rank(len(row.answers), lambda games: list(islice(comparisons, len(games))))
-        yield _ranking_columns(ranking), [game.comparison for game in ranking.games]
+        yield ranking_columns(ranking), [game.comparison for game in ranking.games]
 
 
 def _best(judge: Judge, rows: Sequence[AnswersRow]) -> Iterator[Result]:
     """Yield the winner of a knockout for each row."""
     for row in rows:
-        best = judge.best_of_n(row.prompt, row.answers)
-        columns = {"index": best.index, "answer": best.answer, **_ranking_columns(best.ranking)}
+        best = judge.best_of_n(row.prompt, row.answers, rubric=row.rubric)
+        columns = {"index": best.index, "answer": best.answer, **ranking_columns(best.ranking)}
         yield columns, [game.comparison for game in best.ranking.games]
 
 
@@ -136,17 +167,21 @@ VERBS: dict[str, tuple[Verb, tuple[str, ...]]] = {
     "rank": (_rank, ()),
     "best": (_best, ()),
     "score": (_score, ("answer", "reference")),
+    "rate": (_rate, ("answer",)),
 }
 """Verb -> its function, and the columns with the answers; without columns, `answers` holds a list."""
 
 
-def ask(verb: str, start: Callable[[], Judge], source: str, target: str) -> None:
+def ask(
+    verb: str, start: Callable[[], Judge], source: str, target: str, *, rubric: Rubric | None = None
+) -> None:
     """Judge every row of `source`, as `write_results`; an interrupted command continues where it stopped.
 
     Args:
         verb: one of VERBS.
         start: starts the judge; called only when a row is left to judge.
         source, target: see `write_results`.
+        rubric: of rows without criteria and without a rubric of their own.
 
     Raises:
         ConfigError, DataError: see `write_results`.
@@ -159,12 +194,13 @@ def ask(verb: str, start: Callable[[], Judge], source: str, target: str) -> None
         def judge() -> Judge:
             started = start()
             stack.callback(started.close)
+            stack.callback(collector.stop)  # it comes first: nothing but the end follows
             return started
 
         def results(rows: Sequence[AnswersRow]) -> Iterator[Result]:
             return judge_rows(judge(), rows)
 
-        write_results(results, names, source, target, resume=True, progress=progress)
+        write_results(results, names, source, target, resume=True, progress=progress, rubric=rubric)
 
 
 def write_results(
@@ -174,7 +210,8 @@ def write_results(
     target: str,
     *,
     resume: bool = False,
-    progress: Callable[[int, Sequence[Comparison]], None] = lambda rows, comparisons: None,
+    progress: Callable[[int, Judged], None] = lambda rows, judged: None,
+    rubric: Rubric | None = None,
 ) -> None:
     """Write one result per row of `source` to `target`, in their order.
 
@@ -187,13 +224,14 @@ def write_results(
         source: a JSONL file, or `-` for stdin.
         target: a JSONL file, or `-` for stdout.
         resume: keep the results of an interrupted command in a partial file beside `target`, and continue with it.
-        progress: called with the number of rows just found or done, and their comparisons.
+        progress: called with the number of rows just found or done, and their comparisons or ratings.
+        rubric: see `read_answer_rows`.
 
     Raises:
         ConfigError: `target` exists.
         DataError: `source` cannot be opened, no row can be read, or another process writes `target`.
     """
-    items = read_answer_rows(json_lines(source), names)
+    items = read_answer_rows(json_lines(source), names, rubric)
     exists = target != "-" and Path(target).exists()
     store = PartStore(Path(target), marked=False) if resume and target != "-" and not exists else None
     if exists or (store is not None and store.finished):  # another process has just finished it
@@ -217,9 +255,9 @@ def write_results(
                 order += [row.id for row in rows if store is not None]
                 progress(len(rows) - len(missing), [])
                 new_results = results(missing) if missing else ()
-                for row, (line, comparisons) in zip(missing, new_results, strict=True):
+                for row, (line, judged) in zip(missing, new_results, strict=True):
                     write(line | {"id": row.id})
-                    progress(1, comparisons)
+                    progress(1, judged)
                 stdout().flush()
         if not counts["rows"] and (target != "-" or counts["dropped"]):
             location = "stdin" if source == "-" else source

@@ -25,7 +25,7 @@ from reasongenrm.config.steps import CADENCE_ARGS, MEMORY_ARGS
 from reasongenrm.redaction import MASK
 from reasongenrm.run import file_hash
 from reasongenrm.steps import FILE, Settings, Step
-from reasongenrm.train.tokens import input_files
+from reasongenrm.train.tokens import input_files, is_on_policy
 
 MEMORY = "memory and speed"
 PLACE = "where the work is done"
@@ -55,6 +55,7 @@ NEUTRAL: dict[str, str] = {
     **dict.fromkeys(
         (f"{place}.server.{name}" for place in ("teachers.*", "evaluate.others.*") for name in (
             "urls", "url", "api_key_env", "max_concurrent", "timeout", "max_retries", "batch", "poll_seconds",
+            "mode",
         )),
         PLACE,
     ),
@@ -261,6 +262,12 @@ def _judge_step(recipe: Recipe, values: Mapping[str, Any], step: TrainStep) -> S
         train["round"] = {key: steps["round"][key] for key in ("max_tokens", "temperature")}
     own["train"] = train
     files = [recipe.model.path, _template(recipe, judge.template), *input_files(recipe, step)]
+    if is_on_policy(recipe, step):  # it samples, and drops records that are too long
+        own |= {"engine": values["engine"], "data": {"max_tokens": values["data"]["max_tokens"]}}
+    elif step.kind == "grpo":
+        own["engine"] = {"max_model_len": values["engine"]["max_model_len"]}
+    if is_on_policy(recipe, step) or step.kind == "grpo":  # verdicts and prompts in the recipe's wording
+        files.append(recipe.prompts)
     outputs = (f"judges/{step.model}", f"judges/{step.model}.partial", f"rounds/{step.model}")
     after = (f"judges.{step.previous}",) if step.previous else ()
     return Step(settings(own, files), outputs, after=after)

@@ -23,6 +23,7 @@ from reasongenrm.run import Run
 from reasongenrm.stages.evaluate import benchmark_rows
 from reasongenrm.stages.fingerprints import evaluate_steps, prepare_steps, train_steps
 from reasongenrm.store import read_jsonl
+from reasongenrm.train.process import check_training
 from reasongenrm.train.tokens import input_files, is_on_policy, record_files
 
 EXAMPLES = 2
@@ -38,13 +39,14 @@ def preview(recipe: Recipe, stage: str, redo: Sequence[str] = ()) -> None:
         redo: words that name steps to do again.
 
     Raises:
-        ConfigError: a word names no step.
+        ConfigError: a word names no step, or a key of a trainer's arguments is unknown or has a value of another type.
     """
     redone = Run(recipe, stage).steps_to_redo(STEPS[stage](recipe), redo)
     show(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
     inputs: dict[str, Input] = {}
     works: list[Work] = []
     if stage == "train":
+        check_training(recipe)
         inputs = _preview_records(recipe)
     elif stage == "prepare":
         works = prepare_works(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import closing
+from itertools import groupby
+from operator import attrgetter
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.config.evaluate import JudgingConfig
@@ -59,17 +61,17 @@ def refresh_records(recipe: Recipe, run: Run, step: TrainStep, encoder: ChatEnco
                 prompts, engine, task, store, adapter=str(adapter) if adapter else None, progress=progress
             )
     records = VoteRecords(step.previous, encoder, recipe.data.max_tokens)
-    to_row = records.dpo_row if step.kind == "dpo" else records.sft_row
+    to_rows = records.dpo_rows if step.kind == "dpo" else records.sft_rows
     path = record_files(recipe, step)[0]
     with jsonl_writer(path) as write, jsonl_writer(folder / "dropped.jsonl") as write_drop:
-        for prompt in prompts:
-            read = read_votes(prompt, task, store)
-            records.add_votes(prompt, read)
-            row = to_row(prompt, read)
-            if isinstance(row, Drop):
-                write_drop(to_json(row))
-            else:
-                write(row)
+        for _, orders in groupby(
+            prompts, key=attrgetter("pair_id")
+        ):  # stage 1 writes them one after the other
+            for row in to_rows([(prompt, read_votes(prompt, task, store)) for prompt in orders]):
+                if isinstance(row, Drop):
+                    write_drop(to_json(row))
+                else:
+                    write(row)
     counts = ", ".join(f"{count} {name}" for name, count in records.counts.items())
     if not records.counts["records"]:
         hint = "raise the number of samples or train.round.temperature"

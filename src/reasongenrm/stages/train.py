@@ -19,16 +19,17 @@ from reasongenrm.config.arguments import library_arguments
 from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.config.scalar import ScalarConfig
 from reasongenrm.console import TrainingStep, say, training_bar
-from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.errors import ConfigError, DataError, ReasonGenRMError
 from reasongenrm.processes import die_with_parent
 from reasongenrm.records import PreferencePair
-from reasongenrm.run import Run
+from reasongenrm.run import Run, file_hash
 from reasongenrm.scalar.meta import judgement_pairs
 from reasongenrm.stages.fingerprints import blind_reasons, train_steps
 from reasongenrm.stages.reasons import read_reasons
 from reasongenrm.stages.rounds import refresh_records
+from reasongenrm.steps import FILE
 from reasongenrm.store import read_json, read_jsonl
-from reasongenrm.train.builds import clear_build_locks
+from reasongenrm.train.builds import LockWatch, clear_build_locks
 from reasongenrm.train.launch import (
     PROCESSES,
     Launch,
@@ -41,7 +42,7 @@ from reasongenrm.train.launch import (
 from reasongenrm.train.merge import merge_adapter
 from reasongenrm.train.process import KINDS, PROGRESS, check_training
 from reasongenrm.train.scalar import train_scalar
-from reasongenrm.train.tokens import input_files, is_on_policy, tokenise
+from reasongenrm.train.tokens import input_files, is_on_policy, record_files, tokenise
 
 LEFT = "left.{}"
 """Name of the empty file with which a machine says that its processes have ended, by the machine's rank."""
@@ -66,6 +67,12 @@ def train(recipe: Recipe, redo: Sequence[str] = ()) -> None:
     for path in sorted(files | {recipe.folder / "pairs.jsonl"}):
         if not path.exists():
             raise ConfigError("file not found", location=str(path), hint="run 1_prepare.sh first")
+    for step in steps.values():  # an error here, and not when the steps before it have been trained
+        records = [path for path in record_files(recipe, step) if path in files]
+        if records and not any(path.stat().st_size for path in records):
+            hint = f"leave out the step {step.kind}, or see data_report.html for what was dropped"
+            raise DataError("no records to train on", location=str(records[0]), hint=hint)
+    _check_wording(recipe)
     for step in steps.values():
         KINDS[step.kind].batch(recipe, step, launch.processes)
     run = Run(recipe, "train")
@@ -89,6 +96,19 @@ def train(recipe: Recipe, redo: Sequence[str] = ()) -> None:
         if recipe.meta is not None:
             train_meta(recipe, recipe.meta, run)
         say(f"stage 2 done: {run.folder}")
+
+
+def _check_wording(recipe: Recipe) -> None:
+    """Check that the records are in the wording that is saved beside the adapter.
+
+    Raises:
+        ConfigError: the prompt file is not the one of stage 1.
+    """
+    pairs = Run(recipe, "prepare").recorded_steps().get("pairs")
+    key = f"{FILE}{recipe.prompts}"
+    if pairs is not None and pairs.settings.get(key) != file_hash(recipe.prompts):
+        hint = "run 1_prepare.sh, which names the steps to do again, or restore the file"
+        raise ConfigError("not the prompt file that stage 1 has used", location=recipe.prompts, hint=hint)
 
 
 def _follow(recipe: Recipe, run: Run, launch: Launch) -> None:
@@ -123,7 +143,7 @@ def _train_step(recipe: Recipe, run: Run, step: TrainStep, launch: Launch) -> No
         _launch(recipe, step, work, log, launch)
         _wait_for_others(work, launch)
         (work / "final").rename(folder)
-        shutil.rmtree(work)
+    shutil.rmtree(run.path("judges", name + ".partial"), ignore_errors=True)  # also one that a kill has left
     summary = read_json(folder / "training.json")
     say(
         f"{name}: {summary['steps']} steps, {summary['tokens_seen']} tokens, final loss {summary['final_loss']}"
@@ -138,15 +158,39 @@ def _train_step(recipe: Recipe, run: Run, step: TrainStep, launch: Launch) -> No
 def _launch(recipe: Recipe, step: TrainStep, work: Path, log: Path, launch: Launch) -> None:
     """Run `accelerate launch` on train/process.py, its output appended to `log`, and show its progress.
 
+    Where the processes waited for another run's build that was killed, they are launched again, on one machine: the others of a
+    launch on several have ended, too, and are started by hand.
+
     Raises:
         ReasonGenRMError: the cause of a failure, whatever process it was in.
     """
     arguments = (str(recipe.folder / "recipe.yaml"), "--model", step.model, "--work", str(work))
     library_arguments(KINDS[step.kind].args(recipe, step))  # sets HF_TOKEN for the processes
     command = launch_command(recipe.train, launch, "reasongenrm.train.process", *arguments)
-    if launch.zero:
-        clear_build_locks()
     log.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        if launch.zero:
+            clear_build_locks()
+        locks = LockWatch() if launch.zero else None
+        failure = _run_processes(command, step, work, log, launch, locks)
+        if failure is None:
+            return
+        if locks is None or not locks.removed or launch.machines > 1:
+            raise failure
+        say(f"{step.model}: starting again: a build that it waited for was killed")
+        for path in work.glob("error.*.json"):
+            path.unlink()
+
+
+def _run_processes(
+    command: Sequence[str],
+    step: TrainStep,
+    work: Path,
+    log: Path,
+    launch: Launch,
+    locks: LockWatch | None,
+) -> ReasonGenRMError | None:
+    """Run the processes of a launch to their end; return why they failed, or None."""
     with (
         log.open("a", encoding="utf-8") as out,
         training_bar(step.model) as show_step,
@@ -162,12 +206,11 @@ def _launch(recipe: Recipe, step: TrainStep, work: Path, log: Path, launch: Laun
     ):
         start = out.tell()
         try:
-            _show_steps(process, work / PROGRESS, show_step)
+            _show_steps(process, work / PROGRESS, show_step, locks)
         except BaseException:
             process.kill()
             raise
-    if failure := launch_failure(work, log, start, process.returncode):
-        raise failure
+    return launch_failure(work, log, start, process.returncode)
 
 
 def _wait_for_others(work: Path, launch: Launch) -> None:
@@ -179,9 +222,12 @@ def _wait_for_others(work: Path, launch: Launch) -> None:
 
 
 def _show_steps(
-    process: subprocess.Popen[bytes], path: Path, show_step: Callable[[TrainingStep], None]
+    process: subprocess.Popen[bytes],
+    path: Path,
+    show_step: Callable[[TrainingStep], None],
+    locks: LockWatch | None = None,
 ) -> None:
-    """Follow the file of a training's steps until the process ends."""
+    """Follow the file of a training's steps until the process ends; watch the locks until the first step is there."""
     path.touch()
     torn_line, ended = "", False
     with path.open(encoding="utf-8") as steps:
@@ -190,7 +236,10 @@ def _show_steps(
             *lines, torn_line = (torn_line + steps.read()).split("\n")
             for line in lines:
                 show_step(TrainingStep(**json.loads(line)))
+                locks = None  # what the training needs is built
             if not ended:
+                if locks is not None:
+                    locks.look()
                 time.sleep(0.2)
 
 

@@ -1,4 +1,4 @@
-"""Locks of torch's extension builds: the lock of a build that was killed is removed before a training would wait for it.
+"""Locks of torch's extension builds: the lock of a build that was killed is removed, so that no training waits for it.
 
 DeepSpeed compiles an operation at its first use, and torch keeps it in a cache. While a process builds there, it holds the
 file `lock` of the operation's folder open (`torch.utils.file_baton`), and ninja works in that folder. Others wait,
@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -25,6 +26,9 @@ LOCAL = ("btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zf
 IDLE_SECONDS = 600.0
 """A build on another machine is taken for dead when nothing in its folder has changed for this time."""
 
+WATCH_SECONDS = 10.0
+"""Time between two looks for locks while a training starts."""
+
 
 def extensions_folder() -> Path:
     """Return the folder in which torch keeps compiled extensions."""
@@ -37,25 +41,73 @@ def extensions_folder() -> Path:
 def clear_build_locks(poll_seconds: float = 1.0) -> None:
     """Remove the locks of builds that are dead, and wait for those that are not; one line about each.
 
+    Raises:
+        ConfigError: a lock belongs to another user.
+    """
+    shown: set[Path] = set()
+    while builders := remove_dead_locks().builders:
+        for lock in builders.keys() - shown:
+            say(f"{lock}: waiting for {builders[lock]}, which builds in this folder")
+            shown.add(lock)
+        time.sleep(poll_seconds)
+
+
+class BuildLocks(NamedTuple):
+    """Locks that there were in the folder of extensions.
+
+    Attributes:
+        builders: who builds, by the lock that it holds.
+        removed: locks of dead builds, which are gone.
+    """
+
+    builders: dict[Path, str]
+    removed: list[Path]
+
+
+def remove_dead_locks() -> BuildLocks:
+    """Remove the locks of builds that are dead; one line about each.
+
     Nothing else is removed: the next build continues with what the dead one has compiled.
 
     Raises:
         ConfigError: a lock belongs to another user.
     """
-    root = extensions_folder()
+    root, locks = extensions_folder(), BuildLocks({}, [])
     for lock in sorted({*root.glob(f"*/{LOCK}"), *root.glob(f"*/*/{LOCK}")}):
-        waiting = False
         while before := _moment(lock):
             processes = build_processes(lock.parent)
-            if not processes and (_is_local(lock) or time.time() - _last_change(lock.parent) > IDLE_SECONDS):
-                if _moment(lock) == before:  # not that of a build that has just begun
-                    _remove(lock)
-            elif not waiting:
-                waiting = True
-                owner = f"process {processes[0]}" if processes else "another machine"
-                say(f"{lock}: waiting for {owner}, which builds in this folder")
-            if waiting:
-                time.sleep(poll_seconds)
+            idle = _is_local(lock) or time.time() - _last_change(lock.parent) > IDLE_SECONDS
+            if processes or not idle:
+                locks.builders[lock] = f"process {processes[0]}" if processes else "another machine"
+                break
+            if _moment(lock) == before:  # not that of a build that has just begun
+                _remove(lock)
+                locks.removed.append(lock)
+    return locks
+
+
+class LockWatch:
+    """Removes the locks of builds that are killed while a training starts: its processes may wait for them.
+
+    A process that has waited in vain goes on without the compiled operation, and fails.
+
+    Attributes:
+        removed: whether there was such a lock.
+    """
+
+    def __init__(self) -> None:
+        self.removed = False
+        self._next = time.monotonic() + WATCH_SECONDS
+
+    def look(self) -> None:
+        """Look for locks, if it is time again.
+
+        Raises:
+            ConfigError: a lock belongs to another user.
+        """
+        if time.monotonic() >= self._next:
+            self.removed = bool(remove_dead_locks().removed) or self.removed
+            self._next = time.monotonic() + WATCH_SECONDS
 
 
 def _remove(lock: Path) -> None:

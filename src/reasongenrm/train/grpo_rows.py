@@ -108,7 +108,11 @@ def _points(value: Any) -> list[str]:
 def _mirrored(
     row: dict[str, Any], pairs: dict[str, PreferencePair], wording: PromptFile, location: str
 ) -> dict[str, Any]:
-    """Return the row of the other order of a pair."""
+    """Return the row of the other order of a pair.
+
+    Raises:
+        DataError: the pair is missing, or its other answer is the chosen one.
+    """
     pair = pairs.get(row["pair_id"])
     if pair is None:
         raise DataError(
@@ -117,4 +121,7 @@ def _mirrored(
         )  # fmt: skip
     order: Order = "BA" if row["winner"] == "A" else "AB"
     prompt: JudgePrompt = judge_prompt(pair, order, wording)
+    if list(prompt.messages) == row["prompt"]:
+        problem = f"the winner is not {row['winner']}: in pairs.jsonl {prompt.winner} is the chosen answer"
+        raise DataError(problem, location=location, hint="keep both files of one run")
     return row | {"id": prompt.id, "winner": prompt.winner, "prompt": list(prompt.messages)}

@@ -13,7 +13,7 @@ from reasongenrm.checkpoints import load_adapter, load_checkpoint
 from reasongenrm.config.merge import TRIMMING, MergeConfig
 from reasongenrm.errors import ConfigError, EngineError, first_line
 from reasongenrm.train.merge_inputs import MergeInput
-from reasongenrm.train.merge_tensors import slerp_factors, slerp_share
+from reasongenrm.train.merge_tensors import check_finite, slerp_factors, slerp_share
 
 MERGED = "default"
 """peft's name of the merged adapter: an adapter of another name is saved in a folder of its own."""
@@ -88,11 +88,14 @@ def merge_adapters(base: Path, adapters: Sequence[MergeInput], config: MergeConf
 
     Raises:
         ConfigError: peft cannot merge these adapters, such as factors of several ranks.
+        EngineError: an adapter, or the result, has numbers that are not finite.
     """
     import torch
 
     model = adapted_skeleton(base, adapters)
     names = [input_name(number) for number in range(len(adapters))]
+    for name, one in zip(names, adapters, strict=True):
+        _check_factors(model, name, one.name)
     weights = [1.0, 1.0] if config.method == "slerp" else config.input_weights(len(adapters))
     trims = config.method in TRIMMING
     kind = config.method if config.factors else f"{config.method}_svd" if trims else "cat"
@@ -118,12 +121,20 @@ def merge_adapters(base: Path, adapters: Sequence[MergeInput], config: MergeConf
     if kind.endswith("_svd"):
         for layer in _merged_layers(model):
             _set_factors(layer, layer.lora_A[MERGED].weight.data, layer.lora_B[MERGED].weight.data, rank)
+    _check_factors(model, MERGED, "merge")
     # The merged factors hold the scaling of their adapters: their own has to be 1.
     peft_config.r = peft_config.lora_alpha = rank
     peft_config.use_rslora = False
     model.save_pretrained(out, selected_adapters=[MERGED], save_embedding_layers=False)
     (out / "README.md").unlink(missing_ok=True)  # peft's empty model card
     return rank
+
+
+def _check_factors(model: Any, adapter: str, location: str) -> None:
+    for name, layer in lora_layers(model):
+        for factor in (layer.lora_A, layer.lora_B):
+            if adapter in factor:
+                check_finite(name, factor[adapter].weight.data, location)
 
 
 def _merged_layers(model: Any) -> list[Any]:

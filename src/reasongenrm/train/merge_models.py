@@ -13,7 +13,7 @@ from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.store import read_json, write_json
 from reasongenrm.train.merge_adapters import adapted_skeleton, input_name, lora_layers
 from reasongenrm.train.merge_inputs import MergeInput
-from reasongenrm.train.merge_tensors import merge_tensors
+from reasongenrm.train.merge_tensors import check_finite, merge_tensors
 
 INDEX = "model.safetensors.index.json"
 
@@ -215,7 +215,9 @@ def _merge_one(
     if dtype.is_floating_point:
         seed = zlib.crc32(f"{config.seed} {name}".encode())
         start = None if base is None else base.tensor(name)
-        return merge_tensors(tensors, start, config, weights, seed=seed, dtype=dtype)
+        merged = merge_tensors(tensors, start, config, weights, seed=seed, dtype=dtype)
+        check_finite(name, merged, "merge")
+        return merged
     if any(not torch.equal(tensors[0], tensor) for tensor in tensors[1:]):
         problem = f"{name} holds whole numbers, which differ between the models"
         raise ConfigError(problem, location="merge", hint="merge models of one architecture")

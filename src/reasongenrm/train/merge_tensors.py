@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from reasongenrm.config.merge import AVERAGING, TRIMMING, MergeConfig, MergeMethod
+from reasongenrm.errors import EngineError
 
 BLOCK = 1 << 16
 """Values of a tensor that are computed together: their 256 KiB per input stay in the cache of a core."""
@@ -92,6 +93,21 @@ def merge_tensors(
             change = combine_changes(changes, weights, config.method, config.kept, floors)
             merged[block] = change if start is None else start + change
     return merged.reshape(first.shape)
+
+
+def check_finite(name: str, tensor: Any, location: str) -> None:
+    """Check that a tensor has finite numbers alone.
+
+    Args:
+        name: of the tensor.
+        location: the input that it is of, or `merge` for a result.
+
+    Raises:
+        EngineError: it has others: a training has failed, or a merged number is beyond the range of its type.
+    """
+    if not bool(tensor.isfinite().all()):
+        hint = "leave out an input whose training has failed, or give smaller --weights"
+        raise EngineError(f"the weights of {name} are not finite", location=location, hint=hint)
 
 
 def combine_changes(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from reasongenrm import collector
 from reasongenrm.chat.encoder import ADAPTER_PROMPTS, template_text, template_wording
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.loading import load_recipe
@@ -102,7 +103,8 @@ def train(recipe: Recipe, step: TrainStep, work: Path) -> None:
     """
     kind = KINDS[step.kind]
     set_tracking_environment(recipe, step)
-    trainer = kind.build(recipe, step, work)
+    with collector.paused():
+        trainer = kind.build(recipe, step, work)
     add_tracker(trainer, recipe, step)
     with (work / PROGRESS).open("a", encoding="utf-8", buffering=1) as progress:
         log = run_training(
@@ -136,6 +138,7 @@ def write_wording(recipe: Recipe, template: Template, path: Path) -> None:
 def main() -> None:
     """Entry of every training process: `python -m reasongenrm.train.process RECIPE --model NAME --work FOLDER`."""
     die_with_parent()
+    collector.own_process()
     if has_ended(int(os.environ.get(STAGE_PROCESS, os.getpid()))):  # it was killed while this process started
         sys.exit(f"{STAGE_PROCESS}: the process that launched this one is gone")
     parser = argparse.ArgumentParser()
@@ -146,6 +149,7 @@ def main() -> None:
     try:
         recipe = load_recipe(options.recipe)
         train(recipe, recipe.trained[options.model], options.work)
+        collector.stop()
     except ReasonGenRMError as error:
         record_failure(options.work, error)
         sys.exit(2)

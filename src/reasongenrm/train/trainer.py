@@ -59,8 +59,8 @@ def check_args(
         elif key not in valid:
             close = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
             problem, hint = f"{config.__name__} has no key {key!r}", f"did you mean {close!r}?"
-        elif isinstance(value, str) and valid[key].type in (float, "float"):
-            problem = f"{value!r} is text, not a number"
+        elif isinstance(value, str | None) and valid[key].type in (float, "float", int, "int"):
+            problem = "null is not a number" if value is None else f"{value!r} is text, not a number"
             hint = "in YAML a number with an exponent needs a dot: 5.0e-5"
         elif (key, value) in BREAKS_RESUME.items():
             problem = f"with {key}={value} a killed run may have no checkpoint to resume from"

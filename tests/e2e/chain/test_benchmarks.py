@@ -104,11 +104,11 @@ def test_every_benchmark_is_judged_and_every_row_accounted_for(
         assert found["rows"] == ROWS and found["unreadable_rows"] == 0
         assert len(rows_of(folder / "evaluate" / name / "rows.jsonl")) == ROWS
         assert found["models"].keys() == {"genrm", "length", "scalar"}
-        for model, told in found["models"].items():
-            counts = told["score"]["counts"]
+        for model, numbers in found["models"].items():
+            counts = numbers["score"]["counts"]
             assert counts["n"] == pairs * (1 if model == "scalar" else 2) == sum(counts[o] for o in OUTCOMES)
             assert len(rows_of(folder / "evaluate" / name / model / "results.jsonl")) == pairs
-            assert told["score"]["partial"]
+            assert numbers["score"]["partial"]
         length = found["models"]["length"]
         assert length["diagnostics"]["length_bias"] is not None and length["score"]["counts"]["error"] == 0
         assert length["score"]["counts"]["unparsed"] == 0, "the verdict that closes the text counts"

@@ -26,7 +26,7 @@ from support.scripts import (
     value_of,
 )
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 FILES = {
     PREPARE: """pairs.jsonl prompts.jsonl reasons/student.jsonl reasons/blind.jsonl scored.jsonl sft.jsonl genrm.jsonl
@@ -138,17 +138,17 @@ def test_all_input_rows_are_counted(chain: Chain, toy_data: Path) -> None:
 
 def test_all_reasons_are_accounted_for(chain: Chain) -> None:
     report = value_of(chain.folder / "data_report.json")
-    told = report["reasons"]
+    counts = report["reasons"]
     reasons = [
         row for name in ("student", "blind") for row in rows_of(chain.folder / "reasons" / f"{name}.jsonl")
     ]
     scored = rows_of(chain.folder / "scored.jsonl")
     kept = rows_of(chain.folder / "sft.jsonl")
     dropped = Counter(drop["reason"] for drop in rows_of(chain.folder / "reasons_dropped.jsonl"))
-    assert told["sampled"] == len(reasons) == 96 == len(kept) + dropped.total()
-    assert told["dropped"] == dict(dropped) and told["kept"] == len(kept) == report["records"]["sft"] > 0
-    assert told["prompts"] == 24 == told["kept"] + told["prompts_without_reason"]
-    assert sum(teacher["sampled"] for teacher in told["teachers"].values()) == 96
+    assert counts["sampled"] == len(reasons) == 96 == len(kept) + dropped.total()
+    assert counts["dropped"] == dict(dropped) and counts["kept"] == len(kept) == report["records"]["sft"] > 0
+    assert counts["prompts"] == 24 == counts["kept"] + counts["prompts_without_reason"]
+    assert sum(teacher["sampled"] for teacher in counts["teachers"].values()) == 96
     unscored = sum(
         dropped[slug] for slug in ("truncated", "no_verdict", "empty_reason", "gives_verdict_away")
     )

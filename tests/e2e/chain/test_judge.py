@@ -13,9 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from support.app import wait_until_loaded
 from support.scripts import ENVIRONMENT, ROOT, Chain, rows_of, snapshot, stage_server
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 CLI = str(Path(sys.prefix) / "bin" / "reasongenrm")
 
@@ -62,6 +63,7 @@ def test_the_judge_is_served_and_ends_at_ctrl_c(chain: Chain) -> None:
         assert process.stdout is not None
         address = process.stdout.readline().split()[-1]
         assert address.startswith("http://127.0.0.1:")
+        wait_until_loaded(address)
         answer = httpx.post(
             f"{address}/compare", json={"prompt": "say fan 1 times", "a": "fan", "b": "x"}, timeout=120
         )
@@ -72,11 +74,28 @@ def test_the_judge_is_served_and_ends_at_ctrl_c(chain: Chain) -> None:
             "truncated",
         )
         assert httpx.get(f"{address}/health", timeout=60).json()["counts"]["comparisons"] == 1
+        check_warm(chain, process.pid, address)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 0 and "Traceback" not in err, err
+    assert not (chain.folder / "servers").exists()
+
+
+def check_warm(chain: Chain, pid: int, address: str) -> None:
+    """The command asks the server of the same judge, and no other one, and writes what its own engine writes."""
+    rows = [{"prompt": f"say fan {n} times", "a": "fan " * n, "b": "fan"} for n in range(2, 6)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    words = ["judge", "compare", *recipe_words(chain)]
+    code, warm, err = run(words, text)
+    assert code == 0 and f"asking the judge that process {pid} serves at {address}" in err, err
+    code, own, err = run([*words, "--own-engine"], text)
+    assert code == 0 and "asking" not in err and warm == own
+    code, _, err = run([*words, "seed=5"], text)
+    assert code == 0 and "asking" not in err
+    counts = httpx.get(f"{address}/health", timeout=60).json()["counts"]
+    assert counts["comparisons"] == 1 + len(rows)
 
 
 def test_others_may_not_ask_without_a_key(chain: Chain) -> None:
@@ -107,7 +126,6 @@ def test_a_judge_that_is_not_there_is_told(chain: Chain) -> None:
     assert code == 2 and "nobody" in err and "reasongenrm" in err and "Traceback" not in err
 
 
-@pytest.mark.slow
 def test_any_model_is_evaluated_without_a_recipe_as_stage_3_does_it(
     chain: Chain, taught_model: Path, toy_data: Path
 ) -> None:

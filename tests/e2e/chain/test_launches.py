@@ -1,4 +1,4 @@
-"""The adapter does not depend on how many processes and machines train it."""
+"""The adapter does not depend on how many machines train it; of processes, see tests/train/test_process.py."""
 
 from __future__ import annotations
 
@@ -40,16 +40,6 @@ def assert_same_adapter(folder: Path, other: Path) -> None:
     assert ours.keys() == theirs.keys()
     for key, weights in ours.items():
         assert_close(weights, theirs[key], rtol=1e-3, atol=1e-5)
-
-
-def test_one_process_accumulates_what_two_compute(training: tuple[Bench, Path], chain: Chain) -> None:
-    made, folder = training
-    made.good(TRAIN, "run", "train.launch_args=--num_processes 1")
-    summary = value_of(folder / "judges" / "reasongenrm" / "training.json")
-    assert summary["processes"] == 1
-    expected = value_of(chain.folder / "judges" / "reasongenrm" / "training.json")
-    assert {key for key in summary if summary[key] != expected[key]} <= {"processes", "final_loss"}
-    assert_same_adapter(folder, chain.folder)
 
 
 def test_two_machines_share_a_run_folder(training: tuple[Bench, Path], chain: Chain) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
-from support.scripts import ENVIRONMENT, ROOT, Bench, Chain
+from support.scripts import ROOT, Bench, Chain, stage_server
 
 pytestmark = pytest.mark.e2e
 
@@ -39,15 +36,9 @@ def traced(bench: Bench, run: str, output: str, verb: str, *overrides: str) -> s
     bench.names.add(bench.name(run))
     words = [verb, bench.recipe, f"name={bench.name(run)}", *bench.shared, *ONE_JUDGE, *overrides]
     path = bench.folder(run) / output
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "support" / "walk.py"), str(path), *words],
-        cwd=ROOT,
-        env=os.environ | ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    code = f"from support.walk import print_files\nprint_files({str(path)!r}, {words})"
+    done = stage_server().run([], code=code)
+    assert done.code == 0, done.stderr
     return set(json.loads(done.stdout.splitlines()[-1])) - listed(SETTINGS)
 
 

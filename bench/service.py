@@ -1,0 +1,183 @@
+"""Latency and throughput of the judge's server, against the engine alone.
+
+    python bench/service.py [RECIPE] [--rows 512] [--callers 1 16 256] [--repeats 3]
+
+The recipe's judge has to be trained (`make demo`). Server and engine run in one process, as under `reasongenrm serve`; the callers in
+another one: each sends a row, waits for the comparison, and sends the next one. One caller sends a sixteenth of the rows, 16 callers a
+quarter, 256 all of them. All ways run in turn on one engine, with an empty prefix cache, and medians over the repeats are shown:
+
+- `engine`: two calls of `LLM.generate` over the same rows, for reasons and for verdicts; as many rows at a time as there are callers, and all
+  of them at once where those are 256 or more.
+- `judge`: `Judge.compare_many`, in the same way.
+- `service`: the callers. Its ratios to the other two are those of the same round. CPU seconds are those of the process with server and
+  engine: on a machine that others use they say more than times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+from machine import machine
+
+from judge import generate, placed, toy_rows
+
+SATURATED = 256
+"""Callers from which on the engine alone gets all rows at once."""
+
+
+async def call(url: str, callers: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Send rows to a server; return the seconds of each request, and of all."""
+    import httpx
+
+    waiting, seconds = iter(rows), list[float]()
+    limits = httpx.Limits(max_connections=callers)
+    async with httpx.AsyncClient(base_url=url, timeout=None, trust_env=False, limits=limits) as client:
+
+        async def caller() -> None:
+            for row in waiting:
+                began = time.perf_counter()
+                answer = await client.post("/compare", json=row)
+                assert answer.status_code == 200, answer.text
+                seconds.append(time.perf_counter() - began)
+
+        began = time.perf_counter()
+        await asyncio.gather(*(caller() for _ in range(callers)))
+        return {"all": time.perf_counter() - began, "each": seconds}
+
+
+def ask(url: str, callers: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Do the same in a process of its own, whose start is not counted."""
+    command = [sys.executable, __file__, "--call", url, str(callers)]
+    done = subprocess.run(command, input=json.dumps(rows), stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@contextmanager
+def served(judge: Any) -> Iterator[str]:
+    """Serve a judge in a thread of this process."""
+    import threading
+
+    from reasongenrm.connections import ConnectionLimits, create_server
+    from reasongenrm.judge.sharing import SharedJudge
+    from reasongenrm.service.server import create_app
+    from reasongenrm.serving import address, listen
+
+    with SharedJudge(judge) as shared, listen("127.0.0.1", 0) as listening:
+        server = create_server(create_app(shared), ConnectionLimits(), log_level="warning")
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield address(listening)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def ways(recipe: Any, judge: Any, pairs: Sequence[Any], callers: int) -> dict[str, Callable[[], Any]]:
+    """Return the ways to compare the same rows, by name."""
+    from reasongenrm.engines.vllm import _completion
+
+    size = len(pairs) if callers >= SATURATED else callers
+    parts = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+    requests = [list(judge.task.requests(placed(recipe, judge.task, part))) for part in parts]
+    questions = [[(list(pair.history), pair.chosen, pair.rejected) for pair in part] for part in parts]
+    bodies = [{"messages": list(pair.history), "a": pair.chosen, "b": pair.rejected} for pair in pairs]
+
+    def engine() -> None:
+        for some in requests:
+            reasons = generate(judge.engine, some, judge.adapter)
+            verdicts = [
+                judge.task.turns.verdict(request, _completion(output, request))
+                for request, output in zip(some, reasons, strict=True)
+            ]
+            generate(judge.engine, [request for request in verdicts if request], judge.adapter)
+
+    def service() -> dict[str, Any]:
+        with served(judge) as url:
+            return ask(url, callers, bodies)
+
+    return {
+        "engine": engine,
+        "judge": lambda: [list(judge.compare_many(some)) for some in questions],
+        "service": service,
+    }
+
+
+def measure(recipe: Any, judge: Any, pairs: Sequence[Any], callers: int, repeats: int) -> list[str]:
+    """Return the cells of one number of callers; a first round is not counted."""
+    seconds: dict[str, list[float]] = {"engine": [], "judge": [], "service": []}
+    work: dict[str, list[float]] = {name: [] for name in seconds}
+    each: list[float] = []
+    for number in range(repeats + 1):
+        for name, way in ways(recipe, judge, pairs, callers).items():
+            judge.engine.reset_prefix_cache()
+            began, cpu = time.perf_counter(), time.process_time()
+            result = way()
+            used, took = time.process_time() - cpu, time.perf_counter() - began
+            took = result["all"] if name == "service" else took
+            if number:
+                seconds[name].append(took)
+                work[name].append(used)
+                each += result["each"] if name == "service" else []
+            line = f"{callers} callers, round {number}, {name}: {took:.2f} s, {used:.2f} s of CPU"
+            print(line, file=sys.stderr, flush=True)
+    centiles = quantiles(each, n=100)
+    latencies = [f"{1000 * centiles[at - 1]:.0f}" for at in (50, 95, 99)]
+    rate = f"{len(pairs) / median(seconds['service']):.1f}"
+    ratios = [
+        f"{median(s / e for s, e in zip(times['service'], times[name], strict=True)):.2f}x"
+        for times in (seconds, work)
+        for name in ("engine", "judge")
+    ]
+    return [str(callers), str(len(pairs)), *latencies, rate, f"{median(seconds['engine']):.2f}", *ratios]
+
+
+def main() -> int:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("recipe", nargs="?", default="configs/demo.yaml")
+    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--callers", type=int, nargs="+", default=[1, 16, 256])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--call", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.call:
+        url, callers = options.call
+        json.dump(asyncio.run(call(url, int(callers), json.load(sys.stdin))), sys.stdout)
+        return 0
+    from reasongenrm.config.loading import load_recipe
+    from reasongenrm.judge.api import Judge
+
+    recipe = load_recipe(options.recipe)
+    if not Path(recipe.folder).is_dir():
+        parser.error(f"{recipe.folder} does not exist: run `make demo` first")
+    pairs = toy_rows(options.rows)
+    table = []
+    with Judge.from_recipe(recipe) as judge:
+        for callers in options.callers:
+            share = 16 if callers == 1 else 4 if callers < SATURATED else 1
+            some = pairs[: max(callers, len(pairs) // share)]
+            table.append(measure(recipe, judge, some, callers, options.repeats))
+    names = "callers, comparisons, p50 ms, p95 ms, p99 ms, comparisons/s, engine s, / engine, / judge, CPU / engine, CPU / judge"
+    print(f"{machine()}; {recipe.name}\n")
+    print(f"| {' | '.join(names.split(', '))} |\n|{'--:|' * len(table[0])}")
+    for cells in table:
+        print(f"| {' | '.join(cells)} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
