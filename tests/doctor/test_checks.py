@@ -30,10 +30,11 @@ def machine_of(*gpus: Gpu, cuda: str = "13.0", **packages: str) -> Machine:
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch) -> Use:
-    """`use(machine)`: the checks see this machine, and so does the launch."""
+    """`use(machine)`: the checks see this machine with an empty disk of 10 TiB, and so does the launch."""
 
     def use(machine: Machine) -> None:
         monkeypatch.setattr(checks, "read_machine", lambda: machine)
+        monkeypatch.setattr(checks, "free_gib", lambda folder: 10_240.0)
         if machine.usable:
             monkeypatch.setattr(launch, "_visible_gpus", lambda launch: len(machine.usable))
 

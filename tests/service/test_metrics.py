@@ -88,7 +88,7 @@ def test_metrics_count_requests_results_and_load(shared: SharedJudge, engine: Li
         engine.go_on.clear()
         try:
             late = [pool.submit(http.post, "/compare", json=ROW | {"a": str(n)}) for n in range(3)]
-            wait_until(lambda: shared.waiting == 2)
+            wait_until(lambda: (shared.waiting, shared.running) == (2, 1))
             answer = http.get("/metrics")
         finally:
             engine.go_on.set()
@@ -130,7 +130,7 @@ def test_a_full_server_says_when_to_ask_again_and_a_python_client_does(
         engine.go_on.clear()
         try:
             held = [pool.submit(http.post, "/compare", json=ROW | {"a": str(n)}) for n in range(3)]
-            wait_until(lambda: shared.waiting == 2)
+            wait_until(lambda: (shared.waiting, shared.running) == (2, 1))
             refused = http.post("/compare", json=ROW)
             assert refused.status_code == 429 and 1 <= int(refused.headers["retry-after"]) <= 60
             assert set(refused.json()) == {"error", "hint"} and "2 requests wait" in refused.json()["error"]
