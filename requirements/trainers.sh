@@ -37,16 +37,17 @@ swift() {
 
 nemo_gym() { # wants Python 3.12; without its trackers and data sets, which an agent does not import
   local python=${PYTHON312:-python3.12}
-  if ! "$python" -c "" 2>/dev/null; then
-    echo "trainers: nemo_gym is left out: there is no $python: set PYTHON312"
+  if ! PYENV_VERSION=3.12 "$python" -c "import ensurepip" 2>/dev/null; then # a shim of pyenv runs the version that it is told
+    echo "trainers: nemo_gym is left out, its tests are skipped: '$python' does not run or has no ensurepip; PYTHON312 names another"
     return
   fi
-  [[ -x .venv-trainers/nemo_gym/bin/python ]] || "$python" -m venv .venv-trainers/nemo_gym
+  [[ -x .venv-trainers/nemo_gym/bin/python ]] || PYENV_VERSION=3.12 "$python" -m venv .venv-trainers/nemo_gym
   add nemo_gym --no-deps nemo-gym==0.4.0
   add nemo_gym GitPython 'anthropic<=0.109.2' aiohttp devtools fastapi gprof2dot hydra-core itsdangerous 'mcp<2' omegaconf \
     'openai<=2.7.2' orjson pandas psutil pydantic pydot python-multipart 'ray>=2.55.1' requests rich uvicorn uvloop wandb yappi
 }
 
+echo "trainers: pip will report conflicts: with packages of .venv, which stay as they are, and requirements left out on purpose"
 TRAINERS=(verl openrlhf verifiers swift nemo_gym)
 for name in "${@:-${TRAINERS[@]}}"; do
   echo "trainers: $name"
