@@ -5,6 +5,7 @@ from __future__ import annotations
 SECTIONS = {
     "Judges": ("reasongenrm.judge.api.Judge", "reasongenrm.judge.api.Best", "reasongenrm.judge.comparisons.Comparison",
                "reasongenrm.judge.criteria.RubricComparison", "reasongenrm.judge.criteria.RubricRating",
+               "reasongenrm.judge.criteria.RubricListVerdict",
                "reasongenrm.judge.tournament.Ranking", "reasongenrm.judge.remote.RemoteJudge",
                "reasongenrm.service.server.serve"),
     "Recipes and rubrics": ("reasongenrm.config.loading.load_recipe", "reasongenrm.judge.criteria.load_rubric",

@@ -14,6 +14,7 @@ from reasongenrm.config.rubric import Criterion, Rubric
 from reasongenrm.errors import ConfigError
 from reasongenrm.judge.criteria import (
     combine_comparisons,
+    combine_list_verdicts,
     combine_ratings,
     comparison_text,
     load_rubric,
@@ -21,7 +22,7 @@ from reasongenrm.judge.criteria import (
     rating_text,
     score_of_rating,
 )
-from reasongenrm.records import Comparison, Rating
+from reasongenrm.records import Comparison, ListVerdict, Rating
 from reasongenrm.rows.turns import BadRow, read_rubric
 
 pytestmark = pytest.mark.unit
@@ -54,6 +55,32 @@ def test_a_rating_keeps_its_share_of_the_scale(low: int, width: int, rating: flo
     assert low <= score <= low + width + 1e-9
     assert criterion.share(score) == pytest.approx((rating - 1) / 9, abs=1e-9)
     assert (score_of_rating(criterion, 1), score_of_rating(criterion, 10)) == (low, low + width)
+
+
+def listed(
+    winner: int | None, probs: Any = None, outcome: Any = "ok", error: str | None = None
+) -> ListVerdict:
+    return ListVerdict("v", "l", winner, probs, outcome, "why", tokens=2, error=error)
+
+
+def test_the_weighted_result_of_verdicts_on_lists() -> None:
+    def combined(tone: ListVerdict, brevity: ListVerdict) -> Any:
+        return combine_list_verdicts(RUBRIC, {"tone": tone, "brevity": brevity}, 3, verdict_id="id")
+
+    result = combined(listed(0, (0.6, 0.3, 0.1)), listed(2, (0.1, 0.1, 0.8)))
+    assert result.probs == pytest.approx([0.475, 0.25, 0.275]), "weights 3 and 1"
+    assert (result.winner, result.outcome, result.tokens, result.list_id) == (0, "ok", 4, "id")
+    assert result.criteria["brevity"].winner == 2
+    letters = combined(listed(1), listed(2))
+    assert (letters.winner, letters.probs) == (1, (0, 0.75, 0.25)), "a letter counts as 1"
+    unread, failed = listed(None, None, "unparsed"), listed(None, None, "error", "too long")
+    one = combined(unread, listed(2, (0.1, 0.1, 0.8)))
+    assert (one.winner, one.outcome, one.error) == (2, "ok", None)
+    assert one.probs == pytest.approx([0.1, 0.1, 0.8]), "a criterion that cannot be read does not count"
+    even = combined(listed(None, (0.4, 0.4, 0.2), "tie"), listed(None, (0.4, 0.4, 0.2), "tie"))
+    assert (even.winner, even.outcome) == (None, "tie")
+    assert combined(failed, unread).error == "too long"
+    assert combined(unread, failed).outcome == "unparsed" and combined(unread, failed).error is None
 
 
 def test_the_weighted_result_of_comparisons() -> None:

@@ -351,7 +351,8 @@ def load(folder: Path, **changes: Any) -> PromptFile:
         ({"rating": "{{ conversation }}\n##{{ answer }}##", "rating_delimiters": ["##"]}, "would complete"),
         ({"rating_delimiters": ["x"]}, "invalid delimiter"),
         ({"judge": "{{ conversation }}{{ answer_a }}{{ answer_b }}{{ answer }}"}, "answer"),
-        ({"criteria": [{"name": "brevity"}], "judge": "{{ conversation }}\n{{ answer_a }}\n{{ answer_b }}\n{{ criteria }}"}, "does not show criteria"),
+        ({"criteria": [{"name": "brevity"}], "rating": "{{ conversation }}\n{{ answer }}"}, "rating: the template does not show criteria"),
+        ({"criteria": [{"name": "brevity"}], "listwise": "{{ conversation }}\n{% for one in answers %}{{ one.letter }}\n{{ one.text }}\n{% endfor %}"}, "listwise: the template does not show criteria"),
     ],
 )  # fmt: skip
 def test_an_invalid_prompt_file_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -25,6 +26,7 @@ from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.judge.api import Judge
 from reasongenrm.judge.criteria import (
     RubricComparison,
+    RubricListVerdict,
     RubricRating,
     comparison_text,
     load_rubric,
@@ -32,7 +34,7 @@ from reasongenrm.judge.criteria import (
 )
 from reasongenrm.judge.remote import RemoteJudge
 from reasongenrm.judge.sharing import SharedJudge
-from reasongenrm.records import Comparison, Message, Rating, with_criteria
+from reasongenrm.records import Comparison, ListVerdict, Message, Rating, content_id, with_criteria
 from reasongenrm.rewards.group import GroupReward
 from reasongenrm.service.bodies import Limits
 from reasongenrm.service.server import create_app
@@ -80,7 +82,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> PromptFile:
     """The toy world's wording with a rating template, both with criteria."""
     data = yaml.safe_load(Path("configs/prompts/toy.yaml").read_text(encoding="utf-8"))
     criteria = "{% if criteria %}{{ criteria }}\n{% endif %}"
-    data["direct"]["judge"] = criteria + data["direct"]["judge"]
+    data["direct"] |= {name: criteria + text for name, text in data["direct"].items()}
     data["rating"] = criteria + "[Question]\n{{ conversation }}\n[Answer]\n{{ answer }}\n[End]\nhow good ?"
     path = tmp_path_factory.mktemp("wording") / "prompts.yaml"
     path.write_text(yaml.safe_dump(data | {"rating_delimiters": ["[Answer]"]}))
@@ -182,19 +184,53 @@ def test_ratings_by_a_rubric(judge: Lent, counting: Counting) -> None:
     assert result.scores == pytest.approx({"right": 1 + 4 * 6 / 9, "short": 100 * 6 / 9})
 
 
+def test_a_list_by_a_rubric_is_judged_by_each_criterion_alone(judge: Lent, counting: Counting) -> None:
+    answers = ["3", "4", "no", "good"]
+    alone = list(
+        judge.choose_many([(with_criteria(USER, comparison_text(c)), answers) for c in RUBRIC.criteria])
+    )
+    counting.calls.clear()
+    plain, result = judge.choose_many([(USER, answers), (USER, answers, RUBRIC)])
+    assert counting.calls[0] == 3 and type(plain) is ListVerdict
+    assert isinstance(result, RubricListVerdict) and list(result.criteria) == ["right", "short"]
+    parts = [one.probs or () for one in result.criteria.values()]
+    for part, one in zip(parts, alone, strict=True):
+        assert part == pytest.approx(one.probs, abs=CLOSE)
+    assert parts[0] != pytest.approx(parts[1], abs=1e-6), "the judge sees the criterion"
+    assert result.probs == pytest.approx([(3 * x + y) / 4 for x, y in zip(*parts, strict=True)])
+    assert result.winner == max(range(4), key=lambda i: result.probs[i])  # type: ignore[index]
+
+    # As a reward: of one list, the chances that these probabilities state.
+    reward = GroupReward(judge, {"schedule": "listwise"}, rubric=RUBRIC)
+    rewards = reward(["add 1 and 2 ."] * 4, answers)
+    order = sorted(range(4), key=lambda i: rewards[i] or 0)
+    by_text = sorted(answers, key=content_id)
+    [asked] = judge.choose_many([("add 1 and 2 .", by_text, RUBRIC)])
+    assert [answers[i] for i in order] == sorted(
+        answers, key=lambda text: (asked.probs or ())[by_text.index(text)]
+    )
+    with SharedJudge(judge) as shared, running(create_app(shared)) as url:
+        body = {"prompt": USER[0]["content"], "answers": answers, "rubric": RUBRIC.model_dump()}
+        served = httpx.post(
+            f"{url}/reward", json=body | {"settings": {"schedule": "listwise"}}, trust_env=False, timeout=120
+        )
+    assert served.status_code == 200 and served.json()["rewards"] == pytest.approx(rewards, abs=CLOSE)
+    assert served.json()["comparisons"] == 1
+
+
 def test_a_wording_without_criteria_is_refused(
     engine: VLLMEngine, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile
 ) -> None:
     judge = Judge(engine, encoders["direct"], toy_prompts, JudgingConfig())
     with pytest.raises(ConfigError, match="a template of the prompt file does not show them"):
         judge.compare(USER, "3", "4", rubric=RUBRIC)
+    with pytest.raises(ConfigError, match="a template of the prompt file does not show them"):
+        next(judge.choose_many([(USER, ["3", "4"], RUBRIC)]))
     with pytest.raises(ConfigError, match="no key `rating`"):
         next(judge.rate_many([(USER, "3", RUBRIC)]))
 
 
 def test_rubrics_over_http(judge: Lent) -> None:
-    import httpx
-
     def post(path: str, body: Any) -> tuple[int, Any]:
         with httpx.Client(base_url=url, trust_env=False, timeout=120) as client:
             headers = {"Content-Type": "application/json"}

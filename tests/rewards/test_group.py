@@ -196,13 +196,6 @@ def test_what_is_not_a_rubric_is_refused_at_once(rubric: Any) -> None:
     assert caught.value.location == "rubric" and caught.value.hint
 
 
-@pytest.mark.parametrize("rubric", [{"rubric": SHORT}, {"rubric_column": "r"}])
-def test_lists_are_not_judged_by_a_rubric(rubric: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="listwise does not take a rubric") as caught:
-        GroupReward(Scripted(), {"schedule": "listwise"}, **rubric)
-    assert caught.value.location == next(iter(rubric))
-
-
 @pytest.mark.parametrize(
     ("change", "location", "words"),
     [

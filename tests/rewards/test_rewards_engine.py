@@ -12,11 +12,14 @@ import pytest
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.evaluate import JudgingConfig
+from reasongenrm.config.rewards import RewardSettings
 from reasongenrm.engines.vllm import VLLMEngine
 from reasongenrm.judge.api import Judge
 from reasongenrm.judge.inputs import ComparisonInput
 from reasongenrm.records import Comparison
 from reasongenrm.rewards.group import GroupReward
+from reasongenrm.rewards.groups import Group
+from reasongenrm.rewards.schedule import judge_groups
 
 pytestmark = pytest.mark.engine
 
@@ -139,3 +142,26 @@ def test_online_dpo_prefers_what_the_judge_prefers(
         assert [len(members) for members in groups(record).values()] == [2, 2], "two samples of two prompts"
         for members in groups(record).values():
             assert math.fsum(value for _, value in members) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("template", ["reason", "direct"])
+def test_an_overlong_answer_of_a_list_takes_its_own_reward_alone(
+    template: str, engine: VLLMEngine, encoders: dict[str, ChatEncoder], toy_prompts: PromptFile
+) -> None:
+    choosing = Judge(engine, encoders[template], toy_prompts, JudgingConfig(max_tokens=4))
+    others, settings = ("four", "three", "say no", "red"), RewardSettings(schedule="listwise")
+    groups = [
+        Group("add two and two", (*others, "fox " * 600)),
+        Group("add two and two", others),
+        Group("add two and two", tuple(f"{text} " * 75 for text in others)),
+    ]
+    result, alone, together = judge_groups(choosing, groups, settings)
+    assert result.rewards[4] is None and result.unread == 1
+    assert result.rewards[:4] == pytest.approx(alone.rewards, abs=1e-3), "as without it"
+    [problem] = result.problems
+    assert 4 in problem.answers and problem.outcome == "error" and "512" in str(problem.error)
+    assert (result.comparisons, alone.comparisons) == (3, 1), (
+        "all, the others, and the pair of the overlong one"
+    )
+    assert together.unread == 0 and together.comparisons > 1, "two fit together, four do not"
+    assert math.fsum(value or 0 for value in together.rewards) == pytest.approx(2)

@@ -16,7 +16,7 @@ from reasongenrm.config.rewards import RewardSettings, ScheduleName
 from reasongenrm.config.rubric import Rubric
 from reasongenrm.config.shaping import ShapingSettings
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.records import Comparison
+from reasongenrm.records import Comparison, ListVerdict
 from reasongenrm.rewards.plans import all_pairs, lists, regular
 from reasongenrm.rewards.schedule import (
     Batch,
@@ -229,13 +229,12 @@ def test_a_sample_without_a_readable_verdict_has_no_reward_unless_a_number_is_st
 ) -> None:
     answers = ["a?", "b", "cc", "dd"]
     silent = rewarded(answers, schedule=schedule)
-    spoilt = 4 if schedule == "listwise" else 1
-    assert silent.rewards.count(None) == silent.unread == spoilt and silent.rewards[0] is None
+    assert silent.rewards.count(None) == silent.unread == 1 and silent.rewards[0] is None
     assert silent.errors[0] is None
     assert silent.problems and all(0 in one.answers and one.outcome == "unparsed" for one in silent.problems)
     stated = rewarded(answers, schedule=schedule, unread=0.0)
     assert stated.rewards == tuple(0.0 if value is None else value for value in silent.rewards)
-    assert stated.unread == spoilt and stated.problems == silent.problems, "reported nevertheless"
+    assert stated.unread == 1 and stated.problems == silent.problems, "reported nevertheless"
 
 
 @pytest.mark.parametrize("schedule", [*OF_GROUP, "reference"])
@@ -263,6 +262,62 @@ def test_a_retry_asks_once_more_and_reads_the_answers_in_their_order(
     assert never.rewards[0] is None and never.problems and never.unread >= 1
 
 
+class Narrow(QualityJudge):
+    """Chooses by length, and refuses a list of more characters than its context holds."""
+
+    def __init__(self, context: int) -> None:
+        super().__init__()
+        self.context = context
+
+    def choose_many(self, rows: Any) -> Any:
+        rows = list(rows)
+        for row, verdict in zip(rows, super().choose_many(rows), strict=True):
+            fits = sum(map(len, row[1])) <= self.context
+            yield verdict if fits else ListVerdict("v", "l", None, None, "error", "", error="too long")
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 9, 20])
+def test_an_overlong_answer_of_a_list_takes_its_own_reward_alone(count: int) -> None:
+    answers = ["x" * 600, *("x" * n for n in range(1, count))]
+    judge = Narrow(400)
+    result = rewarded(answers, judge, schedule="listwise")
+    if count == 2:
+        assert result.rewards == (None, None), "there is nothing else to judge it with"
+        return
+    assert result.rewards[0] is None and result.unread == 1
+    if count <= 8:
+        order = sorted(range(1, count), key=lambda i: result.rewards[i] or 0)
+        assert order == [*range(1, count)], "the others are judged among themselves"
+    assert len(result.problems) == (2 if count == 3 else 1), "its pairs"
+    for problem in result.problems:
+        assert problem == Unread(problem.answers, "error", "too long") and 0 in problem.answers
+    calls = 4 if count == 3 else 3 if count == 8 else len(lists(count)) + 3
+    assert sum(len(rows) for _, rows in judge.calls) == result.comparisons == calls
+
+
+@given(st.lists(st.integers(0, 60), min_size=2, max_size=20, unique=True), st.integers(1, 160))
+def test_every_answer_of_a_list_that_fits_with_the_shortest_one_is_judged(
+    lengths: list[int], context: int
+) -> None:
+    answers = ["x" * n for n in lengths]
+    result = rewarded(answers, Narrow(context), schedule="listwise")
+    shortest, second = sorted(lengths)[:2]
+    fits = {n for n in lengths if n + shortest <= context} if shortest + second <= context else set()
+    judged = {n for n, value in zip(lengths, result.rewards, strict=True) if value is not None}
+    assert judged == fits
+    reported = {lengths[i] for one in result.problems for i in one.answers}
+    assert reported >= set(lengths) - judged and all(len(one.answers) == 2 for one in result.problems)
+    assert result.comparisons <= 4 * len(lengths)
+
+
+def test_an_unread_answer_of_a_list_is_found_among_the_others() -> None:
+    for count in (3, 8, 12):
+        for place in range(count):
+            answers = ["x" * n + ("?" if n == place else "") for n in range(count)]
+            result = rewarded(answers, schedule="listwise")
+            assert [i for i, value in enumerate(result.rewards) if value is None] == [place]
+
+
 def test_the_engine_s_error_is_reported() -> None:
     class Broken(QualityJudge):
         def compare_many(self, rows: Any) -> Any:
@@ -285,9 +340,19 @@ def test_what_a_judge_cannot_do_is_named() -> None:
     for schedule in ("listwise", "pointwise"):
         with pytest.raises(ConfigError, match=r"schedule: Compares has no \w+_many"):
             judge_groups(Compares(), [Group("p", ["a", "b"])], RewardSettings(schedule=schedule))
-    group = Group("p", ["a", "b"], rubric=Rubric.model_validate(["short"]))
-    with pytest.raises(ConfigError, match="rubric: the schedule listwise"):
-        judge_groups(QualityJudge(), [group], RewardSettings(schedule="listwise"))
+
+
+@pytest.mark.parametrize("schedule", [*OF_GROUP, "reference"])
+def test_every_request_of_a_group_holds_its_rubric(schedule: ScheduleName) -> None:
+    rubric, judge = Rubric.model_validate(["short"]), QualityJudge()
+    groups = [
+        Group("p", ["a", "b?", "cc"], ["="] * 3, rubric),
+        Group("q", ["a", "b?", "cc"], ["="] * 3),
+    ]
+    judge_groups(judge, groups, RewardSettings(schedule=schedule, unread="retry"))
+    rows = [row for _, batch in judge.calls for row in batch]
+    assert len(judge.calls) > 1, "the retries"
+    assert all((row[-1] == rubric) == (row[0] == "p") for row in rows)
 
 
 # --- other ways to the same rewards

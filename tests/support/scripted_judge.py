@@ -95,7 +95,7 @@ class QualityJudge:
     def choose_many(self, rows: Iterable[Any]) -> Iterator[ListVerdict]:
         batch = list(rows)
         self.calls.append(("choose_many", batch))
-        for _, answers in batch:
+        for _, answers, *_ in batch:
             if self._unread(answers):
                 yield ListVerdict("v", "l", None, None, "unparsed", "")
                 continue

@@ -29,7 +29,7 @@ class RewardSettings(Strict):
             - `pivot`: `circular` first, then every sample with the median of that; at most 2n − 3 comparisons in two rounds.
             - `reference`: each sample with its reference answer, n comparisons.
             - `listwise`: lists of up to eight samples, of which the judge names the best: one call for 2 to 8 samples,
-              n / 4 calls beyond.
+              n / 4 calls beyond; a list that cannot be read is judged again in parts.
             - `pointwise`: a rating of each sample alone, n ratings.
         degree: of `regular`: the number of others that each sample meets; another value than the default needs that schedule.
         unread: what a sample without a readable verdict gets: null (no reward), `retry` (verdicts that cannot be read are

@@ -366,10 +366,12 @@ class Judge:
         return Best(ranking.order[0], answers[ranking.order[0]], ranking)
 
     def choose_many(self, rows: Iterable[ListInput]) -> Iterator[ListVerdict]:
-        """Yield which of two to eight answers is best for each (prompt, answers), judged in one prompt.
+        """Yield which of two to eight answers is best for each (prompt, answers), judged in one prompt, and a
+        `RubricListVerdict` for each (prompt, answers, rubric), judged in one prompt per criterion.
 
         Raises:
-            ConfigError: too few or too many answers, or the prompt file has no template `listwise`.
+            ConfigError: too few or too many answers, the prompt file has no template `listwise`; or a rubric, and the template
+                does not show criteria.
             DataError: see `compare`; the message counts rows from 0.
         """
         return self._judged(rows, self.choices)

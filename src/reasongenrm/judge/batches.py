@@ -8,8 +8,15 @@ from typing import Generic, TypeVar
 
 from reasongenrm.chat.lists import list_prompt
 from reasongenrm.chat.prompts import PromptFile, rating_prompt
+from reasongenrm.config.rubric import Rubric
 from reasongenrm.judge.ask import J, JudgeTask, P
-from reasongenrm.judge.criteria import combine_ratings, criteria_histories, rating_text
+from reasongenrm.judge.criteria import (
+    combine_list_verdicts,
+    combine_ratings,
+    comparison_text,
+    criteria_histories,
+    rating_text,
+)
 from reasongenrm.judge.inputs import PromptInput, RatingInput, read_input, read_row
 from reasongenrm.judge.listwise import ListTask
 from reasongenrm.judge.rate import RatingTask
@@ -25,8 +32,8 @@ from reasongenrm.records import (
 
 R = TypeVar("R")
 
-ListInput = tuple[PromptInput, Sequence[str]]
-"""A prompt, and two to eight answers."""
+ListInput = tuple[PromptInput, Sequence[str]] | tuple[PromptInput, Sequence[str], Rubric | None]
+"""A prompt and two to eight answers, and the rubric by which they are judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +82,29 @@ def rating_batch(
 def list_batch(
     rows: Iterable[tuple[int, ListInput]], prompt_file: PromptFile, task: ListTask, *, seed: int
 ) -> Batch[ListPrompt, ListVerdict, ListVerdict]:
-    """Return the batch of numbered rows: a prompt per row.
+    """Return the batch of numbered rows: a prompt per row, and one per criterion of a row with a rubric.
 
     Raises:
         ConfigError, DataError: see `Judge.choose_many`.
     """
-    prompts = []
-    for number, (prompt, answers) in rows:
+    inputs = []
+    for number, (prompt, answers, *rubric) in rows:
         named = {f"answer {n}": answer for n, answer in enumerate(answers)}
-        turns, texts = read_input(number, prompt, **named)
-        prompts.append(list_prompt(turns, texts, prompt_file, seed=seed))
-    return Batch(prompts, task, lambda results: (verdict for verdict, _ in results))
+        inputs.append((*read_input(number, prompt, **named), rubric[0] if rubric else None))
+    prompts = [
+        list_prompt(history, texts, prompt_file, seed=seed)
+        for turns, texts, rubric in inputs
+        for history in criteria_histories(turns, rubric, comparison_text)
+    ]
+
+    def records(results: Sequence[tuple[ListVerdict, Sequence[Completion]]]) -> Iterator[ListVerdict]:
+        verdicts = (verdict for verdict, _ in results)
+        for turns, texts, rubric in inputs:
+            if rubric is None:
+                yield next(verdicts)
+                continue
+            by_name = {criterion.name: next(verdicts) for criterion in rubric.criteria}
+            row_id = content_id(split_criteria(turns)[1], tuple(texts), rubric.model_dump())
+            yield combine_list_verdicts(rubric, by_name, len(texts), verdict_id=row_id)
+
+    return Batch(prompts, task, records)

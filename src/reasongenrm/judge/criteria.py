@@ -11,8 +11,9 @@ from reasongenrm.chat.verdict import winner_by_share
 from reasongenrm.config.loading import parse_yaml, read_yaml, validate
 from reasongenrm.config.rubric import Criterion, Rubric
 from reasongenrm.judge.ask import preference
+from reasongenrm.judge.listwise import best_index, list_shares
 from reasongenrm.judge.rate import HIGHEST, LOWEST
-from reasongenrm.records import Comparison, Message, Rating, split_criteria, with_criteria
+from reasongenrm.records import Comparison, ListVerdict, Message, Rating, split_criteria, with_criteria
 from reasongenrm.rows.turns import replace_surrogates
 
 
@@ -168,6 +169,53 @@ def combine_ratings(rubric: Rubric, criteria: Mapping[str, Rating], *, rating_id
         rescued=any(rating.rescued for rating in criteria.values()),
         score=score,
         scores=scores,
+        criteria=dict(criteria),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RubricListVerdict(ListVerdict):
+    """The verdict on a list by a rubric; `reason` and `votes` are those of each criterion, in `criteria`.
+
+    Attributes:
+        probs: P(best) of each answer, Σ weight · P / Σ weight over the criteria that can be read.
+        criteria: name -> the verdict by this criterion alone.
+    """
+
+    criteria: dict[str, ListVerdict] = field(default_factory=dict)
+
+
+def combine_list_verdicts(
+    rubric: Rubric, criteria: Mapping[str, ListVerdict], answers: int, *, verdict_id: str
+) -> RubricListVerdict:
+    """Return the weighted result of the verdicts on a list by each criterion.
+
+    A criterion that cannot be read does not count; where none can be, the outcome is that of the first. Without
+    log-probabilities a criterion's best answer has 1.
+
+    Args:
+        rubric: weights.
+        criteria: name of each criterion -> the verdict by it.
+        answers: number of answers in the list.
+        verdict_id: id of the result, and of its list.
+    """
+    shares = {name: list_shares(verdict, answers) for name, verdict in criteria.items()}
+    read = [(c.weight, share) for c in rubric.criteria if (share := shares[c.name]) is not None]
+    probs, winner, outcome = None, None, next(iter(criteria.values())).outcome
+    if total := sum(weight for weight, _ in read):
+        probs = tuple(sum(weight * share[i] for weight, share in read) / total for i in range(answers))
+        winner = best_index(probs)
+        outcome = "tie" if winner is None else "ok"
+    return RubricListVerdict(
+        verdict_id,
+        verdict_id,
+        winner,
+        probs,
+        outcome,
+        "",
+        rescued=any(verdict.rescued for verdict in criteria.values()),
+        tokens=sum(verdict.tokens for verdict in criteria.values()),
+        error=next((v.error for v in criteria.values() if v.error), None) if outcome == "error" else None,
         criteria=dict(criteria),
     )
 

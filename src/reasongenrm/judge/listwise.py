@@ -104,7 +104,7 @@ class ListTask(JudgeTask[ListPrompt, ListVerdict]):
         if self.verdict_tokens:
             shown = probabilities(completion.logprobs.get(0, {}), self.verdict_tokens.letters[:count])
             probs = _by_answer(prompt, shown)
-            winner = _best(probs) if probs else None
+            winner = best_index(probs) if probs else None
         else:
             place = read_closing(completion, self.prompts.list_verdicts(count))[1]
             winner = None if place is None else prompt.order[place]
@@ -131,13 +131,13 @@ class ListTask(JudgeTask[ListPrompt, ListVerdict]):
         if len(read) < 2:
             return total
         answers = range(len(prompt.order))
-        shares = [vote.probs or tuple(float(index == vote.winner) for index in answers) for vote in read]
+        shares = [vote.probs or letter_shares(vote, len(answers)) for vote in read]
         probs = tuple(fmean(share[index] for share in shares) for index in answers)
         counts = Counter(vote.winner for vote in read if vote.winner is not None)
         if self.config.combine == "majority":
-            winner = _best([float(counts[index]) for index in answers])
+            winner = best_index([float(counts[index]) for index in answers])
         else:
-            winner = _best(probs)
+            winner = best_index(probs)
         return replace(
             total,
             winner=winner,
@@ -155,7 +155,19 @@ def _by_answer(prompt: ListPrompt, shown: Sequence[float] | None) -> tuple[float
     return tuple(by_answer[index] for index in range(len(shown)))
 
 
-def _best(values: Sequence[float]) -> int | None:
+def letter_shares(verdict: ListVerdict, answers: int) -> tuple[float, ...]:
+    """Return 1 for the best answer and 0 for the others, where a verdict has no probabilities."""
+    return tuple(float(index == verdict.winner) for index in range(answers))
+
+
+def list_shares(verdict: ListVerdict, answers: int) -> tuple[float, ...] | None:
+    """Return P(best) of each answer, or 1 for the best one without log-probabilities; None if nothing can be read."""
+    if verdict.probs is not None or verdict.winner is None:
+        return verdict.probs
+    return letter_shares(verdict, answers)
+
+
+def best_index(values: Sequence[float]) -> int | None:
     """Return the index of the highest value; None if several have it."""
     highest = max(values)
     return values.index(highest) if list(values).count(highest) == 1 else None

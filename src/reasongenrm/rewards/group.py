@@ -38,8 +38,8 @@ class GroupReward:
             is a `rubric`.
 
     Raises:
-        ConfigError: an unknown key or an invalid value; not a judge or not a rubric; or the schedule contradicts `reference`
-            or a rubric.
+        ConfigError: an unknown key or an invalid value; not a judge or not a rubric; or the schedule contradicts
+            `reference`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class GroupReward:
             hint = 'set schedule to "reference" and reference to the column of reference answers, or neither'
             raise ConfigError(problem, location="reference", hint=hint)
         check_judge(judge)
-        _check_rubric(schedule, rubric, rubric_column)
+        _check_rubric(rubric)
         self._judge, self._reference = judge, reference
         self._rubric, self._rubric_column = rubric, rubric_column
         self.__name__ = _NAMES.get(schedule, "judge_group")
@@ -115,15 +115,11 @@ class GroupReward:
         return list(result.rewards)
 
 
-def _check_rubric(schedule: str, rubric: Any, column: str | None) -> None:
-    """Raise ConfigError for what is not a rubric, or one that the schedule does not take."""
+def _check_rubric(rubric: Any) -> None:
+    """Raise ConfigError for what is not a rubric."""
     if rubric is not None and not isinstance(rubric, Rubric):
         hint = 'give a Rubric, such as Rubric.model_validate(["is correct"])'
         raise ConfigError(f"not a rubric, but {type(rubric).__name__}", location="rubric", hint=hint)
-    if schedule == "listwise" and (rubric is not None or column is not None):
-        location = "rubric" if rubric is not None else "rubric_column"
-        hint = "choose another schedule, or write the criteria as a text before the prompt"
-        raise ConfigError("the schedule listwise does not take a rubric", location=location, hint=hint)
 
 
 def _check_count(name: str, values: Any, completions: Sequence[Any]) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, combinations
 
 from reasongenrm.records import content_id
+
+Members = tuple[int, ...]
+"""Texts of a list, by index."""
 
 Pair = tuple[int, int]
 """Two texts of a group, by index; the first is the judge's first answer."""
@@ -76,7 +80,7 @@ LONGEST_LIST = 8
 """Texts in a list: the letters A to H of a judge's verdict."""
 
 
-def lists(n: int) -> list[tuple[int, ...]]:
+def lists(n: int) -> list[Members]:
     """Return lists of two to eight texts: one of all, or, beyond eight, two for each text.
 
     They are the rows and the columns of a grid, so that any two texts are joined by few lists, and two texts share at most
@@ -89,3 +93,42 @@ def lists(n: int) -> list[tuple[int, ...]]:
     count = -(-n // LONGEST_LIST)
     rows = [tuple(range(n * k // count, n * (k + 1) // count)) for k in range(count)]
     return [*rows, *(tuple(range(k, n, count)) for k in range(count))]
+
+
+def smaller_lists(members: Members, lengths: Sequence[int]) -> list[Members]:
+    """Return the lists in place of one that could not be read: its short texts and its long ones, with about half of the characters each.
+
+    So one overlong text is apart from the others at once; it has no list then. A list of three becomes its three pairs, and a pair
+    is not divided.
+
+    Args:
+        members: the list.
+        lengths: characters of all texts.
+    """
+    if len(members) < 4:
+        return [*combinations(members, 2)] if len(members) == 3 else []
+    ordered = sorted(members, key=lambda i: (lengths[i], i))
+    sums = list(accumulate(lengths[i] + 1 for i in ordered))
+    cut = min(next(k for k, total in enumerate(sums, 1) if 2 * total >= sums[-1]), len(ordered) - 1)
+    return [tuple(sorted(half)) for half in (ordered[:cut], ordered[cut:]) if len(half) > 1]
+
+
+def joining_pairs(
+    read: Sequence[Members], unread: Sequence[Members], n: int, lengths: Sequence[int]
+) -> list[Pair]:
+    """Return pairs that join texts which no chain of readable lists joins: the shortest text of one part with that of each other part.
+
+    A part is as many texts as lists join. The first one is that with the shortest text, of the parts with a readable list if there are any.
+
+    Args:
+        read, unread: the lists that were judged.
+        n: number of texts.
+        lengths: characters of all texts.
+    """
+    parts = [{i} for i in range(n)]
+    for members in read:
+        joined = set[int]().union(*(part for part in parts if part & set(members)))
+        parts = [joined, *(part for part in parts if not part & joined)]
+    shortest = {min(part, key=lambda i: (lengths[i], i)): len(part) for part in parts}
+    first, *others = sorted(shortest, key=lambda i: (shortest[i] == 1, lengths[i], i)) or [0]
+    return [(first, i) for i in others if (first, i) not in unread and (i, first) not in unread]

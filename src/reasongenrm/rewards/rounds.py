@@ -7,26 +7,43 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from reasongenrm.config.rewards import RewardSettings, ScheduleName
-from reasongenrm.errors import ConfigError
 from reasongenrm.judge.ask import preference
 from reasongenrm.judge.criteria import rating_score
 from reasongenrm.judge.inputs import PlacedRow, with_rubric
+from reasongenrm.judge.listwise import list_shares
 from reasongenrm.judge.strengths import Strengths, fit_lists, fit_pairs
 from reasongenrm.records import Comparison, ListVerdict, Rating
 from reasongenrm.rewards.estimates import Estimate, mean_points, single_values, win_chances
 from reasongenrm.rewards.groups import Group
-from reasongenrm.rewards.plans import Pair, Texts, all_pairs, lists, regular
+from reasongenrm.rewards.plans import (
+    Members,
+    Pair,
+    Texts,
+    all_pairs,
+    joining_pairs,
+    lists,
+    regular,
+    smaller_lists,
+)
 
 JudgeMethod = Literal["compare_many", "rate_many", "choose_many"]
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One judgement that a group needs: the method, its row, and the distinct texts that it is about."""
+    """One judgement that a group needs.
+
+    Attributes:
+        method: of the judge.
+        row: for that method.
+        texts: the distinct texts that it is about, by index.
+        in_parts: whether the texts are judged in parts where it cannot be read; only those parts are then reported as unread.
+    """
 
     method: JudgeMethod
     row: tuple[Any, ...]
     texts: tuple[int, ...]
+    in_parts: bool = False
 
 
 Value = Any
@@ -87,15 +104,31 @@ def _reference(group: Group, texts: Texts, settings: RewardSettings) -> Rounds:
 
 
 def _listwise(group: Group, texts: Texts, settings: RewardSettings) -> Rounds:
-    if group.rubric is not None:
-        hint = "choose another schedule, or write the criteria as a text before the prompt"
-        raise ConfigError("the schedule listwise does not take a rubric", location="rubric", hint=hint)
-    plan = lists(len(texts.texts))
-    rows = [(group.prompt, tuple(texts.texts[i] for i in members)) for members in plan]
-    shares = yield [Call("choose_many", row, members) for row, members in zip(rows, plan, strict=True)]
-    judged = {i for members, share in zip(plan, shares, strict=True) if share is not None for i in members}
-    count = len(texts.texts)
-    return win_chances(texts, fit_lists(plan, shares, count), [i in judged for i in range(count)])
+    count, lengths = len(texts.texts), [len(text) for text in texts.texts]
+    read, unread = list[tuple[Members, Value]](), list[Members]()
+    plan: Sequence[Members] = lists(count)
+    while plan:
+        judged_lists = list(zip(plan, (yield _choose(group, texts, plan)), strict=True))
+        read += [one for one in judged_lists if one[1] is not None]
+        failed = [members for members, value in judged_lists if value is None]
+        unread += failed
+        plan = [smaller for members in failed for smaller in smaller_lists(members, lengths)]
+        plan = plan or joining_pairs([members for members, _ in read], unread, count, lengths)
+    judged = {i for members, _ in read for i in members}
+    strengths = fit_lists([members for members, _ in read], [value for _, value in read], count)
+    return win_chances(texts, strengths, [i in judged for i in range(count)])
+
+
+def _choose(group: Group, texts: Texts, plan: Sequence[Members]) -> list[Call]:
+    return [
+        Call(
+            "choose_many",
+            with_rubric((group.prompt, tuple(texts.texts[i] for i in members)), group.rubric),
+            members,
+            in_parts=len(members) > 2,
+        )
+        for members in plan
+    ]
 
 
 def _pointwise(group: Group, texts: Texts, settings: RewardSettings) -> Rounds:
@@ -128,9 +161,7 @@ def read_value(call: Call, result: Comparison | Rating | ListVerdict) -> Value:
         return preference(result)
     if isinstance(result, Rating):
         return rating_score(result)
-    if result.probs is not None or result.winner is None:
-        return result.probs
-    return tuple(float(place == result.winner) for place in range(len(call.texts)))
+    return list_shares(result, len(call.texts))
 
 
 def retry(call: Call) -> Call:
@@ -142,8 +173,8 @@ def retry(call: Call) -> Call:
         prompt, a, b, *rubric = call.row
         return replace(call, row=type(call.row)((prompt, b, a, *rubric)))
     if call.method == "choose_many":
-        prompt, answers = call.row
-        return replace(call, row=(prompt, answers[::-1]))
+        prompt, answers, *rubric = call.row
+        return replace(call, row=(prompt, answers[::-1], *rubric))
     return call
 
 

@@ -137,7 +137,7 @@ class _GroupRun:
         """Take a judgement per current call, and go to the next round."""
         for call, one in zip(self.calls, judgements, strict=True):
             self.comparisons += one.requests
-            if one.value is None:
+            if one.value is None and not call.in_parts:
                 samples = tuple(map(self.texts.place.index, call.texts))
                 self.problems.append(Unread(samples, one.result.outcome, one.result.error))
         self._step(lambda: self._rounds.send([one.value for one in judgements]))
