@@ -7,9 +7,9 @@ import errno
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -92,11 +92,13 @@ def test_help_loads_no_heavy_library(words: list[str]) -> None:
 
 def test_help_answers_in_half_a_second() -> None:
     def seconds() -> float:
-        start = time.perf_counter()
+        """Return its CPU time: another program may use the same core."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [sys.executable, "-m", "reasongenrm.cli", "--help"]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert all(verb in text for verb in stages.STAGES)
-        return time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(seconds() for _ in range(3)) < 0.5
 

@@ -449,7 +449,7 @@ def test_a_port_in_use_and_a_missing_key_are_errors(judge: Watched, monkeypatch:
 
 
 SCRIPT = """
-import threading
+import sys
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.base import Engine
@@ -457,17 +457,17 @@ from reasongenrm.judge.api import Judge
 from reasongenrm.service.server import serve
 from reasongenrm.records import Completion
 
-class Slow(Engine):
+class Held(Engine):
     max_model_len, block = 512, None
 
     def complete(self, requests, *, adapter=None):
         for request in requests:
             print("asked", flush=True)
-            threading.Event().wait(2)
+            sys.stdin.readline()
             yield Completion(request.id, "so it is. [[A]]", "stop")
 
 prompts = PromptFile.load("configs/prompts/toy.yaml")
-judge = Judge(Slow(), None, prompts, JudgingConfig(both_orders=False))
+judge = Judge(Held(), None, prompts, JudgingConfig(both_orders=False))
 serve(judge, port=0, api_key_env="JUDGE_KEY")
 print("closed in peace", flush=True)
 """
@@ -481,13 +481,14 @@ def test_after_a_signal_running_requests_are_answered(kind: signal.Signals, tmp_
     with log.open("w") as errors, ThreadPoolExecutor(1) as pool:
         process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
             env=os.environ | {"JUDGE_KEY": "open-sesame"},
         )
         try:
-            assert process.stdout
+            assert process.stdin and process.stdout
             url = process.stdout.readline().split()[-1]
             assert url.startswith("http://127.0.0.1:")
             monkey = pytest.MonkeyPatch()
@@ -504,6 +505,8 @@ def test_after_a_signal_running_requests_are_answered(kind: signal.Signals, tmp_
                 refused = client.post("/compare", json=GOOD)
             assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0
             assert refused.json()["error"] == "the judge is stopping"
+            process.stdin.write("\n")
+            process.stdin.flush()
             [comparison] = future.result(60)
             assert comparison.winner and comparison.outcome == "ok"
             assert process.wait(60) == 0
@@ -511,8 +514,9 @@ def test_after_a_signal_running_requests_are_answered(kind: signal.Signals, tmp_
         finally:
             process.kill()
             process.wait()
-            if process.stdout:
-                process.stdout.close()
+            for pipe in (process.stdin, process.stdout):
+                if pipe:
+                    pipe.close()
     assert "POST /compare" in output and output.endswith("closed in peace\n")
     output_and_log = output + log.read_text()
     assert (

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from reasongenrm.train import builds
+from support.app import wait_until
 
 pytestmark = pytest.mark.unit
 
@@ -104,11 +105,12 @@ def test_a_watch_removes_the_lock_of_a_build_that_is_killed_later(
 def test_a_living_build_is_waited_for(lock: Path, builder: subprocess.Popen[str], said: list[str]) -> None:
     waiting = threading.Thread(target=builds.clear_build_locks, args=(0.02,))
     waiting.start()
-    time.sleep(0.3)
+    wait_until(lambda: bool(said))
+    time.sleep(0.1)  # some looks more
     assert waiting.is_alive() and lock.exists()
     assert said == [f"{lock}: waiting for process {builder.pid}, which builds in this folder"]
     builder.communicate("\n")
-    waiting.join(timeout=10)
+    waiting.join(timeout=60)
     assert not waiting.is_alive() and not lock.exists() and len(said) == 1
 
 
@@ -117,14 +119,14 @@ def test_a_compiler_that_outlives_its_build_is_waited_for(lock: Path, said: list
     with subprocess.Popen(["sleep", "60"], cwd=lock.parent) as compiler:
         waiting = threading.Thread(target=builds.clear_build_locks, args=(0.02,))
         waiting.start()
-        time.sleep(0.2)
+        wait_until(lambda: bool(said))
         assert lock.exists() and f"process {compiler.pid}" in said[0]
         os.utime(lock, (1, 1))
         os.utime(lock.parent / "cpu_adam.o", (1, 1))
         os.utime(lock.parent, (1, 1))
         compiler.kill()
         compiler.wait()
-        waiting.join(timeout=10)
+        waiting.join(timeout=60)
     assert not waiting.is_alive() and not lock.exists() and "removed" in said[1]
 
 
@@ -135,12 +137,12 @@ def test_on_a_shared_file_system_only_an_old_lock_is_dead(
     lock.touch()
     waiting = threading.Thread(target=builds.clear_build_locks, args=(0.02,))
     waiting.start()
-    time.sleep(0.2)
+    wait_until(lambda: bool(said))
     assert lock.exists() and said == [f"{lock}: waiting for another machine, which builds in this folder"]
     old = time.time() - builds.IDLE_SECONDS - 1
     for path in (lock, lock.parent / "cpu_adam.o", lock.parent):
         os.utime(path, (old, old))
-    waiting.join(timeout=10)
+    waiting.join(timeout=60)
     assert not waiting.is_alive() and not lock.exists()
 
 
