@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import time
 from typing import Any
 
 import pytest
 
 from reasongenrm.errors import ConfigError, DataError, EngineError
-from reasongenrm.judge.remote import RemoteJudge
+from reasongenrm.judge.remote import CONNECTIONS, RemoteJudge
 from reasongenrm.records import Comparison
 from support.hostile import (
     WRONG_BODIES,
@@ -132,6 +134,26 @@ def test_the_first_failure_ends_the_other_requests() -> None:
     with listening(slow_header) as server, pytest.raises(EngineError):
         list(RemoteJudge(server.url, timeout=0.3, concurrency=2).compare_many([ROW] * 50))
     assert time.monotonic() - began < 5 and len(server.requests) <= 6
+
+
+def test_as_many_requests_as_allowed_are_sent_at_the_same_time() -> None:
+    allowed = 2 * CONNECTIONS + 3
+    all_there, lock, now, most = threading.Barrier(allowed), threading.Lock(), 0, 0
+
+    def answer(connection: socket.socket) -> None:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        all_there.wait(60)
+        with lock:
+            now -= 1
+        reply(body_of(GOOD))(connection)
+
+    with listening(answer) as server:
+        judge = RemoteJudge(server.url, timeout=60, concurrency=allowed)
+        comparisons = list(judge.compare_many([ROW] * 3 * allowed))
+    assert (len(comparisons), most) == (3 * allowed, allowed)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ import asyncio
 import json
 import ssl
 from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import ExitStack
 from functools import cache
+from itertools import cycle
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -23,6 +25,9 @@ from reasongenrm.records import Comparison, Order, Outcome, Rating, Winner, spli
 
 COMPARISON_FIELDS = ("winner", "prob_a", "reason", "reasons", "outcome", "prompt_tokens", "tokens")
 """Fields of a comparison in the HTTP API; its `error` is called `problem` there."""
+
+CONNECTIONS = 8
+"""Simultaneous requests per client: at each request, httpx looks at every connection of its client."""
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 
@@ -165,11 +170,16 @@ class RemoteJudge:
         list(self._answers("/alarm", [body], _CheckShown))
 
     def _answers(self, path: str, bodies: Iterable[dict[str, Any]], kind: type[Answer]) -> Iterator[Answer]:
-        turn = asyncio.Semaphore(self._concurrency)
-        client = _http_client()
-        with start_blocking_portal() as portal, portal.wrap_async_context_manager(client):
+        turn, sent = asyncio.Semaphore(self._concurrency), list(bodies)
+        clients = [_http_client() for _ in range(0, min(self._concurrency, len(sent)), CONNECTIONS)]
+        with start_blocking_portal() as portal, ExitStack() as stack:
+            for client in clients:
+                stack.enter_context(portal.wrap_async_context_manager(client))
             ask: Callable[..., Coroutine[Any, Any, Answer]] = self._ask
-            futures = [portal.start_task_soon(ask, client, turn, path, body, kind) for body in bodies]
+            futures = [
+                portal.start_task_soon(ask, client, turn, path, body, kind)
+                for client, body in zip(cycle(clients), sent, strict=False)
+            ]
             try:
                 for future in futures:
                     yield future.result()
