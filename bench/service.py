@@ -10,7 +10,7 @@ quarter, 256 all of them. All ways run in turn on one engine, with an empty pref
   of them at once where those are 256 or more.
 - `judge`: `Judge.compare_many`, in the same way.
 - `service`: the callers. Its ratios to the other two are those of the same round. CPU seconds are those of the process with server and
-  engine: on a machine that others use they say more than times.
+  engine: on a machine that others use they say more than times. Those of the callers' process, which shares the cores with it, stand apart.
 """
 
 from __future__ import annotations
@@ -36,23 +36,27 @@ SATURATED = 256
 
 
 async def call(url: str, callers: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Send rows to a server; return the seconds of each request, and of all."""
-    import httpx
+    """Send rows to a server; return the seconds of each request, of all, and of this process's CPU.
+
+    aiohttp: httpx looks at every connection of its pool at every request, which takes a core from the engine.
+    """
+    import aiohttp
 
     waiting, seconds = iter(rows), list[float]()
-    limits = httpx.Limits(max_connections=callers)
-    async with httpx.AsyncClient(base_url=url, timeout=None, trust_env=False, limits=limits) as client:
+    timeout, connector = aiohttp.ClientTimeout(total=None), aiohttp.TCPConnector(limit=callers)
+    async with aiohttp.ClientSession(url, timeout=timeout, connector=connector) as client:
 
         async def caller() -> None:
             for row in waiting:
                 began = time.perf_counter()
-                answer = await client.post("/compare", json=row)
-                assert answer.status_code == 200, answer.text
+                async with client.post("/compare", json=row) as answer:
+                    assert answer.status == 200, await answer.text()
+                    await answer.read()
                 seconds.append(time.perf_counter() - began)
 
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         await asyncio.gather(*(caller() for _ in range(callers)))
-        return {"all": time.perf_counter() - began, "each": seconds}
+        return {"all": time.perf_counter() - began, "cpu": time.process_time() - cpu, "each": seconds}
 
 
 def ask(url: str, callers: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -118,7 +122,7 @@ def measure(recipe: Any, judge: Any, pairs: Sequence[Any], callers: int, repeats
     """Return the cells of one number of callers; a first round is not counted."""
     seconds: dict[str, list[float]] = {"engine": [], "judge": [], "service": []}
     work: dict[str, list[float]] = {name: [] for name in seconds}
-    each: list[float] = []
+    each, callers_work = list[float](), list[float]()
     for number in range(repeats + 1):
         for name, way in ways(recipe, judge, pairs, callers).items():
             judge.engine.reset_prefix_cache()
@@ -130,7 +134,9 @@ def measure(recipe: Any, judge: Any, pairs: Sequence[Any], callers: int, repeats
                 seconds[name].append(took)
                 work[name].append(used)
                 each += result["each"] if name == "service" else []
+                callers_work += [result["cpu"]] if name == "service" else []
             line = f"{callers} callers, round {number}, {name}: {took:.2f} s, {used:.2f} s of CPU"
+            line += f" and {result['cpu']:.2f} s of the callers" if name == "service" else ""
             print(line, file=sys.stderr, flush=True)
     centiles = quantiles(each, n=100)
     latencies = [f"{1000 * centiles[at - 1]:.0f}" for at in (50, 95, 99)]
@@ -140,7 +146,16 @@ def measure(recipe: Any, judge: Any, pairs: Sequence[Any], callers: int, repeats
         for times in (seconds, work)
         for name in ("engine", "judge")
     ]
-    return [str(callers), str(len(pairs)), *latencies, rate, f"{median(seconds['engine']):.2f}", *ratios]
+    theirs = f"{1000 * median(callers_work) / len(pairs):.1f}"
+    return [
+        str(callers),
+        str(len(pairs)),
+        *latencies,
+        rate,
+        f"{median(seconds['engine']):.2f}",
+        *ratios,
+        theirs,
+    ]
 
 
 def main() -> int:
@@ -171,7 +186,7 @@ def main() -> int:
             share = 16 if callers == 1 else 4 if callers < SATURATED else 1
             some = pairs[: max(callers, len(pairs) // share)]
             table.append(measure(recipe, judge, some, callers, options.repeats))
-    names = "callers, comparisons, p50 ms, p95 ms, p99 ms, comparisons/s, engine s, / engine, / judge, CPU / engine, CPU / judge"
+    names = "callers, comparisons, p50 ms, p95 ms, p99 ms, comparisons/s, engine s, / engine, / judge, CPU / engine, CPU / judge, callers' CPU ms"
     print(f"{machine()}; {recipe.name}\n")
     print(f"| {' | '.join(names.split(', '))} |\n|{'--:|' * len(table[0])}")
     for cells in table:
