@@ -42,6 +42,15 @@ ENVIRONMENT = {
 }
 
 
+LAUNCH = """
+import subprocess
+from support.forked_programs import start_spawner
+start_spawner()
+with open({log!r}, "w") as log:
+    subprocess.run({command!r}, stdout=log, stderr=log, check=True)
+"""
+
+
 @dataclass(frozen=True)
 class Done:
     """A script that has ended."""
@@ -118,6 +127,10 @@ class StageServer:
             limit.cancel()
             seconds = time.monotonic() - begin
             return Done(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"), seconds)
+
+    def launch(self, command: Sequence[str], log: Path, **options: Any) -> Done:
+        """Run `accelerate launch` to its end, with its output in a file; its processes are forks (`forked_programs.py`)."""
+        return self.run([], code=LAUNCH.format(command=list(command), log=str(log)), **options)
 
 
 class Fork:

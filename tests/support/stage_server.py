@@ -21,15 +21,17 @@ os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRES
 
 # What the stages import; no thread and no engine is started by this, so that a fork is a fresh process.
 import accelerate
+import accelerate.commands.launch
 import datasets
 import peft
 import torch
+import torch.distributed.run
 import transformers
 import trl
 import vllm.v1.worker.cpu_model_runner
 import vllm.v1.worker.cpu_worker
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
-from trl import SFTConfig
+from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 from vllm import LLM  # `import vllm` alone loads next to nothing
 from vllm.model_executor.models import qwen2
 
@@ -37,10 +39,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what tests run m
 
 from reasongenrm.cli import main
 from reasongenrm.stages import evaluate, prepare, preview, scalar, train
+from support.forked_programs import start_spawner, whole_program
 
 LOADED = (
-    accelerate, datasets, peft, torch, transformers, trl, vllm, AutoModelForCausalLM, AutoTokenizer, LLM, SFTConfig, Trainer,
-    evaluate, prepare, preview, qwen2, scalar, train,
+    accelerate, datasets, peft, torch, transformers, trl, vllm, AutoModelForCausalLM, AutoTokenizer, DPOTrainer, GRPOTrainer, LLM,
+    SFTTrainer, Trainer, evaluate, prepare, preview, qwen2, scalar, train,
 )  # fmt: skip
 
 
@@ -57,29 +60,19 @@ def run(request: dict[str, Any]) -> None:
     sys.modules["__main__"].__file__ = str(Path(sys.prefix, "bin", "reasongenrm"))
     if request["code"]:
         exec(request["code"], {"__name__": "__main__"})
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        return
+    if request["words"][0] == "train":
+        start_spawner()  # before the stage has an engine
     sys.argv = ["reasongenrm", *request["words"]]
-    try:
-        code = main()
-    except SystemExit as end:
-        code = int(end.code or 0)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    sys.exit(main())
 
 
 def serve() -> None:
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            try:
+            with whole_program():
                 run(json.loads(line))
-            except BaseException:
-                sys.excepthook(*sys.exc_info())  # the command line's own, which writes to the user's stderr
-            finally:
-                os._exit(70)
         print(f"started {child}", flush=True)
         _, status = os.waitpid(child, 0)
         print(f"ended {child} {os.waitstatus_to_exitcode(status)}", flush=True)

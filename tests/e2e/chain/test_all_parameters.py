@@ -53,7 +53,7 @@ def test_all_weights_are_trained_resumed_continued_and_judged(
     dpo = "train.dpo={batch: 4, args: {max_steps: 2, learning_rate: 0.001}}"
     made, folder = start("split", steps, dpo, "train.launch=configs/accelerate/cpu-2proc-zero3.yaml")
     checkpoint = folder / "judges" / f"{JUDGE}.partial" / "checkpoints" / "checkpoint-3"
-    kill_at(made.start(TRAIN, "split"), (checkpoint / "whole").exists, 0.3, group=False, seed=8)
+    kill_at(made.fork(TRAIN, "split"), (checkpoint / "whole").exists, 0.3, group=False, seed=8)
     made.good(TRAIN, "split")
 
     one_step = f"judges={{{JUDGE}: {{template: reason, steps: [sft]}}}}"

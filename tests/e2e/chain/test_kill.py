@@ -81,9 +81,7 @@ def test_stage_2_killed_leaves_no_process_and_ends_with_the_same_weights(
     kill_at(process, training, 1.0, group=False, seed=4)
     no_process_is_left(bench, 20)
     # The parent alone, in the middle of the second judge.
-    process = bench.start(TRAIN, "killed")
-    kill_at(process, whole(second, 6), 0.5, group=False, seed=5)
-    no_process_is_left(bench, 5)
+    kill_at(bench.fork(TRAIN, "killed"), whole(second, 6), 0.5, group=False, seed=5)
     assert (folder / "judges" / "reasongenrm").exists(), "the first judge is whole, and stays"
     before = (folder / "judges" / "reasongenrm" / "training.json").stat().st_mtime_ns
     bench.good(TRAIN, "killed")
@@ -121,8 +119,7 @@ def test_stage_3_killed_while_judging(chain: Chain, killed: tuple[Bench, Path]) 
     base, judge = (
         folder / "evaluate" / "toy" / name / "completions.part.jsonl" for name in ("base", "reasongenrm")
     )
-    process = bench.start(EVALUATE, "killed")
-    kill_at(process, lambda: lines(base) >= 8, 0.3, group=True, seed=6)
+    kill_at(bench.fork(EVALUATE, "killed"), lambda: lines(base) >= 8, 0.3, group=True, seed=6)
     process = bench.start(EVALUATE, "killed")
     kill_at(process, judge.exists, 1.0, group=False, seed=7)
     assert (folder / "evaluate" / "toy" / "base" / "completions.jsonl").exists()

@@ -1,4 +1,4 @@
-"""A chain of training steps by the real scripts: killed in its votes, in DPO and in GRPO it ends with the same weights, and stage 3 judges each."""
+"""A chain of training steps: killed in its votes, in DPO and in GRPO it ends with the same weights, and stage 3 judges each."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def test_a_killed_chain_ends_with_the_same_weights(steps: Bench, chain: Chain) -
         return (folder / "judges" / f"{model}.partial" / "checkpoints" / "checkpoint-3" / "whole").exists
 
     votes = folder / "rounds" / "reasongenrm@round" / "completions.part.jsonl"
-    kill_at(steps.start(TRAIN, "killed"), lambda: lines(votes) >= 8, 0.3, group=True, seed=1)
+    kill_at(steps.fork(TRAIN, "killed"), lambda: lines(votes) >= 8, 0.3, group=True, seed=1)
     for seed, model in enumerate(MODELS[2:], 2):  # a round trains as SFT does, which test_kill.py kills
-        kill_at(steps.start(TRAIN, "killed"), whole(model), 0.2, group=seed % 2 == 0, seed=seed)
+        kill_at(steps.fork(TRAIN, "killed"), whole(model), 0.2, group=seed % 2 == 0, seed=seed)
         assert not (folder / "judges" / model).exists()
     steps.good(TRAIN, "killed")
     same_weights(folder, calm)

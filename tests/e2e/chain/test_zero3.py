@@ -39,7 +39,7 @@ def test_zero_3_saves_the_adapter_that_zero_2_saves(
         shutil.copy(chain.folder / name, folder / name)
     work = folder / "judges" / "reasongenrm.partial"
     checkpoint = work / "checkpoints" / "checkpoint-3"
-    kill_at(made.start(TRAIN, "split"), (checkpoint / "whole").exists, 0.3, group=False, seed=8)
+    kill_at(made.fork(TRAIN, "split"), (checkpoint / "whole").exists, 0.3, group=False, seed=8)
     assert list(checkpoint.glob("global_step3/*zero_pp_rank_2*")), "each process wrote its own part"
     made.good(TRAIN, "split")
     assert not work.exists()
