@@ -104,7 +104,7 @@ def test_a_7b_recipe_trains_and_resumes_after_a_kill(
     made.good(TRAIN, "calm")
     work = made.folder("killed") / "judges" / f"{judge}.partial"
     whole = work / "checkpoints" / f"checkpoint-{SAVED}" / "whole"
-    kill_at(made.start(TRAIN, "killed"), whole.exists, 0.3, group=True, seed=9)
+    kill_at(made.fork(TRAIN, "killed"), whole.exists, 0.3, group=True, seed=9)
     assert not (made.folder("killed") / "judges" / judge).exists()
     made.good(TRAIN, "killed")
 

@@ -102,7 +102,7 @@ def test_teachers_come_change_and_go(
         ) in done.stderr
         second.reply = slowly
         part = folder / "reasons" / "second.part.jsonl"
-        process = runs.start(PREPARE, "teachers", *changed, "--redo", "reasons.second")
+        process = runs.fork(PREPARE, "teachers", *changed, "--redo", "reasons.second")
         kill_at(process, lambda: lines(part) >= 8, 0.3, group=True, seed=3)
         gate.set()
         runs.good(PREPARE, "teachers", *changed)
