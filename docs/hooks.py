@@ -7,7 +7,7 @@ from typing import Any
 
 from mkdocs.structure.files import File
 
-from generate import api, commands, formulas, links, protocols, settings
+from generate import api, commands, formulas, http, links, protocols, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,6 +17,7 @@ def _made_pages() -> dict[str, str]:
     pages = {f"reference/{name}.md": settings.settings_page(page) for name, page in settings.PAGES.items()}
     pages |= {
         "reference/commands.md": commands.commands_page(),
+        "reference/http.md": http.http_page(),
         "reference/python.md": api.api_page(),
         "reference/records.md": api.records_page(),
         "reference/protocols.md": protocols.protocols_page(),

@@ -24,6 +24,9 @@ PROJECT_PAGES = {
 }
 """Path of a page outside `docs/` -> its page of the site; both in the menu."""
 
+GENERATED_PAGES = {"docs/generate/http.py": "reference/http.md"}
+"""Path of a generator -> its page of the site: a page of the repository links to the former."""
+
 MOST_CHARACTERS = 100_000
 """Of a file that is shown."""
 
@@ -32,8 +35,9 @@ _TARGET = re.compile(r'(?P<before>\]\(|\b(?:src|href)=")(?P<path>[^)"#\s]*)(?P<r
 
 def site_page(path: str) -> str:
     """Return the file of the site for a path of the repository."""
-    if path in PROJECT_PAGES:
-        return PROJECT_PAGES[path]
+    made = PROJECT_PAGES | GENERATED_PAGES
+    if path in made:
+        return made[path]
     return path.removeprefix("docs/") if path.startswith("docs/") else f"files/{path}.md"
 
 

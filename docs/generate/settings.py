@@ -199,7 +199,7 @@ def type_text(annotation: Any, metadata: Any = ()) -> str:
         keys = "NAME" if inner[0] is not int and get_origin(inner[0]) is not Literal else type_text(inner[0])
         return "mapping" if inner[1] is Any else f"mapping of {keys} to {type_text(inner[1])}"
     if origin in (list, tuple):
-        items = _plural(type_text(inner[0]))
+        items = plural(type_text(inner[0]))
         if origin is tuple and inner[-1] is not Ellipsis:
             return f"list of {len(inner)} {items}"
         least = next(
@@ -212,7 +212,8 @@ def type_text(annotation: Any, metadata: Any = ()) -> str:
     return f"{names[annotation]}{_bounds(metadata)}"
 
 
-def _plural(text: str) -> str:
+def plural(text: str) -> str:
+    """Return a type in words as several."""
     return re.sub(r"\b(section|number|text|list|mapping)\b", r"\1s", text, count=1)
 
 

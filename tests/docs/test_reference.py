@@ -184,6 +184,7 @@ def test_the_protocols_follow_from_the_code() -> None:
         ("README.md", '<a href="docs/data.md">', '<a href="data.html">'),
         ("docs/how-to/x.md", "[a](../../configs/demo.yaml)", "[a](../files/configs/demo.yaml.md)"),
         ("docs/x.md", "[a](../README.md)", "[a](index.md)"),
+        ("docs/x.md", "[a](generate/http.py#post-rate)", "[a](reference/http.md#post-rate)"),
         ("data/README.md", "[a](../docs/toy-world.md)", "[a](../toy-world.md)"),
         ("docs/x.md", "[a](https://x.y/z) [b](#there) [c](y.md)", "[a](https://x.y/z) [b](#there) [c](y.md)"),
     ],

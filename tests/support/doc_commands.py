@@ -26,7 +26,7 @@ from reasongenrm.verbs.stages import WITHOUT_RECIPE
 from support.doc_blocks import ROOT
 
 EXTERNAL = {
-    "curl": "asks a server; those of docs/usage.md are run by tests/docs/test_usage_page.py",
+    "curl": "asks a server; those of docs/usage.md and of the HTTP API are run by tests/docs",
     "export": "sets the environment of a shell",
     "ray": "starts a cluster; tests/e2e/test_e2e_workers.py starts one of two nodes",
     "sbatch": "needs a Slurm cluster",

@@ -57,7 +57,12 @@ Text = Annotated[str, AfterValidator(replace_surrogates)]
 
 
 class Turn(BaseModel):
-    """One message of a prompt."""
+    """One message of a prompt.
+
+    Attributes:
+        role: who says it.
+        content: its text.
+    """
 
     model_config = ConfigDict(extra="forbid")
     role: Literal["system", "user", "assistant"]
@@ -65,6 +70,15 @@ class Turn(BaseModel):
 
 
 class _PromptBody(BaseModel):
+    """A prompt.
+
+    Attributes:
+        prompt: one user turn; or give `messages`.
+        messages: the turns up to and including the last user turn; or give `prompt`.
+        criteria: a text, by which is judged as a whole.
+        rubric: criteria with weights, each of which is judged alone.
+    """
+
     model_config = ConfigDict(extra="forbid")
     prompt: Text | None = None
     messages: list[Turn] | None = None
@@ -97,7 +111,12 @@ class _PromptBody(BaseModel):
 
 
 class CompareRequest(_PromptBody):
-    """Two answers; `placed`: a judge of one order shows `a` as A (see `PlacedRow`)."""
+    """Two answers.
+
+    Attributes:
+        a, b: the answers.
+        placed: whether a judge of one order shows `a` as A, in place of the order that its seed gives.
+    """
 
     a: Text
     b: Text
@@ -110,40 +129,65 @@ class CompareRequest(_PromptBody):
 
 
 class ScoreRequest(_PromptBody):
-    """An answer and one to compare it with."""
+    """An answer and one to compare it with.
+
+    Attributes:
+        answer: the answer.
+        reference: the other one.
+    """
 
     answer: Text
     reference: Text
 
 
 class RateRequest(_PromptBody):
-    """An answer to rate."""
+    """An answer to rate.
+
+    Attributes:
+        answer: the answer.
+    """
 
     answer: Text
 
 
 class CompareRows(BaseModel):
-    """Many comparisons, which are judged together and apart from other requests."""
+    """Many comparisons, which are judged together and apart from other requests.
+
+    Attributes:
+        rows: bodies of `/compare`.
+    """
 
     model_config = ConfigDict(extra="forbid")
     rows: list[CompareRequest]
 
 
 class RateRows(BaseModel):
-    """The same with ratings."""
+    """Many ratings, which are judged together and apart from other requests.
+
+    Attributes:
+        rows: bodies of `/rate`.
+    """
 
     model_config = ConfigDict(extra="forbid")
     rows: list[RateRequest]
 
 
 class BestRequest(_PromptBody):
-    """Several answers."""
+    """Several answers.
+
+    Attributes:
+        answers: one or more.
+    """
 
     answers: list[Text] = Field(min_length=1)
 
 
 class RankRequest(BestRequest):
-    """Several answers, and the tournament."""
+    """Several answers, and the tournament.
+
+    Attributes:
+        method: `round_robin` compares each with each, `knockout` finds the best one in n - 1 comparisons.
+    """
 
     method: Method = "round_robin"
 
@@ -152,10 +196,10 @@ class CohortPlace(BaseModel):
     """The cohort of a sample that comes alone.
 
     Attributes:
-        size: number of its samples; None: as the server says.
-        id: its name; None: samples of the same prompt, rubric and settings.
+        size: number of its samples; null: as the server says.
+        id: its name; null: samples of the same prompt, rubric and settings.
         sample: the sample's name in it, by which a sample that is sent again is recognised.
-        timeout: seconds after which the samples that came are judged; None: as the server says.
+        timeout: seconds after which the samples that came are judged; null: as the server says.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -180,7 +224,7 @@ class GroupRequest(_PromptBody):
         answers: the samples.
         references: one per sample, to compare it with; the schedule is then `reference`.
         settings: of the rewards; keys that are not set are the server's.
-        cohort: of a sample that comes alone; None: where the server has a size of cohorts, as it says.
+        cohort: of a sample that comes alone; null: where the server has a size of cohorts, as it says.
     """
 
     answers: list[Text] = Field(min_length=1)
@@ -222,7 +266,13 @@ class RewardsReply(BaseModel):
 
 
 class OpenRLHFRequest(BaseModel):
-    """OpenRLHF's body: prompts followed by their responses, the prompts, and reference answers."""
+    """OpenRLHF's body.
+
+    Attributes:
+        query: prompts followed by their responses.
+        prompts: the prompts.
+        labels: reference answers; empty ones count as none.
+    """
 
     model_config = ConfigDict(extra="forbid")
     query: list[Text]  # with several servers, OpenRLHF sends empty lists to some
@@ -251,7 +301,12 @@ class OpenRLHFRequest(BaseModel):
 
 
 class OpenRLHFReply(BaseModel):
-    """What OpenRLHF reads: a reward per sample, or null; `extra_logs` are numbers that it logs."""
+    """What OpenRLHF reads.
+
+    Attributes:
+        rewards, scores: the reward of each sample, or null.
+        extra_logs: numbers that it logs.
+    """
 
     rewards: list[float | None]
     scores: list[float | None]
@@ -262,6 +317,7 @@ class VerifyReply(BaseModel):
     """What NeMo-Gym reads: the reward, and the prompt and response of the request.
 
     Attributes:
+        responses_create_params, response: of the request.
         reward: of the sample; 0 is a placeholder where `mask_sample` is true.
         mask_sample: whether there is no reward.
         failure_kind, failure_reason: why.

@@ -17,7 +17,12 @@ class _Reply(BaseModel):
 
 
 class Problem(_Reply):
-    """Why a request failed, and what to do about it."""
+    """Why a request failed, and what to do about it.
+
+    Attributes:
+        error: the problem.
+        hint: what to do about it.
+    """
 
     error: str
     hint: str
@@ -49,7 +54,11 @@ class ComparisonReply(_Reply):
 
 
 class ScoreReply(ComparisonReply):
-    """P(the answer is better than the reference), or 1, 0.5 or 0 without log-probabilities; null where nothing can be read."""
+    """The comparison of an answer with a reference, where A is the answer.
+
+    Attributes:
+        score: P(the answer is better than the reference), or 1, 0.5 or 0 without log-probabilities; null where nothing can be read.
+    """
 
     score: float | None = Field(ge=0, le=1)
 
@@ -59,6 +68,11 @@ class RatingReply(_Reply):
 
     Attributes:
         rating: 1 to 10, the mean of the votes; null where nothing can be read.
+        outcome: `ok` has a rating.
+        reason: the judge's reason.
+        prompt_tokens, tokens: read and written.
+        rescued: whether the judge was asked for the rating alone, as its first text had none.
+        problem: the engine's error, where the outcome is `error`.
         score: the same, rescaled to 0 to 1; of a rubric, its weighted score.
         votes: the rating of each vote, if there were several.
         scores, criteria: of a rubric, by criterion.
@@ -78,7 +92,12 @@ class RatingReply(_Reply):
 
 
 class Game(_Reply):
-    """One comparison of a tournament; `first` and `second` are indexes of answers."""
+    """One comparison of a tournament.
+
+    Attributes:
+        first, second: indexes of the answers; A is the first one.
+        winner, prob_a, reason, reasons: as in the answer of `/compare`.
+    """
 
     first: int
     second: int
@@ -95,6 +114,8 @@ class RankingReply(_Reply):
         order: indexes of the answers.
         ratings: of each answer, higher is better; see the docs of the method.
         unread: number of games without a verdict.
+        games: the comparisons.
+        prompt_tokens, tokens: read and written.
     """
 
     order: list[int]
@@ -106,14 +127,23 @@ class RankingReply(_Reply):
 
 
 class BestReply(RankingReply):
-    """The best answer, its index, and the knockout that decided it."""
+    """The best answer, and the knockout that decided it.
+
+    Attributes:
+        index: of the best answer.
+        answer: its text.
+    """
 
     index: int
     answer: str
 
 
 class RowsReply(_Reply):
-    """A record per row, with the columns of the files that `reasongenrm judge` writes."""
+    """A record per row.
+
+    Attributes:
+        results: with the columns of the files that `reasongenrm judge` writes, in the order of the rows.
+    """
 
     results: list[dict[str, Any]]
 
@@ -122,6 +152,9 @@ class HealthReply(_Reply):
     """What the server has, and what it has done; while it loads or stops, the status is 503 and the body another one.
 
     Attributes:
+        status: `ok`.
+        model: the judge's name.
+        adapter: its folder, if it has one.
         fingerprint: of a recipe's judge.
         counts: of requests and results; `waiting` and `running` are those of now.
     """
