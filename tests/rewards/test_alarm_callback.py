@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from reasongenrm.config.recipe import TrainConfig
 from reasongenrm.errors import ConfigError
 from reasongenrm.records import Comparison
 from reasongenrm.rewards.alarm import HackingWatch
 from reasongenrm.rewards.alarm_callback import alarm_callback
 from reasongenrm.rewards.group import GroupReward
+from reasongenrm.store import read_json
+from reasongenrm.train.launch import launch_command, launch_environment, read_launch
 
 QUESTIONS = ("count to three", "name a colour", "add two and two", "say no")
 
@@ -77,6 +82,57 @@ def test_a_watched_training_learns_the_same_and_a_killed_one_continues(
     assert own.path.read_bytes() == whole and again.checks == own.checks
 
 
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launch", "stage", "ways"),
+    [
+        ("cpu-2proc", 2, ["plain", "whole", "again"]),
+        ("cpu-2proc-zero3", 3, ["plain", "whole", "again", "parts"]),
+    ],
+)
+def test_two_processes_share_the_sampling_and_one_of_them_judges(
+    launch: str, stage: int, ways: list[str], tiny_model: Path, toy_tokenizer: Any, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    toy_tokenizer.save_pretrained(model)
+    config = TrainConfig(launch=f"configs/accelerate/{launch}.yaml")
+    processes = read_launch(config)
+    command = launch_command(config, processes, "support.watched_training", str(model), str(tmp_path), *ways)
+    environment = launch_environment(processes) | {"PYTHONPATH": "tests"}
+    with (tmp_path / "log").open("w") as log:  # processes that wait for each other end by the time limit
+        done = subprocess.run(command, env=environment, stdout=log, stderr=log, timeout=900)
+    said = (tmp_path / "log").read_text()
+    assert done.returncode == 0, said[-6000:]
+
+    def record(way: str, rank: int) -> dict[str, Any]:
+        read: dict[str, Any] = read_json(tmp_path / f"{way}.{rank}.json")
+        return read
+
+    for way in ways:
+        first, second = record(way, 0), record(way, 1)
+        assert first["zero"] == stage and first["weights"] == second["weights"]
+        if way != "again":
+            assert first["weights"] == record("plain", 0)["weights"], "what is watched learns the same"
+        assert (second["judged"], second["checks"], second["alarms"]) == (0, [], []), (
+            "the first process alone"
+        )
+    for way in {"whole", "parts"} & {*ways}:
+        first = record(way, 0)
+        assert (first["judged"], first["checks"]) == (6, [0, 1, 2, 3, 4, 5])
+        [alarm] = first["alarms"]
+        trainings = 2 if way == "whole" else 1
+        assert "agreement" in alarm and said.count(f"ALARM {alarm}; see {tmp_path / way}") == trainings
+        rows = [json.loads(line) for line in (tmp_path / way / "alarm/alarm.jsonl").read_text().splitlines()]
+        assert [row["step"] for row in rows] == [0, 1, 2, 3, 4, 5]
+        assert all(len(row["answers"]) == 9 for row in rows)
+        assert not (tmp_path / way / "other-machine").exists()
+    resumed = record("again", 0)
+    assert resumed["checks"] == [0, 1, 2, 3, 4, 5], "from step 4 on, which was checked"
+    assert resumed["judged"] <= 1 and resumed["alarms"] == record("whole", 0)["alarms"]
+
+
 @pytest.mark.unit
 @pytest.mark.parametrize(
     ("change", "location"),
@@ -86,6 +142,14 @@ def test_a_watched_training_learns_the_same_and_a_killed_one_continues(
         ({"every": 0}, "every"),
         ({"trainer": None}, "trainer"),
         ({"watch": None}, "watch"),
+        (
+            {
+                "trainer": SimpleNamespace(
+                    accelerator=None, model=None, processing_class=None, is_fsdp_enabled=True
+                )
+            },
+            "trainer",
+        ),
     ],
 )
 def test_what_a_callback_cannot_use_is_refused(change: dict[str, Any], location: str, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ def alarm_callback(
 
     It checks before the first step, after every `every` steps, and at the end. The samples depend on the seed and the step alone,
     and torch's generators are put back: a training that is watched samples and learns the same as one that is not. With several
-    processes each samples a part of the prompts, and the first one judges. Under FSDP it is not tested.
+    processes each samples a part of the prompts, and the first one judges and writes. Under ZeRO-3 all processes sample as often, as
+    they share the weights: gathered, or one layer after the other where the trainer's `ds3_gather_for_generation` is false.
 
     Args:
         watch: over the held-out prompts.
@@ -41,8 +42,9 @@ def alarm_callback(
         seed: of the samples.
 
     Raises:
-        ConfigError: `every` is not a positive whole number, or `watch` or `trainer` is none.
+        ConfigError: `every` is not a positive whole number, `watch` or `trainer` is none, or the trainer uses FSDP.
     """
+    from accelerate.utils import broadcast_object_list
     from transformers import TrainerCallback
 
     _check_arguments(watch, trainer, every)
@@ -55,7 +57,9 @@ def alarm_callback(
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             watch.start()
-            if not any(0 < check.step <= state.global_step for check in watch.checks):
+            checked = any(0 < check.step <= state.global_step for check in watch.checks)
+            # Only the first process has the checks of an earlier start, and those of an earlier training in this one.
+            if not broadcast_object_list([checked])[0]:
                 self.check(state)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -68,14 +72,12 @@ def alarm_callback(
 
         def check(self, state: Any) -> None:
             step = state.global_step
-            earlier = watch.reward_steps(step)
-            # The history is part of a checkpoint: nothing is lost by a kill.
-            logged = [(row["step"], row["reward"]) for row in state.log_history if "reward" in row]
             answers = _gathered(trainer, watch.prompts, sampling, batch_size, ("alarm", seed, step))
             if trainer.accelerator.is_main_process:
-                watch.check(
-                    step, answers, rewards=[row for row in logged if row[0] > max(earlier, default=-1)]
-                )
+                last = max(watch.reward_steps(step), default=-1)
+                # The history is part of a checkpoint: nothing is lost by a kill.
+                logged = [(row["step"], row["reward"]) for row in state.log_history if "reward" in row]
+                watch.check(step, answers, rewards=[row for row in logged if row[0] > last])
 
     return AlarmCallback()
 
@@ -89,6 +91,9 @@ def _check_arguments(watch: Any, trainer: Any, every: Any) -> None:
     if not all(hasattr(trainer, name) for name in ("accelerator", "model", "processing_class")):
         hint = "give the trainer of TRL or transformers that the callback will be added to"
         raise ConfigError(f"not a trainer, but {type(trainer).__name__}", location="trainer", hint=hint)
+    if getattr(trainer, "is_fsdp_enabled", False):
+        hint = "use DeepSpeed, or sample with a copy of the model and call watch.check yourself"
+        raise ConfigError("the alarm cannot sample under FSDP", location="trainer", hint=hint)
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         problem = f"{every!r} steps between two checks"
         raise ConfigError(problem, location="every", hint="give a whole number from 1 on")
@@ -105,13 +110,16 @@ def _gathered(
     from accelerate.utils import gather_object
 
     accelerator = trainer.accelerator
-    own = range(accelerator.process_index, len(prompts), accelerator.num_processes)
-    with _seeded(trainer.model, (*key, accelerator.process_index)):
+    count, first = accelerator.num_processes, accelerator.process_index
+    # As many in every process, so that ZeRO-3 can sample all batches in step: the last ones may be prompts of the others.
+    own = [i % len(prompts) for i in range(first, -(-len(prompts) // count) * count, count)]
+    with _seeded(trainer.model, (*key, first)):
         answers = _sampled(trainer, [prompts[i] for i in own], sampling, batch_size)
-    if accelerator.num_processes == 1:
+    if count == 1:
         return answers
-    gathered = dict(gather_object(list(zip(own, answers, strict=True))))
-    return [gathered[i] for i in range(len(prompts))]
+    gathered: list[tuple[int, str]] = gather_object(list(zip(own, answers, strict=True)))
+    by_prompt = dict(reversed(gathered))  # the first answer of each
+    return [by_prompt[i] for i in range(len(prompts))]
 
 
 def _sampled(
@@ -124,7 +132,13 @@ def _sampled(
     ids = [_prompt_ids(tokenizer, prompt) for prompt in prompts]
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id or tokenizer.eos_token_id}  # fmt: skip
     answers: list[str] = []
-    with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator) as model, torch.no_grad():
+    gather = getattr(trainer.args, "ds3_gather_for_generation", True)
+    with (
+        unwrap_model_for_generation(
+            trainer.model_wrapped, trainer.accelerator, gather_deepspeed3_params=gather
+        ) as model,
+        torch.no_grad(),
+    ):
         training = model.training
         model.eval()
         for start in range(0, len(ids), batch_size):
