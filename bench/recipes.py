@@ -2,9 +2,9 @@
 
     python bench/recipes.py [configs/demo-rl.yaml] [--seeds 17 18 19] [--row NAME ...] [key=value ...]
 
-For each seed one run `<name>-<seed>` does stage 1 once, and the rows of the table below it: each trains its steps in that run
-(what two rows share is trained once), and judges the held-out rows in both orders. Overrides go to all stages. The rows are
-those of ROWS; a cell is the mean over the seeds, with the lowest and the highest.
+For each seed one run `<name>-<seed>` (on the pairs of the recipe) and one run `<name>-<seed>-all` (on all pairs) does stage 1 once,
+and its rows of the table: each trains its steps in that run (what two rows share is trained once), and judges the held-out rows in
+both orders. Overrides go to all stages. The rows are those of ROWS; a cell is the mean over the seeds, with the lowest and the highest.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ class Row(NamedTuple):
     Attributes:
         model: whose scores are shown.
         judge: the judge's settings in the recipe.
-        overrides: of the recipe.
+        overrides: of the recipe, in stages 2 and 3.
+        all_pairs: without the recipe's limit, in a run of its own.
     """
 
     model: str
     judge: str
     overrides: tuple[str, ...] = ()
+    all_pairs: bool = False
 
 
 SHORT = ("train.args.max_steps=10",)
@@ -46,6 +48,21 @@ SHORT = ("train.args.max_steps=10",)
 SHORT_GRPO = (*SHORT, "train.grpo.batch=8", "train.grpo.steps=150")
 STEPS_60 = "train.grpo.steps=60"
 PLAIN = ("train.grpo.rewards.consistency=0", "train.grpo.baseline=prompt")
+
+ALL = (
+    "train.args.max_steps=150",
+    "train.round.samples=2",
+    "train.round.args.max_steps=250",
+    "train.grpo.batch=16",
+    "train.grpo.steps=60",
+)
+"""For four times the pairs: more steps, and fewer samples of the round for each pair; GRPO has fewer of both, as it takes longest."""
+VOTES = (
+    "evaluate.votes=8",
+    "evaluate.temperature=1",
+    "evaluate.benchmarks={toy-8-votes: {kind: rewardbench, path: build/toy/rewardbench.jsonl}}",
+)
+"""The benchmark's own name keeps the results with one vote."""
 
 ROWS = {
     "verdict-only SFT": Row("verdict", "{template: direct}", SHORT),
@@ -61,6 +78,11 @@ ROWS = {
     "+ 60 steps of GRPO with consistency": Row("paired60@grpo", "{steps: [sft, grpo]}", (*SHORT_GRPO, STEPS_60)),
     "SFT of the recipe": Row("best", "{steps: [sft]}"),
     "best chain: the recipe": Row("best@grpo", "{steps: [sft, dpo, grpo]}"),
+    "all pairs: SFT": Row("best", "{steps: [sft]}", ALL, all_pairs=True),
+    "all pairs: SFT, 8 votes": Row("best", "{steps: [sft]}", (*ALL, *VOTES), all_pairs=True),
+    "all pairs: SFT, round": Row("best@round", "{steps: [sft, round]}", ALL, all_pairs=True),
+    "all pairs: SFT, round, 8 votes": Row("best@round", "{steps: [sft, round]}", (*ALL, *VOTES), all_pairs=True),
+    "all pairs: SFT, round, GRPO": Row("best@grpo", "{steps: [sft, round, grpo]}", ALL, all_pairs=True),
 }  # fmt: skip
 
 
@@ -86,28 +108,41 @@ def stage(script: str, recipe: str, *words: str) -> None:
         sys.exit(f"{script} {' '.join(words)} ended with {done.returncode}")
 
 
+def run_words(name: str, seed: int, row: Row, overrides: list[str]) -> list[str]:
+    """Return the overrides that all rows of a run share: those of stage 1."""
+    run = [f"name={name}-{seed}-all", "limit=null"] if row.all_pairs else [f"name={name}-{seed}"]
+    return [*overrides, *run, f"seed={seed}"]
+
+
+def row_words(name: str, seed: int, row: Row, overrides: list[str]) -> list[str]:
+    """Return the overrides of stages 2 and 3."""
+    words = [*run_words(name, seed, row, overrides), *row.overrides]
+    judges = f"judges={{{row.model.partition('@')[0]}: {row.judge}}}"
+    return [*words, judges, "scalar=null", "evaluate.base=false"]
+
+
 def measure(path: str, name: str, seed: int, row: Row, overrides: list[str]) -> Measured:
-    """Train and judge one row in the run of a seed; what is done already is kept."""
+    """Train and judge one row in its run, whose stage 1 is done; what is done already is kept."""
     judge, _, step = row.model.partition("@")
-    words = [*overrides, f"name={name}", f"seed={seed}", *row.overrides]
-    words += [f"judges={{{judge}: {row.judge}}}", "scalar=null", "evaluate.base=false"]
+    words = row_words(name, seed, row, overrides)
     recipe = load_recipe(path, words)
     if step:  # what comes before the last step is trained first, so that its time is not measured
         steps = recipe.judges[judge].steps or recipe.train.steps
         earlier = row.judge.replace(f", {steps[-1]}]", "]")
         stage("2_train.sh", path, *words, f"judges={{{judge}: {earlier}}}")
-    done = ROOT / "runs" / name / f"seconds-{row.model}.json"
+    run = ROOT / recipe.folder
+    done = run / f"seconds-{row.model}.json"
     if not done.exists():
         began = time.perf_counter()
         stage("2_train.sh", path, *words)
         done.write_text(json.dumps(time.perf_counter() - began), encoding="utf-8")
     stage("3_eval_reward_bench.sh", path, *words)
     benchmark = next(iter(recipe.evaluate.benchmarks))
-    results = list(read_jsonl(ROOT / "runs" / name / "evaluate" / benchmark / row.model / "results.jsonl"))
+    results = list(read_jsonl(run / "evaluate" / benchmark / row.model / "results.jsonl"))
     credits = [statistics.fmean(result["correct"]) for result in results]
     strict = statistics.fmean(credit == 1 for credit in credits)
     seconds = json.loads(done.read_text(encoding="utf-8"))
-    rewards = rewards_of(ROOT / "runs" / name / "judges" / row.model / "metrics.jsonl")
+    rewards = rewards_of(run / "judges" / row.model / "metrics.jsonl")
     return Measured(100 * statistics.fmean(credits), 100 * strict, seconds, rewards)
 
 
@@ -135,10 +170,11 @@ def main() -> None:
     rows: list[list[str]] = []
     measured: dict[str, list[Measured]] = {name: [] for name in names}
     for seed in options.seeds:
-        run = f"{recipe.name}-{seed}"
-        stage("1_prepare.sh", options.recipe, *options.overrides, f"name={run}", f"seed={seed}")
+        words = [run_words(recipe.name, seed, ROWS[name], options.overrides) for name in names]
+        for run in dict.fromkeys(map(tuple, words)):
+            stage("1_prepare.sh", options.recipe, *run)
         for name in names:
-            measured[name].append(measure(options.recipe, run, seed, ROWS[name], options.overrides))
+            measured[name].append(measure(options.recipe, recipe.name, seed, ROWS[name], options.overrides))
             print(f"{name}, seed {seed}: {measured[name][-1]}", file=sys.stderr, flush=True)
     for name, results in measured.items():
         accuracy, strict, seconds, rewards = zip(*results, strict=True)
