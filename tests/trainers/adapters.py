@@ -11,12 +11,14 @@ import json
 import os
 import pickle
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from reasongenrm.config.rewards import RewardSettings
 from reasongenrm.judge.remote import RemoteJudge
@@ -76,39 +78,50 @@ class Adapter:
     schedules: tuple[str, ...] = ("circular", "reference")
     null: bool = True
 
-    @property
-    def python(self) -> Path:
-        """Return the interpreter of its environment."""
-        return ENVIRONMENTS / self.environment / "bin" / "python"
+
+def python_of(environment: str) -> Path:
+    """Return the interpreter of a trainer's environment; without a name, this one."""
+    return ENVIRONMENTS / environment / "bin" / "python" if environment else Path(sys.executable)
 
 
-def in_environment(environment: str, script: str, **more: Any) -> Callable[[Work], Rewards]:
-    """Return a function that runs a script of `scripts/` in a trainer's environment.
+def needs_environment(name: str) -> pytest.MarkDecorator:
+    """Skip a test if the trainer's environment was not made."""
+    reason = f"make trainers makes the environment {name}"
+    return pytest.mark.skipif(not python_of(name).exists(), reason=reason)
+
+
+def run_script(environment: str, script: str, stdin: dict[str, Any]) -> Any:
+    """Run a script of `scripts/` in a trainer's environment, and return the JSON of its last line.
 
     Args:
         environment: folder in ENVIRONMENTS.
         script: name of the file, without `.py`.
-        more: further keys of what the script reads.
+        stdin: what the script reads as JSON.
     """
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("REASONGENRM_")}
+    process = subprocess.run(
+        [str(python_of(environment)), str(SCRIPTS / f"{script}.py")],
+        input=json.dumps(stdin),
+        env=inherited | {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1", "NO_PROXY": "*"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    return json.loads(process.stdout.strip().splitlines()[-1])
+
+
+def in_environment(environment: str, script: str, **more: Any) -> Callable[[Work], Rewards]:
+    """Return a function that sends a `Work` to a script of `scripts/`, with further keys; see `run_script`."""
 
     def rewards(work: Work) -> Rewards:
         groups = [
             {"prompt": one.prompt, "answers": list(one.answers), "references": list(one.references or ())}
             for one in work.groups
         ]
-        given = {"url": work.url, "tokenizer": work.tokenizer, "groups": groups, "settings": work.settings}
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith("REASONGENRM_")}
-        done = subprocess.run(
-            [str(ENVIRONMENTS / environment / "bin" / "python"), str(SCRIPTS / f"{script}.py")],
-            input=json.dumps(given | more),
-            env=inherited | {"PYTHONPATH": str(ROOT / "src"), "HF_HUB_OFFLINE": "1", "NO_PROXY": "*"},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-        result: Rewards = json.loads(done.stdout.strip().splitlines()[-1])
+        fields = {"url": work.url, "tokenizer": work.tokenizer, "groups": groups, "settings": work.settings}
+        result: Rewards = run_script(environment, script, fields | more)
         return result
 
     return rewards
@@ -168,29 +181,42 @@ def http_groups(work: Work) -> Rewards:
     return rewards
 
 
-def http_cohorts(work: Work) -> Rewards:
-    """Send each sample alone; those of a prompt meet in its cohort."""
+Exchange = tuple[dict[str, Any], dict[str, Any]]
+"""The body of a request, and that of its answer."""
 
-    async def all_rewards() -> Rewards:
+
+def post_each_sample(
+    work: Work, path: str, body_of: Callable[[Group, int], dict[str, Any]]
+) -> list[list[Exchange]]:
+    """Post all samples at once, each in a request of its own; those of a prompt meet in its cohort."""
+
+    async def all_exchanges() -> list[list[Exchange]]:
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(
             base_url=work.url, timeout=120, limits=limits, trust_env=False
         ) as client:
 
-            async def one(group: Group, number: int) -> float | None:
-                body: dict[str, Any] = {"prompt": group.prompt, "answers": [group.answers[number]]}
-                body |= {"settings": work.settings, "cohort": {"size": len(group.answers)}}
-                if column(work):
-                    body["references"] = [(group.references or ())[number]]
-                answer = await client.post("/reward", json=body)
+            async def one(group: Group, number: int) -> Exchange:
+                body = body_of(group, number)
+                answer = await client.post(path, json=body)
                 assert answer.status_code == 200, answer.text
-                [reward] = answer.json()["rewards"]
-                return reward  # type: ignore[no-any-return]
+                return body, answer.json()
 
             tasks = [[one(group, i) for i in range(len(group.answers))] for group in work.groups]
-            return [list(rewards) for rewards in await asyncio.gather(*(asyncio.gather(*t) for t in tasks))]
+            return [list(own) for own in await asyncio.gather(*(asyncio.gather(*t) for t in tasks))]
 
-    return asyncio.run(all_rewards())
+    return asyncio.run(all_exchanges())
+
+
+def http_cohorts(work: Work) -> Rewards:
+    def body(group: Group, number: int) -> dict[str, Any]:
+        fields: dict[str, Any] = {"prompt": group.prompt, "answers": [group.answers[number]]}
+        fields |= {"settings": work.settings, "cohort": {"size": len(group.answers)}}
+        return fields | ({"references": [(group.references or ())[number]]} if column(work) else {})
+
+    groups = post_each_sample(work, "/reward", body)
+    assert all(len(answer["rewards"]) == 1 for own in groups for _, answer in own)
+    return [[answer["rewards"][0] for _, answer in own] for own in groups]
 
 
 def with_server_settings(rewards: Callable[[Work], Rewards]) -> Callable[[Work], Rewards]:
@@ -231,30 +257,25 @@ def verify_body(group: Group, number: int, references: bool) -> dict[str, Any]:
 def nemo_gym(work: Work) -> Rewards:
     """Post every rollout as NeMo-Gym's agent does; a masked sample has no reward."""
 
-    async def all_rewards() -> Rewards:
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(
-            base_url=work.url, timeout=120, limits=limits, trust_env=False
-        ) as client:
+    def reward(body: dict[str, Any], answer: dict[str, Any]) -> float | None:
+        assert answer["response"] == body["response"]
+        assert answer["mask_sample"] is (answer.get("_ng_failure_class") == "judge_failed")
+        return None if answer["mask_sample"] else float(answer["reward"])
 
-            async def one(group: Group, number: int) -> float | None:
-                body = verify_body(group, number, column(work) is not None)
-                answer = await client.post("/verify", json=body)
-                assert answer.status_code == 200, answer.text
-                fields = answer.json()
-                assert fields["response"] == body["response"]
-                assert fields["mask_sample"] is (fields.get("_ng_failure_class") == "judge_failed")
-                return None if fields["mask_sample"] else float(fields["reward"])
+    def body(group: Group, number: int) -> dict[str, Any]:
+        return verify_body(group, number, references=column(work) is not None)
 
-            tasks = [[one(group, i) for i in range(len(group.answers))] for group in work.groups]
-            return [list(rewards) for rewards in await asyncio.gather(*(asyncio.gather(*t) for t in tasks))]
-
-    return asyncio.run(all_rewards())
+    return [[reward(*exchange) for exchange in own] for own in post_each_sample(work, "/verify", body)]
 
 
 def nemo_gym_agent(work: Work) -> Rewards:
     folder = ROOT / "examples" / "trainers" / "nemo_gym" / "resources_servers" / "reasongenrm"
     return in_environment("nemo_gym", "nemo_gym_rewards", example=str(folder / "app.py"))(work)
+
+
+def verl(manager: str) -> Callable[[Work], Rewards]:
+    """Return an adapter of verl's Reward Loop with this reward manager."""
+    return in_environment("verl", "run_verl", manager=manager, function="compute_score")
 
 
 def swift(name: str) -> Callable[[Work], Rewards]:
@@ -271,21 +292,21 @@ ADAPTERS = (
     Adapter("TRL, async", trl_async, tested="the reward object, pickled"),
     Adapter(
         "verl 0.9, Reward Loop, `naive`",
-        in_environment("verl", "run_verl", manager="naive", function="compute_score"),
+        verl("naive"),
         environment="verl",
         tested="verl's configuration, RewardLoopWorker and manager",
         null=False,
     ),
     Adapter(
         "verl 0.9, Reward Loop, `dapo`",
-        in_environment("verl", "run_verl", manager="dapo", function="compute_score"),
+        verl("dapo"),
         environment="verl",
         tested="the same",
         null=False,
     ),
     Adapter(
         "verl 0.9, Reward Loop, `gdpo`",
-        in_environment("verl", "run_verl", manager="gdpo", function="compute_score"),
+        verl("gdpo"),
         environment="verl",
         tested="the same",
         schedules=("circular",),

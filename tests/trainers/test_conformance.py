@@ -23,7 +23,7 @@ from reasongenrm.rewards.schedule import judge_groups
 from reasongenrm.service.server import create_app
 from support.app import running
 from support.engine_fixtures import LentEngine
-from trainers.adapters import ADAPTERS, ROOT, Adapter, Rewards, Work
+from trainers.adapters import ADAPTERS, ROOT, Adapter, Rewards, Work, needs_environment
 from trainers.groups import SIZE, toy_groups
 
 TABLE = ROOT / "build" / "conformance.md"
@@ -50,10 +50,7 @@ def cases(*, environments: bool) -> list[object]:
             adapter,
             schedule,
             id=f"{adapter.name}: {schedule}",
-            marks=pytest.mark.skipif(
-                bool(adapter.environment) and not adapter.python.exists(),
-                reason=f"make trainers makes the environment {adapter.environment}",
-            ),
+            marks=needs_environment(adapter.environment),
         )
         for adapter in ADAPTERS
         for schedule in adapter.schedules

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from dataclasses import replace
 from typing import Any
 
@@ -11,29 +9,21 @@ import pytest
 
 from reasongenrm.rewards.schedule import Group
 from reasongenrm.rewards.swift import group_mean_filled
-from trainers.adapters import ENVIRONMENTS, SCRIPTS, Work, in_environment, swift
+from trainers.adapters import Work, in_environment, needs_environment, run_script, swift
 from trainers.groups import UNREADABLE
 from trainers.test_conformance import expected
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 
-def needs(environment: str) -> pytest.MarkDecorator:
-    """Skip a test where an environment was not made."""
-    reason = f"make trainers makes the environment {environment}"
-    return pytest.mark.skipif(not (ENVIRONMENTS / environment / "bin" / "python").exists(), reason=reason)
-
-
-@needs("openrlhf")
+@needs_environment("openrlhf")
 def test_openrlhf_ends_at_a_reward_that_is_null() -> None:
-    command = [str(ENVIRONMENTS / "openrlhf" / "bin" / "python"), str(SCRIPTS / "openrlhf_null.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    found = run_script("openrlhf", "openrlhf_null", {})
     assert found["number"] == [0.5]
     assert found["null"].startswith("RuntimeError")
 
 
-@needs("verifiers")
+@needs_environment("verifiers")
 @pytest.mark.parametrize(("answer", "scored"), [(UNREADABLE, False), ("an answer", True)])
 def test_verifiers_has_a_failed_rollout_without_a_reward(work: Work, answer: str, scored: bool) -> None:
     group = Group("Count.", (answer,), ("1 2 3",))
@@ -49,7 +39,7 @@ def test_verifiers_has_a_failed_rollout_without_a_reward(work: Work, answer: str
         assert rewards == {"judge": None}
 
 
-@needs("swift")
+@needs_environment("swift")
 def test_ms_swift_gets_the_mean_of_the_group(work: Work) -> None:
     work = replace(work, groups=work.groups[:8], settings={"schedule": "circular", "unread": None})
     right = expected(work)

@@ -16,9 +16,7 @@ from reasongenrm.judge.api import Judge
 from reasongenrm.rewards.schedule import judge_groups
 from reasongenrm.rewards.verl import compute_score, compute_score_sync
 from support.vllm_server import vllm_server
-from trainers.adapters import ENVIRONMENTS, ROOT, Work, in_environment
-
-VERL = ENVIRONMENTS / "verl" / "bin" / "python"
+from trainers.adapters import ROOT, Work, in_environment, needs_environment
 
 
 @pytest.fixture
@@ -148,7 +146,7 @@ def hydra(value: Any) -> str:
 
 @pytest.mark.slow
 @pytest.mark.e2e
-@pytest.mark.skipif(not VERL.exists(), reason="make trainers makes the environment verl")
+@needs_environment("verl")
 def test_a_judge_behind_the_router_of_verl(work: Work, tiny_model: Path, tmp_path: Path) -> None:
     judge = {
         "model": str(tiny_model),
