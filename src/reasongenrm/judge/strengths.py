@@ -8,6 +8,8 @@ from typing import Any
 
 SAME = 1e-9
 """Strengths that differ by no more are tied: above the rounding error of a strength, and below the effect of one game."""
+DECIMALS = 10
+"""Of a strength: the processor decides what follows, and equal games shall leave equal files on all machines."""
 
 Matrix = Any
 """A numpy array: numpy is imported where it is used."""
@@ -123,4 +125,5 @@ def _maximise(derivatives: Callable[[Matrix], tuple[Matrix, Matrix]], n: int) ->
             break
     centre = np.eye(n) - 1 / n
     covariance = centre @ np.linalg.pinv(hessian, hermitian=True) @ centre
-    return Strengths(tuple(float(value) for value in strengths - strengths.mean()), covariance)
+    values = np.round(strengths - strengths.mean(), DECIMALS) + 0.0  # no -0.0
+    return Strengths(tuple(values.tolist()), covariance)
