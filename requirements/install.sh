@@ -35,7 +35,7 @@ fi
 install() { # install "words of grep that choose lines" [options of pip]
   local chosen=$1
   shift
-  pip install -qq --no-deps ${checks[@]+"${checks[@]}"} "$@" -r <(grep $chosen "$pins_file")
+  pip install -qq --no-deps --no-compile ${checks[@]+"${checks[@]}"} "$@" -r <(grep $chosen "$pins_file")
 }
 stop() {
   echo "setup: stopped; where the hashes do not match because an index serves builds of its own: make setup PIN_HASHES=no" >&2
@@ -54,11 +54,14 @@ echo "setup: $(grep -c '==' "$pins") pinned packages (some minutes the first tim
 install "-v ^deepspeed==" || stop
 install "^deepspeed==" --no-build-isolation --use-pep517 || stop
 pip install -qq --no-deps --no-build-isolation -e .
+# pip compiles one file after another, for half of its time; this uses all cores. Files that are no Python 3 fail, and nobody imports them.
+.venv/bin/python -m compileall -qq -j 0 -x '/tests/' .venv/lib &
 if [[ $name == cpu ]]; then
   # DeepSpeed compiles its op for CPU processes on first use, about a minute; now, and not in the middle of a training.
   echo "setup: compiling DeepSpeed's CPU op"
   PATH="$PWD/.venv/bin:$PATH" python -W ignore -c 'from deepspeed.comm.torch import build_shm_op; build_shm_op()' \
     >.venv/deepspeed-op.log 2>&1 || { echo "setup: it failed; is g++ installed? See .venv/deepspeed-op.log" >&2; exit 2; }
 fi
+wait
 echo "$name" >.venv/.installed
 echo "setup: done; . .venv/bin/activate"

@@ -1,4 +1,4 @@
-"""Child processes that never outlive their parent, and an ordered parallel map with little in memory."""
+"""Child processes that never outlive their parent, an ordered parallel map with little in memory, and the end of torch's threads."""
 
 from __future__ import annotations
 
@@ -35,6 +35,19 @@ def die_with_parent() -> None:
         import signal
 
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def end_thread_pool() -> None:
+    """End the OpenMP threads with which torch computes for the calling thread; its next computation starts new ones.
+
+    GNU's library has such threads for each thread that computes. Where they are more than the cores, it no longer lets them spin:
+    every one sleeps at every barrier, and a step on a CPU takes longer.
+    """
+    import ctypes
+
+    library = ctypes.CDLL(None)
+    if hasattr(library, "omp_pause_resource_all"):  # torch is loaded, and has OpenMP
+        library.omp_pause_resource_all(1)  # omp_pause_soft
 
 
 def has_ended(process: int) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
 import socket
 import threading
 import time
@@ -13,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.evaluate import JudgingConfig
@@ -51,6 +54,25 @@ def held(engine: LiveEngine) -> Iterator[None]:
         yield
     finally:
         engine.go_on.set()
+
+
+def test_the_thread_that_shares_a_judge_keeps_no_openmp_threads(judge: Judge) -> None:
+    def tasks() -> set[str]:
+        return set(os.listdir("/proc/self/task"))
+
+    numbers = torch.ones(2**20)
+    numbers.exp()  # the first computation sets the number of threads
+    openmp = ctypes.CDLL(None)
+    limit, before = openmp.omp_get_max_threads(), tasks()
+    openmp.omp_set_num_threads(limit + 2)
+    try:
+        numbers.exp()
+        pool = tasks() - before
+        assert len(pool) >= 2
+        with SharedJudge(judge):
+            assert not pool & tasks()
+    finally:
+        openmp.omp_set_num_threads(limit)
 
 
 def test_requests_join_those_that_the_engine_has(judge: Judge, engine: LiveEngine) -> None:

@@ -16,6 +16,7 @@ from reasongenrm.judge.api import Judge
 from reasongenrm.judge.batches import ListInput
 from reasongenrm.judge.inputs import ComparisonInput, RatingInput
 from reasongenrm.judge.live import Job, LiveJobs
+from reasongenrm.processes import end_thread_pool
 from reasongenrm.records import Comparison, ListVerdict, Rating
 
 
@@ -90,6 +91,7 @@ class SharedJudge(Judge):
         self._jobs = LiveJobs(judge, self._take, self._put_back, self._finish)
         self._pace = 0.0  # mean seconds from one result to the next
         self._last = 0.0  # when the last one was there
+        end_thread_pool()  # an engine in this process computes in the judge's thread from now on
         self._thread = Thread(target=self._work, name="judge", daemon=True)
         self._thread.start()
 
