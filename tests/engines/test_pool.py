@@ -60,7 +60,8 @@ def results(pool: WorkerPool[int], work: object) -> dict[tuple[int, ...], object
 
 @pytest.mark.slow
 def test_32_workers_are_busy_while_there_are_blocks(tmp_path: Path) -> None:
-    """Blocks of a resource that only waits: nearly all of the workers' time is in blocks (bench/workers.py: 10,000).
+    """Blocks of a resource that only waits: most of the workers' time is in blocks. How much depends on the machine: 32 processes
+    share its cores (`bench/workers.py` measures it). A driver that feeds some workers only, or one after another, stays far below.
 
     The first test of this file: a process has one Ray session, and the next tests share theirs.
     """
@@ -79,7 +80,7 @@ def test_32_workers_are_busy_while_there_are_blocks(tmp_path: Path) -> None:
     finally:
         pool.close()
     assert done == count
-    assert busy / (32 * wall) >= 0.9, (busy, wall, pool.summary())
+    assert busy / (32 * wall) >= 0.6, (busy, wall, pool.summary())
     assert sum(worker["blocks"] for worker in read_json(tmp_path / "workers.json")["work"]) == count + 64
 
 
