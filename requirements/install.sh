@@ -54,7 +54,7 @@ echo "setup: $(grep -c '==' "$pins") pinned packages (some minutes the first tim
 install "-v ^deepspeed==" || stop
 install "^deepspeed==" --no-build-isolation --use-pep517 || stop
 pip install -qq --no-deps --no-build-isolation -e .
-# pip compiles one file after another, for half of its time; this uses all cores. Files that are no Python 3 fail, and nobody imports them.
+# pip compiles one file after another, for half of its time; this uses all cores. Files that are not Python 3 fail, and nobody imports them.
 .venv/bin/python -m compileall -qq -j 0 -x '/tests/' .venv/lib &
 if [[ $name == cpu ]]; then
   # DeepSpeed compiles its op for CPU processes on first use, about a minute; now, and not in the middle of a training.

@@ -247,7 +247,7 @@ _INTRODUCTION = (
 def _limits_text(limits: Limits) -> str:
     most, rewards, rows = (size // 2**20 for size in (limits.body, limits.rewards_body, limits.rows_body))
     return (
-        f"413 stands for more than {limits.text:,} characters in a turn, an answer or a criterion, {limits.turns} turns, {limits.answers} answers or "
+        f"413 means more than {limits.text:,} characters in a turn, an answer or a criterion, {limits.turns} turns, {limits.answers} answers or "
         f"{limits.criteria} criteria, or a body of more than {most} MiB ({rewards} MiB for `/get_reward` and `/verify`, {rows} MiB for "
         "`/compare_many` and `/rate_many`)."
     )

@@ -129,7 +129,7 @@ def test_a_csv_file_is_refused_with_a_way_to_convert_it(
     assert "unsupported file type: .csv" in error_text and "save it as JSONL" in error_text
     import pandas
 
-    code = error_text.split("in Python: ")[1].rsplit(")", 1)[0]  # the hint stands in brackets
+    code = error_text.split("in Python: ")[1].rsplit(")", 1)[0]  # the hint is in brackets
     jsonl = tmp_path / "in.jsonl"
     exec(code, {"pandas": pandas, "FILE": source, "OUT": jsonl})
     assert filter_replies(str(head), str(jsonl), str(out), threshold=-1e6) == {"rows": 1, "kept": 1}

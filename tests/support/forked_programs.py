@@ -39,7 +39,7 @@ class ForkedProcess(subprocess.Popen[bytes]):
             super()._execute_child(args, *rest)  # type: ignore[misc]
             return
         folder, environment, pipes, new_session = rest[4], rest[5], rest[9:15], rest[-2]
-        assert folder is None, "it starts where the spawner stands"
+        assert folder is None, "it starts in the folder of the spawner"
         streams = [own if pipe == -1 else pipe for own, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
         program = {"words": words[2:], "environment": dict(environment or os.environ), "session": new_session}
         socket.send_fds(self.spawner, [json.dumps(program).encode()], streams)

@@ -9,7 +9,7 @@ from typing import Any
 SAME = 1e-9
 """Strengths that differ by no more are tied: above the rounding error of a strength, and below the effect of one game."""
 DECIMALS = 10
-"""Of a strength: the processor decides what follows, and equal games shall leave equal files on all machines."""
+"""Of a strength. Further digits depend on the processor, and equal games should leave equal files on all machines."""
 
 Matrix = Any
 """A numpy array: numpy is imported where it is used."""

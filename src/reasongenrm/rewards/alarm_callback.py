@@ -42,7 +42,7 @@ def alarm_callback(
         seed: of the samples.
 
     Raises:
-        ConfigError: `every` is not a positive whole number, `watch` or `trainer` is none, or the trainer uses FSDP.
+        ConfigError: `every` is not a positive whole number, `watch` or `trainer` is of another kind, or the trainer uses FSDP.
     """
     from accelerate.utils import broadcast_object_list
     from transformers import TrainerCallback
