@@ -97,6 +97,20 @@ def frozen_objects() -> None:
 CHAIN = "tests/e2e/chain/"
 """The folder of the tests that share one run of all stages."""
 
+LONG_FILES = [
+    ROOT / "tests" / name
+    for name in """
+        engines/test_pool.py e2e/test_e2e_workers.py train/test_process.py rewards/test_alarm_callback.py e2e/test_e2e_recipes.py
+        scalar/test_notebook.py e2e/test_e2e_scalar.py scalar/test_vllm_pooling.py engines/test_vllm_server.py
+        engines/test_workers.py e2e/test_e2e_distil.py trainers/test_conformance.py doctor/test_measure.py train/test_grpo.py
+        e2e/test_e2e_app_try.py e2e/test_e2e_real_data.py engines/test_vllm_thoughts.py e2e/test_e2e_distil_toy.py
+        e2e/test_e2e_bad_input.py stages/test_draft.py doctor/test_report.py train/test_scalar.py e2e/test_e2e_app_label.py
+        e2e/test_e2e_teachers.py bench/test_hacking.py train/test_merge_models.py e2e/test_e2e_redo.py
+    """.split()
+]
+"""The files that take longest, the longest first: with `--durations=60`, pytest prints the seconds of their tests."""
+assert [path for path in LONG_FILES if not path.is_file()] == []
+
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Skip files without a slow test in `make test-slow`, whose imports would take longer than many of its tests."""
@@ -114,14 +128,13 @@ def pytest_collection_finish() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files with the longest tests first, so that no worker begins one when the others are done."""
-    first = {"slow": 1, "e2e": 2, "engine": 3}
-    rank: dict[Path, int] = {}
+    kinds = {"slow": 1, "e2e": 2, "engine": 3}
+    rank: dict[Path, tuple[int, int]] = {}
     for item in items:
-        ranks = [first[mark.name] for mark in item.iter_markers() if mark.name in first]
-        if item.nodeid.startswith(CHAIN):
-            ranks = [0]
-        rank[item.path] = min([rank.get(item.path, 4), *ranks])
-    items.sort(key=lambda item: rank[item.path])
+        kind = min([4, *(kinds[mark.name] for mark in item.iter_markers() if mark.name in kinds)])
+        rank[item.path] = min(rank.get(item.path, (1, 4)), (1, kind))
+    rank |= {path: (0, place) for place, path in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: (not item.nodeid.startswith(CHAIN), rank[item.path]))
 
 
 @pytest.hookimpl(optionalhook=True)
