@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-all unit coverage browser lint format docs demo soak integrations trainers lock audit clean
+.PHONY: help setup test fast test-slow test-all unit coverage browser lint format docs demo soak integrations trainers lock audit clean
 
 # Which pin file .venv is filled from: cpu, gpu-py311 or gpu-py312. Once set up, .venv remembers.
 INSTALLED := $(shell cat .venv/.installed 2>/dev/null)
@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Processes that run tests side by side, each on cores of its own; a file's tests stay together, in their order, and so do
 # those of tests/e2e/chain, which share one run (see tests/conftest.py).
 TEST_WORKERS ?= 2
-# Files of long tests come first in the tree's order; a worker takes the next file when it is done with one.
+# Files of long tests come first (see tests/conftest.py); a worker takes the next file when it is done with one.
 PYTEST = $(ACTIVATE) && python -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 help: ## this list
@@ -31,7 +31,10 @@ ifneq ($(INSTALLED),$(PINS))
 .PHONY: .venv/.installed # filled from other pins, or never
 endif
 
-test: lint browser ## lint, types, and all tests but the slow ones
+test: browser ## lint, types, and all tests but the slow ones
+	@$(MAKE) --no-print-directory -j2 lint fast
+
+fast: setup # side by side with lint, which leaves a core without work for more than a minute
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-slow: setup browser ## the slow tests: many kills, long chains of stages, pages in a browser (about 20 minutes on two cores)
