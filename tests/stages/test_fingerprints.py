@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -152,9 +153,15 @@ def leaves(value: Any, key: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
         yield key
 
 
-def full(changes: Mapping[tuple[str, ...], Any] | None = None) -> Recipe:
-    values = Recipe.model_validate(FULL).model_dump(mode="json")
-    for key, value in (changes or {}).items():
+@cache
+def full() -> Recipe:
+    """The recipe with every key; its settings are not changed."""
+    return Recipe.model_validate(FULL)
+
+
+def with_values(changes: Mapping[tuple[str, ...], Any]) -> Recipe:
+    values = full().model_dump(mode="json")
+    for key, value in changes.items():
         node = values
         for part in key[:-1]:
             node = node[part]
@@ -166,9 +173,14 @@ def all_steps(recipe: Recipe) -> dict[str, Step]:
     return prepare_steps(recipe) | train_steps(recipe) | evaluate_steps(recipe)
 
 
+@cache
+def steps_of_full() -> dict[str, Step]:
+    return all_steps(full())
+
+
 def changed(before: Recipe, after: Recipe) -> set[str]:
     """Names of the steps with other settings, or that only one of the recipes has."""
-    old, new = all_steps(before), all_steps(after)
+    old, new = steps_of_full() if before is full() else all_steps(before), all_steps(after)
     differing = {n for n in old.keys() & new.keys() if changed_keys(old[n].settings, new[n].settings)}
     return differing | (old.keys() ^ new.keys())
 
@@ -208,7 +220,7 @@ def other_recipe(key: tuple[str, ...]) -> Recipe | None:
         if other == value:
             continue
         try:
-            return full({key: other})
+            return with_values({key: other})
         except ValidationError:
             continue
     return None
@@ -319,7 +331,7 @@ def test_the_pass_through_keys_of_the_table_are_keys_of_the_libraries() -> None:
     ],
 )
 def test_a_key_belongs_to_the_steps_whose_results_it_changes(key: str, value: Any, steps: set[str]) -> None:
-    assert changed(full(), full({tuple(key.split(".")): value})) == steps
+    assert changed(full(), with_values({tuple(key.split(".")): value})) == steps
 
 
 @pytest.mark.parametrize(
@@ -335,14 +347,14 @@ def test_what_a_training_step_samples_and_renders_with_belongs_to_it(
     key: str, value: Any, kinds: tuple[str, ...]
 ) -> None:
     trained = full().trained
-    steps = changed(full(), full({tuple(key.split(".")): value}))
+    steps = changed(full(), with_values({tuple(key.split(".")): value}))
     assert {name for name in trained if f"judges.{name}" in steps} == {
         name for name, step in trained.items() if step.kind in kinds
     }
 
 
 def test_judging_changes_all_steps_of_judges_but_no_scores_of_the_scalar_head() -> None:
-    steps = changed(full(), full({("evaluate", "max_tokens"): 99}))
+    steps = changed(full(), with_values({("evaluate", "max_tokens"): 99}))
     models = ("base", "base-direct", *full().trained, "served", "claude")
     assert steps == {f"evaluate.{name}.{model}" for name in BENCHMARKS for model in models}
 
@@ -350,15 +362,16 @@ def test_judging_changes_all_steps_of_judges_but_no_scores_of_the_scalar_head() 
 def test_a_teacher_a_benchmark_or_a_judge_more_or_less_changes_no_other_step() -> None:
     values = full().model_dump(mode="json")
     teachers = values["teachers"] | {"new": {"mode": "hindsight"}}
-    assert changed(full(), full({("teachers",): teachers})) == {"reasons.new", "records"}
+    assert changed(full(), with_values({("teachers",): teachers})) == {"reasons.new", "records"}
     benchmarks = values["evaluate"]["benchmarks"] | {"new": {"path": "new.jsonl"}}
-    steps = changed(full(), full({("evaluate", "benchmarks"): benchmarks}))
+    steps = changed(full(), with_values({("evaluate", "benchmarks"): benchmarks}))
     assert steps and all(step.startswith("evaluate.new.") for step in steps)
     steps = changed(
-        full(), full({("judges",): values["judges"] | {"new": {"template": "think", "steps": ["sft"]}}})
+        full(),
+        with_values({("judges",): values["judges"] | {"new": {"template": "think", "steps": ["sft"]}}}),
     )
     assert steps == {"judges.new", *(f"evaluate.{name}.new" for name in BENCHMARKS)}
-    assert changed(full(), full({("evaluate", "base"): False})) == {
+    assert changed(full(), with_values({("evaluate", "base"): False})) == {
         f"evaluate.{name}.{base}" for name in BENCHMARKS for base in ("base", "base-direct")
     }
 
@@ -393,8 +406,8 @@ def test_files_are_part_of_the_settings(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_training_all_weights_is_another_step() -> None:
-    adapters = full({("train", "lora"): {}})
-    whole = full({("train", "lora"): {}, ("train", "parameters"): "all"})
+    adapters = with_values({("train", "lora"): {}})
+    whole = with_values({("train", "lora"): {}, ("train", "parameters"): "all"})
     names = [f"judges.{name}" for name in full().trained]
     judged = [f"evaluate.{benchmark}.{name}" for benchmark in BENCHMARKS for name in full().trained]
     assert changed(adapters, whole) == {*names, *judged}
