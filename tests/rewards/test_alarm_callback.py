@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,73 +16,36 @@ import pytest
 
 from reasongenrm.config.recipe import TrainConfig
 from reasongenrm.errors import ConfigError
-from reasongenrm.records import Comparison
 from reasongenrm.rewards.alarm import HackingWatch
 from reasongenrm.rewards.alarm_callback import alarm_callback
-from reasongenrm.rewards.group import GroupReward
 from reasongenrm.store import read_json
 from reasongenrm.train.launch import launch_command, launch_environment, read_launch
-
-QUESTIONS = ("count to three", "name a colour", "add two and two", "say no")
-
-
-class Longer:
-    """A judge that likes long answers."""
-
-    def compare_many(self, rows: Any) -> Any:
-        for _, a, b in rows:
-            chance = 0.5 + max(-0.5, min(0.5, (len(a) - len(b)) / 100))
-            yield Comparison("c", "A" if chance > 0.5 else "B", chance, "", "ok", (), 1, 1)
-
-
-def trainer(model: Path, tokenizer: Any, folder: Path, watch: HackingWatch | None, steps: int) -> Any:
-    from datasets import Dataset
-    from trl import GRPOConfig, GRPOTrainer
-
-    prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
-    config = GRPOConfig(
-        output_dir=str(folder), max_steps=steps, use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, seed=1, logging_steps=1,
-        per_device_train_batch_size=4, num_generations=2, max_completion_length=6, learning_rate=1e-2, save_steps=2,
-    )  # fmt: skip
-    made = GRPOTrainer(model=str(model), reward_funcs=GroupReward(Longer()), args=config,
-                       train_dataset=Dataset.from_dict({"prompt": prompts}), processing_class=tokenizer)  # fmt: skip
-    if watch is not None:
-        made.add_callback(alarm_callback(watch, made, every=2, max_new_tokens=6, batch_size=3))
-    return made
-
-
-def watch(folder: Path) -> HackingWatch:
-    prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
-    return HackingWatch(
-        folder, judge=Longer(), prompts=prompts, references=["a few words"] * 4, second=lambda *_: 0.5
-    )
+from support.watched_training import Pleased
 
 
 @pytest.mark.e2e
 @pytest.mark.slow
-def test_a_watched_training_learns_the_same_and_a_killed_one_continues(
-    tiny_model: Path, toy_tokenizer: Any, tmp_path: Path
+def test_a_watched_training_learns_the_same_and_a_killed_one_ends_with_the_same_checks(
+    tiny_model: Path, tmp_path: Path
 ) -> None:
-    import torch
+    environment = os.environ | {"PYTHONPATH": "tests", "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, "-m", "support.killed_training", str(tiny_model), str(tmp_path)]
+    with (tmp_path / "log").open("w") as log:
+        subprocess.run(command, env=environment, stdout=log, stderr=log, timeout=600, check=True)
+    killed = [["killed", kill, -signal.SIGKILL] for kill in ("judge 3", "step 5", "judge 7")]
+    ends = [["plain", "", 0], ["whole", "", 0], *killed, ["killed", "", 0]]
+    assert read_json(tmp_path / "ends.json") == ends, (tmp_path / "log").read_text()[-6000:]
+    plain, whole, continued = (read_json(tmp_path / f"{way}.json") for way in ("plain", "whole", "killed"))
+    assert plain == whole == continued
 
-    plain = trainer(tiny_model, toy_tokenizer, tmp_path / "plain", None, 5)
-    plain.train()
-    own = watch(tmp_path / "watched/alarm")
-    watched = trainer(tiny_model, toy_tokenizer, tmp_path / "watched", own, 5)
-    watched.train()
-    after = dict(watched.model.named_parameters())
-    assert all(torch.equal(weights, after[name]) for name, weights in plain.model.named_parameters())
-    rows = [json.loads(line) for line in own.path.read_text().splitlines()]
-    assert [row["step"] for row in rows] == [0, 2, 4, 5], "before, every second step, and at the end"
-    assert [[step for step, _ in row["rewards"]] for row in rows] == [[], [1], [2, 3], [4, 5]]
+    content = (tmp_path / "whole/alarm/alarm.jsonl").read_bytes()
+    rows = [json.loads(line) for line in content.splitlines()]
+    assert [row["step"] for row in rows] == [0, 3, 6, 7], "before, every third step, and at the end"
+    assert [[step for step, _ in row["rewards"]] for row in rows] == [[], [1, 2], [3, 4, 5], [6]]
     assert all(len(row["answers"]) == 4 for row in rows) and rows[0]["answers"] != rows[-1]["answers"]
-
-    # Killed between two checkpoints, after a check: the trainer goes back to step 4.
-    whole = own.path.read_bytes()
-    again = watch(tmp_path / "watched/alarm")
-    resumed = trainer(tiny_model, toy_tokenizer, tmp_path / "watched", again, 5)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "watched/checkpoint-4"))
-    assert own.path.read_bytes() == whole and again.checks == own.checks
+    assert (tmp_path / "killed/alarm/alarm.jsonl").read_bytes() == content
+    report = (tmp_path / "whole/alarm/alarm.md").read_bytes()
+    assert (tmp_path / "killed/alarm/alarm.md").read_bytes() == report
 
 
 @pytest.mark.e2e
@@ -87,7 +53,7 @@ def test_a_watched_training_learns_the_same_and_a_killed_one_continues(
 @pytest.mark.parametrize(
     ("launch", "stage", "ways"),
     [
-        ("cpu-2proc", 2, ["plain", "whole", "again"]),
+        ("cpu-2proc", 2, ["plain", "whole", "again", "refused", "broken"]),
         ("cpu-2proc-zero3", 3, ["plain", "whole", "again", "parts"]),
     ],
 )
@@ -110,7 +76,20 @@ def test_two_processes_share_the_sampling_and_one_of_them_judges(
         read: dict[str, Any] = read_json(tmp_path / f"{way}.{rank}.json")
         return read
 
-    for way in ways:
+    problem = "OSError: the line is cut"
+    for way, kinds, problems in (
+        ("refused", ["EngineError", "EngineError"], ["no such judge", "no such judge"]),
+        ("broken", ["OSError", "EngineError"], ["the line is cut", f"the first process failed in a check: {problem}"]),
+    ):  # fmt: skip
+        if way not in ways:
+            continue
+        ends = [record(way, rank) for rank in (0, 1)]
+        assert [end["kind"] for end in ends] == kinds and [end["problem"] for end in ends] == problems
+        assert [end["step"] for end in ends] == [2, 2], "none goes on, and none waits"
+        rows = (tmp_path / way / "alarm/alarm.jsonl").read_text().splitlines()
+        assert [json.loads(row)["step"] for row in rows] == [0, 1]
+
+    for way in {*ways} - {"refused", "broken"}:
         first, second = record(way, 0), record(way, 1)
         assert first["zero"] == stage and first["weights"] == second["weights"]
         if way != "again":
@@ -153,8 +132,9 @@ def test_two_processes_share_the_sampling_and_one_of_them_judges(
     ],
 )
 def test_what_a_callback_cannot_use_is_refused(change: dict[str, Any], location: str, tmp_path: Path) -> None:
+    watch = HackingWatch(tmp_path, judge=Pleased(), prompts=["say no"], references=["no"])
     model = SimpleNamespace(accelerator=None, model=None, processing_class=None)
-    good = {"watch": watch(tmp_path), "trainer": model, "every": 2}
+    good = {"watch": watch, "trainer": model, "every": 2}
     assert alarm_callback(**good), "the rest is accepted"
     with pytest.raises(ConfigError) as caught:
         alarm_callback(**(good | change))

@@ -1,8 +1,8 @@
 """GRPO with and without an alarm in every process of one launch: their imports take most of the time.
 
 `python -m support.watched_training MODEL FOLDER WAY...` trains once for each way. In FOLDER/WAY every process writes `<rank>.json`:
-how often it judged held-out answers, the alarms that it raised, and hashes of the weights. Only the first process has the
-folder `alarm` of FOLDER/WAY; the others have one of their own, as on another machine.
+how often it judged held-out answers, the alarms that it raised, and hashes of the weights; or the error that ended it, and at which
+step. Only the first process has the folder `alarm` of FOLDER/WAY; the others have one of their own, as on another machine.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from reasongenrm.errors import EngineError, ReasonGenRMError
 from reasongenrm.processes import die_with_parent
 from reasongenrm.records import Comparison
 from reasongenrm.rewards.alarm import HackingWatch
@@ -40,9 +41,15 @@ class Pleased:
 
     checks = 0
 
+    def __init__(self, error: Exception | None = None) -> None:
+        """Fail with the error, if there is one, at the third check."""
+        self._error = error
+
     def compare_many(self, rows: Any) -> Any:
         rows = list(rows)
         held_out = rows[0][2] == REFERENCE
+        if held_out and self.checks == 2 and self._error is not None:
+            raise self._error
         for _, a, b in rows:
             chance = 0.5 + max(-0.5, min(0.5, (len(a) - len(b)) / 100))
             chance = 0.5 + 0.05 * self.checks if held_out else chance
@@ -50,15 +57,22 @@ class Pleased:
         self.checks += held_out
 
 
+FAILURES = {
+    "refused": EngineError("no such judge", location="judge", hint="start it"),
+    "broken": OSError("the line is cut"),
+}
+"""Way -> what its judge fails with."""
+
+
 def train(model: str, folder: Path, way: str) -> None:
     """Train in one way: `plain`, without an alarm; `whole`; `parts`, without gathering the weights of ZeRO-3; `again`, as `whole`
-    from its step 4 on."""
+    from its step 4 on; or one of FAILURES."""
     from accelerate.state import AcceleratorState
     from datasets import Dataset
     from transformers import AutoTokenizer
     from trl import GRPOConfig, GRPOTrainer
 
-    place, judge = folder / ("whole" if way == "again" else way), Pleased()
+    place, judge = folder / ("whole" if way == "again" else way), Pleased(FAILURES.get(way))
     prompts = [[{"role": "user", "content": question}] for question in QUESTIONS]
     config = GRPOConfig(
         output_dir=str(place), max_steps=5, use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, seed=1,
@@ -79,17 +93,22 @@ def train(model: str, folder: Path, way: str) -> None:
     )
     if way != "plain":
         trainer.add_callback(alarm_callback(watch, trainer, every=1, max_new_tokens=4, batch_size=2))
-    trainer.train(resume_from_checkpoint=str(place / "checkpoint-4") if way == "again" else None)
-    record = {
-        "judged": judge.checks,
-        "checks": [check.step for check in watch.checks],
-        "weights": digest(trainer.model),
-    }
-    plugin = trainer.accelerator.state.deepspeed_plugin
-    write_json(
-        folder / f"{way}.{rank}.json",
-        record | {"alarms": [alarm.text for alarm in watch.alarms], "zero": plugin and plugin.zero_stage},
-    )
+    record: dict[str, Any]
+    try:
+        trainer.train(resume_from_checkpoint=str(place / "checkpoint-4") if way == "again" else None)
+    except (ReasonGenRMError, OSError) as error:
+        problem = getattr(error, "problem", str(error))
+        record = {"kind": type(error).__name__, "problem": problem, "step": trainer.state.global_step}
+    else:
+        plugin = trainer.accelerator.state.deepspeed_plugin
+        record = {
+            "judged": judge.checks,
+            "checks": [check.step for check in watch.checks],
+            "alarms": [alarm.text for alarm in watch.alarms],
+            "weights": digest(trainer.model),
+            "zero": plugin and plugin.zero_stage,
+        }
+    write_json(folder / f"{way}.{rank}.json", record)
     trainer.accelerator.wait_for_everyone()
     AcceleratorState._reset_state()  # the next trainer's settings of DeepSpeed are its own
 

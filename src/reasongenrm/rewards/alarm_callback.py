@@ -5,11 +5,13 @@ trainer.add_callback(alarm_callback(watch, trainer, every=20))
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from reasongenrm.errors import ConfigError
+from reasongenrm import errors
+from reasongenrm.errors import ConfigError, ReasonGenRMError, first_line
 from reasongenrm.judge.inputs import PromptInput
 from reasongenrm.records import unit_hash
 from reasongenrm.rewards.alarm import HackingWatch
@@ -28,9 +30,10 @@ def alarm_callback(
     """Return a callback for any trainer of TRL or transformers whose model generates.
 
     It checks before the first step, after every `every` steps, and at the end. The samples depend on the seed and the step alone,
-    and torch's generators are put back: a training that is watched samples and learns the same as one that is not. With several
-    processes each samples a part of the prompts, and the first one judges and writes. Under ZeRO-3 all processes sample as often, as
-    they share the weights: gathered, or one layer after the other where the trainer's `ds3_gather_for_generation` is false.
+    and the generators of Python, numpy and torch are put back: a training that is watched samples and learns the same as one that is
+    not, and one that was killed has the same checks in the end. With several processes each samples a part of the prompts, and the
+    first one judges and writes; if that fails, all of them raise its error. Under ZeRO-3 all processes sample as often, as they share
+    the weights: gathered, or one layer after the other where the trainer's `ds3_gather_for_generation` is false.
 
     Args:
         watch: over the held-out prompts.
@@ -55,29 +58,50 @@ def alarm_callback(
     class AlarmCallback(TrainerCallback):
         """Checks of a `HackingWatch` during a training."""
 
+        last_step = -1
+
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             watch.start()
-            checked = any(0 < check.step <= state.global_step for check in watch.checks)
+            step = state.global_step
+            # A checkpoint between two checks needs none of its own; where the last one is missing, the alarm is new.
+            checked = step > 0 and any(step - step % every <= check.step <= step for check in watch.checks)
             # Only the first process has the checks of an earlier start, and those of an earlier training in this one.
             if not broadcast_object_list([checked])[0]:
                 self.check(state)
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step % every == 0:
+            # The last step, too, before its checkpoint: a training that continues from there trains a step more (transformers).
+            if state.global_step % every == 0 or state.global_step >= state.max_steps:
                 self.check(state)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if state.global_step % every:
+            if state.global_step != self.last_step:  # it was stopped earlier
                 self.check(state)
 
         def check(self, state: Any) -> None:
             step = state.global_step
-            answers = _gathered(trainer, watch.prompts, sampling, batch_size, ("alarm", seed, step))
-            if trainer.accelerator.is_main_process:
-                last = max(watch.reward_steps(step), default=-1)
-                # The history is part of a checkpoint: nothing is lost by a kill.
-                logged = [(row["step"], row["reward"]) for row in state.log_history if "reward" in row]
-                watch.check(step, answers, rewards=[row for row in logged if row[0] > last])
+            with _seeded(trainer.model, ("alarm", seed, step, trainer.accelerator.process_index)):
+                answers = _gathered(trainer, watch.prompts, sampling, batch_size)
+                failure: Exception | None = None
+                if trainer.accelerator.is_main_process:
+                    try:
+                        self.judge(state, answers)
+                    except Exception as error:
+                        failure = error
+                # The others would wait for the first process at the next step, until the launcher ends them.
+                [fields] = broadcast_object_list([failure and _fields(failure)])
+            if failure is not None:
+                raise failure
+            if fields is not None:
+                kind, texts = fields
+                raise getattr(errors, kind)(**texts)
+            self.last_step = step
+
+        def judge(self, state: Any, answers: Sequence[str]) -> None:
+            last = max(watch.reward_steps(state.global_step), default=-1)
+            # The history is part of a checkpoint: nothing is lost by a kill.
+            logged = [(row["step"], row["reward"]) for row in state.log_history if "reward" in row]
+            watch.check(state.global_step, answers, rewards=[row for row in logged if row[0] > last])
 
     return AlarmCallback()
 
@@ -99,12 +123,17 @@ def _check_arguments(watch: Any, trainer: Any, every: Any) -> None:
         raise ConfigError(problem, location="every", hint="give a whole number from 1 on")
 
 
+def _fields(error: Exception) -> tuple[str, dict[str, str]]:
+    """Return an error as what another process can raise: the name of its class in `errors`, and its arguments."""
+    if isinstance(error, ReasonGenRMError):
+        kinds = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__]
+        return kinds[0], {name: getattr(error, name) for name in ("problem", "location", "hint")}
+    problem = f"the first process failed in a check: {type(error).__name__}: {first_line(error)}"
+    return "EngineError", {"problem": problem, "location": "alarm", "hint": "see its log"}
+
+
 def _gathered(
-    trainer: Any,
-    prompts: Sequence[PromptInput],
-    sampling: dict[str, Any],
-    batch_size: int,
-    key: tuple[Any, ...],
+    trainer: Any, prompts: Sequence[PromptInput], sampling: dict[str, Any], batch_size: int
 ) -> list[str]:
     """Return one answer per prompt, in every process."""
     from accelerate.utils import gather_object
@@ -113,8 +142,7 @@ def _gathered(
     count, first = accelerator.num_processes, accelerator.process_index
     # As many in every process, so that ZeRO-3 can sample all batches in step: the last ones may be prompts of the others.
     own = [i % len(prompts) for i in range(first, -(-len(prompts) // count) * count, count)]
-    with _seeded(trainer.model, (*key, first)):
-        answers = _sampled(trainer, [prompts[i] for i in own], sampling, batch_size)
+    answers = _sampled(trainer, [prompts[i] for i in own], sampling, batch_size)
     if count == 1:
         return answers
     gathered: list[tuple[int, str]] = gather_object(list(zip(own, answers, strict=True)))
@@ -169,10 +197,19 @@ def _prompt_ids(tokenizer: Any, prompt: PromptInput) -> list[int]:
 
 @contextmanager
 def _seeded(model: Any, key: tuple[Any, ...]) -> Iterator[None]:
-    """Seed torch's generators from the key, and put them back at the end."""
+    """Seed the generators of Python, numpy and torch from the key, and put them back at the end."""
+    import numpy as np
     import torch
 
     device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(unit_hash(*key) * 2**62))
-        yield
+    seed = int(unit_hash(*key) * 2**62)
+    python, legacy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
