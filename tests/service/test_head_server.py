@@ -199,10 +199,49 @@ def test_concurrent_clients_get_their_own_scores(url: str, head: ScalarRewardMod
 
 
 def test_a_request_that_waits_too_long_is_told_to_come_again(head: ScalarRewardModel) -> None:
-    shared = SharedHead(head, seconds=0.2)
-    with running(create_head_app(shared, model="m")) as url, shared._turn():
-        reply = post(url, "/score", {"text_1": "q", "text_2": "a"})
+    class SlowHead:
+        """A head whose first score waits for an event."""
+
+        scale = head.scale
+
+        def tokens(self, context: Any, response: str) -> int:
+            begun.set()
+            go_on.wait(60)
+            return head.tokens(context, response)
+
+        def score_batch(self, *arguments: Any) -> list[float]:
+            return head.score_batch(*arguments)
+
+    begun, go_on = threading.Event(), threading.Event()
+    shared, body = SharedHead(SlowHead(), seconds=0.2), {"text_1": "q", "text_2": "a"}  # type: ignore[arg-type]
+    with running(create_head_app(shared, model="m")) as url, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(post, url, "/score", body)
+        assert begun.wait(60)
+        reply = post(url, "/score", body)
+        go_on.set()
+        assert first.result().status_code == 200, "what has begun is not given up"
     assert reply.status_code == 503 and "again" in reply.json()["hint"]
+    assert shared.counts == {"requests": 1, "scores": 1}
+
+
+def test_one_thread_computes_for_all_requests(head: ScalarRewardModel) -> None:
+    threads = set()
+
+    class NotingHead:
+        """A head that notes which threads compute."""
+
+        scale, tokens = head.scale, head.tokens
+
+        def score_batch(self, *arguments: Any) -> list[float]:
+            threads.add(threading.get_ident())
+            return head.score_batch(*arguments)
+
+    shared = SharedHead(NotingHead())  # type: ignore[arg-type]
+    with running(create_head_app(shared, model="m")) as url, ThreadPoolExecutor(8) as pool:
+        replies = pool.map(lambda _: ask(url, "/score", {"text_1": "q", "text_2": "a"}), range(16))
+        assert len({scores(reply)[0] for reply in replies}) == 1
+    assert len(threads) == 1
+    shared.close()
 
 
 def test_the_command_serves_until_a_signal(folder: Path, head: ScalarRewardModel) -> None:

@@ -2,9 +2,9 @@
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of nested functions.
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from threading import Lock
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from typing import Annotated, Any, Literal, Self
 from uuid import uuid4
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from reasongenrm.errors import DataError, EngineError
 from reasongenrm.judge.inputs import input_errors
 from reasongenrm.judge.sharing import JudgeBusy
+from reasongenrm.processes import end_thread_pool
 from reasongenrm.records import Message
 from reasongenrm.rows.turns import check_turns
 from reasongenrm.scalar.model import ScalarRewardModel
@@ -143,7 +144,9 @@ def _turns(turns: Sequence[Turn], location: str, limits: Limits) -> list[Message
 
 
 class SharedHead:
-    """One head for the threads of a server: a forward pass at a time.
+    """One head for the threads of a server: a single thread computes, a request at a time.
+
+    OpenMP keeps a pool of threads for each thread that computes, and lets none of them spin once they are more than the cores.
 
     Args:
         head: the head.
@@ -153,8 +156,9 @@ class SharedHead:
 
     def __init__(self, head: ScalarRewardModel, *, batch_size: int = 32, seconds: float = 3600) -> None:
         self._head, self._batch_size, self._seconds = head, batch_size, seconds
-        self._lock = Lock()
         self.counts = {"requests": 0, "scores": 0}
+        end_thread_pool()  # from now on another thread computes than the one that loaded the head
+        self._thread = ThreadPoolExecutor(1, "head")
 
     def rows(
         self, contexts: Sequence[str | Sequence[Message]], responses: Sequence[str]
@@ -165,27 +169,32 @@ class SharedHead:
             JudgeBusy: other requests took too long.
             EngineError: a score is not finite.
         """
+        future = self._thread.submit(self._rows, contexts, responses)
+        try:
+            return future.result(self._seconds)
+        except TimeoutError:
+            if future.cancel():
+                raise JudgeBusy.after(self._seconds) from None
+            return future.result()
+
+    def _rows(
+        self, contexts: Sequence[str | Sequence[Message]], responses: Sequence[str]
+    ) -> tuple[list[dict[str, float]], int]:
         head, rubric = self._head, self._head.scale.rubric
-        with self._turn():
-            tokens = sum(map(head.tokens, contexts, responses))
-            if rubric is None:
-                scores = head.score_batch(contexts, responses, self._batch_size)
-                rows = [{"score": score} for score in scores]
-            else:
-                table = head.criterion_scores(contexts, responses, self._batch_size)
-                rows = [values | {"score": rubric.weighted_score(values)} for values in table]
-            self.counts["requests"] += 1
-            self.counts["scores"] += len(rows)
+        tokens = sum(map(head.tokens, contexts, responses))
+        if rubric is None:
+            scores = head.score_batch(contexts, responses, self._batch_size)
+            rows = [{"score": score} for score in scores]
+        else:
+            table = head.criterion_scores(contexts, responses, self._batch_size)
+            rows = [values | {"score": rubric.weighted_score(values)} for values in table]
+        self.counts["requests"] += 1
+        self.counts["scores"] += len(rows)
         return rows, tokens
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        if not self._lock.acquire(timeout=self._seconds):
-            raise JudgeBusy.after(self._seconds)
-        try:
-            yield
-        finally:
-            self._lock.release()
+    def close(self) -> None:
+        """End the thread that computes; the head stays."""
+        self._thread.shutdown()
 
 
 def create_head_app(
@@ -228,7 +237,7 @@ def create_head_app(
             problem = f"the model {body.model!r} does not exist"
             raise UnknownModel(problem, location="model", hint=f"this server has {model!r}")
 
-    # Plain functions, which FastAPI runs in threads: the model computes in them.
+    # Plain functions, which FastAPI runs in threads: they wait for the thread that computes.
     @app.post("/score")
     @app.post("/v1/score")
     def score(body: PairsRequest) -> dict[str, Any]:
@@ -281,9 +290,10 @@ def serve_head(
         EngineError: the folder does not hold a trained head, FastAPI or uvicorn is missing, or the key is not in the environment.
     """
 
-    def load(_: ExitStack) -> SharedHead:
+    def load(stack: ExitStack) -> SharedHead:
         head = ScalarRewardModel.from_pretrained(folder)
-        return SharedHead(head, batch_size=batch_size, seconds=limits.seconds)
+        shared = SharedHead(head, batch_size=batch_size, seconds=limits.seconds)
+        return stack.enter_context(closing(shared))
 
     def create(head: SharedHead, key: str | None, hosts: frozenset[str] | None) -> Any:
         return create_head_app(head, model=folder, api_key=key, limits=limits, hosts=hosts)
