@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasongenrm.engines.cpu_lora import adapter_products, bgmv_expand, bgmv_expand_slice, bgmv_shrink
+from reasongenrm.engines.cpu_lora import (
+    FUNCTIONS,
+    adapter_products,
+    bgmv_expand,
+    bgmv_expand_slice,
+    bgmv_shrink,
+    sgmv_expand,
+    sgmv_expand_slice,
+    sgmv_shrink,
+)
 
 ADAPTERS, OUT, IN = 3, 5, 4
 
@@ -53,6 +62,27 @@ def test_products_go_where_vllm_wants_them() -> None:
     torch.testing.assert_close(out, torch.cat([torch.ones(2, 2), product, torch.ones(2, 1)], dim=1))
 
 
+@pytest.mark.unit
+@given(st.lists(st.tuples(st.integers(0, ADAPTERS - 1), st.integers(1, 3)), min_size=1, max_size=4))
+def test_sequences_have_the_products_of_their_tokens(runs: list[tuple[int, int]]) -> None:
+    import torch
+
+    each = torch.tensor([index for index, length in runs for _ in range(length)])
+    inputs, weights = drawn(len(each), 2)
+    indices, lengths = (torch.tensor(column) for column in zip(*runs, strict=True))
+    metadata = (lengths.cumsum(0) - lengths, lengths, indices, len(runs), int(lengths.max()), len(each))
+    outs = [torch.ones(len(each), 8) for _ in range(6)]
+    bgmv_shrink(inputs, weights, outs[0], each, 0.5)
+    sgmv_shrink(inputs, weights, outs[1], *metadata, 0.5)
+    bgmv_expand(inputs, weights, outs[2], each)
+    sgmv_expand(inputs, weights, outs[3], *metadata, add_inputs=True)
+    bgmv_expand_slice(inputs, weights, outs[4], each, 2, 5, add_inputs=False)
+    sgmv_expand_slice(inputs, weights, outs[5], *metadata, 2, 5)
+    for single, sequences in zip(outs[::2], outs[1::2], strict=True):
+        torch.testing.assert_close(single, sequences)
+        assert (single != 1).any()
+
+
 @pytest.mark.engine
 def test_vllm_has_the_functions_that_are_replaced() -> None:
     import inspect
@@ -60,7 +90,7 @@ def test_vllm_has_the_functions_that_are_replaced() -> None:
     from vllm.lora.ops.torch_ops import lora_ops
     from vllm.lora.punica_wrapper import punica_cpu
 
-    for ours in (bgmv_shrink, bgmv_expand, bgmv_expand_slice):
+    for ours in FUNCTIONS:
         for module in (lora_ops, punica_cpu):
             theirs = getattr(module, ours.__name__)
             assert list(inspect.signature(theirs).parameters) == list(inspect.signature(ours).parameters)
