@@ -198,7 +198,7 @@ def test_criteria_that_agree_with_the_labels_are_kept(
 
 
 def test_no_part_sees_the_rows_of_another(world: World, server: HTTPServer, tmp_path: Path) -> None:
-    table = rows(200)
+    table = rows(120)
     draft(written(tmp_path / "rows.jsonl", table), settings(server), tmp_path / "rubric.yaml")
     questions = lambda turns: {n for turn in turns for n in re.findall(r"question (\d+) ", turn)}  # noqa: E731
     shown = questions(world.written)
@@ -215,7 +215,7 @@ def test_no_part_sees_the_rows_of_another(world: World, server: HTTPServer, tmp_
 
 
 def test_a_killed_draft_continues(world: World, server: HTTPServer, tmp_path: Path) -> None:
-    source = written(tmp_path / "rows.jsonl", rows(200))
+    source = written(tmp_path / "rows.jsonl", rows(120))
     calm = World()
     with serving(calm) as other:
         draft(source, settings(other), tmp_path / "calm.yaml")
@@ -236,7 +236,7 @@ def test_a_killed_draft_continues(world: World, server: HTTPServer, tmp_path: Pa
 
 
 def test_other_limits_judge_only_what_is_new(world: World, server: HTTPServer, tmp_path: Path) -> None:
-    source, target = written(tmp_path / "rows.jsonl", rows(200)), tmp_path / "rubric.yaml"
+    source, target = written(tmp_path / "rows.jsonl", rows(120)), tmp_path / "rubric.yaml"
     draft(source, settings(server), target)
     done = len(world.written), len(world.judged)
     target.unlink()
@@ -296,7 +296,7 @@ def test_a_writer_that_proposes_nothing(
 def test_the_command_and_its_dry_run(
     world: World, server: HTTPServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = written(tmp_path / "rows.jsonl", rows(200))
+    source = written(tmp_path / "rows.jsonl", rows(120))
     words = ["rubric", "draft", source, str(CONFIG), f"judge.server.urls=[{server.url}/v1]", f"prompts={WORDING}",
              f"proposals.prompt={PROPOSALS}", "--out", str(tmp_path / "rubric.yaml")]  # fmt: skip
     assert main([*words, "--dry-run"]) == 0
