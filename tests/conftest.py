@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from reasongenrm import collector
 from reasongenrm.chat.prompts import PromptFile
 
 pytest_plugins = (
@@ -100,12 +101,12 @@ CHAIN = "tests/e2e/chain/"
 LONG_FILES = [
     ROOT / "tests" / name
     for name in """
-        engines/test_pool.py e2e/test_e2e_workers.py train/test_process.py rewards/test_alarm_callback.py e2e/test_e2e_recipes.py
-        scalar/test_notebook.py e2e/test_e2e_scalar.py scalar/test_vllm_pooling.py engines/test_vllm_server.py
-        engines/test_workers.py e2e/test_e2e_distil.py trainers/test_conformance.py doctor/test_measure.py train/test_grpo.py
-        e2e/test_e2e_app_try.py e2e/test_e2e_real_data.py engines/test_vllm_thoughts.py e2e/test_e2e_distil_toy.py
-        e2e/test_e2e_bad_input.py stages/test_draft.py doctor/test_report.py train/test_scalar.py e2e/test_e2e_app_label.py
-        e2e/test_e2e_teachers.py bench/test_hacking.py train/test_merge_models.py e2e/test_e2e_redo.py
+        engines/test_pool.py e2e/test_e2e_workers.py rewards/test_alarm_callback.py train/test_process.py e2e/test_e2e_recipes.py
+        scalar/test_notebook.py e2e/test_e2e_scalar.py engines/test_workers.py trainers/test_conformance.py e2e/test_e2e_distil.py
+        doctor/test_measure.py train/test_grpo.py e2e/test_e2e_app_try.py e2e/test_e2e_real_data.py scalar/test_vllm_pooling.py
+        e2e/test_e2e_distil_toy.py e2e/test_e2e_bad_input.py engines/test_vllm_server.py train/test_scalar.py
+        e2e/test_e2e_app_label.py e2e/test_e2e_teachers.py bench/test_hacking.py stages/test_draft.py train/test_merge_models.py
+        e2e/test_e2e_redo.py engines/test_vllm_thoughts.py doctor/test_report.py
     """.split()
 ]
 """The files that take longest, the longest first: with `--durations=60`, pytest prints the seconds of their tests."""
@@ -124,6 +125,14 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     gc.enable()
     atexit.register(gc.unfreeze)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """Skip all collections behind the last test: an engine that closes asks for several of everything, and so does pytest."""
+    if nextitem is None:
+        collector.own_process()
+        collector.stop()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
