@@ -269,6 +269,7 @@ def sampling_params(request: Request, *, stream: bool = False, **options: Any) -
         allowed_token_ids=list(request.allowed) or None,
         logprob_token_ids=list(request.logprob_token_ids) or None,
         output_kind=RequestOutputKind.CUMULATIVE if stream else RequestOutputKind.FINAL_ONLY,
+        skip_clone=True,  # it is of this request alone
         **options,
     )
 
