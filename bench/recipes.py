@@ -51,12 +51,22 @@ PLAIN = ("train.grpo.rewards.consistency=0", "train.grpo.baseline=prompt")
 
 ALL = (
     "train.args.max_steps=150",
-    "train.round.samples=2",
-    "train.round.args.max_steps=250",
+    "train.round.samples=1",
+    "train.round.temperature=0.3",
+    "train.round.args.max_steps=200",
     "train.grpo.batch=16",
     "train.grpo.steps=60",
+    "train.grpo.args.learning_rate=2.0e-4",
 )
-"""For four times the pairs: more steps, and fewer samples of the round for each pair; GRPO has fewer of both, as it takes longest."""
+"""For four times the pairs: more steps, and GRPO with fewer prompts, as it takes longest. At a low temperature a judge writes the reason
+that it is surest of, so that one sample is enough, and fewer of the reasons are wrong."""
+WARM = (
+    "train.round.samples=2",
+    "train.round.temperature=1",
+    "train.round.args.max_steps=250",
+    "train.grpo.args.learning_rate=6.0e-4",
+)
+"""A round at the temperature of the recipe, and GRPO with its learning rate."""
 VOTES = (
     "evaluate.votes=8",
     "evaluate.temperature=1",
@@ -80,8 +90,10 @@ ROWS = {
     "best chain: the recipe": Row("best@grpo", "{steps: [sft, dpo, grpo]}"),
     "all pairs: SFT": Row("best", "{steps: [sft]}", ALL, all_pairs=True),
     "all pairs: SFT, 8 votes": Row("best", "{steps: [sft]}", (*ALL, *VOTES), all_pairs=True),
+    "all pairs: SFT, warm round": Row("warm@round", "{steps: [sft, round]}", (*ALL, *WARM), all_pairs=True),
+    "all pairs: SFT, warm round, GRPO": Row("warm@grpo", "{steps: [sft, round, grpo]}", (*ALL, *WARM), all_pairs=True),
     "all pairs: SFT, round": Row("best@round", "{steps: [sft, round]}", ALL, all_pairs=True),
-    "all pairs: SFT, round, 8 votes": Row("best@round", "{steps: [sft, round]}", (*ALL, *VOTES), all_pairs=True),
+    "all pairs: SFT, two rounds": Row("best@round-2", "{steps: [sft, round, round]}", ALL, all_pairs=True),
     "all pairs: SFT, round, GRPO": Row("best@grpo", "{steps: [sft, round, grpo]}", ALL, all_pairs=True),
 }  # fmt: skip
 

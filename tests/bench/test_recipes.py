@@ -57,11 +57,10 @@ def test_the_best_chain_is_the_recipe(bench: Any) -> None:
 
 
 def test_votes_leave_the_results_with_one_vote_alone(bench: Any) -> None:
-    for name in ("all pairs: SFT", "all pairs: SFT, round"):
-        one, votes = recipe_of(bench, name), recipe_of(bench, f"{name}, 8 votes")
-        assert (one.evaluate.votes, votes.evaluate.votes) == (1, 8) and votes.train == one.train
-        assert not one.evaluate.benchmarks.keys() & votes.evaluate.benchmarks.keys()
-        assert [*one.evaluate.benchmarks.values()] == [*votes.evaluate.benchmarks.values()], "the same rows"
+    one, votes = recipe_of(bench, "all pairs: SFT"), recipe_of(bench, "all pairs: SFT, 8 votes")
+    assert (one.evaluate.votes, votes.evaluate.votes) == (1, 8) and votes.train == one.train
+    assert not one.evaluate.benchmarks.keys() & votes.evaluate.benchmarks.keys()
+    assert [*one.evaluate.benchmarks.values()] == [*votes.evaluate.benchmarks.values()], "the same rows"
 
 
 def test_the_table_of_the_docs_has_these_rows(bench: Any) -> None:
