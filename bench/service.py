@@ -11,6 +11,7 @@ quarter, 256 all of them. All ways run in turn on one engine, with an empty pref
 - `judge`: `Judge.compare_many`, in the same way.
 - `service`: the callers. Its ratios to the other two are those of the same round. CPU seconds are those of the process with server and
   engine: on a machine that others use they say more than times. Those of the callers' process, which shares the cores with it, stand apart.
+  The start of the server, and of the callers' process, is not counted.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import re
 import subprocess
 import sys
 import time
@@ -26,6 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
+from urllib.parse import urlsplit
 
 from machine import machine
 
@@ -35,28 +38,71 @@ SATURATED = 256
 """Callers from which on the engine alone gets all rows at once."""
 
 
-async def call(url: str, callers: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Send rows to a server; return the seconds of each request, of all, and of this process's CPU.
+class Caller(asyncio.Protocol):
+    """One caller and its connection: sends a request, waits for the whole answer, and sends the next one.
 
-    aiohttp: httpx looks at every connection of its pool at every request, which takes a core from the engine.
+    Not a library's client: those take several times as much CPU, of cores that server and engine need.
+
+    Args:
+        requests: of all callers.
+        seconds: gets those of each request.
     """
-    import aiohttp
 
-    waiting, seconds = iter(rows), list[float]()
-    timeout, connector = aiohttp.ClientTimeout(total=None), aiohttp.TCPConnector(limit=callers)
-    async with aiohttp.ClientSession(url, timeout=timeout, connector=connector) as client:
+    transport: asyncio.Transport
 
-        async def caller() -> None:
-            for row in waiting:
-                began = time.perf_counter()
-                async with client.post("/compare", json=row) as answer:
-                    assert answer.status == 200, await answer.text()
-                    await answer.read()
-                seconds.append(time.perf_counter() - began)
+    def __init__(self, requests: Iterator[bytes], seconds: list[float]) -> None:
+        self.requests, self.seconds = requests, seconds
+        self.done = asyncio.get_running_loop().create_future()
 
-        began, cpu = time.perf_counter(), time.process_time()
-        await asyncio.gather(*(caller() for _ in range(callers)))
-        return {"all": time.perf_counter() - began, "cpu": time.process_time() - cpu, "each": seconds}
+    def connection_made(self, transport: Any) -> None:
+        """Send the first request."""
+        self.transport = transport
+        self.send()
+
+    def send(self) -> None:
+        """Send the next request; close the connection after the last one."""
+        request = next(self.requests, None)
+        if request is None:
+            self.transport.close()
+            self.done.set_result(None)
+            return
+        self.answer, self.began = b"", time.perf_counter()
+        self.transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        """Read a part of an answer."""
+        self.answer += data
+        header, end, body = self.answer.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", header)
+        if end and length and len(body) == int(length[1]):
+            assert header.startswith(b"HTTP/1.1 200 "), self.answer
+            self.seconds.append(time.perf_counter() - self.began)
+            self.send()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Fail where answers are missing."""
+        if not self.done.done():
+            self.done.set_exception(error or ConnectionError(f"no whole answer: {self.answer!r}"))
+
+
+async def call(url: str, callers: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Send rows to a server; return the seconds of each request, of all, and of this process's CPU."""
+    server, seconds = urlsplit(url), list[float]()
+    requests = iter([_request(server.netloc, row) for row in rows])
+    loop, began, cpu = asyncio.get_running_loop(), time.perf_counter(), time.process_time()
+
+    async def caller() -> None:
+        _, one = await loop.create_connection(lambda: Caller(requests, seconds), server.hostname, server.port)
+        await one.done
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    return {"all": time.perf_counter() - began, "cpu": time.process_time() - cpu, "each": seconds}
+
+
+def _request(host: str, row: dict[str, Any]) -> bytes:
+    body = json.dumps(row).encode()
+    lines = ("POST /compare HTTP/1.1", f"Host: {host}", "Content-Type: application/json")
+    return "\r\n".join((*lines, f"Content-Length: {len(body)}", "", "")).encode() + body
 
 
 def ask(url: str, callers: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -109,7 +155,9 @@ def ways(recipe: Any, judge: Any, pairs: Sequence[Any], callers: int) -> dict[st
 
     def service() -> dict[str, Any]:
         with served(judge) as url:
-            return ask(url, callers, bodies)
+            cpu = time.process_time()
+            answers = ask(url, callers, bodies)
+            return answers | {"server": time.process_time() - cpu}
 
     return {
         "engine": engine,
@@ -129,7 +177,8 @@ def measure(recipe: Any, judge: Any, pairs: Sequence[Any], callers: int, repeats
             began, cpu = time.perf_counter(), time.process_time()
             result = way()
             used, took = time.process_time() - cpu, time.perf_counter() - began
-            took = result["all"] if name == "service" else took
+            if name == "service":  # without the start of the server, and of the callers' process
+                took, used = result["all"], result["server"]
             if number:
                 seconds[name].append(took)
                 work[name].append(used)
@@ -170,8 +219,10 @@ def main() -> int:
     parser.add_argument("--call", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.call:
+        import uvloop  # half of the CPU of asyncio's own loop
+
         url, callers = options.call
-        json.dump(asyncio.run(call(url, int(callers), json.load(sys.stdin))), sys.stdout)
+        json.dump(uvloop.run(call(url, int(callers), json.load(sys.stdin))), sys.stdout)
         return 0
     from reasongenrm.config.loading import load_recipe
     from reasongenrm.judge.api import Judge
