@@ -63,7 +63,7 @@ class RewardWeights(Strict):
         length: cost per token beyond `length_free` tokens.
         length_free: tokens without a cost.
         calibration: 1 minus the Brier score of P(right letter).
-        rationale: share of the reference reason's points that the reason covers, where the data has them.
+        rationale: of a right verdict, the share of the pair's `reference_points` that the reason covers; some rows have to have them.
     """
 
     verdict: float = Field(1.0, ge=0)

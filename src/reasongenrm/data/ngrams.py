@@ -51,6 +51,11 @@ def words(text: str) -> list[str]:
     return _word().findall(_UNSPACED.sub(r" \g<0> ", folded))
 
 
+def is_unspaced(word: str) -> bool:
+    """Whether a word is a character of a script without spaces between words."""
+    return _UNSPACED.fullmatch(word) is not None
+
+
 @cache
 def _word() -> re.Pattern[str]:
     r"""The pattern of a word: `\w` and the marks for vowels in Indic and Semitic scripts, which `\w` leaves out."""

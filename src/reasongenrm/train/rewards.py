@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from reasongenrm.config.steps import RewardWeights
+from reasongenrm.data.ngrams import is_unspaced, words
 from reasongenrm.records import Letter
 
-_WORD = re.compile(r"\w+")
+_QUOTE = re.compile(r'"([^"]+)"|“([^”]+)”|`([^`]+)`')
 _SHORT = 4
-"""Words of fewer characters do not count in a point, unless they hold a digit or the point has no others."""
+"""Words of fewer characters do not count in a point, unless they hold a digit, are of a script without spaces, or the point has
+no others."""
 _COVERED = 2 / 3
 """Share of a point's words from which a reason covers it."""
 
@@ -87,24 +89,35 @@ def calibration(judgement: Judgement, weights: RewardWeights) -> float:
 def rationale(judgement: Judgement, weights: RewardWeights) -> float:
     """Return, for a right verdict, the share of the reference's points that the reason covers; 0 for any other verdict.
 
-    A point is covered when the reason holds two thirds of its different words, in any order and case; words of fewer than
-    four characters count only if they hold a digit, or if there are no others. RationaleRM (2025) rewards right reasons
-    with a judge of their points; this needs none, but knows no synonyms. A long reason covers more: add `length`.
+    A point is covered when the reason has what the point quotes, word for word, and two thirds of its other different words, in
+    any order and case. A quote is what is in double quotes or backticks: a result, a name, an order, which other words cannot
+    say. Of the other words those of fewer than four characters count only if they hold a digit, or if the point has nothing else.
+
+    RationaleRM (Wang et al., 2026, https://arxiv.org/abs/2602.04649) has a second model match points by their meaning, one with
+    one, and rewards their average precision; this needs no model, but knows no synonyms. A long reason covers more: add `length`.
     """
     if not judgement.is_right or not judgement.points:
         return 0.0
-    said = _words(judgement.reason)
+    said = words(judgement.reason)
     return sum(_covers(said, point) for point in judgement.points) / len(judgement.points)
 
 
-def _words(text: str) -> set[str]:
-    return set(_WORD.findall(text.casefold()))
+def _covers(said: Sequence[str], point: str) -> bool:
+    quotes = [quote for match in _QUOTE.findall(point) if (quote := words("".join(match)))]
+    others = set(words(_QUOTE.sub(" ", point)))
+    named = {word for word in others if _counts(word)} or (set() if quotes else others)
+    if not quotes and not named:
+        return False
+    return all(_has_run(said, quote) for quote in quotes) and len(named & set(said)) >= _COVERED * len(named)
 
 
-def _covers(said: set[str], point: str) -> bool:
-    words = _words(point)
-    named = {word for word in words if len(word) >= _SHORT or any(map(str.isdigit, word))} or words
-    return bool(named) and len(named & said) >= _COVERED * len(named)
+def _counts(word: str) -> bool:
+    return len(word) >= _SHORT or any(map(str.isdigit, word)) or is_unspaced(word)
+
+
+def _has_run(said: Sequence[str], run: Sequence[str]) -> bool:
+    """Whether words come one after the other in a text."""
+    return f" {' '.join(run)} " in f" {' '.join(said)} "
 
 
 Term = Callable[[Judgement, RewardWeights], float]
