@@ -7,13 +7,14 @@ import hashlib
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reasongenrm import records
 from reasongenrm.records import Completion, Message, PreferencePair, content_id, unit_hash
-from reasongenrm.store import completion_from_json, completion_to_json, to_json
+from reasongenrm.store import completion_from_json, completion_to_json, dump_texts, to_json
 
 pytestmark = pytest.mark.unit
 
@@ -31,6 +32,19 @@ def test_ids_never_change() -> None:
     assert content_id("a", 1) == hashlib.sha256(b'["a",1]').hexdigest()[:16] == "135f17a475a61afd"
     hashed = b'[[{"content":"Hi","role":"user"}],"yes","no"]'
     assert PreferencePair.make([USER], "yes", "no", "s").id == hashlib.sha256(hashed).hexdigest()[:16]
+
+
+def test_the_row_of_a_pair_is_as_before_without_reference_points() -> None:
+    """Run folders of before have rows without the key."""
+    pair = PreferencePair.make([USER], "yes", "no", "s", distance=2.0)
+    row = {
+        name: getattr(pair, name) for name in ("id", "history", "chosen", "rejected", "source", "distance")
+    }
+    assert pair.to_row() == row and list(pair.to_row()) == list(row)
+    with_points = dataclasses.replace(pair, reference_points=("polite",))
+    assert with_points.to_row() == row | {"reference_points": ("polite",)}
+    for one in (pair, with_points):
+        assert msgspec.convert(json.loads(dump_texts(one.to_row())), PreferencePair) == one
 
 
 def test_ids_depend_on_the_boundaries_of_parts() -> None:

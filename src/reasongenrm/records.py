@@ -32,6 +32,9 @@ class Message(TypedDict):
     content: str
 
 
+REFERENCE_POINTS = "reference_points"
+"""Column of sources of pairs and of `grpo.jsonl`: a list of texts, the points of a reference reason."""
+
 CRITERIA = "criteria"
 """Role of the turn before a conversation that holds the criteria by which its answers are compared; and the column of rows."""
 
@@ -91,6 +94,7 @@ class PreferencePair:
         rejected: the other one.
         source: where the row comes from (a dataset's source column, a file, or a benchmark's subset).
         distance: how far apart the answers' ranks are, where the pair comes from ranks; above 0, in ranks.
+        reference_points: the points of a reason why the chosen answer is better, by people or by a stronger judge.
     """
 
     id: str
@@ -99,6 +103,7 @@ class PreferencePair:
     rejected: str
     source: str
     distance: float | None = None
+    reference_points: tuple[str, ...] = ()
 
     @classmethod
     def make(
@@ -109,10 +114,16 @@ class PreferencePair:
         source: str,
         *,
         distance: float | None = None,
+        reference_points: Sequence[str] = (),
     ) -> PreferencePair:
-        """Build a pair; its id is the content hash of everything but source and distance."""
-        turns = tuple(history)
-        return cls(content_id(turns, chosen, rejected), turns, chosen, rejected, source, distance)
+        """Build a pair; its id is the content hash of history and answers."""
+        turns, points = tuple(history), tuple(reference_points)
+        return cls(content_id(turns, chosen, rejected), turns, chosen, rejected, source, distance, points)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the pair as a row of `pairs.jsonl`, which has the key `reference_points` only where there are some."""
+        names = self.__slots__ if self.reference_points else self.__slots__[:-1]
+        return {name: getattr(self, name) for name in names}
 
     @property
     def pair(self) -> PreferencePair:

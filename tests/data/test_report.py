@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from reasongenrm.data.clean import clean
 from reasongenrm.data.ranked import load_ranked
 from reasongenrm.data.report import UNIT, UNKNOWN_LANGUAGE, DataReport, language, pair_language
 from reasongenrm.records import Drop, Message, PreferencePair
-from reasongenrm.report.data_page import write_report
+from reasongenrm.report.data_page import page, write_report
 from support.pairs import load_pairs
 
 pytestmark = pytest.mark.unit
@@ -95,6 +96,17 @@ def test_report_through_four_stages(tmp_path: Path) -> None:
     write_report(whole, tmp_path / "out" / "data.json", tmp_path / "out" / "data.html")
     assert json.loads((tmp_path / "out" / "data.json").read_text(encoding="utf-8")) == whole
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["data.html", "data.json"]
+
+
+def test_pairs_with_reference_points_are_counted() -> None:
+    report = DataReport()
+    for one in (pair(), replace(pair("q"), reference_points=("short", "polite")), pair("r", source="t")):
+        report.add_loaded(one.source)
+        report.add_kept(one)
+    whole = report.to_dict()
+    assert whole["total"]["reference_points"] == {"pairs": 1, "points": 2}
+    assert [*whole["sources"]["s"]] == [*whole["sources"]["t"], "reference_points"]
+    assert "1 of the kept pairs have reference points, 2 in all" in page(whole)
 
 
 def test_wrong_sums_are_an_error() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,31 @@ BAD_ROWS: list[tuple[Any, str, str]] = [
     (row(rejected=turns("Hi", " Good\n")), "equal_answers", "s"),
     (row(chosen=turns("Hi", "\ud83d")), "bad_encoding", "s"),
     (row(source="\udc00"), "bad_encoding", "?"),
+    (row(reference_points="one text"), "bad_type", "s"),
+    (row(reference_points=["a point", 3]), "bad_type", "s"),
+    (row(reference_points=["\ud83d"]), "bad_encoding", "s"),
+    (row(reference_points=["a point", " …"]), "empty_point", "s"),
 ]
+
+
+def test_reference_points_are_read_and_do_not_change_the_id(tmp_path: Path) -> None:
+    points = ["it is polite", "“Good” is `right`"]
+    plain, empty, pair = (
+        load_one(tmp_path, value) for value in (row(), row(reference_points=[]), row(reference_points=points))
+    )
+    assert isinstance(plain, PreferencePair) and isinstance(pair, PreferencePair)
+    assert plain == empty and plain.reference_points == ()
+    assert pair == replace(plain, reference_points=tuple(points))
+
+
+def test_reference_points_of_a_parquet_file(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [row(reference_points=["short", "polite"]), row(reference_points=None)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet")
+    pairs = [pair for pair in load_pairs(str(tmp_path / "pairs.parquet")) if isinstance(pair, PreferencePair)]
+    assert [pair.reference_points for pair in pairs] == [("short", "polite"), ()]
 
 
 @pytest.mark.parametrize(("line", "reason", "source"), BAD_LINES, ids=[f"{n}" for n in range(len(BAD_LINES))])
@@ -125,6 +150,7 @@ def test_every_slug_has_a_golden_case() -> None:
         "bad_type",
         "broken_json",
         "empty_answer",
+        "empty_point",
         "empty_prompt",
         "equal_answers",
         "history_mismatch",

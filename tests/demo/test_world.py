@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -12,14 +13,24 @@ import pytest
 
 from reasongenrm.chat.grammar import stated_verdicts
 from reasongenrm.chat.prompts import PromptFile
+from reasongenrm.config.steps import RewardWeights
 from reasongenrm.data.ranked import load_ranked
 from reasongenrm.demo import world
 from reasongenrm.demo.base import PHASES
 from reasongenrm.demo.build import skywork_row, toy_ranked
 from reasongenrm.demo.corpus import CONTRADICTING, WRONG_HINT, ChatMixture, chats
-from reasongenrm.demo.world import FAMILIES, Split, draw_task, explain, split_of, toy_pairs
-from reasongenrm.records import Message, PreferencePair
+from reasongenrm.demo.world import (
+    FAMILIES,
+    Split,
+    draw_task,
+    explain,
+    reference_points,
+    split_of,
+    toy_pairs,
+)
+from reasongenrm.records import Message, PreferencePair, content_id
 from reasongenrm.store import write_jsonl
+from reasongenrm.train.rewards import Judgement, rationale
 from support.pairs import load_pairs
 
 pytestmark = pytest.mark.unit
@@ -117,6 +128,37 @@ def test_split_depends_on_the_content_and_not_on_the_wording() -> None:
         shares[split_of(world._reasoning(rng))] += 1
     assert shares["pretrain"] == pytest.approx(6_000, abs=600)
     assert shares["train"] == pytest.approx(2_000, abs=600)
+
+
+# --- reference points
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_points_tell_a_wrong_explanation_from_a_right_one(family: str) -> None:
+    """Whatever the order of the answers, and also where the verdict is right."""
+    rng, weights = random.Random(3), RewardWeights()
+    for _ in range(200):
+        task, other = (draw_task(rng, "train", family) for _ in range(2))
+        points = tuple(reference_points(task))
+        for names in (("A", "B"), ("B", "A")):
+            text = explain(task, task.good, task.bad, names)
+            judgement = Judgement("A", "A", None, text, 1, points=points)
+            assert rationale(judgement, weights) == 1
+            wrong = {text.replace(" , right .", " , wrong .")}
+            if other.work != task.work:
+                wrong.add(text.replace(task.work, other.work))
+            if family == "toy-chat-hard":
+                wrong.add(text.replace(task.work, f"sorted is {task.bad} ."))
+            for bad in wrong - {text}:
+                assert rationale(replace(judgement, reason=bad), weights) < 1, (bad, points)
+
+
+def test_points_do_not_change_the_pairs() -> None:
+    for pair in pairs("train", 20):
+        assert pair == PreferencePair.make(
+            pair.history, pair.chosen, pair.rejected, pair.source, reference_points=pair.reference_points
+        )
+        assert pair.id == content_id(pair.history, pair.chosen, pair.rejected) and pair.reference_points
 
 
 # --- pairs

@@ -191,7 +191,7 @@ def test_worth_learning_is_neither_always_nor_never_solved(
 
 
 def test_the_grpo_row() -> None:
-    assert grpo_row(PROMPT, 1, 4) == {
+    row = {
         "prompt": [{"role": "user", "content": "which ?"}],
         "winner": "B",
         "solve_rate": 0.25,
@@ -200,3 +200,5 @@ def test_the_grpo_row() -> None:
         "pair_id": "pair",
         "source": "src",
     }
+    assert grpo_row(PROMPT, 1, 4) == row
+    assert grpo_row(PROMPT, 1, 4, ("a", "b")) == row | {"reference_points": ["a", "b"]}

@@ -101,6 +101,33 @@ def test_every_row_left_out_is_listed_and_counted(folder: Path) -> None:
     assert (report["total"]["in"], report["total"]["kept"], report["total"]["dropped"]) == (44, 40, 4)
 
 
+def test_reference_points_come_through_the_filters_and_are_counted(folder: Path) -> None:
+    source = folder / "train.jsonl"
+    rows = list(read_jsonl(source))
+    points = rows[0]["reference_points"]
+    for row in rows[1:]:
+        del row["reference_points"]
+    again = rows[1] | {"reference_points": ["a repeated row"]}
+    write_jsonl(source, [*rows, again, rows[2] | {"reference_points": "no list"}])
+    report, written = write(folder, recipe(folder))
+    assert written["pairs"][0]["reference_points"] == points
+    assert not any("reference_points" in row for row in written["pairs"][1:]), (
+        "of equal pairs the first one stays"
+    )
+    expected = {"pairs": 1, "points": len(points)}
+    assert (
+        report["total"]["reference_points"] == report["sources"]["toy-chat"]["reference_points"] == expected
+    )
+    assert "reference_points" not in report["sources"]["toy-safety"]
+    assert [(row["stage"], row["reason"]) for row in written["dropped"]] == [
+        ("clean", "duplicate"),
+        ("load", "bad_type"),
+    ]
+    assert not any("reference_points" in row for row in written["prompts"]), (
+        "no judge and no teacher sees them"
+    )
+
+
 def test_limit_takes_rows_of_every_source(folder: Path) -> None:
     (folder / "ranked.csv").write_text("prompt,answer,rank\nq,one,1\nq,two,2\nq,three,3\n", encoding="utf-8")
     sources = [{"path": str(folder / "train.jsonl")}, {"path": str(folder / "ranked.csv"), "kind": "ranked"}]

@@ -64,3 +64,38 @@ def test_a_cut_file_of_pairs_is_refused_with_a_hint(
     monkeypatch.setattr(prepare, "write_pairs", lambda recipe, run: end(recipe))
     with pytest.raises(EngineError):
         prepare.prepare(recipe, ["pairs"])
+
+
+@pytest.mark.parametrize(
+    ("weight", "points", "said"), [(1, {}, True), (1, {"pairs": 1, "points": 2}, False), (0, {}, False)]
+)
+def test_a_reward_that_no_pair_can_earn_is_announced_before_reasons_are_sampled(
+    weight: int,
+    points: dict[str, int],
+    said: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    grpo = ["judges={judge: {steps: [sft, grpo]}}", "train.grpo.max_tokens=64"]
+    grpo.append(f"train.grpo.rewards.rationale={weight}")
+    recipe = load_recipe(DEMO, ["name=points", "model.path=hub/model", "data.decontaminate=null", *grpo])
+    total = {"kept": 2, "judge_prompts": {"A": 1, "B": 1}} | ({"reference_points": points} if points else {})
+
+    def write_pairs(_: Recipe, run: Run) -> dict[str, Any]:
+        for file in prepare.PAIR_FILES:
+            write_jsonl(run.path(file), [{"id": "a"}, {"id": "b"}])
+        return {"compared": {}, "total": total}
+
+    def sample(*_: Any) -> None:
+        raise EngineError("no engine")
+
+    monkeypatch.setattr(prepare, "write_pairs", write_pairs)
+    monkeypatch.setattr(prepare, "check_training", lambda recipe: None)
+    monkeypatch.setattr(prepare, "_records", sample)
+    with pytest.raises(EngineError):
+        prepare.prepare(recipe)
+    shown = capsys.readouterr().err
+    assert "2 pairs, 2 judge prompts" in shown
+    assert ("no pair has reference_points: stage 2 needs some" in shown) is said

@@ -20,7 +20,7 @@ from reasongenrm.reasons import records
 from reasongenrm.records import JudgePrompt, Reason, ScoredReason
 from reasongenrm.run import Run
 from reasongenrm.stages import reasons as stage
-from reasongenrm.store import to_json, write_jsonl
+from reasongenrm.store import read_jsonl, to_json, write_jsonl
 
 pytestmark = pytest.mark.unit
 
@@ -107,6 +107,22 @@ def test_records_come_from_one_pass_over_the_prompts(
     assert [(row["pair_id"], row["order"]) for row in rows] == [(one.pair_id, one.order) for one in prompts]
     asked, direct = prompts[0].messages[0]["content"], rows[0]["prompt"][0]["content"]
     assert asked.removesuffix(" explain why .") == direct, "a judge without reasons is not asked to explain"
+
+
+def test_the_prompts_of_grpo_have_the_points_of_their_pairs(
+    run: Run, toy_prompts: PromptFile, encoders: dict[str, ChatEncoder]
+) -> None:
+    score(run, toy_prompts)
+    pairs = list(read_jsonl(run.path("pairs.jsonl")))
+    for pair in pairs[1:]:
+        del pair["reference_points"]
+    write_jsonl(run.path("pairs.jsonl"), pairs)
+    recipe = Recipe(**RECIPE | {"records": {"grpo": {}}})
+    sections = stage.write_records(recipe, Run(recipe, "prepare"), toy_prompts, encoders["reason"])
+    assert sections["records"] == {"sft": 4, "grpo": 4, "grpo_with_points": 1, "genrm": 4}
+    rows = list(read_jsonl(run.path("grpo.jsonl")))
+    assert [row.get("reference_points") for row in rows] == [pairs[0]["reference_points"], None, None, None]
+    assert [row["pair_id"] for row in rows] == [pair["id"] for pair in pairs]
 
 
 def with_select(run: Run, **select: Any) -> Run:

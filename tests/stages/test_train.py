@@ -219,6 +219,30 @@ def test_a_step_without_records_fails_before_the_first_one_is_trained(
     assert not (recipe.folder / "judges").exists()
 
 
+def test_a_reward_that_no_prompt_can_earn_fails_before_the_first_step_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_stage_2(tmp_path, monkeypatch)
+    judges = {"judge": {"template": "reason", "steps": ["sft", "grpo"]}}
+    recipe = demo_recipe({
+        "name": "small", "judges": judges, "scalar": None, "train.grpo.rewards.rationale": 1, "train.grpo.max_tokens": 64,
+    })  # fmt: skip
+    (recipe.folder / "grpo.jsonl").write_text('{"winner": "A", "reference_points": []}\n', encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match=r"^train\.grpo\.rewards\.rationale: no row of runs/small/grpo\.jsonl"
+    ):
+        train.train(recipe)
+    assert not (recipe.folder / "judges").exists()
+    (recipe.folder / "judges" / "judge@grpo").mkdir(parents=True)  # a step that is done stays as it is
+    (recipe.folder / "dpo.jsonl").write_text("", encoding="utf-8")
+    later = demo_recipe({
+        "name": "small", "judges": {"judge": {"template": "reason", "steps": ["sft", "grpo", "dpo"]}}, "scalar": None,
+        "train.grpo.rewards.rationale": 1, "train.grpo.max_tokens": 64,
+    })  # fmt: skip
+    with pytest.raises(DataError, match=r"dpo\.jsonl: no records to train on"):
+        train.train(later)
+
+
 def test_another_prompt_file_than_that_of_stage_1_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

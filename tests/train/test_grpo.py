@@ -16,13 +16,14 @@ from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.chat.verdict import read_completion
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.config.steps import GRPOStep, RewardWeights
+from reasongenrm.demo.build import skywork_row
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.reasons.records import grpo_row
 from reasongenrm.records import JudgePrompt, PreferencePair
 from reasongenrm.store import to_json, write_jsonl
 from reasongenrm.train import grpo
 from reasongenrm.train.grpo import batch_order, build_trainer, row_sampler, step_batch, training_summary
-from reasongenrm.train.grpo_rows import read_rows
+from reasongenrm.train.grpo_rows import check_points, read_rows
 from reasongenrm.train.grpo_trainer import (
     agreement,
     keep_informative,
@@ -36,6 +37,7 @@ from reasongenrm.train.rewards import Judgement
 from reasongenrm.train.rollouts import TwoTurns
 from reasongenrm.train.tracking import steady_row
 from reasongenrm.train.trainer import run_training
+from support.pairs import load_pairs
 from support.scripts import stage_server
 from support.training_runs import ROOT, begin_run, demo_recipe
 from support.vllm_step import ENVIRONMENT
@@ -46,7 +48,11 @@ WORDS = ("apple", "bell", "coin", "drum", "fork", "gate")
 def toy_pairs(count: int = len(WORDS)) -> list[PreferencePair]:
     return [
         PreferencePair.make(
-            [{"role": "user", "content": f"say {word} {times} times"}], f"{word} " * times, word, "toy-chat"
+            [{"role": "user", "content": f"say {word} {times} times"}],
+            f"{word} " * times,
+            word,
+            "toy-chat",
+            reference_points=(f"`needs {word} {times}`", f"`{word} 1 , wrong`"),
         )
         for times, word in enumerate(WORDS[:count], 2)
     ]
@@ -68,17 +74,24 @@ def small_recipe(**settings: Any) -> Recipe:
 
 @pytest.fixture
 def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy_prompts: PromptFile) -> Path:
-    """A folder with the files of stage 1 for six pairs, five of them worth learning, one of these in both orders."""
+    """A folder with the files of stage 1 for six pairs, five of them worth learning, one of these in both orders; the pairs and
+    their points are those of a file in Skywork's columns."""
     folder = begin_run("small", tmp_path, monkeypatch)
-    pairs = toy_pairs()
+    write_jsonl(tmp_path / "toy-chat.jsonl", map(skywork_row, toy_pairs()))
+    pairs = [
+        pair for pair in load_pairs(str(tmp_path / "toy-chat.jsonl")) if isinstance(pair, PreferencePair)
+    ]
+    assert pairs == toy_pairs()
     prompts = [
         judge_prompt(pair, order, toy_prompts)
         for number, pair in enumerate(pairs)
         for order in (("AB", "BA") if number == 0 else ("AB",) if number % 2 else ("BA",))
     ]
-    write_jsonl(folder / "pairs.jsonl", map(to_json, pairs))
+    points = {pair.id: pair.reference_points for pair in pairs}
+    write_jsonl(folder / "pairs.jsonl", (pair.to_row() for pair in pairs))
     write_jsonl(folder / "prompts.jsonl", map(to_json, prompts))
-    write_jsonl(folder / "grpo.jsonl", (grpo_row(prompt, 1, 2) for prompt in prompts[:-1]))
+    rows = (grpo_row(prompt, 1, 2, points[prompt.pair_id]) for prompt in prompts[:-1])
+    write_jsonl(folder / "grpo.jsonl", rows)
     return folder
 
 
@@ -136,7 +149,8 @@ def test_pairs_without_room_for_a_reason_are_left_out(run_folder: Path, toy_enco
         ({"winner": "C"}, "winner 'C' is not A or B"),
         ({"pair_id": "0000000000000000"}, "the pair 0000000000000000 is not in pairs.jsonl"),
         ({"prompt": None}, "prompt"),
-        ({"reference_points": "one text"}, "reference_points is not a list"),
+        ({"reference_points": "one text"}, "`reference_points` is a string; make it a list of texts"),
+        ({"reference_points": ["-"]}, "`reference_points[0]` has no letter or digit"),
     ],
 )
 def test_a_bad_row_is_located(
@@ -161,6 +175,34 @@ def test_a_winner_that_is_not_that_of_the_pair_is_located(run_folder: Path, toy_
     write_jsonl(path, rows)
     with pytest.raises(DataError, match=rf"grpo.jsonl:3.*in pairs.jsonl {right} is the chosen answer"):
         rows_of(small_recipe(), toy_encoder)
+
+
+@pytest.mark.unit
+def test_both_orders_of_a_pair_have_its_points(run_folder: Path, toy_encoder: ChatEncoder) -> None:
+    path = run_folder / "grpo.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    del rows[-1]["reference_points"]
+    write_jsonl(path, rows)
+    points = [tuple(row["reference_points"]) for row in rows_of(small_recipe(), toy_encoder)[0]]
+    assert points == [points for pair in toy_pairs()[:4] for points in [pair.reference_points] * 2] + [()] * 2
+
+
+@pytest.mark.unit
+def test_a_reward_for_points_that_no_row_has_is_refused(run_folder: Path) -> None:
+    recipe = small_recipe(**{"train.grpo.rewards.rationale": 0.5})
+    check_points(recipe)
+    path = run_folder / "grpo.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    without = [{key: value for key, value in row.items() if key != "reference_points"} for row in rows]
+    write_jsonl(path, without)
+    with pytest.raises(
+        ConfigError, match=r"^train.grpo.rewards.rationale: no row of .*grpo.jsonl has ref"
+    ) as error:
+        check_points(recipe)
+    assert "the column reference_points" in error.value.hint
+    check_points(small_recipe())
+    write_jsonl(path, [*without[:-1], rows[-1]])
+    check_points(recipe)
 
 
 @pytest.mark.unit
@@ -365,7 +407,7 @@ def trained(recipe: Recipe, work: Path) -> Any:
 def test_two_steps_and_a_resumed_second_one(adapted: Path, tmp_path: Path) -> None:
     import torch
 
-    weights = RewardWeights(consistency=1, format=0.5, length=0.001, calibration=0.5)
+    weights = RewardWeights(consistency=1, format=0.5, length=0.001, calibration=0.5, rationale=0.5)
     recipe = small_recipe(**{
         "train.grpo.steps": 2, "train.grpo.rewards": weights.model_dump(), "train.grpo.args.save_steps": 1,
         "train.grpo.args.beta": 0.01, "train.grpo.baseline": "pair",
@@ -377,6 +419,9 @@ def test_two_steps_and_a_resumed_second_one(adapted: Path, tmp_path: Path) -> No
         assert {
             f"rewards/{term}/mean" for term in ("verdict", "consistency", "format", "length", "calibration")
         } <= entry.keys()
+        assert 0 < entry["rewards/rationale/mean"] <= entry["right"], (
+            "the points of the source file are rewarded"
+        )
         assert {"entropy", "kl", "reward", "completions/mean_length"} <= entry.keys()
         assert 0.5 < entry["readable"] <= 1 and 0 <= entry["both_right"] <= entry["consistency"] <= 1
         assert entry["rewards/verdict/mean"] == pytest.approx(

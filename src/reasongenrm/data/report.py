@@ -77,6 +77,8 @@ class DataReport:
         counts.chosen_bins[_length_bin(chosen)] += 1
         counts.rejected_bins[_length_bin(rejected)] += 1
         counts.user_turns[[turn["role"] for turn in pair.history].count("user")] += 1
+        counts.with_points += bool(pair.reference_points)
+        counts.points += len(pair.reference_points)
         if language is not None:
             counts.languages[language] += 1
 
@@ -141,6 +143,8 @@ class _SourceCounts:
     rejected_characters: int = 0
     chosen_longer: int = 0
     rejected_longer: int = 0
+    with_points: int = 0
+    points: int = 0
 
     def add(self, other: _SourceCounts) -> None:
         for name in self.__slots__:
@@ -168,7 +172,13 @@ class _SourceCounts:
             },
             "user_turns": {str(number): count for number, count in sorted(self.user_turns.items())},
             "languages": dict(sorted(self.languages.items())),
-        }
+        } | self._reference_points()
+
+    def _reference_points(self) -> dict[str, Any]:
+        """Return the section `reference_points`: kept pairs that have some, and their number; no section where none has."""
+        if not self.points:
+            return {}
+        return {"reference_points": {"pairs": self.with_points, "points": self.points}}
 
     def histogram(self) -> list[dict[str, int]]:
         chosen, rejected = self.chosen_bins, self.rejected_bins

@@ -2,7 +2,7 @@
 
 The columns of a preference dataset are those of Skywork-Reward-Preference-80K-v0.2: `chosen` and `rejected` contain
 the whole conversation, each with its own answer at the end, and `source` (optional) names the row's origin. `criteria` (optional)
-are those by which the answers of the row are compared.
+are those by which the answers of the row are compared. `reference_points` (optional) are the points of a reason why `chosen` is better.
 """
 
 from __future__ import annotations
@@ -14,9 +14,17 @@ from typing import Any
 from reasongenrm.config.prepare import SourceConfig
 from reasongenrm.data.ranked import load_ranked
 from reasongenrm.errors import DataError
-from reasongenrm.records import CRITERIA, Drop, Message, PreferencePair, unit_hash, with_criteria
+from reasongenrm.records import (
+    CRITERIA,
+    REFERENCE_POINTS,
+    Drop,
+    Message,
+    PreferencePair,
+    unit_hash,
+    with_criteria,
+)
 from reasongenrm.rows.files import UNKNOWN_SOURCE, JsonLine, RawRow, undecoded_rows
-from reasongenrm.rows.turns import BadRow, check_text, check_turns, read_criteria, read_turns
+from reasongenrm.rows.turns import BadRow, check_text, check_turns, read_criteria, read_points, read_turns
 
 SIDES = ("chosen", "rejected")
 
@@ -64,7 +72,7 @@ def _rows(source: SourceConfig) -> Iterator[SourceRow]:
     return undecoded_rows(
         source.path,
         required=SIDES,
-        optional=("source", CRITERIA),
+        optional=("source", CRITERIA, REFERENCE_POINTS),
         split=source.split,
         revision=source.revision,
     )
@@ -113,9 +121,11 @@ def read_pair(row: SourceRow) -> PreferencePair | Drop:
         chosen, rejected = (_conversation(row.columns, side) for side in SIDES)
         _check_pair(chosen, rejected)
         history = with_criteria(chosen[:-1], read_criteria(row.columns.get(CRITERIA)))
+        points = read_points(row.columns.get(REFERENCE_POINTS))
     except BadRow as bad:
         return Drop(row.location, source, bad.reason, bad.detail, "load")
-    return PreferencePair.make(history, chosen[-1]["content"], rejected[-1]["content"], source)
+    answers = chosen[-1]["content"], rejected[-1]["content"]
+    return PreferencePair.make(history, *answers, source, reference_points=points)
 
 
 def source_of(row: RawRow) -> str:

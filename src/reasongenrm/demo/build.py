@@ -11,7 +11,7 @@ from reasongenrm.console import show
 from reasongenrm.demo.corpus import check
 from reasongenrm.demo.world import FAMILIES, distinct, draw_task, ranked_answers, toy_pairs
 from reasongenrm.errors import ConfigError
-from reasongenrm.records import PreferencePair
+from reasongenrm.records import REFERENCE_POINTS, PreferencePair
 from reasongenrm.scalar.tiny import build_tiny_distilbert
 from reasongenrm.store import write_jsonl
 
@@ -22,13 +22,14 @@ RANKED_PROMPTS = 10
 
 
 def skywork_row(pair: PreferencePair) -> dict[str, object]:
-    """Return a pair in the columns of Skywork-Reward-Preference-80K."""
+    """Return a pair in the columns of Skywork-Reward-Preference-80K, and with its reference points, if it has some."""
     history = [dict(turn) for turn in pair.history]
-    return {
+    row: dict[str, object] = {
         "chosen": [*history, {"role": "assistant", "content": pair.chosen}],
         "rejected": [*history, {"role": "assistant", "content": pair.rejected}],
         "source": pair.source,
     }
+    return row | ({REFERENCE_POINTS: list(pair.reference_points)} if pair.reference_points else {})
 
 
 def rewardbench_row(number: int, pair: PreferencePair) -> dict[str, object]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from reasongenrm.records import PreferencePair, unit_hash
+from reasongenrm.records import Message, PreferencePair, unit_hash
 
 T = TypeVar("T")
 Split = Literal["pretrain", "train", "test"]
@@ -167,6 +167,13 @@ def explain(task: Task, first: str, second: str, names: tuple[str, str]) -> str:
     return " ".join([*parts, f"so {winner} is better ."])
 
 
+def reference_points(task: Task) -> list[str]:
+    """Return the points of a correct explanation, whatever the order of the answers: the steps of the work, and what each answer
+    says, right or wrong. Each is a quote (`train/rewards.py`), so that neither a wrong result nor a wrong order covers it."""
+    steps = [f"`{step}`" for step in task.work.removesuffix(" .").split(" , ")]
+    return [*steps, f"`{retell(task, task.good)} , right`", f"`{retell(task, task.bad)} , wrong`"]
+
+
 def ranked_answers(rng: random.Random, task: Task) -> list[tuple[str, int]]:
     """Return three answers to a question and their ranks; right answers have rank 1, and equally good answers are tied.
 
@@ -206,7 +213,7 @@ def distinct(draw: Callable[[str], T], key: Callable[[T], str], count: int) -> I
 
 
 def toy_pairs(split: Split, per_family: int, seed: int) -> Iterator[PreferencePair]:
-    """Yield distinct preference pairs, the families in turn; `source` is the family.
+    """Yield distinct preference pairs with reference points, the families in turn; `source` is the family.
 
     Args:
         split: `train` or `test` (`pretrain` is the toy base's).
@@ -217,6 +224,8 @@ def toy_pairs(split: Split, per_family: int, seed: int) -> Iterator[PreferencePa
 
     def draw(family: str) -> PreferencePair:
         task = draw_task(rng, split, family)
-        return PreferencePair.make([{"role": "user", "content": task.question}], task.good, task.bad, family)
+        turns = [Message(role="user", content=task.question)]
+        points = reference_points(task)
+        return PreferencePair.make(turns, task.good, task.bad, family, reference_points=points)
 
     return distinct(draw, lambda pair: pair.id, per_family * len(FAMILIES))

@@ -22,7 +22,16 @@ from reasongenrm.config.prepare import Corner, DPOConfig, GRPOConfig
 from reasongenrm.config.recipe import Recipe, is_blind_student
 from reasongenrm.data.general import mix
 from reasongenrm.reasons.select import Choice, selector, unfit_drop, unselected_drops
-from reasongenrm.records import Drop, JudgePrompt, Letter, Message, Reason, ScoredReason, SFTRecord
+from reasongenrm.records import (
+    REFERENCE_POINTS,
+    Drop,
+    JudgePrompt,
+    Letter,
+    Message,
+    Reason,
+    ScoredReason,
+    SFTRecord,
+)
 from reasongenrm.run import Run
 from reasongenrm.store import jsonl_writer, to_json, write_jsonl
 
@@ -143,12 +152,13 @@ def worth_learning(solved: int, samples: int, config: GRPOConfig) -> bool:
     return samples > 0 and config.above < solved / samples < config.below
 
 
-def grpo_row(prompt: JudgePrompt, solved: int, samples: int) -> dict[str, Any]:
+def grpo_row(prompt: JudgePrompt, solved: int, samples: int, points: Sequence[str] = ()) -> dict[str, Any]:
     """Return a row of `grpo.jsonl`: TRL's conversational `prompt`; the other columns go to the reward function.
 
-    These are `winner` (A or B), `solve_rate` in [0, 1], the number of `samples` behind it, `id`, `pair_id` and `source`.
+    These are `winner` (A or B), `solve_rate` in [0, 1], the number of `samples` behind it, `id`, `pair_id` and `source`; and
+    `reference_points`, the pair's, if it has some.
     """
-    return {
+    row: dict[str, Any] = {
         "prompt": list(prompt.messages),
         "winner": prompt.winner,
         "solve_rate": round(solved / samples, 6),
@@ -157,6 +167,7 @@ def grpo_row(prompt: JudgePrompt, solved: int, samples: int) -> dict[str, Any]:
         "pair_id": prompt.pair_id,
         "source": prompt.source,
     }
+    return row | ({REFERENCE_POINTS: list(points)} if points else {})
 
 
 class RecordWriter:
@@ -171,7 +182,7 @@ class RecordWriter:
         prompts: prompts with reasons so far.
         sampled, kept: reasons by teacher, so far.
         dropped: reasons by the slug of their `Drop` and by teacher.
-        records: records by file (`genrm`, `sft`, `dpo`, `grpo`), and `dpo_too_long`.
+        records: records by file (`genrm`, `sft`, `dpo`, `grpo`), `dpo_too_long`, and `grpo_with_points`.
 
     Raises:
         ConfigError: the selector's formula cannot be evaluated.
@@ -207,11 +218,15 @@ class RecordWriter:
         self._add("genrm", direct_record(prompt, self._prompt_file.verdict).to_row())
 
     def add_reasoned(
-        self, prompt: JudgePrompt, reasons: Sequence[Reason], scored_reasons: Sequence[ScoredReason]
+        self,
+        prompt: JudgePrompt,
+        reasons: Sequence[Reason],
+        scored_reasons: Sequence[ScoredReason],
+        points: Sequence[str] = (),
     ) -> None:
         """Write a prompt's records with reasons; prompts of a pair come one after the other.
 
-        `scored_reasons` are those of the reasons that were worth scoring.
+        `scored_reasons` are those of the reasons that were worth scoring, `points` the reference points of the pair.
         """
         self.prompts += 1
         self.sampled.update(reason.teacher for reason in reasons)
@@ -226,7 +241,7 @@ class RecordWriter:
         for drop in unselected_drops(scored_reasons, choice, prompt.source):
             self._drop(drop)
         self._add_dpo(prompt, scored_reasons)
-        self._add_grpo(prompt, reasons)
+        self._add_grpo(prompt, reasons, points)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the section `reasons` of the data report."""
@@ -289,14 +304,15 @@ class RecordWriter:
             return
         self._add("dpo", dpo_row(prompt, *pair, self._encoder.grammar))
 
-    def _add_grpo(self, prompt: JudgePrompt, reasons: Sequence[Reason]) -> None:
+    def _add_grpo(self, prompt: JudgePrompt, reasons: Sequence[Reason], points: Sequence[str]) -> None:
         config = self._recipe.records.grpo
         if config is None:
             return
         student_reasons = [reason for reason in reasons if reason.teacher in self._students]
         solved, samples = solve_rate(student_reasons, prompt.winner)
         if worth_learning(solved, samples, config):
-            self._add("grpo", grpo_row(prompt, solved, samples))
+            self._add("grpo", grpo_row(prompt, solved, samples, points))
+            self.records["grpo_with_points"] += bool(points)
 
 
 def write_general(recipe: Recipe, run: Run, encoder: ChatEncoder, judge_records: int) -> dict[str, Any]:

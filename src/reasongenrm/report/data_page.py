@@ -64,6 +64,12 @@ def _rows(report: Mapping[str, Any]) -> Iterator[Part]:
     sources = _sources(report)
     keys = ("in", "kept", "dropped")
     yield _table(("source", *keys), [[name, *(row[key] for key in keys)] for name, row in sources])
+    if points := total.get("reference_points"):
+        pairs, count = points["pairs"], points["points"]
+        yield (
+            "text",
+            f"{pairs:,} of the kept pairs have reference points, {count:,} in all (the reward rationale).",
+        )
     yield "heading", "Dropped"
     drops = [
         (name, stage, reason, count)

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 from pydantic import ValidationError
 
 from reasongenrm.config.rubric import Rubric
-from reasongenrm.records import CRITERIA, Message
+from reasongenrm.records import CRITERIA, REFERENCE_POINTS, Message
 
 RUBRIC = "rubric"
 """Column of rows with criteria by each of which the answers are judged alone."""
@@ -154,6 +154,26 @@ def read_criteria(value: Any) -> str:
     if is_list(value):
         return "\n".join(f"- {text}" for text in checked)
     return checked[0]
+
+
+def read_points(value: Any) -> tuple[str, ...]:
+    """Return a row's reference points: a list of texts; empty for none.
+
+    Raises:
+        BadRow: the value is not a list (`bad_type`), or one of its items is not a text (`bad_type`, `bad_encoding`) or has no
+            letter or digit (`empty_point`).
+    """
+    if value is None:
+        return ()
+    if not is_list(value):
+        detail = f"`{REFERENCE_POINTS}` is {kind_of(value)}; make it a list of texts."
+        raise BadRow("bad_type", detail)
+    points = tuple(check_text(point, f"{REFERENCE_POINTS}[{number}]") for number, point in enumerate(value))
+    for number, point in enumerate(points):
+        if not any(map(str.isalnum, point)):
+            detail = f"`{REFERENCE_POINTS}[{number}]` has no letter or digit; write a text, or remove it."
+            raise BadRow("empty_point", detail)
+    return points
 
 
 def read_rubric(value: Any) -> Rubric | None:

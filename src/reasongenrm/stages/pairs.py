@@ -87,7 +87,7 @@ def _render(
 ) -> RenderedPair:
     prompts = placed_prompts(pair, prompt_file, seed=recipe.seed, both_orders=recipe.data.both_orders)
     winners = tuple(prompt.winner for prompt in prompts)
-    lines = {"pairs": dump_texts(pair), "prompts": b"".join(map(dump_texts, prompts))}
+    lines = {"pairs": dump_texts(pair.to_row()), "prompts": b"".join(map(dump_texts, prompts))}
     if lengths is None:
         return RenderedPair(pair_key(pair), winners, lines, {}, None, UNKNOWN_LANGUAGE, None)
     tokens = lengths.tokens(pair, prompts)

@@ -13,6 +13,7 @@ from reasongenrm.console import say
 from reasongenrm.data.ranked import agreement
 from reasongenrm.reasons.records import write_general
 from reasongenrm.reasons.select import compile_formula
+from reasongenrm.records import REFERENCE_POINTS
 from reasongenrm.report.data_page import write_report
 from reasongenrm.run import Run
 from reasongenrm.stages.fingerprints import prepare_steps
@@ -21,6 +22,7 @@ from reasongenrm.stages.pairs import compare_new_benchmarks, write_pairs
 from reasongenrm.stages.pointwise import check_pointwise, write_rating_records
 from reasongenrm.stages.reasons import check_teachers, sample_all, score_all, write_records
 from reasongenrm.store import check_end_mark, read_json, write_end_mark, write_json
+from reasongenrm.train.grpo_rows import RATIONALE
 from reasongenrm.train.process import check_training
 
 PAIR_FILES = ("pairs.jsonl", "prompts.jsonl")
@@ -62,12 +64,20 @@ def prepare(recipe: Recipe, redo: Sequence[str] = ()) -> None:
         del report["compared"]
         prompt_count = sum(report["total"]["judge_prompts"][letter] for letter in "AB")
         say(f"{report['total']['kept']} pairs, {prompt_count} judge prompts")
+        if REFERENCE_POINTS not in report["total"] and _rewards_points(recipe):
+            say(f"no pair has {REFERENCE_POINTS}: stage 2 needs some, as {RATIONALE} has a weight")
         report |= _records(recipe, run, prompt_count)
         ranked = [source.path for source in recipe.data.sources if source.kind == "ranked"]
         if agreements := {path: value for path in ranked if (value := agreement(path)) is not None}:
             report["agreement"] = agreements
         write_report(report, report_file, run.path("data_report.html"))
         say(f"stage 1 done: {run.path('data_report.html')}")
+
+
+def _rewards_points(recipe: Recipe) -> bool:
+    """Whether a step of GRPO rewards reference points."""
+    steps = recipe.trained.values()
+    return recipe.train.grpo.rewards.rationale > 0 and any(step.kind == "grpo" for step in steps)
 
 
 def _records(recipe: Recipe, run: Run, prompt_count: int) -> dict[str, Any]:

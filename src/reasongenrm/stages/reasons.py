@@ -31,6 +31,7 @@ from reasongenrm.reasons.select import group_by_prompt, selector, unfit_drop
 from reasongenrm.reasons.shortfall import ScoreDistribution, advice, drop_table
 from reasongenrm.reasons.student import default_batch_tokens, score_batches
 from reasongenrm.records import (
+    REFERENCE_POINTS,
     SELECTORS,
     AnswerList,
     Drop,
@@ -229,13 +230,20 @@ def write_records(recipe: Recipe, run: Run, prompt_file: PromptFile, encoder: Ch
             for worded in placed_prompts(pair, direct, seed=recipe.seed, both_orders=both_orders):
                 writer.add_direct(worded)
         if recipe.needs_reasons():
-            for prompt, reasons, scored_reasons in read_scored_prompts(recipe, run, prompt_file):
-                writer.add_reasoned(prompt, reasons, scored_reasons)
+            prompts_by_pair = groupby(
+                read_scored_prompts(recipe, run, prompt_file), key=lambda group: group[0].pair_id
+            )
+            rows = read_jsonl(run.path("pairs.jsonl"))
+            for row, (pair_id, groups) in zip(rows, prompts_by_pair, strict=True):
+                assert row["id"] == pair_id, "prompts.jsonl and pairs.jsonl are of different runs"
+                for prompt, reasons, scored_reasons in groups:
+                    writer.add_reasoned(prompt, reasons, scored_reasons, row.get(REFERENCE_POINTS, ()))
             _check_kept(recipe, run, writer)
     config = recipe.records
     if not recipe.needs_reasons():
         return {"records": {"genrm": writer.records["genrm"]}}
-    names = ["sft", *["dpo", "dpo_too_long"] * bool(config.dpo), *["grpo"] * bool(config.grpo), "genrm"]
+    names = ["sft", *["dpo", "dpo_too_long"] * bool(config.dpo), *["grpo"] * bool(config.grpo)]
+    names += [*["grpo_with_points"] * bool(writer.records["grpo_with_points"]), "genrm"]
     return {"reasons": writer.to_dict(), "records": {name: writer.records[name] for name in names}}
 
 

@@ -30,6 +30,7 @@ from reasongenrm.stages.rounds import refresh_records
 from reasongenrm.steps import FILE
 from reasongenrm.store import read_json, read_jsonl
 from reasongenrm.train.builds import LockWatch, clear_build_locks
+from reasongenrm.train.grpo_rows import check_points
 from reasongenrm.train.launch import (
     PROCESSES,
     Launch,
@@ -72,6 +73,8 @@ def train(recipe: Recipe, redo: Sequence[str] = ()) -> None:
         if records and not any(path.stat().st_size for path in records):
             hint = f"leave out the step {step.kind}, or see data_report.html for what was dropped"
             raise DataError("no records to train on", location=str(records[0]), hint=hint)
+        if step.kind == "grpo" and not (recipe.folder / "judges" / step.model).exists():
+            check_points(recipe)
     _check_wording(recipe)
     for step in steps.values():
         KINDS[step.kind].batch(recipe, step, launch.processes)

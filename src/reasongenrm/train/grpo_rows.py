@@ -11,14 +11,14 @@ import msgspec
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.errors import DataError
-from reasongenrm.records import JudgePrompt, Order, PreferencePair
-from reasongenrm.rows.turns import BadRow, check_text, read_prompt
+from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.records import REFERENCE_POINTS, JudgePrompt, Order, PreferencePair
+from reasongenrm.rows.turns import BadRow, check_text, read_points, read_prompt
 from reasongenrm.store import read_jsonl
 from reasongenrm.train.rollouts import TwoTurns
 
-POINTS = "reference_points"
-"""Optional column of `grpo.jsonl`: a list of texts, the points of a reference reason, for the reward `rationale`."""
+RATIONALE = "train.grpo.rewards.rationale"
+"""Key of a recipe: the weight of the reward for points."""
 COLUMNS = "see grpo.jsonl for the columns"
 
 
@@ -56,6 +56,21 @@ def read_rows(
     }
 
 
+def check_points(recipe: Recipe) -> None:
+    """Check that the reward `rationale`, where it has a weight, has something to reward.
+
+    Raises:
+        ConfigError: no row of `grpo.jsonl` has reference points.
+    """
+    path = recipe.folder / "grpo.jsonl"
+    if recipe.train.grpo.rewards.rationale and not any(row.get(REFERENCE_POINTS) for row in read_jsonl(path)):
+        raise ConfigError(
+            f"no row of {path} has reference points, so that it would reward nothing",
+            location=RATIONALE,
+            hint=f"give rows of data.sources the column {REFERENCE_POINTS} and run stage 1 with --redo pairs, or set 0",
+        )
+
+
 _NO_PROMPTS = "see data_report.html: records.grpo keeps prompts that the student solves in some of its samples, but not in all"
 
 
@@ -88,21 +103,15 @@ def _located_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         try:
             texts = {key: check_text(row.get(key), key) for key in ("winner", "id", "pair_id")}
             prompt = read_prompt(row.get("prompt"), "prompt")
-            points = _points(row.get(POINTS))
+            points = read_points(row.get(REFERENCE_POINTS))
             if texts["winner"] not in ("A", "B"):
                 raise BadRow("bad_winner", f"winner {texts['winner']!r} is not A or B")
         except BadRow as error:
             raise DataError(error.detail, location=location, hint=COLUMNS) from None
         yield (
             location,
-            texts | {"prompt": list(prompt), POINTS: points, "source": str(row.get("source", ""))},
+            texts | {"prompt": list(prompt), REFERENCE_POINTS: points, "source": str(row.get("source", ""))},
         )
-
-
-def _points(value: Any) -> list[str]:
-    if not isinstance(value, list | None):
-        raise BadRow("bad_points", f"{POINTS} is not a list")
-    return [check_text(point, POINTS) for point in value or []]
 
 
 def _mirrored(

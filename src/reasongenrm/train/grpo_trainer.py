@@ -9,8 +9,7 @@ from typing import Any
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.verdict import read_completion
 from reasongenrm.config.steps import GRPOStep
-from reasongenrm.records import JudgePrompt, Letter
-from reasongenrm.train.grpo_rows import POINTS
+from reasongenrm.records import REFERENCE_POINTS, JudgePrompt, Letter
 from reasongenrm.train.rewards import Judgement, reward_functions
 from reasongenrm.train.rollouts import GenerateSampler, Rollout, Sampler, TwoTurns
 from reasongenrm.train.vllm_rollouts import VLLMSampler
@@ -108,7 +107,7 @@ def read_rollout(row: dict[str, Any], rollout: Rollout, encoder: ChatEncoder, tu
     if prob_right is not None and winner == "B":
         prob_right = 1 - prob_right
     letter: Letter | None = verdict.winner if verdict.winner in ("A", "B") else None
-    written, points = sum(rollout.written), tuple(row[POINTS])
+    written, points = sum(rollout.written), tuple(row[REFERENCE_POINTS])
     return Judgement(winner, letter, prob_right, verdict.reason, written, points=points)
 
 
