@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from reasongenrm.config.recipe import Recipe
 from reasongenrm.config.steps import GRPOStep, RewardWeights
 from reasongenrm.demo.build import skywork_row
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.reasons.records import grpo_row
+from reasongenrm.reasons.records import direct_record, grpo_row
 from reasongenrm.records import JudgePrompt, PreferencePair
 from reasongenrm.store import to_json, write_jsonl
 from reasongenrm.train import grpo
@@ -38,7 +40,7 @@ from reasongenrm.train.rollouts import TwoTurns
 from reasongenrm.train.tracking import steady_row
 from reasongenrm.train.trainer import run_training
 from support.pairs import load_pairs
-from support.scripts import stage_server
+from support.scripts import Fork, kill_at, stage_server
 from support.training_runs import ROOT, begin_run, demo_recipe
 from support.vllm_step import ENVIRONMENT
 
@@ -483,6 +485,63 @@ def test_a_step_with_rollouts_of_vllm(adapted: Path, tmp_path: Path) -> None:
     # Both engines give the same log-probabilities to the sampled ids, letters included.
     assert entry["sampling/sampling_logp_difference/mean"] < 0.02
     assert entry["sampling/sampling_logp_difference/max"] < 0.5
+
+
+ALL_WEIGHTS = (
+    "judges={judge: {template: reason, steps: [sft, grpo]}}",
+    "scalar=null",
+    "train.parameters=all",
+    "train.lora={}",
+    "train.batch=4",
+    "train.tokens=null",
+    "train.args={per_device_train_batch_size: 4, logging_steps: 1, save_steps: 2, max_steps: 2, learning_rate: 0.0005}",
+    "train.grpo={batch: 2, samples: 4, steps: 6, max_tokens: 24, baseline: pair, rewards: {consistency: 1, rationale: 0.5},"
+    " args: {learning_rate: 0.0001, beta: 0.1}}",
+)
+"""GRPO of all weights in two processes with ZeRO-2, with a copy of the weights as its reference."""
+
+
+@pytest.mark.engine
+@pytest.mark.slow
+def test_a_killed_training_of_all_weights_ends_with_those_of_an_undisturbed_one(
+    run_folder: Path, toy_prompts: PromptFile
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    server, place = stage_server(), run_folder.parents[1]
+    prompts = [judge_prompt(pair, "AB", toy_prompts) for pair in toy_pairs()]
+    records = [direct_record(prompt, toy_prompts.verdict) for prompt in prompts]
+    sft = (replace(record, reason="count it .").to_row() for record in records)
+    write_jsonl(run_folder / "sft.jsonl", sft)
+
+    def words(run: str, *more: str) -> list[str]:
+        return ["train", "configs/demo.yaml", f"name={run}", *ALL_WEIGHTS, *more]
+
+    def trained_run(run: str, *more: str) -> None:
+        done = server.run(words(run, *more), folder=place)
+        assert done.code == 0, done.stderr[-3000:]
+
+    trained_run("small", "judges={judge: {template: reason, steps: [sft]}}")
+    killed = shutil.copytree(run_folder, place / "runs" / "killed")
+    trained_run("small")
+    work = killed / "judges" / "judge@grpo.partial" / "checkpoints"
+    for step, group in ((2, True), (4, False)):
+        process = Fork(server, words("killed"), folder=place)
+        kill_at(process, (work / f"checkpoint-{step}" / WHOLE).exists, 0.3, group=group, seed=step)
+        assert not (killed / "judges" / "judge@grpo").exists()
+    trained_run("killed")
+
+    sides = [folder / "judges" / "judge@grpo" for folder in (killed, run_folder)]
+    ours, theirs = (load_file(side / "model" / "model.safetensors") for side in sides)
+    before = load_file(run_folder / "judges" / "judge" / "model" / "model.safetensors")
+    assert ours.keys() == theirs.keys() == before.keys()
+    for name, weights in ours.items():
+        assert torch.equal(weights, theirs[name]), name
+        assert not torch.equal(weights, before[name]), f"{name} was not trained"
+    losses, expected = (json.loads((side / "loss.json").read_text()) for side in sides)
+    assert losses == expected and [row["step"] for row in losses if "reward" in row] == list(range(1, 7))
+    assert not list(killed.rglob("*.partial"))
 
 
 @pytest.mark.unit
