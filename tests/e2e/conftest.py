@@ -6,9 +6,6 @@ Runs are called `test-<pid>-…` and removed at the end.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -20,7 +17,7 @@ from reasongenrm.chat.grammar import DEFAULT_GRAMMAR
 from reasongenrm.chat.prompts import PromptFile, hindsight_prompt
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.records import Letter
-from support.scripts import BAD_LINES, ENVIRONMENT, ROOT, Bench
+from support.scripts import BAD_LINES, Bench, stage_server
 
 
 def lessons(encoder: ChatEncoder, prompts: PromptFile) -> Iterator[list[int]]:
@@ -58,9 +55,8 @@ def taught_model(tiny_model: Path, toy_prompts: PromptFile, tmp_path_factory: py
 def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `reasongenrm toy build` writes, with some bad lines in `train.jsonl` and `rewardbench.jsonl`."""
     folder = tmp_path_factory.mktemp("toy")
-    command = [str(Path(sys.prefix) / "bin" / "reasongenrm"), "toy", "build", "--out", str(folder), "--pairs", "6", "--rows", "5"]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, check=True, capture_output=True)
-    assert done.stderr == b"" and done.stdout.count(b"\n") == 1, "the console is clean"
+    done = stage_server().run(["toy", "build", "--out", str(folder), "--pairs", "6", "--rows", "5"])
+    assert (done.code, done.stderr, done.stdout.count("\n")) == (0, "", 1), "the console is clean"
     train = folder / "train.jsonl"
     good = train.read_text(encoding="utf-8").splitlines()
     assert len(good) == 24

@@ -15,7 +15,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +24,8 @@ from torch.distributed.elastic.multiprocessing.subprocess_handler import subproc
 
 from reasongenrm.processes import die_with_parent
 
-LAUNCHERS = "accelerate.commands.launch", "reasongenrm.cli"
+LAUNCH = "accelerate.commands.launch"
+LAUNCHERS = LAUNCH, "reasongenrm.cli"
 """Modules that start others."""
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -70,15 +72,31 @@ def _spawn_programs(requests: socket.socket, parent: int) -> None:
         message, streams, _, _ = socket.recv_fds(requests, 1 << 20, 3)
         if not message:
             os._exit(0)
+        program = json.loads(message)
+        if program["words"][0] == LAUNCH:
+            _import_deepspeed()
         between = os.fork()
         if between == 0:
             if os.fork() == 0:
                 with whole_program():
-                    _become(json.loads(message), streams, requests, parent)
+                    _become(program, streams, requests, parent)
             os._exit(0)
         os.waitpid(between, 0)
         for stream in streams:
             os.close(stream)
+
+
+def _import_deepspeed() -> None:
+    """Import it once for the launcher and all training processes, without what it prints. A stage itself must not have it."""
+    kept = [os.dup(stream) for stream in (1, 2)]
+    with open(os.devnull, "wb") as nowhere, suppress(ImportError):
+        for stream in (1, 2):
+            os.dup2(nowhere.fileno(), stream)
+        for module in ("accelerate.utils.deepspeed", "deepspeed.launcher.runner"):
+            import_module(module)
+    for stream, copy in zip((1, 2), kept, strict=True):
+        os.dup2(copy, stream)
+        os.close(copy)
 
 
 def _become(program: Mapping[str, Any], streams: Sequence[int], requests: socket.socket, parent: int) -> None:

@@ -50,6 +50,18 @@ with open({log!r}, "w") as log:
     subprocess.run({command!r}, stdout=log, stderr=log, check=True)
 """
 
+TOGETHER = """
+import subprocess, sys
+from support.forked_programs import start_spawner
+start_spawner()
+programs = []
+for words, log in {commands!r}:
+    with open(log, "w") as file:
+        command = [sys.executable, "-m", "reasongenrm.cli", *words]
+        programs.append(subprocess.Popen(command, stdout=file, stderr=file))
+sys.exit(any([program.wait() for program in programs]))
+"""
+
 
 @dataclass(frozen=True)
 class Done:
@@ -75,7 +87,9 @@ class StageServer:
     def _answer(self, word: str) -> list[int]:
         assert self.process.stdout is not None
         line = self.process.stdout.readline().split()
-        assert line and line[0] == word, (line, self.process.stderr.read() if self.process.stderr else "")
+        if not line and self.process.stderr:
+            raise AssertionError(self.process.stderr.read())  # it has ended
+        assert line and line[0] == word, line
         return [int(number) for number in line[1:]]
 
     def start(
@@ -114,23 +128,28 @@ class StageServer:
         _, code = self._answer("ended")
         return code
 
-    def run(self, words: Sequence[str], text: str = "", **options: Any) -> Done:
-        """Run a command to its end, 400 seconds at most, with a text as its input; for `options` see `start`."""
+    def run(self, words: Sequence[str], text: str = "", *, limit: float = 400, **options: Any) -> Done:
+        """Run a command to its end, with a text as its input; after `limit` seconds it is killed. For `options` see `start`."""
         begin = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             given, out, err = (Path(folder, name) for name in ("in", "out", "err"))
             given.write_text(text, encoding="utf-8")
             child = self.start(words, [str(given), str(out), str(err)], **options)
-            limit = threading.Timer(400, os.killpg, (child, signal.SIGKILL))
-            limit.start()
+            timer = threading.Timer(limit, os.killpg, (child, signal.SIGKILL))
+            timer.start()
             code = self.ended()
-            limit.cancel()
+            timer.cancel()
             seconds = time.monotonic() - begin
             return Done(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"), seconds)
 
     def launch(self, command: Sequence[str], log: Path, **options: Any) -> Done:
         """Run `accelerate launch` to its end, with its output in a file; its processes are forks (`forked_programs.py`)."""
         return self.run([], code=LAUNCH.format(command=list(command), log=str(log)), **options)
+
+    def run_together(self, commands: Sequence[tuple[Sequence[str], Path]], **options: Any) -> Done:
+        """Run command lines at the same time to their ends, each with its output in a file."""
+        named = [(list(words), str(log)) for words, log in commands]
+        return self.run([], code=TOGETHER.format(commands=named), **options)
 
 
 class Fork:
@@ -149,12 +168,15 @@ class Fork:
             self._code = self._server.ended()
         return self._code
 
+    def ends_within(self, seconds: float) -> bool:
+        """Wait for its end; return whether it came."""
+        return self._code is not None or bool(
+            select.select([self._server.process.stdout], [], [], seconds)[0]
+        )
+
     def wait(self, timeout: float) -> int:
         """Wait for its end; return its exit code."""
-        ready, _, _ = select.select(
-            [] if self._code is not None else [self._server.process.stdout], [], [], timeout
-        )
-        assert ready or self._code is not None, "it does not end"
+        assert self.ends_within(timeout), "it does not end"
         code = self.poll()
         assert code is not None
         return code

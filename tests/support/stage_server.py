@@ -38,6 +38,7 @@ from vllm.model_executor.models import qwen2
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what tests run may import tests/support
 
 from reasongenrm.cli import main
+from reasongenrm.processes import die_with_parent
 from reasongenrm.stages import evaluate, prepare, preview, scalar, train
 from support.forked_programs import start_spawner, whole_program
 
@@ -49,6 +50,7 @@ LOADED = (
 
 def run(request: dict[str, Any]) -> None:
     """Become the command line, or a Python program."""
+    die_with_parent()  # no stage outlives tests that were killed
     os.setsid()
     for number, (name, mode) in enumerate(zip(request["streams"], ("rb", "wb", "wb"), strict=True)):
         with open(name, mode) as file:
@@ -79,6 +81,7 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
+    die_with_parent()
     assert threading.active_count() == 1, threading.enumerate()
     gc.freeze()
     gc.enable()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from reasongenrm.store import read_json, read_jsonl, to_json, write_jsonl
 from reasongenrm.train.launch import launch_command, launch_environment, read_launch
 from reasongenrm.train.tokens import refresh_folder, tokenise
 from reasongenrm.train.tracking import MEASURED, METRICS, steady_row
+from support.scripts import stage_server
 from support.training_runs import ROOT, begin_run, demo_recipe, preference_row
 from support.training_steps import train_step
 
@@ -145,10 +145,10 @@ def train_in_two(names: Iterable[str], place: Path, wording: PromptFile, launch:
         processes = read_launch(recipes[0].train)
         assert processes.processes == 2 and processes.zero
         command = launch_command(recipes[0].train, processes, "support.training_steps", *map(str, files))
-        environment = launch_environment(processes) | {"PYTHONPATH": str(ROOT / "tests")}
-        with (place / "log").open("w") as log:
-            done = subprocess.run(command, cwd=place, env=environment, stdout=log, stderr=log, timeout=800)
-        assert done.returncode == 0, (place / "log").read_text()[-6000:]
+        environment = launch_environment(processes)
+        log = place / "log"
+        done = stage_server().launch(command, log, folder=place, environment=environment, limit=800)
+        assert done.code == 0, log.read_text()[-6000:]
     return place / "runs"
 
 
