@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from support.scripts import TRAIN, Bench, Chain, value_of
+from support.scripts import Bench, Chain, stage_server, value_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -42,21 +42,24 @@ def assert_same_adapter(folder: Path, other: Path) -> None:
         assert_close(weights, theirs[key], rtol=1e-3, atol=1e-5)
 
 
-def test_two_machines_share_a_run_folder(training: tuple[Bench, Path], chain: Chain) -> None:
+def test_two_machines_share_a_run_folder(training: tuple[Bench, Path], chain: Chain, tmp_path: Path) -> None:
     """Two stages on this machine, which meet at a loopback port."""
     made, folder = training
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     arguments = f"--num_machines 2 --num_processes 2 --main_process_ip 127.0.0.1 --main_process_port {port}"
-    machines = [
-        made.start(TRAIN, "run", f"train.launch_args={arguments} --machine_rank {rank}") for rank in (0, 1)
+    logs = [tmp_path / f"machine-{rank}" for rank in (0, 1)]
+    commands = [
+        (["train", *made.words("run"), f"train.launch_args={arguments} --machine_rank {rank}"], log)
+        for rank, log in enumerate(logs)
     ]
-    ends = [machine.communicate(timeout=400) for machine in machines]
-    assert [machine.returncode for machine in machines] == [0, 0], ends
-    assert "reasongenrm: waiting for machine 0" in ends[1][1]
+    done = stage_server().run_together(commands)
+    said = [log.read_text(encoding="utf-8") for log in logs]
+    assert done.code == 0, (done.stderr, *said)
+    assert "reasongenrm: waiting for machine 0" in said[1]
     assert not (folder / "judges" / "reasongenrm.partial").exists()
-    logs = {path.name for path in (folder / "logs").glob("train-*.log")}
-    assert logs == {"train-reasongenrm.log", "train-reasongenrm-1.log"}, "one log for each machine"
+    written = {path.name for path in (folder / "logs").glob("train-*.log")}
+    assert written == {"train-reasongenrm.log", "train-reasongenrm-1.log"}, "one log for each machine"
     assert value_of(folder / "judges" / "reasongenrm" / "training.json")["processes"] == 2
     assert_same_adapter(folder, chain.folder)
