@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from reasongenrm.store import read_json, read_jsonl
+from support.scripts import Done, stage_server
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 ARMS = ("unshaped", "shaped")
 
 
-def run(out: Path, *words: str, steps: int = 2) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "bench/hacking.py", "--out", str(out), "--steps", str(steps), "--every", "1"]
+CODE = """
+import runpy, sys
+sys.argv = {command!r}
+sys.path.insert(0, "bench")
+runpy.run_path("bench/hacking.py", run_name="__main__")
+"""
+
+
+def run(out: Path, *, steps: int = 2) -> Done:
+    command = ["bench/hacking.py", "--out", str(out), "--steps", str(steps), "--every", "1"]
     sizes = ["--questions", "8", "--held-out", "8", "--judge-steps", "2", "--second-steps", "2"]
-    return subprocess.run([*command, *sizes, *words], capture_output=True, text=True, check=False)
+    return stage_server().run([], code=CODE.format(command=[*command, *sizes]))
 
 
-def printed(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 0, done.stderr[-2000:]
+def printed(done: Done) -> str:
+    assert done.code == 0, done.stderr[-2000:]
     return done.stdout.partition("\n\n")[2]
 
 
@@ -47,5 +54,5 @@ def test_two_steps_of_each_arm(tmp_path: Path) -> None:
     assert printed(run(out)) == text, "the judges, one arm and the checkpoint of the other are kept"
 
     refused = run(out, steps=3)
-    assert refused.returncode == 2 and "made with other settings: steps" in refused.stderr
+    assert refused.code == 2 and "made with other settings: steps" in refused.stderr
     assert "Traceback" not in refused.stderr
