@@ -146,39 +146,44 @@ def create_app(
 
 def _add_single_routes(app: Any, judge: SharedJudge, limits: Limits) -> None:
     from fastapi import Request
+    from fastapi.responses import JSONResponse
 
+    # Responses, here and below: FastAPI would look at every value of a dict for one that JSON does not know.
     @app.post("/compare", **documented(ComparisonReply, "Compare two answers"))
-    async def compare(body: CompareRequest, request: Request) -> dict[str, Any]:
+    async def compare(body: CompareRequest, request: Request) -> JSONResponse:
         row = body.row(limits)
         [comparison] = await result(request, judge.submit([row]), limits.seconds)
-        return comparison_json(comparison)
+        return JSONResponse(comparison_json(comparison))
 
     @app.post("/score", **documented(ScoreReply, "Score an answer against a reference"))
-    async def score(body: ScoreRequest, request: Request) -> dict[str, Any]:
+    async def score(body: ScoreRequest, request: Request) -> JSONResponse:
         prompt = body.checked_prompt(limits, body.answer, body.reference)
         row = with_rubric((prompt, body.answer, body.reference), body.rubric)
         [comparison] = await result(request, judge.submit([row]), limits.seconds)
-        return {"score": preference(comparison), **comparison_json(comparison)}
+        return JSONResponse({"score": preference(comparison), **comparison_json(comparison)})
 
     @app.post("/rate", **documented(RatingReply, "Rate one answer"))
-    async def rate(body: RateRequest, request: Request) -> dict[str, Any]:
+    async def rate(body: RateRequest, request: Request) -> JSONResponse:
         row = with_rubric((body.checked_prompt(limits, body.answer), body.answer), body.rubric)
         [rating] = await result(request, judge.submit_ratings([row]), limits.seconds)
-        return rating_json(rating)
+        return JSONResponse(rating_json(rating))
 
 
 def _add_tournaments(app: Any, judge: SharedJudge, limits: Limits) -> None:
+    from fastapi.responses import JSONResponse
+
     # Plain functions, which FastAPI runs in threads: they wait for each of their rounds.
     @app.post("/rank", **documented(RankingReply, "Rank several answers"))
-    def rank(body: RankRequest) -> dict[str, Any]:
+    def rank(body: RankRequest) -> JSONResponse:
         prompt = body.checked_prompt(limits, *body.answers)
-        return ranking_json(judge.rank(prompt, body.answers, method=body.method, rubric=body.rubric))
+        ranking = judge.rank(prompt, body.answers, method=body.method, rubric=body.rubric)
+        return JSONResponse(ranking_json(ranking))
 
     @app.post("/best_of_n", **documented(BestReply, "Find the best of several answers"))
-    def best_of_n(body: BestRequest) -> dict[str, Any]:
+    def best_of_n(body: BestRequest) -> JSONResponse:
         prompt = body.checked_prompt(limits, *body.answers)
         best = judge.best_of_n(prompt, body.answers, rubric=body.rubric)
-        return {"index": best.index, "answer": best.answer, **ranking_json(best.ranking)}
+        return JSONResponse({"index": best.index, "answer": best.answer, **ranking_json(best.ranking)})
 
 
 ROWS_PATHS = ("/compare_many", "/rate_many")
@@ -187,23 +192,24 @@ ROWS_PATHS = ("/compare_many", "/rate_many")
 
 def _add_row_routes(app: Any, judge: SharedJudge) -> None:
     from fastapi import Request
+    from fastapi.responses import JSONResponse
 
     @app.post(
         "/compare_many", **documented(RowsReply, "Compare the rows of a file, apart from other requests")
     )
-    async def compare_many(body: CompareRows, request: Request) -> dict[str, Any]:
+    async def compare_many(body: CompareRows, request: Request) -> JSONResponse:
         rows = [row.row(UNLIMITED) for row in body.rows]
         comparisons = await result(request, judge.submit(rows, alone=True), None)
-        return {"results": [comparison_columns(comparison) for comparison in comparisons]}
+        return JSONResponse({"results": [comparison_columns(comparison) for comparison in comparisons]})
 
     @app.post("/rate_many", **documented(RowsReply, "Rate the rows of a file, apart from other requests"))
-    async def rate_many(body: RateRows, request: Request) -> dict[str, Any]:
+    async def rate_many(body: RateRows, request: Request) -> JSONResponse:
         rows = [
             with_rubric((row.checked_prompt(UNLIMITED, row.answer), row.answer), row.rubric)
             for row in body.rows
         ]
         ratings = await result(request, judge.submit_ratings(rows, alone=True), None)
-        return {"results": [rating_columns(rating) for rating in ratings]}
+        return JSONResponse({"results": [rating_columns(rating) for rating in ratings]})
 
 
 def serve(
