@@ -20,6 +20,7 @@ from reasongenrm.rewards.alarm import HackingWatch
 from reasongenrm.rewards.alarm_callback import alarm_callback
 from reasongenrm.store import read_json
 from reasongenrm.train.launch import launch_command, launch_environment, read_launch
+from support.scripts import stage_server
 from support.watched_training import Pleased
 
 
@@ -67,10 +68,10 @@ def test_two_processes_share_the_sampling_and_one_of_them_judges(
     processes = read_launch(config)
     command = launch_command(config, processes, "support.watched_training", str(model), str(tmp_path), *ways)
     environment = launch_environment(processes) | {"PYTHONPATH": "tests"}
-    with (tmp_path / "log").open("w") as log:  # processes that wait for each other end by the time limit
-        done = subprocess.run(command, env=environment, stdout=log, stderr=log, timeout=900)
-    said = (tmp_path / "log").read_text()
-    assert done.returncode == 0, said[-6000:]
+    log = tmp_path / "log"  # processes that wait for each other end by the time limit
+    done = stage_server().launch(command, log, environment=environment, limit=900)
+    said = log.read_text()
+    assert done.code == 0, said[-6000:]
 
     def record(way: str, rank: int) -> dict[str, Any]:
         read: dict[str, Any] = read_json(tmp_path / f"{way}.{rank}.json")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from reasongenrm import collector
 from reasongenrm.errors import EngineError, ReasonGenRMError
 
 
@@ -32,6 +33,7 @@ class Worker:
         core_ids: list[int],
     ) -> Reply:
         """Load the resource in the driver's folder; return `facts` of it, or an error for the user."""
+        collector.own_process()
         try:
             os.chdir(folder)
         except OSError as error:
