@@ -193,7 +193,7 @@ def main() -> None:
         ends = [pair for pair in rewards if pair]
         rise = " → ".join(f"{statistics.fmean(end):.2f}" for end in zip(*ends, strict=True)) or "–"
         rows.append(
-            [name, len(results), *(cell(list(column)) for column in (accuracy, strict, seconds)), rise]
+            [name, str(len(results)), *(cell(list(column)) for column in (accuracy, strict, seconds)), rise]
         )
     print(f"{machine()}; seeds {', '.join(map(str, options.seeds))}: mean [lowest, highest]\n")
     print(grid(["judge", "seeds", "accuracy, %", "strict, %", "last step, s", "reward"], rows))
