@@ -48,6 +48,7 @@ SHORT = ("train.args.max_steps=10",)
 SHORT_GRPO = (*SHORT, "train.grpo.batch=8", "train.grpo.steps=150")
 STEPS_60 = "train.grpo.steps=60"
 PLAIN = ("train.grpo.rewards.consistency=0", "train.grpo.baseline=prompt")
+RATIONALE = "train.grpo.rewards.rationale=1"
 
 ALL = (
     "train.args.max_steps=150",
@@ -86,6 +87,7 @@ ROWS = {
     "+ GRPO with consistency": Row("paired@grpo", "{steps: [sft, grpo]}", SHORT_GRPO),
     "+ 60 steps of GRPO, verdict alone": Row("plain60@grpo", "{steps: [sft, grpo]}", (*SHORT_GRPO, *PLAIN, STEPS_60)),
     "+ 60 steps of GRPO with consistency": Row("paired60@grpo", "{steps: [sft, grpo]}", (*SHORT_GRPO, STEPS_60)),
+    "+ 60 steps of GRPO with rationale": Row("points60@grpo", "{steps: [sft, grpo]}", (*SHORT_GRPO, *PLAIN, STEPS_60, RATIONALE)),
     "SFT of the recipe": Row("best", "{steps: [sft]}"),
     "best chain: the recipe": Row("best@grpo", "{steps: [sft, dpo, grpo]}"),
     "all pairs: SFT": Row("best", "{steps: [sft]}", ALL, all_pairs=True),
