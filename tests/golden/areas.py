@@ -606,7 +606,7 @@ def scalar() -> Outputs:
             found[f"{verb}.jsonl"] = Path(f"{verb}.jsonl").read_bytes()
             found |= drops(f"{verb}-dropped", read(f"{verb}.jsonl.dropped.jsonl"))
     pairs, left_out = load(recipe)
-    found["pairs.json"] = text([to_json(pair) for pair in pairs])
+    found["pairs.json"] = text([pair.to_row() for pair in pairs])
     return found | drops("dropped", [to_json(drop) for drop in left_out])
 
 
