@@ -258,7 +258,7 @@ class Bench:
         return done
 
     def processes(self, run: str) -> dict[int, str]:
-        """The living processes of a run, by what stands on their command lines."""
+        """The living processes of a run, by their command lines."""
         found = {}
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
