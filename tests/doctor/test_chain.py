@@ -94,6 +94,9 @@ def test_grpo_samples_groups_and_trains_on_all_of_them(options: str, forwards: i
     assert sampling == Work("sampling by j@grpo", "sampling", 300 * 128, 1000, 8, new)
     assert training == Work("training j@grpo", "training", 300 * 128 * 8, 1000 + new)
     assert [work.prompts for work in passes] == [300 * 128 * 8 * forwards] * (forwards > 0)
+    votes, *others = works_of("j@grpo", Input(500, 2_000_000), changes.replace("{", "{refresh: 4, ", 1))
+    assert votes == Work("sampling by j@dpo", "sampling", 500, 1000, 4, new)
+    assert others == [sampling, training, *passes]
 
 
 def test_hours_are_those_of_the_tokens(qwen: Geometry) -> None:

@@ -93,6 +93,7 @@ FULL: dict[str, Any] = {
 BENCHMARKS = tuple(FULL["evaluate"]["benchmarks"])
 OTHER: dict[str, Any] = {
     "engine.workers": 2,
+    "train.grpo.refresh": 2,
     **{
         f"{place}.claude.server.{key}": value
         for place in ("teachers", "evaluate.others")

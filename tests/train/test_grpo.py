@@ -104,7 +104,8 @@ def toy_encoder() -> ChatEncoder:
 
 
 def rows_of(recipe: Recipe, encoder: ChatEncoder) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    return read_rows(recipe, encoder, TwoTurns.from_encoder(encoder, recipe.train.grpo.max_tokens))
+    turns = TwoTurns.from_encoder(encoder, recipe.train.grpo.max_tokens)
+    return read_rows(recipe, recipe.trained["judge@grpo"], encoder, turns)
 
 
 @pytest.mark.unit

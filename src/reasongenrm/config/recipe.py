@@ -203,8 +203,14 @@ class Recipe(Strict):
                 raise ValueError(f"teachers.{name}.max_tokens must be below engine.max_model_len")
         if names := self.evaluate.others.keys() & {*RESERVED, *self.judges}:
             raise ValueError(f"evaluate.others: the name {min(names)!r} is in use")
-        if self.records.grpo and not any(map(is_blind_student, self.teachers.values())):
-            raise ValueError("records.grpo needs the solve rate of the student: add a teacher {mode: blind}")
+        if (
+            self.records.grpo
+            and self.train.grpo.refresh is None
+            and not any(map(is_blind_student, self.teachers.values()))
+        ):
+            raise ValueError(
+                "records.grpo needs the solve rate of the student: add a teacher {mode: blind}, or set train.grpo.refresh"
+            )
         if self.meta is not None and all(teacher.mode != "blind" for teacher in self.teachers.values()):
             raise ValueError("meta learns from right and wrong judgements: add a teacher {mode: blind}")
         if self.evaluate.combine == "meta" and self.meta is None and self.evaluate.meta is None:
@@ -214,8 +220,8 @@ class Recipe(Strict):
             raise ValueError("train.grpo.max_tokens must be below engine.max_model_len")
         if "dpo" in kinds and self.records.dpo is None and self.train.dpo.refresh is None:
             raise ValueError("the step dpo needs records.dpo: {}, or train.dpo.refresh")
-        if "grpo" in kinds and self.records.grpo is None:
-            raise ValueError("the step grpo needs records.grpo: {}")
+        if "grpo" in kinds and self.records.grpo is None and self.train.grpo.refresh is None:
+            raise ValueError("the step grpo needs records.grpo: {}, or train.grpo.refresh")
         for name, judge in self.judges.items():
             if judge.template not in STEP_TEMPLATES and judge.steps not in (None, ["sft"]):
                 raise ValueError(

@@ -93,6 +93,8 @@ class GRPOStep(Strict):
         both_orders: put both orders of a pair into one batch; the reward `consistency` needs it.
         baseline: the rewards that a completion's is compared with: those of its prompt, or those of both orders of its pair,
             which the reward `consistency` needs.
+        refresh: samples per prompt by the judge that the step starts from, which give each pair a new solve rate, with the limit and the
+            temperature of this step; null: the solve rates of stage 1, which are those of the untrained student.
         skip_equal: leave out the prompts whose completions are all equally good: their gradient is zero, and the mean of
             the loss is over the others. It needs `beta` 0 and the loss type dapo or cispo, and does nothing otherwise.
         max_tokens: limit of a reason.
@@ -107,6 +109,7 @@ class GRPOStep(Strict):
     samples: int = Field(8, ge=2)
     both_orders: bool = True
     baseline: Literal["prompt", "pair"] = "prompt"
+    refresh: int | None = Field(None, ge=2)
     skip_equal: bool = True
     max_tokens: int = Field(1024, ge=1)
     temperature: float = Field(1.0, ge=0.01, le=2)
@@ -139,6 +142,7 @@ class RoundStep(Strict):
         samples: reasons per prompt.
         max_tokens: limit of a reason.
         temperature: of sampling.
+        fill: a pair without a right vote in each of its orders keeps its records of stage 1, if it has one for each order.
         tokens: stop after about this many training tokens; null: the epochs or steps in `args` decide.
         args: `trl.SFTConfig` keys that override `train.args` in this step.
     """
@@ -146,5 +150,6 @@ class RoundStep(Strict):
     samples: int = Field(4, ge=1)
     max_tokens: int = Field(1024, ge=1)
     temperature: float = Field(1.0, gt=0, le=2)
+    fill: bool = False
     tokens: int | None = Field(None, ge=1)
     args: Arguments = {}

@@ -112,14 +112,15 @@ def _sft_works(recipe: Recipe, step: TrainStep, size: Input) -> list[Work]:
     limit = settings.tokens if step.kind == "round" else recipe.train.tokens
     seen = limit / length if limit else _seen(recipe, step, size.rows, recipe.train.batch)
     training = Work(f"training {step.model}", "training", round(seen), length)
-    return [*_votes(recipe, step, size, settings.samples), training] if step.kind == "round" else [training]
+    votes = _votes(step, size, settings.samples, settings.max_tokens)
+    return [*votes, training] if step.kind == "round" else [training]
 
 
 def _dpo_works(recipe: Recipe, step: TrainStep, size: Input) -> list[Work]:
     settings = recipe.train.dpo
     pairs = _seen(recipe, step, size.rows, settings.batch)
     length = _length(recipe, step, size)
-    votes = _votes(recipe, step, size, settings.refresh) if settings.refresh else []
+    votes = _votes(step, size, settings.refresh, recipe.train.round.max_tokens)
     return [*votes, *_trained(step, 2 * pairs, length, forwards=1)]
 
 
@@ -132,7 +133,12 @@ def _grpo_works(recipe: Recipe, step: TrainStep, size: Input) -> list[Work]:
     new = reason_tokens(settings.max_tokens) + VERDICT_TOKENS
     sampling = Work(f"sampling by {step.model}", "sampling", prompts, prompt_tokens, settings.samples, new)
     forwards = _has_reference(recipe, step) + (settings.rollouts == "vllm")
-    return [sampling, *_trained(step, prompts * settings.samples, prompt_tokens + new, forwards=forwards)]
+    votes = _votes(step, size, settings.refresh, settings.max_tokens)
+    return [
+        *votes,
+        sampling,
+        *_trained(step, prompts * settings.samples, prompt_tokens + new, forwards=forwards),
+    ]
 
 
 def _trained(step: TrainStep, sequences: float, length: float, *, forwards: int) -> list[Work]:
@@ -140,9 +146,11 @@ def _trained(step: TrainStep, sequences: float, length: float, *, forwards: int)
     return [Work(f"training {step.model}", "training", round(sequences), length), *[passes] * (forwards > 0)]
 
 
-def _votes(recipe: Recipe, step: TrainStep, size: Input, votes: int) -> list[Work]:
-    """Return the sampling of a step by the judge that it starts from."""
-    new = reason_tokens(recipe.train.round.max_tokens) + VERDICT_TOKENS
+def _votes(step: TrainStep, size: Input, votes: int | None, max_tokens: int) -> list[Work]:
+    """Return the sampling of a step by the judge that it starts from; none without votes."""
+    if votes is None:
+        return []
+    new = reason_tokens(max_tokens) + VERDICT_TOKENS
     prompt_tokens = size.characters / size.rows / CHARACTERS_PER_TOKEN
     return [Work(f"sampling by {step.previous}", "sampling", size.rows, prompt_tokens, votes, new)]
 

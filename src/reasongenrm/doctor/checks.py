@@ -353,8 +353,10 @@ def run_gib(recipe: Recipe, geometry: Geometry) -> tuple[float, str]:
 
 def _vote_tokens(recipe: Recipe) -> int:
     """Return the tokens per judge prompt that the training steps sample and keep in `rounds/`."""
-    settings, refresh = recipe.train.round, recipe.train.dpo.refresh or 0
-    votes = {"round": settings.samples, "dpo": refresh}
-    return sum(votes.get(step.kind, 0) for step in recipe.trained.values()) * reason_tokens(
-        settings.max_tokens
-    )
+    train = recipe.train
+    votes = {
+        "round": train.round.samples * reason_tokens(train.round.max_tokens),
+        "dpo": (train.dpo.refresh or 0) * reason_tokens(train.round.max_tokens),
+        "grpo": (train.grpo.refresh or 0) * reason_tokens(train.grpo.max_tokens),
+    }
+    return sum(votes.get(step.kind, 0) for step in recipe.trained.values())

@@ -1,4 +1,4 @@
-"""Training records from a judge's own votes: rejection sampling, and on-policy pairs for DPO."""
+"""Training records from a judge's own votes: rejection sampling, on-policy pairs for DPO, and prompts for GRPO."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from reasongenrm.chat.encoder import ChatEncoder
+from reasongenrm.config.prepare import GRPOConfig
+from reasongenrm.reasons.records import grpo_row, worth_learning
 from reasongenrm.records import Drop, JudgePrompt, Letter, Message, SFTRecord, Verdict
 
 PromptVotes = tuple[JudgePrompt, Sequence[Verdict]]
@@ -82,6 +84,30 @@ class VoteRecords:
         self._count_votes(orders)
         for prompt, votes in orders:
             yield self._dpo_row(prompt, votes)
+
+    def grpo_rows(
+        self, orders: Sequence[PromptVotes], bounds: GRPOConfig, points: Sequence[str], *, whole_pairs: bool
+    ) -> Iterator[dict[str, Any] | Drop]:
+        """Yield for each prompt of a pair its row of `grpo.jsonl`, or why it is not worth learning from.
+
+        Args:
+            orders: see `sft_rows`.
+            bounds: of the solve rate, the share of right votes; an unreadable vote is not right.
+            points: the pair's reference points.
+            whole_pairs: take the solve rate of both orders together. The rewards of a pair's orders are compared, so that a pair
+                which is always right in one order and always wrong in the other one teaches much.
+        """
+        self._count_votes(orders)
+        solved = [sum(vote.winner == prompt.winner for vote in votes) for prompt, votes in orders]
+        samples = [len(votes) for _, votes in orders]
+        for (prompt, _), own, number in zip(orders, solved, samples, strict=True):
+            right, total = (sum(solved), sum(samples)) if whole_pairs else (own, number)
+            if worth_learning(right, total, bounds):
+                self.counts["records"] += 1
+                yield grpo_row(prompt, own, number, points)
+            else:
+                reason = "too_hard" if right <= bounds.above * total else "too_easy"
+                yield self._drop(prompt, reason, f"{right} of {total} votes are right")
 
     def _count_votes(self, orders: Sequence[PromptVotes]) -> None:
         for prompt, votes in orders:

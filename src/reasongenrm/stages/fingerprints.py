@@ -256,14 +256,24 @@ def _judge_step(recipe: Recipe, values: Mapping[str, Any], step: TrainStep) -> S
         own["judges"] = {step.judge: {"template": judge.template}}
     if train["parameters"] == "lora":  # the default is in no fingerprint, so that older runs keep theirs
         del train["parameters"]
+    for kind, key, default in (
+        ("grpo", "refresh", None),
+        ("round", "fill", False),
+    ):  # the same holds for these
+        if steps[kind][key] == default:
+            steps[kind] = {name: value for name, value in steps[kind].items() if name != key}
     if step.previous is not None:
         train |= {step.kind: steps[step.kind], "steps": recipe.chain(step)}
     if step.kind == "dpo" and recipe.train.dpo.refresh:
         train["round"] = {key: steps["round"][key] for key in ("max_tokens", "temperature")}
     own["train"] = train
     files = [recipe.model.path, _template(recipe, judge.template), *input_files(recipe, step)]
-    if is_on_policy(recipe, step):  # it samples, and drops records that are too long
-        own |= {"engine": values["engine"], "data": {"max_tokens": values["data"]["max_tokens"]}}
+    if is_on_policy(recipe, step):  # it samples
+        own["engine"] = values["engine"]
+        if step.kind == "grpo":
+            own["records"] = {"grpo": values["records"]["grpo"]}
+        else:  # and drops records that are too long
+            own["data"] = {"max_tokens": values["data"]["max_tokens"]}
     elif step.kind == "grpo":
         own["engine"] = {"max_model_len": values["engine"]["max_model_len"]}
     if is_on_policy(recipe, step) or step.kind == "grpo":  # verdicts and prompts in the recipe's wording

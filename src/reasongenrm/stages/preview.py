@@ -24,7 +24,7 @@ from reasongenrm.stages.evaluate import benchmark_rows
 from reasongenrm.stages.fingerprints import evaluate_steps, prepare_steps, train_steps
 from reasongenrm.store import read_jsonl
 from reasongenrm.train.process import check_training
-from reasongenrm.train.tokens import input_files, is_on_policy, record_files
+from reasongenrm.train.tokens import is_on_policy, record_files
 
 EXAMPLES = 2
 STEPS = {"prepare": prepare_steps, "train": train_steps, "evaluate": evaluate_steps}
@@ -128,7 +128,9 @@ def _preview_records(recipe: Recipe) -> dict[str, Input]:
 
 def _size_files(recipe: Recipe, step: TrainStep) -> list[Path]:
     """Return the files that give the size of a step's input: its records, or the judge prompts that it samples on."""
-    files = input_files(recipe, step) if is_on_policy(recipe, step) else record_files(recipe, step)
+    if is_on_policy(recipe, step):
+        return [recipe.folder / "prompts.jsonl"]
+    files = record_files(recipe, step)
     return [path for path in files if path.name != "general.jsonl" or step.kind == "sft"]
 
 

@@ -1,27 +1,39 @@
-"""Records that a training step makes from samples of the judge it starts from: a round of rejection sampling, or pairs for DPO."""
+"""Records that a training step makes from samples of the judge it starts from: a round of rejection sampling, pairs for DPO, or
+prompts for GRPO."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import groupby
 from operator import attrgetter
+from pathlib import Path
+from typing import Any
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.config.evaluate import JudgingConfig
+from reasongenrm.config.prepare import GRPOConfig
 from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.console import bar, say
 from reasongenrm.engines.loading import load_engine
 from reasongenrm.errors import DataError
 from reasongenrm.judge.ask import VerdictTask, ask_all, read_votes
-from reasongenrm.reasons.votes import VoteRecords
-from reasongenrm.records import Drop
+from reasongenrm.reasons.votes import PromptVotes, VoteRecords
+from reasongenrm.records import REFERENCE_POINTS, Drop, JudgePrompt
 from reasongenrm.run import Run
 from reasongenrm.stages.reasons import read_prompts
-from reasongenrm.store import PartStore, jsonl_writer, to_json, write_json
+from reasongenrm.store import PartStore, jsonl_writer, read_jsonl, to_json, write_json
 from reasongenrm.train.tokens import record_files, refresh_folder
 
 REPORT = "report.json"
 """File in a round's folder with its counts; it is written last."""
+HINTS = {
+    "round": "raise train.round.samples, or set train.round.fill",
+    "dpo": "raise train.dpo.refresh or train.round.temperature",
+    "grpo": "leave out the step grpo, or raise train.grpo.refresh",
+}
+ToRows = Callable[[Sequence[PromptVotes]], Iterator[dict[str, Any] | Drop]]
 
 
 def refresh_records(recipe: Recipe, run: Run, step: TrainStep, encoder: ChatEncoder) -> None:
@@ -32,7 +44,7 @@ def refresh_records(recipe: Recipe, run: Run, step: TrainStep, encoder: ChatEnco
 
     Args:
         recipe, run: the settings, and the folder with `prompts.jsonl`.
-        step: a step of the kind `round`, or `dpo` with `refresh`.
+        step: a step of the kind `round`, or `dpo` or `grpo` with `refresh`.
         encoder: of the judge.
 
     Raises:
@@ -40,43 +52,97 @@ def refresh_records(recipe: Recipe, run: Run, step: TrainStep, encoder: ChatEnco
         EngineError: the judge cannot be served.
     """
     assert step.previous is not None
-    folder, settings = refresh_folder(recipe, step), recipe.train.round
+    folder = refresh_folder(recipe, step)
     if (folder / REPORT).exists():
         return
-    votes = recipe.train.dpo.refresh if step.kind == "dpo" else settings.samples
-    config = JudgingConfig(
-        max_tokens=settings.max_tokens, temperature=settings.temperature, votes=votes or 1, rescue=False
-    )
     prompts = list(read_prompts(run))
-    task = VerdictTask(config, encoder, recipe.engine.max_model_len, seed=recipe.seed)
+    task = VerdictTask(_judging(recipe, step), encoder, recipe.engine.max_model_len, seed=recipe.seed)
     store = PartStore(folder / "completions.jsonl")
     if not store.finished:
-        model, adapter = recipe.serving(step.previous)
-        engine = load_engine(
-            model, recipe.engine, seed=recipe.seed, adapters=[adapter] if adapter else [], task=f"votes of {step.previous}",
-            logs=run.path("logs"), on_event=say,
-        )  # fmt: skip
-        with closing(engine), bar(f"votes of {step.previous}", len(prompts) * config.votes) as progress:
-            ask_all(
-                prompts, engine, task, store, adapter=str(adapter) if adapter else None, progress=progress
-            )
+        _sample(recipe, run, step.previous, prompts, task, store)
     records = VoteRecords(step.previous, encoder, recipe.data.max_tokens)
-    to_rows = records.dpo_rows if step.kind == "dpo" else records.sft_rows
-    path = record_files(recipe, step)[0]
-    with jsonl_writer(path) as write, jsonl_writer(folder / "dropped.jsonl") as write_drop:
-        for _, orders in groupby(
-            prompts, key=attrgetter("pair_id")
-        ):  # stage 1 writes them one after the other
-            for row in to_rows([(prompt, read_votes(prompt, task, store)) for prompt in orders]):
+    to_rows = _to_rows(recipe, step, records)
+    lost: dict[str, Sequence[Drop]] = {}
+    with (
+        jsonl_writer(record_files(recipe, step)[0]) as write,
+        jsonl_writer(folder / "dropped.jsonl") as write_drop,
+    ):
+        # Stage 1 writes the prompts of a pair one after the other.
+        for pair_id, orders in groupby(prompts, key=attrgetter("pair_id")):
+            rows = list(to_rows([(prompt, read_votes(prompt, task, store)) for prompt in orders]))
+            drops = [row for row in rows if isinstance(row, Drop)]
+            if step.kind == "round" and recipe.train.round.fill and len(drops) == len(rows):
+                lost[pair_id] = drops
+                continue
+            for row in rows:
                 if isinstance(row, Drop):
                     write_drop(to_json(row))
                 else:
                     write(row)
+        for pair_id, filled in _earlier_records(recipe.folder / "sft.jsonl", lost):
+            del lost[pair_id]
+            records.counts["filled"] += len(filled)
+            for row in filled:
+                write(row)
+        for drop in (drop for drops in lost.values() for drop in drops):
+            write_drop(to_json(drop))
     counts = ", ".join(f"{count} {name}" for name, count in records.counts.items())
-    if not records.counts["records"]:
-        hint = "raise the number of samples or train.round.temperature"
+    if not records.counts["records"] + records.counts["filled"]:
         raise DataError(
-            f"no prompt gives a record ({counts})", location=str(folder / "dropped.jsonl"), hint=hint
+            f"no prompt gives a record ({counts})",
+            location=str(folder / "dropped.jsonl"),
+            hint=HINTS[step.kind],
         )
     say(f"{step.model}: {counts}")
     write_json(folder / REPORT, dict(records.counts))
+
+
+def _judging(recipe: Recipe, step: TrainStep) -> JudgingConfig:
+    """Return the settings of a step's votes: those of GRPO are samples of its own distribution."""
+    train = recipe.train
+    votes = {"round": train.round.samples, "dpo": train.dpo.refresh, "grpo": train.grpo.refresh}[step.kind]
+    sampling = train.grpo if step.kind == "grpo" else train.round
+    return JudgingConfig(
+        max_tokens=sampling.max_tokens, temperature=sampling.temperature, votes=votes or 1, rescue=False
+    )
+
+
+def _sample(
+    recipe: Recipe, run: Run, judge: str, prompts: Sequence[JudgePrompt], task: VerdictTask, store: PartStore
+) -> None:
+    """Serve a judge of the run, and store its votes."""
+    model, adapter = recipe.serving(judge)
+    engine = load_engine(
+        model, recipe.engine, seed=recipe.seed, adapters=[adapter] if adapter else [], task=f"votes of {judge}",
+        logs=run.path("logs"), on_event=say,
+    )  # fmt: skip
+    with closing(engine), bar(f"votes of {judge}", len(prompts) * task.config.votes) as progress:
+        ask_all(prompts, engine, task, store, adapter=str(adapter) if adapter else None, progress=progress)
+
+
+def _to_rows(recipe: Recipe, step: TrainStep, records: VoteRecords) -> ToRows:
+    """Return what makes the rows, or drops, of a pair from the votes on its prompts."""
+    if step.kind != "grpo":
+        return records.dpo_rows if step.kind == "dpo" else records.sft_rows
+    pairs = read_jsonl(recipe.folder / "pairs.jsonl")
+    points = {row["id"]: row[REFERENCE_POINTS] for row in pairs if row.get(REFERENCE_POINTS)}
+    bounds, whole = recipe.records.grpo or GRPOConfig(), recipe.train.grpo.both_orders
+
+    def rows(orders: Sequence[PromptVotes]) -> Iterator[dict[str, Any] | Drop]:
+        return records.grpo_rows(orders, bounds, points.get(orders[0][0].pair_id, ()), whole_pairs=whole)
+
+    return rows
+
+
+def _earlier_records(
+    path: Path, lost: Mapping[str, Sequence[Drop]]
+) -> Iterator[tuple[str, Sequence[dict[str, Any]]]]:
+    """Yield the records of stage 1 for each lost pair that has one for all its prompts; from one order alone a judge that prefers a
+    letter would learn to prefer it more."""
+    rows: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in read_jsonl(path) if lost else ():
+        if row.get("pair_id") in lost:
+            rows[row["pair_id"]].append(row)
+    for pair_id, filled in rows.items():
+        if {drop.location for drop in lost[pair_id]} <= {row.get("id") for row in filled}:
+            yield pair_id, filled

@@ -74,7 +74,7 @@ def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
     encoder = judge_encoder(recipe, template, tokenizer)
     tokenizer.chat_template = template_text(recipe.templates[template], key=f"templates.{template}")
     turns = TwoTurns.from_encoder(encoder, recipe.train.grpo.max_tokens)
-    rows, counts = read_rows(recipe, encoder, turns)
+    rows, counts = read_rows(recipe, step, encoder, turns)
     config = _config(recipe, step, work)
     return trainer_class()(
         settings=recipe.train.grpo,

@@ -10,12 +10,13 @@ import msgspec
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
-from reasongenrm.config.recipe import Recipe
+from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.errors import ConfigError, DataError
 from reasongenrm.records import REFERENCE_POINTS, JudgePrompt, Order, PreferencePair
 from reasongenrm.rows.turns import BadRow, check_text, read_points, read_prompt
 from reasongenrm.store import read_jsonl
 from reasongenrm.train.rollouts import TwoTurns
+from reasongenrm.train.tokens import record_files
 
 RATIONALE = "train.grpo.rewards.rationale"
 """Key of a recipe: the weight of the reward for points."""
@@ -23,7 +24,7 @@ COLUMNS = "see grpo.jsonl for the columns"
 
 
 def read_rows(
-    recipe: Recipe, encoder: ChatEncoder, turns: TwoTurns
+    recipe: Recipe, step: TrainStep, encoder: ChatEncoder, turns: TwoTurns
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return the rows to train on, and counts of them for `training.json`.
 
@@ -34,7 +35,7 @@ def read_rows(
     Raises:
         DataError: no rows, a row without its columns, or one whose pair is not in `pairs.jsonl`.
     """
-    both, path = recipe.train.grpo.both_orders, recipe.folder / "grpo.jsonl"
+    both, [path] = recipe.train.grpo.both_orders, record_files(recipe, step)
     file_rows = list(_located_rows(path))
     units = _pair_units(recipe, file_rows) if both else [[row] for _, row in file_rows]
     kept = []
@@ -60,9 +61,9 @@ def check_points(recipe: Recipe) -> None:
     """Check that the reward `rationale`, where it has a weight, has something to reward.
 
     Raises:
-        ConfigError: no row of `grpo.jsonl` has reference points.
+        ConfigError: no row of `grpo.jsonl`, or no pair of a step that samples its rows, has reference points.
     """
-    path = recipe.folder / "grpo.jsonl"
+    path = recipe.folder / ("pairs.jsonl" if recipe.train.grpo.refresh else "grpo.jsonl")
     if recipe.train.grpo.rewards.rationale and not any(row.get(REFERENCE_POINTS) for row in read_jsonl(path)):
         raise ConfigError(
             f"no row of {path} has reference points, so that it would reward nothing",

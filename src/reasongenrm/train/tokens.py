@@ -31,7 +31,8 @@ def refresh_folder(recipe: Recipe, step: TrainStep) -> Path:
 
 def is_on_policy(recipe: Recipe, step: TrainStep) -> bool:
     """Whether a step samples its records from the judge that it starts from."""
-    return step.kind == "round" or (step.kind == "dpo" and recipe.train.dpo.refresh is not None)
+    refresh = {"dpo": recipe.train.dpo.refresh, "grpo": recipe.train.grpo.refresh}
+    return step.kind == "round" or refresh.get(step.kind) is not None
 
 
 def record_files(recipe: Recipe, step: TrainStep) -> list[Path]:
@@ -47,8 +48,10 @@ def input_files(recipe: Recipe, step: TrainStep) -> list[Path]:
     """Return the files of stage 1 that a step reads."""
     folder = recipe.folder
     files = [path for path in record_files(recipe, step) if path.parent == folder]
-    if step.kind == "grpo" and recipe.train.grpo.both_orders:
+    if step.kind == "grpo" and (recipe.train.grpo.both_orders or recipe.train.grpo.refresh):
         files.append(folder / "pairs.jsonl")
+    if step.kind == "round" and recipe.train.round.fill:
+        files.append(folder / "sft.jsonl")
     return [*files, *[folder / "prompts.jsonl"] * is_on_policy(recipe, step)]
 
 

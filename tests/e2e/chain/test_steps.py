@@ -17,10 +17,9 @@ STEPS = [
     "judges={reasongenrm: {template: reason, general: true, steps: [sft, round, dpo, grpo]}}",
     "scalar=null",
     "evaluate.base=false",
-    "train.round={samples: 2, max_tokens: 16, tokens: 1800}",
+    "train.round={samples: 2, max_tokens: 16, fill: true, tokens: 1800}",
     "train.dpo={batch: 4, refresh: 4, args: {max_steps: 6, learning_rate: 0.0002}}",
-    "train.grpo={batch: 2, samples: 2, steps: 6, max_tokens: 16, baseline: pair, rewards: {consistency: 1.0}}",
-    "records.grpo={above: 0.0, below: 1.0}",
+    "train.grpo={batch: 2, samples: 2, refresh: 2, steps: 6, max_tokens: 16, baseline: pair, rewards: {consistency: 1.0}}",
 ]
 
 
@@ -56,6 +55,9 @@ def test_a_killed_chain_ends_with_the_same_weights(steps: Bench, chain: Chain) -
     def whole(model: str) -> Callable[[], bool]:
         return (folder / "judges" / f"{model}.partial" / "checkpoints" / "checkpoint-3" / "whole").exists
 
+    assert value_of(calm / "rounds" / "reasongenrm@round" / "report.json")["filled"], (
+        "an untrained judge loses pairs"
+    )
     votes = folder / "rounds" / "reasongenrm@round" / "completions.part.jsonl"
     kill_at(steps.fork(TRAIN, "killed"), lambda: lines(votes) >= 8, 0.3, group=True, seed=1)
     for seed, model in enumerate(MODELS[2:], 2):  # a round trains as SFT does, which test_kill.py kills
@@ -63,7 +65,7 @@ def test_a_killed_chain_ends_with_the_same_weights(steps: Bench, chain: Chain) -
         assert not (folder / "judges" / model).exists()
     steps.good(TRAIN, "killed")
     same_weights(folder, calm)
-    for name in ("round/sft", "dpo/dpo"):
+    for name in ("round/sft", "dpo/dpo", "grpo/grpo"):
         path = Path("rounds") / f"reasongenrm@{name}.jsonl"
         assert (folder / path).read_bytes() == (calm / path).read_bytes() != b""
     assert not list(folder.rglob("*.partial")) and not list(folder.rglob("*.part.jsonl"))
