@@ -22,7 +22,7 @@ from reasongenrm.doctor.chain import (
     step_memory,
     trained_tokens,
 )
-from reasongenrm.doctor.estimate import VERDICT_TOKENS, Work, reason_tokens
+from reasongenrm.doctor.estimate import VERDICT_TOKENS, Work, hours, reason_tokens
 from reasongenrm.doctor.geometry import Geometry, read_geometry
 from reasongenrm.metrics.flops import CARDS, forward_flops, training_flops
 
@@ -91,7 +91,7 @@ def test_grpo_samples_groups_and_trains_on_all_of_them(options: str, forwards: i
     changes = "train.grpo={steps: 300, batch: 128, samples: 8, max_tokens: 4096" + options + "}"
     sampling, training, *passes = works_of("j@grpo", Input(500, 2_000_000), changes)
     new = 512 + VERDICT_TOKENS
-    assert sampling == Work("sampling by j@grpo", "sampling", 300 * 128, 1000, 8, new)
+    assert sampling == Work("sampling by j@grpo", "rollouts", 300 * 128, 1000, 8, new)
     assert training == Work("training j@grpo", "training", 300 * 128 * 8, 1000 + new)
     assert [work.prompts for work in passes] == [300 * 128 * 8 * forwards] * (forwards > 0)
     votes, *others = works_of("j@grpo", Input(500, 2_000_000), changes.replace("{", "{refresh: 4, ", 1))
@@ -118,6 +118,12 @@ def test_hours_are_those_of_the_tokens(qwen: Geometry) -> None:
     )
     checkpointed = step_hours(works, qwen, again, step, H100, 1)[1]
     assert checkpointed and checkpointed > training * 1.2
+    refreshed = recipe.model_copy(update={"train": recipe.train.model_copy(update={"grpo": recipe.train.grpo.model_copy(update={"refresh": 4})})})  # fmt: skip
+    votes, *same = chain_works(refreshed, {"j@grpo": PROMPTS})["j@grpo"]
+    longer = step_hours([votes, *same], qwen, refreshed, step, H100, 1)[0]
+    assert same == works and longer == pytest.approx(sampling + (hours(votes, qwen, recipe, H100, 1) or 0)), (
+        "votes are sampled before the training, by an engine that has the GPU to itself"
+    )
     eight = step_hours(works, qwen, recipe, step, H100, 8)
     assert eight[1] == pytest.approx(training / 8)
     assert eight[0] and sampling / 8 < eight[0] < sampling, (

@@ -131,7 +131,7 @@ def _grpo_works(recipe: Recipe, step: TrainStep, size: Input) -> list[Work]:
         size.characters / size.rows / CHARACTERS_PER_TOKEN,
     )
     new = reason_tokens(settings.max_tokens) + VERDICT_TOKENS
-    sampling = Work(f"sampling by {step.model}", "sampling", prompts, prompt_tokens, settings.samples, new)
+    sampling = Work(f"sampling by {step.model}", "rollouts", prompts, prompt_tokens, settings.samples, new)
     forwards = _has_reference(recipe, step) + (settings.rollouts == "vllm")
     votes = _votes(step, size, settings.refresh, settings.max_tokens)
     return [
@@ -242,24 +242,23 @@ def step_hours(
 ) -> tuple[float | None, float | None]:
     """Return the hours of sampling and of training of a step on GPUs that each hold the whole model; None where vLLM does
     not fit."""
-    engine = recipe.engine
-    if step.kind == "grpo":
-        together = -(-recipe.train.grpo.batch * recipe.train.grpo.samples // gpus)
-        changes: dict[str, Any] = {"max_num_seqs": min(engine.max_num_seqs or together, together)}
-        if recipe.train.grpo.rollouts == "vllm":
-            changes["gpu_memory_utilization"] = vllm_share(recipe)
-        engine = engine.model_copy(update=changes)
+    together = -(-recipe.train.grpo.batch * recipe.train.grpo.samples // gpus)
+    changes: dict[str, Any] = {"max_num_seqs": min(recipe.engine.max_num_seqs or together, together)}
+    if recipe.train.grpo.rollouts == "vllm":
+        changes["gpu_memory_utilization"] = vllm_share(recipe)
+    in_training = recipe.model_copy(update={"engine": recipe.engine.model_copy(update=changes)})
     args = recipe.train.args | {
         key: value for key, value in step_args(recipe, step).items() if key == "gradient_checkpointing"
     }
     train = recipe.train.model_copy(update={"args": args})
-    own = recipe.model_copy(update={"engine": engine, "train": train})
+    training = recipe.model_copy(update={"train": train})
+    recipes = {"sampling": recipe, "rollouts": in_training, "training": training, "scoring": training}
 
-    def total(kinds: tuple[str, ...]) -> float | None:
-        times = [hours(work, geometry, own, card, 1) for work in works if work.kind in kinds]
+    def total(*kinds: str) -> float | None:
+        times = [hours(work, geometry, recipes[work.kind], card, 1) for work in works if work.kind in kinds]
         return None if None in times else sum(time or 0.0 for time in times) / gpus
 
-    return total(("sampling",)), total(("training", "scoring"))
+    return total("sampling", "rollouts"), total("training", "scoring")
 
 
 def chain_table(
@@ -320,7 +319,9 @@ def _hours(time: float | None) -> str:
 def sampled_tokens(works: Sequence[Work]) -> float:
     """Return the tokens that a step samples."""
     return sum(
-        work.prompts * work.continuations * work.new_tokens for work in works if work.kind == "sampling"
+        work.prompts * work.continuations * work.new_tokens
+        for work in works
+        if work.kind in ("sampling", "rollouts")
     )
 
 

@@ -194,7 +194,7 @@ class Work:
 
     Attributes:
         name: such as `sampling by student`.
-        kind: what is computed; `served`: sampling on a server, whose hours are not estimated.
+        kind: what is computed; `served`: sampling on a server, whose hours are not estimated; `rollouts`: sampling by a training of GRPO.
         prompts: number of prompts, or of records of all epochs.
         prompt_tokens: mean tokens of one.
         continuations: sampled or scored after each prompt.
@@ -202,7 +202,7 @@ class Work:
     """
 
     name: str
-    kind: Literal["sampling", "scoring", "training", "served"]
+    kind: Literal["sampling", "rollouts", "scoring", "training", "served"]
     prompts: int
     prompt_tokens: float
     continuations: int = 0
