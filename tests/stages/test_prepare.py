@@ -10,7 +10,7 @@ import pytest
 
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.errors import DataError, EngineError
+from reasongenrm.errors import ConfigError, DataError, EngineError
 from reasongenrm.run import Run
 from reasongenrm.stages import prepare
 from reasongenrm.store import write_json, write_jsonl
@@ -67,20 +67,26 @@ def test_a_cut_file_of_pairs_is_refused_with_a_hint(
 
 
 @pytest.mark.parametrize(
-    ("weight", "points", "said"), [(1, {}, True), (1, {"pairs": 1, "points": 2}, False), (0, {}, False)]
-)
-def test_a_reward_that_no_pair_can_earn_is_announced_before_reasons_are_sampled(
-    weight: int,
+    ("keys", "points", "said"),
+    [
+        (["train.grpo.rewards.rationale=1"], {}, ["train.grpo.rewards.rationale"]),
+        (["train.grpo.rewards.rationale=1", "train.round.rationale=0.5"], {}, ["train.round.rationale", "train.grpo.rewards.rationale"]),
+        (["train.grpo.rewards.rationale=1"], {"pairs": 1, "points": 2}, []),
+        ([], {}, []),
+    ],
+)  # fmt: skip
+def test_points_that_no_pair_has_are_announced_before_reasons_are_sampled(
+    keys: list[str],
     points: dict[str, int],
-    said: bool,
+    said: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    grpo = ["judges={judge: {steps: [sft, grpo]}}", "train.grpo.max_tokens=64"]
-    grpo.append(f"train.grpo.rewards.rationale={weight}")
-    recipe = load_recipe(DEMO, ["name=points", "model.path=hub/model", "data.decontaminate=null", *grpo])
+    steps = ["judges={judge: {steps: [sft, round, grpo]}}", "train.grpo.max_tokens=64"]
+    words = ["name=points", "model.path=hub/model", "data.decontaminate=null", *steps, *keys]
+    recipe = load_recipe(DEMO, words)
     total = {"kept": 2, "judge_prompts": {"A": 1, "B": 1}} | ({"reference_points": points} if points else {})
 
     def write_pairs(_: Recipe, run: Run) -> dict[str, Any]:
@@ -98,4 +104,10 @@ def test_a_reward_that_no_pair_can_earn_is_announced_before_reasons_are_sampled(
         prepare.prepare(recipe)
     shown = capsys.readouterr().err
     assert "2 pairs, 2 judge prompts" in shown
-    assert ("no pair has reference_points: stage 2 needs some" in shown) is said
+    lines = [
+        line for line in shown.splitlines() if line.startswith("no pair has reference_points: stage 2 needs")
+    ]
+    assert [line.split(" as ")[1] for line in lines] == [f"{key} is set" for key in said]
+    if not points:  # a key of this stage is an error
+        with pytest.raises(ConfigError, match=r"^select\.rationale: no pair has reference_points"):
+            prepare.prepare(load_recipe(DEMO, [*words, "name=select", "select.rationale=1"]))

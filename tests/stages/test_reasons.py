@@ -125,6 +125,25 @@ def test_the_prompts_of_grpo_have_the_points_of_their_pairs(
     assert [row["pair_id"] for row in rows] == [pair["id"] for pair in pairs]
 
 
+def test_a_right_reason_without_the_reference_points_is_not_selected(
+    run: Run, toy_prompts: PromptFile, encoders: dict[str, ChatEncoder]
+) -> None:
+    pairs = list(read_jsonl(run.path("pairs.jsonl")))
+    points = ["`much better`"], ["`first one`"], ["`much better`", "`first one`"], []
+    write_jsonl(run.path("pairs.jsonl"), (pair | {"reference_points": some} for pair, some in zip(pairs, points, strict=True)))  # fmt: skip
+    score(run, toy_prompts)
+    for share, kept in ((1, [0, 1, 3]), (0.5, [0, 1, 2, 3])):
+        strict = with_select(run, rationale=share)
+        sections = stage.write_records(strict.recipe, strict, toy_prompts, encoders["reason"])
+        rows = list(read_jsonl(run.path("sft.jsonl")))
+        assert [row["pair_id"] for row in rows] == [pairs[number]["id"] for number in kept]
+        assert "much better" in rows[0]["reason"] and "first one" in rows[1]["reason"]
+        dropped = sections["reasons"]["dropped"]
+        assert dropped["points_not_covered"] == (4 if share == 1 else 2)
+        compared = stage.compare_selectors(strict.recipe, strict, ["longest_correct"], "rstar")
+        assert (compared["longest_correct"].prompts, compared["longest_correct"].kept) == (4, len(kept))
+
+
 def with_select(run: Run, **select: Any) -> Run:
     """Return the run with other settings of the selection."""
     return Run(Recipe(**RECIPE | {"select": RECIPE["select"] | {"formula": "verdict"} | select}), "prepare")

@@ -166,6 +166,35 @@ def test_a_pair_that_the_judge_loses_keeps_its_records_of_stage_1(
     assert report["prompts"] == report["records"] + report["filled"] + len(dropped)
 
 
+@pytest.mark.parametrize(("share", "kept"), [(0, 4), (0.5, 3), (1, 2)])
+def test_a_right_vote_without_the_reference_points_is_not_used(
+    share: float, kept: int, encoder: ChatEncoder, folder: Path, prompts: list[JudgePrompt]
+) -> None:
+    """All verdicts are right; pair 0 has no points, pair 1 two that are said, pair 2 two of which one is said, pair 3 one that is not."""
+    recipe = rounds_recipe(**{"train.round.rationale": share})
+    points = [[], ["`reason 1`", "reason"], ["`reason 2`", "reason"], ["`reason 3`"]]
+    rows = list(read_jsonl(folder / "pairs.jsonl"))
+    write_jsonl(
+        folder / "pairs.jsonl",
+        (row | {"reference_points": some} for row, some in zip(rows, points, strict=True)),
+    )
+    votes = folder / "rounds" / "judge@round"
+    store_votes(
+        votes, prompts, encoder, lambda prompt, number: right(prompt) if number == 1 else wrong(prompt)
+    )
+    refresh_records(recipe, Run(recipe, "train"), recipe.trained["judge@round"], encoder)
+    assert [row["id"] for row in read_jsonl(votes / "sft.jsonl")] == [prompt.id for prompt in prompts[:kept]]
+    drops = list(read_jsonl(votes / "dropped.jsonl"))
+    assert [drop["reason"] for drop in drops] == ["no_right_reason"] * (4 - kept)
+    assert all(f"covers {share:.0%} of the reference points" in drop["detail"] for drop in drops)
+    votes = folder / "rounds" / "judge@dpo"
+    store_votes(
+        votes, prompts, encoder, lambda prompt, number: right(prompt) if number == 1 else wrong(prompt)
+    )
+    refresh_records(recipe, Run(recipe, "train"), recipe.trained["judge@dpo"], encoder)
+    assert [row["id"] for row in read_jsonl(votes / "dpo.jsonl")] == [prompt.id for prompt in prompts[:kept]]
+
+
 def test_prompts_of_grpo_are_those_that_its_judge_solves_sometimes(
     recipe: Recipe, encoder: ChatEncoder, both_orders: list[JudgePrompt]
 ) -> None:

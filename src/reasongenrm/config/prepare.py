@@ -125,6 +125,8 @@ class SelectConfig(Strict):
         selector: see `reasons/select.py`.
         formula: R* as an expression of `reason` and `verdict`, the mean log-probabilities (nats per token) of the
             reason and of the right verdict under the student, with `exp` and `log`.
+        rationale: a right reason is dropped unless it covers this share of the pair's `reference_points`; a pair without points has
+            none to cover.
         threshold: `rstar` drops a reason unless its value is above this.
         verdict_tokens: the tokens of a verdict such as `[[A]]` whose log-probability is the formula's `verdict`: `all`, their
             mean, or `letter`, the token in which the two verdicts differ, after those before it.
@@ -137,6 +139,7 @@ class SelectConfig(Strict):
 
     selector: Selector = "rstar"
     formula: str = "exp(reason) * (2 * exp(verdict) - 1)"
+    rationale: float = Field(0.0, ge=0, le=1)
     threshold: float = 0.1
     verdict_tokens: Literal["all", "letter"] = "all"
     min_kept: float = Field(0.5, ge=0, le=1)

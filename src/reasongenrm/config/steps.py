@@ -142,6 +142,7 @@ class RoundStep(Strict):
         samples: reasons per prompt.
         max_tokens: limit of a reason.
         temperature: of sampling.
+        rationale: a right reason is not used unless it covers this share of the pair's `reference_points`.
         fill: a pair without a right vote in each of its orders keeps its records of stage 1, if it has one for each order.
         tokens: stop after about this many training tokens; null: the epochs or steps in `args` decide.
         args: `trl.SFTConfig` keys that override `train.args` in this step.
@@ -150,6 +151,7 @@ class RoundStep(Strict):
     samples: int = Field(4, ge=1)
     max_tokens: int = Field(1024, ge=1)
     temperature: float = Field(1.0, gt=0, le=2)
+    rationale: float = Field(0.0, ge=0, le=1)
     fill: bool = False
     tokens: int | None = Field(None, ge=1)
     args: Arguments = {}

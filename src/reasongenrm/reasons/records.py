@@ -21,7 +21,7 @@ from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.prepare import Corner, DPOConfig, GRPOConfig
 from reasongenrm.config.recipe import Recipe, is_blind_student
 from reasongenrm.data.general import mix
-from reasongenrm.reasons.select import Choice, selector, unfit_drop, unselected_drops
+from reasongenrm.reasons.select import Choice, eligible_reasons, selector, unfit_drop, unselected_drops
 from reasongenrm.records import (
     REFERENCE_POINTS,
     Drop,
@@ -236,11 +236,16 @@ class RecordWriter:
             if reason.id not in scored_ids:
                 words = self._recipe.select.giveaway_words
                 self._drop(unfit_drop(reason, prompt, self._prompt_file, words))
-        choice = self._selector(scored_reasons)
+        select = self._recipe.select
+        eligible = eligible_reasons(scored_reasons, points, select)
+        for reason_id in sorted(scored_ids - {reason.id for reason in eligible}):
+            detail = f"it covers less of the reference points than select.rationale = {select.rationale}"
+            self._drop(Drop(reason_id, prompt.source, "points_not_covered", detail, "reason"))
+        choice = self._selector(eligible)
         self._add_sft(prompt, choice)
-        for drop in unselected_drops(scored_reasons, choice, prompt.source):
+        for drop in unselected_drops(eligible, choice, prompt.source):
             self._drop(drop)
-        self._add_dpo(prompt, scored_reasons)
+        self._add_dpo(prompt, eligible)
         self._add_grpo(prompt, reasons, points)
 
     def to_dict(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from reasongenrm.chat.grammar import stated_verdicts
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.prepare import SelectConfig
+from reasongenrm.data.points import coverage
 from reasongenrm.errors import ConfigError, first_line
 from reasongenrm.records import Drop, JudgePrompt, Reason, ScoredReason, Selector, unit_hash
 
@@ -123,6 +124,23 @@ def _self_consistency(group: Sequence[ScoredReason]) -> Choice | None:
     share = len(right_reasons(voters)) / len(voters) if voters else 0.0
     best = _best_right(group, lambda r: r.reason_logprob)
     return Choice(best.reason, round(share, 6)) if best and share > 0.5 else None
+
+
+def eligible_reasons(
+    group: Sequence[ScoredReason], points: Sequence[str], config: SelectConfig
+) -> Sequence[ScoredReason]:
+    """Return the reasons of a prompt without the right ones that cover too few of the pair's reference points.
+
+    A right verdict may follow from wrong steps: rejection by the verdict alone teaches these (RationaleRM,
+    https://arxiv.org/abs/2602.04649, rewards a verdict only together with its reason).
+    """
+    if not config.rationale:
+        return group
+    return [
+        reason
+        for reason in group
+        if reason.verdict != reason.winner or coverage(reason.text, points) >= config.rationale
+    ]
 
 
 def group_by_prompt(reasons: Iterable[ScoredReason]) -> Iterator[tuple[str, list[ScoredReason]]]:

@@ -21,6 +21,7 @@ HINTS: dict[str, str] = {
     "empty_reason": "see the files in reasons/, and the teacher's wording in the prompt file",
     "no_verdict": "see the files in reasons/, and verdict_phrases in the prompt file",
     "gives_verdict_away": "lower select.giveaway_words",
+    "points_not_covered": "lower select.rationale, or raise the teachers' samples",
     "wrong_verdict": "raise the teachers' samples, or add a teacher",
     "contradicts_verdict": "raise the teachers' samples, or add a teacher",
     "record_too_long": "raise data.max_tokens, or lower the teachers' max_tokens",

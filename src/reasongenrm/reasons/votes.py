@@ -8,6 +8,7 @@ from typing import Any
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.config.prepare import GRPOConfig
+from reasongenrm.data.points import coverage
 from reasongenrm.reasons.records import grpo_row, worth_learning
 from reasongenrm.records import Drop, JudgePrompt, Letter, Message, SFTRecord, Verdict
 
@@ -38,17 +39,20 @@ class VoteRecords:
         judge: name of the model that voted, written as the records' teacher.
         encoder: of the judge, for the length limit.
         max_tokens: limit of prompt, reason and verdict.
+        rationale: share of a pair's reference points that the reason of a right vote has to cover.
 
     Attributes:
         counts: number of `prompts`, of `votes` that are `right`, `wrong` and `unreadable`, and of written records and drops
             by reason.
     """
 
-    def __init__(self, judge: str, encoder: ChatEncoder, max_tokens: int) -> None:
-        self._judge, self._encoder, self._max_tokens = judge, encoder, max_tokens
+    def __init__(self, judge: str, encoder: ChatEncoder, max_tokens: int, rationale: float = 0.0) -> None:
+        self._judge, self._encoder, self._max_tokens, self._rationale = judge, encoder, max_tokens, rationale
         self.counts: Counter[str] = Counter()
 
-    def sft_rows(self, orders: Sequence[PromptVotes]) -> Iterator[dict[str, Any] | Drop]:
+    def sft_rows(
+        self, orders: Sequence[PromptVotes], points: Sequence[str] = ()
+    ) -> Iterator[dict[str, Any] | Drop]:
         """Yield for each prompt of a pair the record of the best right vote, or why there is none.
 
         A pair in both orders gives records only if both have a right vote. A judge that prefers a letter is right wherever that letter
@@ -56,12 +60,13 @@ class VoteRecords:
 
         Args:
             orders: the prompts of one pair, with the votes on each.
+            points: the pair's reference points.
         """
         self._count_votes(orders)
-        best = [best_vote(votes, prompt.winner) for prompt, votes in orders]
+        best = [self._best_right(prompt, votes, points) for prompt, votes in orders]
         for (prompt, votes), vote in zip(orders, best, strict=True):
             if vote is None:
-                yield self._drop(prompt, "no_right_reason", f"none of {len(votes)} votes is right")
+                yield self._no_right_reason(prompt, "no_right_reason", votes, points)
             elif None in best:
                 yield self._drop(
                     prompt, "other_order_wrong", "no vote on the other order of its pair is right"
@@ -75,15 +80,17 @@ class VoteRecords:
                     prompt.pair_id, prompt.order, self._judge, _probability(vote, prompt.winner),
                 ).to_row()  # fmt: skip
 
-    def dpo_rows(self, orders: Sequence[PromptVotes]) -> Iterator[dict[str, Any] | Drop]:
+    def dpo_rows(
+        self, orders: Sequence[PromptVotes], points: Sequence[str] = ()
+    ) -> Iterator[dict[str, Any] | Drop]:
         """Yield for each prompt of a pair its best right and its best wrong vote as a pair for DPO, or why there is none.
 
         Args:
-            orders: see `sft_rows`.
+            orders, points: see `sft_rows`.
         """
         self._count_votes(orders)
         for prompt, votes in orders:
-            yield self._dpo_row(prompt, votes)
+            yield self._dpo_row(prompt, votes, points)
 
     def grpo_rows(
         self, orders: Sequence[PromptVotes], bounds: GRPOConfig, points: Sequence[str], *, whole_pairs: bool
@@ -91,9 +98,8 @@ class VoteRecords:
         """Yield for each prompt of a pair its row of `grpo.jsonl`, or why it is not worth learning from.
 
         Args:
-            orders: see `sft_rows`.
+            orders, points: see `sft_rows`.
             bounds: of the solve rate, the share of right votes; an unreadable vote is not right.
-            points: the pair's reference points.
             whole_pairs: take the solve rate of both orders together. The rewards of a pair's orders are compared, so that a pair
                 which is always right in one order and always wrong in the other one teaches much.
         """
@@ -118,16 +124,20 @@ class VoteRecords:
                 else:
                     self.counts["right" if vote.winner == prompt.winner else "wrong"] += 1
 
-    def _dpo_row(self, prompt: JudgePrompt, votes: Sequence[Verdict]) -> dict[str, Any] | Drop:
+    def _dpo_row(
+        self, prompt: JudgePrompt, votes: Sequence[Verdict], points: Sequence[str]
+    ) -> dict[str, Any] | Drop:
         loser: Letter = "B" if prompt.winner == "A" else "A"
         sides = {
-            "chosen": (prompt.winner, best_vote(votes, prompt.winner)),
+            "chosen": (prompt.winner, self._best_right(prompt, votes, points)),
             "rejected": (loser, best_vote(votes, loser)),
         }
         row: dict[str, Any] = {"prompt": list(prompt.messages)}
         for side, (letter, vote) in sides.items():
             if vote is None:
-                return self._drop(prompt, f"no_{side}_reason", f"none of {len(votes)} votes is for {letter}")
+                if side == "chosen":
+                    return self._no_right_reason(prompt, "no_chosen_reason", votes, points)
+                return self._drop(prompt, "no_rejected_reason", f"none of {len(votes)} votes is for {letter}")
             if drop := self._too_long(prompt, vote):
                 return drop
             verdict = self._encoder.grammar.text(letter)
@@ -142,6 +152,22 @@ class VoteRecords:
             "source": prompt.source,
             "teacher": self._judge,
         }
+
+    def _best_right(
+        self, prompt: JudgePrompt, votes: Sequence[Verdict], points: Sequence[str]
+    ) -> Verdict | None:
+        """Return the best right vote of those whose reason covers enough of the points."""
+        if self._rationale:
+            votes = [vote for vote in votes if coverage(vote.reason, points) >= self._rationale]
+        return best_vote(votes, prompt.winner)
+
+    def _no_right_reason(
+        self, prompt: JudgePrompt, reason: str, votes: Sequence[Verdict], points: Sequence[str]
+    ) -> Drop:
+        covering = (
+            f" and covers {self._rationale:.0%} of the reference points" if self._rationale and points else ""
+        )
+        return self._drop(prompt, reason, f"none of {len(votes)} votes is right{covering}")
 
     def _too_long(self, prompt: JudgePrompt, vote: Verdict) -> Drop | None:
         verdict = self._encoder.grammar.text(prompt.winner)

@@ -88,7 +88,7 @@ Any other key of `engine.args` or `train.args` counts as one that changes the re
 of the scalar head, which trains in minutes.
 """
 
-CHOICE_KEYS = ("selector", "formula", "threshold", "giveaway_words", "min_kept")
+CHOICE_KEYS = ("selector", "formula", "rationale", "threshold", "giveaway_words", "min_kept")
 """Keys of `select` that only choose among scored reasons."""
 
 RECORDS = (
@@ -156,6 +156,8 @@ def prepare_steps(recipe: Recipe) -> dict[str, Step]:
     names = ("pairs", "prompts", "dropped", "contamination")
     steps = {"pairs": Step(pairs, (*(f"{name}.jsonl" for name in names), "pairs_report.json"))}
     choices = {key: values["select"].pop(key) for key in CHOICE_KEYS if key in values["select"]}
+    if not choices.get("rationale"):  # the default is in no fingerprint, so that older runs keep theirs
+        choices.pop("rationale", None)
     if recipe.needs_reasons():
         steps |= {f"reasons.{name}": _reasons_step(recipe, values, name) for name in recipe.teachers}
         template = _template(recipe, recipe.student_template)
@@ -259,13 +261,18 @@ def _judge_step(recipe: Recipe, values: Mapping[str, Any], step: TrainStep) -> S
     for kind, key, default in (
         ("grpo", "refresh", None),
         ("round", "fill", False),
+        ("round", "rationale", 0),
     ):  # the same holds for these
         if steps[kind][key] == default:
             steps[kind] = {name: value for name, value in steps[kind].items() if name != key}
     if step.previous is not None:
         train |= {step.kind: steps[step.kind], "steps": recipe.chain(step)}
     if step.kind == "dpo" and recipe.train.dpo.refresh:
-        train["round"] = {key: steps["round"][key] for key in ("max_tokens", "temperature")}
+        train["round"] = {
+            key: steps["round"][key]
+            for key in ("max_tokens", "temperature", "rationale")
+            if key in steps["round"]
+        }
     own["train"] = train
     files = [recipe.model.path, _template(recipe, judge.template), *input_files(recipe, step)]
     if is_on_policy(recipe, step):  # it samples

@@ -11,6 +11,7 @@ from reasongenrm.config.engines import check_model
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import say
 from reasongenrm.data.ranked import agreement
+from reasongenrm.errors import ConfigError
 from reasongenrm.reasons.records import write_general
 from reasongenrm.reasons.select import compile_formula
 from reasongenrm.records import REFERENCE_POINTS
@@ -22,7 +23,7 @@ from reasongenrm.stages.pairs import compare_new_benchmarks, write_pairs
 from reasongenrm.stages.pointwise import check_pointwise, write_rating_records
 from reasongenrm.stages.reasons import check_teachers, sample_all, score_all, write_records
 from reasongenrm.store import check_end_mark, read_json, write_end_mark, write_json
-from reasongenrm.train.grpo_rows import RATIONALE
+from reasongenrm.train.points import points_use
 from reasongenrm.train.process import check_training
 
 PAIR_FILES = ("pairs.jsonl", "prompts.jsonl")
@@ -64,8 +65,8 @@ def prepare(recipe: Recipe, redo: Sequence[str] = ()) -> None:
         del report["compared"]
         prompt_count = sum(report["total"]["judge_prompts"][letter] for letter in "AB")
         say(f"{report['total']['kept']} pairs, {prompt_count} judge prompts")
-        if REFERENCE_POINTS not in report["total"] and _rewards_points(recipe):
-            say(f"no pair has {REFERENCE_POINTS}: stage 2 needs some, as {RATIONALE} has a weight")
+        if REFERENCE_POINTS not in report["total"]:
+            _check_points(recipe)
         report |= _records(recipe, run, prompt_count)
         ranked = [source.path for source in recipe.data.sources if source.kind == "ranked"]
         if agreements := {path: value for path in ranked if (value := agreement(path)) is not None}:
@@ -74,10 +75,21 @@ def prepare(recipe: Recipe, redo: Sequence[str] = ()) -> None:
         say(f"stage 1 done: {run.path('data_report.html')}")
 
 
-def _rewards_points(recipe: Recipe) -> bool:
-    """Whether a step of GRPO rewards reference points."""
-    steps = recipe.trained.values()
-    return recipe.train.grpo.rewards.rationale > 0 and any(step.kind == "grpo" for step in steps)
+def _check_points(recipe: Recipe) -> None:
+    """Name the keys that need reference points, which no pair has.
+
+    Raises:
+        ConfigError: one of them is of this stage.
+    """
+    if recipe.select.rationale and recipe.needs_reasons():
+        raise ConfigError(
+            f"no pair has {REFERENCE_POINTS}, so that it would have nothing to compare reasons with",
+            location="select.rationale",
+            hint=f"give rows of data.sources the column {REFERENCE_POINTS} and run stage 1 with --redo pairs, or set 0",
+        )
+    uses = (points_use(recipe, step) for step in recipe.trained.values())
+    for key in dict.fromkeys(use[0] for use in uses if use):
+        say(f"no pair has {REFERENCE_POINTS}: stage 2 needs some, as {key} is set")
 
 
 def _records(recipe: Recipe, run: Run, prompt_count: int) -> dict[str, Any]:

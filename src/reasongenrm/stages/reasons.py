@@ -27,7 +27,7 @@ from reasongenrm.errors import DataError
 from reasongenrm.reasons.records import RecordWriter
 from reasongenrm.reasons.sample import PairPrompt, sample_reasons, teacher_encoder
 from reasongenrm.reasons.score import score_reasons
-from reasongenrm.reasons.select import group_by_prompt, selector, unfit_drop
+from reasongenrm.reasons.select import eligible_reasons, group_by_prompt, selector, unfit_drop
 from reasongenrm.reasons.shortfall import ScoreDistribution, advice, drop_table
 from reasongenrm.reasons.student import default_batch_tokens, score_batches
 from reasongenrm.records import (
@@ -305,8 +305,10 @@ def compare_selectors(
     """
     rules = {name: selector(recipe.select, recipe.seed, name) for name in (*names, against)}
     comparisons = {name: SelectorComparison() for name in names}
-    for _, group in read_scored(recipe, run):
-        choices = {name: rule(group) for name, rule in rules.items()}
+    points = _reference_points(recipe, run)
+    for prompt_id, group in read_scored(recipe, run):
+        eligible = eligible_reasons(group, points.get(prompt_id, ()), recipe.select)
+        choices = {name: rule(eligible) for name, rule in rules.items()}
         other = choices[against]
         for name, row in comparisons.items():
             row.prompts += 1
@@ -316,6 +318,15 @@ def compare_selectors(
                 row.both += other is not None
                 row.same += other is not None and choice.reason.id == other.reason.id
     return comparisons
+
+
+def _reference_points(recipe: Recipe, run: Run) -> dict[str, Sequence[str]]:
+    """Return the points that the reasons of each prompt have to cover, by the prompt's id; empty where none have to."""
+    if not recipe.select.rationale:
+        return {}
+    pairs = read_jsonl(run.path("pairs.jsonl"))
+    points = {row["id"]: row[REFERENCE_POINTS] for row in pairs if row.get(REFERENCE_POINTS)}
+    return {prompt.id: points.get(prompt.pair_id, ()) for prompt in read_prompts(run)}
 
 
 def select(recipe: Recipe, names: Sequence[Selector], against: Selector | None) -> None:

@@ -60,7 +60,7 @@ def refresh_records(recipe: Recipe, run: Run, step: TrainStep, encoder: ChatEnco
     store = PartStore(folder / "completions.jsonl")
     if not store.finished:
         _sample(recipe, run, step.previous, prompts, task, store)
-    records = VoteRecords(step.previous, encoder, recipe.data.max_tokens)
+    records = VoteRecords(step.previous, encoder, recipe.data.max_tokens, recipe.train.round.rationale)
     to_rows = _to_rows(recipe, step, records)
     lost: dict[str, Sequence[Drop]] = {}
     with (
@@ -122,14 +122,17 @@ def _sample(
 
 def _to_rows(recipe: Recipe, step: TrainStep, records: VoteRecords) -> ToRows:
     """Return what makes the rows, or drops, of a pair from the votes on its prompts."""
-    if step.kind != "grpo":
-        return records.dpo_rows if step.kind == "dpo" else records.sft_rows
-    pairs = read_jsonl(recipe.folder / "pairs.jsonl")
-    points = {row["id"]: row[REFERENCE_POINTS] for row in pairs if row.get(REFERENCE_POINTS)}
+    points: dict[str, Sequence[str]] = {}
+    if step.kind == "grpo" or recipe.train.round.rationale:
+        pairs = read_jsonl(recipe.folder / "pairs.jsonl")
+        points = {row["id"]: row[REFERENCE_POINTS] for row in pairs if row.get(REFERENCE_POINTS)}
     bounds, whole = recipe.records.grpo or GRPOConfig(), recipe.train.grpo.both_orders
 
     def rows(orders: Sequence[PromptVotes]) -> Iterator[dict[str, Any] | Drop]:
-        return records.grpo_rows(orders, bounds, points.get(orders[0][0].pair_id, ()), whole_pairs=whole)
+        own = points.get(orders[0][0].pair_id, ())
+        if step.kind == "grpo":
+            return records.grpo_rows(orders, bounds, own, whole_pairs=whole)
+        return records.dpo_rows(orders, own) if step.kind == "dpo" else records.sft_rows(orders, own)
 
     return rows
 

@@ -30,7 +30,6 @@ from reasongenrm.stages.rounds import refresh_records
 from reasongenrm.steps import FILE
 from reasongenrm.store import read_json, read_jsonl
 from reasongenrm.train.builds import LockWatch, clear_build_locks
-from reasongenrm.train.grpo_rows import check_points
 from reasongenrm.train.launch import (
     PROCESSES,
     Launch,
@@ -41,6 +40,7 @@ from reasongenrm.train.launch import (
     read_launch,
 )
 from reasongenrm.train.merge import merge_adapter
+from reasongenrm.train.points import check_points
 from reasongenrm.train.process import KINDS, PROGRESS, check_training
 from reasongenrm.train.scalar import train_scalar
 from reasongenrm.train.tokens import input_files, is_on_policy, record_files, tokenise
@@ -73,8 +73,8 @@ def train(recipe: Recipe, redo: Sequence[str] = ()) -> None:
         if records and not any(path.stat().st_size for path in records):
             hint = f"leave out the step {step.kind}, or see data_report.html for what was dropped"
             raise DataError("no records to train on", location=str(records[0]), hint=hint)
-        if step.kind == "grpo" and not (recipe.folder / "judges" / step.model).exists():
-            check_points(recipe)
+        if not (recipe.folder / "judges" / step.model).exists():
+            check_points(recipe, step)
     _check_wording(recipe)
     for step in steps.values():
         KINDS[step.kind].batch(recipe, step, launch.processes)

@@ -11,15 +11,13 @@ import msgspec
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.chat.prompts import PromptFile, judge_prompt
 from reasongenrm.config.recipe import Recipe, TrainStep
-from reasongenrm.errors import ConfigError, DataError
+from reasongenrm.errors import DataError
 from reasongenrm.records import REFERENCE_POINTS, JudgePrompt, Order, PreferencePair
 from reasongenrm.rows.turns import BadRow, check_text, read_points, read_prompt
 from reasongenrm.store import read_jsonl
 from reasongenrm.train.rollouts import TwoTurns
 from reasongenrm.train.tokens import record_files
 
-RATIONALE = "train.grpo.rewards.rationale"
-"""Key of a recipe: the weight of the reward for points."""
 COLUMNS = "see grpo.jsonl for the columns"
 
 
@@ -55,21 +53,6 @@ def read_rows(
         "too_long": (len(units) - len(kept)) * (2 if both else 1),
         "rows": len(rows),
     }
-
-
-def check_points(recipe: Recipe) -> None:
-    """Check that the reward `rationale`, where it has a weight, has something to reward.
-
-    Raises:
-        ConfigError: no row of `grpo.jsonl`, or no pair of a step that samples its rows, has reference points.
-    """
-    path = recipe.folder / ("pairs.jsonl" if recipe.train.grpo.refresh else "grpo.jsonl")
-    if recipe.train.grpo.rewards.rationale and not any(row.get(REFERENCE_POINTS) for row in read_jsonl(path)):
-        raise ConfigError(
-            f"no row of {path} has reference points, so that it would reward nothing",
-            location=RATIONALE,
-            hint=f"give rows of data.sources the column {REFERENCE_POINTS} and run stage 1 with --redo pairs, or set 0",
-        )
 
 
 _NO_PROMPTS = "see data_report.html: records.grpo keeps prompts that the student solves in some of its samples, but not in all"

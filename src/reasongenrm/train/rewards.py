@@ -5,21 +5,13 @@ Each term is logged under its own name (`rewards/<term>/mean`); the reward is th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from reasongenrm.config.steps import RewardWeights
-from reasongenrm.data.ngrams import is_unspaced, words
+from reasongenrm.data.points import coverage
 from reasongenrm.records import Letter
-
-_QUOTE = re.compile(r'"([^"]+)"|“([^”]+)”|`([^`]+)`')
-_SHORT = 4
-"""Words of fewer characters do not count in a point, unless they hold a digit, are of a script without spaces, or the point has
-no others."""
-_COVERED = 2 / 3
-"""Share of a point's words from which a reason covers it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,37 +79,14 @@ def calibration(judgement: Judgement, weights: RewardWeights) -> float:
 
 
 def rationale(judgement: Judgement, weights: RewardWeights) -> float:
-    """Return, for a right verdict, the share of the reference's points that the reason covers; 0 for any other verdict.
-
-    A point is covered when the reason has what the point quotes, word for word, and two thirds of its other different words, in
-    any order and case. A quote is what is in double quotes or backticks: a result, a name, an order, which other words cannot
-    say. Of the other words those of fewer than four characters count only if they hold a digit, or if the point has nothing else.
+    """Return, for a right verdict, the share of the reference's points that the reason covers (`coverage`); 0 for any other verdict.
 
     RationaleRM (Wang et al., 2026, https://arxiv.org/abs/2602.04649) has a second model match points by their meaning, one with
-    one, and rewards their average precision; this needs no model, but knows no synonyms. A long reason covers more: add `length`.
+    one, and rewards their average precision; `coverage` needs no model, but knows no synonyms. A long reason covers more: add `length`.
     """
     if not judgement.is_right or not judgement.points:
         return 0.0
-    said = words(judgement.reason)
-    return sum(_covers(said, point) for point in judgement.points) / len(judgement.points)
-
-
-def _covers(said: Sequence[str], point: str) -> bool:
-    quotes = [quote for match in _QUOTE.findall(point) if (quote := words("".join(match)))]
-    others = set(words(_QUOTE.sub(" ", point)))
-    named = {word for word in others if _counts(word)} or (set() if quotes else others)
-    if not quotes and not named:
-        return False
-    return all(_has_run(said, quote) for quote in quotes) and len(named & set(said)) >= _COVERED * len(named)
-
-
-def _counts(word: str) -> bool:
-    return len(word) >= _SHORT or any(map(str.isdigit, word)) or is_unspaced(word)
-
-
-def _has_run(said: Sequence[str], run: Sequence[str]) -> bool:
-    """Whether words come one after the other in a text."""
-    return f" {' '.join(run)} " in f" {' '.join(said)} "
+    return coverage(judgement.reason, judgement.points)
 
 
 Term = Callable[[Judgement, RewardWeights], float]

@@ -48,9 +48,11 @@ def input_files(recipe: Recipe, step: TrainStep) -> list[Path]:
     """Return the files of stage 1 that a step reads."""
     folder = recipe.folder
     files = [path for path in record_files(recipe, step) if path.parent == folder]
-    if step.kind == "grpo" and (recipe.train.grpo.both_orders or recipe.train.grpo.refresh):
+    train = recipe.train
+    reads_points = step.kind != "sft" and is_on_policy(recipe, step) and train.round.rationale > 0
+    if reads_points or (step.kind == "grpo" and (train.grpo.both_orders or train.grpo.refresh)):
         files.append(folder / "pairs.jsonl")
-    if step.kind == "round" and recipe.train.round.fill:
+    if step.kind == "round" and train.round.fill:
         files.append(folder / "sft.jsonl")
     return [*files, *[folder / "prompts.jsonl"] * is_on_policy(recipe, step)]
 
