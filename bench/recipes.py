@@ -2,8 +2,8 @@
 
     python bench/recipes.py [configs/demo-rl.yaml] [--seeds 17 18 19] [--row NAME ...] [key=value ...]
 
-For each seed one run `<name>-<seed>` (on the pairs of the recipe) and one run `<name>-<seed>-all` (on all pairs) does stage 1 once,
-and its rows of the table: each trains its steps in that run (what two rows share is trained once), and judges the held-out rows in
+For each seed a run `<name>-<seed>` (on the pairs of the recipe), `<name>-<seed>-all` (on all pairs) and `<name>-<seed>-points` (on all pairs,
+with reasons that cover their points) does stage 1 once, and its rows of the table: each trains its steps in that run (what two rows share is trained once), and judges the held-out rows in
 both orders. Overrides go to all stages. The rows are those of ROWS; a cell is the mean over the seeds, with the lowest and the highest.
 """
 
@@ -25,25 +25,27 @@ from reasongenrm.report.tables import grid
 from reasongenrm.store import read_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
-REASONGENRM = str(Path(sys.executable).with_name("reasongenrm"))
 
 
 class Row(NamedTuple):
     """A row of the table.
 
     Attributes:
-        model: whose scores are shown; of `NAME@rounds` those of the mean of all its rounds' adapters.
+        model: whose scores are shown.
         judge: the judge's settings in the recipe.
         overrides: of the recipe, in stages 2 and 3.
-        all_pairs: without the recipe's limit, in a run of its own.
+        run: name of the run's stage 1, one of RUNS.
     """
 
     model: str
     judge: str
     overrides: tuple[str, ...] = ()
-    all_pairs: bool = False
+    run: str = ""
 
 
+RUNS = {"": (), "all": ("limit=null",), "points": ("limit=null", "select.rationale=1")}
+"""Overrides of stage 1 by the last part of a run's name: the recipe's limit of rows, all of them, and all of them with the selection of
+reasons that cover the points of their pair."""
 SHORT = ("train.args.max_steps=10",)
 """A deliberately under-trained judge; what the next steps gain on a well-trained one is hard to tell from chance."""
 SHORT_GRPO = (*SHORT, "train.grpo.batch=8", "train.grpo.steps=150")
@@ -62,12 +64,15 @@ ALL = (
 )
 """For four times the pairs: more steps, and GRPO with fewer prompts, as it takes longest. At a low temperature a judge writes the reason
 that it is surest of, so that one sample is enough, and fewer of the reasons are wrong."""
-FILLED = (
-    *ALL,
+POINTS = (
+    "train.args.max_steps=150",
+    "train.round.samples=2",
+    "train.round.temperature=0.5",
+    "train.round.rationale=1",
     "train.round.fill=true",
     "train.round.args.max_steps=450",
 )
-"""A round that keeps the records of the pairs that it loses, and passes 2.6 times over them."""
+"""A right verdict counts only with right steps, and a pair without such a vote keeps its record of stage 1, whose steps are right, too."""
 WARM = (
     "train.round.samples=2",
     "train.round.temperature=1",
@@ -97,16 +102,15 @@ ROWS = {
     "+ 60 steps of GRPO with rationale": Row("points60@grpo", "{steps: [sft, grpo]}", (*SHORT_GRPO, *PLAIN, STEPS_60, RATIONALE)),
     "SFT of the recipe": Row("best", "{steps: [sft]}"),
     "best chain: the recipe": Row("best@grpo", "{steps: [sft, dpo, grpo]}"),
-    "all pairs: SFT": Row("best", "{steps: [sft]}", ALL, all_pairs=True),
-    "all pairs: SFT, 8 votes": Row("best", "{steps: [sft]}", (*ALL, *VOTES), all_pairs=True),
-    "all pairs: SFT, warm round": Row("warm@round", "{steps: [sft, round]}", (*ALL, *WARM), all_pairs=True),
-    "all pairs: SFT, warm round, GRPO": Row("warm@grpo", "{steps: [sft, round, grpo]}", (*ALL, *WARM), all_pairs=True),
-    "all pairs: SFT, round": Row("best@round", "{steps: [sft, round]}", ALL, all_pairs=True),
-    "all pairs: SFT, two rounds": Row("best@round-2", "{steps: [sft, round, round]}", ALL, all_pairs=True),
-    "all pairs: SFT, filled round": Row("filled@round", "{steps: [sft, round]}", FILLED, all_pairs=True),
-    "all pairs: SFT, three filled rounds": Row("filled@round-3", "{steps: [sft, round, round, round]}", FILLED, all_pairs=True),
-    "all pairs: mean of the three rounds": Row("filled@rounds", "{steps: [sft, round, round, round]}", FILLED, all_pairs=True),
-    "all pairs: SFT, round, GRPO": Row("best@grpo", "{steps: [sft, round, grpo]}", ALL, all_pairs=True),
+    "all pairs: SFT": Row("best", "{steps: [sft]}", ALL, "all"),
+    "all pairs: SFT, 8 votes": Row("best", "{steps: [sft]}", (*ALL, *VOTES), "all"),
+    "all pairs: SFT, warm round": Row("warm@round", "{steps: [sft, round]}", (*ALL, *WARM), "all"),
+    "all pairs: SFT, warm round, GRPO": Row("warm@grpo", "{steps: [sft, round, grpo]}", (*ALL, *WARM), "all"),
+    "all pairs: SFT, round": Row("best@round", "{steps: [sft, round]}", ALL, "all"),
+    "all pairs: SFT, two rounds": Row("best@round-2", "{steps: [sft, round, round]}", ALL, "all"),
+    "all pairs: SFT, round, GRPO": Row("best@grpo", "{steps: [sft, round, grpo]}", ALL, "all"),
+    "points: SFT": Row("points", "{steps: [sft]}", POINTS, "points"),
+    "points: SFT, round": Row("points@round", "{steps: [sft, round]}", POINTS, "points"),
 }  # fmt: skip
 
 
@@ -115,27 +119,27 @@ class Measured(NamedTuple):
 
     Attributes:
         accuracy, strict: share of right verdicts, and of pairs with a right verdict in both orders, in per cent.
-        seconds: of the row's last training step, its start and its records included; None for a mean.
+        seconds: of the row's last training step, its start and its records included.
         reward: mean of GRPO's reward over the first and the last tenth of its steps; None without GRPO.
     """
 
     accuracy: float
     strict: float
-    seconds: float | None
+    seconds: float
     reward: tuple[float, float] | None
 
 
-def stage(script: str, *words: str) -> None:
-    """Run one of the three scripts, or `reasongenrm`; its output goes to stderr."""
-    done = subprocess.run([str(ROOT / script), *words], cwd=ROOT, stdout=sys.stderr, check=False)
+def stage(script: str, recipe: str, *words: str) -> None:
+    """Run one of the three scripts; its output goes to stderr."""
+    done = subprocess.run([str(ROOT / script), recipe, *words], cwd=ROOT, stdout=sys.stderr, check=False)
     if done.returncode:
         sys.exit(f"{script} {' '.join(words)} ended with {done.returncode}")
 
 
 def run_words(name: str, seed: int, row: Row, overrides: list[str]) -> list[str]:
     """Return the overrides that all rows of a run share: those of stage 1."""
-    run = [f"name={name}-{seed}-all", "limit=null"] if row.all_pairs else [f"name={name}-{seed}"]
-    return [*overrides, *run, f"seed={seed}"]
+    run = f"{name}-{seed}-{row.run}".removesuffix("-")
+    return [*overrides, f"name={run}", *RUNS[row.run], f"seed={seed}"]
 
 
 def row_words(name: str, seed: int, row: Row, overrides: list[str]) -> list[str]:
@@ -150,8 +154,6 @@ def measure(path: str, name: str, seed: int, row: Row, overrides: list[str]) -> 
     judge, _, step = row.model.partition("@")
     words = row_words(name, seed, row, overrides)
     recipe = load_recipe(path, words)
-    if step == "rounds":
-        return measure_mean(path, words, row.model)
     if step:  # what comes before the last step is trained first, so that its time is not measured
         steps = recipe.judges[judge].steps or recipe.train.steps
         earlier = row.judge.replace(f", {steps[-1]}]", "]")
@@ -164,40 +166,12 @@ def measure(path: str, name: str, seed: int, row: Row, overrides: list[str]) -> 
         done.write_text(json.dumps(time.perf_counter() - began), encoding="utf-8")
     stage("3_eval_reward_bench.sh", path, *words)
     benchmark = next(iter(recipe.evaluate.benchmarks))
-    scores = scores_of(run / "evaluate" / benchmark / row.model / "results.jsonl")
+    results = list(read_jsonl(run / "evaluate" / benchmark / row.model / "results.jsonl"))
+    credits = [statistics.fmean(result["correct"]) for result in results]
+    strict = statistics.fmean(credit == 1 for credit in credits)
     seconds = json.loads(done.read_text(encoding="utf-8"))
-    return Measured(*scores, seconds, rewards_of(run / "judges" / row.model / "metrics.jsonl"))
-
-
-def measure_mean(path: str, words: list[str], model: str) -> Measured:
-    """Train a judge's rounds, merge their adapters into the mean, and judge with that; what is done already is kept."""
-    stage("2_train.sh", path, *words)
-    recipe = load_recipe(path, words)
-    rounds = [
-        str(recipe.folder / "judges" / step.model) for step in recipe.trained.values() if step.kind == "round"
-    ]
-    merged = recipe.folder / "merged" / model.replace("@", "-")
-    if not (ROOT / merged / "merge.json").exists():
-        weights = ",".join([f"{1 / len(rounds):.6f}"] * len(rounds))
-        stage(REASONGENRM, "merge", *rounds, "--weights", weights, "--out", str(merged))
-    [settings] = recipe.evaluate.benchmarks.values()
-    served = {
-        "name": f"{recipe.name}-{merged.name}", "seed": recipe.seed, "model.dtype": recipe.model.dtype,
-        "prompts": recipe.prompts, "evaluate.max_tokens": recipe.evaluate.max_tokens,
-        **{f"engine.{key}": json.dumps(value) for key, value in recipe.engine.model_dump(mode="json", exclude_unset=True).items()},
-    }  # fmt: skip
-    stage(
-        REASONGENRM, "evaluate", "--model", recipe.model.path, "--adapter", str(merged),
-        "--benchmark", f"{settings.kind}:{settings.path}", "evaluate.base=false", *(f"{key}={value}" for key, value in served.items()),
-    )  # fmt: skip
-    folder = ROOT / "runs" / served["name"] / "evaluate"
-    return Measured(*scores_of(folder / settings.kind / merged.name / "results.jsonl"), None, None)
-
-
-def scores_of(path: Path) -> tuple[float, float]:
-    """Return accuracy and strict accuracy of a file of results, in per cent."""
-    credits = [statistics.fmean(result["correct"]) for result in read_jsonl(path)]
-    return 100 * statistics.fmean(credits), 100 * statistics.fmean(credit == 1 for credit in credits)
+    rewards = rewards_of(run / "judges" / row.model / "metrics.jsonl")
+    return Measured(100 * statistics.fmean(credits), 100 * strict, seconds, rewards)
 
 
 def rewards_of(path: Path) -> tuple[float, float] | None:
@@ -208,8 +182,8 @@ def rewards_of(path: Path) -> tuple[float, float] | None:
 
 
 def cell(values: list[float]) -> str:
-    """Return mean, lowest and highest; a dash without values."""
-    return "–" if not values else f"{statistics.fmean(values):.1f} [{min(values):.1f}, {max(values):.1f}]"
+    """Return mean, lowest and highest."""
+    return f"{statistics.fmean(values):.1f} [{min(values):.1f}, {max(values):.1f}]"
 
 
 def main() -> None:
@@ -235,14 +209,7 @@ def main() -> None:
         ends = [pair for pair in rewards if pair]
         rise = " → ".join(f"{statistics.fmean(end):.2f}" for end in zip(*ends, strict=True)) or "–"
         rows.append(
-            [
-                name,
-                str(len(results)),
-                cell(list(accuracy)),
-                cell(list(strict)),
-                cell(list(filter(None, seconds))),
-                rise,
-            ]
+            [name, str(len(results)), *(cell(list(column)) for column in (accuracy, strict, seconds)), rise]
         )
     print(f"{machine()}; seeds {', '.join(map(str, options.seeds))}: mean [lowest, highest]\n")
     print(grid(["judge", "seeds", "accuracy, %", "strict, %", "last step, s", "reward"], rows))

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from reasongenrm.benchmarks import base, loading
 from reasongenrm.benchmarks.base import Benchmark, Table
+from reasongenrm.data.helpsteer3 import CHECKLIST, better_answer, checklist
 from reasongenrm.records import Row
 from reasongenrm.rows.files import RawRow
-from reasongenrm.rows.turns import BadRow, check_text, is_list, is_number, kind_of, quoted
 
 POINTS = "points"
 """Details of a row: the human points; they call the answers as the file does, `Response 1` and `Response 2`."""
@@ -34,15 +33,9 @@ class HelpSteer3(Benchmark):
 
     def read_row(self, raw: RawRow) -> Row:
         """See `Benchmark`; `overall_preference` is below 0 where the first answer is better; 0 is a Drop (`human_tie`)."""
-        preference = loading.column(raw, "overall_preference")
-        if not is_number(preference):
-            problem = f"`overall_preference` is {quoted(preference)}; make it a number from -3 to 3."
-            raise BadRow("bad_preference", problem)
-        if preference == 0:
-            raise BadRow("human_tie", "People prefer neither answer; the accuracy counts only a preference.")
         answers = [loading.text(raw, "response1"), loading.text(raw, "response2")]
-        right = int(preference > 0)
-        details = {POINTS: _points(raw.columns.get("human-checklist")), FIRST: right == 0}
+        right = better_answer(loading.column(raw, "overall_preference"))
+        details = {POINTS: checklist(raw.columns.get(CHECKLIST)), FIRST: right == 0}
         domain = loading.text(raw, "domain", default="").strip() or "unknown"
         turns = loading.prompt(raw, "context")
         return Row.make(domain, turns, [answers[right]], [answers[1 - right]], details=details)
@@ -53,11 +46,3 @@ class HelpSteer3(Benchmark):
         return base.micro_table(
             self.name, {name: {name: count} for name, count in sorted(judged.items())}, {}
         )
-
-
-def _points(value: Any) -> list[str]:
-    if value is None:
-        return []
-    if not is_list(value):
-        raise BadRow("bad_type", f"`human-checklist` is {kind_of(value)}; make it a list of texts.")
-    return [check_text(point, f"human-checklist[{number}]") for number, point in enumerate(value)]

@@ -28,12 +28,13 @@ class SourceConfig(DatasetConfig):
     """A source of preference pairs; ranked answers may also be a `.csv` file.
 
     Attributes:
-        kind: `skywork` (columns chosen, rejected, source) or `ranked` (columns prompt, answer, rank).
+        kind: `skywork` (columns chosen, rejected, source), `ranked` (columns prompt, answer, rank) or `helpsteer3` (see
+            `data/helpsteer3.py`).
         weight: share of its rows to use, chosen by a hash of their content. Under `limit` the sources take turns: a
             source of weight 1 yields two rows for each row of a source of weight 0.5.
     """
 
-    kind: Literal["skywork", "ranked"] = "skywork"
+    kind: Literal["skywork", "ranked", "helpsteer3"] = "skywork"
     weight: float = Field(1.0, gt=0, le=1)
 
 

@@ -12,6 +12,7 @@ from itertools import chain, islice
 from typing import Any
 
 from reasongenrm.config.prepare import SourceConfig
+from reasongenrm.data.helpsteer3 import pair_rows
 from reasongenrm.data.ranked import load_ranked
 from reasongenrm.errors import DataError
 from reasongenrm.records import (
@@ -69,6 +70,8 @@ def _rows(source: SourceConfig) -> Iterator[SourceRow]:
     if source.path.lower().endswith(".csv"):
         hint = "for a ranked CSV set kind: ranked; otherwise give a .jsonl or .parquet file"
         raise DataError("a .csv file cannot contain conversations", location=source.path, hint=hint)
+    if source.kind == "helpsteer3":
+        return pair_rows(source.path, split=source.split, revision=source.revision)
     return undecoded_rows(
         source.path,
         required=SIDES,
