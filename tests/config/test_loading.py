@@ -131,7 +131,7 @@ def test_a_misspelt_key_is_named_rather_than_the_one_it_leaves_missing(tmp_path:
 def test_an_error_without_a_close_key_names_the_known_ones(tmp_path: Path) -> None:
     error = refused(write(tmp_path, changed("select.xyz", 1)))
     assert error.hint == (
-        "known keys: selector, formula, threshold, verdict_tokens, min_kept, giveaway_words, scorer, batch_tokens"
+        "known keys: selector, formula, rationale, threshold, verdict_tokens, min_kept, giveaway_words, scorer, batch_tokens"
     )
     error = refused(write(tmp_path, changed("data.sources.0.xyz", 1)))
     assert error.hint == "known keys: path, split, revision, kind, weight"
