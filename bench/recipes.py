@@ -111,6 +111,7 @@ ROWS = {
     "all pairs: SFT, round, GRPO": Row("best@grpo", "{steps: [sft, round, grpo]}", ALL, "all"),
     "points: SFT": Row("points", "{steps: [sft]}", POINTS, "points"),
     "points: SFT, round": Row("points@round", "{steps: [sft, round]}", POINTS, "points"),
+    "points: SFT, two rounds": Row("points@round-2", "{steps: [sft, round, round]}", POINTS, "points"),
 }  # fmt: skip
 
 
