@@ -29,7 +29,7 @@ def load(path: Path, rows: list[dict[str, Any]]) -> list[PreferencePair | Drop]:
 
 
 def test_the_sign_of_the_preference_names_the_chosen_answer(tmp_path: Path) -> None:
-    points = ["Response 1 lacks rhymes.", "Response 2"]
+    points = ["Response 1 lacks rhymes.", "Response 2", "Response 1 or Response 2: so"]
     rows = [row(-2, **{"human-checklist": points}), row(1, domain=None, context="Hi"), row(3, domain="code")]
     first, second, third = load(tmp_path / "train.jsonl", rows)
     assert (
@@ -58,6 +58,9 @@ def test_the_sign_of_the_preference_names_the_chosen_answer(tmp_path: Path) -> N
             "second paragraph is vague, is not",
         ),
         ("Its response 12 times as long", "Its response 12 times as long"),
+        ("Response 1 and 2 lack rhymes", "lack rhymes"),
+        ("Responses 1 and 2 lack rhymes", "lack rhymes"),
+        ("Response_1 is shorter than Response-2", "is shorter than"),
         ("RESPONSE #2 explains `print(1)`", "explains `print(1)`"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -251,3 +252,17 @@ def test_fitness_is_the_same_for_both_letters(toy_prompts: PromptFile) -> None:
 
 def test_no_giveaway_words_means_that_none_is_a_giveaway(toy_prompts: PromptFile) -> None:
     assert unfit_drop(reason("A is better ."), prompt(), toy_prompts, 0) is None
+
+
+def test_all_samples_vote_and_one_that_covers_the_points_is_selected() -> None:
+    """Five of eight samples are right, and one of these has the point; without it nothing is selected."""
+    group = [replace(scored(f"p#{n}", says="A" if n < 5 else "B", mode="blind"), text="it is red" if n == 3 else "it is") for n in range(8)]  # fmt: skip
+    rule = selector(replace_select(rationale=1.0), 1, "self_consistency")
+    choice = rule(group, ["`red`"])
+    assert choice is not None and choice.reason.id == "p#3" and choice.value == 0.625
+    assert rule(group, ["`blue`"]) is None and rule(group) is not None
+    assert selector(replace_select(rationale=0.0), 1, "self_consistency")(group, ["`blue`"]) is not None
+
+
+def replace_select(**changes: Any) -> SelectConfig:
+    return CONFIG.model_copy(update=changes)

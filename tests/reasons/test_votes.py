@@ -53,13 +53,13 @@ def test_records_and_drops_add_up(encoders: dict[str, ChatEncoder], toy_prompts:
     assert (sft["reason"], sft["response"], sft["score"]) == ("b is right", "[[B]]", 0.8)
     assert [turn["content"] for turn in dpo["chosen"]] == ["b is right", "[[B]]"]
     assert [turn["content"] for turn in dpo["rejected"]] == ["a is right", "[[A]]"]
-    for rows, reason in ((writer.sft_rows([(prompt, votes[1:])]), "no_right_reason"), (writer.dpo_rows([(prompt, votes[:1])]), "no_rejected_reason")):  # fmt: skip
+    for rows, reason in ((writer.sft_rows([(prompt, votes[1:])]), "no_right_reason"), (writer.dpo_rows([(prompt, votes[:1])]), "no_wrong_reason")):  # fmt: skip
         [row] = rows
         assert isinstance(row, Drop) and row.reason == reason
     [short] = VoteRecords("judge", encoders["reason"], 10).sft_rows([(prompt, votes)])
     assert isinstance(short, Drop) and short.reason == "record_too_long"
     assert dict(writer.counts) == {
-        "prompts": 4, "right": 3, "wrong": 3, "unreadable": 3, "records": 2, "no_right_reason": 1, "no_rejected_reason": 1,
+        "prompts": 4, "right": 3, "wrong": 3, "unreadable": 3, "records": 2, "no_right_reason": 1, "no_wrong_reason": 1,
     }  # fmt: skip
 
 
@@ -71,6 +71,26 @@ def test_a_judge_that_prefers_a_letter_does_not_learn_from_it(
     writer = VoteRecords("judge", encoders["reason"], 1000)
     always_a, right = [vote("A", 0.9)], [vote("B", 0.1)]
     rows = [*writer.sft_rows([(first, always_a), (second, always_a)])]
-    assert [row.reason for row in rows if isinstance(row, Drop)] == ["other_order_wrong", "no_right_reason"]
+    assert [row.reason for row in rows if isinstance(row, Drop)] == ["other_order_lost", "no_right_reason"]
     rows = [*writer.sft_rows([(first, always_a), (second, right)])]
     assert [row["response"] for row in rows if isinstance(row, dict)] == ["[[A]]", "[[B]]"]
+
+
+def test_a_vote_that_is_too_long_leaves_the_place_to_one_that_is_not(
+    encoders: dict[str, ChatEncoder], toy_prompts: PromptFile
+) -> None:
+    """The surest vote on the first order does not fit; without another one, the pair gives no record in either order."""
+    pair = PreferencePair.make([Message(role="user", content="red")], "red", "blue", "toy")
+    first, second = judge_prompt(pair, "AB", toy_prompts), judge_prompt(pair, "BA", toy_prompts)
+    encoder = encoders["reason"]
+    limit = sum(map(len, encoder.record(first.messages, "a is right", "[[A]]"))) + 2
+    long, short, other = (
+        vote("A", 0.9, "a is right " * 9),
+        vote("A", 0.6, "a is right"),
+        vote("B", 0.1, "b is right"),
+    )
+    writer = VoteRecords("judge", encoder, limit)
+    rows = list(writer.sft_rows([(first, [long, short]), (second, [other])]))
+    assert [row["reason"] for row in rows if isinstance(row, dict)] == ["a is right", "b is right"]
+    rows = list(writer.sft_rows([(first, [long]), (second, [other])]))
+    assert [row.reason for row in rows if isinstance(row, Drop)] == ["record_too_long", "other_order_lost"]

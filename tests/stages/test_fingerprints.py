@@ -21,7 +21,7 @@ from reasongenrm.stages.fingerprints import (
     prepare_steps,
     train_steps,
 )
-from reasongenrm.steps import Step, changed_keys
+from reasongenrm.steps import Step, changed_keys, with_later
 
 pytestmark = pytest.mark.unit
 
@@ -323,9 +323,15 @@ def test_the_pass_through_keys_of_the_table_are_keys_of_the_libraries() -> None:
         (
             "train.round.temperature",
             0.5,
+            {"votes.reasongenrm@round", "votes.reasongenrm@dpo", "votes.thinker@dpo"},
+        ),
+        ("train.round.samples", 9, {"votes.reasongenrm@round"}),
+        ("train.round.fill", True, {"judges.reasongenrm@round"}),
+        (
+            "train.round.rationale",
+            0.5,
             {"judges.reasongenrm@round", "judges.reasongenrm@dpo", "judges.thinker@dpo"},
         ),
-        ("train.round.samples", 9, {"judges.reasongenrm@round"}),
         ("train.grpo.batch", 16, {"judges.reasongenrm@grpo"}),
         ("judges.genrm.args", {"weight_decay": 0.2}, {"judges.genrm"}),
         ("scalar.margin", 1.0, {"scalar"}),
@@ -338,20 +344,38 @@ def test_a_key_belongs_to_the_steps_whose_results_it_changes(key: str, value: An
 @pytest.mark.parametrize(
     ("key", "value", "kinds"),
     [
-        ("engine.max_model_len", 2048, ("round", "dpo", "grpo")),
-        ("engine.args", {"dtype": "float32"}, ("round", "dpo")),
+        ("engine.max_model_len", 2048, ("grpo",)),
+        ("engine.args", {"dtype": "float32"}, ()),
         ("data.max_tokens", 4000, ("round", "dpo")),
         ("prompts", "other.yaml", ("round", "dpo", "grpo")),
     ],
 )
-def test_what_a_training_step_samples_and_renders_with_belongs_to_it(
+def test_what_a_training_step_samples_and_renders_with_belongs_to_it_or_to_its_votes(
     key: str, value: Any, kinds: tuple[str, ...]
 ) -> None:
     trained = full().trained
     steps = changed(full(), with_values({tuple(key.split(".")): value}))
+    votes = {name for name in all_steps(full()) if name.startswith("votes.")}
+    assert votes == {"votes.reasongenrm@round", "votes.reasongenrm@dpo", "votes.thinker@dpo"}
+    assert votes & steps == (set() if key == "data.max_tokens" else votes)
     assert {name for name in trained if f"judges.{name}" in steps} == {
         name for name, step in trained.items() if step.kind in kinds
     }
+
+
+def test_votes_are_kept_where_only_their_use_changes() -> None:
+    """A reward, or the choice among votes, asks nothing again; another temperature does, and then the judge is trained again, too."""
+    before = with_values({("train", "grpo", "refresh"): 4})
+    old = all_steps(before)
+    for key, value, redone in (
+        ("train.grpo.rewards.length", 0.1, {"judges.reasongenrm@grpo"}),
+        ("records.grpo", None, set()),
+        ("train.grpo.refresh", 8, {"votes.reasongenrm@grpo"}),
+        ("train.grpo.temperature", 0.5, {"votes.reasongenrm@grpo", "judges.reasongenrm@grpo"}),
+    ):
+        new = all_steps(with_values({("train", "grpo", "refresh"): 4, tuple(key.split(".")): value}))
+        assert {n for n in old if n.split(".")[0] in ("votes", "judges") and changed_keys(old[n].settings, new[n].settings)} == redone  # fmt: skip
+    assert "judges.reasongenrm@grpo" in with_later({"votes.reasongenrm@grpo"}, old)
 
 
 def test_judging_changes_all_steps_of_judges_but_no_scores_of_the_scalar_head() -> None:

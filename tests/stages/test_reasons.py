@@ -144,6 +144,18 @@ def test_a_right_reason_without_the_reference_points_is_not_selected(
         assert (compared["longest_correct"].prompts, compared["longest_correct"].kept) == (4, len(kept))
 
 
+def test_too_few_reasons_that_cover_the_points_name_the_share_that_they_have_to_cover(
+    run: Run, toy_prompts: PromptFile, encoders: dict[str, ChatEncoder]
+) -> None:
+    pairs = list(read_jsonl(run.path("pairs.jsonl")))
+    write_jsonl(run.path("pairs.jsonl"), (pair | {"reference_points": ["`absent`"]} for pair in pairs))
+    score(run, toy_prompts)
+    strict = with_select(run, rationale=1)
+    with pytest.raises(DataError, match="0 of 4 prompts keep a reason") as caught:
+        stage.write_records(strict.recipe, strict, toy_prompts, encoders["reason"])
+    assert "lower select.rationale" in caught.value.hint and "threshold" not in caught.value.hint
+
+
 def with_select(run: Run, **select: Any) -> Run:
     """Return the run with other settings of the selection."""
     return Run(Recipe(**RECIPE | {"select": RECIPE["select"] | {"formula": "verdict"} | select}), "prepare")

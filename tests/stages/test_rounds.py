@@ -78,6 +78,10 @@ def both_orders(folder: Path, toy_prompts: PromptFile) -> list[JudgePrompt]:
     return write_prompts(folder, toy_prompts, ["AB", "BA"])
 
 
+def votes_of(recipe: Recipe, model: str) -> Path:
+    return recipe.folder / "votes" / model
+
+
 def store_votes(folder: Path, prompts: list[JudgePrompt], encoder: ChatEncoder, vote: Vote) -> None:
     """Write two finished votes on each prompt."""
     store = PartStore(folder / "completions.jsonl")
@@ -94,7 +98,7 @@ def test_a_round_keeps_right_reasons_and_counts_the_others(
 ) -> None:
     folder = recipe.folder / "rounds" / "judge@round"
     first = prompts[0].id
-    store_votes(folder, prompts, encoder, lambda prompt, number: wrong(prompt) if prompt.id == first or number == 1 else right(prompt))  # fmt: skip
+    store_votes(votes_of(recipe, "judge@round"), prompts, encoder, lambda prompt, number: wrong(prompt) if prompt.id == first or number == 1 else right(prompt))  # fmt: skip
     refresh_records(recipe, Run(recipe, "train"), recipe.trained["judge@round"], encoder)
     rows = list(read_jsonl(folder / "sft.jsonl"))
     assert [row["id"] for row in rows] == [prompt.id for prompt in prompts[1:]]
@@ -110,7 +114,7 @@ def test_pairs_for_dpo_have_a_right_and_a_wrong_side(
     recipe: Recipe, encoder: ChatEncoder, prompts: list[JudgePrompt]
 ) -> None:
     folder = recipe.folder / "rounds" / "judge@dpo"
-    store_votes(folder, prompts, encoder, lambda prompt, number: wrong(prompt) if number == 1 else right(prompt))  # fmt: skip
+    store_votes(votes_of(recipe, "judge@dpo"), prompts, encoder, lambda prompt, number: wrong(prompt) if number == 1 else right(prompt))  # fmt: skip
     refresh_records(recipe, Run(recipe, "train"), recipe.trained["judge@dpo"], encoder)
     for row, prompt in zip(read_jsonl(folder / "dpo.jsonl"), prompts, strict=True):
         sides = {side: [turn["content"] for turn in row[side]] for side in ("chosen", "rejected")}
@@ -120,11 +124,33 @@ def test_pairs_for_dpo_have_a_right_and_a_wrong_side(
         }
 
 
+@pytest.mark.parametrize(
+    ("settings", "hint"),
+    [
+        ({}, "raise train.round.samples, or set train.round.fill"),
+        ({"train.round.fill": True}, "raise train.round.samples"),
+        (
+            {"train.round.rationale": 0.5},
+            "raise train.round.samples, or lower train.round.rationale, or set train.round.fill",
+        ),
+    ],
+)
+def test_the_hint_names_what_can_be_changed(
+    settings: dict[str, object], hint: str, encoder: ChatEncoder, folder: Path, prompts: list[JudgePrompt]
+) -> None:
+    recipe = rounds_recipe(**settings)
+    write_jsonl(folder / "sft.jsonl", [])
+    store_votes(votes_of(recipe, "judge@round"), prompts, encoder, lambda prompt, _: wrong(prompt))
+    with pytest.raises(DataError, match="no prompt gives a record") as failure:
+        refresh_records(recipe, Run(recipe, "train"), recipe.trained["judge@round"], encoder)
+    assert failure.value.hint == hint
+
+
 def test_a_round_without_a_record_fails_in_the_same_way_again(
     recipe: Recipe, encoder: ChatEncoder, prompts: list[JudgePrompt]
 ) -> None:
     folder = recipe.folder / "rounds" / "judge@round"
-    store_votes(folder, prompts, encoder, lambda prompt, number: wrong(prompt))
+    store_votes(votes_of(recipe, "judge@round"), prompts, encoder, lambda prompt, number: wrong(prompt))
     for _ in range(2):
         with pytest.raises(DataError, match=r"dropped\.jsonl: no prompt gives a record"):
             refresh_records(recipe, Run(recipe, "train"), recipe.trained["judge@round"], encoder)
@@ -152,7 +178,7 @@ def test_a_pair_that_the_judge_loses_keeps_its_records_of_stage_1(
     write_jsonl(recipe.folder / "sft.jsonl", map(earlier_record, earlier))
     filled = rounds_recipe(**{"train.round.fill": True})
     folder = recipe.folder / "rounds" / "judge@round"
-    store_votes(folder, both_orders, encoder, lambda prompt, _: right(prompt) if prompt.id in solved else wrong(prompt))  # fmt: skip
+    store_votes(votes_of(recipe, "judge@round"), both_orders, encoder, lambda prompt, _: right(prompt) if prompt.id in solved else wrong(prompt))  # fmt: skip
     refresh_records(filled, Run(filled, "train"), filled.trained["judge@round"], encoder)
     rows = list(read_jsonl(folder / "sft.jsonl"))
     own = [prompt.id for prompt in both_orders if number[prompt.pair_id] == 0]
@@ -162,8 +188,10 @@ def test_a_pair_that_the_judge_loses_keeps_its_records_of_stage_1(
     dropped = [row["location"] for row in read_jsonl(folder / "dropped.jsonl")]
     assert dropped == [prompt.id for prompt in both_orders if number[prompt.pair_id] == 2]
     report = read_json(folder / REPORT)
-    assert (report["records"], report["filled"]) == (len(own), len(kept))
-    assert report["prompts"] == report["records"] + report["filled"] + len(dropped)
+    votes = {"right": 2 * len(solved), "wrong": 2 * (len(both_orders) - len(solved))}
+    assert report == {
+        "prompts": len(both_orders), "records": len(own), "filled": len(kept), "no_right_reason": len(dropped), **votes,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0, 4), (0.5, 3), (1, 2)])
@@ -178,21 +206,25 @@ def test_a_right_vote_without_the_reference_points_is_not_used(
         folder / "pairs.jsonl",
         (row | {"reference_points": some} for row, some in zip(rows, points, strict=True)),
     )
-    votes = folder / "rounds" / "judge@round"
-    store_votes(
-        votes, prompts, encoder, lambda prompt, number: right(prompt) if number == 1 else wrong(prompt)
-    )
+    for model in ("judge@round", "judge@dpo"):
+        store_votes(
+            votes_of(recipe, model),
+            prompts,
+            encoder,
+            lambda prompt, number: right(prompt) if number == 1 else wrong(prompt),
+        )
     refresh_records(recipe, Run(recipe, "train"), recipe.trained["judge@round"], encoder)
-    assert [row["id"] for row in read_jsonl(votes / "sft.jsonl")] == [prompt.id for prompt in prompts[:kept]]
-    drops = list(read_jsonl(votes / "dropped.jsonl"))
-    assert [drop["reason"] for drop in drops] == ["no_right_reason"] * (4 - kept)
-    assert all(f"covers {share:.0%} of the reference points" in drop["detail"] for drop in drops)
-    votes = folder / "rounds" / "judge@dpo"
-    store_votes(
-        votes, prompts, encoder, lambda prompt, number: right(prompt) if number == 1 else wrong(prompt)
-    )
+    rounds = folder / "rounds"
+    assert [row["id"] for row in read_jsonl(rounds / "judge@round" / "sft.jsonl")] == [
+        prompt.id for prompt in prompts[:kept]
+    ]
+    drops = list(read_jsonl(rounds / "judge@round" / "dropped.jsonl"))
+    assert [drop["reason"] for drop in drops] == ["points_not_covered"] * (4 - kept)
+    assert all(f"none of 1 right votes covers {share:.0%} of" in drop["detail"] for drop in drops)
     refresh_records(recipe, Run(recipe, "train"), recipe.trained["judge@dpo"], encoder)
-    assert [row["id"] for row in read_jsonl(votes / "dpo.jsonl")] == [prompt.id for prompt in prompts[:kept]]
+    assert [row["id"] for row in read_jsonl(rounds / "judge@dpo" / "dpo.jsonl")] == [
+        prompt.id for prompt in prompts[:kept]
+    ]
 
 
 def test_prompts_of_grpo_are_those_that_its_judge_solves_sometimes(
@@ -208,7 +240,7 @@ def test_prompts_of_grpo_are_those_that_its_judge_solves_sometimes(
         is_right = prompt.pair_id != hard and (prompt.pair_id != half or number == 1)
         return right(prompt) if is_right else wrong(prompt)
 
-    store_votes(folder, both_orders, encoder, vote)
+    store_votes(votes_of(recipe, "judge@grpo"), both_orders, encoder, vote)
     refresh_records(recipe, Run(recipe, "train"), step, encoder)
     rows = list(read_jsonl(folder / "grpo.jsonl"))
     assert [row["pair_id"] for row in rows] == [letter_a] * 2 + [half] * 2
@@ -233,8 +265,7 @@ def test_prompts_of_grpo_are_those_that_its_judge_solves_sometimes(
 def test_grpo_without_a_pair_to_learn_from_names_what_to_change(
     recipe: Recipe, encoder: ChatEncoder, both_orders: list[JudgePrompt]
 ) -> None:
-    folder = recipe.folder / "rounds" / "judge@grpo"
-    store_votes(folder, both_orders, encoder, lambda prompt, _: right(prompt))
+    store_votes(votes_of(recipe, "judge@grpo"), both_orders, encoder, lambda prompt, _: right(prompt))
     with pytest.raises(DataError, match=r"no prompt gives a record .*too_easy") as failure:
         refresh_records(recipe, Run(recipe, "train"), recipe.trained["judge@grpo"], encoder)
     assert failure.value.hint == "leave out the step grpo, or raise train.grpo.refresh"

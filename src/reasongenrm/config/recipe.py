@@ -203,24 +203,22 @@ class Recipe(Strict):
                 raise ValueError(f"teachers.{name}.max_tokens must be below engine.max_model_len")
         if names := self.evaluate.others.keys() & {*RESERVED, *self.judges}:
             raise ValueError(f"evaluate.others: the name {min(names)!r} is in use")
-        if (
-            self.records.grpo
-            and self.train.grpo.refresh is None
-            and not any(map(is_blind_student, self.teachers.values()))
-        ):
+        kinds = {step.kind for step in self.trained.values()}
+        refreshed = "grpo" in kinds and self.train.grpo.refresh is not None
+        if self.records.grpo and not refreshed and not any(map(is_blind_student, self.teachers.values())):
+            others = ", or set train.grpo.refresh" if "grpo" in kinds else ""
             raise ValueError(
-                "records.grpo needs the solve rate of the student: add a teacher {mode: blind}, or set train.grpo.refresh"
+                f"records.grpo needs the solve rate of the student: add a teacher {{mode: blind}}{others}"
             )
         if self.meta is not None and all(teacher.mode != "blind" for teacher in self.teachers.values()):
             raise ValueError("meta learns from right and wrong judgements: add a teacher {mode: blind}")
         if self.evaluate.combine == "meta" and self.meta is None and self.evaluate.meta is None:
             raise ValueError("evaluate.combine: meta needs the section meta: {}, or evaluate.meta")
-        kinds = {step.kind for step in self.trained.values()}
         if "grpo" in kinds and self.train.grpo.max_tokens >= self.engine.max_model_len:
             raise ValueError("train.grpo.max_tokens must be below engine.max_model_len")
         if "dpo" in kinds and self.records.dpo is None and self.train.dpo.refresh is None:
             raise ValueError("the step dpo needs records.dpo: {}, or train.dpo.refresh")
-        if "grpo" in kinds and self.records.grpo is None and self.train.grpo.refresh is None:
+        if "grpo" in kinds and self.records.grpo is None and not refreshed:
             raise ValueError("the step grpo needs records.grpo: {}, or train.grpo.refresh")
         for name, judge in self.judges.items():
             if judge.template not in STEP_TEMPLATES and judge.steps not in (None, ["sft"]):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from reasongenrm.data.points import says_something
 from reasongenrm.records import REFERENCE_POINTS, Drop
 from reasongenrm.rows.files import UNKNOWN_SOURCE, RawRow, read_rows
 from reasongenrm.rows.turns import BadRow, check_text, is_list, is_number, kind_of, quoted, read_prompt
@@ -17,7 +18,10 @@ from reasongenrm.rows.turns import BadRow, check_text, is_list, is_number, kind_
 COLUMNS = ("context", "response1", "response2", "overall_preference")
 CHECKLIST = "human-checklist"
 
-_NAME = re.compile(r"\b(?:the\s+)?response\s*#?[12]\b(?:['’]s\b)?", re.IGNORECASE)
+_NAME = re.compile(
+    r"\b(?:the\s+)?responses?[\s_#-]*[12]\b(?:\s*(?:,|/|&|and|or|than)\s*(?:the\s+)?(?:responses?[\s_#-]*)?[12]\b)*(?:['’]s\b)?",
+    re.IGNORECASE,
+)
 """The names of the answers in points. A judge calls the answers by letters that change with their order."""
 
 
@@ -51,7 +55,7 @@ def checklist(value: Any) -> list[str]:
 def unnamed(points: list[str]) -> list[str]:
     """Return points without the names of the answers; a point that says nothing else is left out."""
     texts = (" ".join(_NAME.sub(" ", point).split()) for point in points)
-    return [text for text in texts if any(map(str.isalnum, text))]
+    return [text for text in texts if says_something(text)]
 
 
 def pair_rows(path: str, *, split: str = "train", revision: str | None = None) -> Iterator[RawRow | Drop]:

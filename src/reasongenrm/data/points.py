@@ -39,6 +39,11 @@ def _counts(word: str) -> bool:
     return len(word) >= _SHORT or any(map(str.isdigit, word)) or is_unspaced(word)
 
 
+def says_something(point: str) -> bool:
+    """Whether a point has a quote, or a word that counts beside others."""
+    return bool(_QUOTE.search(point)) or any(map(_counts, words(point)))
+
+
 def _has_run(said: Sequence[str], run: Sequence[str]) -> bool:
     """Whether words come one after the other in a text."""
     return f" {' '.join(run)} " in f" {' '.join(said)} "

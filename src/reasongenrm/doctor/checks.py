@@ -352,7 +352,7 @@ def run_gib(recipe: Recipe, geometry: Geometry) -> tuple[float, str]:
 
 
 def _vote_tokens(recipe: Recipe) -> int:
-    """Return the tokens per judge prompt that the training steps sample and keep in `rounds/`."""
+    """Return the tokens per judge prompt that the training steps sample and keep in `votes/`."""
     train = recipe.train
     votes = {
         "round": train.round.samples * reason_tokens(train.round.max_tokens),

@@ -37,8 +37,8 @@ class Choice:
     value: float
 
 
-Rule = Callable[[Sequence[ScoredReason]], Choice | None]
-"""A selector: from the scored reasons of one prompt, in any order, to one of them, or None."""
+Rule = Callable[..., Choice | None]
+"""A selector: from the scored reasons of one prompt, in any order, and the reference points of its pair, to one reason, or None."""
 
 
 def compile_formula(text: str) -> Formula:
@@ -83,9 +83,9 @@ def _best_right(group: Sequence[ScoredReason], value: Callable[[ScoredReason], f
 
 
 def selector(config: SelectConfig, seed: int, name: Selector | None = None) -> Rule:
-    """Return a selector as a function of one prompt's scored reasons.
+    """Return a selector as a function of one prompt's scored reasons and its pair's reference points.
 
-    Every selector selects only reasons that conclude the label; `rstar` also needs a value above `config.threshold`.
+    Every selector selects only `eligible_reasons` that conclude the label; `rstar` also needs a value above `config.threshold`.
     Ties go to the lowest id.
 
     Args:
@@ -101,26 +101,31 @@ def selector(config: SelectConfig, seed: int, name: Selector | None = None) -> R
     def value(reason: ScoredReason) -> float:
         return formula(reason.reason_logprob, reason.verdict_logprob)
 
-    def rstar(group: Sequence[ScoredReason]) -> Choice | None:
+    def rstar(group: Sequence[ScoredReason], _: Sequence[ScoredReason]) -> Choice | None:
         return _best_right([r for r in right_reasons(group) if value(r) > config.threshold], value)
 
-    rules: dict[Selector, Rule] = {
+    rules: dict[Selector, Callable[[Sequence[ScoredReason], Sequence[ScoredReason]], Choice | None]] = {
         "rstar": rstar,
-        "random_correct": lambda group: _best_right(group, lambda r: unit_hash("select", seed, r.id)),
-        "longest_correct": lambda group: _best_right(group, lambda r: r.tokens),
-        "shortest_correct": lambda group: _best_right(group, lambda r: -r.tokens),
-        "max_p_verdict": lambda group: _best_right(group, lambda r: r.verdict_logprob),
+        "random_correct": lambda group, _: _best_right(group, lambda r: unit_hash("select", seed, r.id)),
+        "longest_correct": lambda group, _: _best_right(group, lambda r: r.tokens),
+        "shortest_correct": lambda group, _: _best_right(group, lambda r: -r.tokens),
+        "max_p_verdict": lambda group, _: _best_right(group, lambda r: r.verdict_logprob),
         "self_consistency": _self_consistency,
     }
-    return rules[name or config.selector]
+    rule = rules[name or config.selector]
+
+    def select(group: Sequence[ScoredReason], points: Sequence[str] = ()) -> Choice | None:
+        return rule(eligible_reasons(group, points, config), group)
+
+    return select
 
 
-def _self_consistency(group: Sequence[ScoredReason]) -> Choice | None:
+def _self_consistency(group: Sequence[ScoredReason], sampled: Sequence[ScoredReason]) -> Choice | None:
     """Select the likeliest right reason, where most samples conclude the label; its value is their share.
 
     Where there are blind samples, only they vote: hindsight teachers know the label.
     """
-    voters = [reason for reason in group if reason.mode == "blind"] or list(group)
+    voters = [reason for reason in sampled if reason.mode == "blind"] or list(sampled)
     share = len(right_reasons(voters)) / len(voters) if voters else 0.0
     best = _best_right(group, lambda r: r.reason_logprob)
     return Choice(best.reason, round(share, 6)) if best and share > 0.5 else None

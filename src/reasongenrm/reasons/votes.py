@@ -55,7 +55,7 @@ class VoteRecords:
     ) -> Iterator[dict[str, Any] | Drop]:
         """Yield for each prompt of a pair the record of the best right vote, or why there is none.
 
-        A pair in both orders gives records only if both have a right vote. A judge that prefers a letter is right wherever that letter
+        A pair in both orders gives records only if both have a right vote that is short enough. A judge that prefers a letter is right wherever that letter
         is: from one order alone it would learn to prefer it more.
 
         Args:
@@ -64,15 +64,13 @@ class VoteRecords:
         """
         self._count_votes(orders)
         best = [self._best_right(prompt, votes, points) for prompt, votes in orders]
-        for (prompt, votes), vote in zip(orders, best, strict=True):
-            if vote is None:
-                yield self._no_right_reason(prompt, "no_right_reason", votes, points)
-            elif None in best:
-                yield self._drop(
-                    prompt, "other_order_wrong", "no vote on the other order of its pair is right"
-                )
-            elif drop := self._too_long(prompt, vote):
-                yield drop
+        other = next((drop for drop in best if isinstance(drop, Drop)), None)
+        for (prompt, _), vote in zip(orders, best, strict=True):
+            if isinstance(vote, Drop):
+                yield self._counted(vote)
+            elif other:
+                detail = f"the other order of its pair gives none: {other.reason}, {other.detail}"
+                yield self._counted(_drop(prompt, "other_order_lost", detail))
             else:
                 self.counts["records"] += 1
                 yield SFTRecord(
@@ -113,7 +111,7 @@ class VoteRecords:
                 yield grpo_row(prompt, own, number, points)
             else:
                 reason = "too_hard" if right <= bounds.above * total else "too_easy"
-                yield self._drop(prompt, reason, f"{right} of {total} votes are right")
+                yield self._counted(_drop(prompt, reason, f"{right} of {total} votes are right"))
 
     def _count_votes(self, orders: Sequence[PromptVotes]) -> None:
         for prompt, votes in orders:
@@ -128,18 +126,16 @@ class VoteRecords:
         self, prompt: JudgePrompt, votes: Sequence[Verdict], points: Sequence[str]
     ) -> dict[str, Any] | Drop:
         loser: Letter = "B" if prompt.winner == "A" else "A"
-        sides = {
-            "chosen": (prompt.winner, self._best_right(prompt, votes, points)),
-            "rejected": (loser, best_vote(votes, loser)),
-        }
+        right, wrong = self._best_right(prompt, votes, points), best_vote(votes, loser)
+        if isinstance(right, Drop):
+            return self._counted(right)
+        if wrong is None:
+            detail = f"none of {len(votes)} votes is for {loser}"
+            return self._counted(_drop(prompt, "no_wrong_reason", detail))
+        if drop := self._too_long(prompt, wrong):
+            return self._counted(drop)
         row: dict[str, Any] = {"prompt": list(prompt.messages)}
-        for side, (letter, vote) in sides.items():
-            if vote is None:
-                if side == "chosen":
-                    return self._no_right_reason(prompt, "no_chosen_reason", votes, points)
-                return self._drop(prompt, "no_rejected_reason", f"none of {len(votes)} votes is for {letter}")
-            if drop := self._too_long(prompt, vote):
-                return drop
+        for side, letter, vote in (("chosen", prompt.winner, right), ("rejected", loser, wrong)):
             verdict = self._encoder.grammar.text(letter)
             row[side] = [
                 Message(role="reason", content=vote.reason),
@@ -155,28 +151,36 @@ class VoteRecords:
 
     def _best_right(
         self, prompt: JudgePrompt, votes: Sequence[Verdict], points: Sequence[str]
-    ) -> Verdict | None:
-        """Return the best right vote of those whose reason covers enough of the points."""
-        if self._rationale:
-            votes = [vote for vote in votes if coverage(vote.reason, points) >= self._rationale]
-        return best_vote(votes, prompt.winner)
-
-    def _no_right_reason(
-        self, prompt: JudgePrompt, reason: str, votes: Sequence[Verdict], points: Sequence[str]
-    ) -> Drop:
-        covering = (
-            f" and covers {self._rationale:.0%} of the reference points" if self._rationale and points else ""
-        )
-        return self._drop(prompt, reason, f"none of {len(votes)} votes is right{covering}")
+    ) -> Verdict | Drop:
+        """Return the best right vote whose reason covers enough of the points and is short enough, or why there is none."""
+        right = [vote for vote in votes if vote.winner == prompt.winner and vote.reason]
+        covering = [
+            vote for vote in right if not self._rationale or coverage(vote.reason, points) >= self._rationale
+        ]
+        too_long = None
+        while vote := best_vote(covering, prompt.winner):
+            if not (drop := self._too_long(prompt, vote)):
+                return vote
+            covering.remove(vote)
+            too_long = too_long or drop
+        if too_long:
+            return too_long
+        if right:
+            detail = f"none of {len(right)} right votes covers {self._rationale:.0%} of the reference points"
+            return _drop(prompt, "points_not_covered", detail)
+        return _drop(prompt, "no_right_reason", f"none of {len(votes)} votes is right")
 
     def _too_long(self, prompt: JudgePrompt, vote: Verdict) -> Drop | None:
         verdict = self._encoder.grammar.text(prompt.winner)
         length = sum(map(len, self._encoder.record(prompt.messages, vote.reason, verdict)))
         if length <= self._max_tokens:
             return None
-        detail = f"{length} tokens; data.max_tokens is {self._max_tokens}"
-        return self._drop(prompt, "record_too_long", detail)
+        return _drop(prompt, "record_too_long", f"{length} tokens; data.max_tokens is {self._max_tokens}")
 
-    def _drop(self, prompt: JudgePrompt, reason: str, detail: str) -> Drop:
-        self.counts[reason] += 1
-        return Drop(prompt.id, prompt.source, reason, detail, "round")
+    def _counted(self, drop: Drop) -> Drop:
+        self.counts[drop.reason] += 1
+        return drop
+
+
+def _drop(prompt: JudgePrompt, reason: str, detail: str) -> Drop:
+    return Drop(prompt.id, prompt.source, reason, detail, "round")

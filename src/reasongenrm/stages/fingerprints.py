@@ -12,6 +12,7 @@ from typing import Any
 from reasongenrm.chat.own_template import base_template
 from reasongenrm.config.evaluate import BenchmarkConfig, EvaluateConfig
 from reasongenrm.config.models import ModelsRecipe
+from reasongenrm.config.prepare import GRPOConfig
 from reasongenrm.config.recipe import (
     POINTWISE,
     REASONED,
@@ -230,7 +231,11 @@ def blind_reasons(recipe: Recipe) -> list[Path]:
 def train_steps(recipe: Recipe) -> dict[str, Step]:
     """Return the steps of stage 2."""
     values = recipe.model_dump(mode="json")
-    steps = {f"judges.{step.model}": _judge_step(recipe, values, step) for step in recipe.trained.values()}
+    steps = {}
+    for step in recipe.trained.values():
+        if is_on_policy(recipe, step):
+            steps[f"votes.{step.model}"] = _votes_step(recipe, values, step)
+        steps[f"judges.{step.model}"] = _judge_step(recipe, values, step)
     if recipe.scalar is not None:
         own = {"seed": recipe.seed, "scalar": values["scalar"]}
         files = [recipe.scalar.model, recipe.folder / "pairs.jsonl"]
@@ -240,6 +245,28 @@ def train_steps(recipe: Recipe) -> dict[str, Step]:
         files = [recipe.meta.model, recipe.prompts, recipe.folder / "prompts.jsonl", *blind_reasons(recipe)]
         steps["meta"] = Step(settings(own, files), ("meta", "meta.partial"))
     return hashed(steps, recipe.folder)
+
+
+SAMPLING_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "round": {"round": ("samples", "max_tokens", "temperature")},
+    "dpo": {"dpo": ("refresh",), "round": ("max_tokens", "temperature")},
+    "grpo": {"grpo": ("refresh", "max_tokens", "temperature")},
+}
+"""By the kind of a step: the keys of `train` that say how it samples from the judge that it starts from."""
+
+
+def _votes_step(recipe: Recipe, values: Mapping[str, Any], step: TrainStep) -> Step:
+    """Return the sampling of a training step from the judge that it starts from."""
+    template, train = recipe.judges[step.judge].template, values["train"]
+    keys = SAMPLING_KEYS[step.kind].items()
+    own = {
+        "seed": recipe.seed, "model": values["model"], "engine": values["engine"],
+        "judges": {step.judge: {"template": template}},
+        "train": {section: {key: train[section][key] for key in names} for section, names in keys}
+        | {"steps": recipe.chain(step)[:-1]},
+    }  # fmt: skip
+    files = [recipe.model.path, _template(recipe, template), recipe.prompts, recipe.folder / "prompts.jsonl"]
+    return Step(settings(own, files), (f"votes/{step.model}",), after=(f"judges.{step.previous}",))
 
 
 def _judge_step(recipe: Recipe, values: Mapping[str, Any], step: TrainStep) -> Step:
@@ -258,35 +285,29 @@ def _judge_step(recipe: Recipe, values: Mapping[str, Any], step: TrainStep) -> S
         own["judges"] = {step.judge: {"template": judge.template}}
     if train["parameters"] == "lora":  # the default is in no fingerprint, so that older runs keep theirs
         del train["parameters"]
-    for kind, key, default in (
-        ("grpo", "refresh", None),
-        ("round", "fill", False),
-        ("round", "rationale", 0),
-    ):  # the same holds for these
-        if steps[kind][key] == default:
-            steps[kind] = {name: value for name, value in steps[kind].items() if name != key}
     if step.previous is not None:
+        # What it samples with before its training belongs to its votes; GRPO samples in its training, too.
+        names = ("refresh",) if step.kind == "grpo" else SAMPLING_KEYS[step.kind][step.kind]
+        steps[step.kind] = {key: value for key, value in steps[step.kind].items() if key not in names}
         train |= {step.kind: steps[step.kind], "steps": recipe.chain(step)}
     if step.kind == "dpo" and recipe.train.dpo.refresh:
-        train["round"] = {
-            key: steps["round"][key]
-            for key in ("max_tokens", "temperature", "rationale")
-            if key in steps["round"]
-        }
+        train["round"] = {"rationale": recipe.train.round.rationale}
     own["train"] = train
     files = [recipe.model.path, _template(recipe, judge.template), *input_files(recipe, step)]
-    if is_on_policy(recipe, step):  # it samples
-        own["engine"] = values["engine"]
-        if step.kind == "grpo":
-            own["records"] = {"grpo": values["records"]["grpo"]}
-        else:  # and drops records that are too long
-            own["data"] = {"max_tokens": values["data"]["max_tokens"]}
-    elif step.kind == "grpo":
+    if step.kind == "grpo":
         own["engine"] = {"max_model_len": values["engine"]["max_model_len"]}
+    if is_on_policy(recipe, step):
+        if step.kind == "grpo":
+            bounds = recipe.records.grpo or GRPOConfig()
+            own["records"] = {"grpo": bounds.model_dump(mode="json")}
+        else:  # it drops records that are too long
+            own["data"] = {"max_tokens": values["data"]["max_tokens"]}
     if is_on_policy(recipe, step) or step.kind == "grpo":  # verdicts and prompts in the recipe's wording
         files.append(recipe.prompts)
     outputs = (f"judges/{step.model}", f"judges/{step.model}.partial", f"rounds/{step.model}")
-    after = (f"judges.{step.previous}",) if step.previous else ()
+    after: tuple[str, ...] = (f"judges.{step.previous}",) if step.previous else ()
+    if is_on_policy(recipe, step):
+        after += (f"votes.{step.model}",)
     return Step(settings(own, files), outputs, after=after)
 
 

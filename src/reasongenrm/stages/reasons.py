@@ -254,7 +254,12 @@ def _check_kept(recipe: Recipe, run: Run, writer: RecordWriter) -> None:
     kept, config = writer.kept.total(), recipe.select
     if kept and kept >= config.min_kept * writer.prompts:
         return
-    scores = ScoreDistribution.from_groups((group for _, group in read_scored(recipe, run)), config)
+    points = _reference_points(recipe, run)
+    groups = (
+        eligible_reasons(group, points.get(prompt_id, ()), config)
+        for prompt_id, group in read_scored(recipe, run)
+    )
+    scores = ScoreDistribution.from_groups(groups, config)
     for table in (scores.table(), drop_table(writer.sampled, writer.kept, writer.dropped)):
         Console(file=stderr(), width=110).print(table.rich())
     share = kept / writer.prompts
@@ -307,8 +312,7 @@ def compare_selectors(
     comparisons = {name: SelectorComparison() for name in names}
     points = _reference_points(recipe, run)
     for prompt_id, group in read_scored(recipe, run):
-        eligible = eligible_reasons(group, points.get(prompt_id, ()), recipe.select)
-        choices = {name: rule(eligible) for name, rule in rules.items()}
+        choices = {name: rule(group, points.get(prompt_id, ())) for name, rule in rules.items()}
         other = choices[against]
         for name, row in comparisons.items():
             row.prompts += 1

@@ -24,23 +24,18 @@ from reasongenrm.records import REFERENCE_POINTS, Drop, JudgePrompt
 from reasongenrm.run import Run
 from reasongenrm.stages.reasons import read_prompts
 from reasongenrm.store import PartStore, jsonl_writer, read_jsonl, to_json, write_json
-from reasongenrm.train.tokens import record_files, refresh_folder
+from reasongenrm.train.tokens import record_files, refresh_folder, sampling, votes_folder
 
 REPORT = "report.json"
 """File in a round's folder with its counts; it is written last."""
-HINTS = {
-    "round": "raise train.round.samples, or set train.round.fill",
-    "dpo": "raise train.dpo.refresh or train.round.temperature",
-    "grpo": "leave out the step grpo, or raise train.grpo.refresh",
-}
 ToRows = Callable[[Sequence[PromptVotes]], Iterator[dict[str, Any] | Drop]]
 
 
 def refresh_records(recipe: Recipe, run: Run, step: TrainStep, encoder: ChatEncoder) -> None:
     """Sample votes on all judge prompts from the previous step's judge, and write the records that follow from them.
 
-    The folder `rounds/<model>` gets `completions.jsonl`, the record file, `dropped.jsonl` and `report.json`. A killed run
-    continues with the completions that are there.
+    The folder `votes/<model>` gets `completions.jsonl`, and `rounds/<model>` the record file, `dropped.jsonl` and `report.json`. A killed
+    run continues with the completions that are there.
 
     Args:
         recipe, run: the settings, and the folder with `prompts.jsonl`.
@@ -57,7 +52,7 @@ def refresh_records(recipe: Recipe, run: Run, step: TrainStep, encoder: ChatEnco
         return
     prompts = list(read_prompts(run))
     task = VerdictTask(_judging(recipe, step), encoder, recipe.engine.max_model_len, seed=recipe.seed)
-    store = PartStore(folder / "completions.jsonl")
+    store = PartStore(votes_folder(recipe, step) / "completions.jsonl")
     if not store.finished:
         _sample(recipe, run, step.previous, prompts, task, store)
     records = VoteRecords(step.previous, encoder, recipe.data.max_tokens, recipe.train.round.rationale)
@@ -71,7 +66,7 @@ def refresh_records(recipe: Recipe, run: Run, step: TrainStep, encoder: ChatEnco
         for pair_id, orders in groupby(prompts, key=attrgetter("pair_id")):
             rows = list(to_rows([(prompt, read_votes(prompt, task, store)) for prompt in orders]))
             drops = [row for row in rows if isinstance(row, Drop)]
-            if step.kind == "round" and recipe.train.round.fill and len(drops) == len(rows):
+            if step.kind == "round" and recipe.train.round.fill and drops:  # of all its prompts
                 lost[pair_id] = drops
                 continue
             for row in rows:
@@ -80,31 +75,41 @@ def refresh_records(recipe: Recipe, run: Run, step: TrainStep, encoder: ChatEnco
                 else:
                     write(row)
         for pair_id, filled in _earlier_records(recipe.folder / "sft.jsonl", lost):
-            del lost[pair_id]
+            records.counts.subtract(drop.reason for drop in lost.pop(pair_id))
             records.counts["filled"] += len(filled)
             for row in filled:
                 write(row)
         for drop in (drop for drops in lost.values() for drop in drops):
             write_drop(to_json(drop))
-    counts = ", ".join(f"{count} {name}" for name, count in records.counts.items())
-    if not records.counts["records"] + records.counts["filled"]:
+    counts = +records.counts  # without zeros
+    shown = ", ".join(f"{count} {name}" for name, count in counts.items())
+    if not counts["records"] + counts["filled"]:
         raise DataError(
-            f"no prompt gives a record ({counts})",
+            f"no prompt gives a record ({shown})",
             location=str(folder / "dropped.jsonl"),
-            hint=HINTS[step.kind],
+            hint=_hint(recipe, step),
         )
-    say(f"{step.model}: {counts}")
-    write_json(folder / REPORT, dict(records.counts))
+    say(f"{step.model}: {shown}")
+    write_json(folder / REPORT, dict(counts))
+
+
+def _hint(recipe: Recipe, step: TrainStep) -> str:
+    """Return what to change where no prompt gives a record."""
+    if step.kind == "grpo":
+        return "leave out the step grpo, or raise train.grpo.refresh"
+    settings = recipe.train.round
+    hints = ["raise train.round.samples" if step.kind == "round" else "raise train.dpo.refresh"]
+    if settings.rationale:
+        hints.append("lower train.round.rationale")
+    if step.kind == "round" and not settings.fill:
+        hints.append("set train.round.fill")
+    return ", or ".join(hints)
 
 
 def _judging(recipe: Recipe, step: TrainStep) -> JudgingConfig:
-    """Return the settings of a step's votes: those of GRPO are samples of its own distribution."""
-    train = recipe.train
-    votes = {"round": train.round.samples, "dpo": train.dpo.refresh, "grpo": train.grpo.refresh}[step.kind]
-    sampling = train.grpo if step.kind == "grpo" else train.round
-    return JudgingConfig(
-        max_tokens=sampling.max_tokens, temperature=sampling.temperature, votes=votes or 1, rescue=False
-    )
+    """Return the settings of a step's votes."""
+    votes, max_tokens, temperature = sampling(recipe, step)
+    return JudgingConfig(max_tokens=max_tokens, temperature=temperature, votes=votes, rescue=False)
 
 
 def _sample(

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from reasongenrm.chat.encoder import ChatEncoder
 from reasongenrm.config.recipe import Recipe, Template, TrainStep
@@ -27,6 +27,28 @@ RECORDS: dict[Template, str] = {
 def refresh_folder(recipe: Recipe, step: TrainStep) -> Path:
     """Return the folder of the records that a step makes from samples of the judge that it starts from."""
     return recipe.folder / "rounds" / step.model
+
+
+def votes_folder(recipe: Recipe, step: TrainStep) -> Path:
+    """Return the folder of these samples."""
+    return recipe.folder / "votes" / step.model
+
+
+class Sampling(NamedTuple):
+    """How a step samples from the judge that it starts from: votes per prompt, their limit in tokens, and their temperature."""
+
+    votes: int
+    max_tokens: int
+    temperature: float
+
+
+def sampling(recipe: Recipe, step: TrainStep) -> Sampling:
+    """Return how a step samples: for GRPO, as it does in its training."""
+    train = recipe.train
+    votes = {"round": train.round.samples, "dpo": train.dpo.refresh, "grpo": train.grpo.refresh}[step.kind]
+    assert votes is not None
+    own = train.grpo if step.kind == "grpo" else train.round
+    return Sampling(votes, own.max_tokens, own.temperature)
 
 
 def is_on_policy(recipe: Recipe, step: TrainStep) -> bool:

@@ -58,7 +58,7 @@ def test_a_killed_chain_ends_with_the_same_weights(steps: Bench, chain: Chain) -
     assert value_of(calm / "rounds" / "reasongenrm@round" / "report.json")["filled"], (
         "an untrained judge loses pairs"
     )
-    votes = folder / "rounds" / "reasongenrm@round" / "completions.part.jsonl"
+    votes = folder / "votes" / "reasongenrm@round" / "completions.part.jsonl"
     kill_at(steps.fork(TRAIN, "killed"), lambda: lines(votes) >= 8, 0.3, group=True, seed=1)
     for seed, model in enumerate(MODELS[2:], 2):  # a round trains as SFT does, which test_kill.py kills
         kill_at(steps.fork(TRAIN, "killed"), whole(model), 0.2, group=seed % 2 == 0, seed=seed)
