@@ -45,8 +45,9 @@ def test_rows_of_one_run_have_the_same_stage_1(bench: Any) -> None:
     runs: defaultdict[str, list[Any]] = defaultdict(list)
     for name in bench.ROWS:
         recipe = recipe_of(bench, name)
-        runs[recipe.name].append((recipe.limit, recipe.seed, recipe.data, recipe.teachers, recipe.records))
-    assert list(runs) == ["toy-17", "toy-17-all"]
+        stage_1 = (recipe.limit, recipe.seed, recipe.data, recipe.teachers, recipe.select, recipe.records)
+        runs[recipe.name].append(stage_1)
+    assert list(runs) == ["toy-17", "toy-17-all", "toy-17-points"]
     assert all(one == stages[0] for stages in runs.values() for one in stages)
 
 
