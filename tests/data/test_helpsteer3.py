@@ -92,7 +92,7 @@ def test_a_point_is_covered_whatever_the_judge_calls_the_answers(tmp_path: Path)
         ({"domain": 3}, "bad_type"),
     ],
 )
-def test_what_is_no_preference_is_a_drop_with_its_reason(
+def test_a_row_without_a_preference_is_a_drop_with_its_reason(
     changes: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
     [item] = load(tmp_path / "train.jsonl", [row(2) | changes])

@@ -16,6 +16,7 @@ from reasongenrm.config.prepare import SelectConfig
 from reasongenrm.errors import ConfigError
 from reasongenrm.reasons.select import (
     compile_formula,
+    eligible_reasons,
     group_by_prompt,
     right_reasons,
     selector,
@@ -257,12 +258,9 @@ def test_no_giveaway_words_means_that_none_is_a_giveaway(toy_prompts: PromptFile
 def test_all_samples_vote_and_one_that_covers_the_points_is_selected() -> None:
     """Five of eight samples are right, and one of these has the point; without it nothing is selected."""
     group = [replace(scored(f"p#{n}", says="A" if n < 5 else "B", mode="blind"), text="it is red" if n == 3 else "it is") for n in range(8)]  # fmt: skip
-    rule = selector(replace_select(rationale=1.0), 1, "self_consistency")
-    choice = rule(group, ["`red`"])
+    strict = CONFIG.model_copy(update={"rationale": 1.0})
+    rule = selector(strict, 1, "self_consistency")
+    choice = rule(eligible_reasons(group, ["`red`"], strict), group)
     assert choice is not None and choice.reason.id == "p#3" and choice.value == 0.625
-    assert rule(group, ["`blue`"]) is None and rule(group) is not None
-    assert selector(replace_select(rationale=0.0), 1, "self_consistency")(group, ["`blue`"]) is not None
-
-
-def replace_select(**changes: Any) -> SelectConfig:
-    return CONFIG.model_copy(update=changes)
+    assert rule(eligible_reasons(group, ["`blue`"], strict), group) is None
+    assert eligible_reasons(group, [], strict) == eligible_reasons(group, ["`blue`"], CONFIG) == group

@@ -109,5 +109,5 @@ def test_points_that_no_pair_has_are_announced_before_reasons_are_sampled(
     ]
     assert [line.split(" as ")[1] for line in lines] == [f"{key} is set" for key in said]
     if not points:  # a key of this stage is an error
-        with pytest.raises(ConfigError, match=r"^select\.rationale: no pair has reference_points"):
+        with pytest.raises(ConfigError, match=r"^select\.rationale: no pair has reference points"):
             prepare.prepare(load_recipe(DEMO, [*words, "name=select", "select.rationale=1"]))

@@ -241,7 +241,7 @@ class RecordWriter:
         for reason_id in sorted(scored_ids - {reason.id for reason in eligible}):
             detail = f"it covers less of the reference points than select.rationale = {select.rationale}"
             self._drop(Drop(reason_id, prompt.source, "points_not_covered", detail, "reason"))
-        choice = self._selector(scored_reasons, points)
+        choice = self._selector(eligible, scored_reasons)
         self._add_sft(prompt, choice)
         for drop in unselected_drops(eligible, choice, prompt.source):
             self._drop(drop)

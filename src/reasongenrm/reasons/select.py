@@ -38,7 +38,8 @@ class Choice:
 
 
 Rule = Callable[..., Choice | None]
-"""A selector: from the scored reasons of one prompt, in any order, and the reference points of its pair, to one reason, or None."""
+"""A selector: from the reasons of one prompt that may be selected, in any order, to one of them, or None. All scored reasons of the prompt,
+where these are more, are its second argument: they vote."""
 
 
 def compile_formula(text: str) -> Formula:
@@ -83,9 +84,9 @@ def _best_right(group: Sequence[ScoredReason], value: Callable[[ScoredReason], f
 
 
 def selector(config: SelectConfig, seed: int, name: Selector | None = None) -> Rule:
-    """Return a selector as a function of one prompt's scored reasons and its pair's reference points.
+    """Return a selector as a function of one prompt's `eligible_reasons` and, where these are fewer, of all its scored reasons.
 
-    Every selector selects only `eligible_reasons` that conclude the label; `rstar` also needs a value above `config.threshold`.
+    Every selector selects only reasons that conclude the label; `rstar` also needs a value above `config.threshold`.
     Ties go to the lowest id.
 
     Args:
@@ -114,8 +115,8 @@ def selector(config: SelectConfig, seed: int, name: Selector | None = None) -> R
     }
     rule = rules[name or config.selector]
 
-    def select(group: Sequence[ScoredReason], points: Sequence[str] = ()) -> Choice | None:
-        return rule(eligible_reasons(group, points, config), group)
+    def select(group: Sequence[ScoredReason], sampled: Sequence[ScoredReason] = ()) -> Choice | None:
+        return rule(group, sampled or group)
 
     return select
 

@@ -55,8 +55,8 @@ class VoteRecords:
     ) -> Iterator[dict[str, Any] | Drop]:
         """Yield for each prompt of a pair the record of the best right vote, or why there is none.
 
-        A pair in both orders gives records only if both have a right vote that is short enough. A judge that prefers a letter is right wherever that letter
-        is: from one order alone it would learn to prefer it more.
+        A pair in both orders gives records only if both have a right vote that is short enough. A judge that prefers a letter is
+        right wherever that letter is: from one order alone it would learn to prefer it more.
 
         Args:
             orders: the prompts of one pair, with the votes on each.

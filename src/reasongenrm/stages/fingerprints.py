@@ -26,7 +26,7 @@ from reasongenrm.config.steps import CADENCE_ARGS, MEMORY_ARGS
 from reasongenrm.redaction import MASK
 from reasongenrm.run import file_hash
 from reasongenrm.steps import FILE, Settings, Step
-from reasongenrm.train.tokens import input_files, is_on_policy
+from reasongenrm.train.tokens import SAMPLING_KEYS, input_files, is_on_policy
 
 MEMORY = "memory and speed"
 PLACE = "where the work is done"
@@ -247,14 +247,6 @@ def train_steps(recipe: Recipe) -> dict[str, Step]:
     return hashed(steps, recipe.folder)
 
 
-SAMPLING_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "round": {"round": ("samples", "max_tokens", "temperature")},
-    "dpo": {"dpo": ("refresh",), "round": ("max_tokens", "temperature")},
-    "grpo": {"grpo": ("refresh", "max_tokens", "temperature")},
-}
-"""By the kind of a step: the keys of `train` that say how it samples from the judge that it starts from."""
-
-
 def _votes_step(recipe: Recipe, values: Mapping[str, Any], step: TrainStep) -> Step:
     """Return the sampling of a training step from the judge that it starts from."""
     template, train = recipe.judges[step.judge].template, values["train"]
@@ -296,12 +288,11 @@ def _judge_step(recipe: Recipe, values: Mapping[str, Any], step: TrainStep) -> S
     files = [recipe.model.path, _template(recipe, judge.template), *input_files(recipe, step)]
     if step.kind == "grpo":
         own["engine"] = {"max_model_len": values["engine"]["max_model_len"]}
-    if is_on_policy(recipe, step):
-        if step.kind == "grpo":
+        if is_on_policy(recipe, step):
             bounds = recipe.records.grpo or GRPOConfig()
             own["records"] = {"grpo": bounds.model_dump(mode="json")}
-        else:  # it drops records that are too long
-            own["data"] = {"max_tokens": values["data"]["max_tokens"]}
+    elif is_on_policy(recipe, step):  # it drops records that are too long
+        own["data"] = {"max_tokens": values["data"]["max_tokens"]}
     if is_on_policy(recipe, step) or step.kind == "grpo":  # verdicts and prompts in the recipe's wording
         files.append(recipe.prompts)
     outputs = (f"judges/{step.model}", f"judges/{step.model}.partial", f"rounds/{step.model}")

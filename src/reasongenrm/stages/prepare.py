@@ -11,7 +11,6 @@ from reasongenrm.config.engines import check_model
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import say
 from reasongenrm.data.ranked import agreement
-from reasongenrm.errors import ConfigError
 from reasongenrm.reasons.records import write_general
 from reasongenrm.reasons.select import compile_formula
 from reasongenrm.records import REFERENCE_POINTS
@@ -23,7 +22,7 @@ from reasongenrm.stages.pairs import compare_new_benchmarks, write_pairs
 from reasongenrm.stages.pointwise import check_pointwise, write_rating_records
 from reasongenrm.stages.reasons import check_teachers, sample_all, score_all, write_records
 from reasongenrm.store import check_end_mark, read_json, write_end_mark, write_json
-from reasongenrm.train.points import points_use
+from reasongenrm.train.points import points_error, points_use
 from reasongenrm.train.process import check_training
 
 PAIR_FILES = ("pairs.jsonl", "prompts.jsonl")
@@ -82,11 +81,7 @@ def _check_points(recipe: Recipe) -> None:
         ConfigError: one of them is of this stage.
     """
     if recipe.select.rationale and recipe.needs_reasons():
-        raise ConfigError(
-            f"no pair has {REFERENCE_POINTS}, so that it would have nothing to compare reasons with",
-            location="select.rationale",
-            hint=f"give rows of data.sources the column {REFERENCE_POINTS} and run stage 1 with --redo pairs, or set 0",
-        )
+        raise points_error("select.rationale", "pair")
     uses = (points_use(recipe, step) for step in recipe.trained.values())
     for key in dict.fromkeys(use[0] for use in uses if use):
         say(f"no pair has {REFERENCE_POINTS}: stage 2 needs some, as {key} is set")

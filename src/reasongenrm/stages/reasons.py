@@ -312,7 +312,8 @@ def compare_selectors(
     comparisons = {name: SelectorComparison() for name in names}
     points = _reference_points(recipe, run)
     for prompt_id, group in read_scored(recipe, run):
-        choices = {name: rule(group, points.get(prompt_id, ())) for name, rule in rules.items()}
+        eligible = eligible_reasons(group, points.get(prompt_id, ()), recipe.select)
+        choices = {name: rule(eligible, group) for name, rule in rules.items()}
         other = choices[against]
         for name, row in comparisons.items():
             row.prompts += 1
@@ -324,12 +325,17 @@ def compare_selectors(
     return comparisons
 
 
+def points_by_pair(run: Run) -> dict[str, Sequence[str]]:
+    """Return the reference points of the pairs that have some, by the pair's id."""
+    pairs = read_jsonl(run.path("pairs.jsonl"))
+    return {row["id"]: row[REFERENCE_POINTS] for row in pairs if row.get(REFERENCE_POINTS)}
+
+
 def _reference_points(recipe: Recipe, run: Run) -> dict[str, Sequence[str]]:
     """Return the points that the reasons of each prompt have to cover, by the prompt's id; empty where none have to."""
     if not recipe.select.rationale:
         return {}
-    pairs = read_jsonl(run.path("pairs.jsonl"))
-    points = {row["id"]: row[REFERENCE_POINTS] for row in pairs if row.get(REFERENCE_POINTS)}
+    points = points_by_pair(run)
     return {prompt.id: points.get(prompt.pair_id, ()) for prompt in read_prompts(run)}
 
 

@@ -20,9 +20,9 @@ from reasongenrm.engines.loading import load_engine
 from reasongenrm.errors import DataError
 from reasongenrm.judge.ask import VerdictTask, ask_all, read_votes
 from reasongenrm.reasons.votes import PromptVotes, VoteRecords
-from reasongenrm.records import REFERENCE_POINTS, Drop, JudgePrompt
+from reasongenrm.records import Drop, JudgePrompt
 from reasongenrm.run import Run
-from reasongenrm.stages.reasons import read_prompts
+from reasongenrm.stages.reasons import points_by_pair, read_prompts
 from reasongenrm.store import PartStore, jsonl_writer, read_jsonl, to_json, write_json
 from reasongenrm.train.tokens import record_files, refresh_folder, sampling, votes_folder
 
@@ -56,7 +56,7 @@ def refresh_records(recipe: Recipe, run: Run, step: TrainStep, encoder: ChatEnco
     if not store.finished:
         _sample(recipe, run, step.previous, prompts, task, store)
     records = VoteRecords(step.previous, encoder, recipe.data.max_tokens, recipe.train.round.rationale)
-    to_rows = _to_rows(recipe, step, records)
+    to_rows = _to_rows(recipe, run, step, records)
     lost: dict[str, Sequence[Drop]] = {}
     with (
         jsonl_writer(record_files(recipe, step)[0]) as write,
@@ -125,12 +125,11 @@ def _sample(
         ask_all(prompts, engine, task, store, adapter=str(adapter) if adapter else None, progress=progress)
 
 
-def _to_rows(recipe: Recipe, step: TrainStep, records: VoteRecords) -> ToRows:
+def _to_rows(recipe: Recipe, run: Run, step: TrainStep, records: VoteRecords) -> ToRows:
     """Return what makes the rows, or drops, of a pair from the votes on its prompts."""
     points: dict[str, Sequence[str]] = {}
     if step.kind == "grpo" or recipe.train.round.rationale:
-        pairs = read_jsonl(recipe.folder / "pairs.jsonl")
-        points = {row["id"]: row[REFERENCE_POINTS] for row in pairs if row.get(REFERENCE_POINTS)}
+        points = points_by_pair(run)
     bounds, whole = recipe.records.grpo or GRPOConfig(), recipe.train.grpo.both_orders
 
     def rows(orders: Sequence[PromptVotes]) -> Iterator[dict[str, Any] | Drop]:

@@ -29,8 +29,13 @@ def check_points(recipe: Recipe, step: TrainStep) -> None:
     """
     use = points_use(recipe, step)
     if use and not any(row.get(REFERENCE_POINTS) for row in read_jsonl(use[1])):
-        raise ConfigError(
-            f"no row of {use[1]} has reference points, so that it would have nothing to compare reasons with",
-            location=use[0],
-            hint=f"give rows of data.sources the column {REFERENCE_POINTS} and run stage 1 with --redo pairs, or set 0",
-        )
+        raise points_error(use[0], f"row of {use[1]}")
+
+
+def points_error(key: str, place: str) -> ConfigError:
+    """Return the error of a key that needs reference points, which no such place has."""
+    return ConfigError(
+        f"no {place} has reference points, so that there is nothing to compare reasons with",
+        location=key,
+        hint=f"give rows of data.sources the column {REFERENCE_POINTS} and run stage 1 with --redo pairs, or set 0",
+    )

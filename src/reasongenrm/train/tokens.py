@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,13 +42,18 @@ class Sampling(NamedTuple):
     temperature: float
 
 
+SAMPLING_KEYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "round": {"round": ("samples", "max_tokens", "temperature")},
+    "dpo": {"dpo": ("refresh",), "round": ("max_tokens", "temperature")},
+    "grpo": {"grpo": ("refresh", "max_tokens", "temperature")},
+}
+"""By the kind of a step: the keys of `train` that are its `Sampling`, in this order. GRPO samples as it does in its training."""
+
+
 def sampling(recipe: Recipe, step: TrainStep) -> Sampling:
-    """Return how a step samples: for GRPO, as it does in its training."""
-    train = recipe.train
-    votes = {"round": train.round.samples, "dpo": train.dpo.refresh, "grpo": train.grpo.refresh}[step.kind]
-    assert votes is not None
-    own = train.grpo if step.kind == "grpo" else train.round
-    return Sampling(votes, own.max_tokens, own.temperature)
+    """Return how a step samples."""
+    sections = SAMPLING_KEYS[step.kind].items()
+    return Sampling(*(getattr(getattr(recipe.train, name), key) for name, keys in sections for key in keys))
 
 
 def is_on_policy(recipe: Recipe, step: TrainStep) -> bool:
