@@ -2,15 +2,15 @@
 
     python bench/service.py [RECIPE] [--rows 512] [--callers 1 16 256] [--repeats 3]
 
-The recipe's judge has to be trained (`make demo`). Server and engine run in one process, as under `reasongenrm serve`; the callers in
-another one: each sends a row, waits for the comparison, and sends the next one. One caller sends a sixteenth of the rows, 16 callers a
+The recipe's judge has to be trained (`make demo`). HTTP has a process of its own, as under `reasongenrm serve`, and so have the
+callers: each sends a row, waits for the comparison, and sends the next one. One caller sends a sixteenth of the rows, 16 callers a
 quarter, 256 all of them. All ways run in turn on one engine, with an empty prefix cache, and medians over the repeats are shown:
 
 - `engine`: two calls of `LLM.generate` over the same rows, for reasons and for verdicts; as many rows at a time as there are callers, and all
   of them at once where those are 256 or more.
 - `judge`: `Judge.compare_many`, in the same way.
-- `service`: the callers. Its ratios to the other two are those of the same round. CPU seconds are those of the process with server and
-  engine: on a machine that others use they say more than times. Those of the callers' process, which shares the cores with it, stand apart.
+- `service`: the callers. Its ratios to the other two are those of the same round. CPU seconds are those of HTTP and engine
+  together: on a machine that others use they say more than times. Those of the callers' process, which shares the cores with it, stand apart.
   The start of the server, and of the callers' process, is not counted.
 """
 
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -114,24 +115,34 @@ def ask(url: str, callers: int, rows: Sequence[dict[str, Any]]) -> dict[str, Any
 
 
 @contextmanager
-def served(judge: Any) -> Iterator[str]:
-    """Serve a judge in a thread of this process."""
-    import threading
+def served(judge: Any) -> Iterator[tuple[str, Callable[[], float]]]:
+    """Serve a judge as `reasongenrm serve` does; yields the URL, and a function that returns the CPU seconds of the process with HTTP."""
+    import psutil
 
-    from reasongenrm.connections import ConnectionLimits, create_server
     from reasongenrm.judge.sharing import SharedJudge
-    from reasongenrm.service.server import create_app
-    from reasongenrm.serving import address, listen
+    from reasongenrm.service.bodies import DEFAULT_LIMITS
+    from reasongenrm.service.http_process import AppSettings, http_process
+    from reasongenrm.service.reward_options import DEFAULT_REWARDS
+    from reasongenrm.serving import LOOPBACK_NAMES, address, listen
 
-    with SharedJudge(judge) as shared, listen("127.0.0.1", 0) as listening:
-        server = create_server(create_app(shared), ConnectionLimits(), log_level="warning")
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield address(listening)
-        finally:
-            server.should_exit = True
-            thread.join()
+    settings = AppSettings(None, None, DEFAULT_LIMITS, (), LOOPBACK_NAMES, None, DEFAULT_REWARDS)
+    with listen("127.0.0.1", 0) as listening, lines_on_stderr():
+        url = address(listening)
+        with http_process(listening, settings) as process, SharedJudge(judge) as shared:
+            process.answer_for(shared)
+            yield url, lambda: sum(psutil.Process(process.pid).cpu_times()[:2])
+
+
+@contextmanager
+def lines_on_stderr() -> Iterator[None]:
+    """Send what processes print to stderr: stdout is for the table."""
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 def ways(recipe: Any, judge: Any, pairs: Sequence[Any], callers: int) -> dict[str, Callable[[], Any]]:
@@ -154,10 +165,11 @@ def ways(recipe: Any, judge: Any, pairs: Sequence[Any], callers: int) -> dict[st
             generate(judge.engine, [request for request in verdicts if request], judge.adapter)
 
     def service() -> dict[str, Any]:
-        with served(judge) as url:
-            cpu = time.process_time()
+        with served(judge) as (url, http_seconds):
+            cpu, http = time.process_time(), http_seconds()
             answers = ask(url, callers, bodies)
-            return answers | {"server": time.process_time() - cpu}
+            http = http_seconds() - http
+            return answers | {"server": time.process_time() - cpu + http, "http": http}
 
     return {
         "engine": engine,
@@ -185,7 +197,8 @@ def measure(recipe: Any, judge: Any, pairs: Sequence[Any], callers: int, repeats
                 each += result["each"] if name == "service" else []
                 callers_work += [result["cpu"]] if name == "service" else []
             line = f"{callers} callers, round {number}, {name}: {took:.2f} s, {used:.2f} s of CPU"
-            line += f" and {result['cpu']:.2f} s of the callers" if name == "service" else ""
+            if name == "service":
+                line += f", {result['http']:.2f} s of it HTTP; {result['cpu']:.2f} s of the callers"
             print(line, file=sys.stderr, flush=True)
     centiles = quantiles(each, n=100)
     latencies = [f"{1000 * centiles[at - 1]:.0f}" for at in (50, 95, 99)]

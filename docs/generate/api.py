@@ -7,7 +7,7 @@ SECTIONS = {
                "reasongenrm.judge.criteria.RubricComparison", "reasongenrm.judge.criteria.RubricRating",
                "reasongenrm.judge.criteria.RubricListVerdict",
                "reasongenrm.judge.tournament.Ranking", "reasongenrm.judge.remote.RemoteJudge",
-               "reasongenrm.service.server.serve"),
+               "reasongenrm.service.serve.serve"),
     "Recipes and rubrics": ("reasongenrm.config.loading.load_recipe", "reasongenrm.judge.criteria.load_rubric",
                             "reasongenrm.config.rubric.Rubric"),
     "The scalar reward model": ("reasongenrm.scalar.model.ScalarRewardModel", "reasongenrm.scalar.model.ScoreRanking",

@@ -40,6 +40,9 @@ class ConnectionLimits:
     stop_seconds: int | None = None
 
 
+CONNECTIONS = 4096
+"""Open connections of a server, as far as the machine allows: each sample that waits for its cohort has one."""
+
 OTHER_FILES = 512
 """Files that a server's process may open beside its connections."""
 
@@ -218,13 +221,13 @@ def server_thread(
                     server.handle_exit(number, frame)
                 stop.set()
 
-            with _handled_signals(dict.fromkeys((signal.SIGINT, signal.SIGTERM), handle)):
+            with handled_signals(dict.fromkeys((signal.SIGINT, signal.SIGTERM), handle)):
                 stop.wait()
                 threading.Thread(target=_drain, args=(drain, server), name="drain", daemon=True).start()
                 running.result()
 
         try:
-            with _handled_signals({signal.SIGINT: signal.default_int_handler}):
+            with handled_signals({signal.SIGINT: signal.default_int_handler}):
                 yield wait
         finally:
             server.should_exit = True
@@ -238,9 +241,10 @@ def _drain(drain: Callable[[], None], server: Server) -> None:
 
 
 @contextmanager
-def _handled_signals(
+def handled_signals(
     handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]],
 ) -> Iterator[None]:
+    """Handle signals in this way until the end of the context, where the caller is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

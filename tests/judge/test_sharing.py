@@ -28,7 +28,7 @@ from reasongenrm.judge.sharing import JudgeBusy, JudgeFull, SharedJudge
 from reasongenrm.service.bodies import Limits
 from reasongenrm.service.server import create_app
 from support.app import wait_until
-from support.live_engine import LiveEngine
+from support.live_engine import LiveEngine, held
 
 pytestmark = pytest.mark.unit
 
@@ -45,15 +45,6 @@ def engine() -> LiveEngine:
 @pytest.fixture
 def judge(engine: LiveEngine) -> Judge:
     return Judge(engine, None, PromptFile.load(DEFAULT_PROMPTS), JudgingConfig())
-
-
-@contextmanager
-def held(engine: LiveEngine) -> Iterator[None]:
-    engine.go_on.clear()
-    try:
-        yield
-    finally:
-        engine.go_on.set()
 
 
 def test_the_thread_that_shares_a_judge_keeps_no_openmp_threads(judge: Judge) -> None:

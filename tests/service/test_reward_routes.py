@@ -551,9 +551,9 @@ def test_a_server_does_not_start_with_options_that_it_cannot_keep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     from reasongenrm import cli
-    from reasongenrm.service import server as module
+    from reasongenrm.service import serve as module
 
-    monkeypatch.setattr(module, "serve_app", lambda *_, **__: None)
+    monkeypatch.setattr(module, "listen", pytest.fail)
     if text is not None:
         path = tmp_path / "rewards.yaml"
         path.write_text(text)
@@ -568,7 +568,7 @@ def test_the_command_line_reads_the_settings_of_rewards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from reasongenrm import cli
-    from reasongenrm.service import server as module
+    from reasongenrm.service import serve as module
 
     seen: dict[str, Any] = {}
     monkeypatch.setattr(module, "serve", lambda judge, **keys: seen.update(keys))

@@ -32,7 +32,8 @@ from reasongenrm.records import Comparison
 from reasongenrm.rewards.group import GroupReward
 from reasongenrm.rewards.verl import compute_score_sync
 from reasongenrm.service.bodies import Limits
-from reasongenrm.service.server import create_app, serve
+from reasongenrm.service.serve import serve
+from reasongenrm.service.server import create_app
 from support.app import running, wait_until
 
 pytestmark = pytest.mark.engine
@@ -454,7 +455,7 @@ from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.base import Engine
 from reasongenrm.judge.api import Judge
-from reasongenrm.service.server import serve
+from reasongenrm.service.serve import serve
 from reasongenrm.records import Completion
 
 class Held(Engine):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from concurrent.futures import Future
-from contextlib import nullcontext
 from typing import Any
 
 from reasongenrm.service.bodies import DEFAULT_LIMITS
 from reasongenrm.service.reward_options import RewardOptions
-from reasongenrm.service.server import create_app, serve_app
+from reasongenrm.service.serve import serve_app
+from reasongenrm.service.server import create_app
 from support.scripted_judge import QualityJudge
 
 
@@ -75,4 +75,4 @@ if __name__ == "__main__":
         return service(judge, RewardOptions(cohort=cohort, timeout=timeout), limits=DEFAULT_LIMITS)
 
     serve_app(lambda stack: Standin(), create, "judge", "127.0.0.1", port, api_key_env=None, allow_remote=False,
-              model=None, ready=lambda url: nullcontext())  # fmt: skip
+              model=None)  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 
 from reasongenrm.engines.base import Engine, LiveRequest, Request, Withdrawal
 from reasongenrm.records import Completion
@@ -60,6 +61,16 @@ class LiveEngine(Engine):
 
     def reset_prefix_cache(self) -> None:
         self.resets.append(len(self.taken))
+
+
+@contextmanager
+def held(engine: LiveEngine) -> Iterator[None]:
+    """Keep an engine from completing what it takes."""
+    engine.go_on.clear()
+    try:
+        yield
+    finally:
+        engine.go_on.set()
 
 
 def answer(request: Request) -> Completion:

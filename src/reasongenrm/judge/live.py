@@ -30,6 +30,7 @@ class Job:
         rows: of the kind.
         kind: what they are judged for.
         alone: whether they are judged apart from others.
+        on_begin: called when the job is taken from the queue.
 
     Attributes:
         future: of their records; it can be cancelled until they are there.
@@ -43,8 +44,15 @@ class Job:
     calls: MemoryCalls[Any, Any]
     requests: Iterator[Request]
 
-    def __init__(self, rows: Iterable[Any], kind: Kind, *, alone: bool = False) -> None:
-        self.rows, self.kind, self.alone = tuple(rows), kind, alone
+    def __init__(
+        self,
+        rows: Iterable[Any],
+        kind: Kind,
+        *,
+        alone: bool = False,
+        on_begin: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.rows, self.kind, self.alone, self.on_begin = tuple(rows), kind, alone, on_begin
         self.future: Future[list[Any]] = Future()
         self.begun = self.sent = False
         self.awaited: set[str] = set()

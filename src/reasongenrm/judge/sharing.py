@@ -1,11 +1,12 @@
-"""`SharedJudge`: one judge for several threads; `PairwiseJudge`: the interface of anything that compares answers."""
+"""`SharedJudge`: one judge for several threads; `QueuedJudge`: its requests, wherever they are judged; `PairwiseJudge`: the interface of
+anything that compares answers."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from functools import partial
 from threading import Condition, Thread
@@ -66,45 +67,40 @@ class JudgeFull(EngineError):
         return error
 
 
-class SharedJudge(Judge):
-    """A judge for several threads: one thread uses the engine. A request joins those that the engine completes already, and its
-    result is there as soon as its own completions are.
+class QueuedJudge(Judge):
+    """The requests of a judge that several threads use: each is a job with a future, and what is done is counted.
 
-    How soon a request joins depends on the engine: vLLM in this process and OpenAI-compatible servers take it at once, a pool of
-    workers when one of them is free, Anthropic's batches when the one before is done. A prompt that several requests
-    have in common at the same time is judged once.
-
-    `counts` holds the numbers of requests, comparisons, ratings and choices, and of those without a verdict (`unread`). Closing
-    the judge cancels the requests that wait, and ends the thread after the others; the judge that was shared stays open.
+    `counts` holds the numbers of requests, comparisons, ratings and choices, and of those without a verdict (`unread`).
 
     Args:
-        judge: from now on used only by that thread.
+        settings: attributes of the judge.
         seconds: how long `compare_many` waits; None: without a limit.
     """
 
-    def __init__(self, judge: Judge, *, seconds: float | None = None) -> None:
-        vars(self).update(vars(judge))  # the same engine, wording and settings
+    def __init__(self, settings: Mapping[str, Any], *, seconds: float | None = None) -> None:
+        vars(self).update(settings)
         self.counts = {"requests": 0, "comparisons": 0, "ratings": 0, "choices": 0, "unread": 0}
-        self._judge, self._seconds = judge, seconds
-        self._changed, self._closed = Condition(), False
-        self._queue: deque[Job] = deque()
-        self._jobs = LiveJobs(judge, self._take, self._put_back, self._finish)
+        self._seconds = seconds
         self._pace = 0.0  # mean seconds from one result to the next
         self._last = 0.0  # when the last one was there
-        end_thread_pool()  # an engine in this process computes in the judge's thread from now on
-        self._thread = Thread(target=self._work, name="judge", daemon=True)
-        self._thread.start()
 
     @property
     def waiting(self) -> int:
         """Number of requests that have not begun."""
-        with self._changed:
-            return sum(not job.begun for job in self._queue)
+        raise NotImplementedError
 
     @property
     def running(self) -> int:
         """Number of requests that have begun."""
-        return len(self._jobs.running)
+        raise NotImplementedError
+
+    def submit_job(self, job: Job) -> Future[list[Any]]:
+        """Request what a job needs; the future can be cancelled until its records are there.
+
+        Raises:
+            EngineError: the judge is closed.
+        """
+        raise NotImplementedError
 
     def check_room(self, limit: int) -> None:
         """Refuse a request where so many wait already.
@@ -127,33 +123,15 @@ class SharedJudge(Judge):
         Raises:
             EngineError: the judge is closed.
         """
-        return self._submit(Job(rows, "comparisons", alone=alone))
+        return self.submit_job(Job(rows, "comparisons", alone=alone))
 
     def submit_ratings(self, rows: Iterable[RatingInput], *, alone: bool = False) -> Future[list[Rating]]:
         """Request ratings; see `submit`."""
-        return self._submit(Job(rows, "ratings", alone=alone))
+        return self.submit_job(Job(rows, "ratings", alone=alone))
 
     def submit_choices(self, rows: Iterable[ListInput]) -> Future[list[ListVerdict]]:
         """Request choices among several answers; see `submit` and `Judge.choose_many`."""
-        return self._submit(Job(rows, "choices"))
-
-    def _submit(self, job: Job) -> Future[list[Any]]:
-        job.future.add_done_callback(partial(self._note_cancelled, job))
-        with self._changed:
-            if self._closed:
-                hint = "send requests before close(), or start another judge"
-                raise EngineError("the judge is closed", location="SharedJudge", hint=hint)
-            self._queue.append(job)
-            self._changed.notify()
-        return job.future
-
-    def _note_cancelled(self, job: Job, future: Future[list[Any]]) -> None:
-        if future.cancelled():
-            with self._changed:
-                if job.begun:
-                    self._jobs.cancel(job)
-                elif job in self._queue:
-                    self._queue.remove(job)
+        return self.submit_job(Job(rows, "choices"))
 
     def compare_many(self, rows: Iterable[ComparisonInput]) -> Iterator[Comparison]:
         """See `Judge.compare_many`; the rows join those of other threads.
@@ -187,6 +165,72 @@ class SharedJudge(Judge):
                 raise JudgeBusy.after(self._seconds or 0) from None
             return future.result()
 
+    def _finish(self, job: Job, records: list[Any]) -> None:
+        """Count records, and give them to the caller."""
+        self.counts["requests"] += 1
+        self.counts[job.kind] += len(records)
+        self.counts["unread"] += sum(map(_is_unread, records))
+        now = time.monotonic()
+        self._pace += (now - self._last - self._pace) / min(RECENT, self.counts["requests"])
+        self._last = now
+        job.future.set_result(records)
+
+
+class SharedJudge(QueuedJudge):
+    """A judge for several threads: one thread uses the engine. A request joins those that the engine completes already, and its
+    result is there as soon as its own completions are.
+
+    How soon a request joins depends on the engine: vLLM in this process and OpenAI-compatible servers take it at once, a pool of
+    workers when one of them is free, Anthropic's batches when the one before is done. A prompt that several requests
+    have in common at the same time is judged once.
+
+    Closing the judge cancels the requests that wait, and ends the thread after the others; the judge that was shared stays open.
+
+    Args:
+        judge: from now on used only by that thread.
+        seconds: how long `compare_many` waits; None: without a limit.
+    """
+
+    def __init__(self, judge: Judge, *, seconds: float | None = None) -> None:
+        super().__init__(vars(judge), seconds=seconds)  # the same engine, wording and settings
+        self._judge = judge
+        self._changed, self._closed = Condition(), False
+        self._queue: deque[Job] = deque()
+        self._jobs = LiveJobs(judge, self._take, self._put_back, self._finish)
+        end_thread_pool()  # an engine in this process computes in the judge's thread from now on
+        self._thread = Thread(target=self._work, name="judge", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Number of requests that have not begun."""
+        with self._changed:
+            return sum(not job.begun for job in self._queue)
+
+    @property
+    def running(self) -> int:
+        """Number of requests that have begun."""
+        return len(self._jobs.running)
+
+    def submit_job(self, job: Job) -> Future[list[Any]]:
+        """See `QueuedJudge.submit_job`."""
+        job.future.add_done_callback(partial(self._note_cancelled, job))
+        with self._changed:
+            if self._closed:
+                hint = "send requests before close(), or start another judge"
+                raise EngineError("the judge is closed", location="SharedJudge", hint=hint)
+            self._queue.append(job)
+            self._changed.notify()
+        return job.future
+
+    def _note_cancelled(self, job: Job, future: Future[list[Any]]) -> None:
+        if future.cancelled():
+            with self._changed:
+                if job.begun:
+                    self._jobs.cancel(job)
+                elif job in self._queue:
+                    self._queue.remove(job)
+
     def close(self) -> None:
         """Cancel the requests that wait, and stop the thread when the others are done."""
         with self._changed:
@@ -219,7 +263,8 @@ class SharedJudge(Judge):
                 return None
             job = self._queue.popleft()
             job.begun = True
-            return job
+        job.on_begin()
+        return job
 
     def _put_back(self, job: Job) -> None:
         with self._changed:
@@ -233,6 +278,7 @@ class SharedJudge(Judge):
             job.begun = job.claim()
         if not job.begun:
             return
+        job.on_begin()
         self._jobs.running.add(job)
         try:
             self._judge.engine.reset_prefix_cache()
@@ -242,16 +288,6 @@ class SharedJudge(Judge):
         except Exception as error:
             self._jobs.running.discard(job)
             job.fail(error)
-
-    def _finish(self, job: Job, records: list[Any]) -> None:
-        """Count records, and give them to the caller."""
-        self.counts["requests"] += 1
-        self.counts[job.kind] += len(records)
-        self.counts["unread"] += sum(map(_is_unread, records))
-        now = time.monotonic()
-        self._pace += (now - self._last - self._pace) / min(RECENT, self.counts["requests"])
-        self._last = now
-        job.future.set_result(records)
 
 
 def _is_unread(record: Comparison | Rating | ListVerdict) -> bool:

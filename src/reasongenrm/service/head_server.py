@@ -26,7 +26,7 @@ from reasongenrm.service.bodies import (
     check_count,
     check_lengths,
 )
-from reasongenrm.service.server import serve_app
+from reasongenrm.service.serve import serve_app
 from reasongenrm.serving import LOOPBACK_NAMES, Gate, OwnSite, add_error_handlers
 
 Context = Text | Annotated[list[Turn], Field(min_length=1)]
@@ -281,7 +281,7 @@ def serve_head(
 
     Args:
         folder: of a trained head; its name for clients.
-        host, port, api_key_env, allow_remote: see `service.server.serve`.
+        host, port, api_key_env, allow_remote: see `service.serve.serve`.
         limits: of one request.
         batch_size: responses per forward pass.
 

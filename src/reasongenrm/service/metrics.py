@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reasongenrm.judge.sharing import SharedJudge
+from reasongenrm.judge.sharing import QueuedJudge
 
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 150, 600)
 """Upper bounds of the latency histogram, in seconds: of a toy judge to one that thinks for minutes."""
@@ -27,7 +27,7 @@ class Metrics:
         rewards_unread: counter of rewards without a value.
     """
 
-    def __init__(self, judge: SharedJudge) -> None:
+    def __init__(self, judge: QueuedJudge) -> None:
         from prometheus_client import CollectorRegistry, Counter, Histogram
 
         self.registry = registry = CollectorRegistry()

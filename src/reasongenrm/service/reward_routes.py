@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from reasongenrm.config.rewards import RewardSettings
 from reasongenrm.errors import DataError, ReasonGenRMError
-from reasongenrm.judge.sharing import SharedJudge
+from reasongenrm.judge.sharing import QueuedJudge
 from reasongenrm.rewards.cohort_samples import (
     CohortConflict,
     CohortLimits,
@@ -81,7 +81,7 @@ class RewardService:
 
     def __init__(
         self,
-        judge: SharedJudge,
+        judge: QueuedJudge,
         limits: Limits,
         ends: tuple[str, ...],
         options: RewardOptions,
@@ -284,7 +284,7 @@ def _known_query(*names: str) -> Callable[..., Coroutine[Any, Any, None]]:
 
 def add_reward_routes(
     app: Any,
-    judge: SharedJudge,
+    judge: QueuedJudge,
     limits: Limits,
     ends: tuple[str, ...],
     options: RewardOptions = DEFAULT_REWARDS,

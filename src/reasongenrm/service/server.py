@@ -1,18 +1,13 @@
 """The judge over HTTP: its routes."""
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of nested functions.
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import Any, TypeVar
+from typing import Any
 
-from reasongenrm import collector
-from reasongenrm.console import say, show, waiting_line
-from reasongenrm.engines.keys import Secret
-from reasongenrm.errors import ConfigError, EngineError, ReasonGenRMError
-from reasongenrm.judge.api import Judge, with_rubric
+from reasongenrm.errors import EngineError, ReasonGenRMError
+from reasongenrm.judge.api import with_rubric
 from reasongenrm.judge.ask import preference
 from reasongenrm.judge.columns import comparison_columns, rating_columns
-from reasongenrm.judge.sharing import JudgeBusy, JudgeFull, SharedJudge
+from reasongenrm.judge.sharing import JudgeBusy, JudgeFull, QueuedJudge
 from reasongenrm.service.alarm_routes import add_alarm_route
 from reasongenrm.service.bodies import (
     DEFAULT_LIMITS,
@@ -27,7 +22,6 @@ from reasongenrm.service.bodies import (
     ScoreRequest,
     TooLarge,
 )
-from reasongenrm.service.loading import LoadingApp
 from reasongenrm.service.metrics import Measured, Metrics
 from reasongenrm.service.replies import (
     PROBLEMS,
@@ -50,26 +44,11 @@ from reasongenrm.service.reward_routes import (
     REWARD_STATUSES,
     add_reward_routes,
 )
-from reasongenrm.service.warm import ServerNote
-from reasongenrm.serving import (
-    LOOPBACK_NAMES,
-    Gate,
-    OwnSite,
-    add_error_handlers,
-    address,
-    is_loopback,
-    listen,
-    spawn_engine_processes,
-)
-
-T = TypeVar("T")
-
-CONNECTIONS = 4096
-"""Open connections of a server, as far as the machine allows: each sample that waits for its cohort has one."""
+from reasongenrm.serving import LOOPBACK_NAMES, Gate, OwnSite, add_error_handlers
 
 
 def create_app(
-    judge: SharedJudge,
+    judge: QueuedJudge,
     *,
     api_key: str | None = None,
     model: str | None = None,
@@ -144,7 +123,7 @@ def create_app(
     return app
 
 
-def _add_single_routes(app: Any, judge: SharedJudge, limits: Limits) -> None:
+def _add_single_routes(app: Any, judge: QueuedJudge, limits: Limits) -> None:
     from fastapi import Request
     from fastapi.responses import JSONResponse
 
@@ -169,7 +148,7 @@ def _add_single_routes(app: Any, judge: SharedJudge, limits: Limits) -> None:
         return JSONResponse(rating_json(rating))
 
 
-def _add_tournaments(app: Any, judge: SharedJudge, limits: Limits) -> None:
+def _add_tournaments(app: Any, judge: QueuedJudge, limits: Limits) -> None:
     from fastapi.responses import JSONResponse
 
     # Plain functions, which FastAPI runs in threads: they wait for each of their rounds.
@@ -190,7 +169,7 @@ ROWS_PATHS = ("/compare_many", "/rate_many")
 """Paths for the rows of a file: one request holds as many as the judge takes at once, and waits without a limit."""
 
 
-def _add_row_routes(app: Any, judge: SharedJudge) -> None:
+def _add_row_routes(app: Any, judge: QueuedJudge) -> None:
     from fastapi import Request
     from fastapi.responses import JSONResponse
 
@@ -210,114 +189,3 @@ def _add_row_routes(app: Any, judge: SharedJudge) -> None:
         ]
         ratings = await result(request, judge.submit_ratings(rows, alone=True), None)
         return JSONResponse({"results": [rating_columns(rating) for rating in ratings]})
-
-
-def serve(
-    judge: Judge | Callable[[], Judge],
-    host: str = "127.0.0.1",
-    port: int = 8080,
-    *,
-    api_key_env: str | None = None,
-    allow_remote: bool = False,
-    model: str | None = None,
-    limits: Limits = DEFAULT_LIMITS,
-    ends: tuple[str, ...] = (),
-    rewards: RewardOptions = DEFAULT_REWARDS,
-    note: ServerNote | None = None,
-) -> None:
-    """Serve a judge until SIGINT or SIGTERM; requests received before are answered. Prints its address at once.
-
-    Args:
-        judge: a judge, which stays open; or a function that starts one, which is closed at the end. The server answers with status
-            503 until it has started.
-        host, port: address to listen on; port 0 selects a free port.
-        api_key_env: environment variable with the bearer key that clients must send.
-        allow_remote: accept clients from other machines without a key.
-        model: the model's name in /health.
-        limits: of one request.
-        ends: texts removed from the end of OpenRLHF responses, such as the policy's `<|im_end|>`.
-        rewards: settings of rewards and cohorts.
-        note: by which `reasongenrm judge` finds this server, for a judge of a recipe.
-
-    Raises:
-        ConfigError: other machines could use the judge without a key, or the address is in use.
-        EngineError: FastAPI or uvicorn is missing, or the key is not in the environment; or the judge cannot be started.
-    """
-    rewards.check_size(limits)
-
-    def load(stack: ExitStack) -> SharedJudge:
-        running = judge if isinstance(judge, Judge) else stack.enter_context(judge())
-        return stack.enter_context(SharedJudge(running, seconds=limits.seconds))
-
-    def create(shared: SharedJudge, key: str | None, hosts: frozenset[str] | None) -> Any:
-        fingerprint = note.fingerprint if note else None
-        return create_app(
-            shared, api_key=key, model=model, limits=limits, ends=ends, hosts=hosts, fingerprint=fingerprint,
-            rewards=rewards,
-        )  # fmt: skip
-
-    serve_app(
-        load, create, "judge", host, port, api_key_env=api_key_env, allow_remote=allow_remote, model=model,
-        loaded=isinstance(judge, Judge), ready=note.published if note else lambda url: nullcontext(),
-    )  # fmt: skip
-
-
-def serve_app(
-    load: Callable[[ExitStack], T],
-    create: Callable[[T, str | None, frozenset[str] | None], Any],
-    name: str,
-    host: str,
-    port: int,
-    *,
-    api_key_env: str | None,
-    allow_remote: bool,
-    model: str | None,
-    loaded: bool = False,
-    ready: Callable[[str], AbstractContextManager[None]] = lambda url: nullcontext(),
-) -> None:
-    """Serve an app until SIGINT or SIGTERM; requests received before are answered, later ones refused. Prints its address at once.
-
-    While it loads, requests are refused (see `LoadingApp`). The main thread loads, so that a signal ends it, as does an error.
-
-    Args:
-        load: returns what is served, once the address is bound; its stack is closed at the end.
-        create: returns the app of that, for a key and the host names that requests may use (see `OwnSite`).
-        name: what is served, as messages name it.
-        host, port, api_key_env, allow_remote: see `serve`.
-        model: the model's name in /health while it loads.
-        loaded: whether `load` returns at once, before the server answers.
-        ready: returns the context of the time in which it answers, for its URL.
-
-    Raises:
-        ConfigError, EngineError: see `serve`, and those of `load`.
-    """
-    try:
-        from reasongenrm.connections import connection_limits, server_thread
-    except ImportError as error:
-        hint = "pip install fastapi uvicorn prometheus_client"
-        raise EngineError(f"cannot serve: {error}", location="serve", hint=hint) from None
-    key = Secret(api_key_env, location="api_key_env").reveal()
-    if not (key or allow_remote or is_loopback(host)):
-        raise ConfigError(
-            f"anyone who can reach {host} could use the {name} without a key",
-            location="host",
-            hint="set a key (--api-key-env), or allow it (--allow-remote)",
-        )
-    spawn_engine_processes()
-    with ExitStack() as stack:
-        listening = stack.enter_context(listen(host, port))
-        # With a key, a proxy in front of this machine may keep its own host name.
-        hosts = LOOPBACK_NAMES | {host.lower()} if is_loopback(host) and not key else None
-        app = LoadingApp(name, model, key, hosts)
-        if loaded:
-            app.replace(create(load(stack), key, hosts))
-        limits = connection_limits(CONNECTIONS)
-        with server_thread(app, listening, limits, log_level="info", drain=app.drain) as wait:
-            show(f"the {name} is served at {address(listening)}")
-            if not loaded:
-                with waiting_line(f"loading the {name}"):
-                    app.replace(create(load(stack), key, hosts))
-                say(f"the {name} is ready after {app.seconds:.0f} s")
-            stack.callback(collector.stop)
-            with ready(address(listening)):
-                wait()

@@ -141,7 +141,7 @@ def _reward_options(options: argparse.Namespace) -> RewardOptions:
 
 def _serve(options: argparse.Namespace) -> None:
     from reasongenrm.service.head_server import serve_head
-    from reasongenrm.service.server import serve
+    from reasongenrm.service.serve import serve
     from reasongenrm.service.warm import ServerNote
 
     if log := console.log_path():
