@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -27,41 +26,48 @@ CONTEXT = multiprocessing.get_context("spawn")
 KEY = "soak-key"
 
 
-def verdict(prompt: str, a: str, b: str) -> str:
-    """Return the reason that the stand-in gives: a caller sees whether it is that of its own texts."""
-    return hashlib.sha256("\0".join((prompt, a, b)).encode()).hexdigest()
+def stand_in(seconds: float) -> Any:
+    """Return a judge whose engine waits so long per batch, and gives a hash of the prompt as the reason: a caller sees whether an answer
+    is that to its own texts."""
+    from reasongenrm.chat.prompts import PromptFile
+    from reasongenrm.config.evaluate import JudgingConfig
+    from reasongenrm.engines.base import Engine, Request
+    from reasongenrm.judge.api import Judge
+    from reasongenrm.records import Completion
+
+    class StandIn(Engine):
+        max_model_len, block = 4096, None
+
+        def complete(
+            self, requests: Iterable[Request], *, adapter: str | None = None
+        ) -> Iterator[Completion]:
+            batch = list(requests)
+            time.sleep(seconds)
+            for request in batch:
+                reason = hashlib.sha256(request.messages[-1]["content"].encode()).hexdigest()
+                yield Completion(request.id, f"{reason} [[A]]", "stop")
+
+    config = JudgingConfig(both_orders=False)
+    return Judge(StandIn(), None, PromptFile.load("configs/prompts/judge.yaml"), config)
 
 
 def serve_judge(port: Any) -> None:
     """Serve a judge whose engine waits; send the port."""
     import os
 
-    from reasongenrm.chat.prompts import PromptFile
-    from reasongenrm.config.evaluate import JudgingConfig
-    from reasongenrm.judge import server
-    from reasongenrm.judge.api import Judge
-    from reasongenrm.judge.inputs import ComparisonInput
-    from reasongenrm.records import Comparison
-
-    class StandIn(Judge):
-        def compare_many(self, rows: Iterable[ComparisonInput]) -> Iterator[Comparison]:
-            time.sleep(BATCH_SECONDS)
-            for prompt, a, b in rows:
-                text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-                yield Comparison("c", "A", 0.75, verdict(text, a, b), "ok", (), 1, 1)
+    from reasongenrm.service import serve
 
     os.environ["SOAK_KEY"] = KEY
-    judge = StandIn(SimpleNamespace(max_model_len=512), None, PromptFile.load("configs/prompts/toy.yaml"), JudgingConfig())  # type: ignore[arg-type]  # fmt: skip
-    server.show = lambda line: port.send(int(line.rpartition(":")[2]))  # type: ignore[attr-defined]
-    server.serve(judge, port=0, api_key_env="SOAK_KEY")
+    serve.show = lambda line: port.send(int(line.rpartition(":")[2]))  # type: ignore[attr-defined]
+    serve.serve(stand_in(BATCH_SECONDS), port=0, api_key_env="SOAK_KEY")
 
 
 class GoodCaller(threading.Thread):
     """Compares random texts, one request after the other, and checks each answer."""
 
-    def __init__(self, port: int, seed: int, end: float) -> None:
+    def __init__(self, port: int, judge: Any, seed: int, end: float) -> None:
         super().__init__(daemon=True)
-        self.port, self.rng, self.end = port, random.Random(seed), end
+        self.port, self.judge, self.rng, self.end = port, judge, random.Random(seed), end
         self.seconds: list[float] = []
         self.wrong = self.lost = 0
 
@@ -78,7 +84,9 @@ class GoodCaller(threading.Thread):
                 answer = connection.getresponse()
                 content = answer.read()
                 self.lost += answer.status != 200
-                self.wrong += answer.status == 200 and json.loads(content)["reason"] != verdict(*row)
+                self.wrong += (
+                    answer.status == 200 and json.loads(content)["reason"] != self.judge.compare(*row).reason
+                )
             except (OSError, http.client.HTTPException):
                 self.lost += 1
                 connection.close()
@@ -223,8 +231,9 @@ class Load:
 
     def run(self, port: int, seconds: float, seed: int, server: psutil.Process, *, bad: bool) -> None:
         """Run the callers for some seconds."""
+        judge = stand_in(0)
         end = time.monotonic() + seconds
-        good = [GoodCaller(port, seed * 1000 + number, end) for number in range(GOOD)]
+        good = [GoodCaller(port, judge, seed * 1000 + number, end) for number in range(GOOD)]
         # In a process of their own, which ends with all their connections and takes no time from the good ones.
         acts = CONTEXT.Value("i", 0)
         others = CONTEXT.Process(target=misbehave, args=(port, acts), daemon=True) if bad else None
@@ -233,7 +242,8 @@ class Load:
         for caller in good:
             caller.start()
         while time.monotonic() < end:
-            self.memory.append(server.memory_info().rss / 2**20)
+            processes = (server, *server.children())  # the judge's, and that of HTTP
+            self.memory.append(sum(one.memory_info().rss for one in processes) / 2**20)
             time.sleep(0.5)
         for caller in good:
             caller.join(120)
