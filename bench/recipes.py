@@ -49,6 +49,9 @@ reasons that cover the points of their pair."""
 SHORT = ("train.args.max_steps=10",)
 """A deliberately under-trained judge; what the next steps gain on a well-trained one is hard to tell from chance."""
 SHORT_GRPO = (*SHORT, "train.grpo.batch=8", "train.grpo.steps=150")
+SHORTER = ("train.args.max_steps=9",)
+"""A judge at about 70, from which GRPO has more to gain."""
+SHORTER_GRPO = (*SHORT_GRPO, *SHORTER)
 STEPS_60 = "train.grpo.steps=60"
 PLAIN = ("train.grpo.rewards.consistency=0", "train.grpo.baseline=prompt")
 RATIONALE = "train.grpo.rewards.rationale=1"
@@ -100,6 +103,9 @@ ROWS = {
     "+ 60 steps of GRPO, verdict alone": Row("plain60@grpo", "{steps: [sft, grpo]}", (*SHORT_GRPO, *PLAIN, STEPS_60)),
     "+ 60 steps of GRPO with consistency": Row("paired60@grpo", "{steps: [sft, grpo]}", (*SHORT_GRPO, STEPS_60)),
     "+ 60 steps of GRPO with rationale": Row("points60@grpo", "{steps: [sft, grpo]}", (*SHORT_GRPO, *PLAIN, STEPS_60, RATIONALE)),
+    "nine steps: reason SFT": Row("nine", "{steps: [sft]}", SHORTER),
+    "nine steps: + GRPO, verdict alone": Row("nine-plain@grpo", "{steps: [sft, grpo]}", (*SHORTER_GRPO, *PLAIN)),
+    "nine steps: + GRPO with consistency": Row("nine-paired@grpo", "{steps: [sft, grpo]}", SHORTER_GRPO),
     "SFT of the recipe": Row("best", "{steps: [sft]}"),
     "best chain: the recipe": Row("best@grpo", "{steps: [sft, dpo, grpo]}"),
     "all pairs: SFT": Row("best", "{steps: [sft]}", ALL, "all"),
