@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
+from asyncio import CancelledError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
@@ -38,8 +38,8 @@ def judge(engine: LiveEngine) -> Judge:
 
 
 @contextmanager
-def linked(judge: Judge) -> Iterator[tuple[LinkedJudge, Connection]]:
-    """Yield a judge behind a connection, and the end of the connection that it is asked through."""
+def linked(judge: Judge) -> Iterator[tuple[LinkedJudge, SharedJudge]]:
+    """Yield a judge behind a connection, and the shared judge at its other end."""
     near, far = Pipe()
     with SharedJudge(judge) as shared:
         link = LinkedJudge(judge_settings(shared), near)
@@ -50,7 +50,7 @@ def linked(judge: Judge) -> Iterator[tuple[LinkedJudge, Connection]]:
         for thread in threads:
             thread.start()
         try:
-            yield link, far
+            yield link, shared
         finally:
             near.close()
             far.close()
@@ -84,20 +84,62 @@ def test_errors_reach_the_caller_with_their_texts(
             link.submit([ROWS[1], ("p", 7, "b")]).result(30)  # type: ignore[list-item]
         assert "row 1" in caught.value.location and caught.value.hint
         assert "Traceback" not in caplog.text
-        with pytest.raises(RuntimeError, match="the engine died"):
+        with pytest.raises(RuntimeError, match="RuntimeError"):
             link.submit([("p", "dead", "b")]).result(30)
-        assert "Traceback" in caplog.text, "where the engine is"
+        assert "Traceback" in caplog.text and "the engine died" in caplog.text, "where the engine is"
         assert link.submit([ROWS[0]]).result(30)
+        assert (link.running, link.waiting) == (0, 0)
+
+
+class Locked(EngineError):
+    """Cannot be read again: it has other arguments, and an attribute that cannot be pickled."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(first + second, location="engine", hint="unlock it")
+        self.lock = threading.Lock()
+
+
+class Silent(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (Locked("lo", "cked"), EngineError),
+        (Silent(), RuntimeError),
+        (CancelledError(), RuntimeError),
+        (SystemExit(3), RuntimeError),
+    ],
+)
+def test_every_error_of_an_engine_reaches_the_caller(
+    judge: Judge, error: BaseException, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+        yield
+
+    with linked(judge) as (link, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(LiveEngine, "complete_live", fail)
+            for alone in (False, True):
+                with pytest.raises(kind) as caught:
+                    link.submit([ROWS[0]], alone=alone).result(30)
+        assert type(caught.value) is kind
+        assert getattr(caught.value, "hint", "unlock it") == "unlock it"
+        assert link.submit([ROWS[0]]).result(30), "the judge lives on"
         assert (link.running, link.waiting) == (0, 0)
 
 
 def test_cancelled_requests_are_not_judged(judge: Judge, engine: LiveEngine) -> None:
     engine.slots = 2
-    with linked(judge) as (link, _):
+    with linked(judge) as (link, shared):
         with held(engine):
             first, gone, last = (link.submit([row]) for row in ROWS[:3])
             wait_until(lambda: len(engine.taken) == 2 and link.running == 1)
             assert gone.cancel() and link.waiting == 1
+            wait_until(lambda: shared.waiting == 1)
         assert first.result(30) and last.result(30)
         assert len(engine.taken) == 4
         engine.slots = 1000
@@ -116,7 +158,13 @@ def test_rows_alone_are_judged_apart_with_an_empty_cache(judge: Judge, engine: L
             wait_until(lambda: len(engine.taken) == 4)
             alone = link.submit(ROWS[2:4], alone=True)
         assert len(first.result(30)) == len(alone.result(30)) == 2
-    assert engine.resets == [4] and engine.done == engine.taken
+        with held(engine):
+            begun = link.submit(ROWS[4:6], alone=True)
+            wait_until(lambda: link.running == 1)
+            assert not begun.cancel() and link.running == 1, "the judge cannot stop it any more"
+        assert len(begun.result(30)) == 2
+        assert link.counts["requests"] == 3
+    assert engine.resets == [4, 8] and engine.done == engine.taken
 
 
 def test_a_full_queue_is_known_on_this_side(judge: Judge, engine: LiveEngine) -> None:

@@ -20,7 +20,7 @@ from support.app import wait_until
 pytestmark = pytest.mark.unit
 
 SCRIPT = """
-import sys
+import os, sys, time
 from reasongenrm.chat.prompts import PromptFile
 from reasongenrm.config.evaluate import JudgingConfig
 from reasongenrm.engines.base import Engine
@@ -42,6 +42,7 @@ class Held(Engine):
         print("closed", flush=True)
 
 def start():
+    time.sleep(float(os.environ.get("LOAD", 0)))
     return Judge(Held(), None, PromptFile.load("configs/prompts/toy.yaml"), JudgingConfig(both_orders=False))
 
 try:
@@ -110,6 +111,27 @@ def test_the_judge_ends_with_http_and_says_so(served: Served) -> None:
     assert served.line() == "closed\n"
     assert "the process that answers HTTP requests has ended with status -9" in served.line()
     assert served.process.wait(30) == 2
+
+
+def test_a_judge_that_loads_stops_when_http_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOAD", "60")
+    served = Served(tmp_path / "log")
+    served.http.kill()
+    assert "the process that answers HTTP requests has ended with status -9" in served.line()
+    assert served.process.wait(30) == 2
+    for pipe in (served.process.stdin, served.process.stdout):
+        if pipe:
+            pipe.close()
+
+
+def test_a_server_without_standard_input_answers() -> None:
+    command = f"exec {sys.executable} -c '{SCRIPT}' <&-"
+    with subprocess.Popen(command, shell=True, text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        url = process.stdout.readline().split()[-1]
+        health = httpx.get(f"{url}/health", trust_env=False, timeout=30)
+        process.send_signal(signal.SIGTERM)
+        assert health.json()["status"] in ("ok", "loading")
 
 
 @pytest.mark.slow

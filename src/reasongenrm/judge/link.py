@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from threading import Lock
 from typing import Any
 
-from reasongenrm.errors import EngineError, ReasonGenRMError, first_line
+from reasongenrm.errors import ConfigError, DataError, EngineError, ReasonGenRMError, first_line
 from reasongenrm.judge.live import Job
 from reasongenrm.judge.sharing import QueuedJudge, SharedJudge
 
@@ -23,7 +23,7 @@ BEGUN = "begun"
 
 def judge_settings(judge: SharedJudge) -> dict[str, Any]:
     """Return what a `LinkedJudge` has to know of its judge."""
-    return {name: getattr(judge, name) for name in ("adapter", "config", "prompt_file", "seed")}
+    return {name: getattr(judge, name) for name in ("adapter", "prompt_file", "seed")}
 
 
 class LinkedJudge(QueuedJudge):
@@ -95,17 +95,22 @@ class LinkedJudge(QueuedJudge):
             while True:
                 number, result = self._connection.recv()
                 if result == BEGUN:
-                    with self._changing:
-                        if number in self._jobs:
-                            self._begun.add(number)
+                    self._note_begun(number)
                 elif job := self._pop(number):  # else it was cancelled
                     if isinstance(result, Exception):
                         job.fail(result)
-                    elif job.claim():
+                    elif job.future.running() or job.claim():
                         self._finish(job, result)
         for number in list(self._jobs):
             if job := self._pop(number):
                 job.fail(_ended("it is closed"))
+
+    def _note_begun(self, number: int) -> None:
+        with self._changing:
+            if job := self._jobs.get(number):
+                self._begun.add(number)
+        if job and job.alone and not job.future.running():
+            job.claim()  # the judge cannot stop it any more
 
 
 def _ended(reason: str) -> EngineError:
@@ -148,8 +153,11 @@ def answer_link(judge: SharedJudge, connection: Connection) -> None:
 
 
 def _portable(error: BaseException) -> Exception:
-    """Return an error that the other process can read; one that is not for users is logged here, with its traceback."""
+    """Return an error that the other process can read, whatever the class; one that is not for users is logged here, with its
+    traceback."""
     if isinstance(error, ReasonGenRMError):
-        return error
+        kinds = (ConfigError, DataError, EngineError)
+        kind = next((kind for kind in kinds if isinstance(error, kind)), ReasonGenRMError)
+        return kind(error.problem, location=error.location, hint=error.hint)
     logging.getLogger(__name__).error("a request failed", exc_info=error)
-    return RuntimeError(f"{type(error).__name__}: {first_line(error)}")  # type: ignore[arg-type]
+    return RuntimeError(f"the judge raised {type(error).__name__}; its log has the traceback")

@@ -71,7 +71,7 @@ class Job:
         """Return whether the caller still waits; from then on it cannot cancel."""
         return not self.future.done() and self.future.set_running_or_notify_cancel()
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
         """Give the caller an error."""
         if self.future.running() or self.claim():
             self.future.set_exception(error)
@@ -118,7 +118,7 @@ class LiveJobs:
             if self._jobs_by_id:
                 problem = f"{len(self._jobs_by_id)} requests have no completion"
                 raise EngineError(problem, location="engine", hint="report this with the log of the server")
-        except Exception as error:
+        except BaseException as error:  # also asyncio's CancelledError: the thread has to live on
             current = {job for jobs in self._jobs_by_id.values() for job in jobs}
             if not current and (first := self._take()):  # before it took any
                 current = {first}

@@ -285,7 +285,7 @@ class SharedJudge(QueuedJudge):
             records = list(getattr(self._judge, METHODS[job.kind])(job.rows))
             self._jobs.running.discard(job)
             self._finish(job, records)
-        except Exception as error:
+        except BaseException as error:  # see `LiveJobs.run`
             self._jobs.running.discard(job)
             job.fail(error)
 

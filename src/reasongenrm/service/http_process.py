@@ -6,11 +6,14 @@ ones through a `LinkedJudge`.
 
 from __future__ import annotations
 
+import _thread
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -66,18 +69,27 @@ class HTTPProcess:
     Args:
         listening: socket for it alone; it is closed here.
         settings: of the app.
+
+    Attributes:
+        early_code: status with which the process has ended before it answers for a judge; None where it has not.
     """
+
+    early_code: int | None = None
 
     def __init__(self, listening: socket.socket, settings: AppSettings) -> None:
         self._connection, theirs = Pipe()
-        numbers = (theirs.fileno(), listening.fileno())
-        command = [sys.executable, "-P", "-c", f"from {__name__} import main; main{numbers}"]
-        # A session of its own: Ctrl-C in a terminal reaches this process alone, which passes it on.
-        self._process = subprocess.Popen(
-            command, pass_fds=numbers, stdin=subprocess.DEVNULL, start_new_session=True
-        )
+        # Not 0 to 2, which a process without standard streams has free, and `Popen` replaces.
+        files = tuple(fcntl.fcntl(one.fileno(), fcntl.F_DUPFD_CLOEXEC, 3) for one in (theirs, listening))
         theirs.close()
         listening.close()
+        code = f"import sys; sys.path[:] = {sys.path}; from {__name__} import main; main{files}"
+        # A session of its own: Ctrl-C in a terminal reaches this process alone, which passes it on.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", code], pass_fds=files, stdin=subprocess.DEVNULL, start_new_session=True,
+            preexec_fn=die_with_parent,
+        )  # fmt: skip
+        for file in files:
+            os.close(file)
         with suppress(OSError):  # it has ended already: `answer_for` says so
             self._connection.send(settings)
 
@@ -86,17 +98,30 @@ class HTTPProcess:
         """Of the process."""
         return self._process.pid
 
+    def watch(self) -> None:
+        """Interrupt the main thread, which loads the judge, where the process ends meanwhile."""
+        self._loading = threading.current_thread() is threading.main_thread()
+
+        def wait() -> None:
+            code = self._process.wait()
+            if self._loading:
+                self.early_code = code
+                _thread.interrupt_main()
+
+        Thread(target=wait, name="watch", daemon=True).start()
+
     def answer_for(self, judge: SharedJudge) -> None:
         """Let the process answer requests for a judge.
 
         Raises:
             EngineError: the process has ended.
         """
+        self._loading = False
         try:
             self._connection.send(judge_settings(judge))
             self._connection.recv()  # the app is there
         except (EOFError, OSError):
-            raise self._ended(self._process.wait()) from None
+            raise self.ended(self._process.wait()) from None
         Thread(target=answer_link, args=(judge, self._connection), name="link", daemon=True).start()
 
     def wait(self) -> None:
@@ -114,15 +139,17 @@ class HTTPProcess:
 
         with handled_signals(dict.fromkeys((signal.SIGINT, signal.SIGTERM), handle)):
             code = self._process.wait()
-        if not signals:
-            raise self._ended(code)
+        if not signals or code == -signal.SIGKILL:
+            raise self.ended(code)
 
-    def _ended(self, code: int) -> EngineError:
+    def ended(self, code: int) -> EngineError:
+        """Return the error of a process that has ended by itself."""
         problem = f"the process that answers HTTP requests has ended with status {code}"
         return EngineError(problem, location="serve", hint="see its last lines in the log")
 
     def close(self) -> None:
         """End the process."""
+        self._loading = False
         self._process.terminate()
         try:
             self._process.wait(STOP_SECONDS)
@@ -135,11 +162,20 @@ class HTTPProcess:
 @contextmanager
 def http_process(listening: socket.socket, settings: AppSettings) -> Iterator[HTTPProcess]:
     """Run an `HTTPProcess`; meanwhile SIGINT raises KeyboardInterrupt here, also in a process that a shell has started in the
-    background, which would ignore it."""
+    background, which would ignore it.
+
+    Raises:
+        EngineError: the process has ended before it answers for a judge; what this process does is interrupted.
+    """
     process = HTTPProcess(listening, settings)
     try:
         with handled_signals({signal.SIGINT: signal.default_int_handler}):
+            process.watch()
             yield process
+    except KeyboardInterrupt:
+        if process.early_code is not None:
+            raise process.ended(process.early_code) from None
+        raise
     finally:
         process.close()
 
@@ -150,9 +186,11 @@ def main(connection_file: int, listening_file: int) -> None:
     Args:
         connection_file, listening_file: inherited file descriptors of the connection to that process, and of the socket.
     """
-    die_with_parent()
     connection, listening = Connection(connection_file), socket.socket(fileno=listening_file)
-    settings: AppSettings = connection.recv()
+    try:
+        settings: AppSettings = connection.recv()
+    except EOFError:  # it was killed while this process started
+        return
     key = Secret(settings.api_key_env, location="api_key_env").reveal()
     app = LoadingApp("judge", settings.model, key, settings.hosts)
 
