@@ -4,7 +4,8 @@
 
 For each seed a run `<name>-<seed>` (on the pairs of the recipe), `<name>-<seed>-all` (on all pairs) and `<name>-<seed>-points` (on all pairs,
 with reasons that cover their points) does stage 1 once, and its rows of the table: each trains its steps in that run (what two rows share
-is trained once), and judges the held-out rows in both orders. Overrides go to all stages. The rows are those of ROWS; a cell is the mean over the seeds, with the lowest and the highest.
+is trained once), and judges the held-out rows in both orders. Overrides go to all stages. The rows are those of ROWS; a cell is the mean
+over the seeds, with the lowest and the highest.
 """
 
 from __future__ import annotations

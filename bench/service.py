@@ -10,7 +10,7 @@ quarter, 256 all of them. All ways run in turn on one engine, with an empty pref
   of them at once where those are 256 or more.
 - `judge`: `Judge.compare_many`, in the same way.
 - `service`: the callers. Its ratios to the other two are those of the same round. CPU seconds are those of HTTP and engine
-  together: on a machine that others use they say more than times. Those of the callers' process, which shares the cores with it, stand apart.
+  together: on a machine that others use they say more than times. Those of the callers' process have a column of their own.
   The start of the server, and of the callers' process, is not counted.
 """
 
@@ -120,15 +120,12 @@ def served(judge: Any) -> Iterator[tuple[str, Callable[[], float]]]:
     import psutil
 
     from reasongenrm.judge.sharing import SharedJudge
-    from reasongenrm.service.bodies import DEFAULT_LIMITS
     from reasongenrm.service.http_process import AppSettings, http_process
-    from reasongenrm.service.reward_options import DEFAULT_REWARDS
-    from reasongenrm.serving import LOOPBACK_NAMES, address, listen
+    from reasongenrm.serving import address, listen
 
-    settings = AppSettings(None, None, DEFAULT_LIMITS, (), LOOPBACK_NAMES, None, DEFAULT_REWARDS)
     with listen("127.0.0.1", 0) as listening, lines_on_stderr():
         url = address(listening)
-        with http_process(listening, settings) as process, SharedJudge(judge) as shared:
+        with http_process(listening, AppSettings()) as process, SharedJudge(judge) as shared:
             process.answer_for(shared)
             yield url, lambda: sum(psutil.Process(process.pid).cpu_times()[:2])
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -14,10 +16,13 @@ import psutil
 import pytest
 
 from reasongenrm.errors import EngineError
+from reasongenrm.judge.inputs import ComparisonInput
 from reasongenrm.judge.remote import RemoteJudge
 from support.app import wait_until
 
 pytestmark = pytest.mark.unit
+
+ROWS: list[ComparisonInput] = [("p", "a", "b")]
 
 SCRIPT = """
 import os, sys, time
@@ -46,7 +51,7 @@ def start():
     return Judge(Held(), None, PromptFile.load("configs/prompts/toy.yaml"), JudgingConfig(both_orders=False))
 
 try:
-    serve(start, port=0)
+    serve(start() if "LOADED" in os.environ else start, port=0, api_key_env=os.environ.get("KEY"))
 except ReasonGenRMError as error:
     print(error, flush=True)
     sys.exit(2)
@@ -54,37 +59,51 @@ except ReasonGenRMError as error:
 
 
 class Served:
-    """A judge that is served, and waits for a line before each completion."""
+    """A judge that is served, and waits for a line before each completion.
 
-    def __init__(self, log: Path) -> None:
-        self.log = log
+    Args:
+        log: file for its stderr.
+        environment: variables of its process, beside those of this one.
+
+    Attributes:
+        requests: uvicorn's lines about requests.
+    """
+
+    def __init__(self, log: Path, **environment: str) -> None:
+        self.requests: list[str] = []
         with log.open("w") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", SCRIPT], text=True, stderr=errors, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+                [sys.executable, "-c", SCRIPT], text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+                env=os.environ | environment,
             )  # fmt: skip
         self.url = self.line().split()[-1]
         [self.http] = psutil.Process(self.process.pid).children()
 
     def line(self) -> str:
-        """Return the next line that is not one of uvicorn's about a request."""
+        """Return the next line that is not about a request."""
         assert self.process.stdout
         while (line := self.process.stdout.readline()).startswith("INFO:"):
-            pass
+            self.requests.append(line)
         return line
 
-    def wait_until_ready(self) -> None:
-        def ready() -> bool:
-            try:
-                return httpx.get(f"{self.url}/health", trust_env=False).json()["status"] == "ok"
-            except httpx.TransportError:
-                return False
+    def status(self) -> str | None:
+        try:
+            headers = {"Authorization": "Bearer open-sesame"}
+            answer = httpx.get(f"{self.url}/health", headers=headers, trust_env=False)
+            return str(answer.json()["status"])
+        except httpx.TransportError:
+            return None
 
-        wait_until(ready)
+    def complete(self) -> None:
+        """Let the engine complete one request."""
+        assert self.process.stdin
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[Served]:
-    one = Served(tmp_path / "log")
+@contextmanager
+def serving(log: Path, **environment: str) -> Iterator[Served]:
+    one = Served(log, **environment)
     try:
         yield one
     finally:
@@ -93,11 +112,42 @@ def served(tmp_path: Path) -> Iterator[Served]:
         for pipe in (one.process.stdin, one.process.stdout):
             if pipe:
                 pipe.close()
-    assert not one.http.is_running() or one.http.status() == psutil.STATUS_ZOMBIE
+    assert not psutil.wait_procs([one.http], timeout=30)[1]
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    with serving(tmp_path / "log") as one:
+        wait_until(lambda: one.status() == "ok")
+        yield one
+
+
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_after_a_signal_running_requests_are_answered(
+    kind: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "log"
+    monkeypatch.setenv("JUDGE_KEY", "open-sesame")
+    with ThreadPoolExecutor(1) as pool, serving(log, KEY="JUDGE_KEY", LOADED="1") as served:
+        remote = RemoteJudge(served.url, api_key_env="JUDGE_KEY")
+        future = pool.submit(lambda: list(remote.compare_many(ROWS)))
+        assert served.line() == "asked\n"
+        served.process.send_signal(kind)
+        wait_until(lambda: served.status() == "stopping")
+        body, headers = {"prompt": "p", "a": "x", "b": "y"}, {"Authorization": "Bearer open-sesame"}
+        refused = httpx.post(f"{served.url}/compare", json=body, headers=headers, trust_env=False)
+        assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0
+        assert refused.json()["error"] == "the judge is stopping"
+        served.complete()
+        [comparison] = future.result(60)
+        assert comparison.winner and comparison.outcome == "ok"
+        assert served.process.wait(60) == 0 and served.line() == ""
+        output = "".join(served.requests) + log.read_text()
+    assert "POST /compare" in output and "Finished server" in output
+    assert "sesame" not in output and "Traceback" not in output
 
 
 def test_http_ends_with_the_judge(served: Served) -> None:
-    served.wait_until_ready()
     served.process.kill()
     served.process.wait()
     psutil.wait_procs([served.http], timeout=30)
@@ -106,22 +156,17 @@ def test_http_ends_with_the_judge(served: Served) -> None:
 
 
 def test_the_judge_ends_with_http_and_says_so(served: Served) -> None:
-    served.wait_until_ready()
     served.http.kill()
     assert served.line() == "closed\n"
     assert "the process that answers HTTP requests has ended with status -9" in served.line()
     assert served.process.wait(30) == 2
 
 
-def test_a_judge_that_loads_stops_when_http_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOAD", "60")
-    served = Served(tmp_path / "log")
-    served.http.kill()
-    assert "the process that answers HTTP requests has ended with status -9" in served.line()
-    assert served.process.wait(30) == 2
-    for pipe in (served.process.stdin, served.process.stdout):
-        if pipe:
-            pipe.close()
+def test_a_judge_that_loads_stops_when_http_ends(tmp_path: Path) -> None:
+    with serving(tmp_path / "log", LOAD="600") as served:
+        served.http.kill()
+        assert "the process that answers HTTP requests has ended with status -9" in served.line()
+        assert served.process.wait(30) == 2
 
 
 def test_a_server_without_standard_input_answers() -> None:
@@ -135,19 +180,19 @@ def test_a_server_without_standard_input_answers() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("loaded", [False, True])
-def test_an_idle_server_ends_at_a_signal(served: Served, loaded: bool) -> None:
-    if loaded:
-        served.wait_until_ready()
-    served.process.send_signal(signal.SIGINT)
-    assert served.process.wait(30) in ((0,) if loaded else (0, 1, -signal.SIGINT))
+@pytest.mark.parametrize("load", ["0", "60"])
+def test_an_idle_server_ends_at_a_signal(load: str, tmp_path: Path) -> None:
+    with serving(tmp_path / "log", LOAD=load) as served:
+        wait_until(lambda: served.status() == ("loading" if load == "60" else "ok"))
+        served.process.send_signal(signal.SIGINT)
+        # KeyboardInterrupt ends a script that does not handle it.
+        assert served.process.wait(30) == (-signal.SIGINT if load == "60" else 0)
 
 
 @pytest.mark.slow
 def test_repeated_interrupts_do_not_wait_for_answers(served: Served) -> None:
-    served.wait_until_ready()
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(lambda: list(RemoteJudge(served.url).compare_many([("p", "a", "b")])))
+        future = pool.submit(lambda: list(RemoteJudge(served.url).compare_many(ROWS)))
         assert served.line() == "asked\n"
 
         def interrupted() -> bool:
@@ -157,7 +202,5 @@ def test_repeated_interrupts_do_not_wait_for_answers(served: Served) -> None:
         wait_until(interrupted)
         with pytest.raises(EngineError):
             future.result(30)
-    assert served.process.stdin
-    served.process.stdin.write("\n")  # for the engine, which is still asked
-    served.process.stdin.flush()
+    served.complete()  # the engine is still asked
     assert served.line() == "closed\n" and served.process.wait(30) == 0

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -447,81 +442,3 @@ def test_a_port_in_use_and_a_missing_key_are_errors(judge: Watched, monkeypatch:
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     with pytest.raises(EngineError, match="JUDGE_KEY"):
         serve(judge, api_key_env="JUDGE_KEY")
-
-
-SCRIPT = """
-import sys
-from reasongenrm.chat.prompts import PromptFile
-from reasongenrm.config.evaluate import JudgingConfig
-from reasongenrm.engines.base import Engine
-from reasongenrm.judge.api import Judge
-from reasongenrm.service.serve import serve
-from reasongenrm.records import Completion
-
-class Held(Engine):
-    max_model_len, block = 512, None
-
-    def complete(self, requests, *, adapter=None):
-        for request in requests:
-            print("asked", flush=True)
-            sys.stdin.readline()
-            yield Completion(request.id, "so it is. [[A]]", "stop")
-
-prompts = PromptFile.load("configs/prompts/toy.yaml")
-judge = Judge(Held(), None, prompts, JudgingConfig(both_orders=False))
-serve(judge, port=0, api_key_env="JUDGE_KEY")
-print("closed in peace", flush=True)
-"""
-
-
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
-def test_after_a_signal_running_requests_are_answered(kind: signal.Signals, tmp_path: Path) -> None:
-    import httpx
-
-    log = tmp_path / "log"
-    with log.open("w") as errors, ThreadPoolExecutor(1) as pool:
-        process = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=os.environ | {"JUDGE_KEY": "open-sesame"},
-        )
-        try:
-            assert process.stdin and process.stdout
-            url = process.stdout.readline().split()[-1]
-            assert url.startswith("http://127.0.0.1:")
-            monkey = pytest.MonkeyPatch()
-            monkey.setenv("JUDGE_KEY", "open-sesame")
-            remote = RemoteJudge(url, api_key_env="JUDGE_KEY")
-            monkey.undo()
-            future = pool.submit(lambda: list(remote.compare_many([("p", "a", "b")])))
-            assert process.stdout.readline() == "asked\n"
-            process.send_signal(kind)
-            with httpx.Client(
-                base_url=url, headers={"Authorization": "Bearer open-sesame"}, trust_env=False
-            ) as client:
-                wait_until(lambda: client.get("/health").json()["status"] == "stopping")
-                refused = client.post("/compare", json=GOOD)
-            assert refused.status_code == 503 and int(refused.headers["retry-after"]) > 0
-            assert refused.json()["error"] == "the judge is stopping"
-            process.stdin.write("\n")
-            process.stdin.flush()
-            [comparison] = future.result(60)
-            assert comparison.winner and comparison.outcome == "ok"
-            assert process.wait(60) == 0
-            output = process.stdout.read()
-        finally:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe:
-                    pipe.close()
-    assert "POST /compare" in output and output.endswith("closed in peace\n")
-    output_and_log = output + log.read_text()
-    assert (
-        "Finished server" in output_and_log
-        and "sesame" not in output_and_log
-        and "Traceback" not in output_and_log
-    )

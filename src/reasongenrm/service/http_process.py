@@ -6,7 +6,6 @@ ones through a `LinkedJudge`.
 
 from __future__ import annotations
 
-import _thread
 import fcntl
 import os
 import signal
@@ -30,10 +29,11 @@ from reasongenrm.errors import EngineError
 from reasongenrm.judge.link import LinkedJudge, answer_link, judge_settings
 from reasongenrm.judge.sharing import SharedJudge
 from reasongenrm.processes import die_with_parent
-from reasongenrm.service.bodies import Limits
+from reasongenrm.service.bodies import DEFAULT_LIMITS, Limits
 from reasongenrm.service.loading import LoadingApp
-from reasongenrm.service.reward_options import RewardOptions
+from reasongenrm.service.reward_options import DEFAULT_REWARDS, RewardOptions
 from reasongenrm.service.server import create_app
+from reasongenrm.serving import LOOPBACK_NAMES
 
 STOP_SECONDS = 10
 """How long a process that answers no judge any more may take to end."""
@@ -47,16 +47,16 @@ class AppSettings:
         api_key_env: environment variable with the bearer key, which is never sent.
     """
 
-    api_key_env: str | None
-    model: str | None
-    limits: Limits
-    ends: tuple[str, ...]
-    hosts: frozenset[str] | None
-    fingerprint: str | None
-    rewards: RewardOptions
+    api_key_env: str | None = None
+    model: str | None = None
+    limits: Limits = DEFAULT_LIMITS
+    ends: tuple[str, ...] = ()
+    hosts: frozenset[str] | None = LOOPBACK_NAMES
+    fingerprint: str | None = None
+    rewards: RewardOptions = DEFAULT_REWARDS
 
     def create(self, judge: LinkedJudge, key: str | None) -> Any:
-        """Return the app."""
+        """Return the app of a judge, for clients with the key."""
         return create_app(
             judge, api_key=key, model=self.model, limits=self.limits, ends=self.ends, hosts=self.hosts,
             fingerprint=self.fingerprint, rewards=self.rewards,
@@ -75,6 +75,7 @@ class HTTPProcess:
     """
 
     early_code: int | None = None
+    _loading = False
 
     def __init__(self, listening: socket.socket, settings: AppSettings) -> None:
         self._connection, theirs = Pipe()
@@ -101,12 +102,14 @@ class HTTPProcess:
     def watch(self) -> None:
         """Interrupt the main thread, which loads the judge, where the process ends meanwhile."""
         self._loading = threading.current_thread() is threading.main_thread()
+        loader = threading.get_ident()
 
         def wait() -> None:
             code = self._process.wait()
             if self._loading:
                 self.early_code = code
-                _thread.interrupt_main()
+                # Not `_thread.interrupt_main`, which does not wake a thread that sleeps or waits.
+                signal.pthread_kill(loader, signal.SIGINT)
 
         Thread(target=wait, name="watch", daemon=True).start()
 

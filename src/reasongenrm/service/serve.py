@@ -71,8 +71,9 @@ def serve(
         process = stack.enter_context(http_process(listening, settings))
         if isinstance(judge, Judge):
             process.answer_for(stack.enter_context(SharedJudge(judge)))
-        show(f"the judge is served at {url}")
-        if not isinstance(judge, Judge):
+            show(f"the judge is served at {url}")
+        else:
+            show(f"the judge is served at {url}")
             with waiting_line("loading the judge"):
                 running = stack.enter_context(judge())
                 process.answer_for(stack.enter_context(SharedJudge(running)))
