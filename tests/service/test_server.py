@@ -240,6 +240,20 @@ def test_an_invalid_body_is_answered_with_error_and_hint(
 
 
 @pytest.mark.parametrize(
+    ("path", "good", "bad"),
+    [
+        ("/compare_many", GOOD, GOOD | {"prompt": " "}),
+        ("/rate_many", {"prompt": "p", "answer": "x"}, {"messages": [TURN, TURN], "answer": "x"}),
+    ],
+)
+def test_an_invalid_row_of_a_file_is_named(server: Serving, path: str, good: Any, bad: Any) -> None:
+    answer = server.post(path, {"rows": [good, good, bad]})
+    assert answer.status_code == 400, answer.text
+    place = "prompt" if "prompt" in bad else "messages"
+    assert answer.json()["error"].startswith(f"rows[2].{place}"), answer.text
+
+
+@pytest.mark.parametrize(
     ("raw", "kind", "status"),
     [
         (b"{", "application/json", 400),

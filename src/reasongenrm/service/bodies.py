@@ -149,6 +149,10 @@ class RateRequest(_PromptBody):
 
     answer: Text
 
+    def row(self, limits: Limits) -> Any:
+        """Return the row for a judge; see `checked_prompt`."""
+        return with_rubric((self.checked_prompt(limits, self.answer), self.answer), self.rubric)
+
 
 class CompareRows(BaseModel):
     """Many comparisons, which are judged together and apart from other requests.
@@ -160,6 +164,10 @@ class CompareRows(BaseModel):
     model_config = ConfigDict(extra="forbid")
     rows: list[CompareRequest]
 
+    def judge_rows(self) -> list[Any]:
+        """Return the rows for a judge; an error names the row."""
+        return _numbered(row.row for row in self.rows)
+
 
 class RateRows(BaseModel):
     """Many ratings, which are judged together and apart from other requests.
@@ -170,6 +178,10 @@ class RateRows(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     rows: list[RateRequest]
+
+    def judge_rows(self) -> list[Any]:
+        """Return the rows for a judge; an error names the row."""
+        return _numbered(row.row for row in self.rows)
 
 
 class BestRequest(_PromptBody):
@@ -343,6 +355,18 @@ def _check_prompt(prompt: PromptInput, location: str) -> list[Message]:
     """Return a prompt as messages; an invalid one is refused before it joins a batch."""
     with input_errors(location):
         return read_prompt(prompt, location)
+
+
+def _numbered(readers: Iterable[Callable[[Limits], Any]]) -> list[Any]:
+    """Return the rows of a file, each from its reader; the limits of single requests do not apply."""
+    rows = []
+    for number, reader in enumerate(readers):
+        try:
+            rows.append(reader(UNLIMITED))
+        except ReasonGenRMError as error:
+            location = f"rows[{number}].{error.location}"
+            raise type(error)(error.problem, location=location, hint=error.hint) from None
+    return rows
 
 
 class TooLarge(ReasonGenRMError):

@@ -11,7 +11,6 @@ from reasongenrm.judge.sharing import JudgeBusy, JudgeFull, QueuedJudge
 from reasongenrm.service.alarm_routes import add_alarm_route
 from reasongenrm.service.bodies import (
     DEFAULT_LIMITS,
-    UNLIMITED,
     BestRequest,
     CompareRequest,
     CompareRows,
@@ -143,7 +142,7 @@ def _add_single_routes(app: Any, judge: QueuedJudge, limits: Limits) -> None:
 
     @app.post("/rate", **documented(RatingReply, "Rate one answer"))
     async def rate(body: RateRequest, request: Request) -> JSONResponse:
-        row = with_rubric((body.checked_prompt(limits, body.answer), body.answer), body.rubric)
+        row = body.row(limits)
         [rating] = await result(request, judge.submit_ratings([row]), limits.seconds)
         return JSONResponse(rating_json(rating))
 
@@ -177,15 +176,10 @@ def _add_row_routes(app: Any, judge: QueuedJudge) -> None:
         "/compare_many", **documented(RowsReply, "Compare the rows of a file, apart from other requests")
     )
     async def compare_many(body: CompareRows, request: Request) -> JSONResponse:
-        rows = [row.row(UNLIMITED) for row in body.rows]
-        comparisons = await result(request, judge.submit(rows, alone=True), None)
+        comparisons = await result(request, judge.submit(body.judge_rows(), alone=True), None)
         return JSONResponse({"results": [comparison_columns(comparison) for comparison in comparisons]})
 
     @app.post("/rate_many", **documented(RowsReply, "Rate the rows of a file, apart from other requests"))
     async def rate_many(body: RateRows, request: Request) -> JSONResponse:
-        rows = [
-            with_rubric((row.checked_prompt(UNLIMITED, row.answer), row.answer), row.rubric)
-            for row in body.rows
-        ]
-        ratings = await result(request, judge.submit_ratings(rows, alone=True), None)
+        ratings = await result(request, judge.submit_ratings(body.judge_rows(), alone=True), None)
         return JSONResponse({"results": [rating_columns(rating) for rating in ratings]})
