@@ -179,6 +179,10 @@ def test_an_adapter_of_another_base_is_refused(
     )
     config = json.loads((other / "config.json").read_text(encoding="utf-8"))
     (other / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}), encoding="utf-8")
+    retrained = shutil.copytree(tiny_model, tmp_path / "retrained")
+    weights = bytearray((retrained / "model.safetensors").read_bytes())
+    weights[len(weights) // 2] ^= 1
+    (retrained / "model.safetensors").write_bytes(weights)
     hub = "Qwen/Qwen2.5-7B-Instruct"
     for trained_on, base in (
         (hub, hub),
@@ -191,6 +195,7 @@ def test_an_adapter_of_another_base_is_refused(
     for trained_on, base in (
         (hub, "Qwen/Qwen2.5-7B"),
         (str(tiny_model), str(other)),
+        (str(tiny_model), str(retrained)),
         (str(tiny_model), hub),
     ):
         with pytest.raises(EngineError) as caught:

@@ -10,6 +10,7 @@ A checkpoint is data unless the recipe says otherwise (`trust_remote_code` besid
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,9 @@ def load_adapter(model: Any, folder: str | Path, *, trainable: bool = False, nam
 def check_base(folder: str | Path, base: str) -> None:
     """Check that an adapter was trained on a base: vLLM would serve it on another one without an error.
 
-    The base is the one if it has the name that peft saved; if both names are folders, with an equal `config.json`; else, if
-    the last parts of the names are equal, since a folder may be a copy of a model of the hub.
+    The base is the one if it has the name that peft saved; if both names are folders, with an equal `config.json` and equal
+    weights, of which samples are compared; else, if the last parts of the names are equal, since a folder may be a copy of a
+    model of the hub.
 
     Args:
         folder: of the adapter.
@@ -155,8 +157,27 @@ def _is_same_model(one: str, other: str) -> bool:
     folders = [Path(one), Path(other)]
     if one == other or not all(path.is_dir() for path in folders):
         return folders[0].name == folders[1].name
-    configs = [path / "config.json" for path in folders]
-    return folders[0].samefile(folders[1]) or read_json(configs[0]) == read_json(configs[1])
+    if folders[0].samefile(folders[1]):
+        return True
+    configs = [read_json(path / "config.json") for path in folders]
+    return configs[0] == configs[1] and _weight_samples(folders[0]) == _weight_samples(folders[1])
+
+
+SAMPLES, SAMPLE_BYTES = 64, 4096
+"""Parts of a weight file that are compared, evenly spread: training changes nearly all weights, and a merge those of every layer."""
+
+
+def _weight_samples(folder: Path) -> dict[str, tuple[int, str]]:
+    """Return the size of each weight file of a model, and a hash of samples of its bytes, by name."""
+    samples = {}
+    for path in folder.glob("*.safetensors"):
+        size, digest = path.stat().st_size, hashlib.sha256()
+        with path.open("rb") as file:
+            for number in range(SAMPLES):
+                file.seek(size * number // SAMPLES)
+                digest.update(file.read(SAMPLE_BYTES))
+        samples[path.name] = (size, digest.hexdigest())
+    return samples
 
 
 def never_ask() -> None:

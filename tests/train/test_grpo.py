@@ -225,6 +225,14 @@ def test_the_sampler_repeats_a_batch_for_each_of_its_passes(updates: int, accumu
 
 
 @pytest.mark.unit
+def test_a_second_step_goes_on_where_the_first_has_ended() -> None:
+    settings = GRPOStep(batch=2, samples=2, steps=3)
+    first, second = (list(row_sampler(12, settings, 3, 1, 1, earlier=number)) for number in (0, 1))
+    assert len(first) == len(second) == 12
+    assert set(first) | set(second) == set(range(12)), "together they see all rows once"
+
+
+@pytest.mark.unit
 def test_a_consistency_that_would_cancel_out_is_refused() -> None:
     """Among the samples of one prompt all right verdicts earn the same, so that the scaling of a group undoes its weight."""
     consistent = {"train.grpo.rewards.consistency": 1}
@@ -266,7 +274,7 @@ def test_a_batch_is_divided_evenly() -> None:
 def test_keys_that_the_suite_sets(key: str) -> None:
     from trl import GRPOConfig
 
-    from reasongenrm.train.trainer import check_args
+    from reasongenrm.train.arguments import check_args
 
     with pytest.raises(ConfigError, match=f"{key} is set by the suite"):
         check_args(GRPOConfig, {key: 1}, location="train.grpo.args", reserved=grpo.RESERVED)

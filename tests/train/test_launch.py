@@ -186,6 +186,7 @@ def test_the_cause_is_shown_and_not_what_follows_from_it(
             "NCCL_SOCKET_IFNAME",
         ),
         (KeyError("labels"), "train", "see x.log; the same command resumes"),
+        (ValueError("Unknown norm: foo"), "train", "if a setting is the cause, change it"),
     ],
 )
 def test_known_causes_name_the_key_to_change(

@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from reasongenrm.config.engines import EngineConfig, FolderName, Strict
+from reasongenrm.config.engines import EngineConfig, FolderName, Seed, Strict
 from reasongenrm.config.evaluate import JudgingConfig, OtherJudge
 from reasongenrm.config.own_judge import OwnJudge
 
@@ -82,7 +82,7 @@ class AgreeConfig(Strict):
     rubric: str | None = None
     pass_score: float = Field(0.5, ge=0, le=1)
     gate: Gate = Gate()
-    seed: int = 17
+    seed: Seed = 17
 
     @property
     def folder(self) -> Path:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from reasongenrm.config.engines import APIConfig, FolderName, Strict
+from reasongenrm.config.engines import APIConfig, FolderName, Seed, Strict
 from reasongenrm.config.own_judge import OwnJudge
 from reasongenrm.config.rubric import Rubric
 from reasongenrm.config.scalar import HeadConfig
@@ -105,7 +105,7 @@ class DistilRecipe(Strict):
     """
 
     name: FolderName
-    seed: int = 17
+    seed: Seed = 17
     conversations: str
     judge: RubricJudge
     split: Shares = Shares()

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from reasongenrm.config.engines import APIConfig, Strict
+from reasongenrm.config.engines import APIConfig, Seed, Strict
 from reasongenrm.config.evaluate import JudgingConfig, OtherJudge
 from reasongenrm.config.own_judge import OwnJudge
 
@@ -84,7 +84,7 @@ class RubricDraft(Strict):
         keep: which criteria are kept.
     """
 
-    seed: int = 17
+    seed: Seed = 17
     format: Literal["pairs", "skywork", "ranked"] = "pairs"
     limit: int | None = Field(None, ge=1)
     judge: OtherJudge | None = None

@@ -54,6 +54,9 @@ class Strict(BaseModel):
         )
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""A seed: what the generators of all libraries take."""
+
 ENDINGS = (
     "part",
     "partial",

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import Field, model_validator
 
-from reasongenrm.config.engines import EngineConfig, FolderName, ModelConfig, Strict
+from reasongenrm.config.engines import EngineConfig, FolderName, ModelConfig, Seed, Strict
 from reasongenrm.config.evaluate import BenchmarkKind, EvaluateConfig
 from reasongenrm.config.loading import overridden
 from reasongenrm.errors import ConfigError
@@ -33,7 +33,7 @@ class ModelsRecipe(Strict):
     """
 
     name: FolderName
-    seed: int = 17
+    seed: Seed = 17
     limit: int | None = Field(None, ge=1)
     model: ModelConfig | None = None
     adapter: str | None = None

@@ -173,6 +173,12 @@ class GRPOConfig(Strict):
     above: float = Field(0.0, ge=0, lt=1)
     below: float = Field(1.0, gt=0, le=1)
 
+    @model_validator(mode="after")
+    def _in_order(self) -> GRPOConfig:
+        if self.above >= self.below:
+            raise ValueError(f"no solve rate is above {self.above:g} and below {self.below:g}")
+        return self
+
 
 class GeneralConfig(DatasetConfig):
     """General chat or reasoning data for the training of a judge; columns prompt, reason (optional), response, or messages.

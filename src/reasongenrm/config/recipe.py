@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, Field, model_validator
 
 from reasongenrm.config.arguments import Arguments
-from reasongenrm.config.engines import EngineConfig, FolderName, ModelConfig, Strict
+from reasongenrm.config.engines import EngineConfig, FolderName, ModelConfig, Seed, Strict
 from reasongenrm.config.evaluate import EvaluateConfig
 from reasongenrm.config.prepare import DataConfig, RecordsConfig, SelectConfig, TeacherConfig
 from reasongenrm.config.scalar import ScalarConfig
@@ -175,7 +175,7 @@ class Recipe(Strict):
     """
 
     name: FolderName
-    seed: int = 17
+    seed: Seed = 17
     limit: int | None = Field(None, ge=1)
     model: ModelConfig
     engine: EngineConfig = EngineConfig()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from reasongenrm.config.arguments import Arguments
-from reasongenrm.config.engines import APIConfig, EngineConfig, FolderName, ModelConfig, Strict
+from reasongenrm.config.engines import APIConfig, EngineConfig, FolderName, ModelConfig, Seed, Strict
 from reasongenrm.config.prepare import SourceConfig
 
 Temperature = Annotated[float, Field(ge=0, le=2)]
@@ -88,7 +88,7 @@ class SamplerConfig(Strict):
     top_p: float = Field(0.95, gt=0, le=1)
     max_tokens: int = Field(256, ge=1)
     stop: list[str] = []
-    seed: int = 17
+    seed: Seed = 17
 
     def sampling(self) -> dict[str, Any]:
         """Return the settings that an answer depends on, besides its prompt, model, temperature and seed."""
@@ -218,7 +218,7 @@ class ScalarRecipe(Strict):
     """
 
     name: FolderName
-    seed: int = 17
+    seed: Seed = 17
     sources: Annotated[list[SourceConfig], Field(min_length=1)]
     drop_sources: list[str] = ["magpie_ultra"]
     limit: int | None = Field(None, ge=1)

@@ -30,6 +30,7 @@ from reasongenrm.stages.rounds import refresh_records
 from reasongenrm.steps import FILE
 from reasongenrm.store import read_json, read_jsonl
 from reasongenrm.train.builds import LockWatch, clear_build_locks
+from reasongenrm.train.grpo import check_rollouts
 from reasongenrm.train.launch import (
     PROCESSES,
     Launch,
@@ -78,6 +79,8 @@ def train(recipe: Recipe, redo: Sequence[str] = ()) -> None:
     _check_wording(recipe)
     for step in steps.values():
         KINDS[step.kind].batch(recipe, step, launch.processes)
+        if step.kind == "grpo":
+            check_rollouts(recipe.train.grpo)
     run = Run(recipe, "train")
     if launch.rank > 0:
         if redo:

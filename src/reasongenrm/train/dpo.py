@@ -7,10 +7,11 @@ from typing import Any
 
 from reasongenrm.chat.encoder import load_tokenizer
 from reasongenrm.config.recipe import Recipe, TrainStep
+from reasongenrm.train.arguments import RESERVED_BY_ALL
 from reasongenrm.train.batches import PER_DEVICE, even_batch_sizes
 from reasongenrm.train.guards import REFERENCE
 from reasongenrm.train.model import load_base, load_policy, unpacked_attention
-from reasongenrm.train.trainer import RESERVED_BY_ALL, inherited_args, process_count, trainer_config
+from reasongenrm.train.trainer import inherited_args, process_count, trainer_config
 
 RESERVED = (
     RESERVED_BY_ALL

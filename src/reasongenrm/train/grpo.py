@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from reasongenrm.chat.encoder import judge_encoder, load_tokenizer, template_tex
 from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.config.steps import GRPOStep
 from reasongenrm.errors import ConfigError
+from reasongenrm.train.arguments import RESERVED_BY_ALL
 from reasongenrm.train.batches import PER_DEVICE, even_batch_sizes
 from reasongenrm.train.grpo_rows import read_rows
 from reasongenrm.train.grpo_trainer import trainer_class
 from reasongenrm.train.model import load_policy, unpacked_attention
 from reasongenrm.train.rewards import used_terms
 from reasongenrm.train.rollouts import TwoTurns
-from reasongenrm.train.trainer import DEFAULTS, RESERVED_BY_ALL, inherited_args, process_count, trainer_config
+from reasongenrm.train.trainer import DEFAULTS, inherited_args, process_count, trainer_config
 
 RESERVED = (
     RESERVED_BY_ALL
@@ -68,7 +70,7 @@ def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
     """
     from datasets import Dataset
 
-    _check_rollouts(recipe.train.grpo)
+    check_rollouts(recipe.train.grpo)
     tokenizer = load_tokenizer(recipe.model)
     template = recipe.judges[step.judge].template
     encoder = judge_encoder(recipe, template, tokenizer)
@@ -87,6 +89,7 @@ def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
             recipe.seed,
             config.num_iterations,
             config.gradient_accumulation_steps,
+            earlier=recipe.chain(step)[:-1].count("grpo"),
         ),
         model=load_policy(recipe, step, unpacked_attention(recipe)),
         args=config,
@@ -95,7 +98,7 @@ def build_trainer(recipe: Recipe, step: TrainStep, work: Path) -> Any:
     )
 
 
-def _check_rollouts(settings: GRPOStep) -> None:
+def check_rollouts(settings: GRPOStep) -> None:
     """Raise a ConfigError where vLLM cannot take the trained weights: its CPU build packs the weights of linear layers when it
     loads them, and keeps no copy that TRL could replace; the weights of a server travel by NCCL."""
     import torch
@@ -109,7 +112,9 @@ def _config(recipe: Recipe, step: TrainStep, work: Path) -> Any:
     from trl import GRPOConfig
 
     settings, args = recipe.train.grpo, DEFAULTS | step_args(recipe, step)
-    updates = args.get("num_iterations") or 1
+    updates, interval = args.get("num_iterations") or 1, args["save_steps"]
+    if interval < 1:  # a share of all steps
+        interval = math.ceil(interval * settings.steps)
     own = {
         "max_steps": settings.steps,
         # What TRL calls a group: the completions that are compared.
@@ -119,7 +124,7 @@ def _config(recipe: Recipe, step: TrainStep, work: Path) -> Any:
         "reward_weights": list(used_terms(settings.rewards).values()),
         "use_vllm": settings.rollouts == "vllm",
         # A resumed run samples anew: only where an undisturbed one does so, too.
-        "save_steps": -(-args["save_steps"] // updates) * updates,
+        "save_steps": -(-interval // updates) * updates,
     }
     batch = step_batch(recipe, step, process_count())
     return trainer_config(GRPOConfig, "train.grpo.args", recipe, work, args, batch, own)
@@ -163,7 +168,9 @@ def batch_order(rows: int, settings: GRPOStep, seed: int) -> Iterator[list[int]]
         yield [unit * size + order for unit in batch for order in range(size)]
 
 
-def row_sampler(rows: int, settings: GRPOStep, seed: int, updates: int, accumulation: int) -> Any:
+def row_sampler(
+    rows: int, settings: GRPOStep, seed: int, updates: int, accumulation: int, *, earlier: int = 0
+) -> Any:
     """Return a sampler of row numbers for the whole training, as one epoch, so that a resumed run only skips a part of it.
 
     As TRL expects, each row comes `samples` times, and each batch once for each pass that is computed from its completions.
@@ -174,6 +181,7 @@ def row_sampler(rows: int, settings: GRPOStep, seed: int, updates: int, accumula
         seed: of the order.
         updates: optimizer steps per batch (`num_iterations`).
         accumulation: passes of a process per step.
+        earlier: steps `grpo` of the judge before this one, which goes on in the order where they have ended.
     """
     from itertools import islice
 
@@ -184,7 +192,8 @@ def row_sampler(rows: int, settings: GRPOStep, seed: int, updates: int, accumula
 
     class RowSampler(Sampler):
         def __iter__(self) -> Iterator[int]:
-            for batch in islice(batch_order(rows, settings, seed), batches):
+            order = batch_order(rows, settings, seed)
+            for batch in islice(order, earlier * batches, (earlier + 1) * batches):
                 completions = [row for row in batch for _ in range(settings.samples)]
                 for _ in range(repeats):
                     yield from completions

@@ -21,7 +21,8 @@ from reasongenrm.report.charts import loss_curve
 from reasongenrm.report.pages import render
 from reasongenrm.scalar.inputs import save_tokenizer
 from reasongenrm.store import read_json, write_json, write_jsonl, write_text
-from reasongenrm.train.trainer import check_args, library_config, run_training
+from reasongenrm.train.arguments import ANY_BIAS, LORA_RULES, check_args
+from reasongenrm.train.trainer import library_config, run_training
 
 DEFAULTS: dict[str, Any] = {
     "learning_rate": 5e-5,
@@ -106,7 +107,14 @@ def check_head(config: HeadConfig, trainer_config: type, key: str) -> None:
     if config.lora is not None:
         from peft import LoraConfig
 
-        check_args(LoraConfig, config.lora, location=f"{key}.lora", reserved={"task_type": "remove it here"})
+        reserved = {"task_type": "remove it here"}
+        check_args(
+            LoraConfig,
+            config.lora,
+            location=f"{key}.lora",
+            reserved=reserved,
+            rules=LORA_RULES | {"bias": ANY_BIAS},
+        )
 
 
 def trainer_arguments(config: HeadConfig) -> dict[str, Any]:

@@ -198,6 +198,9 @@ def explain_failure(error: Exception) -> dict[str, Any]:
             "hint": "the processes cannot reach each other, or one of them has ended: see the log of every machine; set "
             "NCCL_SOCKET_IFNAME to their network, and NCCL_DEBUG=INFO for more",
         }
+    if isinstance(error, TypeError | ValueError | NotImplementedError):
+        hint = f"if a setting is the cause, change it; else see the log; {_RESUME}"
+        return {"problem": problem, "location": "train", "hint": hint}
     return {"problem": problem, "location": "train", "hint": f"see the log; {_RESUME}"}
 
 

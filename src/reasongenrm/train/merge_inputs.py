@@ -13,6 +13,7 @@ from reasongenrm.checkpoints import adapter_config, load_checkpoint
 from reasongenrm.config.engines import check_model
 from reasongenrm.errors import ConfigError, EngineError, first_line
 from reasongenrm.store import read_json
+from reasongenrm.train.arguments import EXTRA_WEIGHTS
 
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", ADAPTER_PROMPTS]
 """Files of a model on the hub: weights as safetensors, configuration, tokenizer, wording; no code."""
@@ -30,10 +31,6 @@ TEXT_FILES = (
     *("merges.txt", "tokenizer.model", TEMPLATE, ADAPTER_PROMPTS),
 )
 """Files of a tokenizer, its chat template and the wording of a judge."""
-
-UNMERGED = ("use_dora", "use_bdlora", "use_qalora", "lora_bias", "modules_to_save", "target_parameters",
-            "trainable_token_indices", "layer_replication", "alora_invocation_tokens", "kasa_config", "velora_config")  # fmt: skip
-"""Keys of an adapter's configuration that add weights which neither peft's merging nor this one computes."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ def read_input(name: str) -> MergeInput:
 
 def _adapter(name: str, folder: Path) -> MergeInput:
     config = adapter_config(folder)
-    extra = [key for key in UNMERGED if config.get(key)]
+    extra = [key for key in EXTRA_WEIGHTS if config.get(key)]
     extra += ["bias"] * (config.get("bias", "none") != "none")
     if extra:
         problem = f"its adapter_config.json sets {extra[0]}, which adds weights that are not merged"

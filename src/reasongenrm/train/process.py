@@ -21,6 +21,7 @@ from reasongenrm.errors import ReasonGenRMError
 from reasongenrm.processes import die_with_parent, has_ended
 from reasongenrm.store import write_text
 from reasongenrm.train import dpo, grpo, sft
+from reasongenrm.train.arguments import DPO_LOSSES, GRPO_LOSSES, check_adapter_args, check_judge_args
 from reasongenrm.train.guards import REFERENCE
 from reasongenrm.train.launch import STAGE_PROCESS, record_failure
 from reasongenrm.train.scalar import check_config
@@ -30,7 +31,7 @@ from reasongenrm.train.tracking import (
     set_tracking_environment,
     write_training_files,
 )
-from reasongenrm.train.trainer import check_args, run_training
+from reasongenrm.train.trainer import run_training
 
 PROGRESS = "progress.jsonl"
 """File in the work folder to which the first training process appends its `TrainingStep`s."""
@@ -72,24 +73,28 @@ def check_training(recipe: Recipe) -> None:
     """Check the pass-through keys of all judges and steps; stage 1 does it, too, so that a typo fails early.
 
     Raises:
-        ConfigError: an unknown or reserved key.
+        ConfigError: an unknown or reserved key, or a value that cannot be used.
     """
     from peft import LoraConfig
     from trl import DPOConfig, GRPOConfig, SFTConfig
 
     train = recipe.train
-    check_args(LoraConfig, train.lora, location="train.lora")
-    check_args(SFTConfig, train.args, location="train.args", reserved=sft.RESERVED)
-    check_args(SFTConfig, train.round.args, location="train.round.args", reserved=sft.RESERVED)
-    check_args(DPOConfig, train.dpo.args, location="train.dpo.args", reserved=dpo.RESERVED)
-    check_args(GRPOConfig, train.grpo.args, location="train.grpo.args", reserved=grpo.RESERVED)
+    check_adapter_args(LoraConfig, train.lora, location="train.lora")
+    check_judge_args(SFTConfig, train.args, location="train.args", reserved=sft.RESERVED)
+    check_judge_args(SFTConfig, train.round.args, location="train.round.args", reserved=sft.RESERVED)
+    check_judge_args(
+        DPOConfig, train.dpo.args, location="train.dpo.args", reserved=dpo.RESERVED, losses=DPO_LOSSES
+    )
+    check_judge_args(
+        GRPOConfig, train.grpo.args, location="train.grpo.args", reserved=grpo.RESERVED, losses=GRPO_LOSSES
+    )
     check_tracking(train.report_to)
     if recipe.scalar is not None:
         check_config(recipe.scalar)
     if recipe.meta is not None:
         check_config(recipe.meta, "meta")
     for name, judge in recipe.judges.items():
-        check_args(SFTConfig, judge.args, location=f"judges.{name}.args", reserved=sft.RESERVED)
+        check_judge_args(SFTConfig, judge.args, location=f"judges.{name}.args", reserved=sft.RESERVED)
 
 
 def train(recipe: Recipe, step: TrainStep, work: Path) -> None:

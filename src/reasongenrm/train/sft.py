@@ -8,14 +8,15 @@ from typing import Any
 from reasongenrm.chat.encoder import load_tokenizer, template_text
 from reasongenrm.checkpoints import load_checkpoint
 from reasongenrm.config.recipe import POINTWISE, Recipe, TrainStep
+from reasongenrm.train.arguments import RESERVED_BY_ALL
 from reasongenrm.train.attention import register_packed_attention
 from reasongenrm.train.batches import FILLER, PER_DEVICE, batch_sizes, epoch_callback, step_sampler
 from reasongenrm.train.margin import margin_trainer, verdict_pattern
 from reasongenrm.train.model import LORA_DEFAULTS, choose_attention, load_base, load_policy
-from reasongenrm.train.trainer import RESERVED_BY_ALL, library_config, process_count, trainer_config
+from reasongenrm.train.trainer import library_config, process_count, trainer_config
 
 RESERVED = RESERVED_BY_ALL | dict.fromkeys(
-    ("completion_only_loss", "padding_free", "train_sampling_strategy", "chat_template_path"), "remove it here"
+    ("completion_only_loss", "assistant_only_loss", "padding_free", "train_sampling_strategy", "chat_template_path"), "remove it here"
 ) | {"packing": "set train.packing", "gradient_accumulation_steps": "set train.batch, the records of a step"}  # fmt: skip
 
 

@@ -1,12 +1,10 @@
-"""Parts that all Hugging Face trainers of this suite share: checks of arguments, the run itself, progress."""
+"""Parts that all Hugging Face trainers of this suite share: their config, the run itself, progress."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +17,6 @@ from reasongenrm.train.batches import PER_DEVICE
 from reasongenrm.train.guards import divergence_error, guard_callback, last_checkpoint
 from reasongenrm.train.tracking import METRICS, is_row, metrics_callback, steady_row
 
-BREAKS_RESUME = {"save_total_limit": 1, "save_only_model": True}
-"""Values with which a kill may leave no checkpoint to resume from: the trainer removes the older checkpoint before the
-newer is marked, or saves no optimizer."""
-
-RESERVED_BY_ALL = dict.fromkeys(
-    ("output_dir", "seed", "data_seed", "max_length", "resume_from_checkpoint", "model_init_kwargs"),
-    "remove it here",
-) | {"trust_remote_code": "set model.trust_remote_code", "report_to": "set train.report_to"}
-"""Keys of every trainer that the suite sets itself, each with a hint."""
-
 DEFAULTS: dict[str, Any] = {
     "logging_steps": 5,
     "save_steps": 50,
@@ -36,38 +24,6 @@ DEFAULTS: dict[str, Any] = {
     "logging_nan_inf_filter": False,
     "gradient_checkpointing": False,
 }
-
-
-def check_args(
-    config: type, args: Mapping[str, Any], *, location: str, reserved: Mapping[str, str] | None = None
-) -> None:
-    """Check that a config dataclass has the user's keys, and that its numbers are given as numbers.
-
-    Args:
-        config: a dataclass, such as `trl.SFTConfig` or `peft.LoraConfig`.
-        args: the user's keys.
-        location: dotted key of `args` in the recipe.
-        reserved: keys that the suite sets itself, each with a hint.
-
-    Raises:
-        ConfigError: an unknown key (the closest valid one is named), or a value that would break a resume.
-    """
-    valid = {field.name: field for field in fields(config) if field.init}
-    for key, value in args.items():
-        if reserved and key in reserved:
-            problem, hint = f"{key} is set by the suite", reserved[key]
-        elif key not in valid:
-            close = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
-            problem, hint = f"{config.__name__} has no key {key!r}", f"did you mean {close!r}?"
-        elif isinstance(value, str | None) and valid[key].type in (float, "float", int, "int"):
-            problem = "null is not a number" if value is None else f"{value!r} is text, not a number"
-            hint = "in YAML a number with an exponent needs a dot: 5.0e-5"
-        elif (key, value) in BREAKS_RESUME.items():
-            problem = f"with {key}={value} a killed run may have no checkpoint to resume from"
-            hint = "remove it here; the default is safe"
-        else:
-            continue
-        raise ConfigError(problem, location=f"{location}.{key}", hint=hint)
 
 
 def library_config(config: type, location: str, /, **args: Any) -> Any:
