@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reasongenrm.data.points import coverage
+from reasongenrm.data.ngrams import words
+from reasongenrm.data.points import _split_quotes, coverage
 
 pytestmark = pytest.mark.unit
+
+QUOTE = re.compile(r'"([^"]+)"|“([^”]+)”|`([^`]+)`')
+"""The rule of quotes; its time is quadratic where marks are not closed."""
 
 
 @pytest.mark.parametrize(
@@ -66,3 +73,17 @@ def test_a_quote_is_covered_where_it_is_said_and_nowhere_else(said: list[str], d
     places = range(len(said) - len(run) + 1)
     is_said = any(said[at : at + len(run)] == shuffled for at in places)
     assert coverage(text, [f'"{" ".join(shuffled)}"']) == is_said
+
+
+@given(st.text(st.sampled_from('"“”`a1 !'), max_size=20))
+def test_quotes_are_those_of_the_rule(point: str) -> None:
+    quotes = [quote for match in QUOTE.findall(point) if (quote := words("".join(match)))]
+    split = _split_quotes(point)
+    assert (split[0], words(split[1])) == (quotes, words(QUOTE.sub(" ", point)))
+
+
+@pytest.mark.parametrize("point", ["“" * 200_000 + " word", "“" * 100_000 + "`" + '"' + "“" * 100_000])
+def test_the_time_for_unclosed_quotes_is_linear(point: str) -> None:
+    start = time.perf_counter()
+    coverage("some word", [point])
+    assert time.perf_counter() - start < 5, "a search to the end for every mark takes ten minutes"

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from reasongenrm.data.ngrams import is_unspaced, words
 
-_QUOTE = re.compile(r'"([^"]+)"|“([^”]+)”|`([^`]+)`')
+_QUOTE_MARK = re.compile('["“`]')
+_CLOSING = {'"': '"', "“": "”", "`": "`"}
+"""What opens a quote -> what closes it."""
 _SHORT = 4
 """Words of fewer characters do not count in a point, unless they hold a digit, are of a script without spaces, or the point has
 no others."""
@@ -27,8 +29,8 @@ def coverage(text: str, points: Sequence[str]) -> float:
 
 
 def _covers(said: Sequence[str], point: str) -> bool:
-    quotes = [quote for match in _QUOTE.findall(point) if (quote := words("".join(match)))]
-    others = set(words(_QUOTE.sub(" ", point)))
+    quotes, unquoted = _split_quotes(point)
+    others = set(words(unquoted))
     named = {word for word in others if _counts(word)} or (set() if quotes else others)
     if not quotes and not named:
         return False
@@ -40,8 +42,32 @@ def _counts(word: str) -> bool:
 
 
 def says_something(point: str) -> bool:
-    """Whether a point has a quote, or a word that counts beside others."""
-    return bool(_QUOTE.search(point)) or any(map(_counts, words(point)))
+    """Whether a point quotes a word, or has one that counts beside others."""
+    quotes, unquoted = _split_quotes(point)
+    return bool(quotes) or any(map(_counts, words(unquoted)))
+
+
+def _split_quotes(point: str) -> tuple[list[list[str]], str]:
+    """Return the words of each quote that has some, and the point with a space for every quote.
+
+    A mark that nothing closes, and the first of two marks with nothing between them, are no quote. The time is linear in the
+    length, which for an unclosed mark a regular expression is not.
+    """
+    quotes: list[list[str]] = []
+    unquoted: list[str] = []
+    unclosed: set[str] = set()
+    end = place = 0  # of the last quote; from where the next mark is searched
+    while mark := _QUOTE_MARK.search(point, place):
+        place, opening = mark.end(), mark[0]
+        close = -1 if opening in unclosed else point.find(_CLOSING[opening], place)
+        if close < 0:
+            unclosed.add(opening)
+        elif close > place:
+            unquoted.append(point[end : mark.start()])
+            if quote := words(point[place:close]):
+                quotes.append(quote)
+            end = place = close + 1
+    return quotes, " ".join([*unquoted, point[end:]])
 
 
 def _has_run(said: Sequence[str], run: Sequence[str]) -> bool:
