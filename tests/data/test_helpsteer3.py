@@ -62,10 +62,37 @@ def test_the_sign_of_the_preference_names_the_chosen_answer(tmp_path: Path) -> N
         ("Responses 1 and 2 lack rhymes", "lack rhymes"),
         ("Response_1 is shorter than Response-2", "is shorter than"),
         ("RESPONSE #2 explains `print(1)`", "explains `print(1)`"),
+        ("Response 1/2 lack rhymes", "lack rhymes"),
+        ("Response 1, Response 2, 3 rhymes are missing", ", 3 rhymes are missing"),
+        ("Response 1, 2 and 3 items listed", ", 2 and 3 items listed"),  # a list of numbers, not of names
+        ("Response 1 and 2.5 times as long", "and 2.5 times as long"),
+        ("Response 1 and 2-year plans", "and 2-year plans"),
     ],
 )
 def test_points_do_not_name_the_answers(point: str, text: str) -> None:
     assert unnamed([point]) == [text]
+
+
+@pytest.mark.parametrize("points", [["it is bad", "Is fun", "no", "AI is hot"], ["  two  lines\n too "]])
+def test_points_that_name_no_answer_are_kept(points: list[str]) -> None:
+    """Short words count in a point without others, so any point with a letter or digit can be covered."""
+    assert unnamed(points) == [" ".join(point.split()) for point in points]
+    assert [coverage(point, [point]) for point in points] == [1.0] * len(points)
+
+
+def test_a_point_that_says_nothing_is_left_out_alone(tmp_path: Path) -> None:
+    empty = [
+        "",
+        "…",
+        "Response 1",
+        "the Response 2: so",
+        'Response 1 "!!!"',
+        '"!!!"',
+        "\u0301\u0301\u0301\u0301",
+    ]
+    [pair] = load(tmp_path / "train.jsonl", [row(-2, **{"human-checklist": [*empty, "lacks rhymes"]})])
+    assert isinstance(pair, PreferencePair), pair
+    assert pair.reference_points == ("lacks rhymes",)
 
 
 def test_a_point_is_covered_whatever_the_judge_calls_the_answers(tmp_path: Path) -> None:
@@ -82,6 +109,8 @@ def test_a_point_is_covered_whatever_the_judge_calls_the_answers(tmp_path: Path)
     [
         ({"overall_preference": 0}, "human_tie"),
         ({"overall_preference": "1"}, "bad_preference"),
+        ({"overall_preference": 100}, "bad_preference"),
+        ({"overall_preference": -4}, "bad_preference"),
         ({"overall_preference": None}, "bad_preference"),
         ({"human-checklist": "x"}, "bad_type"),
         ({"human-checklist": [1]}, "bad_type"),

@@ -18,21 +18,28 @@ from reasongenrm.rows.turns import BadRow, check_text, is_list, is_number, kind_
 COLUMNS = ("context", "response1", "response2", "overall_preference")
 CHECKLIST = "human-checklist"
 
+_NAMED = r"responses?[\s_#-]*[12]\b"
+_SECOND = r"[12]\b(?!%|[.:]\d|[–-]\w|\s*(?:[,/&]|and|or|to)\s*\d)"
 _NAME = re.compile(
-    r"\b(?:the\s+)?responses?[\s_#-]*[12]\b(?:\s*(?:,|/|&|and|or|than)\s*(?:the\s+)?(?:responses?[\s_#-]*)?[12]\b)*(?:['’]s\b)?",
+    rf"\b(?:the\s+)?{_NAMED}"
+    rf"(?:\s*(?:,|/|&|and|or|than)\s*(?:the\s+)?{_NAMED}|\s*(?:/|&|and|or|than)\s*(?:the\s+)?{_SECOND})*(?:['’]s\b)?",
     re.IGNORECASE,
 )
-"""The names of the answers in points. A judge calls the answers by letters that change with their order."""
+"""The names of the answers in points. A judge calls the answers by letters that change with their order. A number alone is a
+name after `and` ("Responses 1 and 2"), and content in a list of numbers ("Response 1, 2 and 3 items listed")."""
+
+MOST_PREFERENCE = 3
+"""`overall_preference` is from -3 (the first answer is much better) to 3."""
 
 
 def better_answer(preference: Any) -> int:
     """Return 0 for an `overall_preference` below 0, which says that the first answer is better, else 1.
 
     Raises:
-        BadRow: it is not a number, or 0 (`human_tie`).
+        BadRow: it is not a number from -3 to 3 (`bad_preference`), or 0 (`human_tie`).
     """
-    if not is_number(preference):
-        problem = f"`overall_preference` is {quoted(preference)}; make it a number from -3 to 3."
+    if not is_number(preference) or abs(preference) > MOST_PREFERENCE:
+        problem = f"`overall_preference` is {quoted(preference)}; make it a number from -{MOST_PREFERENCE} to {MOST_PREFERENCE}."
         raise BadRow("bad_preference", problem)
     if preference == 0:
         raise BadRow("human_tie", "People prefer neither answer; a pair needs a preference.")
@@ -53,9 +60,18 @@ def checklist(value: Any) -> list[str]:
 
 
 def unnamed(points: list[str]) -> list[str]:
-    """Return points without the names of the answers; a point that says nothing else is left out."""
-    texts = (" ".join(_NAME.sub(" ", point).split()) for point in points)
-    return [text for text in texts if says_something(text)]
+    """Return points without the names of the answers.
+
+    A point without a letter or digit is left out, as is one that names an answer and beside it has only short words, which any
+    reason would cover ("Response 1 or Response 2: so").
+    """
+    return [text for point in points if (text := _unnamed(point))]
+
+
+def _unnamed(point: str) -> str:
+    text, names = _NAME.subn(" ", point)
+    is_kept = any(map(str.isalnum, text)) and (not names or says_something(text))
+    return " ".join(text.split()) if is_kept else ""
 
 
 def pair_rows(path: str, *, split: str = "train", revision: str | None = None) -> Iterator[RawRow | Drop]:
