@@ -185,7 +185,7 @@ def test_read_jsonl_of_a_missing_file_names_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", [b"{", b"", b"[1]", b'"x"', b"null", b"NaN", b'{"a": "\xff"}', b"\xff\xfe{\x00}\x00", b'{"a": 1} {"b": 2}']
+    "line", [b"{", b"", b"[1]", b'"x"', b"null", b"NaN", b'{"a": "\xff"}', b"\xff\xfe{\x00}\x00", b"\xef\xbb\xbf{}", b"\0\0", b'{"a": 1} {"b": 2}']
 )  # fmt: skip
 def test_read_jsonl_names_file_and_line(line: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
@@ -196,6 +196,27 @@ def test_read_jsonl_names_file_and_line(line: bytes, tmp_path: Path) -> None:
         next(rows)
     assert caught.value.location == f"{path}:3" and caught.value.hint
     assert "\n" not in str(caught.value)
+
+
+def test_read_jsonl_accepts_what_an_editor_adds_to_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "grpo.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"id": "a"}\r\n{"id": "b"}\n\n  \r\n')
+    assert [row["id"] for row in read_jsonl(path)] == ["a", "b"]
+    path.write_bytes(b"\xef\xbb\xbf\n")
+    assert list(read_jsonl(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "line"), [(b'{"id": "a"}\n\n \n{"id": "b"}\n', 2), (b'\n{"id": "a"}\n', 1)]
+)
+def test_an_empty_line_between_rows_is_named(content: bytes, line: int, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        list(read_jsonl(path))
+    error = caught.value
+    expected = ("an empty line between rows", f"{path}:{line}", f"remove line {line}")
+    assert (error.problem, error.location, error.hint) == expected
 
 
 @given(st.lists(st.dictionaries(st.text(), VALUES, max_size=3), max_size=4))

@@ -5,6 +5,7 @@ Every writer holds a lock on its file, and keys and passwords are removed from w
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
 import json
@@ -28,7 +29,7 @@ from reasongenrm.records import Completion
 from reasongenrm.redaction import hide_in_setting, hide_known
 
 _READABLE = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False)
-_CHANGED = "the file was changed after it was written: restore it, or use another name=…"
+_CHANGED = "the file was changed after it was written: correct or restore it, or use another name=…"
 _RESTORE = "restore it, name its step with --redo, or use another name=…"
 _ESCAPED = json.JSONEncoder(ensure_ascii=True, allow_nan=False)
 
@@ -52,7 +53,8 @@ def dump_texts(record: Any) -> bytes:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a file that this suite wrote.
+    """Yield the rows of a file that this suite wrote, and that a person may have edited: a byte order mark at its start and
+    empty lines at its end are accepted. An empty line between rows is not, so that the number of a row is that of its line.
 
     Raises:
         DataError: the file is missing, or a line is not a JSON object in UTF-8; names `file:line`.
@@ -60,7 +62,16 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         raise DataError("file not found", location=str(path), hint="run the stage that writes it first")
     with path.open("rb") as lines:
+        empty = 0
         for number, line in enumerate(lines, 1):
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if not line.strip():
+                empty = empty or number
+                continue
+            if empty:
+                problem, hint = "an empty line between rows", f"remove line {empty}"
+                raise DataError(problem, location=f"{path}:{empty}", hint=hint)
             try:
                 row = json.loads(line.decode("utf-8"))
             except ValueError as error:
