@@ -46,14 +46,48 @@ def test_the_command_writes_the_adapter(
     ("words", "message"),
     [
         (["--weights", "1"], "merge: 1 weights for 2 inputs (give one weight per input: --weights 0.7,0.3)"),
-        (["--weights", "1,x"], "merge.weights"),
-        (["--weights", "1,nan"], "weights: not all are finite numbers"),
-        (["--weights=-inf,1"], "weights: not all are finite numbers"),
-        (["--density", "2", "--method", "ties"], "merge.density"),
-        (["--density", "0.5"], "density: linear keeps all"),
-        (["--method", "slerp", "--weights", "0,0"], "slerp takes two"),
+        (
+            ["--weights", "1,x"],
+            "--weights: Input should be a valid number, unable to parse string as a number (give one number per input, such as 0.7,0.3)",
+        ),
+        (
+            ["--weights", "1,nan"],
+            "--weights: the weights are not all finite numbers (give one number per input",
+        ),
+        (["--weights=-inf,1"], "--weights: the weights are not all finite numbers"),
+        (
+            ["--weights", "0,-0"],
+            "--weights: all weights are 0, so that the result would be the base (give one number per input",
+        ),
+        (["--weights", "0,0", "--method", "ties"], "--weights: all weights are 0"),
+        (
+            ["--density", "2", "--method", "ties"],
+            "--density: Input should be less than or equal to 1 (give a share",
+        ),
+        (["--density", "nan", "--method", "ties"], "--density: "),
+        (
+            ["--density", "0.5"],
+            "--density: linear keeps all; only ties, dare_linear, dare_ties, magnitude_prune have a density (leave",
+        ),
+        (["--method", "slerp", "--weights", "0,0"], "--weights: slerp takes two"),
+        (["--method", "slerp", "--factors"], "--factors: slerp merges the products"),
+        (["--factors", "--rank", "2"], "--rank: with factors the rank is that of the inputs (leave out"),
+        (["--rank", "0"], "--rank: Input should be greater than or equal to 1 (give a whole"),
+        (
+            ["--rank", "5000"],
+            "--rank: 5000 is more than the sum of the inputs' ranks, 8 (give at most 8, or leave out --rank)",
+        ),
+        (
+            ["--rank", "5000", "--method", "ties"],
+            "--rank: 5000 is more than the rank of the largest weight, 64 (give",
+        ),
+        (
+            ["--seed", "9" * 23, "--method", "dare_ties"],
+            "--seed: Input should be less than 4294967296 (give a whole number from 0",
+        ),
+        (["--seed", "-1"], "--seed: Input should be greater than or equal to 0 (give"),
         (["--base", "./none"], "--base: directory not found: ./none"),
-        (["--shard-size", "2 GB"], "merge.shard_size"),
+        (["--shard-size", "2 GB"], "--shard-size: String should match pattern"),
     ],
 )
 def test_errors_name_the_option(
@@ -61,7 +95,8 @@ def test_errors_name_the_option(
 ) -> None:
     assert cli.main(["merge", *adapters, "--out", str(tmp_path / "m"), *words]) == 2
     error = capsys.readouterr().err
-    assert message in error and "Traceback" not in error and not (tmp_path / "m").exists()
+    assert message in error and "Traceback" not in error, error
+    assert list(tmp_path.iterdir()) == [], "no output and no unfinished folder"
 
 
 @pytest.mark.parametrize(

@@ -151,8 +151,8 @@ def test_linear_adds_changes_to_the_base_or_takes_a_mean() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"density": 0.5}, "density: linear keeps all"),
-        ({"method": "slerp", "factors": True}, "factors: slerp merges the products"),
+        ({"density": 0.5}, "linear keeps all"),
+        ({"method": "slerp", "factors": True}, "slerp merges the products"),
         ({"method": "slerp", "weights": [1, 1, 1]}, "slerp takes two"),
         ({"method": "slerp", "weights": [-1, 2]}, "neither below 0"),
         ({"factors": True, "rank": 4}, "with factors the rank is that of the inputs"),

@@ -102,6 +102,10 @@ def merge(names: Sequence[str], config: MergeConfig, out: Path) -> dict[str, Any
                     _copy_texts(inputs[0], None, partial)
                 write_json(partial / RECORD, record)
                 partial.rename(out)
+            except BaseException:
+                if not any(partial.glob("*.safetensors")):  # nothing that the same command would continue
+                    shutil.rmtree(partial, ignore_errors=True)
+                raise
             finally:
                 lock.unlink()
     return record

@@ -87,7 +87,7 @@ def merge_adapters(base: Path, adapters: Sequence[MergeInput], config: MergeConf
         out: an existing folder.
 
     Raises:
-        ConfigError: peft cannot merge these adapters, such as factors of several ranks.
+        ConfigError: peft cannot merge these adapters, such as factors of several ranks; or the result cannot have the rank.
         EngineError: an adapter, or the result, has numbers that are not finite.
     """
     import torch
@@ -98,6 +98,7 @@ def merge_adapters(base: Path, adapters: Sequence[MergeInput], config: MergeConf
         _check_factors(model, name, one.name)
     weights = [1.0, 1.0] if config.method == "slerp" else config.input_weights(len(adapters))
     trims = config.method in TRIMMING
+    _check_rank(model, names, config)
     kind = config.method if config.factors else f"{config.method}_svd" if trims else "cat"
     torch.manual_seed(config.seed)
     try:
@@ -128,6 +129,29 @@ def merge_adapters(base: Path, adapters: Sequence[MergeInput], config: MergeConf
     model.save_pretrained(out, selected_adapters=[MERGED], save_embedding_layers=False)
     (out / "README.md").unlink(missing_ok=True)  # peft's empty model card
     return rank
+
+
+def _check_rank(model: Any, names: Sequence[str], config: MergeConfig) -> None:
+    """Check that the result can have the rank of the settings.
+
+    Raises:
+        ConfigError: it is higher than the sum of the inputs' ranks; for methods that trim, than that of the largest weight.
+    """
+    if config.rank is None:
+        return
+    factors = [
+        [(layer.lora_A[name].weight, layer.lora_B[name].weight) for _, layer in lora_layers(model) if name in layer.lora_A]
+        for name in names
+    ]  # fmt: skip
+    if config.method in TRIMMING:
+        most = max(min(a.shape[1], len(b)) for layers in factors for a, b in layers)
+        limit = f"the rank of the largest weight, {most}"
+    else:
+        most = sum(max(len(a) for a, _ in layers) for layers in factors)
+        limit = f"the sum of the inputs' ranks, {most}"
+    if config.rank > most:
+        hint = f"give at most {most}, or leave out --rank"
+        raise ConfigError(f"{config.rank} is more than {limit}", location="--rank", hint=hint)
 
 
 def _check_factors(model: Any, adapter: str, location: str) -> None:

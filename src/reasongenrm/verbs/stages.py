@@ -85,7 +85,9 @@ def _add_merge(verbs: Any) -> None:
     merge.add_argument(
         "--density", type=float, help="share of each change that ties, dare_… and magnitude_prune keep (0.5)"
     )
-    merge.add_argument("--rank", type=int, help="rank of the merged adapter")
+    merge.add_argument(
+        "--rank", type=int, help="rank of the merged adapter, to cut it to its largest singular values"
+    )
     merge.add_argument(
         "--factors", action="store_true", help="merge the factors of adapters apart: quick, and rough"
     )
@@ -94,7 +96,7 @@ def _add_merge(verbs: Any) -> None:
         metavar="ID",
         help="model that the inputs were trained from; by default the one that adapters name",
     )
-    merge.add_argument("--seed", type=int, help="of the dare_… methods (17)")
+    merge.add_argument("--seed", type=int, help="of the dare_… methods, 0 to 2**32 - 1 (17)")
     merge.add_argument(
         "--shard-size", metavar="SIZE", help="limit of a weight file of a merged model, and of memory (2GB)"
     )
@@ -198,8 +200,7 @@ def _stage(options: argparse.Namespace) -> None:
 
 
 def _merge(options: argparse.Namespace) -> None:
-    from reasongenrm.config.loading import section
-    from reasongenrm.config.merge import MergeConfig
+    from reasongenrm.config.merge import merge_options
     from reasongenrm.train.merge import merge
 
     keys = ("method", "density", "rank", "factors", "base", "seed", "shard_size")
@@ -207,7 +208,7 @@ def _merge(options: argparse.Namespace) -> None:
     if options.weights is not None:
         settings["weights"] = options.weights.split(",")
     out = Path(options.out)
-    record = merge(options.inputs, section(MergeConfig, settings, "merge"), out)
+    record = merge(options.inputs, merge_options(settings), out)
     what = f"adapter of rank {record['rank']}" if "rank" in record else "model"
     console.say(f"{out}: {what}, {record['settings']['method']} of {', '.join(options.inputs)}")
 
