@@ -103,6 +103,28 @@ def test_a_judge_without_reasons(folder: Path) -> None:
     assert "Training records" not in body  # training.json is missing
 
 
+def test_a_loss_that_was_not_logged_is_said_to_be_so(copy: Path) -> None:
+    path = copy / "judges" / "reasongenrm" / "training.json"
+    change(path, lambda training: training.update(final_loss=None))
+    _, body = front_and_body(write_model_card(copy, "reasongenrm").read_text(encoding="utf-8"))
+    assert "- Final loss: not logged\n" in body and "None" not in body
+
+
+def test_a_grpo_step_shows_the_keys_of_the_recipe_beside_the_trainers(copy: Path) -> None:
+    """With the baseline `pair` TRL's `num_generations` is twice the recipe's `samples`."""
+
+    def recipe(manifest: dict[str, Any]) -> None:
+        manifest["recipe"]["train"]["grpo"] = {"samples": 4, "baseline": "pair"}
+
+    change(copy / "manifest" / "evaluate.json", recipe)
+    settings = {"learning_rate": 1e-6, "num_generations": 8, "temperature": 1.0}
+    training = {"kind": "grpo", "previous": "reasongenrm", "settings": settings}
+    write_json(copy / "judges" / "reasongenrm@grpo" / "training.json", training)
+    _, body = front_and_body(write_model_card(copy, "reasongenrm@grpo").read_text(encoding="utf-8"))
+    assert "learning_rate 1e-06, num_generations 8, samples 4, baseline pair, temperature 1" in body
+    assert "Final loss" not in body, "the loss of GRPO measures nothing"
+
+
 def test_the_code_in_it_calls_existing_functions(folder: Path) -> None:
     [code] = blocks(write_model_card(folder, "reasongenrm").read_text(encoding="utf-8"), "python")
     tree = ast.parse(code)

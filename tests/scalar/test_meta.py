@@ -59,6 +59,11 @@ def votes(prompt: JudgePrompt, rights: Sequence[bool | None], seed: int = 5) -> 
     return some
 
 
+def test_its_card_says_that_it_scores_judgements(head: Path) -> None:
+    card = (head / "README.md").read_text(encoding="utf-8")
+    assert "# A judge of judges" in card and "A scalar reward model" not in card
+
+
 # --- training data
 
 

@@ -24,7 +24,14 @@ from reasongenrm.report.run_files import (
 )
 from reasongenrm.report.run_table import facts, run_table, sections_and_subsets
 from reasongenrm.report.tables import one_line
-from reasongenrm.report.training_steps import Steps, chain_of, read_steps, step_table, training_alarms
+from reasongenrm.report.training_steps import (
+    Steps,
+    TrainedStep,
+    chain_of,
+    read_steps,
+    step_table,
+    training_alarms,
+)
 from reasongenrm.store import write_text
 
 if TYPE_CHECKING:
@@ -82,7 +89,7 @@ def _card(folder: Path, run: RunFiles, judge: str, steps: Steps) -> str:
     template, whole = settings.get("template", "reason"), recipe["train"].get("parameters") == "all"
     judged = [(b, b.models[judge]) for b in run.benchmarks if judge in b.models]
     results = list(_eval_results(run, judged))
-    chain = chain_of(steps, judge)
+    chain = [_with_own_keys(step, recipe["train"]) for step in chain_of(steps, judge)]
     metadata = ModelCardData(  # huggingface.co/docs/hub/model-cards
         base_model=one_line(base),
         base_model_relation="finetune" if whole else "adapter",
@@ -117,6 +124,19 @@ def _card(folder: Path, run: RunFiles, judge: str, steps: Steps) -> str:
         limited=recipe.get("limit") is not None,
     )
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}"))
+
+
+def _with_own_keys(step: TrainedStep, train: dict[str, Any]) -> TrainedStep:
+    """Return a step with the recipe's keys beside the argument of the trainer that they set: of GRPO with the baseline `pair`,
+    `num_generations` counts the completions of both orders."""
+    settings: dict[str, Any] = {}
+    for name, value in step.settings.items():
+        settings[name] = value
+        if name == "num_generations":
+            settings |= {
+                key: train["grpo"][key] for key in ("samples", "baseline") if key in train.get("grpo", {})
+            }
+    return replace(step, settings=settings)
 
 
 def _owner(judge: str) -> str:

@@ -94,7 +94,7 @@ def train_scalar(
         return HeadTrainer(trainer, report, drops, ("loss", "accuracy"))
 
     def card(report: dict[str, Any]) -> str:
-        values = {"report": report, "validation": report["validation"], "seed": seed}
+        values = {"report": report, "validation": report["validation"], "seed": seed, "judges": key == "meta"}
         return head_card("scalar_card.md.jinja", config, **values)
 
     return train_folder(task, build, card)
