@@ -161,6 +161,16 @@ def test_inputs_have_the_sizes_that_are_asked_for() -> None:
 
 
 @pytest.mark.unit
+@pytest.mark.parametrize("change", ["per_device_train_batch_size=0", "nothing=1"])
+def test_a_wrong_key_of_the_training_is_named_before_anything_is_measured(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "read_machine", lambda: pytest.fail("measured"))
+    with pytest.raises(ConfigError, match=rf"^train\.args\.{change.partition('=')[0]}: "):
+        module.measure(load_recipe("configs/demo.yaml", [f"train.args.{change}"]))
+
+
+@pytest.mark.unit
 def test_a_timed_training_takes_a_fixed_number_of_steps(tmp_path: Path) -> None:
     recipe = load_recipe("configs/qwen2.5-7b.yaml")
     launch = Launch(processes=4, machines=1, rank=0, zero=True, gpus=True)

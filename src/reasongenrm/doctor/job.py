@@ -14,9 +14,13 @@ from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.demo.world import NOUNS
 from reasongenrm.records import JudgePrompt, PreferencePair, Reason
+from reasongenrm.train.batches import PER_DEVICE, largest_pass
 
 TRAINING_STEPS = 5
 """Optimizer steps that are timed, after one that is not."""
+
+MEASURED_PASS = 2
+"""Records that a process computes together where `per_device_train_batch_size` is not set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,3 +168,12 @@ def record_lengths(sizes: Sizes, count: int) -> list[int]:
     draw = random.Random(0)
     lengths = (round(sizes.record_tokens * draw.lognormvariate(0, 0.55)) for _ in range(count))
     return [min(max(length, 32), sizes.longest_record) for length in lengths]
+
+
+def measured_pass(recipe: Recipe) -> int:
+    """Return the most records that a process of a timed training computes together.
+
+    Raises:
+        ConfigError: the recipe's value is not a whole number of at least 1.
+    """
+    return largest_pass(recipe.train.args.get(PER_DEVICE), "train.args", MEASURED_PASS)

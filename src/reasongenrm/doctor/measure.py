@@ -25,7 +25,7 @@ from reasongenrm.config.recipe import Recipe
 from reasongenrm.console import say, show
 from reasongenrm.doctor.estimate import GIB, zero_stage
 from reasongenrm.doctor.geometry import DTYPE_BYTES, Geometry, read_geometry
-from reasongenrm.doctor.job import TINY, TRAINING_STEPS, Job, Sizes
+from reasongenrm.doctor.job import TINY, TRAINING_STEPS, Job, Sizes, measured_pass
 from reasongenrm.doctor.machine import Machine, free_gib, read_machine
 from reasongenrm.errors import ConfigError, ReasonGenRMError
 from reasongenrm.metrics.flops import training_flops
@@ -33,6 +33,7 @@ from reasongenrm.processes import die_with_parent
 from reasongenrm.report.tables import MISSING, TextTable
 from reasongenrm.run import build_manifest
 from reasongenrm.store import write_json
+from reasongenrm.train.batches import PER_DEVICE
 from reasongenrm.train.builds import clear_build_locks
 from reasongenrm.train.launch import (
     Launch,
@@ -77,8 +78,13 @@ def measure(recipe: Recipe, out: Path | None = None, *, tiny: bool = False) -> l
         tiny: use a tiny model also on a GPU; without a GPU it is used in any case.
 
     Raises:
+        ConfigError: a key of the training is unknown or has a value of another type.
         EngineError: the sizes of the model are unknown.
     """
+    from reasongenrm.train.process import check_training
+
+    check_training(recipe)
+    measured_pass(recipe)  # an error here, and not after minutes
     machine = read_machine()
     if not machine.usable and not tiny:
         say(
@@ -268,7 +274,7 @@ def unfit(launch: Launch, machine: Machine, file: Path) -> str:
 def training_recipe(job: Job, recipe: Recipe, launch: Launch, packing: bool) -> dict[str, Any]:
     """Return the recipe of a timed training: TRAINING_STEPS + 1 steps of `sizes.passes` passes on every process."""
     raw = recipe.model_dump(mode="json")
-    together = int(recipe.train.args.get("per_device_train_batch_size", 2))
+    together = measured_pass(recipe)
     keys = {"learning_rate", "gradient_checkpointing", "bf16", "optim"}
     raw["train"] |= {
         "batch": together * job.sizes.passes * launch.processes,
@@ -276,7 +282,7 @@ def training_recipe(job: Job, recipe: Recipe, launch: Launch, packing: bool) -> 
         "tokens": None,
         "args": {key: value for key, value in recipe.train.args.items() if key in keys}
         | {
-            "per_device_train_batch_size": together,
+            PER_DEVICE: together,
             "max_steps": TRAINING_STEPS + 1,
             "logging_steps": 1,
             "save_strategy": "no",

@@ -25,6 +25,7 @@ from reasongenrm.doctor.job import (
     Job,
     encoder_of,
     judge_prompts,
+    measured_pass,
     reasons_of,
     record_lengths,
 )
@@ -153,7 +154,7 @@ def _gpus() -> int:
 
 def records_per_process(job: Job, recipe: Recipe) -> int:
     """Return the records of a training process in one optimizer step."""
-    return job.sizes.passes * int(recipe.train.args.get("per_device_train_batch_size", 2))
+    return job.sizes.passes * measured_pass(recipe)
 
 
 def forced_prompts(job: Job, recipe: Recipe) -> list[list[int]]:
