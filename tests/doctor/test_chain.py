@@ -16,6 +16,7 @@ from reasongenrm.doctor.chain import (
     assumed_prompts,
     chain_table,
     chain_works,
+    checkpoint_count,
     pass_tokens,
     sampled_tokens,
     step_hours,
@@ -24,6 +25,7 @@ from reasongenrm.doctor.chain import (
 )
 from reasongenrm.doctor.estimate import VERDICT_TOKENS, Work, hours, reason_tokens
 from reasongenrm.doctor.geometry import Geometry, read_geometry
+from reasongenrm.errors import ConfigError
 from reasongenrm.metrics.flops import CARDS, forward_flops, training_flops
 
 pytestmark = pytest.mark.unit
@@ -156,6 +158,40 @@ def test_the_tokens_of_a_pass(qwen: Geometry) -> None:
     assert step_memory(qwen, recipe, recipe.trained["j@grpo"], H100, 1).training.logits == pytest.approx(
         4 * new * qwen.vocabulary * 14 / 2**30
     )
+
+
+def test_pairs_that_eight_gpus_cannot_share_are_estimated_for_fewer() -> None:
+    recipe = recipe_of("train.dpo.batch=12", "train.dpo.args.per_device_train_batch_size=2")
+    assert pass_tokens(recipe, recipe.trained["j@dpo"], 8)[0] == 2 * 2 * 6144  # two pairs on each of six
+
+
+@pytest.mark.parametrize("key", ["beta", "vllm_gpu_memory_utilization"])
+def test_a_value_that_is_no_number_is_named(qwen: Geometry, key: str) -> None:
+    recipe = recipe_of(
+        "train.grpo.rollouts=vllm", f"train.grpo.args.{key}=[1]", "train.parameters=all", "train.lora={}"
+    )
+    with pytest.raises(ConfigError, match=rf"^train\.grpo\.args\.{key}: not a number: \[1\]"):
+        step_memory(qwen, recipe, recipe.trained["j@grpo"], H100, 1)
+
+
+@pytest.mark.parametrize(
+    ("args", "count"),
+    [
+        ("save_steps=100", 4),  # 1,000 records, 3 epochs, in steps of 8
+        ("save_steps=0.5", 2),
+        ("save_strategy=epoch", 3),
+        ("save_strategy='no'", 0),
+        ("max_steps=20", 1),
+    ],
+)
+def test_checkpoints_that_a_step_writes(args: str, count: int) -> None:
+    recipe = recipe_of(
+        "train.batch=8", "train.tokens=null", "train.args={num_train_epochs: 3}", f"train.args.{args}"
+    )
+    assert checkpoint_count(recipe, recipe.trained["j"], PROMPTS) == count
+    grpo = recipe_of("train.grpo.steps=1000", "train.args={save_steps: 10}")
+    assert checkpoint_count(grpo, grpo.trained["j@grpo"], PROMPTS) == 100
+    assert checkpoint_count(grpo, grpo.trained["j@dpo"], Input(0, 0)) == 0
 
 
 def test_one_row_per_step_and_kind_of_gpu_with_their_sum(qwen: Geometry) -> None:

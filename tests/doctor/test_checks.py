@@ -183,6 +183,53 @@ def test_a_full_disk_fails_and_a_large_run_names_its_parts(use: Use, monkeypatch
     assert every == pytest.approx(3 * 14.2 + 3 * 16 * 7.1, rel=0.02) and "checkpoints and models" in parts
 
 
+@pytest.mark.parametrize("limit", ["null", "0"])
+def test_checkpoints_without_a_limit_are_all_counted(use: Use, limit: str) -> None:
+    use(machine_of(H100))
+    geometry = checks.read_geometry(recipe_of().model)
+
+    def gib(*overrides: str) -> tuple[float, str]:
+        return checks.run_gib(recipe_of("limit=1000", "train.args.save_steps=10", *overrides), geometry)
+
+    ten, limited = gib("train.args.save_total_limit=9")
+    steps = ("train.args.max_steps=100", f"train.args.save_total_limit={limit}")
+    all_ten, text = gib(*steps)
+    assert all_ten == pytest.approx(ten) and "not limited" not in limited
+    assert "checkpoints are not limited: " in text and text.endswith(" keeps all, about 10")
+    assert gib(*steps, "train.args.save_steps=0.5")[1].endswith("about 2")
+    [disk] = [check for check in all_checks(recipe_of(*steps)) if check.location == "disk"]
+    assert disk.status == "ok" and "checkpoints are not limited" in disk.text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lora.r=abc", "train.lora.r: 'abc' is text, not a number"),
+        ("train.lora.r=[1]", "train.lora.r: "),
+        ("train.lora.target_modules=5", "train.lora.target_modules: 5 is neither a list of names nor a pattern"),
+        ("train.lora.target_modules='['", "train.lora.target_modules: not a pattern: '['"),
+    ],
+)  # fmt: skip
+def test_what_depends_on_a_wrong_key_is_skipped(use: Use, override: str, message: str) -> None:
+    use(machine_of(H100))
+    *_, failed, training, disk = all_checks(recipe_of(override))
+    assert str(failed).startswith(f"fail {message}")
+    reason = f"not checked, as it depends on {failed.location}"
+    assert [str(training), str(disk)] == [f"skip training: {reason}", f"skip disk: {reason}"]
+    assert failures(recipe_of(override)) == [str(failed)]
+
+
+def test_a_key_that_the_disk_alone_depends_on_is_a_failed_check(use: Use) -> None:
+    use(machine_of(H100))
+    [failed] = failures(recipe_of("train.args.save_total_limit=many"))
+    assert failed.startswith("fail train.args.save_total_limit: ") and "'many'" in failed
+
+
+def test_default_targets_of_peft_are_checked_like_others(use: Use) -> None:
+    use(machine_of(H100))
+    assert failures(recipe_of("train.lora.target_modules=null")) == []
+
+
 def test_the_command_line_names_it_in_one_line_with_code_2(
     use: Use, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

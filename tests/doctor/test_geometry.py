@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from reasongenrm.config.engines import ModelConfig
 from reasongenrm.doctor.geometry import geometry_of, read_geometry
-from reasongenrm.errors import EngineError
+from reasongenrm.errors import ConfigError, EngineError
 
 pytestmark = pytest.mark.unit
 
@@ -42,7 +43,7 @@ def test_qwen_7b_has_its_published_heads_cache_and_adapter() -> None:
     assert geometry.adapter_parameters(16) == 40_370_176  # what peft prints for rank 16 on all linear layers
 
 
-@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], r".*layers\.0\..*_proj"])
+@pytest.mark.parametrize("targets", ["all-linear", None, ["q_proj", "v_proj"], r".*layers\.0\..*_proj"])
 @pytest.mark.parametrize("tied", [True, False])
 def test_sizes_are_those_of_the_built_model(toy_tokenizer: Any, targets: Any, tied: bool) -> None:
     from peft import LoraConfig, get_peft_model
@@ -56,6 +57,12 @@ def test_sizes_are_those_of_the_built_model(toy_tokenizer: Any, targets: Any, ti
     tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=targets))
     trained = sum(weights.numel() for weights in tuned.parameters() if weights.requires_grad)
     assert geometry.adapter_parameters(4, targets) == trained
+
+
+def test_a_model_without_default_targets_is_named(tiny_model: Path) -> None:
+    geometry = replace(read_geometry(ModelConfig(path=str(tiny_model))), model_type="new")
+    with pytest.raises(ConfigError, match=r"^train\.lora\.target_modules: peft has no default .* type new"):
+        geometry.adapter_parameters(4, None)
 
 
 def test_a_folder_is_read_and_a_wrong_one_named(tiny_model: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ rollouts of another engine, for the probabilities under the trained model.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from reasongenrm.doctor.estimate import (
     TrainingMemory,
     Work,
     hours,
+    read_number,
     reason_tokens,
     training_memory,
     zero_stage,
@@ -30,6 +32,7 @@ from reasongenrm.report.tables import MISSING, TextTable
 from reasongenrm.train.batches import PER_DEVICE, even_batch_sizes
 from reasongenrm.train.process import KINDS
 from reasongenrm.train.tokens import is_on_policy
+from reasongenrm.train.trainer import DEFAULTS
 
 VLLM_SHARE = 0.3
 """Share of a GPU for vLLM in a training process, where `vllm_gpu_memory_utilization` is not set (TRL's default)."""
@@ -109,16 +112,14 @@ def chain_works(recipe: Recipe, inputs: Mapping[str, Input]) -> dict[str, list[W
 
 def _sft_works(recipe: Recipe, step: TrainStep, size: Input) -> list[Work]:
     settings, length = recipe.train.round, _length(recipe, step, size)
-    limit = settings.tokens if step.kind == "round" else recipe.train.tokens
-    seen = limit / length if limit else _seen(recipe, step, size.rows, recipe.train.batch)
-    training = Work(f"training {step.model}", "training", round(seen), length)
+    training = Work(f"training {step.model}", "training", round(_seen(recipe, step, size)), length)
     votes = _votes(step, size, settings.samples, settings.max_tokens)
     return [*votes, training] if step.kind == "round" else [training]
 
 
 def _dpo_works(recipe: Recipe, step: TrainStep, size: Input) -> list[Work]:
     settings = recipe.train.dpo
-    pairs = _seen(recipe, step, size.rows, settings.batch)
+    pairs = _seen(recipe, step, size)
     length = _length(recipe, step, size)
     votes = _votes(step, size, settings.refresh, recipe.train.round.max_tokens)
     return [*votes, *_trained(step, 2 * pairs, length, forwards=1)]
@@ -163,12 +164,39 @@ def _length(recipe: Recipe, step: TrainStep, size: Input) -> float:
     return mean / 2 if step.kind == "dpo" else mean
 
 
-def _seen(recipe: Recipe, step: TrainStep, rows: int, batch: int) -> float:
-    """Return how many records a step trains on, those of all epochs."""
+def _seen(recipe: Recipe, step: TrainStep, size: Input) -> float:
+    """Return how many records or pairs a step trains on, those of all epochs."""
+    train, location = recipe.train, KINDS[step.kind].location
+    limit = {"sft": train.tokens, "round": train.round.tokens}.get(step.kind)
+    if limit:
+        return limit / _length(recipe, step, size)
     args = step_args(recipe, step)
-    if (steps := int(args.get("max_steps", -1))) > 0:
-        return steps * batch
-    return rows * float(args.get("num_train_epochs", 3))
+    if (steps := read_number(args, "max_steps", -1, location)) > 0:
+        return int(steps) * (train.dpo.batch if step.kind == "dpo" else train.batch)
+    return size.rows * read_number(args, "num_train_epochs", 3, location)
+
+
+def checkpoint_count(recipe: Recipe, step: TrainStep, size: Input) -> int:
+    """Return about how many checkpoints a step writes, those that are removed again included.
+
+    Raises:
+        ConfigError: a value of a key of the trainer is not a number.
+    """
+    args, location = DEFAULTS | step_args(recipe, step), KINDS[step.kind].location
+    strategy, train = str(args.get("save_strategy", "steps")), recipe.train
+    if strategy == "no" or not size.rows:
+        return 0
+    if step.kind == "grpo":
+        steps: float = train.grpo.steps
+    else:
+        seen = _seen(recipe, step, size)
+        if strategy == "epoch":
+            return math.ceil(seen / size.rows)
+        steps = seen / (train.dpo.batch if step.kind == "dpo" else train.batch)
+    every = read_number(args, "save_steps", 50, location)
+    if 0 < every < 1:  # a share of all steps
+        every *= steps
+    return math.ceil(steps / max(1, every))
 
 
 class StepMemory(NamedTuple):
@@ -192,20 +220,27 @@ def pass_tokens(recipe: Recipe, step: TrainStep, processes: int) -> tuple[int, i
     """Return the largest number of tokens that a process computes together, and for how many it computes logits.
 
     GRPO: prompts leave room for the longest reason of a teacher, and only completions have logits. Where the processes do not
-    divide the completions of a step, which the step refuses, the pass is that of fewer processes.
+    divide the pairs or completions of a step, which the step refuses, the pass is that of fewer processes.
     """
     if step.kind != "grpo":
         batch = recipe.train.dpo.batch if step.kind == "dpo" else recipe.train.batch
-        records = KINDS[step.kind].batch(recipe, step, min(processes, batch))[0]
+        records = KINDS[step.kind].batch(recipe, step, _divisible(batch, processes, step))[0]
         tokens = records * (1 + (step.kind == "dpo")) * recipe.data.max_tokens
         return tokens, tokens
     settings = recipe.train.grpo
     together, per_device = settings.batch * settings.samples, step_args(recipe, step).get(PER_DEVICE)
-    divisible = max(count for count in range(1, processes + 1) if together % count == 0)
-    completions = even_batch_sizes(together, per_device, divisible, "train.grpo.batch")[0]
+    processes = _divisible(together, processes, step)
+    completions = even_batch_sizes(together, per_device, processes, "train.grpo.batch")[0]
     new = settings.max_tokens + VERDICT_TOKENS
     room = recipe.engine.max_model_len - max(teacher.max_tokens for teacher in recipe.teachers.values())
     return completions * (min(room, recipe.data.max_tokens) + new), completions * new
+
+
+def _divisible(records: int, processes: int, step: TrainStep) -> int:
+    """Return the largest number of processes, of so many, that can share the records of a step."""
+    if step.kind in ("sft", "round"):  # their passes need not have equally many
+        return min(processes, records)
+    return max(count for count in range(1, processes + 1) if records % count == 0)
 
 
 def step_memory(
@@ -229,12 +264,15 @@ def step_memory(
 
 
 def _has_reference(recipe: Recipe, step: TrainStep) -> bool:
-    return step.kind == "dpo" or (step.kind == "grpo" and float(recipe.train.grpo.args.get("beta", 0)) > 0)
+    return step.kind == "dpo" or (
+        step.kind == "grpo" and read_number(recipe.train.grpo.args, "beta", 0, "train.grpo.args") > 0
+    )
 
 
 def vllm_share(recipe: Recipe) -> float:
     """Return the share of a GPU that vLLM may use in a training process."""
-    return float(recipe.train.grpo.args.get("vllm_gpu_memory_utilization", VLLM_SHARE))
+    args = recipe.train.grpo.args
+    return read_number(args, "vllm_gpu_memory_utilization", VLLM_SHARE, "train.grpo.args")
 
 
 def step_hours(

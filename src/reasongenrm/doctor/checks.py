@@ -9,10 +9,19 @@ from itertools import chain
 from typing import Literal, NamedTuple
 
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.doctor.chain import assumed_prompts, pass_tokens, step_memory
+from reasongenrm.doctor.chain import (
+    assumed_inputs,
+    assumed_prompts,
+    checkpoint_count,
+    pass_tokens,
+    step_args,
+    step_memory,
+)
 from reasongenrm.doctor.estimate import (
     GIB,
     SERVING_OVERHEAD,
+    adapter_parameters,
+    read_number,
     reason_tokens,
     serving_memory,
     zero_stage,
@@ -30,6 +39,8 @@ from reasongenrm.doctor.machine import (
 )
 from reasongenrm.errors import ConfigError, ReasonGenRMError
 from reasongenrm.train.launch import Launch, read_launch
+from reasongenrm.train.process import KINDS, check_training
+from reasongenrm.train.trainer import DEFAULTS
 
 BYTES_PER_TOKEN = 12
 """Of a stored reason or completion: its text, and of a completion also the token ids (assumed)."""
@@ -39,13 +50,14 @@ class Check(NamedTuple):
     """The result of one check.
 
     Attributes:
-        status: `ok`; `warn`: it may run, but not as intended; `fail`: it cannot run.
+        status: `ok`; `warn`: it may run, but not as intended; `fail`: it cannot run; `skip`: not checked, as another check
+            failed.
         location: what was checked; a key of the recipe where one can be changed.
         text: the facts, or the problem.
         hint: what to change.
     """
 
-    status: Literal["ok", "warn", "fail"]
+    status: Literal["ok", "warn", "fail", "skip"]
     location: str
     text: str
     hint: str = ""
@@ -96,13 +108,34 @@ def all_checks(recipe: Recipe) -> Iterator[Check]:
     try:
         geometry = read_geometry(recipe.model)
     except ReasonGenRMError as error:
-        yield Check("fail", error.location, error.problem, error.hint)
+        yield _failure(error)
+        yield from _skipped(error.location, "serving", "training", "disk")
         return
     yield Check("ok", "model.path", geometry.describe())
     yield from head_checks(recipe, geometry)
     yield from serving_checks(recipe, machine, geometry)
-    yield from training_checks(recipe, machine, geometry)
-    yield disk_check(recipe, geometry)
+    try:
+        check_training(recipe)
+        adapter_parameters(geometry, recipe.train.lora)
+    except ReasonGenRMError as error:
+        yield _failure(error)
+        yield from _skipped(error.location, "training", "disk")
+        return
+    for checks in (training_checks(recipe, machine, geometry), disk_checks(recipe, geometry)):
+        try:
+            yield from checks
+        except ReasonGenRMError as error:
+            yield _failure(error)
+
+
+def _failure(error: ReasonGenRMError) -> Check:
+    return Check("fail", error.location, error.problem, error.hint)
+
+
+def _skipped(location: str, *parts: str) -> Iterator[Check]:
+    """Yield the parts that are not checked because of a failure."""
+    for part in parts:
+        yield Check("skip", part, f"not checked, as it depends on {location}")
 
 
 def package_checks(machine: Machine) -> Iterator[Check]:
@@ -249,19 +282,17 @@ def quantization_checks(recipe: Recipe) -> Iterator[Check]:
 
 
 def training_checks(recipe: Recipe, machine: Machine, geometry: Geometry) -> Iterator[Check]:
-    """Yield the processes of the training, its attention, and whether it fits into each GPU."""
+    """Yield the processes of the training, its attention, and whether it fits into each GPU; its keys are checked before."""
     from reasongenrm.doctor.geometry import read_config
     from reasongenrm.train.model import choose_attention
-    from reasongenrm.train.process import KINDS, check_training
 
     try:
-        check_training(recipe)
         launch = read_launch(recipe.train)
         kernel, packed = choose_attention(recipe, read_config(recipe.model).get_text_config())
         steps = recipe.trained.values()
         sizes = {step.model: KINDS[step.kind].batch(recipe, step, launch.processes) for step in steps}
     except ReasonGenRMError as error:
-        yield Check("fail", error.location, error.problem, error.hint)
+        yield _failure(error)
         return
     yield from process_checks(recipe, machine)
     yield from quantization_checks(recipe)
@@ -314,8 +345,8 @@ def as_card(gpu: Gpu) -> Card:
     return card_of(gpu) or Card(gpu.name, "", gpu.memory_gib, 0, 0)
 
 
-def disk_check(recipe: Recipe, geometry: Geometry) -> Check:
-    """Return whether the disk of the run folder has room for what the run writes."""
+def disk_checks(recipe: Recipe, geometry: Geometry) -> Iterator[Check]:
+    """Yield whether the disk of the run folder has room for what the run writes."""
     need, parts = run_gib(recipe, geometry)
     free = free_gib(recipe.folder)
     text = f"{free:.1f} GiB free at {recipe.folder}; a run writes about {need:.1f} ({parts})"
@@ -325,7 +356,7 @@ def disk_check(recipe: Recipe, geometry: Geometry) -> Check:
         if status == "ok"
         else "free some space, or set limit, records or train.merge so that less is written"
     )
-    return Check(status, "disk", text, hint)
+    yield Check(status, "disk", text, hint)
 
 
 def run_gib(recipe: Recipe, geometry: Geometry) -> tuple[float, str]:
@@ -335,20 +366,38 @@ def run_gib(recipe: Recipe, geometry: Geometry) -> tuple[float, str]:
     # Reasons, then the same with scores; pairs, prompts and records hold each pair's texts about six times.
     reasons = prompts * samples * BYTES_PER_TOKEN * 2 if recipe.needs_reasons() else 0
     data = reasons + prompts * 6 * 4000 + prompts * _vote_tokens(recipe) * BYTES_PER_TOKEN
-    # Checkpoints of the step that is trained, save_total_limit and one more; those of a finished step are removed.
-    kept = int(recipe.train.args.get("save_total_limit", 2)) + 1
+    kept, unlimited = _kept_checkpoints(recipe)
     model = geometry.parameters * DTYPE_BYTES[recipe.model.dtype]
     kind = "adapters" if recipe.train.parameters == "lora" else "models"
     if kind == "models":
         judges = len(recipe.trained) * model + kept * 16 * geometry.parameters
     else:
-        lora = recipe.train.lora
-        adapter = geometry.adapter_parameters(lora.get("r", 8), lora.get("target_modules", "all-linear"))
+        adapter = adapter_parameters(geometry, recipe.train.lora)
         judges = adapter * 4 * (len(recipe.trained) + 4 * kept)  # float32; with Adam's state and a copy
         judges += len(recipe.trained) * model * recipe.train.merge
     parts = {"reasons and records": data, f"checkpoints and {kind}": judges}
     total = sum(parts.values()) / GIB
-    return total, ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
+    text = ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items())
+    return total, text + (
+        f"; checkpoints are not limited: {unlimited} keeps all, about {kept}" if unlimited else ""
+    )
+
+
+def _kept_checkpoints(recipe: Recipe) -> tuple[int, str]:
+    """Return how many checkpoints are there at most, and the step whose number is not limited, if any.
+
+    They are those of the step that is trained, its limit and one more; those of a finished step are removed.
+    """
+    most, unlimited = 0, ""
+    inputs = assumed_inputs(recipe)
+    for model, step in recipe.trained.items():
+        args, location = step_args(recipe, step), KINDS[step.kind].location
+        limit = args.get("save_total_limit", DEFAULTS["save_total_limit"])
+        limited = limit is not None and read_number(args, "save_total_limit", limit, location) > 0
+        kept = int(limit) + 1 if limited else checkpoint_count(recipe, step, inputs[model])
+        if kept >= most:
+            most, unlimited = kept, "" if limited else model
+    return most, unlimited
 
 
 def _vote_tokens(recipe: Recipe) -> int:

@@ -8,16 +8,17 @@ with flash attention. A decode step reads every weight and the KV cache of all s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 
 from reasongenrm.config.engines import EngineConfig
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.doctor.geometry import DTYPE_BYTES, Geometry
+from reasongenrm.errors import ConfigError
 from reasongenrm.metrics.flops import Card, forward_flops, training_flops
 from reasongenrm.report.tables import TextTable
 
@@ -68,6 +69,34 @@ def reason_tokens(limit: int) -> int:
     Under 4,096 tokens reasons converge at about 500 (J1, arXiv 2505.10320v3, section 4.2 and figure 5).
     """
     return min(limit, max(REASON_TOKENS, limit // 8))
+
+
+def read_number(args: Mapping[str, Any], key: str, default: float, location: str) -> float:
+    """Return the value of a trainer's key as a number.
+
+    Args:
+        args: the trainer's keys.
+        key: which one.
+        default: where it is not set.
+        location: dotted key of `args` in the recipe.
+
+    Raises:
+        ConfigError: it is not a number.
+    """
+    value = args.get(key, default)
+    if isinstance(value, int | float):
+        return float(value)
+    raise ConfigError(f"not a number: {value!r}", location=f"{location}.{key}", hint="give a number")
+
+
+def adapter_parameters(geometry: Geometry, lora: Mapping[str, Any]) -> int:
+    """Return the number of weights of the adapter that `train.lora` describes.
+
+    Raises:
+        ConfigError: a value that peft cannot use, or `target_modules` is null and peft has no default for the model.
+    """
+    rank = int(read_number(lora, "r", 8, "train.lora"))
+    return geometry.adapter_parameters(rank, lora.get("target_modules", "all-linear"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +182,7 @@ def training_memory(
         base = (geometry.parameters - linear) * value_bytes + linear * NF4_BYTES
     own = trained_bytes(stage, processes)
     if adapter:
-        optimizer = own * geometry.adapter_parameters(
-            train.lora.get("r", 8), train.lora.get("target_modules", "all-linear")
-        )
+        optimizer = own * adapter_parameters(geometry, train.lora)
     else:  # the weights of the base are the trained ones
         optimizer = own * geometry.parameters - base / split
     layer = tokens * layer_bytes(geometry, value_bytes, adapter=adapter)

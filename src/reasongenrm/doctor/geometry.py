@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reasongenrm.checkpoints import load_checkpoint
 from reasongenrm.config.engines import ModelConfig, check_model
-from reasongenrm.errors import EngineError, first_line
+from reasongenrm.errors import ConfigError, EngineError, first_line
 
 QWEN: dict[str, dict[str, Any]] = {
     "0.5b": dict(hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14, num_key_value_heads=2, vocab_size=151936, tie_word_embeddings=True),
@@ -34,7 +35,7 @@ class Geometry:
         parameters: number of weights; tied ones count once.
         table: number of them in an input embedding that is not the output head, too: they are looked up, not multiplied.
         linears: name, inputs and outputs of each linear layer but the output head.
-        hidden, intermediate, layers, heads, kv_heads, head_dim, vocabulary: as in the model's config.
+        hidden, intermediate, layers, heads, kv_heads, head_dim, vocabulary, model_type: as in the model's config.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Geometry:
     kv_heads: int
     head_dim: int
     vocabulary: int
+    model_type: str
 
     @property
     def multiplied(self) -> int:
@@ -69,15 +71,35 @@ class Geometry:
 
         Args:
             rank: the adapter's.
-            targets: `target_modules` of peft: `all-linear`, a list of endings of names, or a pattern.
+            targets: `target_modules` of peft: `all-linear`, a list of endings of names, a pattern, or None for peft's default
+                for this type of model.
+
+        Raises:
+            ConfigError: peft has no default, or it is something else.
         """
+        if targets is None:
+            targets = self._default_targets()
+        try:
+            pattern = re.compile(targets) if isinstance(targets, str) else None
+        except re.error as error:
+            raise _targets_error(f"not a pattern: {targets!r}: {error}") from None
+        if pattern is None and not isinstance(targets, Collection):
+            raise _targets_error(f"{targets!r} is neither a list of names nor a pattern")
 
         def is_target(name: str) -> bool:
-            if isinstance(targets, str):
-                return targets == "all-linear" or re.fullmatch(targets, name) is not None
+            if pattern is not None:
+                return targets == "all-linear" or pattern.fullmatch(name) is not None
             return any(name == target or name.endswith(f".{target}") for target in targets)
 
         return sum(rank * (inputs + outputs) for name, inputs, outputs in self.linears if is_target(name))
+
+    def _default_targets(self) -> Collection[str]:
+        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULTS
+
+        if self.model_type not in DEFAULTS:
+            raise _targets_error(f"peft has no default for a model of the type {self.model_type}")
+        targets: Collection[str] = DEFAULTS[self.model_type]
+        return targets
 
     def describe(self) -> str:
         """Return the sizes in one line."""
@@ -85,6 +107,11 @@ class Geometry:
         size = f"{count / 1e9:.2f}B" if count >= 1e9 else f"{count / 1e6:.2f}M"
         heads = f"{self.heads} heads, {self.kv_heads} KV heads"
         return f"{self.name}: {size} parameters, {self.layers} layers, {heads}, {cache}"
+
+
+def _targets_error(problem: str) -> ConfigError:
+    hint = "give a list of names of layers, or all-linear"
+    return ConfigError(problem, location="train.lora.target_modules", hint=hint)
 
 
 def read_config(model: ModelConfig) -> Any:
@@ -163,4 +190,5 @@ def geometry_of(config: Any, name: str, *, trust_remote_code: bool = False) -> G
         kv_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         vocabulary=text.vocab_size,
+        model_type=config.model_type,
     )
