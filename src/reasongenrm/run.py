@@ -203,10 +203,13 @@ class Run:
         """Return the steps that the next start with these words of `--redo` does again, each with the files that it moves.
 
         Raises:
-            ConfigError: a word names no step, or the manifest has no steps.
+            ConfigError: the next start would refuse the words or the settings, see `claim`.
+            DataError: the manifest is broken.
         """
-        all_steps = self._with_recorded(steps, self.recorded_steps())
+        recorded = self.recorded_steps()
+        all_steps = self._with_recorded(steps, recorded)
         redone = self._redone(all_steps, steps, redo)
+        self._check(steps, recorded, redone, "add")
         return {name: self._outputs(step) for name, step in all_steps.items() if name in redone}
 
     def _with_recorded(self, steps: Steps, recorded: Steps) -> dict[str, Step]:

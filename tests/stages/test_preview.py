@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from reasongenrm.config.recipe import Recipe
-from reasongenrm.demo.build import skywork_row
+from reasongenrm.demo.build import rewardbench_row, skywork_row
 from reasongenrm.demo.world import toy_pairs
 from reasongenrm.doctor.machine import Machine
 from reasongenrm.errors import ConfigError, DataError
-from reasongenrm.stages.preview import preview
-from reasongenrm.store import write_jsonl
+from reasongenrm.run import Run, build_manifest
+from reasongenrm.stages.preview import STEPS, preview
+from reasongenrm.store import write_json, write_jsonl, write_text
+from reasongenrm.train.launch import PROCESSES
+from support.training_runs import begin_run, demo_recipe
 
 pytestmark = pytest.mark.unit
 
@@ -37,7 +41,7 @@ def recipe(tmp_path: Path) -> Recipe:
                 ]
             },
             "judges": {"reasongenrm": {}},
-            "train": {"launch": "configs/accelerate/cpu-2proc.yaml"},
+            "train": {"launch": str(Path("configs/accelerate/cpu-2proc.yaml").resolve())},
         }
     )
 
@@ -154,3 +158,118 @@ def test_every_training_step_has_the_size_of_its_input(
         "reasongenrm@grpo": ("31", "1,031"),  # 100,000 completions of 308 tokens, behind 10,000 tokens
         "all steps": ("–", "–"),
     }
+    assert (
+        "not ready: train.launch: configs/accelerate/zero2.yaml trains on GPUs, but none is visible" in output
+    )
+
+
+JUDGE = {"name": "small", "scalar": None, "train.launch": "configs/accelerate/cpu-2proc.yaml"}
+CHAIN = {"judge": {"template": "reason", "steps": ["sft", "dpo"]}}
+
+
+def listing(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("stage", "file", "change", "message", "word"),
+    [
+        ("prepare", "scored.jsonl", {"model.revision": "new"}, "model.revision changed from null to new", "pairs"),
+        ("train", "judges/judge/x", {"train.args.learning_rate": 0.5}, "learning_rate changed from 0.001 to 0.5", "judges"),
+        ("evaluate", "evaluate/toy/judge/completions.jsonl", {"evaluate.max_tokens": 99}, "evaluate.max_tokens changed from 96 to 99",
+         "evaluate"),
+    ],
+)  # fmt: skip
+def test_settings_that_the_stage_refuses_are_refused_with_the_same_words(
+    stage: str, file: str, change: dict[str, Any], message: str, word: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = begin_run("small", tmp_path, monkeypatch)
+    write_jsonl(tmp_path / "build" / "toy" / "train.jsonl", map(skywork_row, toy_pairs("train", 2, 17)))
+    write_jsonl(
+        tmp_path / "build" / "toy" / "rewardbench.jsonl",
+        [rewardbench_row(1, next(iter(toy_pairs("test", 1, 17))))],
+    )
+    keys = JUDGE | {"judges": {"judge": {"template": "reason"}}}
+    sources = {"data.sources": [{"path": "build/toy/train.jsonl"}]}
+    recipe = demo_recipe(keys | sources | {"train.args.learning_rate": 0.001})
+    write_json(folder / "manifest" / f"{stage}.json", build_manifest(recipe, STEPS[stage](recipe)))
+    write_text(folder / file, "x")
+    changed = demo_recipe(keys | sources | {"train.args.learning_rate": 0.001} | change)
+    before = listing(folder)
+    with pytest.raises(ConfigError) as said:
+        preview(changed, stage)
+    assert message in said.value.problem and f"add --redo {word}" in said.value.hint
+    preview(recipe, stage)
+    capsys.readouterr()
+    preview(changed, stage, [word])
+    output = capsys.readouterr().out
+    assert "--- to do again" in output and file.split("/")[0] in output
+    assert listing(folder) == before, "a dry run writes nothing"
+    with pytest.raises(ConfigError) as raised, Run(changed, stage).claim(STEPS[stage](changed)):
+        pass
+    assert str(raised.value) == str(said.value)
+
+
+@pytest.fixture
+def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a run with the files of stage 1, each of one row."""
+    folder = begin_run("small", tmp_path, monkeypatch)
+    row = {"prompt": "which one?", "reason": "r", "response": "[[A]]", "winner": "A"}
+    for name in ("pairs", "sft", "dpo", "grpo"):
+        write_jsonl(folder / f"{name}.jsonl", [row])
+    write_jsonl(folder / "prompts.jsonl", [{"id": "p", "messages": [], "winner": "A"}])
+    return folder
+
+
+def test_processes_that_cannot_share_a_step_are_refused(records: Path) -> None:
+    keys = JUDGE | {"judges": CHAIN, "train.dpo.batch": 4}
+    preview(demo_recipe(keys), "train")
+    with pytest.raises(ConfigError, match=r"^train\.dpo\.batch: 4 records cannot be divided evenly among 3"):
+        preview(demo_recipe(keys | {"train.launch_args": "--num_processes 3"}), "train")
+
+
+def test_a_step_without_records_or_reference_points_is_refused(records: Path) -> None:
+    steps = {"judge": {"template": "reason", "steps": ["sft", "grpo"]}}
+    keys = JUDGE | {"judges": steps, "train.grpo.rewards.rationale": 1, "train.grpo.max_tokens": 64}
+    with pytest.raises(
+        ConfigError, match=r"^train\.grpo\.rewards\.rationale: no row of runs/small/grpo\.jsonl"
+    ):
+        preview(demo_recipe(keys), "train")
+    (records / "dpo.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(DataError, match=r"dpo\.jsonl: no records to train on"):
+        preview(demo_recipe(JUDGE | {"judges": CHAIN}), "train")
+
+
+def test_checkpoints_of_another_number_of_processes_are_refused(records: Path) -> None:
+    work = records / "judges" / "judge.partial"
+    (work / "checkpoints" / "checkpoint-3").mkdir(parents=True)
+    write_json(work / PROCESSES, {"processes": 2})
+    four = JUDGE | {"judges": CHAIN, "train.launch_args": "--num_processes 4"}
+    with pytest.raises(ConfigError, match="the checkpoints of judge judge were written by 2 processes"):
+        preview(demo_recipe(four), "train")
+    preview(demo_recipe(four), "train", ["judges.judge"])
+    preview(demo_recipe(JUDGE | {"judges": CHAIN}), "train")
+
+
+def test_settings_of_stages_1_and_3_are_checked(recipe: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    values = recipe.model_dump(mode="json")
+    for change, message in (
+        ({"select": {"formula": "foo("}}, r"^select\.formula: "),
+        (
+            {"train": values["train"] | {"args": {"nothing": 1}}},
+            r"^train\.args\.nothing: SFTConfig has no key",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            preview(Recipe.model_validate(values | change), "prepare")
+    capsys.readouterr()
+    teachers = {"student": {"model": {"path": "./none"}}}
+    preview(Recipe.model_validate(values | {"teachers": teachers}), "prepare")
+    assert "\nnot ready: teachers.student.model.path: directory not found: ./none" in capsys.readouterr().out
+    lists = {"benchmarks": {"toy": {"kind": "rewardbench", "path": "x.jsonl", "mode": "ratings"}}}
+    with pytest.raises(ConfigError, match=r"^evaluate\.benchmarks\.toy\.mode: .* has no key `rating`"):
+        preview(Recipe.model_validate(values | {"evaluate": lists}), "evaluate")
+    assert f"not ready: {recipe.weights('reasongenrm')}: directory not found (run 2_train.sh first)" in (
+        capsys.readouterr().out
+    )

@@ -18,12 +18,12 @@ from reasongenrm.processes import cores
 from reasongenrm.train.launch import (
     PROCESSES,
     Launch,
-    check_processes,
     launch_command,
     launch_environment,
     launch_failure,
     read_launch,
     record_failure,
+    record_processes,
 )
 
 pytestmark = pytest.mark.unit
@@ -138,15 +138,15 @@ def test_one_process_sees_one_gpu_and_several_share_the_cores(monkeypatch: pytes
 
 
 def test_zero_does_not_resume_with_another_number_of_processes(tmp_path: Path) -> None:
-    check_processes(tmp_path, NODE, "mine")
+    record_processes(tmp_path, NODE, "mine")
     assert json.loads((tmp_path / PROCESSES).read_text()) == {"processes": 8}
-    check_processes(tmp_path, NODE._replace(processes=4), "mine")  # no checkpoint yet
+    record_processes(tmp_path, NODE._replace(processes=4), "mine")  # no checkpoint yet
     (tmp_path / "checkpoints" / "checkpoint-50").mkdir(parents=True)
     with pytest.raises(ConfigError) as caught:
-        check_processes(tmp_path, NODE, "mine")
+        record_processes(tmp_path, NODE, "mine")
     assert "written by 4 processes" in caught.value.problem and "with 8" in caught.value.problem
     assert "--num_processes 4" in caught.value.hint and "--redo judges.mine" in caught.value.hint
-    check_processes(tmp_path, NODE._replace(zero=False), "mine")
+    record_processes(tmp_path, NODE._replace(zero=False), "mine")
 
 
 def _fail(work: Path, error: Exception, rank: int, monkeypatch: pytest.MonkeyPatch) -> None:

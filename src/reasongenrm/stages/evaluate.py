@@ -64,10 +64,8 @@ def evaluate(recipe: Recipe, redo: Sequence[str] = ()) -> None:
     Raises:
         ConfigError, DataError, EngineError: a setting, an input file or a model that the user has to change.
     """
-    _check_models(recipe)
-    check_rating(recipe)
-    check_pointwise(recipe)
-    check_fourway(recipe)
+    check_models(recipe)
+    check_settings(recipe)
     run = Run(recipe, "evaluate")
     head = run.path("scalar") if recipe.scalar is not None else None
     with run.claim(evaluate_steps(recipe), redo):
@@ -114,7 +112,18 @@ def show_tables(scores: Mapping[str, dict[str, BenchmarkScore]]) -> None:
         Console(file=stdout(), width=160).print(score_table(models).rich())
 
 
-def _check_models(recipe: Recipe) -> None:
+def check_settings(recipe: Recipe) -> None:
+    """Check that the prompt file has the wordings that judges and benchmarks need.
+
+    Raises:
+        ConfigError: it lacks a key.
+    """
+    check_rating(recipe)
+    check_pointwise(recipe)
+    check_fourway(recipe)
+
+
+def check_models(recipe: Recipe) -> None:
     """Check that the trained models exist, and that they were trained from this base.
 
     vLLM would serve an adapter of another base without an error.

@@ -39,11 +39,8 @@ def prepare(recipe: Recipe, redo: Sequence[str] = ()) -> None:
     Raises:
         ConfigError, DataError, EngineError: an error in the recipe, the data or an engine.
     """
-    check_model(recipe.model.path, key="model.path")
-    if recipe.needs_reasons():
-        check_teachers(recipe)
-    compile_formula(recipe.select.formula)
-    check_pointwise(recipe)
+    check_models(recipe)
+    check_settings(recipe)
     run = Run(recipe, "prepare")
     with run.claim(prepare_steps(recipe), redo):
         report_file, pairs_file = run.path("data_report.json"), run.path("pairs_report.json")
@@ -72,6 +69,27 @@ def prepare(recipe: Recipe, redo: Sequence[str] = ()) -> None:
             report["agreement"] = agreements
         write_report(report, report_file, run.path("data_report.html"))
         say(f"stage 1 done: {run.path('data_report.html')}")
+
+
+def check_models(recipe: Recipe) -> None:
+    """Check the folders of the student and of the teachers, and the API keys.
+
+    Raises:
+        EngineError: one is missing.
+    """
+    check_model(recipe.model.path, key="model.path")
+    if recipe.needs_reasons():
+        check_teachers(recipe)
+
+
+def check_settings(recipe: Recipe) -> None:
+    """Check the formula of the selection, and the wording for ratings.
+
+    Raises:
+        ConfigError: one cannot be used.
+    """
+    compile_formula(recipe.select.formula)
+    check_pointwise(recipe)
 
 
 def _check_points(recipe: Recipe) -> None:

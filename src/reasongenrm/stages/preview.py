@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,19 @@ from reasongenrm.config.recipe import Recipe, TrainStep
 from reasongenrm.console import show
 from reasongenrm.data.sources import load_sources
 from reasongenrm.doctor.chain import Input, assumed_inputs
+from reasongenrm.doctor.checks import check_machine
 from reasongenrm.doctor.estimate import Work
 from reasongenrm.doctor.workload import evaluate_works, prepare_works, show_chain_estimate, show_estimate
-from reasongenrm.errors import DataError
+from reasongenrm.errors import DataError, ReasonGenRMError
 from reasongenrm.records import Drop, PreferencePair
 from reasongenrm.rows.turns import BadRow, read_prompt
 from reasongenrm.run import Run
-from reasongenrm.stages.evaluate import benchmark_rows
+from reasongenrm.stages import evaluate, prepare, train
 from reasongenrm.stages.fingerprints import evaluate_steps, prepare_steps, train_steps
 from reasongenrm.store import read_jsonl
+from reasongenrm.train.launch import NoGPUError, check_processes
 from reasongenrm.train.process import check_training
-from reasongenrm.train.tokens import is_on_policy, record_files
+from reasongenrm.train.tokens import input_files, is_on_policy, record_files
 
 EXAMPLES = 2
 STEPS = {"prepare": prepare_steps, "train": train_steps, "evaluate": evaluate_steps}
@@ -39,20 +41,28 @@ def preview(recipe: Recipe, stage: str, redo: Sequence[str] = ()) -> None:
         redo: words that name steps to do again.
 
     Raises:
-        ConfigError: a word names no step, or a key of a trainer's arguments is unknown or has a value of another type.
+        ConfigError, DataError, EngineError: as the stage before its work; a model or a file that does not exist yet, and a
+            machine that cannot run the stage, are a line.
     """
     redone = Run(recipe, stage).steps_to_redo(STEPS[stage](recipe), redo)
     show(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    _show_error(lambda: check_machine(recipe, stage))
     inputs: dict[str, Input] = {}
     works: list[Work] = []
     if stage == "train":
-        check_training(recipe)
+        _check_training(recipe, redone)
         inputs = _preview_records(recipe)
     elif stage == "prepare":
+        _show_error(lambda: prepare.check_models(recipe))
+        prepare.check_settings(recipe)
+        if not (recipe.folder / "data_report.json").exists():
+            check_training(recipe)
         works = prepare_works(
             recipe, *_preview_pairs(recipe, load_sources(recipe.data.sources, recipe.limit))
         )
     else:
+        _show_error(lambda: evaluate.check_models(recipe))
+        evaluate.check_settings(recipe)
         works = evaluate_works(recipe, *_preview_pairs(recipe, _benchmark_pairs(recipe)))
     if redone:
         show("--- to do again, after the files before were moved to replaced/")
@@ -65,9 +75,41 @@ def preview(recipe: Recipe, stage: str, redo: Sequence[str] = ()) -> None:
         show_estimate(recipe, works)
 
 
+def _show_error(check: Callable[[], object]) -> None:
+    """Print the error of a check that may pass elsewhere or later."""
+    try:
+        check()
+    except ReasonGenRMError as error:
+        show(f"not ready: {error}")
+
+
+def _check_training(recipe: Recipe, redone: Collection[str]) -> None:
+    """Make the checks of stage 2 that come before its work, on the files that exist.
+
+    Args:
+        redone: names of the steps to do again.
+
+    Raises:
+        ConfigError, DataError: the stage would raise it, too.
+    """
+    try:
+        launch = train.check_settings(recipe)
+    except NoGPUError as error:
+        show(f"not ready: {error}")
+    else:
+        for name in recipe.trained:
+            judge = recipe.folder / "judges" / name
+            if f"judges.{name}" not in redone and not judge.exists():
+                check_processes(judge.with_name(f"{name}.partial"), launch, name)
+    for step in recipe.trained.values():
+        if all(path.exists() for path in input_files(recipe, step)):
+            train.check_records(recipe, step)
+    train.check_wording(recipe)
+
+
 def _benchmark_pairs(recipe: Recipe) -> Iterator[PreferencePair | Drop]:
     for name in recipe.evaluate.benchmarks:
-        for row in benchmark_rows(recipe, name):
+        for row in evaluate.benchmark_rows(recipe, name):
             yield from [row] if isinstance(row, Drop) else row.pairs
 
 
@@ -97,10 +139,11 @@ def _preview_records(recipe: Recipe) -> dict[str, Input]:
     examples: dict[str, str] = {}
     characters: Counter[str] = Counter()
     files = {model: _size_files(recipe, step) for model, step in recipe.trained.items()}
-    for path in dict.fromkeys(path for paths in files.values() for path in paths):
+    read = dict.fromkeys(path for paths in files.values() for path in paths)
+    for path in dict.fromkeys([*read, *train.missing_inputs(recipe)]):
         if not path.exists():
             show(f"{path}: not found; run 1_prepare.sh first")
-            continue
+    for path in filter(Path.exists, read):
         for number, row in enumerate(read_jsonl(path), 1):
             counts[path.name] += 1
             characters[path.name] += _characters(row)

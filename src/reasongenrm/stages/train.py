@@ -34,11 +34,11 @@ from reasongenrm.train.grpo import check_rollouts
 from reasongenrm.train.launch import (
     PROCESSES,
     Launch,
-    check_processes,
     launch_command,
     launch_environment,
     launch_failure,
     read_launch,
+    record_processes,
 )
 from reasongenrm.train.merge import merge_adapter
 from reasongenrm.train.points import check_points
@@ -60,27 +60,15 @@ def train(recipe: Recipe, redo: Sequence[str] = ()) -> None:
     Raises:
         ConfigError, DataError, EngineError: a setting, an input file or a model that the user has to change.
     """
-    check_training(recipe)
-    launch = read_launch(recipe.train)
+    launch = check_settings(recipe)
     steps = recipe.trained
-    files = {file for step in steps.values() for file in input_files(recipe, step)}
-    if recipe.meta is not None:
-        files |= {recipe.folder / "prompts.jsonl", *blind_reasons(recipe)}
-    for path in sorted(files | {recipe.folder / "pairs.jsonl"}):
-        if not path.exists():
-            raise ConfigError("file not found", location=str(path), hint="run 1_prepare.sh first")
+    for path in missing_inputs(recipe):
+        raise ConfigError("file not found", location=str(path), hint="run 1_prepare.sh first")
     for step in steps.values():  # an error here, and not when the steps before it have been trained
-        records = [path for path in record_files(recipe, step) if path in files]
-        if records and not any(path.stat().st_size for path in records):
-            hint = f"leave out the step {step.kind}, or see data_report.html for what was dropped"
-            raise DataError("no records to train on", location=str(records[0]), hint=hint)
-        if not (recipe.folder / "judges" / step.model).exists():
-            check_points(recipe, step)
-    _check_wording(recipe)
-    for step in steps.values():
-        KINDS[step.kind].batch(recipe, step, launch.processes)
+        check_records(recipe, step)
         if step.kind == "grpo":
             check_rollouts(recipe.train.grpo)
+    check_wording(recipe)
     run = Run(recipe, "train")
     if launch.rank > 0:
         if redo:
@@ -104,7 +92,43 @@ def train(recipe: Recipe, redo: Sequence[str] = ()) -> None:
         say(f"stage 2 done: {run.folder}")
 
 
-def _check_wording(recipe: Recipe) -> None:
+def check_settings(recipe: Recipe) -> Launch:
+    """Check the keys of all trainers, and that the processes can share the records of every step; return the launch.
+
+    Raises:
+        ConfigError: a key, or the number of processes, that the user has to change.
+    """
+    check_training(recipe)
+    launch = read_launch(recipe.train)
+    for step in recipe.trained.values():
+        KINDS[step.kind].batch(recipe, step, launch.processes)
+    return launch
+
+
+def missing_inputs(recipe: Recipe) -> list[Path]:
+    """Return the files of stage 1 that stage 2 reads and that do not exist."""
+    files = {file for step in recipe.trained.values() for file in input_files(recipe, step)}
+    if recipe.meta is not None:
+        files |= {recipe.folder / "prompts.jsonl", *blind_reasons(recipe)}
+    return [path for path in sorted(files | {recipe.folder / "pairs.jsonl"}) if not path.exists()]
+
+
+def check_records(recipe: Recipe, step: TrainStep) -> None:
+    """Check that a step whose files exist has records, and reference points where it needs them.
+
+    Raises:
+        ConfigError, DataError: it has none.
+    """
+    files = input_files(recipe, step)
+    records = [path for path in record_files(recipe, step) if path in files]
+    if records and not any(path.stat().st_size for path in records):
+        hint = f"leave out the step {step.kind}, or see data_report.html for what was dropped"
+        raise DataError("no records to train on", location=str(records[0]), hint=hint)
+    if not (recipe.folder / "judges" / step.model).exists():
+        check_points(recipe, step)
+
+
+def check_wording(recipe: Recipe) -> None:
     """Check that the records are in the wording that is saved beside the adapter.
 
     Raises:
@@ -143,7 +167,7 @@ def _train_step(recipe: Recipe, run: Run, step: TrainStep, launch: Launch) -> No
         for path in (work / PROGRESS, *work.glob("error.*.json"), *work.glob(LEFT.format("*"))):
             path.unlink(missing_ok=True)
         shutil.rmtree(work / "final", ignore_errors=True)
-        check_processes(work, launch, name)  # machines that follow wait for its file
+        record_processes(work, launch, name)  # machines that follow wait for its file
         log = run.path("logs", f"train-{name}.log")
         say(f"{name}: {launch.processes} processes by {recipe.train.launch}; log: {log}")
         _launch(recipe, step, work, log, launch)

@@ -51,11 +51,16 @@ class Launch(NamedTuple):
     gpus: bool
 
 
+class NoGPUError(ConfigError):
+    """The launch file trains on GPUs, and none is visible here."""
+
+
 def read_launch(config: TrainConfig) -> Launch:
     """Return the processes of a training from the accelerate config, its further arguments and the visible GPUs.
 
     Raises:
-        ConfigError: the file does not exist or is not a mapping, an argument cannot be read, or there is no GPU.
+        ConfigError: the file does not exist or is not a mapping, or an argument cannot be read.
+        NoGPUError: there is no GPU.
     """
     path = Path(config.launch)
     if not os.path.isfile(path):  # False also for a name that is too long
@@ -108,7 +113,7 @@ def _visible_gpus(launch: str) -> int:
 
     count = torch.cuda.device_count()
     if not count:
-        raise ConfigError(
+        raise NoGPUError(
             f"{launch} trains on GPUs, but none is visible",
             location="train.launch",
             hint="set train.launch=configs/accelerate/cpu-2proc.yaml, or check CUDA_VISIBLE_DEVICES and the driver",
@@ -117,7 +122,7 @@ def _visible_gpus(launch: str) -> int:
 
 
 def check_processes(work: Path, launch: Launch, judge: str) -> None:
-    """Record the number of processes in a judge's work folder, and compare with that of its checkpoints.
+    """Compare the number of processes with that of the checkpoints in a judge's work folder.
 
     Raises:
         ConfigError: checkpoints of ZeRO are there, written by another number of processes.
@@ -133,7 +138,12 @@ def check_processes(work: Path, launch: Launch, judge: str) -> None:
                 hint=f'set train.launch_args="--num_processes {before}" to resume, or add --redo judges.{judge} '
                 "to train it from the start",
             )
-    write_json(path, {"processes": launch.processes})
+
+
+def record_processes(work: Path, launch: Launch, judge: str) -> None:
+    """Record the number of processes in a judge's work folder; see `check_processes`."""
+    check_processes(work, launch, judge)
+    write_json(work / PROCESSES, {"processes": launch.processes})
 
 
 def launch_command(config: TrainConfig, launch: Launch, module: str, *arguments: str) -> list[str]:

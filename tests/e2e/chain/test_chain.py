@@ -335,11 +335,14 @@ def test_a_dry_run_shows_recipe_counts_and_two_prompts_and_writes_nothing(
 ) -> None:
     run = "dry" if script == PREPARE else "calm"  # the others look at what stage 1 left
     before = snapshot(chain.folder)
-    done = chain.bench.good(script, run, "--dry-run", "seed=4", *(["--limit", "7"] * (script == PREPARE)))
+    done = chain.bench.good(
+        script, run, "--dry-run", *(["seed=4", "--limit", "7"] if script == PREPARE else [])
+    )
     assert snapshot(chain.folder) == before and not chain.bench.folder("dry").exists()
     shown, rest = done.stdout.split("rows: ", 1)
     recipe: dict[str, Any] = yaml.safe_load(shown)
-    assert recipe["seed"] == 4 and recipe["model"]["path"] == str(taught_model)
+    assert recipe["seed"] == (4 if script == PREPARE else 17)
+    assert recipe["model"]["path"] == str(taught_model)
     assert recipe["limit"] == (7 if script == PREPARE else None)
     counts, *prompts = rest.split("\n--- prompt ")
     if script == PREPARE:
@@ -351,3 +354,11 @@ def test_a_dry_run_shows_recipe_counts_and_two_prompts_and_writes_nothing(
     assert len(prompts) == 2
     for prompt in prompts:
         assert "[Answer A]\n" in prompt and "[Answer B]\n" in prompt and "[End]\n" in prompt
+
+
+@pytest.mark.parametrize("script", [PREPARE, TRAIN, EVALUATE])
+def test_a_dry_run_refuses_what_the_stage_refuses(chain: Chain, script: str) -> None:
+    before = snapshot(chain.folder)
+    dry, real = (chain.bench.run(script, "calm", "seed=4", *words) for words in (["--dry-run"], []))
+    assert (dry.code, real.code) == (2, 2) and snapshot(chain.folder) == before
+    assert dry.stderr == real.stderr and "seed changed from 17 to 4" in dry.stderr
