@@ -66,8 +66,6 @@ def train(recipe: Recipe, redo: Sequence[str] = ()) -> None:
         raise ConfigError("file not found", location=str(path), hint="run 1_prepare.sh first")
     for step in steps.values():  # an error here, and not when the steps before it have been trained
         check_records(recipe, step)
-        if step.kind == "grpo":
-            check_rollouts(recipe.train.grpo)
     check_wording(recipe)
     run = Run(recipe, "train")
     if launch.rank > 0:
@@ -96,12 +94,14 @@ def check_settings(recipe: Recipe) -> Launch:
     """Check the keys of all trainers, and that the processes can share the records of every step; return the launch.
 
     Raises:
-        ConfigError: a key, or the number of processes, that the user has to change.
+        ConfigError: a key, or the number of processes, that the user has to change; or a launch or rollouts without their GPU.
     """
     check_training(recipe)
     launch = read_launch(recipe.train)
     for step in recipe.trained.values():
         KINDS[step.kind].batch(recipe, step, launch.processes)
+        if step.kind == "grpo":
+            check_rollouts(recipe.train.grpo)
     return launch
 
 
