@@ -47,6 +47,15 @@ def test_steps_are_shown_as_they_are_written_and_none_is_lost_at_the_end(tmp_pat
     assert steps == [TrainingStep(6, 7, 3.0), TrainingStep(7, 7, 3.5)]
 
 
+def test_rollouts_of_vllm_without_a_gpu_are_an_error_before_any_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    recipe = load_recipe(DEMO.with_name("demo-rl.yaml"), ["train.grpo.rollouts=vllm"])
+    with pytest.raises(ConfigError, match=r"^train.grpo.rollouts: "):
+        train.check_settings(recipe)
+
+
 @pytest.mark.parametrize(
     ("script", "kind", "message"),
     [

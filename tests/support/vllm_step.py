@@ -24,7 +24,7 @@ def main(recipe_file: str, work: str) -> None:
     from reasongenrm.train import grpo
 
     recipe = load_recipe(recipe_file, [])
-    grpo._check_rollouts = lambda settings: None
+    grpo.check_rollouts = lambda settings: None
     trainer = grpo.build_trainer(recipe, recipe.trained["judge@grpo"], Path(work))
     trainer.vllm_generation.sync_weights = lambda: None
     trainer.train()
