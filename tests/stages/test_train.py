@@ -56,6 +56,20 @@ def test_rollouts_of_vllm_without_a_gpu_are_an_error_before_any_step(monkeypatch
         train.check_settings(recipe)
 
 
+def test_a_step_that_is_done_again_needs_its_reference_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ["train.grpo.rewards.rationale=1", "name=again"]
+    recipe = load_recipe(DEMO.with_name("demo-rl.yaml"), overrides)
+    monkeypatch.chdir(tmp_path)
+    model = "reasongenrm@grpo"
+    (recipe.folder / "judges" / model).mkdir(parents=True)
+    (recipe.folder / "grpo.jsonl").write_text('{"id": "p"}\n', encoding="utf-8")
+    train.check_records(recipe, recipe.trained[model])
+    with pytest.raises(ConfigError, match="has reference points"):
+        train.check_records(recipe, recipe.trained[model], [f"judges.{model}"])
+
+
 @pytest.mark.parametrize(
     ("script", "kind", "message"),
     [

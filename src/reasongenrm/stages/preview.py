@@ -103,7 +103,7 @@ def _check_training(recipe: Recipe, redone: Collection[str]) -> None:
                 check_processes(judge.with_name(f"{name}.partial"), launch, name)
     for step in recipe.trained.values():
         if all(path.exists() for path in input_files(recipe, step)):
-            train.check_records(recipe, step)
+            train.check_records(recipe, step, redone)
     train.check_wording(recipe)
 
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,11 @@ def train(recipe: Recipe, redo: Sequence[str] = ()) -> None:
     steps = recipe.trained
     for path in missing_inputs(recipe):
         raise ConfigError("file not found", location=str(path), hint="run 1_prepare.sh first")
-    for step in steps.values():  # an error here, and not when the steps before it have been trained
-        check_records(recipe, step)
-    check_wording(recipe)
     run = Run(recipe, "train")
+    again = run.steps_to_redo(train_steps(recipe), redo) if redo and launch.rank == 0 else ()
+    for step in steps.values():  # an error here, and not when the steps before it have been trained
+        check_records(recipe, step, again)
+    check_wording(recipe)
     if launch.rank > 0:
         if redo:
             raise ConfigError(
@@ -113,8 +114,11 @@ def missing_inputs(recipe: Recipe) -> list[Path]:
     return [path for path in sorted(files | {recipe.folder / "pairs.jsonl"}) if not path.exists()]
 
 
-def check_records(recipe: Recipe, step: TrainStep) -> None:
+def check_records(recipe: Recipe, step: TrainStep, again: Collection[str] = ()) -> None:
     """Check that a step whose files exist has records, and reference points where it needs them.
+
+    Args:
+        again: names of the steps that are done again.
 
     Raises:
         ConfigError, DataError: it has none.
@@ -124,7 +128,7 @@ def check_records(recipe: Recipe, step: TrainStep) -> None:
     if records and not any(path.stat().st_size for path in records):
         hint = f"leave out the step {step.kind}, or see data_report.html for what was dropped"
         raise DataError("no records to train on", location=str(records[0]), hint=hint)
-    if not (recipe.folder / "judges" / step.model).exists():
+    if f"judges.{step.model}" in again or not (recipe.folder / "judges" / step.model).exists():
         check_points(recipe, step)
 
 
