@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.errors import ConfigError
-from reasongenrm.train.batches import FILLER, batch_sizes, even_batch_sizes, largest_pass, step_sampler
+from reasongenrm.train.batches import FILLER, batch_sizes, step_sampler
 
 pytestmark = pytest.mark.unit
 DEMO = Path(__file__).resolve().parents[2] / "configs" / "demo.yaml"
@@ -63,17 +63,6 @@ def test_a_pass_has_at_most_the_records_of_a_device(batch: int, processes: int, 
     assert 1 <= size <= (together or 8)
     assert size * accumulation * processes >= batch > (size - 1) * accumulation * processes
     assert (accumulation - 1) * processes * (together or 8) < batch, "no more passes than necessary"
-
-
-@pytest.mark.parametrize("value", [-2, -1, 0, 2.5, [1], True, "8"])
-@pytest.mark.parametrize("divide", [batch_sizes, even_batch_sizes])
-def test_a_size_of_a_pass_that_is_no_whole_number_is_named(divide: Any, value: Any) -> None:
-    for key in ("train", "train.dpo"):
-        with pytest.raises(ConfigError) as caught:
-            divide(8, value, 2, f"{key}.batch")
-        assert caught.value.location == f"{key}.args.per_device_train_batch_size"
-        assert caught.value.problem == f"{value!r} is not a whole number of at least 1" and caught.value.hint
-    assert largest_pass(None, "train.args") == 8 and largest_pass(None, "train.args", 2) == 2
 
 
 @given(**SHAPES, lengths=st.lists(st.integers(2, 900), min_size=1, max_size=120), epoch=st.integers(0, 3))

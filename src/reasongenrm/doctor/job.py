@@ -14,7 +14,7 @@ from reasongenrm.config.loading import load_recipe
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.demo.world import NOUNS
 from reasongenrm.records import JudgePrompt, PreferencePair, Reason
-from reasongenrm.train.batches import PER_DEVICE, largest_pass
+from reasongenrm.train.batches import PER_DEVICE
 
 TRAINING_STEPS = 5
 """Optimizer steps that are timed, after one that is not."""
@@ -171,9 +171,5 @@ def record_lengths(sizes: Sizes, count: int) -> list[int]:
 
 
 def measured_pass(recipe: Recipe) -> int:
-    """Return the most records that a process of a timed training computes together.
-
-    Raises:
-        ConfigError: the recipe's value is not a whole number of at least 1.
-    """
-    return largest_pass(recipe.train.args.get(PER_DEVICE), "train.args", MEASURED_PASS)
+    """Return the most records that a process of a timed training computes together."""
+    return int(recipe.train.args.get(PER_DEVICE, MEASURED_PASS))

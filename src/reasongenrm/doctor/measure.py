@@ -78,13 +78,12 @@ def measure(recipe: Recipe, out: Path | None = None, *, tiny: bool = False) -> l
         tiny: use a tiny model also on a GPU; without a GPU it is used in any case.
 
     Raises:
-        ConfigError: a key of the training is unknown or has a value of another type.
+        ConfigError: a key of the training is unknown, or has a value that cannot be used.
         EngineError: the sizes of the model are unknown.
     """
     from reasongenrm.train.process import check_training
 
-    check_training(recipe)
-    measured_pass(recipe)  # an error here, and not after minutes
+    check_training(recipe)  # an error here, and not after minutes
     machine = read_machine()
     if not machine.usable and not tiny:
         say(

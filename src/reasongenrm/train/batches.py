@@ -16,58 +16,31 @@ FILLER: dict[str, list[int]] = {"input_ids": [0, 0], "completion_mask": [0, 0]}
 """A row without a learned token, for a pass without records; its loss and its gradient are zero."""
 
 
-def largest_pass(per_device: Any, location: str, default: int = LARGEST_PASS) -> int:
-    """Return the most records that a process computes together.
-
-    Args:
-        per_device: the value of PER_DEVICE; None where it is not set.
-        location: dotted key of the trainer's arguments.
-        default: where it is not set.
-
-    Raises:
-        ConfigError: it is not a whole number of at least 1.
-    """
-    if per_device is None:
-        return default
-    if type(per_device) is not int or per_device < 1:  # True is an int
-        raise ConfigError(
-            f"{per_device!r} is not a whole number of at least 1", location=f"{location}.{PER_DEVICE}",
-            hint=f"set the most records that a process computes together, or leave it out ({default})",
-        )  # fmt: skip
-    return per_device
-
-
-def _args_of(batch: str) -> str:
-    """Return the dotted key of the arguments beside a batch: `train.dpo.args` for `train.dpo.batch`."""
-    return f"{batch.removesuffix('.batch')}.args"
-
-
-def batch_sizes(batch: int, per_device: Any, processes: int, location: str) -> tuple[int, int]:
+def batch_sizes(batch: int, per_device: int | None, processes: int, location: str) -> tuple[int, int]:
     """Return the records of a pass, on average and rounded up, and the passes of a process per step (accumulation).
 
     The processes need not divide the batch: then some passes have fewer records.
 
     Args:
         batch: records of a step.
-        per_device: most records that a process computes together, as the recipe has it; None for LARGEST_PASS.
+        per_device: most records that a process computes together; None for LARGEST_PASS.
         processes: of all machines together.
         location: dotted key of the batch.
 
     Raises:
-        ConfigError: there are more processes than records of a step, or `per_device` is not a whole number of at least 1.
+        ConfigError: there are more processes than records of a step.
     """
-    largest = largest_pass(per_device, _args_of(location))
     if batch < processes:
         raise ConfigError(
             f"{batch} records cannot be divided among {processes} processes", location=location,
             hint=f'set {location}={processes} or more, or train.launch_args="--num_processes {batch}"',
         )  # fmt: skip
-    accumulation = -(-batch // (processes * largest))
+    accumulation = -(-batch // (processes * (per_device or LARGEST_PASS)))
     return -(-batch // (processes * accumulation)), accumulation
 
 
 def even_batch_sizes(
-    batch: int, per_device: Any, processes: int, location: str, samples: int = 1
+    batch: int, per_device: int | None, processes: int, location: str, samples: int = 1
 ) -> tuple[int, int]:
     """Return the records of a pass and the passes of a process per step, where every pass has equally many records.
 
@@ -76,9 +49,8 @@ def even_batch_sizes(
         samples: records for each of the batch: the completions of a prompt.
 
     Raises:
-        ConfigError: the processes do not divide the records, or `per_device` is not a whole number of at least 1.
+        ConfigError: the processes do not divide the records.
     """
-    largest = largest_pass(per_device, _args_of(location))
     records = batch * samples
     if records % processes:
         multiple = processes // math.gcd(processes, samples)
@@ -89,7 +61,7 @@ def even_batch_sizes(
             hint=f"set {location}={-(-batch // multiple) * multiple}",
         )  # fmt: skip
     own = records // processes
-    size = max(size for size in range(1, largest + 1) if own % size == 0)
+    size = max(size for size in range(1, (per_device or LARGEST_PASS) + 1) if own % size == 0)
     return size, own // size
 
 
