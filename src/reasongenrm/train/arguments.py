@@ -82,7 +82,9 @@ RULES: dict[str, Rule] = {
     "num_iterations": WHOLE,
     "logging_steps": INTERVAL,
     "save_steps": INTERVAL,
-    "save_total_limit": Rule("2 or more, or null for all", lambda value: value in (None, 0) or _is_whole(value)),
+    "save_total_limit": Rule(
+        "2 or more, or null for all", lambda value: value in (None, 0) or _is_whole(value)
+    ),
     "save_strategy": one_of(("steps", "epoch", "no")),
     "eval_strategy": one_of(("no",)),
     "max_steps": Rule("a whole number from 1 on, or -1", lambda value: _is_whole(value) or value == -1),
