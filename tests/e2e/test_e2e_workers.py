@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from reasongenrm.store import write_json
 from support.scripts import EVALUATE, PREPARE, Bench, same_first_stage, value_of
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -24,14 +25,21 @@ def one_core() -> Iterator[None]:
 
 
 def test_any_number_of_workers_writes_the_same_files(
-    one_core: None, bench: Callable[[str, Sequence[str]], Bench], toy_overrides: list[str], adapter: Path
+    one_core: None,
+    bench: Callable[[str, Sequence[str]], Bench],
+    toy_overrides: list[str],
+    adapter: Path,
+    taught_model: Path,
 ) -> None:
     made = bench("workers", [*toy_overrides, "scalar=null", "judges={reasongenrm: {template: reason}}"])
     folders = {}
     for run, sampling, judging in (("one", 1, 1), ("two", 2, 2)):
         made.good(PREPARE, run, f"engine.workers={sampling}")
         folder = folders[run] = made.folder(run)
-        shutil.copytree(adapter, folder / "judges" / "reasongenrm" / "adapter")
+        judge = shutil.copytree(adapter, folder / "judges" / "reasongenrm" / "adapter")
+        # It was trained on other weights of the same shape; which ones does not matter here.
+        config = value_of(judge / "adapter_config.json") | {"base_model_name_or_path": str(taught_model)}
+        write_json(judge / "adapter_config.json", config)
         done = made.good(EVALUATE, run, f"engine.workers={judging}")
         assert made.processes(run) == {}, "no process is left"
     assert "judging: 2 workers" in done.stderr and "busy" in done.stderr
