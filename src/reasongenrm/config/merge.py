@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from reasongenrm.config.engines import Strict
+from reasongenrm.config.engines import Seed, Strict
 from reasongenrm.config.loading import validate
 from reasongenrm.errors import ConfigError
 
@@ -40,7 +40,7 @@ class MergeConfig(Strict):
     rank: int | None = Field(None, ge=1)
     factors: bool = False
     base: str | None = None
-    seed: int = Field(17, ge=0, lt=2**32)
+    seed: Seed = 17
     shard_size: str = Field("2GB", pattern=r"^[1-9][0-9]*(KB|MB|GB)$")
 
     @model_validator(mode="after")

@@ -21,7 +21,6 @@ from reasongenrm.doctor.estimate import (
     TrainingMemory,
     Work,
     hours,
-    read_number,
     reason_tokens,
     training_memory,
     zero_stage,
@@ -166,23 +165,19 @@ def _length(recipe: Recipe, step: TrainStep, size: Input) -> float:
 
 def _seen(recipe: Recipe, step: TrainStep, size: Input) -> float:
     """Return how many records or pairs a step trains on, those of all epochs."""
-    train, location = recipe.train, KINDS[step.kind].location
+    train = recipe.train
     limit = {"sft": train.tokens, "round": train.round.tokens}.get(step.kind)
     if limit:
         return limit / _length(recipe, step, size)
     args = step_args(recipe, step)
-    if (steps := read_number(args, "max_steps", -1, location)) > 0:
-        return int(steps) * (train.dpo.batch if step.kind == "dpo" else train.batch)
-    return size.rows * read_number(args, "num_train_epochs", 3, location)
+    if (steps := args.get("max_steps", -1)) > 0:
+        return float(steps) * (train.dpo.batch if step.kind == "dpo" else train.batch)
+    return size.rows * float(args.get("num_train_epochs", 3))
 
 
 def checkpoint_count(recipe: Recipe, step: TrainStep, size: Input) -> int:
-    """Return about how many checkpoints a step writes, those that are removed again included.
-
-    Raises:
-        ConfigError: a value of a key of the trainer is not a number.
-    """
-    args, location = DEFAULTS | step_args(recipe, step), KINDS[step.kind].location
+    """Return about how many checkpoints a step writes, those that are removed again included."""
+    args = DEFAULTS | step_args(recipe, step)
     strategy, train = str(args.get("save_strategy", "steps")), recipe.train
     if strategy == "no" or not size.rows:
         return 0
@@ -193,8 +188,8 @@ def checkpoint_count(recipe: Recipe, step: TrainStep, size: Input) -> int:
         if strategy == "epoch":
             return math.ceil(seen / size.rows)
         steps = seen / (train.dpo.batch if step.kind == "dpo" else train.batch)
-    every = read_number(args, "save_steps", 50, location)
-    if 0 < every < 1:  # a share of all steps
+    every = args["save_steps"]
+    if every < 1:  # a share of all steps
         every *= steps
     return math.ceil(steps / max(1, every))
 
@@ -264,15 +259,12 @@ def step_memory(
 
 
 def _has_reference(recipe: Recipe, step: TrainStep) -> bool:
-    return step.kind == "dpo" or (
-        step.kind == "grpo" and read_number(recipe.train.grpo.args, "beta", 0, "train.grpo.args") > 0
-    )
+    return step.kind == "dpo" or (step.kind == "grpo" and float(recipe.train.grpo.args.get("beta", 0)) > 0)
 
 
 def vllm_share(recipe: Recipe) -> float:
     """Return the share of a GPU that vLLM may use in a training process."""
-    args = recipe.train.grpo.args
-    return read_number(args, "vllm_gpu_memory_utilization", VLLM_SHARE, "train.grpo.args")
+    return float(recipe.train.grpo.args.get("vllm_gpu_memory_utilization", VLLM_SHARE))
 
 
 def step_hours(

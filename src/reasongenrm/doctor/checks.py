@@ -21,7 +21,6 @@ from reasongenrm.doctor.estimate import (
     GIB,
     SERVING_OVERHEAD,
     adapter_parameters,
-    read_number,
     reason_tokens,
     serving_memory,
     zero_stage,
@@ -282,18 +281,18 @@ def quantization_checks(recipe: Recipe) -> Iterator[Check]:
 
 
 def training_checks(recipe: Recipe, machine: Machine, geometry: Geometry) -> Iterator[Check]:
-    """Yield the processes of the training, its attention, and whether it fits into each GPU; its keys are checked before."""
+    """Yield the processes of the training, its attention, and whether it fits into each GPU; its keys are checked before.
+
+    Raises:
+        ConfigError: the launch cannot be used, or its processes cannot share a step.
+    """
     from reasongenrm.doctor.geometry import read_config
     from reasongenrm.train.model import choose_attention
 
-    try:
-        launch = read_launch(recipe.train)
-        kernel, packed = choose_attention(recipe, read_config(recipe.model).get_text_config())
-        steps = recipe.trained.values()
-        sizes = {step.model: KINDS[step.kind].batch(recipe, step, launch.processes) for step in steps}
-    except ReasonGenRMError as error:
-        yield _failure(error)
-        return
+    launch = read_launch(recipe.train)
+    kernel, packed = choose_attention(recipe, read_config(recipe.model).get_text_config())
+    steps = recipe.trained.values()
+    sizes = {step.model: KINDS[step.kind].batch(recipe, step, launch.processes) for step in steps}
     yield from process_checks(recipe, machine)
     yield from quantization_checks(recipe)
     together, accumulation = next(iter(sizes.values()))
@@ -391,12 +390,10 @@ def _kept_checkpoints(recipe: Recipe) -> tuple[int, str]:
     most, unlimited = 0, ""
     inputs = assumed_inputs(recipe)
     for model, step in recipe.trained.items():
-        args, location = step_args(recipe, step), KINDS[step.kind].location
-        limit = args.get("save_total_limit", DEFAULTS["save_total_limit"])
-        limited = limit is not None and read_number(args, "save_total_limit", limit, location) > 0
-        kept = int(limit) + 1 if limited else checkpoint_count(recipe, step, inputs[model])
+        limit = step_args(recipe, step).get("save_total_limit", DEFAULTS["save_total_limit"])
+        kept = limit + 1 if limit else checkpoint_count(recipe, step, inputs[model])
         if kept >= most:
-            most, unlimited = kept, "" if limited else model
+            most, unlimited = kept, "" if limit else model
     return most, unlimited
 
 

@@ -18,7 +18,6 @@ import yaml
 from reasongenrm.config.engines import EngineConfig
 from reasongenrm.config.recipe import Recipe
 from reasongenrm.doctor.geometry import DTYPE_BYTES, Geometry
-from reasongenrm.errors import ConfigError
 from reasongenrm.metrics.flops import Card, forward_flops, training_flops
 from reasongenrm.report.tables import TextTable
 
@@ -71,32 +70,13 @@ def reason_tokens(limit: int) -> int:
     return min(limit, max(REASON_TOKENS, limit // 8))
 
 
-def read_number(args: Mapping[str, Any], key: str, default: float, location: str) -> float:
-    """Return the value of a trainer's key as a number.
-
-    Args:
-        args: the trainer's keys.
-        key: which one.
-        default: where it is not set.
-        location: dotted key of `args` in the recipe.
-
-    Raises:
-        ConfigError: it is not a number.
-    """
-    value = args.get(key, default)
-    if isinstance(value, int | float):
-        return float(value)
-    raise ConfigError(f"not a number: {value!r}", location=f"{location}.{key}", hint="give a number")
-
-
 def adapter_parameters(geometry: Geometry, lora: Mapping[str, Any]) -> int:
     """Return the number of weights of the adapter that `train.lora` describes.
 
     Raises:
-        ConfigError: a value that peft cannot use, or `target_modules` is null and peft has no default for the model.
+        ConfigError: `target_modules` cannot be used, or is null and peft has no default for the model.
     """
-    rank = int(read_number(lora, "r", 8, "train.lora"))
-    return geometry.adapter_parameters(rank, lora.get("target_modules", "all-linear"))
+    return geometry.adapter_parameters(lora.get("r", 8), lora.get("target_modules", "all-linear"))
 
 
 @dataclass(frozen=True, slots=True)

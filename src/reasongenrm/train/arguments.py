@@ -68,6 +68,10 @@ def one_of(values: tuple[Any, ...]) -> Rule:
     )
 
 
+def _are_among(value: Any, names: tuple[str, ...]) -> bool:
+    return bool(value) and all(one in names for one in (value if isinstance(value, list) else [value]))
+
+
 WHOLE = Rule("a whole number from 1 on", _is_whole)
 INTERVAL = Rule(
     "a number of steps from 1 on, or a share of all steps between 0 and 1",
@@ -139,8 +143,15 @@ def check_args(
         elif key not in valid:
             close = difflib.get_close_matches(key, valid, n=1, cutoff=0.0)[0]
             problem, hint = f"{config.__name__} has no key {key!r}", f"did you mean {close!r}?"
-        elif isinstance(value, str | None) and valid[key].type in (float, "float", int, "int"):
-            problem = "null is not a number" if value is None else f"{value!r} is text, not a number"
+        elif valid[key].type in (float, "float", int, "int") and not _is_number(value):
+            shown = (
+                f"{value!r} is text,"
+                if isinstance(value, str)
+                else "null is"
+                if value is None
+                else f"{value!r} is"
+            )
+            problem = f"{shown} not a number"
             hint = "in YAML a number with an exponent needs a dot: 5.0e-5"
         elif (key, value) in BREAKS_RESUME.items():
             problem = f"with {key}={value} a killed run may have no checkpoint to resume from"
@@ -179,16 +190,13 @@ def check_judge_args(
     from transformers.training_args import OptimizerNames
 
     names = {"lr_scheduler_type": SchedulerType, "optim": OptimizerNames}
-    rules = {key: one_of(tuple(one.value for one in kind)) for key, kind in names.items()}
-    check_args(config, args, location=location, reserved=reserved, rules=RULES | rules)
+    rules = RULES | {key: one_of(tuple(one.value for one in kind)) for key, kind in names.items()}
+    if losses:
+        rules["loss_type"] = Rule(one_of(losses).text, lambda value: _are_among(value, losses))
+    check_args(config, args, location=location, reserved=reserved, rules=rules)
     for key in UNSUPPORTED:
         if args.get(key):
             raise ConfigError(f"{key} cannot be used", location=f"{location}.{key}", hint=UNSUPPORTED[key])
-    named = args.get("loss_type", [])
-    for loss in named if isinstance(named, list) else [named]:
-        if losses and loss not in losses:
-            hint = f"give {one_of(losses).text}"
-            raise ConfigError(f"{loss!r} is not a loss", location=f"{location}.loss_type", hint=hint)
 
 
 def check_adapter_args(config: type, args: Mapping[str, Any], *, location: str) -> None:
